@@ -1,0 +1,25 @@
+"""Linear operators y = A x with exact adjoints, as torch modules.
+
+`OPERATORS` maps the names used by the command line and by files to the classes.
+"""
+
+from __future__ import annotations
+
+from .base import LinearOperator
+from .blur import Blur, gaussian_kernel
+from .kaiser_squires import KaiserSquires
+from .mask import Mask
+from .radon import Radon
+
+__all__ = ["OPERATORS", "Blur", "KaiserSquires", "LinearOperator", "Mask", "Radon", "gaussian_kernel"]
+
+
+class _Names(dict[str, type[LinearOperator]]):
+    """Names and their operators; an unknown name is a ValueError that lists the choices."""
+
+    def __missing__(self, name: object) -> type[LinearOperator]:
+        raise ValueError(f"OPERATORS: unknown operator {name!r}; choose one of {', '.join(sorted(self))}")
+
+
+OPERATORS: dict[str, type[LinearOperator]] = _Names(blur=Blur, kaiser_squires=KaiserSquires, mask=Mask, radon=Radon)
+"""The operators by name: `OPERATORS["radon"]` is `Radon`; unknown names are a ValueError."""

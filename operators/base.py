@@ -1,0 +1,98 @@
+"""What every operator shares: the linear map y = A x on images x of shape (B, C, H, W).
+
+An operator is a `torch.nn.Module`, so that `.to(device)`, `copy.deepcopy`, `pickle` and `state_dict` work as
+users expect. Computations follow the floating dtype of their input; the device of the input must be that of
+the operator, and nothing is moved silently.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+__all__ = ["LinearOperator", "check_images", "check_shape"]
+
+
+class LinearOperator(nn.Module):
+    """A linear map with an exact adjoint: <A x, y> = <x, A* y>.
+
+    Subclasses implement `A` and `A_adjoint`. They may also offer what a solver looks up where it exists:
+
+    - `A_adjoint_A(x)`: the normal operator where it is cheaper than its two factors;
+    - `data_step(y, weights)`: h(z, alpha) = (A*WA + alpha)^-1 (A*Wy + alpha z) in closed form, or None where
+      there is no closed form for these weights;
+    - `preconditioner(weights)`: M(r, alpha), approximately (A*WA + alpha)^-1 r, symmetric positive definite,
+      or None.
+
+    Here `weights` is a scalar tensor or broadcasts against y, and alpha is a positive scalar tensor.
+    """
+
+    shape: tuple[int, int]
+    """Height and width (H, W) of the images the operator acts on, in pixels."""
+
+    def A(self, x: Tensor, /) -> Tensor:
+        """Apply the operator to images x of shape (B, C, H, W)."""
+        raise NotImplementedError
+
+    def A_adjoint(self, y: Tensor, /) -> Tensor:
+        """Apply the exact adjoint to measurements y and return images (B, C, H, W)."""
+        raise NotImplementedError
+
+    def A_adjoint_A(self, x: Tensor, /) -> Tensor:
+        """Apply the normal operator A* A to images x of shape (B, C, H, W)."""
+        return self.A_adjoint(self.A(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the operator: the same as `A(x)`."""
+        return self.A(x)
+
+
+def check_shape(caller: str, shape: object) -> tuple[int, int]:
+    """Return an image shape as two positive ints, or explain what is wrong with it.
+
+    >>> check_shape("Radon", (3, 4))
+    (3, 4)
+    """
+    if isinstance(shape, int) and not isinstance(shape, bool):
+        raise TypeError(f"{caller}: shape must be (height, width), got {shape!r}; use ({shape}, {shape})")
+    try:
+        height, width = (int(n) for n in shape)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        raise TypeError(f"{caller}: shape must be two integers (height, width), got {shape!r}") from None
+    if height < 1 or width < 1:
+        raise ValueError(f"{caller}: shape must be positive, got {(height, width)}")
+    return height, width
+
+
+def check_images(caller: str, name: str, x: Tensor, tail: tuple[int | str, ...], like: Tensor | None = None) -> None:
+    """Check that x is a real floating tensor of shape (B, *tail) on the operator's device.
+
+    Args:
+        caller: what the message begins with, e.g. "Radon.A".
+        name: the argument's name.
+        x: the tensor to check.
+        tail: expected sizes after the batch; a string matches any size and names it, e.g. ("C", 512, 512).
+        like: a buffer of the operator, whose device x must be on.
+
+    Raises:
+        TypeError: x is not a tensor or not real floating point.
+        ValueError: x has the wrong number of axes, the wrong size or is on another device.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{caller}: {name} must be a torch.Tensor, got {type(x).__name__}; use torch.as_tensor({name})")
+    if not x.dtype.is_floating_point:
+        raise TypeError(f"{caller}: {name} must be floating point, got {x.dtype}; use {name}.float()")
+    want = "(" + ", ".join(["B", *map(str, tail)]) + ")"
+    sizes_fit = x.ndim == len(tail) + 1 and all(
+        isinstance(t, str) or t == n for t, n in zip(tail, x.shape[1:], strict=True)
+    )
+    if not sizes_fit:
+        got = tuple(x.shape)
+        missing = len(tail) + 1 - x.ndim
+        fits = missing > 0 and all(isinstance(t, str) or t == n for t, n in zip(tail[missing - 1 :], got, strict=True))
+        remedy = f"; use {name}[{'None, ' * missing}...]" if fits else ""
+        raise ValueError(f"{caller}: {name} must be {want}, got {got}{remedy}")
+    if like is not None and x.device != like.device:
+        raise ValueError(
+            f"{caller}: {name} is on {x.device}, the operator on {like.device}; move one, "
+            f"e.g. operator.to({name}.device)"
+        )

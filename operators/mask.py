@@ -1,0 +1,97 @@
+"""Masking, inpainting, flat fields: y = m x, pixel by pixel.
+
+The operator is diagonal, so the data step has a closed form whatever the weights w = 1/noise_std^2:
+
+    h(z, alpha) = (m w y + alpha z) / (m^2 w + alpha).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .base import LinearOperator, check_images
+
+__all__ = ["Mask"]
+
+
+class Mask(LinearOperator):
+    """Keep, drop or weight pixels: y = m x; unmeasured pixels of y are 0.
+
+    Args:
+        mask: (H, W), (1, H, W) or (C, H, W), bool or finite real >= 0: True or 1 where a pixel is measured,
+            0 where it is not, anything else is the pixel's gain. The first two accept images with any
+            number of channels.
+
+    Raises:
+        TypeError: mask is neither an array or tensor, nor bool or real floating point.
+        ValueError: mask has the wrong number of axes, is negative or not finite, or is 0 everywhere.
+
+    >>> A = Mask(torch.tensor([[True, False], [False, True]]))
+    >>> A.A(torch.ones(1, 1, 2, 2))
+    tensor([[[[1., 0.],
+              [0., 1.]]]])
+    """
+
+    mask: Tensor
+
+    def __init__(self, mask: Tensor | NDArray[Any]) -> None:
+        super().__init__()
+        self.register_buffer("mask", _check_mask(mask))
+        height, width = self.mask.shape[-2:]
+        self.shape = (height, width)
+
+    def A(self, x: Tensor, /) -> Tensor:
+        """Mask images x (B, C, H, W) to measurements of the same shape."""
+        self._check("A", "x", x)
+        return self.mask.to(x.dtype) * x
+
+    def A_adjoint(self, y: Tensor, /) -> Tensor:
+        """Apply the adjoint, which is the operator itself, to y (B, C, H, W)."""
+        self._check("A_adjoint", "y", y)
+        return self.mask.to(y.dtype) * y
+
+    def A_adjoint_A(self, x: Tensor, /) -> Tensor:
+        """Multiply images x (B, C, H, W) by m^2."""
+        self._check("A_adjoint_A", "x", x)
+        return self.mask.to(x.dtype).square() * x
+
+    def data_step(self, y: Tensor, weights: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return h(z, alpha) = (m w y + alpha z)/(m^2 w + alpha) for any weights w."""
+        self._check("data_step", "y", y)
+        m, w = self.mask.to(y.dtype), weights.to(y.dtype)
+        A_W_y, A_W_A = m * w * y, m.square() * w
+
+        def h(z: Tensor, alpha: Tensor) -> Tensor:
+            return (A_W_y + alpha * z) / (A_W_A + alpha)
+
+        return h
+
+    def extra_repr(self) -> str:
+        """Describe the constructor's argument."""
+        return f"mask=<{tuple(self.mask.shape)} {self.mask.dtype}>"
+
+    def _check(self, method: str, name: str, x: Tensor) -> None:
+        channels = self.mask.shape[0] if self.mask.ndim == 3 and self.mask.shape[0] > 1 else "C"
+        check_images(f"Mask.{method}", name, x, (channels, *self.shape), like=self.mask)
+
+
+def _check_mask(mask: object) -> Tensor:
+    """Return the mask as a tensor, or explain what is wrong with it."""
+    try:
+        m = torch.as_tensor(mask)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"Mask: mask must be a tensor or array, got {type(mask).__name__}") from None
+    if not (m.dtype == torch.bool or m.dtype.is_floating_point):
+        raise TypeError(f"Mask: mask must be bool or real floating point, got {m.dtype}; use mask > 0")
+    if m.ndim not in (2, 3) or 0 in m.shape:
+        raise ValueError(f"Mask: mask must be (H, W), (1, H, W) or (C, H, W), got {tuple(m.shape)}")
+    if not (torch.isfinite(m) & (m >= 0)).all():
+        raise ValueError("Mask: mask must be finite and >= 0, got NaN, infinite or negative values; zero them")
+    if not m.any():
+        raise ValueError("Mask: mask must keep at least one pixel, got zeros only; is it inverted or empty?")
+    return m

@@ -1,0 +1,408 @@
+"""Parallel-beam Radon transform of an image of square pixels, by the Fourier slice theorem.
+
+    y[v, b] = (1/pitch) int_bin p_v(t) dt,    p_v(t) = int x(r) delta(t - r . (cos theta_v, sin theta_v)) dr
+
+Frame: X = pixel_size (column - (W-1)/2), Y = pixel_size ((H-1)/2 - row), t = X cos(theta) + Y sin(theta), and bin
+b is centred on t = offset + pitch (b - (n_detectors-1)/2): ASTRA's frame at unit pitch. x is attenuation per unit
+length, y its line integrals averaged over a bin, without unit. In Fourier space, with k = omega (cos theta,
+sin theta) and D = pixel_size,
+
+    p_v^(omega) = D^2 sinc(k_x D/2pi) sinc(k_y D/2pi) sinc(omega pitch/2pi) sum_n x_n exp(-i k . r_n),
+
+whose sum is a type-2 NUFFT and whose inverse transform over omega is one FFT a view (Kak and Slaney, Principles of
+Computerized Tomographic Imaging, 1988, eq. 3.11). The FFT's period is long enough that nothing wraps onto the
+detector. x is real, so that omega >= 0 suffices. Frequencies above pi/pitch, beyond what the bins resolve, are left
+out rather than aliased: edges of objects are exact to 0.5 %, a lone pixel is seen as its band-limited self.
+"""
+
+from __future__ import annotations
+
+import math
+import operator as op
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from scipy.fft import next_fast_len
+from torch import Tensor, nn
+
+from .base import LinearOperator, check_images, check_shape
+from .nufft import NUFFT
+
+__all__ = ["Radon"]
+
+WINDOWS: dict[str, Callable[[Tensor], Tensor]] = {
+    # f = |omega| / (the detector's highest frequency), from 0 to 1.
+    "ramp": torch.ones_like,
+    "shepp-logan": lambda f: torch.sinc(f / 2),
+    "cosine": lambda f: torch.cos(math.pi * f / 2),
+    "hamming": lambda f: 0.54 + 0.46 * torch.cos(math.pi * f),
+    "hann": lambda f: 0.5 + 0.5 * torch.cos(math.pi * f),
+}
+
+
+class _Slices(NamedTuple):
+    """The samples of Fourier space that serve the current angles and offset."""
+
+    nufft: NUFFT
+    points: Tensor  # (n_angles * n_omega, 2), radians per pixel, (row, column)
+    omega: Tensor  # (n_omega,), radians per pixel, from 0
+    pixel: Tensor  # (n_angles * n_omega,), the pixel's footprint, and the phase of the two origins
+    gain: Tensor  # (n_angles * n_omega,), pixel times the bin's footprint, in units of y/x
+    n_fft: int  # fine bins a period
+    stride: int  # fine bins a detector bin
+    whole: bool  # the detector sees all of the image, and the period is the detector
+
+
+class Radon(LinearOperator):
+    """Parallel-beam Radon transform: images (B, C, H, W) to sinograms (B, C, n_angles, n_detectors).
+
+    Args:
+        shape: (H, W), pixels.
+        angles: (n_angles,), radians, any order, repeats allowed. A tensor that requires grad is kept as it is, and
+            gradients flow to it.
+        n_detectors: number of bins; None: the smallest odd number that sees the whole image.
+        pitch: distance between bins and width of a bin, in the unit of pixel_size.
+        offset: position of the detector's centre on the t axis (centre of rotation), in the unit of pixel_size; a
+            scalar tensor that requires grad receives gradients.
+        pixel_size: side of a pixel, in any unit of length; x is per this unit.
+
+    Bins up to 1.25 pixels wide are sampled at their own pitch; wider ones on a finer grid, so that they average
+    what lies between them.
+
+    >>> Radon((64, 64), [0.0, 0.5], pitch=2.0)
+    Radon((64, 64), [0.0, 0.5], n_detectors=47, pitch=2.0, offset=0.0, pixel_size=1.0)
+    """
+
+    angles: Tensor
+    offset: Tensor
+
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        angles: Any,
+        *,
+        n_detectors: int | None = None,
+        pitch: float = 1.0,
+        offset: float | Tensor = 0.0,
+        pixel_size: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.shape = check_shape("Radon", shape)
+        self.pitch = _positive("pitch", pitch)
+        self.pixel_size = _positive("pixel_size", pixel_size)
+        self._keep("angles", angles)
+        self._keep("offset", offset)
+        if self.angles.ndim != 1 or self.angles.numel() == 0:
+            got = tuple(self.angles.shape)
+            raise ValueError(f"Radon: angles must be a non-empty 1-D array of radians, got shape {got}")
+        if self.offset.ndim != 0:
+            raise ValueError(f"Radon: offset must be a scalar, got shape {tuple(self.offset.shape)}")
+        if self.offset.device != self.angles.device:
+            raise ValueError(f"Radon: offset is on {self.offset.device}, angles on {self.angles.device}; move one")
+        if n_detectors is None:
+            reach = math.hypot(*self.shape) * self.pixel_size + 2 * abs(float(self.offset.detach()))
+            n_detectors = 2 * math.ceil((reach / self.pitch - 1) / 2) + 1
+        try:
+            self.n_detectors = op.index(n_detectors)
+        except TypeError:
+            raise TypeError(f"Radon: n_detectors must be an integer or None, got {n_detectors!r}") from None
+        if self.n_detectors < 1:
+            raise ValueError(f"Radon: n_detectors must be at least 1, got {n_detectors}")
+        self._cache: dict[object, Any] = {}
+
+    def _keep(self, name: str, value: Any) -> None:
+        """Register angles or offset: float64, or the caller's own tensor where it wants gradients."""
+        if not (isinstance(value, Tensor) and value.requires_grad):
+            got = type(value).__name__
+            try:
+                # Through NumPy, which keeps Python's floats in double precision.
+                value = value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
+            except (TypeError, ValueError):
+                raise TypeError(f"Radon: {name} must be real numbers, got {got}") from None
+            if value.is_complex() or value.dtype == torch.bool:
+                raise TypeError(f"Radon: {name} must be real numbers, got {value.dtype}")
+            device = self.angles.device if name == "offset" else value.device
+            value = value.to(device, torch.float64, copy=True)
+        bad = int((~torch.isfinite(value)).sum())
+        if bad:
+            raise ValueError(f"Radon: {name} must be finite, got {bad} NaN or infinite")
+        if isinstance(value, nn.Parameter):
+            self.register_parameter(name, value)
+        else:
+            self.register_buffer(name, value)
+
+    # ---------------------------------------------------------------- the operator
+
+    def A(self, x: Tensor, /) -> Tensor:
+        """Project images x (B, C, H, W), per unit length, to sinograms (B, C, n_angles, n_detectors).
+
+        Raises:
+            TypeError, ValueError: x has another shape, is not floating point or is on another device.
+        """
+        check_images("Radon.A", "x", x, ("C", *self.shape), like=self.angles)
+        g = self._slices()
+        real = torch.promote_types(x.dtype, torch.float32)
+        spectrum = g.nufft.type2(x.to(real.to_complex()).reshape(-1, *self.shape), g.points)
+        spectrum = spectrum * g.gain.to(spectrum.dtype)
+        fine: Tensor = torch.fft.irfft(spectrum.reshape(*x.shape[:2], len(self.angles), -1), n=g.n_fft)
+        return fine[..., : g.stride * self.n_detectors : g.stride].to(x.dtype)
+
+    def A_adjoint(self, y: Tensor, /) -> Tensor:
+        """Apply the exact adjoint to sinograms y (B, C, n_angles, n_detectors): images (B, C, H, W).
+
+        Raises:
+            TypeError, ValueError: y has another shape, is not floating point or is on another device.
+        """
+        check_images("Radon.A_adjoint", "y", y, ("C", len(self.angles), self.n_detectors), like=self.angles)
+        g = self._slices()
+        return self._backproject(y, g, g.gain)
+
+    def _backproject(self, y: Tensor, g: _Slices, gain: Tensor) -> Tensor:
+        """Sum over the views of y, Fourier-interpolated and weighted with the conjugate gain: (B, C, H, W)."""
+        fine = y.to(torch.promote_types(y.dtype, torch.float32))
+        if g.stride > 1:
+            fine = nn.functional.pad(fine[..., None], (0, g.stride - 1)).flatten(-2)
+        # The adjoint of irfft: every omega > 0 stands for -omega too.
+        spectrum = torch.fft.rfft(fine, n=g.n_fft)[..., : len(g.omega)] * (self._multiplicity(g) / g.n_fft).to(fine)
+        spectrum = spectrum.reshape(-1, gain.numel()) * gain.conj().to(spectrum.dtype)
+        return g.nufft.type1(spectrum, g.points).real.reshape(*y.shape[:2], *self.shape).to(y.dtype)
+
+    def A_adjoint_A(self, x: Tensor, /) -> Tensor:
+        """Apply A* A to images x (B, C, H, W): a convolution, whose cost does not grow with the number of angles.
+
+        Where the detector truncates the image, its bins are wider than 1.25 pixels, or gradients to the angles or
+        the offset are wanted, this is A_adjoint(A(x)).
+        """
+        g = self._slices()
+        if not g.whole or g.stride > 1 or g.points.requires_grad or g.gain.requires_grad:
+            return self.A_adjoint(self.A(x))
+        check_images("Radon.A_adjoint_A", "x", x, ("C", *self.shape), like=self.angles)
+        kernel, size = self._kernel(g)
+        real = torch.promote_types(x.dtype, torch.float32)
+        transfer: Tensor = self._cached(("transfer", real), lambda: torch.fft.rfft2(kernel).real.to(real))
+        height, width = self.shape
+        # Axis by axis, since half of the rows are padding.
+        spectrum = torch.fft.fft(torch.fft.rfft(x.to(real), n=size[1]), n=size[0], dim=-2) * transfer
+        rows = torch.fft.ifft(spectrum, dim=-2)[..., :height, :]
+        out: Tensor = torch.fft.irfft(rows, n=size[1])[..., :width]
+        return out.to(x.dtype)
+
+    def preconditioner(self, weights: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return M(r, alpha), approximately (A* W A + alpha)^-1 r: one circulant, so two FFTs of H x W.
+
+        The circulant is the closest to the Toeplitz A* A in the Frobenius norm (T. Chan, SIAM J. Sci. Stat. Comput.
+        9 (1988) 766), its eigenvalues clamped at 0; weights that vary over a sinogram enter by their mean.
+
+        Args:
+            weights: scalar, or broadcasting against y (B, C, n_angles, n_detectors); non-negative.
+        """
+        mean = weights.mean(dim=(-2, -1), keepdim=True) if weights.ndim >= 2 else weights.mean()
+        g = self._slices()
+        circulant: Tensor = self._cached("circulant", lambda: self._circulant(*self._kernel(g)))
+        eigenvalues = circulant.to(mean.dtype) * mean
+
+        def apply(r: Tensor, alpha: Tensor) -> Tensor:
+            spectrum = torch.fft.rfft2(r) / (eigenvalues.to(r.dtype) + alpha)
+            out: Tensor = torch.fft.irfft2(spectrum, s=self.shape)
+            return out
+
+        return apply
+
+    def fbp(self, y: Tensor, window: str = "ramp") -> Tensor:
+        """Filtered backprojection of sinograms y (B, C, n_angles, n_detectors): images (B, C, H, W), per unit length.
+
+        Spatial ramp filter and linear convolution (Kak and Slaney, eq. 3.61-3.66), Fourier interpolation in t, and
+        every view weighted by half the gap to its neighbours on the circle of angles modulo pi; a gap of more than
+        ten times the median counts as missing views, not as a weight.
+
+        Args:
+            y: line integrals.
+            window: "ramp" (none), "shepp-logan", "cosine", "hamming" or "hann", from least to most smoothing.
+        """
+        if window not in WINDOWS:
+            raise ValueError(f"Radon.fbp: window must be one of {sorted(WINDOWS)}, got {window!r}")
+        check_images("Radon.fbp", "y", y, ("C", len(self.angles), self.n_detectors), like=self.angles)
+        g = self._slices()
+        real = torch.promote_types(y.dtype, torch.float32)
+        n = next_fast_len(2 * self.n_detectors, real=True)
+        t = torch.arange(n, device=y.device, dtype=torch.float64)
+        t = torch.minimum(t, n - t)
+        ramp = torch.where(t % 2 == 1, -1 / (math.pi * t) ** 2, 0.0)
+        ramp[0] = 0.25
+        response = torch.fft.rfft(ramp).real * WINDOWS[window](torch.fft.rfftfreq(n, 0.5, device=y.device).double())
+        filtered = torch.fft.irfft(torch.fft.rfft(y.to(real), n=n) * response.to(real), n=n)[..., : self.n_detectors]
+        views = _angular_weights(self.angles) / self.pitch
+        # Within the detector's band, averaged over the pixel as x is, but not over the bin, as y is already.
+        band = g.omega <= math.pi * (self.pixel_size / self.pitch) * (1 + 1e-9)
+        gain = (g.pixel.reshape(len(self.angles), -1) * band).flatten() * g.stride
+        return self._backproject(filtered * views[:, None].to(real), g, gain).to(y.dtype)
+
+    # ---------------------------------------------------------------- Fourier space
+
+    def _slices(self) -> _Slices:
+        """Return the slices of the current angles and offset; recomputed with a graph where gradients are wanted."""
+        versions = tuple((id(t), 0 if t.is_inference() else t._version) for t in (self.angles, self.offset))
+        if self._cache.get("versions") != versions:
+            # An optimizer has moved the angles: every table is stale.
+            self._cache = {"versions": versions}
+        slices: _Slices = self._cached("slices", self._make_slices)
+        if torch.is_grad_enabled() and (self.angles.requires_grad or self.offset.requires_grad):
+            return slices._replace(**self._samples(slices.omega))
+        return slices
+
+    def _cached(self, key: object, make: Callable[[], Any]) -> Any:
+        if key not in self._cache:
+            # Tables outlive this call, whatever its autograd mode.
+            with torch.inference_mode(False), torch.no_grad():
+                self._cache[key] = make()
+        return self._cache[key]
+
+    def _make_slices(self) -> _Slices:
+        pitch, offset = self.pitch / self.pixel_size, float(self.offset) / self.pixel_size
+        stride = _stride(pitch)
+        # Half the width of the image's projection, and the detector's two ends, in pixels.
+        height, width = self.shape
+        angles = self.angles.double()
+        reach = float((width * angles.cos().abs() + height * angles.sin().abs()).max()) / 2
+        half = self.n_detectors * pitch / 2
+        whole = reach + abs(offset) <= half * (1 + 1e-9)
+        if whole:
+            # The period is the detector: its bins are then a complete set, which makes A* A a convolution.
+            n_bins = self.n_detectors
+        else:
+            # Copies of the image, one period away, stay clear of the detector's farther end.
+            n_bins = math.ceil((reach + half + abs(offset)) / pitch) + 4
+            n_bins = next(n for n in range(n_bins | 1, 3 * n_bins + 3, 2) if _is_smooth(n))
+        n_fft = n_bins * stride
+        # The highest frequency of an even period is left out: a real FFT keeps but half of it.
+        n_omega = (n_fft - 1) // 2 + 1
+        step = 2 * math.pi * stride / (n_fft * pitch)
+        omega = step * torch.arange(n_omega, device=angles.device, dtype=torch.float64)
+        samples = self._samples(omega)
+        nufft = NUFFT(samples["points"], self.shape)
+        return _Slices(nufft, omega=omega, n_fft=n_fft, stride=stride, whole=whole, **samples)
+
+    def _samples(self, omega: Tensor) -> dict[str, Any]:
+        """Compute points, phase and gain by differentiable operations in float64."""
+        height, width = self.shape
+        angles, pitch = self.angles.double()[:, None], self.pitch / self.pixel_size
+        k_x, k_y = (omega * angles.cos()).flatten(), (omega * angles.sin()).flatten()
+        first_bin = self.offset.double() / self.pixel_size - pitch * (self.n_detectors - 1) / 2
+        # The NUFFT's origin is pixel (H//2, W//2); ours is the centre of the image, half a pixel off for even sizes.
+        shift_x, shift_y = width // 2 - (width - 1) / 2, height // 2 - (height - 1) / 2
+        angle = (omega * first_bin).repeat(len(self.angles)) - shift_x * k_x + shift_y * k_y
+        pixel = _sinc(k_x) * _sinc(k_y) * torch.exp(1j * angle)
+        bins = _sinc(omega * pitch).repeat(len(self.angles))
+        stride = _stride(pitch)
+        return {
+            "points": torch.stack([-k_y, k_x], 1),  # rows point down, Y points up
+            "pixel": pixel,
+            "gain": pixel * (bins * (self.pixel_size * stride / pitch)),
+        }
+
+    def _multiplicity(self, g: _Slices) -> Tensor:
+        """Return how often each omega >= 0 counts in a sum over all omega: 1, 2, 2, ..."""
+        return 2.0 - (g.omega == 0).double()
+
+    def _kernel(self, g: _Slices) -> tuple[Tensor, tuple[int, int]]:
+        """Return the kernel of A* A by lag (zero lag first), float64, and the size of the circulant that holds it.
+
+        The kernel is sum_k |gain_k|^2 exp(i k . lag)/n_fft: one type-1 NUFFT. Wide bins mix frequencies that differ
+        by a multiple of 2 pi/pitch, which it leaves out.
+        """
+        size = (next_fast_len(2 * self.shape[0] - 1, real=True), next_fast_len(2 * self.shape[1] - 1, real=True))
+
+        def make() -> Tensor:
+            power = g.gain.abs().square().reshape(-1, len(g.omega)) * self._multiplicity(g) / (g.n_fft * g.stride)
+            lags = NUFFT(g.points, size).type1(power.reshape(1, -1).to(torch.complex128))[0].real
+            centred: Tensor = torch.fft.ifftshift(lags)
+            return centred
+
+        return self._cached("kernel", make), size
+
+    def _circulant(self, kernel: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return the eigenvalues (H, W//2+1) of the optimal circulant: c[m] = ((n - m) h[m] + m h[m - n])/n an axis."""
+        for axis, n in enumerate(self.shape):
+            m = torch.arange(n, device=kernel.device)
+            share = (m.to(kernel.dtype) / n).reshape((n, 1) if axis == 0 else (1, n))
+            behind = kernel.index_select(axis, (m - n) % size[axis])
+            kernel = (1 - share) * kernel.index_select(axis, m) + share * behind
+        eigenvalues: Tensor = torch.fft.rfft2(kernel).real
+        return eigenvalues.clamp(min=0)
+
+    # ---------------------------------------------------------------- moving and printing
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Radon:
+        """Move the geometry, but keep its precision: `.to(torch.float32)` is about data, not about angles."""
+        kept = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, before in kept.items():
+            after = self._buffers[name]
+            if after is not None and after.dtype != before.dtype:
+                self._buffers[name] = before.to(after.device)
+        self._cache = {}
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Plans belong to this process, and copies get leaves, as torch can copy nothing else.
+        buffers = {k: b if b is None or b.is_leaf else b.detach() for k, b in self._buffers.items()}
+        return {**self.__dict__, "_buffers": buffers, "_cache": {}}
+
+    def __repr__(self) -> str:
+        angles = [str(a) for a in self.angles.tolist()]
+        if len(angles) > 6:
+            angles = [*angles[:2], "...", angles[-1]]
+        return (
+            f"Radon({self.shape}, [{', '.join(angles)}], n_detectors={self.n_detectors}, pitch={self.pitch}, "
+            f"offset={float(self.offset.detach())}, pixel_size={self.pixel_size})"
+        )
+
+
+def _positive(name: str, value: float) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"Radon: {name} must be a number, got {value!r}") from None
+    if not 0 < number < math.inf:
+        raise ValueError(f"Radon: {name} must be positive and finite, got {value!r}")
+    return number
+
+
+def _stride(pitch: float) -> int:
+    """Return how many samples a bin of `pitch` pixels needs: at one a pixel and a quarter, y is within 0.5 %."""
+    return max(1, math.ceil(pitch - 0.25))
+
+
+def _is_smooth(n: int) -> bool:
+    for p in (3, 5, 7):
+        while n % p == 0:
+            n //= p
+    return n == 1
+
+
+def _sinc(k: Tensor) -> Tensor:
+    """Return sin(k/2)/(k/2), with its first and second derivative at 0 too (torch.sinc has a NaN there)."""
+    h = k / 2
+    small = h.abs() < 1e-2
+    series = 1 - h**2 / 6 + h**4 / 120 - h**6 / 5040
+    h = torch.where(small, 1.0, h)
+    return torch.where(small, series, h.sin() / h)
+
+
+def _angular_weights(angles: Tensor) -> Tensor:
+    """Return each view's share of the half circle, in radians: trapezoidal weights, repeated directions sharing theirs.
+
+    >>> _angular_weights(torch.tensor([0.0, 0.0, torch.pi / 2])) / torch.pi
+    tensor([0.2500, 0.2500, 0.5000], dtype=torch.float64)
+    """
+    turn = 2**30  # directions are told apart to 3 nanoradians
+    ticks = torch.round(angles.detach().double() / math.pi * turn).long() % turn
+    ticks, view, repeats = torch.unique(ticks, return_inverse=True, return_counts=True)
+    gaps = torch.diff(ticks, append=ticks[:1] + turn)
+    # A wedge without views must not blow up the weights of the two beside it.
+    gaps = torch.where(gaps > 10 * gaps.median(), gaps.median(), gaps)
+    share = (gaps + gaps.roll(1)).double() / (2 * repeats)
+    weights: Tensor = (share * (math.pi / turn))[view]
+    return weights
