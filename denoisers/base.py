@@ -1,0 +1,62 @@
+"""What every denoiser shares: D(x, sigma) on images x (B, C, H, W), sigma in the units of x.
+
+Any callable of that signature is a denoiser to the solvers. The checks below give the ones in this package one
+voice: argument, expected, got, remedy.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+__all__ = ["check_image", "check_sigma"]
+
+
+def check_image(caller: str, x: Tensor, channels: int | None = None) -> None:
+    """Check that x is a real floating image batch (B, C, H, W), with C = channels where that is given.
+
+    Raises:
+        TypeError: x is not a tensor or not real floating point.
+        ValueError: x has another number of axes or channels, or is empty.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{caller}: x must be a torch.Tensor, got {type(x).__name__}; use torch.as_tensor(x)")
+    if not x.dtype.is_floating_point:
+        raise TypeError(f"{caller}: x must be floating point, got {x.dtype}; use x.float() and mind its scale")
+    want = f"(B, {'C' if channels is None else channels}, H, W)"
+    if x.ndim != 4:
+        remedy = f"; use x[{'None, ' * (4 - x.ndim)}...]" if 1 < x.ndim < 4 else ""
+        raise ValueError(f"{caller}: x must be {want}, got {tuple(x.shape)}{remedy}")
+    if channels is not None and x.shape[1] != channels:
+        raise ValueError(
+            f"{caller}: x must be {want}, got {tuple(x.shape)}; denoise the channels one by one as a batch, "
+            f"e.g. x.reshape(-1, {channels}, H, W), or take weights for {x.shape[1]} channels"
+        )
+    if x.numel() == 0:
+        raise ValueError(f"{caller}: x must not be empty, got {tuple(x.shape)}")
+
+
+def check_sigma(
+    caller: str, sigma: float | Tensor, x: Tensor, sigma_range: tuple[float, float] = (0.0, math.inf)
+) -> Tensor:
+    """Return sigma as a tensor (B,) in x's dtype and on its device: a scalar, or one value per image.
+
+    Raises:
+        ValueError: sigma is negative, not finite, outside sigma_range, or neither one value nor one per image.
+    """
+    batch = x.shape[0]
+    s = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1)
+    if s.numel() not in (1, batch):
+        raise ValueError(f"{caller}: sigma must be a scalar or one value per image ({batch}), got {s.numel()} values")
+    low, high = sigma_range
+    # Rounding to x's dtype may carry a bound by one unit in the last place.
+    slack = 1 + 4 * torch.finfo(x.dtype).eps
+    if not bool(((s >= low / slack) & (s <= high * slack) & s.isfinite()).all()):
+        got = f"{s.min().item():.4g} to {s.max().item():.4g}" if s.numel() > 1 else f"{s.item():.4g}"
+        limit = f"in [{low:g}, {high:g}]" if math.isfinite(high) else "finite and not negative"
+        raise ValueError(
+            f"{caller}: sigma must be {limit} in the units of x, got {got}; sigma is the noise standard deviation"
+        )
+    return s.expand(batch)

@@ -1,0 +1,57 @@
+"""Evaluate MLPatch on the pixel grid: mirrored borders, tiles with halo, one set of numbers whatever the tiling."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .geometry import reflect_indices
+
+if TYPE_CHECKING:
+    from .model import MLPatch
+
+__all__ = ["evaluate", "has_fast_bfloat16", "mirrored"]
+
+# Output pixels of one tile, all images of a batch together: bounds the memory of features and patches.
+TILE = 512
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether matrix products in bfloat16 run natively on the device."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu":
+        return bool(torch.cpu._is_avx512_bf16_supported())
+    return False
+
+
+def mirrored(x: Tensor, rows: tuple[int, int], cols: tuple[int, int]) -> Tensor:
+    """Samples rows[0]..rows[1]-1, cols[0]..cols[1]-1 of x (B, C, H, W), mirrored at the edges; channels last."""
+    i = reflect_indices(*rows, x.shape[2]).to(x.device)
+    j = reflect_indices(*cols, x.shape[3]).to(x.device)
+    return x.index_select(2, i).index_select(3, j).movedim(1, -1).contiguous()
+
+
+def evaluate(model: MLPatch, x: Tensor, sigma: Tensor, stride: int) -> Tensor:
+    """Denoise x (B, C, H, W) tile by tile; with gradients, in one piece."""
+    dtype = model.compute_dtype(x)
+    folded = model.fold(dtype)
+    before, after = model.margins(stride)
+    height, width = x.shape[2:]
+    # Tiles start at multiples of the stride, so that the lattice of patches is the same for any tiling.
+    tile = max(height, width) if torch.is_grad_enabled() else TILE - TILE % stride
+    images = len(x) if torch.is_grad_enabled() else max(1, TILE**2 // max(1, min(height, tile) * min(width, tile)))
+    out = torch.empty_like(x)
+    for b in range(0, len(x), images):
+        batch, s = x[b : b + images], sigma[b : b + images]
+        for r in range(0, height, tile):
+            for c in range(0, width, tile):
+                h, w = min(tile, height - r), min(tile, width - c)
+                y = mirrored(batch, (r - before, r + h + after), (c - before, c + w + after))
+                piece = model.estimate(y, s, stride, folded)[0][:, :h, :w].movedim(-1, 1)
+                if torch.is_grad_enabled():
+                    return piece
+                out[b : b + images, :, r : r + h, c : c + w] = piece
+    return out

@@ -1,0 +1,115 @@
+"""The contract of every exported denoiser, from one table."""
+
+import pickle
+
+import pytest
+import torch
+
+import denoisers
+from denoisers import DENOISERS, TV, FromDeepinv, MLPatch, Rescaled, StageSpec
+
+TINY = (StageSpec(taps=3, width=8, depth=1, patch=3),)
+
+
+def smooth(x, sigma):
+    """A stand-in for a foreign denoiser: blind to sigma, blurs along rows."""
+    return (x.roll(1, 3) + 2 * x + x.roll(-1, 3)) / 4
+
+
+TABLE = {
+    "mlpatch": lambda: MLPatch(stages=TINY, stride=2, precision="float32"),
+    "tv": lambda: TV(max_iter=20),
+    "rescaled": lambda: Rescaled(smooth, -1000.0, 2000.0),
+    "from_deepinv": lambda: FromDeepinv(smooth, channels=1),
+}
+
+
+def noisy(channels=1, dtype=torch.float32):
+    g = torch.Generator().manual_seed(0)
+    return torch.rand(2, channels, 12, 17, generator=g, dtype=torch.float64).to(dtype)
+
+
+def test_every_exported_denoiser_has_a_row():
+    exported = {c for c in map(denoisers.__dict__.get, denoisers.__all__) if isinstance(c, type) and c is not StageSpec}
+    assert {type(make()) for make in TABLE.values()} == exported
+    assert set(DENOISERS) <= set(TABLE)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", TABLE)
+def test_shape_dtype_and_input_are_kept(name, dtype):
+    x = noisy(dtype=dtype)
+    before = x.clone()
+    with torch.no_grad():
+        z = TABLE[name]()(x, 0.1)
+    assert z.shape == x.shape and z.dtype == dtype and z.isfinite().all()
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_images_of_a_batch_do_not_mix(name):
+    x, denoiser = noisy(), TABLE[name]()
+    with torch.no_grad():
+        torch.testing.assert_close(denoiser(x, 0.1)[1:], denoiser(x[1:], 0.1))
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_the_same_call_gives_the_same_image(name):
+    x, denoiser = noisy(), TABLE[name]()
+    with torch.no_grad():
+        assert torch.equal(denoiser(x, 0.1), denoiser(x, 0.1))
+
+
+@pytest.mark.parametrize("name", ["mlpatch", "tv"])
+def test_unit_free_denoisers_follow_the_scale(name):
+    x, denoiser = noisy(dtype=torch.float64), TABLE[name]()
+    with torch.no_grad():
+        torch.testing.assert_close(denoiser(1e-6 * x, 1e-7), 1e-6 * denoiser(x, 0.1), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_bad_input_is_one_clear_sentence(name):
+    denoiser = TABLE[name]()
+    for x, sigma in [
+        (noisy()[0, 0], 0.1),
+        (noisy().int(), 0.1),
+        (noisy(), -0.1),
+        (noisy(), torch.ones(5)),
+        (None, 0.1),
+    ]:
+        with pytest.raises((TypeError, ValueError)) as caught:
+            denoiser(x, sigma)
+        assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_pickle_and_repr(name):
+    denoiser, x = TABLE[name](), noisy()
+    with torch.no_grad():
+        torch.testing.assert_close(pickle.loads(pickle.dumps(denoiser))(x, 0.1), denoiser(x, 0.1))
+    assert repr(denoiser).startswith(type(denoiser).__name__ + "(")
+
+
+def test_total_variation_removes_noise_and_keeps_an_edge():
+    x = torch.zeros(1, 1, 32, 32)
+    x[..., 16:] = 1
+    y = x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    z = TV()(y, 0.1)
+    assert float((z - x).square().mean()) < 0.2 * float((y - x).square().mean())
+    assert torch.equal(TV()(y, 0.0), y)
+
+
+def test_rescaled_shows_the_network_images_in_zero_to_one():
+    seen = []
+    Rescaled(lambda x, s: seen.append((x, s)) or x, -1000.0, 2000.0)(torch.full((1, 1, 2, 2), 500.0), 30.0)
+    assert float(seen[0][0].mean()) == pytest.approx(0.5) and float(seen[0][1]) == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(("network", "image"), [(1, 3), (3, 1), (3, 2), (1, 1), (3, 3)])
+def test_channels_are_matched(network, image):
+    def blur(x, sigma):
+        assert x.shape[1] == network
+        return smooth(x, sigma)
+
+    x = noisy(image)
+    torch.testing.assert_close(FromDeepinv(blur, channels=network)(x, 0.1), smooth(x, 0.1))
