@@ -1,0 +1,326 @@
+"""`solve`: plug-and-play reconstruction of an image x from measurements y = A x + noise.
+
+    min_x 1/2 ||W^(1/2) (A x - y)||^2 + R(x),    W = 1/noise_std^2,
+
+with R known only by a denoiser D(x, sigma). The iterations are in `solvers`, their x-updates in `data_terms`,
+their noise levels in `schedules`; this file chooses what the caller left open, stops, and reports.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .data_terms import LeastSquares
+from .interop import as_denoiser, as_operator
+from .protocols import BoundDataTerm, DataTerm, Denoiser, Operator
+from .schedules import Schedule, coupling
+from .solvers import ALGORITHMS, State
+from .validation import (
+    as_bounds,
+    as_initial,
+    as_levels,
+    as_measurements,
+    as_weights,
+    check_device,
+    check_number,
+    guard_denoiser,
+    short,
+)
+
+__all__ = ["Result", "Stop", "estimate_noise_std", "solve"]
+
+ANNEALING = 20
+"""Iterations from the first noise level to the last, unless max_iter is less."""
+MAX_ITER = 24
+RTOL = 1e-3
+EXACT = 1e-4
+"""Measurements better than this fraction of their root mean square are treated as just as good."""
+DIVERGED = 1e6
+"""An iterate so many times larger than the first estimate, or than its noise, has diverged."""
+
+
+class Stop(enum.Enum):
+    """Why `solve` stopped; the value is a sentence."""
+
+    CONVERGED = "The relative residuals fell below rtol at the last noise level."
+    MAX_ITER = "The iterations ran to max_iter; raise it, or rtol, if the history still falls."
+    CALLBACK = "The callback asked to stop."
+    INTERRUPTED = "Interrupted (Ctrl-C); the last finished iterate is returned."
+    DIVERGED = (
+        "The iterates grew without limit and the last sound one is returned; "
+        "raise strength, check noise_std, or take a denoiser that does not amplify."
+    )
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `solve` returns.
+
+    Attributes:
+        x: the reconstruction (B, C, H, W): the last denoised iterate z, within the bounds; numpy where y was.
+        n_iter: finished iterations.
+        stop: why it ended; `str(result.stop)` is a sentence.
+        history: one entry an iteration: "sigma" (units of x), "alpha" (1/units of x squared), "primal" and "dual"
+            (relative residuals), "inner" (inner iterations of the x-update, 0 for a closed form).
+        noise_std: the noise level used, in units of y, like the argument; None where the data term needs none.
+        noise_estimated: whether noise_std was estimated from y.
+        misfit: ||W^(1/2) (A x - y)||^2 per measurement: about 1 where x explains y up to its noise.
+    """
+
+    x: Any
+    n_iter: int
+    stop: Stop
+    history: dict[str, list[float]] = field(repr=False)
+    noise_std: Any
+    noise_estimated: bool
+    misfit: float
+
+
+@torch.no_grad()
+def solve(
+    operator: Operator,
+    y: Any,
+    denoiser: Denoiser,
+    *,
+    noise_std: Any = None,
+    algorithm: str = "admm",
+    strength: float = 1.0,
+    schedule: Schedule | Callable[[int], float] | Sequence[float] | None = None,
+    bounds: tuple[float | None, float | None] | None = None,
+    data_term: DataTerm | None = None,
+    x0: Any = None,
+    max_iter: int | None = None,
+    rtol: float | None = None,
+    callback: Callable[[State], Any] | None = None,
+    progress: bool = False,
+) -> Result:
+    """Reconstruct an image from measurements y = A x + noise by plug-and-play ADMM or HQS.
+
+    Args:
+        operator: A, with `A(x)` and `A_adjoint(y)`; any deepinv LinearPhysics as it is. It is never changed.
+        y: measurements in the layout of `operator.A(x)`, batch first, float32 or float64, a tensor or a numpy
+            array: the answer comes back as the same, on the same device. NaN is allowed where noise_std is infinite.
+        denoiser: D(x, sigma), sigma the noise's standard deviation in units of x; any deepinv denoiser.
+        noise_std: standard deviation of the noise in units of y, a scalar or an array broadcasting to y; infinity
+            marks measurements without information. None: `estimate_noise_std(y)`. Values below 1e-4 of the root
+            mean square of y are raised to it, so that exact data stay well-posed.
+        algorithm: "admm" or "hqs".
+        strength: weight of the prior: alpha_k = 0.23 strength / sigma_k^2; more is smoother.
+        schedule: noise levels sigma_k in units of x: a `Schedule`, a sequence whose last level is held, or a
+            function of k = 0, 1, .... None: log-spaced over 20 iterations (or max_iter, if less) from a fifth of the
+            first estimate's 1 to 99 % range down to ||A*WA||^(-1/2), at most a thousandfold and within
+            `denoiser.sigma_range` where it has one.
+        bounds: (low, high) of x, None where open; kept by every iterate z and by the answer.
+        data_term: `LeastSquares()` (default) or `Poisson(...)` for counts.
+        x0: first estimate (B, C, H, W). None: `operator.fbp(y)` where there is one, else a regularised solution.
+        max_iter: at most so many iterations. Default 24.
+        rtol: stop once the last noise level is reached and the relative residuals are at most rtol: ||x - z|| (ADMM
+            only: HQS keeps a gap) and the change of z. 0: never. Default 1e-3.
+        callback: called with each `State`; a true answer stops.
+        progress: show a bar on stderr.
+
+    Returns:
+        The last denoised iterate and how it was reached, see `Result`.
+
+    Raises:
+        ValueError, TypeError: an argument does not fit, or the denoiser changes shape or returns NaN.
+
+    >>> from types import SimpleNamespace
+    >>> A = SimpleNamespace(A=lambda x: 2 * x, A_adjoint=lambda y: 2 * y)
+    >>> y = 2 * torch.arange(16.0).reshape(1, 1, 4, 4)
+    >>> result = solve(A, y, lambda x, sigma: x, noise_std=0.1)
+    >>> result.stop, bool((result.x - y / 2).abs().max() < 1e-2)
+    (<Stop.CONVERGED: 'The relative residuals fell below rtol at the last noise level.'>, True)
+    """
+    if algorithm not in ALGORITHMS:
+        raise ValueError(f"solve: algorithm must be one of {sorted(ALGORITHMS)}, got {short(repr(algorithm), 60)}")
+    operator = as_operator(operator)
+    D = as_denoiser(denoiser)
+    strength = check_number("strength", strength, above=0)
+    max_iter = MAX_ITER if max_iter is None else max_iter
+    max_iter = check_number("max_iter", max_iter, above=1, integer=True, or_equal=True)
+    rtol = check_number("rtol", RTOL if rtol is None else rtol, above=0, or_equal=True)
+    low, high = as_bounds(bounds)
+    if callback is not None and not callable(callback):
+        raise TypeError(f"solve: callback must be a function of a State, got {type(callback).__name__}")
+
+    term = LeastSquares() if data_term is None else data_term
+    if not hasattr(term, "bind"):
+        raise TypeError(f"solve: data_term must be LeastSquares(...) or Poisson(...), got {short(repr(term), 60)}")
+    y, is_numpy = as_measurements(y)
+    device = (y if isinstance(y, Tensor) else next(iter(y))).device
+    check_device("operator", operator, device)
+    check_device("denoiser", denoiser, device)
+    y, weights, estimated = _whiten(operator, y, noise_std, term)
+    h = _bind(term, operator, y, weights)
+
+    z = as_initial(x0, h.back_projection) if x0 is not None else h.initial()
+    if low is not None or high is not None:
+        z = z.clamp(low, high)
+    sigma_at = as_levels(schedule) if schedule is not None else _default_schedule(h, z, D, max_iter)
+    levels = ((sigma, coupling(sigma, strength)) for sigma in _checked(sigma_at, max_iter))
+
+    # The loop. A generator yields the iterations; here they are only counted, judged and recorded.
+    history: dict[str, list[float]] = {name: [] for name in ("sigma", "alpha", "primal", "dual", "inner")}
+    limit = DIVERGED * max(_norm(z), (z.numel() / h.curvature()) ** 0.5)
+    n_iter, stop, held = 0, Stop.MAX_ITER, False
+    bar = _progress_bar(max_iter) if progress else None
+    try:
+        for state in ALGORITHMS[algorithm](h, guard_denoiser(D, low, high), z, levels):
+            if not _norm(state.x) + _norm(state.z) <= limit:  # NaN fails too
+                stop = Stop.DIVERGED
+                break
+            n_iter, z = state.k, state.z
+            primal, dual = state.primal, state.dual
+            for name, value in zip(history, (state.sigma, state.alpha, primal, dual, h.inner_iterations), strict=True):
+                history[name].append(value)
+            if bar is not None:
+                bar.set_postfix_str(f"sigma {state.sigma:.3g}, residuals {primal:.1e} {dual:.1e}", refresh=False)
+                bar.update()
+            if callback is not None and callback(state):
+                stop = Stop.CALLBACK
+                break
+            # While sigma falls the residuals measure the schedule, not convergence.
+            held = len(history["sigma"]) > 1 and history["sigma"][-2] == state.sigma
+            if held and rtol > 0 and dual <= rtol and (primal <= rtol or algorithm == "hqs"):
+                stop = Stop.CONVERGED
+                break
+    except KeyboardInterrupt:
+        stop = Stop.INTERRUPTED
+    finally:
+        if bar is not None:
+            bar.close()
+
+    used: Any = None
+    if term.needs_noise_std:
+        used = float(weights**-0.5) if weights.ndim == 0 else weights**-0.5
+    if is_numpy and isinstance(used, Tensor):
+        used = used.cpu().numpy()
+    return Result(z.numpy() if is_numpy else z, n_iter, stop, history, used, estimated, h.misfit(z))
+
+
+def estimate_noise_std(y: Tensor) -> float:
+    """Estimate the standard deviation of white noise in y from second differences along its last axis.
+
+    The median absolute second difference over 0.6745 sqrt(6): y[i-1] - 2 y[i] + y[i+1] cancels what is locally
+    linear and has 6 times the variance of the noise. Triples that hold an exact zero are left out: masked
+    measurements are stored as zeros. Texture finer than the sampling is taken for noise.
+
+    Args:
+        y: measurements (..., n), n >= 3.
+
+    >>> y = torch.randn(1, 1, 200, 200, generator=torch.Generator().manual_seed(0)) + torch.arange(200.0)
+    >>> round(estimate_noise_std(y), 1)
+    1.0
+    """
+    if y.ndim == 0 or y.shape[-1] < 3:
+        raise ValueError(
+            f"solve: noise_std cannot be estimated from y of shape {tuple(y.shape)}: the last axis needs 3 samples "
+            "or more; pass noise_std"
+        )
+    a, b, c = y[..., :-2], y[..., 1:-1], y[..., 2:]
+    second = (a - 2 * b + c).abs()[(a != 0) & (b != 0) & (c != 0)]
+    if second.numel() == 0:
+        raise ValueError("solve: noise_std cannot be estimated: no three neighbours in y are non-zero; pass noise_std")
+    return float(second.median()) / (0.6744898 * math.sqrt(6))
+
+
+def _whiten(operator: Operator, y: Any, noise_std: Any, term: DataTerm) -> tuple[Any, Tensor, bool]:
+    """Return y without NaN, the weights W = 1/noise_std^2, and whether noise_std was estimated."""
+    one = torch.ones((), dtype=torch.real(y if isinstance(y, Tensor) else next(iter(y))).dtype)
+    if not term.needs_noise_std and noise_std is not None:
+        raise ValueError(
+            f"solve: noise_std must be None with {type(term).__name__}, which takes the noise from the counts, "
+            f"got {short(repr(noise_std), 60)}"
+        )
+    estimated = noise_std is None and term.needs_noise_std
+    weights = None if noise_std is None else as_weights(noise_std, y)
+    if isinstance(y, Tensor):
+        dead = torch.zeros_like(y, dtype=torch.bool) if weights is None else (weights == 0).expand(y.shape)
+        if not bool((y.isfinite() | dead).all()):
+            bad = int((~y.isfinite() & ~dead).sum())
+            raise ValueError(
+                f"solve: y must be finite, got NaN or infinity in {bad} of {y.numel()} measurements; set noise_std to "
+                "infinity there to leave them out"
+            )
+        y = torch.where(dead, 0, y)
+        one = one.to(y.device)
+        rms = float(((y.abs() ** 2).sum() / (~dead).sum()).sqrt())
+    else:
+        rms = 0.0
+    if not term.needs_noise_std:
+        return y, one, False
+    if estimated:
+        if not isinstance(y, Tensor):
+            raise ValueError("solve: noise_std cannot be estimated from a list of measurements; pass noise_std")
+        own = getattr(operator, "estimate_noise", estimate_noise_std)
+        weights = as_weights(max(float(own(y)), EXACT * rms), y)
+    assert weights is not None
+    if rms > 0:
+        weights = weights.clamp(max=(EXACT * rms) ** -2)
+    return y, weights, estimated
+
+
+def _bind(term: DataTerm, operator: Operator, y: Any, weights: Tensor) -> BoundDataTerm:
+    """Bind the data term and check that the operator and y belong together, shape and scale."""
+    shape = f"of shape {tuple(y.shape)} " if isinstance(y, Tensor) else ""
+    try:
+        h = term.bind(operator, y, weights)
+        again = operator.A(h.back_projection)
+    except (ValueError, TypeError):
+        raise
+    except Exception as error:  # whatever a foreign operator raises for measurements that are not its own
+        raise ValueError(
+            f"solve: y {shape}does not fit the operator, whose A_adjoint(y) failed: {short(error)}; "
+            "y must look like operator.A(x), batch first"
+        ) from error
+    if isinstance(y, Tensor) and again.shape != y.shape:
+        raise ValueError(
+            f"solve: y must have the shape of operator.A(x), {tuple(again.shape)} for images "
+            f"{tuple(h.back_projection.shape)}, got {tuple(y.shape)}; images are (B, C, H, W), e.g. y[None, None]"
+        )
+    if not h.curvature() > 0:
+        raise ValueError("solve: the operator measures nothing, A*A x vanishes; check its mask or kernel")
+    return h
+
+
+def _default_schedule(h: BoundDataTerm, x: Tensor, denoiser: Denoiser, max_iter: int) -> Schedule:
+    """Noise levels from a fifth of x's robust range down to ||A*WA||^(-1/2), within the denoiser's range."""
+    sigma_min = h.curvature() ** -0.5
+    values = torch.real(x).flatten()
+    values = values[:: 1 + values.numel() // 1_000_000].sort().values  # torch.quantile refuses large inputs
+    last = values.numel() - 1
+    sigma_max = float(values[round(0.99 * last)] - values[round(0.01 * last)]) / 5
+    sigma_max = max(sigma_max, sigma_min)
+    sigma_min = max(sigma_min, 1e-3 * sigma_max)
+    lowest, highest = getattr(denoiser, "sigma_range", (0.0, math.inf))
+    sigma_max, sigma_min = (min(max(s, float(lowest)), float(highest)) for s in (sigma_max, sigma_min))
+    return Schedule(sigma_max, sigma_min, min(ANNEALING, max_iter))
+
+
+def _checked(sigma_at: Callable[[int], float], max_iter: int) -> Iterator[float]:
+    for k in range(max_iter):
+        sigma = float(sigma_at(k))
+        if not 0 < sigma < math.inf:
+            raise ValueError(f"solve: schedule must give positive noise levels, got {sigma!r} for k = {k}")
+        yield sigma
+
+
+def _norm(x: Tensor) -> float:
+    return float(torch.linalg.vector_norm(x))
+
+
+def _progress_bar(total: int) -> Any:
+    from tqdm.auto import tqdm
+
+    return tqdm(total=total, desc="solve", unit="it")  # on stderr

@@ -1,0 +1,233 @@
+"""Data terms f and their x-updates h(v, alpha) = argmin_x f(x) + alpha/2 ||x - v||^2.
+
+    LeastSquares  f(x) = 1/2 ||W^(1/2) (A x - y)||^2,  W = 1/noise_std^2
+                  h(v, alpha) = (A*WA + alpha)^-1 (A*Wy + alpha v)
+    Poisson       f(x) = sum(A x + r - y log(A x + r)),  x >= 0
+
+Both run with or without grad mode. The least-squares step is differentiable in y, v, alpha, the weights and the
+operator's own parameters: through its closed form, or implicitly, by one more solve (`linalg.implicit_solve`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .linalg import cg, implicit_solve, operator_norm
+from .protocols import Operator, Preconditioner, Step
+from .validation import broadcasts, check_number
+
+__all__ = ["LeastSquares", "Poisson"]
+
+
+class LeastSquares:
+    """Gaussian noise: 1/2 ||W^(1/2) (A x - y)||^2.
+
+    Args:
+        rtol: conjugate gradients stop at this residual, relative to the right-hand side.
+        max_iter: at most so many conjugate gradient iterations an x-update. Each starts from the last x.
+    """
+
+    needs_noise_std = True
+
+    def __init__(self, *, rtol: float = 1e-5, max_iter: int = 50):
+        self.rtol = check_number("rtol", rtol, above=0, caller="LeastSquares")
+        self.max_iter = check_number("max_iter", max_iter, above=1, integer=True, or_equal=True, caller="LeastSquares")
+
+    def __repr__(self) -> str:
+        return f"LeastSquares(rtol={self.rtol!r}, max_iter={self.max_iter!r})"
+
+    def bind(self, operator: Operator, y: Any, weights: Tensor) -> LeastSquaresStep:
+        """Return h for these measurements; weights is 0-dim or broadcasts to y, 0 where y says nothing."""
+        return LeastSquaresStep(operator, y, weights, rtol=self.rtol, max_iter=self.max_iter)
+
+
+class LeastSquaresStep:
+    """h(v, alpha) = (A*WA + alpha)^-1 (A*Wy + alpha v): the operator's closed form, or warm-started CG."""
+
+    def __init__(self, operator: Operator, y: Any, weights: Tensor, *, rtol: float, max_iter: int):
+        self.operator, self.y, self.weights = operator, y, weights
+        self.rtol, self.max_iter = rtol, max_iter
+        self.back_projection: Tensor = operator.A_adjoint(y * weights)  # in this order: y may be a list of tensors
+        self.inner_iterations = 0
+        self._curvature: float | None = None
+        self._x: Tensor | None = None  # the last x-update, where CG starts
+        self._closed_form: Step | None = None
+        self._preconditioner: Preconditioner | None = None
+        if hasattr(operator, "data_step"):
+            self._closed_form = operator.data_step(y, weights)
+        if self._closed_form is None and hasattr(operator, "preconditioner"):
+            self._preconditioner = operator.preconditioner(weights)
+
+    def __call__(self, v: Tensor, alpha: Tensor, /) -> Tensor:
+        """Return the x-update; alpha is 0-dim, or (B, 1, 1, 1) where there is no closed form."""
+        if self._closed_form is not None:
+            return self._closed_form(v, alpha)
+        M = self._preconditioner
+        solution = implicit_solve(
+            lambda x: self.normal(x) + alpha * x,
+            self.back_projection + alpha * v,
+            x0=v.detach() if self._x is None else self._x,
+            preconditioner=None if M is None else lambda r: M(r, alpha),
+            rtol=self.rtol,
+            max_iter=self.max_iter,
+        )
+        self._x, self.inner_iterations = solution.x.detach(), solution.n_iter
+        return solution.x
+
+    def normal(self, x: Tensor) -> Tensor:
+        """Return A*WA x."""
+        if self.weights.numel() == 1:
+            return self.weights.reshape(()) * _normal(self.operator, x)
+        return self.operator.A_adjoint(self.operator.A(x) * self.weights)
+
+    def initial(self) -> Tensor:
+        """Return `operator.fbp(y)` where there is one and every measurement counts, else a regularised solution.
+
+        That is h(c, alpha) with alpha at 1 % of the curvature and c the constant image, one for each channel,
+        that fits the measurements best: what A does not see starts at the mean of what it sees.
+        """
+        b = self.back_projection
+        if hasattr(self.operator, "fbp") and bool((self.weights > 0).all()):
+            x: Tensor = self.operator.fbp(self.y)
+            if x.shape == b.shape:
+                return x
+        ones = torch.ones_like(b)
+        seen = self.normal(ones)
+        axes = tuple(range(2, b.ndim)) or (-1,)
+        fit, energy = b.sum(dim=axes, keepdim=True), seen.sum(dim=axes, keepdim=True)
+        alpha = 0.01 * self.curvature()
+        # Where A* W A 1 vanishes against the curvature, as in mass mapping, constants are not measured.
+        measured = torch.real(energy) > 1e-3 * alpha * ones[0, 0].numel()
+        constant = torch.where(measured, fit / torch.where(measured, energy, torch.ones_like(energy)), 0)
+        c = constant * ones
+        if self._closed_form is not None:
+            return self._closed_form(c, torch.as_tensor(alpha, dtype=self.weights.dtype).to(b.device))
+        return cg(lambda x: self.normal(x) + alpha * x, b + alpha * c, x0=c, rtol=1e-2, max_iter=10).x
+
+    def curvature(self) -> float:
+        """Return ||A*A|| times the mean of W over the measurements that count.
+
+        For scalar weights this is ||A*WA||, for A*A = 1 the mean weight; one very exact measurement does not
+        set it alone.
+        """
+        if self._curvature is None:
+            norm = operator_norm(lambda x: _normal(self.operator, x), self.back_projection, rtol=1e-2)
+            self._curvature = float(self.weights[self.weights > 0].mean()) * norm**2
+        return self._curvature
+
+    def misfit(self, x: Tensor, /) -> float:
+        """Return ||W^(1/2) (A x - y)||^2 per measurement that counts."""
+        residual = self.operator.A(x) - self.y
+        if not isinstance(residual, Tensor):  # a list of tensors, of a stacked operator
+            residual = torch.cat([r.flatten() for r in residual])
+        counted = float((self.weights > 0).expand(residual.shape).sum())
+        return float((self.weights * residual.abs() ** 2).sum()) / counted
+
+
+class Poisson:
+    """Counts y ~ Poisson(A x + background), x >= 0: sum(A x + r - y log(A x + r)).
+
+    The x-update takes EM-surrogate steps (De Pierro 1995; Lim et al., arXiv 2301.09710, equation 8): with
+    s = A* 1, e = A*(y / (A x + r)) and q = s - alpha v,
+
+        x <- (-q + sqrt(q^2 + 4 alpha x e)) / (2 alpha),
+
+    each of which lowers the objective. A and A* must have non-negative entries.
+
+    Args:
+        background: expected background counts r >= 0, a scalar or broadcasting to y.
+        n_inner: surrogate steps an x-update.
+    """
+
+    needs_noise_std = False
+
+    def __init__(self, *, background: float | Tensor = 0.0, n_inner: int = 3):
+        r = torch.as_tensor(background)
+        if not bool((r >= 0).all() & r.isfinite().all()):
+            raise ValueError("Poisson: background must be finite and not negative: expected counts added to A x")
+        self.background = background
+        self.n_inner = check_number("n_inner", n_inner, above=1, integer=True, or_equal=True, caller="Poisson")
+
+    def __repr__(self) -> str:
+        r = self.background
+        shown = f"<tensor {tuple(r.shape)}>" if isinstance(r, Tensor) and r.ndim else repr(r)
+        return f"Poisson(background={shown}, n_inner={self.n_inner!r})"
+
+    def bind(self, operator: Operator, y: Any, weights: Tensor) -> PoissonStep:
+        """Return h for these counts; the weights are not used: the counts carry their own noise."""
+        if bool((y < 0).any()):
+            raise ValueError(
+                f"Poisson: y must hold counts >= 0, got a minimum of {float(y.min()):.4g}; "
+                "do not subtract the background, pass it as Poisson(background=...)"
+            )
+        if not bool((y > 0).any()):
+            raise ValueError("Poisson: y must hold counts, got zeros only; check the measurements")
+        r = torch.as_tensor(self.background, dtype=y.dtype).to(y.device)
+        if not broadcasts(tuple(r.shape), tuple(y.shape)):
+            raise ValueError(
+                f"Poisson: background must be a scalar or broadcast to y {tuple(y.shape)}, got {tuple(r.shape)}"
+            )
+        return PoissonStep(operator, y, r, n_inner=self.n_inner)
+
+
+class PoissonStep:
+    """h(v, alpha) = argmin_{x >= 0} sum(A x + r - y log(A x + r)) + alpha/2 ||x - v||^2, approached by EM steps."""
+
+    def __init__(self, operator: Operator, y: Tensor, background: Tensor, *, n_inner: int):
+        self.operator, self.y, self.background = operator, y, background
+        self.inner_iterations = n_inner
+        self.back_projection = operator.A_adjoint(y)
+        self.sensitivity = operator.A_adjoint(torch.ones_like(y))  # s = A* 1
+        if bool((self.sensitivity < 0).any()):
+            raise ValueError(
+                "Poisson: the operator must have non-negative entries, got A_adjoint(1) < 0; use LeastSquares"
+            )
+        self._x: Tensor | None = None
+
+    def __call__(self, v: Tensor, alpha: Tensor, /) -> Tensor:
+        """Return x after n_inner surrogate steps from the last one."""
+        x = self.initial() if self._x is None else self._x
+        q = self.sensitivity - alpha * v
+        for _ in range(self.inner_iterations):
+            xe = x * self._ratio(x)
+            root = torch.sqrt(q * q + 4 * alpha * xe)
+            # Two forms of one root, each where it does not cancel. q > 0 makes the first denominator positive.
+            x = torch.where(q > 0, 2 * xe / torch.where(q > 0, q + root, 1), (root - q) / (2 * alpha))
+        self._x = x.detach()
+        return x
+
+    def _ratio(self, x: Tensor) -> Tensor:
+        """e = A*(y / (A x + r)), with 0 where nothing is expected: no pixel is behind such a measurement."""
+        expected = self.operator.A(x) + self.background
+        seen = expected > 0
+        return self.operator.A_adjoint(torch.where(seen, self.y / torch.where(seen, expected, 1), 0))
+
+    def initial(self) -> Tensor:
+        """Return the image after ten EM iterations from the constant that explains all counts."""
+        s = self.sensitivity
+        counts = (self.y - self.background).clamp(min=0).sum()
+        x = torch.ones_like(s) * torch.where(counts > 0, counts, self.y.sum()) / s.sum()
+        for _ in range(10):
+            x = torch.where(s > 0, x * self._ratio(x) / torch.where(s > 0, s, 1), x)
+        return x
+
+    def curvature(self) -> float:
+        """Return ||A*A|| / mean(y): the mean count is the variance."""
+        norm = operator_norm(lambda x: _normal(self.operator, x), self.back_projection, rtol=1e-2)
+        return norm**2 / float(self.y.mean())
+
+    def misfit(self, x: Tensor, /) -> float:
+        """Return Pearson's (A x + r - y)^2 / (A x + r) per measurement with an expected count."""
+        expected = self.operator.A(x) + self.background
+        seen = expected > 0
+        return float(((expected - self.y)[seen] ** 2 / expected[seen]).mean())
+
+
+def _normal(operator: Operator, x: Tensor) -> Tensor:
+    """A* A x by the operator's own shortcut where it has one."""
+    if hasattr(operator, "A_adjoint_A"):
+        return operator.A_adjoint_A(x)  # type: ignore[no-any-return]
+    return operator.A_adjoint(operator.A(x))

@@ -1,0 +1,163 @@
+"""Linear algebra on callables: conjugate gradients, its implicit derivative, norms and adjoint tests.
+
+Nothing here knows an operator or a solver. The first axis is a batch of independent systems, as everywhere in
+this package: inner products run over the other axes, so that an image is solved the same alone or in company.
+All tolerances are relative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+__all__ = ["Solution", "adjoint_gap", "cg", "implicit_solve", "operator_norm"]
+
+LinearMap = Callable[[Tensor], Tensor]
+
+
+class Solution(NamedTuple):
+    """An approximate solution of H x = b."""
+
+    x: Tensor
+    n_iter: int
+    residual: float
+    """The largest ||b - H x|| / ||b|| in the batch, by CG's recurrence."""
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Re <a, b> per batch entry, shaped to broadcast against a."""
+    axes = tuple(range(1, a.ndim))
+    return torch.real(a.conj() * b).sum(dim=axes, keepdim=True) if axes else torch.real(a.conj() * b)
+
+
+def _ratio(a: Tensor, b: Tensor) -> Tensor:
+    """a/b, and 0 where b is 0: a system already solved moves no more."""
+    return torch.where(b > 0, a / torch.where(b > 0, b, torch.ones_like(b)), torch.zeros_like(a))
+
+
+@torch.no_grad()
+def cg(
+    normal: LinearMap,
+    b: Tensor,
+    *,
+    x0: Tensor | None = None,
+    preconditioner: LinearMap | None = None,
+    rtol: float = 1e-5,
+    max_iter: int = 100,
+) -> Solution:
+    """Solve H x = b by preconditioned conjugate gradients (Hestenes & Stiefel 1952; Saad 2003, algorithm 9.1).
+
+    Args:
+        normal: x -> H x, symmetric (Hermitian) positive definite, acting on each batch entry by itself.
+        b: right-hand side, (B, ...).
+        x0: where to start, shaped like b; None: zero.
+        preconditioner: r -> M r, close to H^-1 r, symmetric positive definite.
+        rtol: stop once ||b - H x|| <= rtol ||b|| for every batch entry.
+        max_iter: at most so many applications of H.
+    """
+    x = torch.zeros_like(b) if x0 is None else x0
+    r = b.clone() if x0 is None else b - normal(x0)
+    target, norm = rtol**2 * _dot(b, b), _dot(r, r)
+    p, rho = torch.zeros_like(b), torch.zeros_like(norm)
+    n_iter = 0
+    while n_iter < max_iter and bool((norm > target).any()):
+        s = r if preconditioner is None else preconditioner(r)
+        rho, rho_old = _dot(r, s), rho
+        p = s + _ratio(rho, rho_old) * p
+        q = normal(p)
+        step = _ratio(rho, _dot(p, q))
+        x, r = x + step * p, r - step * q
+        norm = _dot(r, r)
+        n_iter += 1
+    return Solution(x, n_iter, float(_ratio(norm, _dot(b, b)).max().sqrt()) if b.numel() else 0.0)
+
+
+class _Lift(torch.autograd.Function):
+    """Forward: zero. Backward: g -> H^-1 g. Turns a residual into a correction seen by the gradient alone."""
+
+    @staticmethod
+    def forward(ctx: Any, residual: Tensor, solve: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.solve = solve
+        return torch.zeros_like(residual)
+
+    @staticmethod
+    @once_differentiable  # x is held fixed above: a second derivative would be silently incomplete
+    def backward(ctx: Any, *grad: Tensor) -> tuple[Tensor, None]:
+        return ctx.solve(grad[0]), None
+
+
+def implicit_solve(
+    normal: LinearMap,
+    b: Tensor,
+    *,
+    x0: Tensor | None = None,
+    preconditioner: LinearMap | None = None,
+    rtol: float = 1e-5,
+    max_iter: int = 100,
+) -> Solution:
+    """Solve H x = b by `cg` with the derivative of the solution, not of the iterations.
+
+    By the implicit function theorem dx = H^-1 (db - dH x). CG runs without a graph and gives x; then
+    x + Lift(b - H x) has the same value, and its backward pass is one more solve with H, from which autograd
+    goes on through b - H x at fixed x: to b and to whatever parameters `normal` depends on. Arguments as `cg`.
+    The gradient is as accurate as rtol and can be taken once; without grad mode this is `cg`.
+    """
+    found = cg(normal, b.detach(), x0=x0, preconditioner=preconditioner, rtol=rtol, max_iter=max_iter)
+    if not torch.is_grad_enabled():
+        return found
+
+    def solve_again(grad: Tensor) -> Tensor:
+        return cg(normal, grad, preconditioner=preconditioner, rtol=rtol, max_iter=max_iter).x
+
+    residual = b - normal(found.x)
+    return found._replace(x=found.x + _Lift.apply(residual, solve_again))  # type: ignore[no-untyped-call]
+
+
+@torch.no_grad()
+def operator_norm(
+    normal: LinearMap,
+    like: Tensor,
+    *,
+    rtol: float = 1e-3,
+    max_iter: int = 100,
+    generator: torch.Generator | None = None,
+) -> float:
+    """Return ||A||, the largest singular value of A, by power iteration on A*A.
+
+    Args:
+        normal: x -> A* A x.
+        like: an image batch whose shape, dtype and device the iterates take.
+        rtol: stop once an iteration changes the estimate by less than this fraction. The estimate never
+            exceeds ||A||; it may fall short by more than rtol where the leading singular values cluster.
+        max_iter: at most so many applications of A*A.
+        generator: draws the start, on the device of `like`; None: one seeded with 0, so that calls agree.
+    """
+    if generator is None:
+        generator = torch.Generator(device=like.device).manual_seed(0)
+    x = torch.randn(like.shape, dtype=like.dtype, device=like.device, generator=generator)
+    norm = 0.0
+    for _ in range(max_iter):
+        x = x / torch.linalg.vector_norm(x)
+        x_new = normal(x)
+        # The Rayleigh quotient converges twice as fast as the norm of the iterate.
+        norm_old, norm = norm, float(torch.real(x.conj() * x_new).sum().clamp(min=0).sqrt())
+        x = x_new
+        if norm == 0 or abs(norm - norm_old) <= rtol * norm:
+            break
+    return norm
+
+
+@torch.no_grad()
+def adjoint_gap(A: LinearMap, A_adjoint: LinearMap, x: Tensor, y: Tensor) -> float:
+    """Return |<A x, y> - <x, A* y>| / (||A x|| ||y||), zero for an exact adjoint.
+
+    >>> adjoint_gap(lambda x: 2 * x, lambda y: 3 * y, torch.ones(1, 4), torch.ones(1, 4))
+    0.5
+    """
+    Ax, Aty = A(x), A_adjoint(y)
+    gap = torch.vdot(Ax.flatten(), y.flatten()) - torch.vdot(x.flatten(), Aty.flatten())
+    return float(gap.abs() / (torch.linalg.vector_norm(Ax) * torch.linalg.vector_norm(y)))

@@ -1,0 +1,73 @@
+"""What the solver asks of its guests: structural types, so that foreign objects fit without inheriting.
+
+Every deepinv `LinearPhysics` is an `Operator` and every deepinv denoiser is a `Denoiser`, as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+__all__ = ["BoundDataTerm", "DataTerm", "Denoiser", "Operator", "Preconditioner", "Step"]
+
+Step = Callable[[Tensor, Tensor], Tensor]
+"""The x-update h(v, alpha) = argmin_x f(x) + alpha/2 ||x - v||^2."""
+
+Preconditioner = Callable[[Tensor, Tensor], Tensor]
+"""M(r, alpha), symmetric positive definite and close to (A*WA + alpha)^-1 r."""
+
+
+@runtime_checkable
+class Operator(Protocol):
+    """A linear map with its exact adjoint.
+
+    Looked up where they exist: `A_adjoint_A(x)`; `data_step(y, weights) -> Step | None`;
+    `preconditioner(weights) -> Preconditioner | None`; `fbp(y)`, a direct inverse for the first iterate;
+    `estimate_noise(y) -> float`, where second differences of y would mislead.
+    """
+
+    def A(self, x: Tensor, /) -> Any:
+        """Map images (B, C, H, W) to measurements."""
+
+    def A_adjoint(self, y: Any, /) -> Tensor:
+        """Map measurements to images by the exact adjoint."""
+
+
+class Denoiser(Protocol):
+    """Removes white Gaussian noise; may have `sigma_range`, the (low, high) it was made for."""
+
+    def __call__(self, x: Tensor, sigma: float, /) -> Tensor:
+        """Denoise images x (B, C, H, W) whose noise has standard deviation sigma, in units of x."""
+
+
+class BoundDataTerm(Protocol):
+    """A data term f with its operator and measurements: what one solve needs to know of them."""
+
+    back_projection: Tensor
+    """The adjoint applied to the (weighted) measurements; an image, whose shape the unknown has."""
+    inner_iterations: int
+    """Inner iterations of the last x-update; 0 for a closed form."""
+
+    def __call__(self, v: Tensor, alpha: Tensor, /) -> Tensor:
+        """Return argmin_x f(x) + alpha/2 ||x - v||^2."""
+
+    def initial(self) -> Tensor:
+        """Return a first estimate of the image from the measurements alone."""
+
+    def curvature(self) -> float:
+        """Return the largest curvature of f, which sets the last noise level: sigma_K = curvature^(-1/2)."""
+
+    def misfit(self, x: Tensor, /) -> float:
+        """Return the misfit of x per measurement, about 1 where x explains the data up to their noise."""
+
+
+class DataTerm(Protocol):
+    """What `solve(data_term=...)` takes: options, not yet bound to an operator and measurements."""
+
+    needs_noise_std: bool
+    """Whether the noise level enters; False where the counts carry their own noise."""
+
+    def bind(self, operator: Operator, y: Any, weights: Tensor) -> BoundDataTerm:
+        """Bind the term to an operator, measurements and weights 1/noise_std^2 (0-dim, or broadcasting to y)."""

@@ -1,0 +1,56 @@
+"""How the denoiser's noise level falls and what weight the coupling gets with it.
+
+sigma_k is log-spaced from sigma_max to sigma_min and then held (Zhang et al. 2021, "Plug-and-Play Image
+Restoration with Deep Denoiser Prior", section 4.2); with measurements whitened by W = 1/noise_std^2 their
+alpha_k = lambda sigma_noise^2 / sigma_k^2, lambda = 0.23, reads alpha_k = 0.23 strength / sigma_k^2: W already
+holds the noise.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+__all__ = ["COUPLING", "Schedule", "coupling"]
+
+COUPLING = 0.23
+"""lambda of Zhang et al. 2021, table 2 and section 4.2."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Noise levels sigma_k, log-spaced over n_iter iterations and held at sigma_min afterwards.
+
+    Args:
+        sigma_max: first noise level, in units of x.
+        sigma_min: last noise level, in units of x; at most sigma_max.
+        n_iter: iterations from the first to the last; with 1, sigma_min is used from the start.
+
+    >>> [round(Schedule(0.8, 0.1, n_iter=4)(k), 6) for k in range(6)]
+    [0.8, 0.4, 0.2, 0.1, 0.1, 0.1]
+    """
+
+    sigma_max: float
+    sigma_min: float
+    n_iter: int = 20
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sigma_min <= self.sigma_max < math.inf:
+            raise ValueError(
+                f"Schedule: expected 0 < sigma_min <= sigma_max, got sigma_max={self.sigma_max!r}, "
+                f"sigma_min={self.sigma_min!r}; both are standard deviations in units of x"
+            )
+        if isinstance(self.n_iter, bool) or not isinstance(self.n_iter, int) or self.n_iter < 1:
+            raise ValueError(f"Schedule: n_iter must be an integer of at least 1, got {self.n_iter!r}")
+
+    def __call__(self, k: int) -> float:
+        """Return the noise level of iteration k = 0, 1, ..., in units of x."""
+        if k >= self.n_iter - 1:
+            return self.sigma_min
+        fraction = k / (self.n_iter - 1)
+        return math.exp((1 - fraction) * math.log(self.sigma_max) + fraction * math.log(self.sigma_min))
+
+
+def coupling(sigma: float, strength: float = 1.0) -> float:
+    """Return alpha = 0.23 strength / sigma^2, in 1/units of x squared."""
+    return COUPLING * strength / sigma**2

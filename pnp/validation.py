@@ -1,0 +1,212 @@
+"""The checks of `solve`: each says argument, expected, got and remedy, in under 400 characters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .protocols import Denoiser
+from .schedules import Schedule
+
+__all__ = [
+    "as_bounds",
+    "as_initial",
+    "as_levels",
+    "as_measurements",
+    "as_weights",
+    "broadcasts",
+    "check_device",
+    "check_number",
+    "guard_denoiser",
+    "short",
+]
+
+_FLOATS = (torch.float32, torch.float64, torch.complex64, torch.complex128)
+
+
+def short(error: object, limit: int = 160) -> str:
+    """Return the first line of a message, shortened so that ours stays a sentence.
+
+    >>> short("a long message\\nwith a second line", limit=8)
+    'a lon...'
+    """
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return line if len(line) <= limit else line[: limit - 3] + "..."
+
+
+def check_number(
+    name: str, value: Any, *, above: float, integer: bool = False, or_equal: bool = False, caller: str = "solve"
+) -> Any:
+    """Return a finite real number above (or equal to) a limit.
+
+    >>> check_number("strength", 2, above=0)
+    2
+    """
+    kind = "an integer" if integer else "a finite number"
+    want = f"{kind} {'>=' if or_equal else '>'} {above:g}"
+    types = (int, np.integer) if integer else (int, float, np.integer, np.floating)
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, types):
+        raise TypeError(f"{caller}: {name} must be {want}, got {short(repr(value), 60)} ({type(value).__name__})")
+    if not math.isfinite(value) or value < above or (value == above and not or_equal):
+        raise ValueError(f"{caller}: {name} must be {want}, got {value!r}")
+    return value
+
+
+def as_tensor(name: str, value: Any, device: torch.device | None = None) -> Tensor:
+    """Return a floating tensor holding an array's values; an array is copied, a tensor is not."""
+    if isinstance(value, np.ndarray):
+        if value.dtype.newbyteorder("=").name not in ("float32", "float64", "complex64", "complex128"):
+            raise TypeError(
+                f"solve: {name} must be float32 or float64, got an array of {value.dtype}; use {name}.astype('float32')"
+            )
+        # A copy in native byte order: FITS arrays are big-endian, and read-only arrays make torch warn.
+        native = torch.from_numpy(value.astype(value.dtype.newbyteorder("="), order="C", copy=True))
+        return native if device is None else native.to(device)
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"solve: {name} must be a torch.Tensor or numpy array, got {type(value).__name__}; "
+            f"use np.asarray({name}, float)"
+        )
+    if value.dtype not in _FLOATS:
+        raise TypeError(f"solve: {name} must be float32 or float64, got {value.dtype}; use {name}.float()")
+    if device is not None and value.device != device:
+        raise ValueError(f"solve: {name} is on {value.device}, y on {device}; move one, e.g. {name}.to(y.device)")
+    return value.detach()
+
+
+def broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    """Return whether an array of one shape broadcasts to another without enlarging it.
+
+    >>> broadcasts((5, 1), (2, 5, 7)), broadcasts((2, 5, 7), (5, 7))
+    (True, False)
+    """
+    return len(shape) <= len(to) and all(n in (1, m) for n, m in zip(shape[::-1], to[::-1], strict=False))
+
+
+def as_measurements(y: Any) -> tuple[Any, bool]:
+    """Return y as a tensor and whether it came as a numpy array; a list of tensors (stacked operators) passes."""
+    if not isinstance(y, (Tensor, np.ndarray, list, tuple, str)) and hasattr(y, "__getitem__"):
+        parts = [part for part in y if isinstance(part, Tensor)]  # deepinv's TensorList, opaque from here on
+        if len(parts) == len(y) > 0:
+            if not all(bool(part.isfinite().all()) for part in parts):
+                raise ValueError("solve: y must be finite, got NaN or infinity in a list of measurements; remove it")
+            return y, False
+    tensor = as_tensor("y", y)
+    if tensor.numel() == 0:
+        raise ValueError(f"solve: y must not be empty, got shape {tuple(tensor.shape)}")
+    return tensor, isinstance(y, np.ndarray)
+
+
+def as_weights(noise_std: Any, y: Any) -> Tensor:
+    """Return W = 1/noise_std^2, 0-dim or broadcasting to y, and 0 where noise_std is infinite."""
+    like = y if isinstance(y, Tensor) else next(iter(y))
+    real = torch.real(like).dtype
+    if isinstance(noise_std, (bool, str)):
+        raise TypeError(f"solve: noise_std must be a positive number or an array like y, got {noise_std!r}")
+    if isinstance(noise_std, (int, float, np.integer, np.floating)):
+        std = torch.tensor(float(noise_std), dtype=real, device=like.device)
+    else:
+        std = as_tensor("noise_std", noise_std, device=like.device).to(real)
+    if std.ndim:
+        shape = tuple(y.shape) if isinstance(y, Tensor) else ()
+        if not broadcasts(tuple(std.shape), shape):
+            raise ValueError(
+                f"solve: noise_std must be a scalar or broadcast to y {shape}, got {tuple(std.shape)}; "
+                "give one standard deviation for each measurement"
+            )
+    if bool(std.isnan().any()) or bool((std <= 0).any()):
+        raise ValueError(
+            f"solve: noise_std must be positive, got {float(std.min()):.4g}; it is a standard deviation in units of y, "
+            "infinity marks a measurement without information"
+        )
+    weights = std**-2
+    if not bool(weights.isfinite().all()):
+        raise ValueError(
+            f"solve: noise_std must be above {torch.finfo(real).tiny ** 0.5:.1g} for {real}, "
+            f"got {float(std.min()):.4g}; rescale y and noise_std"
+        )
+    if not bool((weights > 0).any()):
+        raise ValueError("solve: noise_std is infinite everywhere, so y carries no information; give finite values")
+    return weights
+
+
+def check_device(name: str, guest: object, device: torch.device) -> None:
+    """Check that a module's weights, if it is one and has any, are where y is."""
+    if isinstance(guest, nn.Module):
+        held = next((t for t in (*guest.parameters(), *guest.buffers())), None)
+        if held is not None and held.device != device:
+            raise ValueError(
+                f"solve: {name} is on {held.device}, y on {device}; move one, e.g. {name}.to({str(device)!r})"
+            )
+
+
+def as_levels(schedule: Any) -> Callable[[int], float]:
+    """Return k -> sigma_k for a Schedule, a callable, or a sequence of levels whose last one is held."""
+    if callable(schedule):
+        return schedule  # type: ignore[no-any-return]
+    if isinstance(schedule, (Sequence, np.ndarray)) and not isinstance(schedule, str) and len(schedule):
+        levels = [float(check_number("schedule", s, above=0)) for s in schedule]
+        return lambda k: levels[min(k, len(levels) - 1)]
+    raise TypeError(
+        f"solve: schedule must be a {Schedule.__name__}, a sequence of noise levels or a function k -> sigma_k, "
+        f"got {short(repr(schedule), 60)}"
+    )
+
+
+def as_bounds(bounds: Any) -> tuple[float | None, float | None]:
+    """Return (low, high), None where there is no limit."""
+    if bounds is None:
+        return None, None
+    if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
+        raise TypeError(f"solve: bounds must be (low, high), e.g. (0, None), got {short(repr(bounds), 60)}")
+    for value in bounds:
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float, np.number))):
+            raise TypeError(f"solve: bounds must hold numbers or None, got {short(repr(bounds), 60)}")
+    low, high = (None if value is None else float(value) for value in bounds)
+    if (low is not None and math.isnan(low)) or (high is not None and math.isnan(high)):
+        raise ValueError(f"solve: bounds must not be NaN, got {bounds!r}; use None for no bound")
+    if low is not None and high is not None and not low < high:
+        raise ValueError(f"solve: bounds must be (low, high) with low < high, got {bounds!r}")
+    return low, high
+
+
+def as_initial(x0: Any, like: Tensor) -> Tensor:
+    """Return a given first estimate in the shape, dtype and device of the unknown."""
+    x = as_tensor("x0", x0, device=like.device)
+    if x.shape != like.shape:
+        raise ValueError(
+            f"solve: x0 must have the image shape {tuple(like.shape)}, as A_adjoint(y) has, got {tuple(x.shape)}"
+        )
+    if not bool(x.isfinite().all()):
+        raise ValueError("solve: x0 must be finite, got NaN or infinity; replace them, e.g. torch.nan_to_num(x0)")
+    return x.to(like.dtype)
+
+
+def guard_denoiser(denoiser: Denoiser, low: float | None, high: float | None) -> Callable[[Tensor, float], Tensor]:
+    """Return D(x, sigma) that answers in x's shape and dtype and within the bounds, or explains what went wrong."""
+
+    def denoise(x: Tensor, sigma: float) -> Tensor:
+        z = denoiser(x, sigma)
+        if not isinstance(z, Tensor):
+            raise TypeError(f"solve: denoiser must return a torch.Tensor, got {type(z).__name__}")
+        if z.shape != x.shape:
+            raise ValueError(
+                f"solve: denoiser must keep the shape {tuple(x.shape)}, got {tuple(z.shape)}; check its channels, "
+                "or pad and crop inside it"
+            )
+        if not bool(z.isfinite().all()):
+            real = torch.real(x)
+            raise ValueError(
+                f"solve: denoiser returned NaN or infinity at sigma = {sigma:.4g} for an input in "
+                f"[{float(real.min()):.4g}, {float(real.max()):.4g}], expected finite values; check its weights and "
+                "the range of sigma it was made for"
+            )
+        z = z.to(x.dtype)
+        return z if low is None and high is None else z.clamp(low, high)
+
+    return denoise

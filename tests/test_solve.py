@@ -1,0 +1,443 @@
+"""solve(): fixed points against dense closed forms, the schedule, stopping, interruption, containers, Poisson."""
+
+from __future__ import annotations
+
+import io
+import math
+from contextlib import redirect_stderr, redirect_stdout
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import optimize
+from torch import Tensor
+from toys import SHAPE, Diagonal, Linear, Matrix, rand, smooth
+
+from pnp import LeastSquares, Poisson, Schedule, State, Stop, admm, estimate_noise_std, hqs, solve
+from pnp.schedules import coupling
+
+N = SHAPE[0] * SHAPE[1]
+EXACT = LeastSquares(rtol=1e-12, max_iter=500)
+
+
+def rel(a: Any, b: Any) -> float:
+    a, b = torch.as_tensor(a), torch.as_tensor(b)
+    return float((a - b).norm() / b.norm())
+
+
+def image() -> Tensor:
+    rows, columns = torch.meshgrid(torch.arange(32.0), torch.arange(40.0), indexing="ij")
+    disc = ((rows - 14) ** 2 + (columns - 22) ** 2 < 80).double()
+    return (disc + columns.double() / 80)[None, None]
+
+
+# Fixed points
+
+
+@pytest.mark.parametrize("noise", ["scalar", "array"])
+def test_admm_with_a_linear_denoiser_reaches_the_dense_minimiser(noise: str) -> None:
+    operator, D = Matrix(rand(30, N, seed=2)), Linear(N)
+    y = rand(2, 1, 30, seed=3)
+    std = torch.tensor(0.5, dtype=y.dtype) if noise == "scalar" else 0.5 + rand(30, seed=4).abs()
+    sigma, strength = 0.2, 0.5
+    found = solve(
+        operator, y, D, noise_std=std, schedule=[sigma], strength=strength, max_iter=3000, rtol=1e-11, data_term=EXACT
+    )
+    # D = prox of R/alpha with the Hessian of R = alpha (S^-1 - 1).
+    alpha, eye = coupling(sigma, strength), torch.eye(N, dtype=y.dtype)
+    WA = operator.M / std.expand(30)[:, None] ** 2
+    truth = torch.linalg.solve(operator.M.T @ WA + alpha * (torch.linalg.inv(D.S) - eye), WA.T @ y.flatten(1).T)
+    assert found.stop is Stop.CONVERGED
+    assert rel(found.x.flatten(1).T, truth) < 1e-8
+
+
+def test_hqs_with_a_linear_denoiser_reaches_its_dense_fixed_point() -> None:
+    operator, D = Matrix(rand(30, N, seed=2)), Linear(N)
+    y = rand(1, 1, 30, seed=3)
+    found = solve(
+        operator, y, D, noise_std=1.0, algorithm="hqs", schedule=[0.3], max_iter=3000, rtol=1e-12, data_term=EXACT
+    )
+    alpha, eye = coupling(0.3), torch.eye(N, dtype=y.dtype)
+    H = operator.M.T @ operator.M + alpha * eye
+    truth = torch.linalg.solve(
+        eye - alpha * D.S @ torch.linalg.inv(H), D.S @ torch.linalg.solve(H, operator.M.T @ y[0, 0])
+    )
+    assert found.stop is Stop.CONVERGED
+    assert rel(found.x.flatten(), truth) < 1e-8
+
+
+def test_the_dual_is_rescaled_when_alpha_changes() -> None:
+    # At a fixed point alpha u is the gradient of R, whatever alpha: only then does a changed alpha leave x alone.
+    M, y, R = rand(30, N, seed=2), rand(1, 1, 30, seed=3), torch.diag(rand(N, seed=6).abs() + 0.1)
+    operator = Matrix(M)
+    truth = torch.linalg.solve(M.T @ M + R, M.T @ y[0, 0]).reshape(1, 1, *SHAPE)
+    h = EXACT.bind(operator, y, torch.ones((), dtype=y.dtype))
+
+    def prox(v: Tensor, alpha: float) -> Tensor:  # sigma carries alpha here
+        return torch.linalg.solve(R + alpha * torch.eye(N, dtype=y.dtype), alpha * v.flatten()).reshape(v.shape)
+
+    states = list(admm(h, prox, torch.zeros_like(truth), [(2.0, 2.0)] * 1500 + [(9.0, 9.0)] * 3))
+    assert rel(states[1499].z, truth) < 1e-9
+    assert rel(states[-1].z, truth) < 1e-9
+
+
+def test_the_x_update_is_optimal_and_uses_the_closed_form_where_there_is_one() -> None:
+    d, y, v = rand(*SHAPE, seed=1), rand(2, 1, *SHAPE, seed=2), rand(2, 1, *SHAPE, seed=3)
+    weights, alpha = rand(*SHAPE, seed=4).abs(), torch.tensor(0.7, dtype=y.dtype)
+    closed = Diagonal(d)
+    plain = Matrix(torch.diag(d.flatten()))
+    h, g = EXACT.bind(closed, y, weights), EXACT.bind(plain, y.flatten(2), weights.flatten())
+    x = h(v, alpha)
+    gradient = d * weights * (d * x - y) + alpha * (x - v)
+    assert gradient.norm() < 1e-12 * y.norm()
+    assert h.inner_iterations == 0
+    assert rel(g(v, alpha), x) < 1e-10
+    assert g.inner_iterations > 0
+
+
+def test_cg_is_warm_started() -> None:
+    operator, y = Matrix(rand(30, N, seed=2)), rand(1, 1, 30, seed=3)
+    found = solve(operator, y, Linear(N), noise_std=0.5, schedule=[0.5], max_iter=30, rtol=0)
+    inner = found.history["inner"]
+    assert inner[-1] < 0.7 * inner[0]
+
+
+def test_unrolled_iterations_are_differentiable() -> None:
+    M, y = rand(5, 6, seed=2).requires_grad_(), rand(1, 1, 5, seed=3).requires_grad_()
+
+    def unrolled(M: Tensor, y: Tensor) -> Tensor:
+        h = LeastSquares(rtol=1e-13, max_iter=50).bind(Matrix(M, (2, 3)), y, torch.ones((), dtype=y.dtype))
+        z = torch.zeros(1, 1, 2, 3, dtype=y.dtype)
+        return [s.z for s in admm(h, smooth, z, [(0.5, 1.0), (0.4, 1.5), (0.4, 1.5)])][-1]
+
+    assert torch.autograd.gradcheck(unrolled, (M, y))
+
+
+# Schedule, weights, bounds
+
+
+def test_the_default_schedule_falls_to_the_noise_level_and_respects_the_range_of_the_denoiser() -> None:
+    x = image()
+    y = x + 0.05 * rand(*x.shape, seed=1)
+    identity = Diagonal(torch.ones(1, 1))
+    found = solve(identity, y, smooth, noise_std=0.05, rtol=0)
+    sigma, alpha = np.array(found.history["sigma"]), np.array(found.history["alpha"])
+    assert found.n_iter == 24 and found.stop is Stop.MAX_ITER
+    assert sigma[-5] == sigma[-1] == pytest.approx(0.05, rel=0.01)  # ||A*WA||^(-1/2)
+    robust = np.quantile(y.numpy(), [0.01, 0.99])
+    assert sigma[0] == pytest.approx((robust[1] - robust[0]) / 5, rel=0.05)
+    assert np.all(np.diff(sigma[:20]) < 0)
+    assert alpha == pytest.approx(0.23 / sigma**2)
+
+    class Narrow:
+        sigma_range = (0.08, 0.2)
+
+        def __call__(self, x: Tensor, sigma: float) -> Tensor:
+            assert 0.08 <= sigma <= 0.2
+            return smooth(x, sigma)
+
+    narrow = solve(identity, y, Narrow(), noise_std=0.05)
+    assert (narrow.history["sigma"][0], narrow.history["sigma"][-1]) == pytest.approx((0.2, 0.08))
+
+
+def test_schedules_may_be_given() -> None:
+    y = image()
+    A = Diagonal(torch.ones(1, 1))
+    for schedule in (Schedule(0.4, 0.1, n_iter=3), [0.4, 0.2, 0.1], lambda k: max(0.4 * 0.5**k, 0.1)):
+        found = solve(A, y, smooth, noise_std=0.1, schedule=schedule, max_iter=5, rtol=0)
+        assert found.history["sigma"] == pytest.approx([0.4, 0.2, 0.1, 0.1, 0.1])
+
+
+def test_strength_is_the_weight_of_the_prior() -> None:
+    y = image() + 0.1 * rand(1, 1, 32, 40, seed=2)
+
+    def roughness(strength: float) -> float:
+        x = solve(Diagonal(torch.ones(1, 1)), y, smooth, noise_std=0.1, strength=strength).x
+        return float((x - smooth(x, 0)).norm())
+
+    assert roughness(10) < roughness(1) < roughness(0.1)
+
+
+@pytest.mark.parametrize("algorithm", ["admm", "hqs"])
+def test_the_answer_scales_with_the_units(algorithm: str) -> None:
+    operator, y = Matrix(rand(30, N, seed=2)), rand(1, 1, 30, seed=3)
+    plain = solve(operator, y, Linear(N), noise_std=0.3, algorithm=algorithm)
+    for c in (1e-6, 1e5):
+        scaled = solve(operator, c * y, Linear(N), noise_std=c * 0.3, algorithm=algorithm)
+        assert rel(scaled.x / c, plain.x) < 1e-6
+        assert scaled.n_iter == plain.n_iter
+        assert scaled.misfit == pytest.approx(plain.misfit)
+        brighter = solve(Matrix(operator.M / c), y, Linear(N), noise_std=0.3, algorithm=algorithm)
+        assert rel(brighter.x / c, plain.x) < 1e-6
+
+
+def test_infinite_noise_leaves_measurements_out_and_lets_them_be_nan() -> None:
+    M, y = rand(30, N, seed=2), rand(1, 1, 30, seed=3)
+    dead = torch.zeros(30, dtype=torch.bool)
+    dead[[0, 7, 29]] = True
+    y_bad, std = y.clone(), torch.full((30,), 0.5, dtype=y.dtype)
+    x0 = torch.zeros(1, 1, *SHAPE, dtype=y.dtype)
+    y_bad[..., dead], std[dead] = torch.tensor([math.nan, math.inf, 1e30], dtype=y.dtype), math.inf
+    found = solve(Matrix(M), y_bad, Linear(N), noise_std=std, x0=x0, schedule=[0.5], max_iter=10, data_term=EXACT)
+    without = solve(
+        Matrix(M[~dead]), y[..., ~dead], Linear(N), noise_std=0.5, x0=x0, schedule=[0.5], max_iter=10, data_term=EXACT
+    )
+    assert rel(found.x, without.x) < 1e-8
+    assert found.misfit == pytest.approx(without.misfit)
+    assert torch.equal(found.noise_std, std)
+    assert not found.noise_estimated and without.noise_std == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("algorithm", ["admm", "hqs"])
+def test_bounds_hold_in_every_iterate(algorithm: str) -> None:
+    y = image() + 0.5 * rand(1, 1, 32, 40, seed=2)
+    seen: list[State] = []
+    found = solve(
+        Diagonal(torch.ones(1, 1)),
+        y,
+        smooth,
+        noise_std=0.5,
+        bounds=(0.1, 0.9),
+        algorithm=algorithm,
+        callback=seen.append,
+    )
+    free = solve(Diagonal(torch.ones(1, 1)), y, smooth, noise_std=0.5, algorithm=algorithm)
+    assert free.x.min() < 0.1 and free.x.max() > 0.9
+    assert len(seen) == found.n_iter
+    assert all(s.z.min() >= 0.1 and s.z.max() <= 0.9 for s in seen)
+    half_open = solve(Diagonal(torch.ones(1, 1)), y, smooth, noise_std=0.5, bounds=(0.1, None), algorithm=algorithm)
+    assert half_open.x.min() >= 0.1 and half_open.x.max() > 0.9
+
+
+def test_exact_data_stay_well_posed() -> None:
+    mask = (rand(32, 40, seed=9) > -0.5).double()
+    x = image()
+    for std in (1e-12, 1e-30):
+        found = solve(Diagonal(mask), mask * x, smooth, noise_std=std, x0=mask * x)
+        assert found.x.isfinite().all()
+        assert rel(mask * found.x, mask * x) < 0.1
+        assert found.noise_std > std  # raised, and it says so
+
+
+def test_an_unmeasured_constant_starts_at_the_mean_of_the_measured() -> None:
+    mask = (rand(32, 40, seed=9) > 0).double()
+    h = LeastSquares().bind(Diagonal(mask), mask * (5 + image()), torch.tensor(100.0))
+    x = h.initial()
+    hole, seen = x[0, 0][mask == 0], x[0, 0][mask == 1]
+    assert hole.std() < 1e-6
+    assert float(hole.mean()) == pytest.approx(float(seen.mean()), rel=1e-3)
+
+
+# Noise
+
+
+def test_noise_is_estimated_within_the_measured_and_reported() -> None:
+    x = image().repeat_interleave(8, -1).repeat_interleave(8, -2)
+    y = x + 0.05 * rand(*x.shape, seed=1)
+    assert estimate_noise_std(y) == pytest.approx(0.05, rel=0.05)
+    assert estimate_noise_std(1e-9 * y) == pytest.approx(5e-11, rel=0.05)
+    mask = (rand(*x.shape, seed=2) > 0).double()
+    assert estimate_noise_std(mask * y) == pytest.approx(0.05, rel=0.1)
+    found = solve(Diagonal(torch.ones(1, 1)), y, smooth, max_iter=2)
+    assert found.noise_estimated and found.noise_std == pytest.approx(0.05, rel=0.05)
+
+    class Knowing(Diagonal):
+        def estimate_noise(self, y: Tensor) -> float:
+            return 0.125
+
+    assert solve(Knowing(torch.ones(1, 1)), y, smooth, max_iter=2).noise_std == pytest.approx(0.125)
+
+
+def test_misfit_is_one_for_the_truth() -> None:
+    x = image().repeat(1, 1, 4, 4)
+    y = x + 0.05 * rand(*x.shape, seed=1)
+    step = LeastSquares().bind(Diagonal(torch.ones(1, 1)), y, torch.tensor(0.05**-2))
+    assert step.misfit(x) == pytest.approx(1, rel=0.02)
+
+
+# Stopping
+
+
+def test_convergence_is_tested_only_at_the_last_noise_level() -> None:
+    y = image()
+    found = solve(Diagonal(torch.ones(1, 1)), y, lambda x, sigma: x, noise_std=0.01, max_iter=200)
+    assert found.stop is Stop.CONVERGED
+    assert found.n_iter > 20  # the identity has converged long before sigma has
+    assert found.history["primal"][-1] <= 1e-3 and found.history["dual"][-1] <= 1e-3
+    assert {len(values) for values in found.history.values()} == {found.n_iter}
+    tighter = solve(Diagonal(torch.ones(1, 1)), y, smooth, noise_std=0.01, max_iter=500, rtol=1e-6)
+    looser = solve(Diagonal(torch.ones(1, 1)), y, smooth, noise_std=0.01, max_iter=500, rtol=1e-2)
+    assert tighter.n_iter > looser.n_iter
+
+
+def test_the_callback_sees_states_and_stops() -> None:
+    seen: list[State] = []
+
+    def third(state: State) -> bool:
+        seen.append(state)
+        return state.k == 3
+
+    found = solve(Diagonal(torch.ones(1, 1)), image(), smooth, noise_std=0.1, callback=third)
+    assert found.stop is Stop.CALLBACK and found.n_iter == 3
+    assert [s.k for s in seen] == [1, 2, 3]
+    assert torch.equal(found.x, seen[-1].z)
+    assert torch.allclose(seen[2].u, seen[1].u * (seen[1].alpha / seen[2].alpha) + seen[2].x - seen[2].z)
+
+
+@pytest.mark.parametrize("at", [1, 4])
+def test_ctrl_c_keeps_the_last_iterate(at: int) -> None:
+    y, calls, seen = image(), [0], []
+
+    def interrupted(x: Tensor, sigma: float) -> Tensor:
+        calls[0] += 1
+        if calls[0] == at:
+            raise KeyboardInterrupt
+        return smooth(x, sigma)
+
+    found = solve(Diagonal(torch.ones(1, 1)), y, interrupted, noise_std=0.1, callback=lambda s: seen.append(s.z))
+    assert found.stop is Stop.INTERRUPTED and found.n_iter == len(seen) == at - 1
+    assert rel(found.x, y) < 0.1  # before the first iteration: the first estimate
+    assert not seen or torch.equal(found.x, seen[-1])
+
+
+def test_divergence_returns_the_last_sound_iterate() -> None:
+    found = solve(
+        Diagonal(torch.ones(1, 1)), image(), lambda x, s: -30 * x, noise_std=0.1, schedule=[0.01], max_iter=200
+    )
+    assert found.stop is Stop.DIVERGED
+    assert 0 < found.n_iter < 200
+    assert found.x.isfinite().all() and len(found.history["sigma"]) == found.n_iter
+
+
+def test_every_stop_is_a_sentence() -> None:
+    for stop in Stop:
+        assert str(stop)[0].isupper() and str(stop).endswith(".")
+
+
+# Containers
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", ">f4"])
+def test_numpy_in_numpy_out(dtype: str) -> None:
+    y = image().numpy().astype(dtype)
+    y.setflags(write=False)
+    found = solve(Diagonal(torch.ones(1, 1)), y, smooth, noise_std=np.full(y.shape, 0.1))
+    assert isinstance(found.x, np.ndarray) and isinstance(found.noise_std, np.ndarray)
+    assert found.x.dtype == np.dtype(dtype).newbyteorder("=")
+    tensor = torch.from_numpy(y.astype(found.x.dtype))
+    same = solve(Diagonal(torch.ones(1, 1)), tensor, smooth, noise_std=0.1)
+    assert rel(found.x, same.x) < 1e-5
+    assert same.x.dtype == tensor.dtype and not same.x.requires_grad
+
+
+def test_arguments_are_left_alone_and_runs_agree() -> None:
+    operator, y = Matrix(rand(30, N, seed=2)), rand(1, 1, 30, seed=3).requires_grad_()
+    copy, state = y.detach().clone(), torch.get_rng_state()
+    first, second = (solve(operator, y, Linear(N), noise_std=0.3) for _ in range(2))
+    assert torch.equal(first.x, second.x)
+    assert torch.equal(y, copy) and not first.x.requires_grad
+    assert torch.equal(state, torch.get_rng_state())
+    assert set(vars(operator)) == {"M", "shape"}
+
+
+def test_nothing_is_printed_unless_progress_is_asked_for_and_then_on_stderr() -> None:
+    for progress in (False, True):
+        out, err = io.StringIO(), io.StringIO()
+        with redirect_stdout(out), redirect_stderr(err):
+            solve(Diagonal(torch.ones(1, 1)), image(), smooth, noise_std=0.1, max_iter=3, progress=progress)
+        assert out.getvalue() == ""
+        assert ("3/3" in err.getvalue()) is progress
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    shape=st.tuples(*(st.integers(1, n) for n in (3, 3, 9, 9))),
+    algorithm=st.sampled_from(["admm", "hqs"]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_any_shape(shape: tuple[int, ...], algorithm: str, dtype: torch.dtype) -> None:
+    y = 3 + rand(*shape, seed=sum(shape), dtype=dtype)
+    found = solve(Diagonal(torch.ones(1, 1)), y, lambda x, sigma: x, noise_std=0.1, algorithm=algorithm, max_iter=60)
+    assert found.x.shape == y.shape and found.x.dtype == dtype
+    assert rel(found.x, y) < 0.02
+
+
+# Poisson
+
+
+def poisson_problem() -> tuple[Matrix, Tensor, float]:
+    M = rand(40, N, seed=2).abs()
+    truth = 5 * rand(N, seed=3).abs()
+    y = torch.poisson(M @ truth + 2.0, generator=torch.Generator().manual_seed(0))[None, None]
+    y[..., 5] = 0
+    return Matrix(M), y, 2.0
+
+
+def test_the_poisson_step_descends_to_the_dense_minimiser() -> None:
+    operator, y, r = poisson_problem()
+    v, alpha = 5 * rand(1, 1, *SHAPE, seed=7), torch.tensor(10.0, dtype=y.dtype)
+
+    def objective(x: Tensor) -> float:
+        expected = operator.A(x) + r
+        return float((expected - torch.xlogy(y, expected)).sum() + alpha / 2 * ((x - v) ** 2).sum())
+
+    h = Poisson(background=r, n_inner=1).bind(operator, y, torch.ones(()))
+    values = [objective(h.initial())] + [objective(h(v, alpha)) for _ in range(1500)]
+    assert all(b <= a + 1e-12 * abs(a) for a, b in pairwise(values))
+
+    def value_and_gradient(x: np.ndarray) -> tuple[float, np.ndarray]:
+        t = torch.from_numpy(x).reshape(v.shape)
+        expected = operator.A(t) + r
+        return objective(t), (operator.A_adjoint(1 - y / expected) + alpha * (t - v)).numpy().ravel()
+
+    dense = optimize.minimize(
+        value_and_gradient, np.ones(N), jac=True, method="L-BFGS-B", bounds=[(0, None)] * N,
+        options={"ftol": 1e-15, "gtol": 1e-10, "maxiter": 5000},
+    )  # fmt: skip
+    assert values[-1] == pytest.approx(dense.fun, rel=1e-9)
+    assert rel(h(v, alpha).flatten(), dense.x) < 1e-3
+    assert h(v, alpha).min() >= 0
+
+
+def test_the_poisson_step_does_not_cancel() -> None:
+    # Tiny alpha: the naive root -q + sqrt(q^2 + small) would be pure rounding in float32.
+    operator, y, r = poisson_problem()
+    alphas = [torch.tensor(1e-12, dtype=d) for d in (torch.float32, torch.float64)]
+    v = torch.zeros(1, 1, *SHAPE, dtype=torch.float64)
+    single, double = (
+        Poisson(background=r).bind(operator, y.to(a.dtype), torch.ones(()))(v.to(a.dtype), a) for a in alphas
+    )
+    assert rel(single.double(), double) < 1e-4
+
+
+def test_poisson_solve_beats_nothing_but_the_counts() -> None:
+    x = 20 * (0.2 + image())
+    y = torch.poisson(x, generator=torch.Generator().manual_seed(1))
+    found = solve(Diagonal(torch.ones(1, 1)), y, smooth, data_term=Poisson(), bounds=(0, None))
+    assert found.noise_std is None and not found.noise_estimated
+    assert (found.x - x).norm() < 0.8 * (y - x).norm()
+    assert found.misfit < 1.2
+    again = solve(Diagonal(torch.full((1, 1), 1e-3)), y, smooth, data_term=Poisson(), bounds=(0, None))
+    assert rel(again.x / 1e3, found.x) < 1e-6  # counts have no units, x has
+
+
+def test_poisson_pixels_and_measurements_out_of_sight_stay_finite() -> None:
+    M = rand(40, N, seed=2).abs()
+    M[:, 3], M[7] = 0, 0  # a pixel no detector sees, a detector that sees no pixel but counted
+    y = torch.full((1, 1, 40), 3.0, dtype=M.dtype)
+    found = solve(Matrix(M), y, smooth, data_term=Poisson(), bounds=(0, None), max_iter=5)
+    assert found.x.isfinite().all()
+
+
+def test_hqs_is_admm_without_its_dual() -> None:
+    operator, y = Matrix(rand(30, N, seed=2)), rand(1, 1, 30, seed=3)
+    levels = [(0.5, 2.0), (0.4, 3.0)]
+    z = torch.zeros(1, 1, *SHAPE, dtype=y.dtype)
+    (h1, h2) = (EXACT.bind(operator, y, torch.ones((), dtype=y.dtype)) for _ in range(2))
+    first_admm, first_hqs = next(iter(admm(h1, smooth, z, levels))), next(iter(hqs(h2, smooth, z, levels)))
+    assert torch.equal(first_admm.z, first_hqs.z)
+    assert torch.equal(first_hqs.u, torch.zeros_like(z))
