@@ -1,0 +1,18 @@
+"""Files in and out: images in common formats, measurements and results in one HDF5 layout."""
+
+from .atomic import atomic, check_output
+from .hdf5 import Measurements, SavedResult, read_measurements, read_result, write_measurements, write_result
+from .images import read_image, write_image
+
+__all__ = [
+    "Measurements",
+    "SavedResult",
+    "atomic",
+    "check_output",
+    "read_image",
+    "read_measurements",
+    "read_result",
+    "write_image",
+    "write_measurements",
+    "write_result",
+]

@@ -1,0 +1,295 @@
+"""Measurements and results in HDF5: one layout, described in docs/hdf5_layout.md.
+
+    /                attributes: format ("pnp measurements" | "pnp result"), format_version, version_*
+    /measurements    (B, C, ...), attribute units                         (measurements)
+    /image           (B, C, H, W)                                         (result)
+    /history/*       one value per iteration                              (result)
+    /operator        attribute name; parameters: scalars and tuples as attributes, arrays as datasets
+    /noise_std       scalar or an array that broadcasts against the measurements; infinity: no information
+    /reference       (B, C, H, W), optional
+
+Angles are stored with their unit, "rad" or "deg", and are read in radians.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from .atomic import atomic
+
+__all__ = ["Measurements", "SavedResult", "open_hdf5", "read_measurements", "read_result"]
+__all__ += ["write_measurements", "write_result"]
+
+Array = npt.NDArray[Any]
+FORMAT_VERSION = 1
+ANGLES = ("angles",)
+"""Names of operator parameters that are angles: they must state a unit."""
+_RADIANS = {"rad": 1.0, "deg": math.pi / 180}
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """What a file of measurements holds.
+
+    Attributes:
+        y: measurements (B, C, ...).
+        operator: the operator's name, a key of `operators.OPERATORS`, e.g. "radon".
+        parameters: the arguments of its constructor; angles in radians.
+        noise_std: noise standard deviation, a number or an array that broadcasts against y; None: not known.
+        reference: the true image (B, C, H, W) where it is known, for a figure of merit only.
+        units: unit of y, "1" where it has none.
+    """
+
+    y: Array
+    operator: str
+    parameters: dict[str, Any] = field(default_factory=dict)
+    noise_std: float | Array | None = None
+    reference: Array | None = None
+    units: str = "1"
+
+
+@dataclass(frozen=True)
+class SavedResult:
+    """What a file of a result holds.
+
+    Attributes:
+        x: the reconstruction (B, C, H, W).
+        operator: the operator's name, empty where none was stored.
+        parameters: the arguments of its constructor; angles in radians.
+        noise_std: noise standard deviation that was used, given or estimated.
+        history: one array per recorded quantity, a value per iteration.
+        reference: the true image where it is known.
+        attributes: stop (a sentence), n_iter, denoiser, command, versions, ...
+    """
+
+    x: Array
+    operator: str = ""
+    parameters: dict[str, Any] = field(default_factory=dict)
+    noise_std: float | Array | None = None
+    history: dict[str, Array] = field(default_factory=dict)
+    reference: Array | None = None
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+def write_measurements(
+    path: str | os.PathLike[str],
+    y: npt.ArrayLike,
+    *,
+    operator: str,
+    parameters: Mapping[str, Any],
+    noise_std: npt.ArrayLike | None = None,
+    reference: npt.ArrayLike | None = None,
+    units: str = "1",
+    overwrite: bool = False,
+) -> None:
+    """Write measurements and what is needed to invert them; the file appears whole or not at all.
+
+    Args:
+        path: the file to write.
+        y: measurements (B, C, ...), floating point.
+        operator: name of the operator, e.g. "radon".
+        parameters: the operator's constructor arguments, angles in radians.
+        noise_std: noise standard deviation, in the units of y: a scalar or an array that broadcasts against
+            y.
+        reference: the true image (B, C, H, W), if known.
+        units: unit of y.
+        overwrite: replace a file of that name.
+
+    Raises:
+        TypeError: a parameter that HDF5 cannot hold.
+        ValueError: a path that exists or cannot be written.
+    """
+    with _create(path, "pnp measurements", overwrite) as file:
+        _store(file, "measurements", y, units=units)
+        _write_problem(file, operator, parameters, noise_std, reference)
+
+
+def write_result(
+    path: str | os.PathLike[str],
+    x: npt.ArrayLike,
+    *,
+    operator: str = "",
+    parameters: Mapping[str, Any] | None = None,
+    noise_std: npt.ArrayLike | None = None,
+    history: Mapping[str, npt.ArrayLike] | None = None,
+    reference: npt.ArrayLike | None = None,
+    attributes: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write a reconstruction x (B, C, H, W) and how it was made; the file appears whole or not at all.
+
+    Args:
+        path: the file to write.
+        x: the reconstruction.
+        operator: name of the operator.
+        parameters: the operator's constructor arguments, angles in radians.
+        noise_std: noise standard deviation that was used.
+        history: a sequence of numbers per recorded quantity.
+        reference: the true image, if known.
+        attributes: further facts for the root: stop, n_iter, denoiser, command, ...
+        overwrite: replace a file of that name.
+
+    Raises:
+        TypeError: a parameter or attribute that HDF5 cannot hold.
+        ValueError: a path that exists or cannot be written.
+    """
+    with _create(path, "pnp result", overwrite) as file:
+        _store(file, "image", x)
+        for name, values in (history or {}).items():
+            _store(file, f"history/{name}", values)
+        _write_problem(file, operator, parameters or {}, noise_std, reference)
+        for name, value in (attributes or {}).items():
+            _set_attribute(file, name, value)
+
+
+def read_measurements(path: str | os.PathLike[str]) -> Measurements:
+    """Read a file of measurements.
+
+    Raises:
+        ValueError: the file is missing, unreadable or truncated, a dataset is missing, or a unit is wrong.
+    """
+    with open_hdf5(path) as file:
+        operator, parameters, noise_std, reference = _read_problem(path, file)
+        if not operator:
+            raise ValueError(f"{path}: /operator must have the attribute 'name', e.g. 'radon'; see docs/hdf5_layout.md")
+        y = _dataset(path, file, "measurements")
+        units = str(file["measurements"].attrs.get("units", "1"))
+        return Measurements(y, operator, parameters, noise_std, reference, units)
+
+
+def read_result(path: str | os.PathLike[str]) -> SavedResult:
+    """Read a file of a result.
+
+    Raises:
+        ValueError: the file is missing, unreadable or truncated, a dataset is missing, or a unit is wrong.
+    """
+    with open_hdf5(path) as file:
+        x = _dataset(path, file, "image")
+        operator, parameters, noise_std, reference = _read_problem(path, file)
+        history = {name: _dataset(path, file, f"history/{name}") for name in file.get("history", ())}
+        attributes = {name: _python(value) for name, value in file.attrs.items()}
+        return SavedResult(x, operator, parameters, noise_std, history, reference, attributes)
+
+
+@contextmanager
+def open_hdf5(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
+    """Open an HDF5 file for reading; whatever is wrong with it becomes one ValueError."""
+    if not Path(path).is_file():
+        raise ValueError(f"{path}: there is no such file; check the name")
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (OSError, RuntimeError, KeyError) as error:  # what h5py raises on a broken file
+        reason = " ".join(str(error).strip("'\"").split())[:160]
+        raise ValueError(f"{path} is not a readable HDF5 file (truncated or damaged?): {reason}") from error
+
+
+@contextmanager
+def _create(path: str | os.PathLike[str], kind: str, overwrite: bool) -> Iterator[h5py.File]:
+    with atomic(path, overwrite=overwrite) as part, h5py.File(part, "w") as file:
+        file.attrs["format"] = kind
+        file.attrs["format_version"] = FORMAT_VERSION
+        for package in ("pnp-local", "torch", "numpy"):
+            file.attrs[f"version_{package}"] = _version(package)
+        yield file
+
+
+def _write_problem(
+    file: h5py.File,
+    operator: str,
+    parameters: Mapping[str, Any],
+    noise_std: npt.ArrayLike | None,
+    reference: npt.ArrayLike | None,
+) -> None:
+    group = file.create_group("operator")
+    group.attrs["name"] = operator
+    for name, value in parameters.items():
+        if name in ANGLES:
+            _store(group, name, value, units="rad")
+        elif hasattr(value, "__array__"):
+            _store(group, name, value)
+        elif value is not None:  # None is the constructor's own default
+            _set_attribute(group, name, value)
+    for name, values in (("noise_std", noise_std), ("reference", reference)):
+        if values is not None:
+            _store(file, name, values)
+
+
+def _read_problem(
+    path: str | os.PathLike[str], file: h5py.File
+) -> tuple[str, dict[str, Any], float | Array | None, Array | None]:
+    if not isinstance(file.get("operator"), h5py.Group):
+        raise ValueError(f"{path} must have a group /operator, it holds {sorted(file)}; see docs/hdf5_layout.md")
+    group = file["operator"]
+    parameters: dict[str, Any] = {name: _python(value) for name, value in group.attrs.items() if name != "name"}
+    for name in group:
+        parameters[name] = _dataset(path, group, name)
+        if name in ANGLES:
+            units = group[name].attrs.get("units")
+            if units not in _RADIANS:
+                got = "none" if units is None else repr(units)
+                raise ValueError(f"{path}: /operator/{name} must have the attribute units 'rad' or 'deg', got {got}")
+            parameters[name] = parameters[name] * _RADIANS[units]
+    noise_std = _dataset(path, file, "noise_std") if "noise_std" in file else None
+    reference = _dataset(path, file, "reference") if "reference" in file else None
+    return (
+        str(group.attrs.get("name", "")),
+        parameters,
+        float(noise_std) if noise_std is not None and noise_std.ndim == 0 else noise_std,
+        reference,
+    )
+
+
+def _dataset(path: str | os.PathLike[str], group: h5py.Group, name: str) -> Array:
+    """Return a dataset's numbers, or say what the file holds instead."""
+    if not isinstance(group.get(name), h5py.Dataset):
+        raise ValueError(f"{path} must have a dataset '{name}', it holds {sorted(group)}; see docs/hdf5_layout.md")
+    values = np.asarray(group[name][()])
+    if values.dtype.kind not in "fiub":
+        raise ValueError(f"{path}: dataset '{name}' must hold real numbers, got {values.dtype}")
+    return values.astype(values.dtype.newbyteorder("="), copy=False)
+
+
+def _store(group: h5py.Group, name: str, values: npt.ArrayLike, *, units: str | None = None) -> None:
+    if hasattr(values, "detach"):  # a torch tensor, on any device
+        values = values.detach().cpu()
+    array = np.asarray(values)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"HDF5: '{name}' must hold real numbers, got {array.dtype}")
+    group[name] = array
+    if units is not None:
+        group[name].attrs["units"] = units
+
+
+def _set_attribute(group: h5py.Group, name: str, value: Any) -> None:
+    try:
+        group.attrs[name] = value
+    except TypeError:
+        raise TypeError(f"HDF5: '{name}' must be a number, a string or a tuple of them, got {value!r:.100}") from None
+
+
+def _python(value: Any) -> Any:
+    """Turn an HDF5 attribute into a plain Python value."""
+    if isinstance(value, np.ndarray):
+        return tuple(value.tolist())
+    if isinstance(value, np.generic):
+        return value.item()
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,228 @@
+"""Images and HDF5 files: round trips, units, and what is said about broken ones."""
+
+from __future__ import annotations
+
+import math
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pnp.io import (
+    atomic,
+    read_image,
+    read_measurements,
+    read_result,
+    write_image,
+    write_measurements,
+    write_result,
+)
+from pnp.plots import save_panels
+
+GREY = np.linspace(0, 1, 6 * 8, dtype=np.float32).reshape(6, 8)
+
+
+@pytest.fixture
+def file(tmp_path):
+    """A file of measurements with everything the layout knows."""
+    path = tmp_path / "y.h5"
+    write_measurements(
+        path,
+        torch.arange(12.0).reshape(1, 1, 3, 4),
+        operator="radon",
+        parameters={"shape": (4, 4), "angles": np.array([0.0, 0.5, 1.0]), "pitch": 1.5, "n_detectors": None},
+        noise_std=torch.tensor([[0.1, 0.2, 0.3, math.inf]]),
+        reference=np.ones((1, 1, 4, 4)),
+        units="1/mm",
+    )
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".npy", ".fits", ".h5"])
+@pytest.mark.parametrize("shape", [(6, 8), (3, 6, 8), (5, 6, 8)])
+def test_float_formats_keep_the_values(tmp_path, suffix, shape):
+    image = 1e-6 * np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    write_image(tmp_path / f"x{suffix}", image)
+    back = read_image(tmp_path / f"x{suffix}")
+    assert back.dtype == np.float32 and back.dtype.isnative
+    np.testing.assert_array_equal(back, image)
+
+
+@pytest.mark.parametrize("shape", [(6, 8), (3, 6, 8)])
+def test_png_keeps_eight_bits_and_clips(tmp_path, shape):
+    image = np.broadcast_to(GREY, shape) * 1.4 - 0.2
+    write_image(tmp_path / "x.png", image)
+    np.testing.assert_allclose(read_image(tmp_path / "x.png"), np.clip(image, 0, 1), atol=0.5 / 255 + 1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32])
+def test_integers_are_scaled_by_their_type(tmp_path, dtype):
+    top = np.iinfo(dtype).max
+    np.save(tmp_path / "x.npy", np.array([[0, top // 2], [top, top]], dtype=dtype))
+    np.testing.assert_allclose(read_image(tmp_path / "x.npy"), [[0, 0.5], [1, 1]], atol=1 / 255)
+
+
+def test_sixteen_bit_png_and_opacity(tmp_path):
+    Image.fromarray(np.array([[0, 65535]], dtype=np.uint16)).save(tmp_path / "deep.png")
+    np.testing.assert_allclose(read_image(tmp_path / "deep.png"), [[0, 1]])
+    Image.fromarray(np.full((8, 9, 4), (255, 0, 51, 7), dtype=np.uint8)).save(tmp_path / "rgba.png")
+    assert read_image(tmp_path / "rgba.png").shape == (3, 8, 9)
+    np.testing.assert_allclose(read_image(tmp_path / "rgba.png")[:, 0, 0], [1, 0, 0.2], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.tif", "x.npy", "x.fits", "x.h5", "x.xyz"])
+def test_broken_images_are_one_sentence(tmp_path, name):
+    (tmp_path / name).write_bytes(b"not an image")
+    with pytest.raises(ValueError, match=name) as caught:
+        read_image(tmp_path / name)
+    assert len(str(caught.value)) < 400 and "\n" not in str(caught.value)
+
+
+def test_images_that_cannot_be_read_or_written(tmp_path):
+    with pytest.raises(ValueError, match="no file"):
+        read_image(tmp_path / "absent.png")
+    np.save(tmp_path / "line.npy", np.zeros(5))
+    with pytest.raises(ValueError, match=r"\(H, W\)"):
+        read_image(tmp_path / "line.npy")
+    with pytest.raises(ValueError, match=r"1 or 3 channels"):
+        write_image(tmp_path / "x.png", np.zeros((2, 4, 4)))
+    with pytest.raises(ValueError, match="NaN"):
+        write_image(tmp_path / "x.png", np.full((4, 4), np.nan))
+    write_image(tmp_path / "x.h5", GREY, dataset="slice")
+    with pytest.raises(ValueError, match=r"no dataset 'image'.*slice"):
+        read_image(tmp_path / "x.h5")
+    np.testing.assert_array_equal(read_image(tmp_path / "x.h5", dataset="slice"), GREY)
+
+
+def test_measurements_round_trip(file):
+    data = read_measurements(file)
+    assert (data.operator, data.units) == ("radon", "1/mm")
+    np.testing.assert_array_equal(data.y, np.arange(12.0).reshape(1, 1, 3, 4))
+    assert data.y.dtype == np.float32
+    assert data.parameters.keys() == {"shape", "angles", "pitch"}
+    assert data.parameters["shape"] == (4, 4) and data.parameters["pitch"] == 1.5
+    np.testing.assert_array_equal(data.parameters["angles"], [0, 0.5, 1])
+    np.testing.assert_allclose(data.noise_std, [[0.1, 0.2, 0.3, math.inf]], rtol=1e-6)
+    np.testing.assert_array_equal(data.reference, np.ones((1, 1, 4, 4)))
+
+
+def test_degrees_are_read_in_radians(file):
+    with h5py.File(file, "a") as f:
+        f["operator/angles"][:] = [0, 90, 180]
+        f["operator/angles"].attrs["units"] = "deg"
+    np.testing.assert_allclose(read_measurements(file).parameters["angles"], [0, math.pi / 2, math.pi])
+
+
+def test_big_endian_measurements_fit_torch(file):
+    with h5py.File(file, "a") as f:
+        del f["measurements"]
+        f["measurements"] = np.ones((1, 1, 3, 4), dtype=">f4")
+    assert torch.from_numpy(read_measurements(file).y).sum() == 12
+
+
+def test_result_round_trip(tmp_path):
+    write_result(
+        tmp_path / "x.h5",
+        torch.ones(1, 1, 4, 4, dtype=torch.float64),
+        operator="mask",
+        parameters={"mask": torch.tensor([[True, False]])},
+        noise_std=0.25,
+        history={"sigma": [0.3, 0.2]},
+        attributes={"stop": "It converged.", "n_iter": 2},
+    )
+    saved = read_result(tmp_path / "x.h5")
+    assert saved.x.dtype == np.float64 and saved.x.shape == (1, 1, 4, 4)
+    assert saved.operator == "mask" and saved.parameters["mask"].tolist() == [[True, False]]
+    assert saved.noise_std == 0.25 and saved.history["sigma"].tolist() == [0.3, 0.2]
+    assert saved.attributes["stop"] == "It converged." and saved.attributes["n_iter"] == 2
+    assert saved.attributes["version_torch"] == torch.__version__.split("+")[0] or saved.attributes["version_torch"]
+
+
+def spoil(path, what):
+    with h5py.File(path, "a") as f:
+        if what == "no measurements":
+            del f["measurements"]
+        elif what == "no operator":
+            del f["operator"]
+        elif what == "no name":
+            del f["operator"].attrs["name"]
+        elif what == "wrong unit":
+            f["operator/angles"].attrs["units"] = "gradians"
+        elif what == "no unit":
+            del f["operator/angles"].attrs["units"]
+        elif what == "text":
+            del f["measurements"]
+            f["measurements"] = "hello"
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("no measurements", "dataset 'measurements'"),
+        ("no operator", "group /operator"),
+        ("no name", "attribute 'name'"),
+        ("wrong unit", "'rad' or 'deg', got 'gradians'"),
+        ("no unit", "'rad' or 'deg', got none"),
+        ("text", "must hold real numbers"),
+    ],
+)
+def test_spoiled_measurements_are_one_sentence(file, what, message):
+    spoil(file, what)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_measurements(file)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("kept", [0, 5, 900])
+def test_truncated_hdf5_is_a_value_error(file, kept):
+    file.write_bytes(file.read_bytes()[:kept])
+    with pytest.raises(ValueError, match="truncated or damaged"):
+        read_measurements(file)
+
+
+def test_a_parameter_that_hdf5_cannot_hold(tmp_path):
+    with pytest.raises(TypeError, match="'shape' must be a number, a string or a tuple"):
+        write_measurements(tmp_path / "y.h5", GREY, operator="mask", parameters={"shape": object()})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_existing_files_are_kept_unless_asked(tmp_path):
+    path = tmp_path / "x.npy"
+    write_image(path, GREY)
+    with pytest.raises(ValueError, match="exists"):
+        write_image(path, 2 * GREY)
+    np.testing.assert_array_equal(read_image(path), GREY)
+    write_image(path, 2 * GREY, overwrite=True)
+    np.testing.assert_array_equal(read_image(path), 2 * GREY)
+
+
+def test_a_failing_write_leaves_nothing_behind(tmp_path):
+    path = tmp_path / "x.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), atomic(path, overwrite=True) as part:
+        part.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_output_folders_are_checked(tmp_path):
+    with pytest.raises(ValueError, match="does not exist"):
+        write_image(tmp_path / "absent" / "x.npy", GREY)
+    with pytest.raises(ValueError, match="is a folder"):
+        write_image(tmp_path, GREY)
+
+
+def test_figure_has_the_first_row_on_top_and_one_scale(tmp_path):
+    step = np.zeros((40, 40))
+    step[:20] = 1.0
+    save_panels(tmp_path / "f.png", {"step": step, "half": step / 2}, limits=(0, 1))
+    pixels = read_image(tmp_path / "f.png").mean(axis=0)
+    left, right = np.array_split(pixels[:, : int(0.85 * pixels.shape[1])], 2, axis=1)
+    quarter = pixels.shape[0] // 3
+    middle = slice(left.shape[1] // 3, 2 * left.shape[1] // 3)
+    assert left[quarter, middle].mean() > 0.95 and left[-quarter, middle].mean() < 0.05
+    assert right[quarter, middle].mean() == pytest.approx(0.5, abs=0.05)
+    with pytest.raises(ValueError, match="at least one image"):
+        save_panels(tmp_path / "g.png", {})
