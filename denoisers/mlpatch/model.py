@@ -23,7 +23,7 @@ from ..base import check_image, check_sigma
 from . import grid
 from .stage import Folded, Stage
 
-__all__ = ["MLPatch", "StageSpec"]
+__all__ = ["ARCHITECTURES", "MLPatch", "StageSpec"]
 
 NORMALIZATIONS = ("unit-free", "absolute")
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -233,3 +233,19 @@ class MLPatch(nn.Module):
 
         check_image("MLPatch.at", x, self.channels)
         return evaluate_at(self, x, coords, check_sigma("MLPatch.at", sigma, x, self.sigma_range))
+
+
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    # Photographs and anatomy, any unit: three stages, a field of 41 pixels.
+    "gray": {"stages": GRAY_STAGES},
+    # Convergence maps, where the noise is ten times the signal: one stage that reads means of 1, 3, 5 and 9 pixels,
+    # a field of 93 pixels. Units of convergence.
+    "convergence": {
+        "stages": (StageSpec(taps=11, width=512, depth=4, scales=(1, 2, 4, 8)),),
+        "normalization": "absolute",
+        "unit": 0.02,
+        "level": 0.05,
+        "sigma_range": (0.01, 0.35),
+    },
+}
+"""Constructor arguments of the weight sets that come with the package, by name."""

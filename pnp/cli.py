@@ -1,0 +1,354 @@
+"""The `pnp` command: reconstruct, denoise, train, info.
+
+Heavy packages are imported inside the commands, so that `pnp --help` answers at once. Bad input is one
+sentence on stderr and exit code 2; Ctrl-C during a reconstruction writes the last iterate and gives exit
+code 130.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+__all__ = ["app", "main"]
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="pnp",
+    help="Plug-and-play image reconstruction with local neural networks.",
+    epilog="Example: pnp reconstruct measurements.h5 -o result.h5",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output file if it exists.")]
+
+
+def main() -> None:
+    """Run the command line; explain what is wrong with the input in one sentence, with exit code 2."""
+    try:
+        app()
+    except (ValueError, TypeError, OSError) as error:
+        print(f"pnp: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+@app.command()
+def reconstruct(
+    measurements: Annotated[Path, typer.Argument(help="HDF5 file of measurements (docs/hdf5_layout.md).")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Result: .h5 with everything, or an image.")],
+    operator: Annotated[
+        str | None, typer.Option(help="radon, mask, blur, kaiser_squires; default: what the file says.")
+    ] = None,
+    denoiser: Annotated[
+        str, typer.Option(help="Name, with weights after a colon: mlpatch:gray, mlpatch:convergence, tv.")
+    ] = "mlpatch:gray",
+    noise_std: Annotated[
+        float | None, typer.Option(help="Noise of the measurements; default: the file's, else estimated.")
+    ] = None,
+    strength: Annotated[float, typer.Option(help="Strength of the prior.")] = 1.0,
+    algorithm: Annotated[str, typer.Option(help="admm or hqs.")] = "admm",
+    bounds: Annotated[
+        str | None, typer.Option(help="Lowest and highest value of the image, e.g. 0,1 or 0,inf.")
+    ] = None,
+    max_iter: Annotated[int | None, typer.Option(help="Most iterations.")] = None,
+    device: Device = "cpu",
+    overwrite: Overwrite = False,
+) -> None:
+    """Reconstruct an image from measurements.
+
+    \b
+    Examples:
+      pnp reconstruct --operator radon measurements.h5 -o result.h5
+      pnp reconstruct sinogram.h5 -o slice.tif --bounds 0,inf --denoiser tv
+      pnp reconstruct shear.h5 -o kappa.fits --denoiser mlpatch:convergence
+    """
+    from .io import check_output, read_measurements
+
+    check_output(output, overwrite=overwrite)
+    limits = _parse_bounds(bounds)
+    data = read_measurements(measurements)
+    if output.suffix.lower() not in (".h5", ".hdf5") and data.y.shape[0] != 1:
+        raise ValueError(f"output {output} holds one image, the result has {data.y.shape[0]}; use an .h5 file")
+    if operator is not None and operator != data.operator:
+        raise ValueError(f"--operator {operator}: {measurements} was measured with {data.operator!r}; leave it out")
+
+    import torch
+
+    from .api import solve
+
+    where = _device(device)
+    A = _operator(data.operator, data.parameters).to(where)
+    D = _denoiser(denoiser, where)
+    y = torch.from_numpy(data.y).to(where)
+    y = y if y.dtype == torch.float64 else y.float()
+    std: float | Tensor | None = noise_std
+    if std is None and data.noise_std is not None:
+        std = torch.as_tensor(data.noise_std, dtype=y.dtype, device=where)
+
+    result = solve(
+        A,
+        y,
+        D,
+        noise_std=std,
+        algorithm=algorithm,
+        strength=strength,
+        bounds=limits,
+        max_iter=max_iter,
+        progress=True,
+    )
+    _save(output, result, data, denoiser, overwrite)
+    print(f"{output}: {result.n_iter} iterations; {result.stop}")
+    if result.stop.name == "INTERRUPTED":
+        raise typer.Exit(INTERRUPTED)
+
+
+@app.command()
+def denoise(
+    image: Annotated[Path, typer.Argument(help="PNG, TIFF, NPY, FITS or HDF5 image.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Denoised image: .png, .tif, .npy, .fits, .h5.")],
+    sigma: Annotated[float, typer.Option(help="Noise standard deviation in units of the image; PNG: [0, 1].")],
+    weights: Annotated[str, typer.Option(help="Weights that come with the package, or a file.")] = "gray",
+    stride: Annotated[int | None, typer.Option(help="Pixels between patches; more is faster.")] = None,
+    device: Device = "cpu",
+    overwrite: Overwrite = False,
+) -> None:
+    """Remove white Gaussian noise from an image, channel by channel.
+
+    \b
+    Examples:
+      pnp denoise image.png --sigma 0.1 -o out.png
+      pnp denoise slice.tif --sigma 12.5 -o slice_denoised.tif
+    """
+    from .io import check_output, read_image, write_image
+
+    check_output(output, overwrite=overwrite)
+    pixels = read_image(image)
+    if not (math.isfinite(sigma) and sigma >= 0):
+        raise ValueError(f"--sigma must be a finite number, at least 0, in units of the image, got {sigma}")
+
+    import torch
+
+    from denoisers import MLPatch
+
+    where = _device(device)
+    D = MLPatch.from_pretrained(weights).to(where)
+    x = torch.from_numpy(pixels).to(where)
+    start = time.perf_counter()
+    # A grey-level denoiser sees the channels as a batch of grey images.
+    with torch.no_grad():
+        z = D(x.reshape(-1, 1, *x.shape[-2:]), sigma, stride=stride).reshape(x.shape)
+    write_image(output, z.cpu().numpy(), overwrite=overwrite)
+    print(f"{output}: {' x '.join(map(str, x.shape))} in {time.perf_counter() - start:.2f} s")
+
+
+train = typer.Typer(help="Train the networks of this package.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(train, name="train")
+
+
+@train.command("denoiser")
+def train_denoiser(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Weights to write: a .safetensors file.")],
+    kind: Annotated[str, typer.Option(help="Architecture and data: gray (photographs) or convergence.")] = "gray",
+    data: Annotated[Path | None, typer.Option(help="Folder of images; gray only, convergence is simulated.")] = None,
+    steps: Annotated[int, typer.Option(help="Optimiser steps; 100 a minute is common on two cores.")] = 8000,
+    batch: Annotated[int | None, typer.Option(help="Images a step; default 24 (gray), 8 (convergence).")] = None,
+    std: Annotated[
+        str, typer.Option(help="Standard deviations of simulated convergence, drawn at random, comma-separated.")
+    ] = "0.015,0.02,0.025,0.03",
+    pixel_arcmin: Annotated[float, typer.Option(help="Side of a pixel of simulated convergence.")] = 0.29,
+    seed: Annotated[int, typer.Option(help="Seed of the weights, the crops and the noise.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from OUTPUT.checkpoint, where there is one.")] = False,
+    checkpoint_minutes: Annotated[float, typer.Option(help="Minutes between checkpoints.")] = 3.0,
+    device: Device = "cpu",
+    overwrite: Overwrite = False,
+) -> None:
+    """Train a denoiser; a killed run goes on with --resume.
+
+    \b
+    Examples:
+      pnp train denoiser --data photographs/ --steps 8000 -o gray.safetensors
+      pnp train denoiser --data photographs/ --steps 8000 -o gray.safetensors --resume
+      pnp train denoiser --kind convergence --std 0.018 --steps 8000 -o kappa.safetensors
+    """
+    import torch
+
+    from denoisers.mlpatch import ARCHITECTURES, MLPatch
+    from denoisers.mlpatch.weights import save
+
+    from .io import check_output
+    from .training import train_denoiser as run
+    from .training_sets import convergence_set, photograph_set
+
+    if output.suffix != ".safetensors":
+        raise ValueError(f"--output must end in .safetensors, got {output.name!r}")
+    check_output(output, overwrite=overwrite)
+    if kind not in ARCHITECTURES:
+        raise ValueError(f"--kind must be one of {', '.join(ARCHITECTURES)}, got {kind!r}")
+    where = _device(device)
+    if kind == "gray":
+        if data is None:
+            raise ValueError("--data is missing: give a folder of images to train on")
+        job = photograph_set(data, steps=steps, batch=batch, seed=seed)
+    else:
+        levels = [float(part) for part in std.split(",")]
+        job = convergence_set(levels, pixel_arcmin, steps=steps, batch=batch, seed=seed)
+    torch.manual_seed(seed)
+    model = MLPatch(**ARCHITECTURES[kind]).to(where)
+    run(
+        model,
+        job.sampler,
+        job.levels,
+        job.options,
+        checkpoint=output.with_name(output.name + ".checkpoint"),
+        resume=resume,
+        validate=job.validate,
+        checkpoint_minutes=checkpoint_minutes,
+    )
+    save(model, output, about={"command": shlex.join(["pnp", *sys.argv[1:]]), "data": job.about})
+    print(f"{output}: {steps} steps; {job.measure} {job.validate(model):.2f} on held-out images")
+
+
+@app.command()
+def info() -> None:
+    """Show versions, devices, operators, denoisers and the weights that come with the package.
+
+    \b
+    Example:
+      pnp info
+    """
+    import platform
+
+    import torch
+    from rich.console import Console
+    from rich.table import Table
+
+    import denoisers
+    import operators
+
+    console = Console()
+    table = Table(show_header=False, box=None)
+    table.add_row("python", platform.python_version())
+    for package in ("pnp-local", "torch", "numpy", "scipy", "finufft", "deepinv"):
+        table.add_row(package, _version(package))
+    cuda = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]
+    table.add_row("devices", ", ".join([f"cpu ({torch.get_num_threads()} threads)", *cuda]))
+    table.add_row("operators", ", ".join(sorted(operators.OPERATORS)))
+    table.add_row("denoisers", ", ".join(sorted(denoisers.DENOISERS)))
+    console.print(table)
+    folder = Path(denoisers.__file__).parent / "weights"
+    for path in sorted(folder.glob("*.safetensors")):
+        console.print(f"\n[bold]mlpatch:{path.stem}[/bold]  {path.stat().st_size / 1e6:.1f} MB")
+        card = path.with_suffix(".md")
+        if card.is_file():
+            console.print(card.read_text(encoding="utf-8").strip(), markup=False, highlight=False)
+
+
+def _save(output: Path, result: Any, data: Any, denoiser: str, overwrite: bool) -> None:
+    """Write a result: everything to HDF5, the image alone to another format."""
+    from .io import write_image, write_result
+
+    x = result.x.cpu().numpy()
+    if output.suffix.lower() not in (".h5", ".hdf5"):
+        write_image(output, x[0, 0] if x.shape[1] == 1 else x[0], overwrite=overwrite)
+        return
+    write_result(
+        output,
+        x,
+        operator=data.operator,
+        parameters=data.parameters,
+        noise_std=result.noise_std,
+        history=result.history,
+        reference=data.reference,
+        attributes={
+            "stop": str(result.stop),
+            "n_iter": result.n_iter,
+            "misfit": result.misfit,
+            "denoiser": denoiser,
+            "command": shlex.join(["pnp", *sys.argv[1:]]),
+        },
+        overwrite=overwrite,
+    )
+
+
+def _operator(name: str, parameters: dict[str, Any]) -> Any:
+    """Construct an operator from the parameters in a file."""
+    import numpy as np
+    import torch
+
+    from operators import OPERATORS
+
+    arguments = {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in parameters.items()}
+    try:
+        return OPERATORS[name](**arguments)
+    except TypeError as error:
+        raise TypeError(f"/operator ({name}) does not hold its parameters: {error}") from error
+
+
+def _denoiser(spec: str, where: torch.device) -> Any:
+    """Construct a denoiser from "name" or "name:weights"."""
+    import torch
+
+    from denoisers import DENOISERS
+
+    name, _, weights = spec.partition(":")
+    if name not in DENOISERS:
+        raise ValueError(f"--denoiser {spec}: the name must be one of {', '.join(sorted(DENOISERS))}, got {name!r}")
+    kind: Any = DENOISERS[name]
+    if hasattr(kind, "from_pretrained"):
+        D = kind.from_pretrained(weights) if weights else kind.from_pretrained()
+    elif weights:
+        raise ValueError(f"--denoiser {spec}: {name} has no weights to choose; use --denoiser {name}")
+    else:
+        D = kind()
+    return D.to(where) if isinstance(D, torch.nn.Module) else D
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
+    try:
+        where = torch.device(name)
+        torch.empty(0, device=where)
+    except (RuntimeError, AssertionError) as error:  # unknown name; not built with CUDA; no such card
+        reason = str(error).splitlines()[0][:150]
+        raise ValueError(f"--device {name} is not available here ({reason}); use --device cpu") from error
+    return where
+
+
+def _parse_bounds(text: str | None) -> tuple[float | None, float | None] | None:
+    """Read "low,high", where an infinite or empty side is open."""
+    if text is None:
+        return None
+    try:
+        low, high = (float(part) if part.strip() else math.inf for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"--bounds must be low,high, e.g. 0,1 or 0,inf, got {text!r}") from None
+    return (low if math.isfinite(low) else None, high if math.isfinite(high) else None)
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+if __name__ == "__main__":
+    main()

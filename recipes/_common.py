@@ -1,0 +1,133 @@
+"""What every recipe shares: arguments, a test image, a table of figures, and files."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import skimage.data
+import skimage.transform
+import torch
+from torch import Tensor
+
+from denoisers import TV
+from pnp import Result
+from pnp.io import read_image, write_result
+from pnp.metrics import psnr, ssim
+from pnp.plots import save_panels
+
+IMAGES = ("camera", "phantom", "moon", "brick", "grass", "astronaut", "coins", "page")
+
+
+class Entry(NamedTuple):
+    """One method: its name, what it returned, an image (B, C, H, W) or a Result, and its time in seconds."""
+
+    name: str
+    result: Tensor | Result
+    seconds: float
+
+    @property
+    def image(self) -> Tensor:
+        return self.result if isinstance(self.result, Tensor) else self.result.x
+
+
+def parser(description: str, image: str | None = "camera") -> argparse.ArgumentParser:
+    """Return the arguments of all recipes; add a recipe's own to them."""
+    p = argparse.ArgumentParser(description=description.splitlines()[0])
+    p.add_argument("input", nargs="?", help="your image: PNG, TIFF, NPY, HDF5 or FITS (default: built in)")
+    if image is not None:
+        p.add_argument("--image", choices=IMAGES, default=image, help="built-in image (scikit-image)")
+    p.add_argument("--seed", type=int, default=0, help="seed of the simulated measurements")
+    p.add_argument("--device", default="cpu", help="cpu or cuda")
+    p.add_argument("--output", type=Path, default=Path("results"), metavar="DIR", help="folder for figure and HDF5")
+    p.add_argument("--smoke", action="store_true", help="a small, quick run to see that everything works")
+    return p
+
+
+def grey_image(args: argparse.Namespace, *, smoke_size: int = 96) -> Tensor:
+    """Return the user's image, or a built-in one in [0, 1] at 512 x 512, as (1, 1, H, W); channels are averaged."""
+    size = smoke_size if args.smoke else 512
+    if args.input:
+        pixels = read_image(args.input)
+        pixels = pixels.mean(axis=0) if pixels.ndim == 3 else pixels
+        pixels = pixels[:smoke_size, :smoke_size] if args.smoke else pixels
+    else:
+        name = "shepp_logan_phantom" if args.image == "phantom" else args.image
+        pixels = skimage.util.img_as_float32(getattr(skimage.data, name)())
+        pixels = pixels.mean(axis=2) if pixels.ndim == 3 else pixels
+        pixels = skimage.transform.resize(pixels, (size, size), anti_aliasing=True)
+    return torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32))[None, None].to(args.device)
+
+
+def data_range(x: Tensor) -> float:
+    """Return the peak for PSNR and SSIM: 1 for an image within [0, 1], otherwise its range."""
+    low, high = float(x.min()), float(x.max())
+    return 1.0 if low >= 0 and 0.5 < high <= 1 else high - low
+
+
+def timed(name: str, compute: Callable[[], Tensor | Result]) -> Entry:
+    """Run one method and time it."""
+    start = time.perf_counter()
+    result = compute()
+    return Entry(name, result, time.perf_counter() - start)
+
+
+def total_variation(x: Tensor, sigma: float) -> Tensor:
+    """Denoise by total variation, which runs on the CPU, wherever x is."""
+    return TV()(x.cpu(), sigma).to(x.device)
+
+
+def print_table(entries: list[Entry], truth: Tensor) -> dict[str, Tensor]:
+    """Print PSNR, SSIM and time of every method; return the panels of the figure, figures in their titles."""
+    peak = data_range(truth)
+    panels = {"truth": truth}
+    for entry in entries:
+        p, s = (metric(entry.image, truth, data_range=peak) for metric in (psnr, ssim))
+        print(f"{entry.name:28s} PSNR {p:6.2f} dB   SSIM {s:6.4f}   {entry.seconds:6.2f} s")
+        panels[f"{entry.name}\n{p:.2f} dB, SSIM {s:.3f}"] = entry.image
+    return panels
+
+
+def save(
+    args: argparse.Namespace,
+    panels: dict[str, Tensor],
+    result: Tensor | Result,
+    truth: Tensor,
+    *,
+    denoiser: str,
+    title: str,
+    operator: str = "",
+    parameters: dict[str, Any] | None = None,
+    noise_std: float | None = None,
+    limits: tuple[float, float] | None = None,
+    cmap: str = "gray",
+) -> None:
+    """Write DIR/<recipe>.png and DIR/<recipe>.h5, over those of an earlier run, and say where they are."""
+    args.output.mkdir(parents=True, exist_ok=True)
+    stem = args.output / Path(sys.argv[0]).stem
+    figure, file = stem.with_suffix(".png"), stem.with_suffix(".h5")
+    attributes: dict[str, Any] = {"denoiser": denoiser, "command": shlex.join(sys.argv)}
+    x, history = result, None
+    if isinstance(result, Result):
+        x, history, noise_std = result.x, result.history, result.noise_std
+        attributes |= {"stop": str(result.stop), "n_iter": result.n_iter, "misfit": result.misfit}
+        print(f"{result.n_iter} iterations: {result.stop}")
+    save_panels(figure, panels, title=title, limits=limits, cmap=cmap, overwrite=True)
+    write_result(
+        file,
+        x,
+        operator=operator,
+        parameters=parameters,
+        noise_std=noise_std,
+        history=history,
+        reference=truth,
+        attributes=attributes,
+        overwrite=True,
+    )
+    print(f"wrote {figure} and {file}")
