@@ -1,0 +1,151 @@
+"""MLPatch against deepinv's DRUNet and DnCNN: time and peak memory over the image's side, on the CPU.
+
+Claims: at 512x512 at least 10 times faster than DRUNet; from 512 to 2048 the peak memory grows by less than the images
+themselves (input and output) plus 200 MB. The peers have random weights, which changes neither. They run in float32, as
+they come, and under bfloat16 autocast beside it, since MLPatch multiplies in bfloat16 where the processor does.
+
+Up to 1024 the times are interleaved rounds; at 2048 each is one call in a process of its own, as is every peak.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from report import Row, main
+from skimage import data
+from timing import Spread, fresh_process, interleaved, peak_growth, seconds
+from torch import Tensor
+
+from denoisers import MLPatch
+
+SIGMA = 25 / 255
+LIMIT_S = 180.0  # for one peer in a process of its own
+PEERS = ("DRUNet", "DnCNN")
+
+
+def picture(size: int) -> Tensor:
+    """Return the cameraman, repeated where it is too small, with noise: (1, 1, size, size), in [0, 1] but for noise."""
+    camera = data.camera().astype(np.float32) / 255
+    tiles = np.tile(camera, 2 * [math.ceil(size / 512)])[:size, :size]
+    x = torch.from_numpy(tiles)[None, None]
+    return x + SIGMA * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+
+
+def mlpatch() -> tuple[MLPatch, bool]:
+    """Return MLPatch with the package's grey weights and True, or with random ones and False where they are missing."""
+    try:
+        return MLPatch.from_pretrained("gray"), True
+    except ValueError:
+        return MLPatch().eval(), False
+
+
+@functools.cache
+def network(name: str) -> Any:
+    """Return one of deepinv's networks with random weights."""
+    import deepinv.models
+
+    return getattr(deepinv.models, name)(in_channels=1, out_channels=1, pretrained=None).eval()
+
+
+def denoiser(name: str) -> Callable[[Tensor], Any]:
+    """Return a denoiser of one grey image by its name in the table."""
+    if name.startswith("MLPatch"):
+        model: Any = mlpatch()[0]
+        model.precision = "float32" if name.endswith("float32") else "auto"
+    else:
+        model = network(name.removesuffix(" bf16"))
+
+    @torch.no_grad()
+    def run(x: Tensor) -> Any:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=name.endswith("bf16")):
+            return model(x, SIGMA)
+
+    return run
+
+
+def times(quick: bool) -> Iterator[Row]:
+    """Seconds an image, and how far MLPatch is from its matrix products alone."""
+    names = ["MLPatch", *PEERS, *(f"{p} bf16" for p in PEERS), "MLPatch float32"]
+    models = {name: denoiser(name) for name in names}
+    for size in (48,) if quick else (256, 512, 1024):
+        x = picture(size)
+        calls = {name: partial(model, x) for name, model in models.items()}
+        found = interleaved(calls, rounds=1 if quick else 3 if size > 512 else 5)
+        for name in names:
+            ratio = None if name == "MLPatch" else found[name] / found["MLPatch"]
+            target = (">=", 10.0) if (name, size) == ("DRUNet", 512) else None
+            yield Row(f"denoise {size}x{size}", name, found[name], ratio=ratio, target=target)
+        yield floor(x, found["MLPatch"], quick)
+
+
+def floor(x: Tensor, taken: Spread, quick: bool) -> Row:
+    """Return the time of MLPatch's matrix products at the rate of one large product in its dtype."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model, _ = mlpatch()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(x, SIGMA)
+    flops, dtype, n = counter.get_total_flops(), model.compute_dtype(x), 128 if quick else 512
+    rows, square = torch.randn(8192, n).to(dtype), torch.randn(n, n).to(dtype)
+    product = interleaved({"gemm": lambda: torch.nn.functional.linear(rows, square)}, rounds=2 if quick else 9)["gemm"]
+    rate = 2 * 8192 * n * n / product.median
+    least = Spread((flops / rate,))
+    name = str(dtype).removeprefix("torch.")
+    note = f"ratio: MLPatch / floor; {flops / 1e9:.1f} GFLOP at {rate / 1e9:.0f} GFLOP/s in {name}"
+    return Row(f"denoise {x.shape[-1]}x{x.shape[-1]}", "floor: its GEMMs", least, ratio=taken / least, note=note)
+
+
+def memory(quick: bool) -> Iterator[Row]:
+    """Peak memory above that of the loaded model, input and output included, and its growth."""
+    names = ["MLPatch"] if quick else ["MLPatch", *PEERS, *(f"{p} bf16" for p in PEERS)]
+    sizes = (64, 128) if quick else (256, 512, 1024, 2048)
+    peaks: dict[tuple[str, int], Spread] = {}
+    for size in sizes:
+        ours: tuple[Spread, Spread] | None = None
+        for name in names:
+            got = fresh_process(__file__, "--probe", name, str(size), limit_s=LIMIT_S)
+            if isinstance(got, str):
+                yield Row(f"peak memory {size}x{size}", name, None, "B", note=got)
+                continue
+            peaks[name, size], time = Spread((float(got["bytes"]),)), Spread((float(got["seconds"]),))
+            if name == "MLPatch":
+                ours = (peaks[name, size], time)
+            ratio = peaks[name, size] / ours[0] if ours and name != "MLPatch" else None
+            yield Row(f"peak memory {size}x{size}", name, peaks[name, size], "B", ratio=ratio)
+            if size == 2048:
+                ratio = time / ours[1] if ours and name != "MLPatch" else None
+                yield Row(f"denoise {size}x{size}", name, time, ratio=ratio, note="one call")
+    small, large = sizes[0] if quick else 512, sizes[-1]
+    images = 2 * 4 * (large**2 - small**2)  # input and output, float32
+    for name in names:
+        if (name, small) in peaks and (name, large) in peaks:
+            growth = peaks[name, large] - peaks[name, small]
+            target = ("<=", images + 200e6) if name == "MLPatch" else None
+            note = f"of which images {images / 1e6:.0f} MB"
+            yield Row(f"memory growth {small} to {large}", name, growth, "B", target=target, note=note)
+
+
+def probe(name: str, size: int) -> None:
+    """Print the peak memory and the seconds of one call as JSON: what a fresh process runs."""
+    model = denoiser(name)
+    model(picture(64))  # the libraries' own tables and threads
+    taken: list[float] = []
+
+    x = picture(size)
+    growth = peak_growth(lambda: taken.append(seconds(lambda: model(x))))
+    print(json.dumps({"bytes": growth + x.nbytes, "seconds": taken[0]}))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--probe"]:
+        probe(sys.argv[2], int(sys.argv[3]))
+    else:
+        main("MLPatch against DRUNet and DnCNN (CPU)", {"times": times, "memory": memory})

@@ -1,0 +1,192 @@
+"""How the benchmarks measure: interleaved rounds, medians with their range, peak memory of a fresh process.
+
+Two competitors are timed in turns (A B A B ...), so that a slow spell of the machine falls on both, and their ratio
+is taken round by round. A call shorter than LEAST_SECONDS is repeated within its turn.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+Key = TypeVar("Key", bound=Hashable)
+
+LEAST_SECONDS = 0.05
+"""A turn lasts at least so long: a clock tick or a context switch is then below a per cent of it."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Values of one quantity over the rounds: seconds, bytes, ratios."""
+
+    values: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """The middle value."""
+        return statistics.median(self.values)
+
+    @property
+    def low(self) -> float:
+        """The least value."""
+        return min(self.values)
+
+    @property
+    def high(self) -> float:
+        """The greatest value."""
+        return max(self.values)
+
+    def map(self, f: Callable[[float], float]) -> Spread:
+        """Return f of every value."""
+        return Spread(tuple(f(v) for v in self.values))
+
+    def _paired(self, other: Spread) -> Iterable[tuple[float, float]]:
+        """Pair the rounds; a quantity measured in other rounds is paired by its median."""
+        if len(self.values) == len(other.values):
+            return zip(self.values, other.values, strict=True)
+        return ((v, other.median) for v in self.values)
+
+    def __truediv__(self, other: Spread) -> Spread:
+        return Spread(tuple(a / b for a, b in self._paired(other)))
+
+    def __sub__(self, other: Spread) -> Spread:
+        return Spread(tuple(a - b for a, b in self._paired(other)))
+
+    def __add__(self, other: Spread) -> Spread:
+        return Spread(tuple(a + b for a, b in self._paired(other)))
+
+
+def interleaved(calls: Mapping[Key, Callable[[], Any]], *, rounds: int, warm_up: int = 1) -> dict[Key, Spread]:
+    """Time the calls in turns and return the seconds a call of each takes.
+
+    Args:
+        calls: name, or any other key, to a function without arguments.
+        rounds: number of turns of each.
+        warm_up: calls of each before the first turn (plans, caches, thread pools); at least 1.
+    """
+    repeats: dict[Key, int] = {}
+    for name, call in calls.items():
+        for _ in range(warm_up):
+            once = seconds(call)
+        repeats[name] = max(1, math.ceil(LEAST_SECONDS / max(once, 1e-9)))
+    taken: dict[Key, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            taken[name].append(seconds(call, repeats[name]))
+    return {name: Spread(tuple(t)) for name, t in taken.items()}
+
+
+def seconds(call: Callable[[], Any], repeats: int = 1) -> float:
+    """Return the seconds of one call, averaged over so many in a row."""
+    start = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    return (time.perf_counter() - start) / repeats
+
+
+# ---------------------------------------------------------------- memory
+
+
+def peak_growth(call: Callable[[], Any]) -> int:
+    """Return by how many bytes the resident memory of this process rises, at its peak, during one call.
+
+    For a fresh process in which inputs and models are loaded and nothing has been called yet: what an allocator
+    keeps from earlier calls would hide the rise.
+    """
+    try:
+        # Linux: set the high-water mark back to what is resident now, else the imports' own peak would hide ours.
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass
+    before = _high_water()
+    call()
+    return _high_water() - before
+
+
+def _high_water() -> int:
+    """Return the peak resident size of this process in bytes."""
+    try:
+        # ru_maxrss of a child begins with its parent's peak (it survives exec); VmHWM is the process's own.
+        return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024  # type: ignore[index]
+    except (OSError, TypeError):
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def fresh_process(script: str, *arguments: str, limit_s: float) -> dict[str, Any] | str:
+    """Run a benchmark script with arguments in a fresh process and return the JSON of its last line, or why not."""
+    command = [sys.executable, script, *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s)
+    except subprocess.TimeoutExpired:
+        return f"stopped after {limit_s:.0f} s"
+    if done.returncode < 0:
+        return f"killed by signal {-done.returncode} (memory?)"
+    if done.returncode != 0:
+        return (done.stderr.strip().splitlines() or ["failed without a message"])[-1]
+    return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
+
+
+# ---------------------------------------------------------------- peers and machine
+
+
+def peer(module: str) -> Any:
+    """Import an optional peer, or return None and say what is left out."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        print(f"{module} is not installed and its rows are left out; to have them: pip install -e '.[bench]'")
+        return None
+
+
+def machine() -> dict[str, Any]:
+    """Return the facts without which a time means nothing."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    facts: dict[str, Any] = {
+        "processor": _processor(),
+        "cores": cores,
+        "torch threads": torch.get_num_threads(),
+        "vector instructions": torch.backends.cpu.get_cpu_capability(),
+        "bfloat16 instructions": any(f in _cpu_flags() for f in ("avx512_bf16", "amx_bf16", "bf16")),
+        "load before": round(os.getloadavg()[0], 2),
+        "python": platform.python_version(),
+    }
+    for name in ("torch", "numpy", "finufft", "deepinv", "astra-toolbox"):
+        try:
+            facts[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            facts[name] = "not installed"
+    return facts
+
+
+def _cpu_info() -> str:
+    try:
+        return Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return ""
+
+
+def _processor() -> str:
+    found = re.search(r"model name\s*:\s*(.+)", _cpu_info())
+    return found[1] if found else platform.processor() or platform.machine()
+
+
+def _cpu_flags() -> set[str]:
+    found = re.search(r"(?:flags|Features)\s*:\s*(.+)", _cpu_info())
+    return set(found[1].split()) if found else set()
