@@ -20,9 +20,10 @@ from denoisers import TV
 from pnp import Result
 from pnp.io import read_image, write_result
 from pnp.metrics import psnr, ssim
+from pnp.phantoms import head
 from pnp.plots import save_panels
 
-IMAGES = ("camera", "phantom", "moon", "brick", "grass", "astronaut", "coins", "page")
+IMAGES = ("camera", "head", "phantom", "moon", "brick", "grass", "astronaut", "coins", "page")
 
 
 class Entry(NamedTuple):
@@ -42,7 +43,9 @@ def parser(description: str, image: str | None = "camera") -> argparse.ArgumentP
     p = argparse.ArgumentParser(description=description.splitlines()[0])
     p.add_argument("input", nargs="?", help="your image: PNG, TIFF, NPY, HDF5 or FITS (default: built in)")
     if image is not None:
-        p.add_argument("--image", choices=IMAGES, default=image, help="built-in image (scikit-image)")
+        p.add_argument(
+            "--image", choices=IMAGES, default=image, help="built-in image: a simulated head, or one of scikit-image's"
+        )
     p.add_argument("--seed", type=int, default=0, help="seed of the simulated measurements")
     p.add_argument("--device", default="cpu", help="cpu or cuda")
     p.add_argument("--output", type=Path, default=Path("results"), metavar="DIR", help="folder for figure and HDF5")
@@ -58,6 +61,8 @@ def grey_image(args: argparse.Namespace, *, smoke_size: int = 96) -> Tensor:
         pixels = pixels.mean(axis=0) if pixels.ndim == 3 else pixels
         pixels = pixels[:smoke_size, :smoke_size] if args.smoke else pixels
     else:
+        if args.image == "head":
+            return head(size).to(args.device)
         name = "shepp_logan_phantom" if args.image == "phantom" else args.image
         pixels = skimage.util.img_as_float32(getattr(skimage.data, name)())
         pixels = pixels.mean(axis=2) if pixels.ndim == 3 else pixels

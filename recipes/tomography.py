@@ -1,7 +1,8 @@
 """Tomography: a 512 x 512 slice from 60 parallel-beam views with 40 dB of noise.
 
-y = A x + n, A the Radon transform. Plug-and-play ADMM with the local denoiser MLPatch beside filtered
-back-projection and the same solver with total variation. No setting looks at the true image.
+y = A x + n, A the Radon transform; x is attenuation in 1/mm, y line integrals without unit. Plug-and-play ADMM
+with the local denoiser MLPatch, trained on photographs in [0, 1], beside filtered back-projection and the same
+solver with total variation. No setting looks at the true image.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from denoisers import MLPatch
 from operators import Radon
 from pnp import solve
 
-p = parser(__doc__)
+p = parser(__doc__, image="head")
 p.add_argument("--views", type=int, default=60, help="number of angles over half a turn")
+p.add_argument("--pixel-size", type=float, default=0.5, help="side of a pixel, in mm; images are in 1/mm")
 p.add_argument("--snr", type=float, default=40.0, help="signal-to-noise ratio of the sinogram in dB")
 args = p.parse_args()
 max_iter = 5 if args.smoke else None
@@ -28,7 +30,7 @@ bounds = (0.0, None) if float(truth.min()) >= 0 else None  # attenuation is not 
 
 # Operator
 angles = torch.arange(args.views, dtype=torch.float64) * (math.pi / args.views)
-A = Radon(shape, angles).to(args.device)
+A = Radon(shape, angles, pitch=args.pixel_size, pixel_size=args.pixel_size).to(args.device)
 
 # Measurements
 generator = torch.Generator().manual_seed(args.seed)
@@ -50,15 +52,17 @@ entries = [
 # Numbers
 panels = print_table(entries, truth)
 
-# Figure and files
+# Figure and files; a head is shown in a window of soft tissue
+soft_tissue = not args.input and args.image == "head"
+window = (0.015, 0.03) if soft_tissue else (float(truth.min()), float(truth.max()))
 save(
     args,
     panels,
     entries[-1].result,
     truth,
     operator="radon",
-    parameters={"shape": shape, "angles": angles},
+    parameters={"shape": shape, "angles": angles, "pitch": args.pixel_size, "pixel_size": args.pixel_size},
     denoiser="mlpatch:gray",
     title=f"Tomography, {args.views} views, {args.snr:g} dB",
-    limits=(float(truth.min()), float(truth.max())),
+    limits=window,
 )
