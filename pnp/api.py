@@ -36,6 +36,8 @@ from .validation import (
 
 __all__ = ["Result", "Stop", "estimate_noise_std", "solve"]
 
+FIRST_SIGMA = 0.4
+"""First noise level over the robust range of the first estimate."""
 ANNEALING = 20
 """Iterations from the first noise level to the last, unless max_iter is less."""
 MAX_ITER = 24
@@ -115,10 +117,11 @@ def solve(
             marks measurements without information. None: `estimate_noise_std(y)`. Values below 1e-4 of the root
             mean square of y are raised to it, so that exact data stay well-posed.
         algorithm: "admm" or "hqs".
-        strength: weight of the prior: alpha_k = 0.23 strength / sigma_k^2; more is smoother.
+        strength: weight of the prior: alpha_k = lambda strength / sigma_k^2, lambda from `schedules.coupling`; more is
+            smoother.
         schedule: noise levels sigma_k in units of x: a `Schedule`, a sequence whose last level is held, or a
-            function of k = 0, 1, .... None: log-spaced over 20 iterations (or max_iter, if less) from a fifth of the
-            first estimate's 1 to 99 % range down to ||A*WA||^(-1/2), at most a thousandfold and within
+            function of k = 0, 1, .... None: log-spaced over 20 iterations (or max_iter, if less) from 0.4 times
+            the first estimate's 1 to 99 % range down to ||A*WA||^(-1/2), at most a thousandfold and within
             `denoiser.sigma_range` where it has one.
         bounds: (low, high) of x, None where open; kept by every iterate z and by the answer.
         data_term: `LeastSquares()` (default) or `Poisson(...)` for counts.
@@ -168,7 +171,8 @@ def solve(
     if low is not None or high is not None:
         z = z.clamp(low, high)
     sigma_at = as_levels(schedule) if schedule is not None else _default_schedule(h, z, D, max_iter)
-    levels = ((sigma, coupling(sigma, strength)) for sigma in _checked(sigma_at, max_iter))
+    weight = strength * coupling(algorithm, h.evenness())
+    levels = ((sigma, weight / sigma**2) for sigma in _checked(sigma_at, max_iter))
 
     # The loop. A generator yields the iterations; here they are only counted, judged and recorded.
     history: dict[str, list[float]] = {name: [] for name in ("sigma", "alpha", "primal", "dual", "inner")}
@@ -295,12 +299,12 @@ def _bind(term: DataTerm, operator: Operator, y: Any, weights: Tensor) -> BoundD
 
 
 def _default_schedule(h: BoundDataTerm, x: Tensor, denoiser: Denoiser, max_iter: int) -> Schedule:
-    """Noise levels from a fifth of x's robust range down to ||A*WA||^(-1/2), within the denoiser's range."""
+    """Noise levels from 0.4 times x's robust range down to ||A*WA||^(-1/2), within the denoiser's range."""
     sigma_min = h.curvature() ** -0.5
     values = torch.real(x).flatten()
     values = values[:: 1 + values.numel() // 1_000_000].sort().values  # torch.quantile refuses large inputs
     last = values.numel() - 1
-    sigma_max = float(values[round(0.99 * last)] - values[round(0.01 * last)]) / 5
+    sigma_max = float(values[round(0.99 * last)] - values[round(0.01 * last)]) * FIRST_SIGMA
     sigma_max = max(sigma_max, sigma_min)
     sigma_min = max(sigma_min, 1e-3 * sigma_max)
     lowest, highest = getattr(denoiser, "sigma_range", (0.0, math.inf))

@@ -10,6 +10,7 @@ operator's own parameters: through its closed form, or implicitly, by one more s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -108,15 +109,26 @@ class LeastSquaresStep:
         return cg(lambda x: self.normal(x) + alpha * x, b + alpha * c, x0=c, rtol=1e-2, max_iter=10).x
 
     def curvature(self) -> float:
-        """Return ||A*A|| times the mean of W over the measurements that count.
+        """Return ||A*A||, A without the measurements that do not count, times the mean of W over those that do.
 
         For scalar weights this is ||A*WA||, for A*A = 1 the mean weight; one very exact measurement does not
         set it alone.
         """
         if self._curvature is None:
-            norm = operator_norm(lambda x: _normal(self.operator, x), self.back_projection, rtol=1e-2)
-            self._curvature = float(self.weights[self.weights > 0].mean()) * norm**2
+            counts = self.weights > 0
+
+            def normal(x: Tensor) -> Tensor:
+                if bool(counts.all()):
+                    return _normal(self.operator, x)
+                return self.operator.A_adjoint(counts * self.operator.A(x))
+
+            norm = operator_norm(normal, self.back_projection, rtol=1e-2)
+            self._curvature = float(self.weights[counts].mean()) * norm**2
         return self._curvature
+
+    def evenness(self) -> float:
+        """Return tr(M^2) / (||M|| tr M) of M = A*WA, with ||M|| the `curvature`."""
+        return _evenness(self.normal, self.back_projection, self.curvature())
 
     def misfit(self, x: Tensor, /) -> float:
         """Return ||W^(1/2) (A x - y)||^2 per measurement that counts."""
@@ -219,11 +231,26 @@ class PoissonStep:
         norm = operator_norm(lambda x: _normal(self.operator, x), self.back_projection, rtol=1e-2)
         return norm**2 / float(self.y.mean())
 
+    def evenness(self) -> float:
+        """Return tr(M^2) / (||M|| tr M) of M = A*A / mean(y)."""
+        mean = self.y.mean()
+        return _evenness(lambda x: _normal(self.operator, x) / mean, self.back_projection, self.curvature())
+
     def misfit(self, x: Tensor, /) -> float:
         """Return Pearson's (A x + r - y)^2 / (A x + r) per measurement with an expected count."""
         expected = self.operator.A(x) + self.background
         seen = expected > 0
         return float(((expected - self.y)[seen] ** 2 / expected[seen]).mean())
+
+
+def _evenness(normal: Callable[[Tensor], Tensor], like: Tensor, norm: float) -> float:
+    """tr(M^2) / (norm tr M) from one random probe v: E <v, M v> = tr M and E |M v|^2 = tr(M^2)."""
+    v = torch.randn(
+        like.shape, generator=torch.Generator(like.device).manual_seed(0), dtype=like.dtype, device=like.device
+    )
+    Mv = normal(v)
+    trace = float(torch.real(v.conj() * Mv).sum())
+    return min(1.0, float((Mv.abs() ** 2).sum()) / (norm * trace)) if trace > 0 else 1.0
 
 
 def _normal(operator: Operator, x: Tensor) -> Tensor:

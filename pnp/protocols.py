@@ -59,6 +59,9 @@ class BoundDataTerm(Protocol):
     def curvature(self) -> float:
         """Return the largest curvature of f, which sets the last noise level: sigma_K = curvature^(-1/2)."""
 
+    def evenness(self) -> float:
+        """Return tr(M^2) / (||M|| tr M) of f's Hessian M, at most 1: how alike what is measured is measured."""
+
     def misfit(self, x: Tensor, /) -> float:
         """Return the misfit of x per measurement, about 1 where x explains the data up to their noise."""
 

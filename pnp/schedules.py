@@ -1,9 +1,17 @@
 """How the denoiser's noise level falls and what weight the coupling gets with it.
 
 sigma_k is log-spaced from sigma_max to sigma_min and then held (Zhang et al. 2021, "Plug-and-Play Image
-Restoration with Deep Denoiser Prior", section 4.2); with measurements whitened by W = 1/noise_std^2 their
-alpha_k = lambda sigma_noise^2 / sigma_k^2, lambda = 0.23, reads alpha_k = 0.23 strength / sigma_k^2: W already
-holds the noise.
+Restoration with Deep Denoiser Prior", section 4.2). With measurements whitened by W = 1/noise_std^2 their
+alpha_k = lambda sigma_noise^2 / sigma_k^2 reads alpha_k = lambda strength / sigma_k^2: W already holds the noise.
+
+    HQS     lambda = 0.23, theirs
+    ADMM    lambda = 0.35^(1 - e^2), e the evenness of A*WA, in (0, 1]:
+
+e = tr(M^2) / (||M|| tr M), M = A*WA, is the mean eigenvalue of M, weighted with the eigenvalues themselves, over the
+largest: 1 where all that is measured is measured alike (masks, denoising, shear under even noise), near 0 in
+tomography. At e = 1 ADMM solves for f + R with the denoiser as the proximal step of R, and denoising by `solve` is
+the denoiser itself. Where M falls off, that minimiser is too smooth, since a denoiser returns means and not modes;
+0.35 and the exponent were chosen once on development photographs (docs/results.md).
 """
 
 from __future__ import annotations
@@ -11,10 +19,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-__all__ = ["COUPLING", "Schedule", "coupling"]
+__all__ = ["COUPLING_ADMM", "COUPLING_HQS", "Schedule", "coupling"]
 
-COUPLING = 0.23
+COUPLING_HQS = 0.23
 """lambda of Zhang et al. 2021, table 2 and section 4.2."""
+COUPLING_ADMM = 0.35
+"""lambda of ADMM where the operator is very uneven."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,10 @@ class Schedule:
         return math.exp((1 - fraction) * math.log(self.sigma_max) + fraction * math.log(self.sigma_min))
 
 
-def coupling(sigma: float, strength: float = 1.0) -> float:
-    """Return alpha = 0.23 strength / sigma^2, in 1/units of x squared."""
-    return COUPLING * strength / sigma**2
+def coupling(algorithm: str, evenness: float) -> float:
+    """Return lambda, without unit; alpha_k = lambda strength / sigma_k^2.
+
+    >>> coupling("hqs", 0.5), coupling("admm", 0.0), coupling("admm", 1.0)
+    (0.23, 0.35, 1.0)
+    """
+    return COUPLING_HQS if algorithm == "hqs" else COUPLING_ADMM ** (1 - min(evenness, 1.0) ** 2)

@@ -15,7 +15,6 @@ from toys import SHAPE, Diagonal, Linear, Matrix, rand, smooth
 
 from pnp import LeastSquares, Schedule, Stop, solve, to_deepinv
 from pnp.interop import as_denoiser, as_operator, to_deepinv_prior
-from pnp.schedules import coupling
 
 with warnings.catch_warnings():  # what deepinv warns of at import is not ours to fix
     warnings.simplefilter("ignore")
@@ -61,20 +60,20 @@ def test_our_admm_is_deepinvs(make: Callable[[], Any], bridge: str) -> None:
     y = physics.A(rand(2, 1, *SHAPE, seed=3))
     x0, sigma, strength, n_iter = physics.A_adjoint(y), 0.4, 0.7, 12
     theirs = physics if bridge == "their physics" else to_deepinv(_Renamed(physics))
+    found = solve(
+        physics, y, D, noise_std=1.0, schedule=[sigma], strength=strength, x0=x0, max_iter=n_iter, rtol=0,
+        data_term=LeastSquares(rtol=1e-10, max_iter=300),
+    )  # fmt: skip
     algorithm = dinv.optim.ADMM(
         data_fidelity=dinv.optim.L2(),
         prior=to_deepinv_prior(D),
-        stepsize=1 / coupling(sigma, strength),
+        stepsize=1 / found.history["alpha"][0],
         sigma_denoiser=sigma,
         max_iter=n_iter,
         custom_init=lambda y, physics: {"est": (x0, torch.zeros_like(x0))},  # zero dual
     )
     with torch.no_grad():
         expected = algorithm(y, theirs)
-    found = solve(
-        physics, y, D, noise_std=1.0, schedule=[sigma], strength=strength, x0=x0, max_iter=n_iter, rtol=0,
-        data_term=LeastSquares(rtol=1e-10, max_iter=300),
-    )  # fmt: skip
     assert rel(found.x, expected) < 1e-5
     assert rel(found.x, x0) > 1e-2
 
@@ -142,7 +141,7 @@ def test_any_linear_physics_is_an_operator_as_it_is(name: str, monkeypatch: pyte
 
     monkeypatch.setattr(type(physics), "prox_l2", forbidden, raising=False)
     before = {k: v.clone() for k, v in physics.state_dict().items()}
-    found = solve(physics, y, smooth, noise_std=0.05)
+    found = solve(physics, y, smooth, noise_std=0.05, strength=0.2)
     assert found.x.shape == (1, 1, *side) and found.x.dtype == dtype
     assert found.stop in (Stop.CONVERGED, Stop.MAX_ITER)
     flat = torch.cat([part.flatten() for part in y]) if name == "stacked" else y.flatten()

@@ -151,6 +151,20 @@ def test_training_moves_the_taps():
     assert all(float(s.taps.grad.abs().max()) > 0 for s in model.stages)
 
 
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_the_lattices_of_successive_stages_are_those_of_training(stride):
+    model, x = random_model(), image(1, 1, 40, 40)
+    before, after = model.margins(stride)
+    sigma = torch.tensor([0.1], dtype=torch.float64)
+    with torch.no_grad():
+        z, offset = model.valid(
+            grid.mirrored(x, (-before, 40 + after), (-before, 40 + after)).movedim(3, 1), sigma, stride=stride
+        )
+        inner = slice(12, 28)
+        trained = z[..., before - offset :, before - offset :][..., inner, inner]
+        torch.testing.assert_close(model(x, 0.1, stride=stride)[..., inner, inner], trained, rtol=1e-12, atol=1e-12)
+
+
 def test_patches_and_overlap_add_are_adjoint_and_twice_differentiable():
     x = image(2, 11, 13, 3).requires_grad_()
     p = geometry.extract_patches(x, 4, 2)

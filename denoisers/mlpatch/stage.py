@@ -103,10 +103,18 @@ class Stage(nn.Module):
         """How far, in pixels, a patch's input reaches from its centre."""
         return max(d * (self.support // 2) + scale_radius(d) for d in self.scales)
 
+    def incomplete(self, stride: int) -> int:
+        """Samples at the start of the output that not all their patches cover, up to a multiple of the stride.
+
+        A multiple, so that cropping them leaves the next stage's lattice where it was in training relative to this
+        one's: a sample's quality depends on its place in its patches, and the next stage has learned to expect that.
+        """
+        return -(-max(0, self.patch - stride) // stride) * stride
+
     def margins(self, stride: int) -> tuple[int, int]:
         """Samples lost before the first and, at most, after the last complete output sample."""
         half = self.patch // 2
-        return self.radius - half + max(0, self.patch - stride), self.radius + half
+        return self.radius - half + self.incomplete(stride), self.radius + half
 
     def fold(self, dtype: torch.dtype) -> Folded:
         """Fold the taps into the first layer and cast all layers to dtype.
@@ -214,7 +222,7 @@ class Stage(nn.Module):
         out = out / (self.overlap_sum(a, stride, out)[:, None] * self.overlap_sum(b, stride, out))[..., None]
         offset = self.radius - self.patch // 2
         if complete:
-            lost = max(0, self.patch - stride)
+            lost = self.incomplete(stride)
             out = out[:, lost : a * stride, lost : b * stride]
             offset += lost
         return out, offset
