@@ -1,0 +1,83 @@
+"""How ADMM's default coupling was chosen: PSNR over coupling weights lambda, six problems, development photographs.
+
+    python benchmarks/coupling.py --data FOLDER     # the last images of a folder, 192 x 192 from their middle
+    python benchmarks/coupling.py                   # photographs that come with scikit-image
+
+alpha_k = lambda/sigma_k^2; "default" is `pnp.schedules.coupling`. The development images are those held out in
+training; no recipe and no test image is among them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterator
+
+import skimage.data
+import torch
+from torch import Tensor
+
+from denoisers import MLPatch
+from operators import Blur, Mask, Radon, gaussian_kernel
+from pnp import Schedule, solve
+from pnp.data import load_folder
+from pnp.metrics import psnr
+
+COUPLINGS = (0.23, 0.35, 0.5, 1.0, 2.0)
+
+
+def photographs(folder: str | None, count: int, size: int) -> list[Tensor]:
+    if folder is not None:
+        images = [x[None].float() / 255 for x in load_folder(folder)[-count:]]
+    else:
+        images = [torch.tensor(getattr(skimage.data, n)())[None, None].float() / 255 for n in ("moon", "coins")[:count]]
+    middle = [((x.shape[2] - size) // 2, (x.shape[3] - size) // 2) for x in images]
+    return [x[..., r : r + size, c : c + size] for x, (r, c) in zip(images, middle, strict=True)]
+
+
+def problems(x: Tensor, generator: torch.Generator) -> Iterator[tuple[str, Mask | Blur | Radon, float]]:
+    """Operator and noise of every problem; the noise of tomography is relative to its sinogram's rms."""
+    size = x.shape[-1]
+    yield "inpainting 30 %, 0.01", Mask(torch.rand(size, size, generator=generator) < 0.3), 0.01
+    yield "inpainting 50 %, 0.1", Mask(torch.rand(size, size, generator=generator) < 0.5), 0.1
+    yield "Gaussian blur 1.6, 0.01", Blur(gaussian_kernel(1.6), (size, size), "reflect"), 0.01
+    yield "motion blur 9, 0.01", Blur(torch.eye(9).flip(0) / 9, (size, size), "valid"), 0.01
+    for views, snr in ((30, 40), (60, 30)):
+        A = Radon((size, size), torch.arange(views) * (math.pi / views))
+        yield f"{views} views, {snr} dB", A, float(A.A(x).square().mean().sqrt()) * 10 ** (-snr / 20)
+    yield "denoising, 25/255", Mask(torch.ones(size, size)), 25 / 255
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("--data", help="folder of photographs; its last images by name are used")
+    p.add_argument("--images", type=int, default=2)
+    p.add_argument("--size", type=int, default=192)
+    args = p.parse_args()
+    D = MLPatch.from_pretrained("gray")
+    found: dict[str, dict[str, list[float]]] = {}
+    for i, x in enumerate(photographs(args.data, args.images, args.size)):
+        g = torch.Generator().manual_seed(100 + i)
+        for name, A, noise_std in problems(x, g):
+            y = A.A(x)
+            y = y + noise_std * torch.randn(y.shape, generator=g)
+            y = A.A(y) if isinstance(A, Mask) else y
+            scores = found.setdefault(name, {})
+            default = solve(A, y, D, noise_std=noise_std)
+            scores.setdefault("default", []).append(psnr(default.x.clamp(0, 1), x, data_range=1.0))
+            sigma, weight = default.history["sigma"], default.history["alpha"][0] * default.history["sigma"][0] ** 2
+            scores.setdefault("lambda of default", []).append(weight)
+            for lam in COUPLINGS:
+                schedule = Schedule(sigma[0], min(sigma), n_iter=20)
+                other = solve(A, y, D, noise_std=noise_std, schedule=schedule, strength=lam / weight)
+                scores.setdefault(f"{lam:g}", []).append(psnr(other.x.clamp(0, 1), x, data_range=1.0))
+            hqs = solve(A, y, D, noise_std=noise_std, algorithm="hqs")
+            scores.setdefault("hqs", []).append(psnr(hqs.x.clamp(0, 1), x, data_range=1.0))
+    columns = list(next(iter(found.values())))
+    print("| problem | " + " | ".join(columns) + " |\n|---" + "|---" * len(columns) + "|")
+    for name, scores in found.items():
+        print(f"| {name} | " + " | ".join(f"{sum(v) / len(v):.2f}" for v in scores.values()) + " |")
+
+
+if __name__ == "__main__":
+    main()
