@@ -1,9 +1,9 @@
 """How ADMM's default coupling was chosen: PSNR over coupling weights lambda, six problems, development photographs.
 
     python benchmarks/coupling.py --data FOLDER     # the last images of a folder, 192 x 192 from their middle
-    python benchmarks/coupling.py                   # photographs that come with scikit-image
+    python benchmarks/coupling.py                   # two that come with scikit-image, to see that it runs
 
-alpha_k = lambda/sigma_k^2; "default" is `pnp.schedules.coupling`. The development images are those held out in
+alpha_k = lambda/sigma_k^2; "default" is `pnp.schedules.coupling`. The development images were those held out in
 training; no recipe and no test image is among them.
 """
 

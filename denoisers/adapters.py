@@ -1,21 +1,35 @@
-"""Let other denoisers in: another value range, another calling convention."""
+"""Let other denoisers in: made for another value range, or for one channel.
+
+deepinv's denoisers are called as D(x, sigma) and go into `solve` as they are where range and channels agree. Both
+adapters are modules, so that `.to(device)` reaches the network inside.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from .base import check_image, check_sigma
 
-__all__ = ["FromDeepinv", "Rescaled"]
+__all__ = ["PerChannel", "Rescaled"]
 
 
-class Rescaled:
+class _Adapter(nn.Module):
+    """Holds the denoiser inside; a subclass states what it shows it."""
+
+    def __init__(self, denoiser: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        if not callable(denoiser):
+            raise TypeError(f"{type(self).__name__}: denoiser must be callable D(x, sigma), got {denoiser!r}"[:390])
+        self.denoiser = denoiser
+
+
+class Rescaled(_Adapter):
     """A denoiser made for images in [0, 1], used on images in [low, high].
 
-    D(x, sigma) = low + s D01((x - low)/s, sigma/s) with s = high - low. Unit-free denoisers (MLPatch "gray", TV)
-    do not need it.
+    D(x, sigma) = low + s D01((x - low)/s, sigma/s) with s = high - low. Unit-free denoisers (MLPatch "gray", TV) do
+    not need it.
 
     Args:
         denoiser: called as denoiser(x, sigma), x in [0, 1].
@@ -23,11 +37,10 @@ class Rescaled:
     """
 
     def __init__(self, denoiser: Callable[[Tensor, Tensor], Tensor], low: float, high: float) -> None:
-        if not callable(denoiser):
-            raise TypeError(f"Rescaled: denoiser must be callable D(x, sigma), got {type(denoiser).__name__}")
+        super().__init__(denoiser)
         if not high > low:
             raise ValueError(f"Rescaled: high must be above low, got low={low}, high={high}")
-        self.denoiser, self.low, self.high = denoiser, low, high
+        self.low, self.high = low, high
         bounds = getattr(denoiser, "sigma_range", None)
         if bounds is not None:
             self.sigma_range = (bounds[0] * (high - low), bounds[1] * (high - low))
@@ -35,7 +48,7 @@ class Rescaled:
     def __repr__(self) -> str:
         return f"Rescaled({self.denoiser!r}, {self.low}, {self.high})"
 
-    def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """Denoise x (B, C, H, W) in [low, high]; sigma in the same units."""
         check_image("Rescaled", x)
         scale = self.high - self.low
@@ -43,34 +56,26 @@ class Rescaled:
         return self.low + scale * z
 
 
-class FromDeepinv:
-    """A deepinv denoiser on images with another number of channels than it was built for.
-
-    deepinv's denoisers are called as D(x, sigma) and go into `solve` as they are where the channels agree.
+class PerChannel(_Adapter):
+    """A denoiser for one channel, used on images of any number of channels, one by one.
 
     Args:
-        denoiser: a `deepinv.models` denoiser.
-        channels: channels the network was built for; images with more are denoised channel by channel when
-            it is 1, and grey images are repeated when it is 3.
+        denoiser: called as denoiser(x, sigma), x (B, 1, H, W).
     """
 
-    def __init__(self, denoiser: Callable[..., Tensor], *, channels: int) -> None:
-        if channels not in (1, 3):
-            raise ValueError(f"FromDeepinv: channels must be 1 or 3, got {channels}")
-        self.denoiser, self.channels = denoiser, channels
+    def __init__(self, denoiser: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__(denoiser)
+        bounds = getattr(denoiser, "sigma_range", None)
+        if bounds is not None:
+            self.sigma_range = bounds
 
     def __repr__(self) -> str:
-        return f"FromDeepinv({type(self.denoiser).__name__}(...), channels={self.channels})"
+        return f"PerChannel({self.denoiser!r})"
 
-    def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
-        """Denoise x (B, C, H, W); sigma in units of x."""
-        check_image("FromDeepinv", x)
-        s = check_sigma("FromDeepinv", sigma, x)
-        b, c, h, w = x.shape
-        if self.channels == c:
-            return self.denoiser(x, s)
-        planes = x.reshape(b * c, 1, h, w)
-        s = s.repeat_interleave(c)
-        if self.channels == 1:
-            return self.denoiser(planes, s).reshape(b, c, h, w)
-        return self.denoiser(planes.expand(-1, 3, -1, -1), s).mean(1).reshape(b, c, h, w)
+    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """Denoise x (B, C, H, W); sigma in units of x, a scalar or one value per image."""
+        check_image("PerChannel", x)
+        s = check_sigma("PerChannel", sigma, x)
+        channels = x.shape[1]
+        planes = self.denoiser(x.reshape(-1, 1, *x.shape[2:]), s.repeat_interleave(channels))
+        return planes.reshape(x.shape)

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 __all__ = ["app", "main"]
 
 INTERRUPTED = 130
+LONGEST = 398
+"""Characters of a message on stderr."""
+NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
+"""How torch says so, on one device or another."""
 
 app = typer.Typer(
     name="pnp",
@@ -45,7 +49,12 @@ def main() -> None:
     try:
         app()
     except (ValueError, TypeError, OSError) as error:
-        print(f"pnp: {' '.join(str(error).split())}", file=sys.stderr)
+        _complain(str(error))
+        sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(words in str(error) for words in NO_MEMORY):
+            raise
+        _complain(f"out of memory: take smaller images, fewer at a time, or another --device ({error})")
         sys.exit(2)
 
 
@@ -54,7 +63,7 @@ def reconstruct(
     measurements: Annotated[Path, typer.Argument(help="HDF5 file of measurements (docs/hdf5_layout.md).")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Result: .h5 with everything, or an image.")],
     operator: Annotated[
-        str | None, typer.Option(help="radon, mask, blur, kaiser_squires; default: what the file says.")
+        str | None, typer.Option(help="radon, mask, blur, kaiser_squires; needed where the file names none.")
     ] = None,
     denoiser: Annotated[
         str, typer.Option(help="Name, with weights after a colon: mlpatch:gray, mlpatch:convergence, tv.")
@@ -79,23 +88,30 @@ def reconstruct(
       pnp reconstruct sinogram.h5 -o slice.tif --bounds 0,inf --denoiser tv
       pnp reconstruct shear.h5 -o kappa.fits --denoiser mlpatch:convergence
     """
-    from .io import check_output, read_measurements
+    from .io import check_image_output, check_output, read_measurements
 
     check_output(output, overwrite=overwrite)
     limits = _parse_bounds(bounds)
-    data = read_measurements(measurements)
-    if output.suffix.lower() not in (".h5", ".hdf5") and data.y.shape[0] != 1:
-        raise ValueError(f"output {output} holds one image, the result has {data.y.shape[0]}; use an .h5 file")
+    data = read_measurements(measurements, operator=operator)
+    channels = 1 if data.operator == "kaiser_squires" or data.y.ndim != 4 else data.y.shape[1]
+    if not _is_hdf5(output):
+        check_image_output(output, channels, overwrite=overwrite)
+        if data.y.ndim == 4 and data.y.shape[0] != 1:
+            raise ValueError(f"output {output} holds one image, the result has {data.y.shape[0]}; use an .h5 file")
     if operator is not None and operator != data.operator:
         raise ValueError(f"--operator {operator}: {measurements} was measured with {data.operator!r}; leave it out")
 
     import torch
+
+    from denoisers.adapters import PerChannel
 
     from .api import solve
 
     where = _device(device)
     A = _operator(data.operator, data.parameters).to(where)
     D = _denoiser(denoiser, where)
+    if channels != 1 and getattr(D, "channels", None) == 1:
+        D = PerChannel(D)
     y = torch.from_numpy(data.y).to(where)
     y = y if y.dtype == torch.float64 else y.float()
     std: float | Tensor | None = noise_std
@@ -113,17 +129,20 @@ def reconstruct(
         max_iter=max_iter,
         progress=True,
     )
-    _save(output, result, data, denoiser, overwrite)
-    print(f"{output}: {result.n_iter} iterations; {result.stop}")
+    written = _save(output, result, data, denoiser, overwrite)
+    source = "estimated" if result.noise_estimated else "--noise-std" if noise_std is not None else "from the file"
+    print(f"{written}: {result.n_iter} iterations, noise {_typical(result.noise_std):.3g} ({source}); {result.stop}")
     if result.stop.name == "INTERRUPTED":
         raise typer.Exit(INTERRUPTED)
+    if written != output:
+        raise typer.Exit(2)
 
 
 @app.command()
 def denoise(
     image: Annotated[Path, typer.Argument(help="PNG, TIFF, NPY, FITS or HDF5 image.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Denoised image: .png, .tif, .npy, .fits, .h5.")],
-    sigma: Annotated[float, typer.Option(help="Noise standard deviation in units of the image; PNG: [0, 1].")],
+    sigma: Annotated[float, typer.Option(help="Noise standard deviation in units of the image; PNG, JPEG: 0 to 1.")],
     weights: Annotated[str, typer.Option(help="Weights that come with the package, or a file.")] = "gray",
     stride: Annotated[int | None, typer.Option(help="Pixels between patches; more is faster.")] = None,
     device: Device = "cpu",
@@ -131,15 +150,24 @@ def denoise(
 ) -> None:
     """Remove white Gaussian noise from an image, channel by channel.
 
+    PNG and JPEG images are scaled to [0, 1]; TIFF, NPY, FITS and HDF5 keep their values, and 8 bits in a TIFF file
+    are 0 to 255.
+
     \b
     Examples:
       pnp denoise image.png --sigma 0.1 -o out.png
       pnp denoise slice.tif --sigma 12.5 -o slice_denoised.tif
     """
-    from .io import check_output, read_image, write_image
+    import numpy as np
+
+    from .io import check_image_output, check_output, png_bits, read_image, write_image
 
     check_output(output, overwrite=overwrite)
     pixels = read_image(image)
+    check_image_output(output, 1 if pixels.ndim == 2 else pixels.shape[0], overwrite=overwrite)
+    bad = pixels.size - int(np.isfinite(pixels).sum())
+    if bad:
+        raise ValueError(f"{image} must be finite, got NaN or infinity in {bad} of {pixels.size} pixels; fill them")
     if not (math.isfinite(sigma) and sigma >= 0):
         raise ValueError(f"--sigma must be a finite number, at least 0, in units of the image, got {sigma}")
 
@@ -154,8 +182,13 @@ def denoise(
     # A grey-level denoiser sees the channels as a batch of grey images.
     with torch.no_grad():
         z = D(x.reshape(-1, 1, *x.shape[-2:]), sigma, stride=stride).reshape(x.shape)
-    write_image(output, z.cpu().numpy(), overwrite=overwrite)
-    print(f"{output}: {' x '.join(map(str, x.shape))} in {time.perf_counter() - start:.2f} s")
+    denoised = z.cpu().numpy()
+    is_picture = image.suffix.lower() in (".png", ".jpg", ".jpeg")
+    written = output if is_picture else _for_range(output, denoised)
+    write_image(written, denoised, bits=png_bits(image), overwrite=overwrite and written == output)
+    print(f"{written}: {' x '.join(map(str, x.shape))} in {time.perf_counter() - start:.2f} s")
+    if written != output:
+        raise typer.Exit(2)
 
 
 train = typer.Typer(help="Train the networks of this package.", no_args_is_help=True, rich_markup_mode=None)
@@ -260,16 +293,52 @@ def info() -> None:
             console.print(card.read_text(encoding="utf-8").strip(), markup=False, highlight=False)
 
 
-def _save(output: Path, result: Any, data: Any, denoiser: str, overwrite: bool) -> None:
-    """Write a result: everything to HDF5, the image alone to another format."""
+def _complain(message: str) -> None:
+    """Print one short line on stderr."""
+    line = f"pnp: {' '.join(message.split())}"
+    print(line if len(line) <= LONGEST else line[: LONGEST - 3] + "...", file=sys.stderr)
+
+
+def _is_hdf5(path: Path) -> bool:
+    return path.suffix.lower() in (".h5", ".hdf5")
+
+
+def _for_range(output: Path, x: Any) -> Path:
+    """Return `output`, or a free .h5 name beside it, and say so, where x would be lost in a PNG file's [0, 1]."""
+    low, high = float(x.min()), float(x.max())
+    # NaN fails too.
+    if output.suffix.lower() != ".png" or (low >= -0.05 and high <= 1.05 and high - low >= 0.1):
+        return output
+    name, k = output.with_suffix(".h5"), 1
+    while name.exists():
+        name, k = output.with_name(f"{output.stem}-{k}.h5"), k + 1
+    _complain(
+        f"output {output} must have values that fill [0, 1], got {low:.3g} to {high:.3g}; they are kept in {name}; "
+        "name a .tif, .npy, .fits or .h5 file"
+    )
+    return name
+
+
+def _typical(noise_std: Any) -> float:
+    """Return the median of the noise levels that are finite."""
+    import numpy as np
+    import torch
+
+    values = noise_std.cpu().numpy() if isinstance(noise_std, torch.Tensor) else np.asarray(noise_std)
+    return float(np.median(values[np.isfinite(values)]))
+
+
+def _save(output: Path, result: Any, data: Any, denoiser: str, overwrite: bool) -> Path:
+    """Write a result: everything to HDF5, the image alone to another format. Return where it is."""
     from .io import write_image, write_result
 
     x = result.x.cpu().numpy()
-    if output.suffix.lower() not in (".h5", ".hdf5"):
+    written = _for_range(output, x)
+    if not _is_hdf5(written):
         write_image(output, x[0, 0] if x.shape[1] == 1 else x[0], overwrite=overwrite)
-        return
+        return output
     write_result(
-        output,
+        written,
         x,
         operator=data.operator,
         parameters=data.parameters,
@@ -280,11 +349,13 @@ def _save(output: Path, result: Any, data: Any, denoiser: str, overwrite: bool) 
             "stop": str(result.stop),
             "n_iter": result.n_iter,
             "misfit": result.misfit,
+            "noise_estimated": result.noise_estimated,
             "denoiser": denoiser,
             "command": shlex.join(["pnp", *sys.argv[1:]]),
         },
-        overwrite=overwrite,
+        overwrite=overwrite and written == output,
     )
+    return written
 
 
 def _operator(name: str, parameters: dict[str, Any]) -> Any:
@@ -325,6 +396,8 @@ def _device(name: str) -> torch.device:
 
     try:
         where = torch.device(name)
+        if where.type not in ("cpu", "cuda"):
+            raise RuntimeError("it must be cpu or cuda")
         torch.empty(0, device=where)
     except (RuntimeError, AssertionError) as error:  # unknown name; not built with CUDA; no such card
         reason = str(error).splitlines()[0][:150]
@@ -333,11 +406,14 @@ def _device(name: str) -> torch.device:
 
 
 def _parse_bounds(text: str | None) -> tuple[float | None, float | None] | None:
-    """Read "low,high", where an infinite or empty side is open."""
+    """Read "low,high", where an empty side, a low of -inf or a high of inf is open."""
     if text is None:
         return None
     try:
-        low, high = (float(part) if part.strip() else math.inf for part in text.split(","))
+        left, right = text.split(",")
+        low, high = float(left.strip() or -math.inf), float(right.strip() or math.inf)
+        if not (low < math.inf and high > -math.inf):  # NaN fails too
+            raise ValueError
     except ValueError:
         raise ValueError(f"--bounds must be low,high, e.g. 0,1 or 0,inf, got {text!r}") from None
     return (low if math.isfinite(low) else None, high if math.isfinite(high) else None)

@@ -139,7 +139,8 @@ def train_denoiser(
         progress: progress bar on stderr.
 
     Raises:
-        ValueError: the checkpoint to resume is unreadable or belongs to another architecture.
+        ValueError: the checkpoint to resume is unreadable or belongs to another architecture, or there is one and
+            `resume` is False.
     """
     path = Path(checkpoint)
     generator = torch.Generator().manual_seed(options.seed)
@@ -149,7 +150,11 @@ def train_denoiser(
     average = {k: v.detach().clone() for k, v in model.state_dict().items()}
     history: list[list[float]] = []
     step, seconds = 0, 0.0
-    if resume and path.exists():
+    if path.exists() and not resume:
+        raise ValueError(
+            f"train_denoiser: there is a checkpoint {path.name} already; resume it, or remove it to start anew"
+        )
+    if path.exists():
         state = load_checkpoint(path)
         try:
             model.load_state_dict(state["weights"])

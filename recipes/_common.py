@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 import time
@@ -38,9 +39,28 @@ class Entry(NamedTuple):
         return self.result if isinstance(self.result, Tensor) else self.result.x
 
 
+class Parser(argparse.ArgumentParser):
+    """Arguments that are checked before anything is computed: bad files are one sentence and exit code 2."""
+
+    def parse_args(self, *arguments: Any, **options: Any) -> Any:
+        """Parse; read the input once, so that a broken file is found now, and make the output folder."""
+        args = super().parse_args(*arguments, **options)
+        try:
+            if args.input:
+                read_image(args.input)
+            args.output.mkdir(parents=True, exist_ok=True)
+        except ValueError as error:
+            self.exit(2, f"{self.prog}: {error}\n")
+        except OSError as error:
+            self.exit(2, f"{self.prog}: --output {args.output} cannot be made: {error.strerror}; name another folder\n")
+        if not os.access(args.output, os.W_OK):
+            self.exit(2, f"{self.prog}: --output {args.output} is not writable; name another folder\n")
+        return args
+
+
 def parser(description: str, image: str | None = "camera") -> argparse.ArgumentParser:
     """Return the arguments of all recipes; add a recipe's own to them."""
-    p = argparse.ArgumentParser(description=description.splitlines()[0])
+    p = Parser(description=description.splitlines()[0])
     p.add_argument("input", nargs="?", help="your image: PNG, TIFF, NPY, HDF5 or FITS (default: built in)")
     if image is not None:
         p.add_argument(
@@ -48,7 +68,13 @@ def parser(description: str, image: str | None = "camera") -> argparse.ArgumentP
         )
     p.add_argument("--seed", type=int, default=0, help="seed of the simulated measurements")
     p.add_argument("--device", default="cpu", help="cpu or cuda")
-    p.add_argument("--output", type=Path, default=Path("results"), metavar="DIR", help="folder for figure and HDF5")
+    p.add_argument(
+        "--output",
+        type=Path,
+        default=Path("results"),
+        metavar="DIR",
+        help="folder for <recipe>.png and <recipe>.h5, which replace those of earlier runs (default: results)",
+    )
     p.add_argument("--smoke", action="store_true", help="a small, quick run to see that everything works")
     return p
 
@@ -112,6 +138,7 @@ def save(
     noise_std: float | None = None,
     limits: tuple[float, float] | None = None,
     cmap: str = "gray",
+    label: str = "",
 ) -> None:
     """Write DIR/<recipe>.png and DIR/<recipe>.h5, over those of an earlier run, and say where they are."""
     args.output.mkdir(parents=True, exist_ok=True)
@@ -123,7 +150,7 @@ def save(
         x, history, noise_std = result.x, result.history, result.noise_std
         attributes |= {"stop": str(result.stop), "n_iter": result.n_iter, "misfit": result.misfit}
         print(f"{result.n_iter} iterations: {result.stop}")
-    save_panels(figure, panels, title=title, limits=limits, cmap=cmap, overwrite=True)
+    save_panels(figure, panels, title=title, limits=limits, cmap=cmap, label=label, overwrite=True)
     write_result(
         file,
         x,

@@ -102,4 +102,5 @@ save(
     title="Convergence, simulated survey",
     limits=(-1.5 * spread, 3 * spread),
     cmap="inferno",
+    label="convergence",
 )

@@ -26,7 +26,7 @@ max_iter = 5 if args.smoke else None
 # Data
 truth = grey_image(args)
 shape = tuple(truth.shape[-2:])
-bounds = (0.0, None) if float(truth.min()) >= 0 else None  # attenuation is not negative
+bounds = (0.0, None)  # attenuation is not negative
 
 # Operator
 angles = torch.arange(args.views, dtype=torch.float64) * (math.pi / args.views)
@@ -65,4 +65,5 @@ save(
     denoiser="mlpatch:gray",
     title=f"Tomography, {args.views} views, {args.snr:g} dB",
     limits=window,
+    label="attenuation (1/mm)",
 )

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from pnp import cli
-from pnp.io import read_image, read_measurements, read_result, write_image, write_measurements
+from pnp.io import png_bits, read_image, read_measurements, read_result, write_image, write_measurements
 from pnp.metrics import psnr
 
 
@@ -52,8 +53,10 @@ def test_reconstruct_writes_a_result_that_explains_itself(monkeypatch, masked, c
     assert saved.attributes["denoiser"] == "tv" and "--bounds 0,1" in saved.attributes["command"]
     assert saved.attributes["stop"].endswith(".")
     assert saved.attributes["n_iter"] == len(saved.history["sigma"])
+    assert saved.attributes["noise_estimated"] is False
     np.testing.assert_array_equal(saved.reference, disc())
     out, err = capsys.readouterr()
+    assert "noise 0.02 (from the file)" in out
     assert str(output) in out and "solve" in err and "solve" not in out  # the bar is on stderr
 
 
@@ -95,6 +98,10 @@ def test_output_is_kept_unless_asked(monkeypatch, masked, capsys):
         (("--strength", "0"), "strength"),
         (("--max-iter", "0"), "max_iter"),
         (("--device", "abacus"), "--device abacus"),
+        (("--device", "meta"), "--device meta"),
+        (("--bounds", "nan,1"), "--bounds must be low,high"),
+        (("--bounds", "inf,0"), "--bounds must be low,high"),
+        (("--bounds", "0,-inf"), "--bounds must be low,high"),
         (("--device", "cuda:99"), "--device cuda:99"),
     ],
 )
@@ -132,6 +139,106 @@ def test_unwritable_output_is_found_before_the_work(monkeypatch, masked, capsys)
     assert run(monkeypatch, "reconstruct", masked, "-o", masked.parent / "absent" / "x.h5") == 2
     out, err = capsys.readouterr()
     assert "does not exist" in err and "solve" not in err and out == ""
+
+
+@pytest.mark.parametrize("name", ["r.xyz", "x.jpg", "nosuffix", "five.png"])
+def test_formats_are_checked_before_the_work(monkeypatch, tmp_path, capsys, name):
+    y = disc().expand(-1, 5, -1, -1)
+    write_measurements(tmp_path / "y.h5", y, operator="mask", parameters={"mask": np.ones((32, 32))}, noise_std=0.1)
+    write_image(tmp_path / "y.npy", y[0])
+    monkeypatch.setattr("pnp.api.solve", None)  # not reached
+    monkeypatch.setattr("denoisers.MLPatch", None)
+    for command in (("reconstruct", tmp_path / "y.h5"), ("denoise", tmp_path / "y.npy", "--sigma", 0.1)):
+        assert run(monkeypatch, *command, "-o", tmp_path / name) == 2
+        error = capsys.readouterr().err
+        assert ("1 or 3 channels, got 5" if name == "five.png" else "is not one of PNG") in error
+        assert len(error) < 400 and not (tmp_path / name).exists()
+
+
+def test_png_that_would_lose_the_image(monkeypatch, tmp_path, masked, capsys):
+    data = read_measurements(masked)
+    path = tmp_path / "scaled.h5"
+    write_measurements(path, 50 * data.y, operator="mask", parameters=data.parameters, noise_std=1.0)
+    options = ("--denoiser", "tv", "--max-iter", 2)
+    (tmp_path / "x.h5").write_text("precious")
+    assert run(monkeypatch, "reconstruct", path, "-o", tmp_path / "x.png", *options, "--overwrite") == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "fill [0, 1]" in error and "x-1.h5" in error
+    assert read_result(tmp_path / "x-1.h5").x.max() > 40 and (tmp_path / "x.h5").read_text() == "precious"
+    assert not (tmp_path / "x.png").exists()
+    options = (*options, "--bounds", "0,1")
+    assert run(monkeypatch, "reconstruct", masked, "-o", tmp_path / "x.png", *options) == 0
+    assert read_image(tmp_path / "x.png").max() > 0.8
+    write_image(tmp_path / "counts.tif", 255 * disc()[0, 0])
+    assert run(monkeypatch, "denoise", tmp_path / "counts.tif", "--sigma", 5, "-o", tmp_path / "counts.png") == 2
+    assert read_image(tmp_path / "counts.h5").max() > 200
+
+
+def test_estimated_noise_is_said(monkeypatch, masked, capsys):
+    with h5py.File(masked, "a") as f:
+        del f["noise_std"]
+    output = masked.with_name("x.h5")
+    assert run(monkeypatch, "reconstruct", masked, "-o", output, "--denoiser", "tv", "--max-iter", 1) == 0
+    assert "(estimated)" in capsys.readouterr().out
+    assert read_result(output).attributes["noise_estimated"] is True
+
+
+def test_operator_names_a_nameless_file(monkeypatch, masked, capsys):
+    with h5py.File(masked, "a") as f:
+        del f["operator"].attrs["name"]
+    output = masked.with_name("x.h5")
+    options = ("reconstruct", masked, "-o", output, "--denoiser", "tv", "--max-iter", 1)
+    assert run(monkeypatch, *options) == 2
+    assert "attribute 'name'" in capsys.readouterr().err
+    assert run(monkeypatch, *options, "--operator", "mask") == 0
+    assert read_result(output).operator == "mask"
+
+
+def test_a_grey_denoiser_takes_colour_channel_by_channel(monkeypatch, masked):
+    data = read_measurements(masked)
+    colour = np.concatenate([data.y, 0.5 * data.y], axis=1)
+    path, output = masked.with_name("colour.h5"), masked.with_name("x.h5")
+    write_measurements(path, colour, operator="mask", parameters=data.parameters, noise_std=0.02)
+    assert run(monkeypatch, "reconstruct", path, "-o", output, "--max-iter", 3) == 0
+    x = read_result(output).x
+    assert x.shape == (1, 2, 32, 32) and psnr(x[:, 1:], 0.5 * disc(), data_range=0.5) > 15
+
+
+@pytest.mark.parametrize("error", [RuntimeError, torch.OutOfMemoryError])
+def test_out_of_memory_is_one_sentence(monkeypatch, masked, capsys, error):
+    def solve(*_, **__):
+        raise error("CUDA out of memory. Tried to allocate 3 GiB.\n" + 50 * "See the documentation. ")
+
+    monkeypatch.setattr("pnp.api.solve", solve)
+    assert run(monkeypatch, "reconstruct", masked, "-o", masked.with_name("x.h5"), "--denoiser", "tv") == 2
+    message = capsys.readouterr().err
+    assert message.startswith("pnp: out of memory") and message.count("\n") == 1 and len(message) < 400
+
+
+def test_other_runtime_errors_are_not_hidden(monkeypatch, masked):
+    def solve(*_, **__):
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr("pnp.api.solve", solve)
+    monkeypatch.setattr(
+        sys, "argv", ["pnp", "reconstruct", str(masked), "-o", str(masked.with_name("x.h5")), "--denoiser", "tv"]
+    )
+    with pytest.raises(RuntimeError, match="a defect"):
+        cli.main()
+
+
+def test_denoise_refuses_nan_with_their_number(monkeypatch, tmp_path, capsys):
+    image = disc()[0, 0].clone()
+    image[:2, 0], image[5, 5] = torch.nan, torch.inf
+    write_image(tmp_path / "y.npy", image)
+    assert run(monkeypatch, "denoise", tmp_path / "y.npy", "--sigma", 0.1, "-o", tmp_path / "x.npy") == 2
+    assert "in 3 of 1024 pixels" in capsys.readouterr().err
+
+
+def test_denoise_keeps_sixteen_bits(monkeypatch, tmp_path):
+    write_image(tmp_path / "y.png", 0.001 * disc()[0, 0] + 0.5, bits=16)
+    assert run(monkeypatch, "denoise", tmp_path / "y.png", "--sigma", 0.001, "-o", tmp_path / "x.png") == 0
+    assert png_bits(tmp_path / "x.png") == 16 and len(np.unique(read_image(tmp_path / "x.png"))) > 3
 
 
 def test_denoise_colour_image(monkeypatch, tmp_path):
@@ -182,3 +289,13 @@ def test_ctrl_c_keeps_the_last_iterate(tmp_path, masked):
     saved = read_result(output)
     assert saved.attributes["n_iter"] >= 1 and "Interrupted" in saved.attributes["stop"]
     assert np.isfinite(saved.x).all() and "Interrupted" in out
+
+
+@pytest.mark.parametrize("what", ["input", "output"])
+def test_recipes_check_files_before_the_work(tmp_path, what):
+    (tmp_path / "file").write_text("")
+    recipe = Path(__file__).parents[1] / "recipes" / "denoising.py"
+    options = [str(tmp_path / "absent.png")] if what == "input" else ["--output", str(tmp_path / "file" / "out")]
+    done = subprocess.run([sys.executable, recipe, "--smoke", *options], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.count("\n") == 1 and ("no file" if what == "input" else "--output") in done.stderr

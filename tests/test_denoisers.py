@@ -2,11 +2,12 @@
 
 import pickle
 
+import numpy as np
 import pytest
 import torch
 
 import denoisers
-from denoisers import DENOISERS, TV, FromDeepinv, MLPatch, Rescaled, StageSpec
+from denoisers import DENOISERS, TV, MLPatch, PerChannel, Rescaled, StageSpec
 
 TINY = (StageSpec(taps=3, width=8, depth=1, patch=3),)
 
@@ -20,7 +21,7 @@ TABLE = {
     "mlpatch": lambda: MLPatch(stages=TINY, stride=2, precision="float32"),
     "tv": lambda: TV(max_iter=20),
     "rescaled": lambda: Rescaled(smooth, -1000.0, 2000.0),
-    "from_deepinv": lambda: FromDeepinv(smooth, channels=1),
+    "per_channel": lambda: PerChannel(smooth),
 }
 
 
@@ -105,11 +106,41 @@ def test_rescaled_shows_the_network_images_in_zero_to_one():
     assert float(seen[0][0].mean()) == pytest.approx(0.5) and float(seen[0][1]) == pytest.approx(0.01)
 
 
-@pytest.mark.parametrize(("network", "image"), [(1, 3), (3, 1), (3, 2), (1, 1), (3, 3)])
-def test_channels_are_matched(network, image):
+def test_channels_are_denoised_one_by_one_with_their_images_sigma():
     def blur(x, sigma):
-        assert x.shape[1] == network
-        return smooth(x, sigma)
+        assert x.shape[1] == 1
+        return smooth(x, sigma) * sigma.reshape(-1, 1, 1, 1)
 
-    x = noisy(image)
-    torch.testing.assert_close(FromDeepinv(blur, channels=network)(x, 0.1), smooth(x, 0.1))
+    x, sigma = noisy(3), torch.tensor([1.0, 2.0])
+    torch.testing.assert_close(PerChannel(blur)(x, sigma), smooth(x, 0) * sigma.reshape(-1, 1, 1, 1))
+
+
+def test_adapters_move_the_network_inside():
+    for adapter in (PerChannel(TABLE["mlpatch"]()), Rescaled(TABLE["mlpatch"](), 0, 2)):
+        assert all(p.dtype == torch.float64 for p in adapter.double().parameters())
+        assert adapter.sigma_range == (0.0, float("inf"))
+
+
+def test_trained_weights_denoise_photographs_and_convergence():
+    """Random weights would fail this; `benchmarks/denoising_quality.py` gives the figures on whole test sets."""
+    import skimage.data
+
+    from pnp.lensing import LognormalKappa, pixel_spectrum
+
+    x = torch.tensor(skimage.data.camera()[100:228, 160:288] / 255.0, dtype=torch.float32)[None, None]
+    gray = MLPatch.from_pretrained("gray")
+    for sigma, least in ((5 / 255, 36.5), (25 / 255, 28.5), (50 / 255, 25.0)):
+        y = x + sigma * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            mse = float((gray(y, sigma).clamp(0, 1) - x).square().mean())
+        assert mse < 10 ** (-least / 10), f"sigma {255 * sigma:.0f}/255: {-10 * np.log10(mse):.2f} dB"
+
+    g = torch.Generator().manual_seed(0)
+    kappa = LognormalKappa((128, 128), std=0.02)(4, generator=g)
+    y = kappa + 0.1 * torch.randn(kappa.shape, generator=g)
+    power = pixel_spectrum((128, 128))
+    power *= 0.02**2 / power.mean()
+    wiener = torch.fft.ifft2(torch.fft.fft2(y) * power / (power + 0.1**2)).real
+    with torch.no_grad():
+        z = MLPatch.from_pretrained("convergence")(y, 0.1)
+    assert float((z - kappa).norm()) < 0.98 * float((wiener - kappa).norm())

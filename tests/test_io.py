@@ -7,11 +7,14 @@ import math
 import h5py
 import numpy as np
 import pytest
+import tifffile
 import torch
+from astropy.io import fits
 from PIL import Image
 
 from pnp.io import (
     atomic,
+    png_bits,
     read_image,
     read_measurements,
     read_result,
@@ -58,10 +61,49 @@ def test_png_keeps_eight_bits_and_clips(tmp_path, shape):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32])
-def test_integers_are_scaled_by_their_type(tmp_path, dtype):
-    top = np.iinfo(dtype).max
-    np.save(tmp_path / "x.npy", np.array([[0, top // 2], [top, top]], dtype=dtype))
-    np.testing.assert_allclose(read_image(tmp_path / "x.npy"), [[0, 0.5], [1, 1]], atol=1 / 255)
+@pytest.mark.parametrize("suffix", [".npy", ".tif", ".fits", ".h5"])
+def test_integers_of_measurement_formats_keep_their_units(tmp_path, dtype, suffix):
+    counts = np.array([[0, 17], [100, 255]], dtype=dtype)
+    path = tmp_path / f"x{suffix}"
+    if suffix == ".npy":
+        np.save(path, counts)
+    elif suffix == ".tif":
+        tifffile.imwrite(path, counts)
+    elif suffix == ".fits":
+        fits.PrimaryHDU(counts).writeto(path)
+    else:
+        with h5py.File(path, "w") as f:
+            f["image"] = counts
+    image = read_image(path)
+    assert image.dtype == np.float32
+    np.testing.assert_array_equal(image, counts)
+
+
+@pytest.mark.parametrize("bands", [2, 3, 4])
+def test_bands_last_are_all_kept(tmp_path, bands):
+    image = np.random.default_rng(0).random((8, 9, bands), dtype=np.float32)
+    np.save(tmp_path / "x.npy", image)
+    np.testing.assert_array_equal(read_image(tmp_path / "x.npy"), np.moveaxis(image, -1, 0))
+
+
+@pytest.mark.parametrize("shape", [(3, 6, 8), (3, 6, 3), (3, 1, 5)])
+def test_colour_tiff_says_so(tmp_path, shape):
+    image = np.random.default_rng(0).random(shape, dtype=np.float32)
+    write_image(tmp_path / "x.tif", image)
+    with tifffile.TiffFile(tmp_path / "x.tif") as f:
+        assert f.pages[0].photometric.name == "RGB"
+    np.testing.assert_array_equal(read_image(tmp_path / "x.tif"), image)
+
+
+def test_grey_png_of_sixteen_bits(tmp_path):
+    image = np.linspace(0, 1, 300, dtype=np.float32)[None]
+    write_image(tmp_path / "x.png", image, bits=16)
+    np.testing.assert_allclose(read_image(tmp_path / "x.png"), image, atol=0.6 / 65535)
+    write_image(tmp_path / "eight.png", image)
+    write_image(tmp_path / "x.npy", image)
+    assert [png_bits(tmp_path / name) for name in ("x.png", "eight.png", "x.npy")] == [16, 8, 8]
+    with pytest.raises(ValueError, match="bits must be 8 or 16"):
+        write_image(tmp_path / "y.png", image, bits=12)
 
 
 def test_sixteen_bit_png_and_opacity(tmp_path):
@@ -120,6 +162,41 @@ def test_big_endian_measurements_fit_torch(file):
         del f["measurements"]
         f["measurements"] = np.ones((1, 1, 3, 4), dtype=">f4")
     assert torch.from_numpy(read_measurements(file).y).sum() == 12
+
+
+def test_attributes_of_other_writers(file):
+    with h5py.File(file, "a") as f:
+        group = f["operator"]
+        group.attrs["name"] = np.bytes_("radon")
+        group["angles"].attrs["units"] = np.array([b"rad"])
+        group.attrs["shape"] = np.array([4.0, 4.0])
+        group.attrs["pitch"] = np.array([1.5])
+        group.attrs["n_detectors"] = np.array([[4.0]])
+        group["offset"] = 0.25
+        f["measurements"].attrs["units"] = np.bytes_("1/mm")
+    data = read_measurements(file)
+    assert (data.operator, data.units) == ("radon", "1/mm")
+    angles = data.parameters.pop("angles")
+    np.testing.assert_array_equal(angles, [0, 0.5, 1])
+    assert data.parameters == {"shape": (4, 4), "pitch": 1.5, "n_detectors": 4, "offset": 0.25}
+    assert all(isinstance(n, int) for n in (*data.parameters["shape"], data.parameters["n_detectors"]))
+
+
+def test_a_nameless_operator_is_named_by_the_caller(file):
+    spoil(file, "no name")
+    assert read_measurements(file, operator="radon").operator == "radon"
+
+
+def test_messages_stay_short_where_files_hold_much(file):
+    with h5py.File(file, "a") as f:
+        del f["measurements"]
+        for k in range(60):
+            f[f"a_dataset_with_a_long_name_{k:02d}"] = 0.0
+    for read in (read_measurements, read_image):
+        path = file if read is read_measurements else file.rename(file.with_name("image.h5"))
+        with pytest.raises(ValueError, match=r"and \d\d more") as caught:
+            read(path)
+        assert len(str(caught.value).replace(str(path.parent), "")) < 300
 
 
 def test_result_round_trip(tmp_path):
@@ -226,3 +303,21 @@ def test_figure_has_the_first_row_on_top_and_one_scale(tmp_path):
     assert right[quarter, middle].mean() == pytest.approx(0.5, abs=0.05)
     with pytest.raises(ValueError, match="at least one image"):
         save_panels(tmp_path / "g.png", {})
+
+
+def test_a_file_that_appears_meanwhile_is_kept(tmp_path):
+    path = tmp_path / "x.txt"
+    with pytest.raises(ValueError, match="exists"), atomic(path) as part:
+        part.write_text("new")
+        path.write_text("somebody else's")
+    assert path.read_text() == "somebody else's" and list(tmp_path.iterdir()) == [path]
+
+
+def test_file_systems_without_links(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError("no links here")
+
+    monkeypatch.setattr("os.link", refuse)
+    with atomic(tmp_path / "x.txt") as part:
+        part.write_text("new")
+    assert (tmp_path / "x.txt").read_text() == "new" and len(list(tmp_path.iterdir())) == 1

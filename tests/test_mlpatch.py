@@ -209,7 +209,7 @@ def test_weights_survive_the_file_and_refuse_what_they_are_not(tmp_path):
 @pytest.mark.parametrize("name", weights.available())
 def test_packaged_weights_have_a_card_and_state_a_local_field(name):
     card = (weights.FOLDER / f"{name}.md").read_text()
-    assert "seed" in card and "pnp train" in card
+    assert "seed" in card and "pnp train" in card and "python benchmarks/" in card
     model = MLPatch.from_pretrained(name)
     assert model.receptive_field < (128 if model.normalization == "absolute" else 64)
 

@@ -77,6 +77,8 @@ def test_a_checkpoint_of_another_model_is_refused(folder, tmp_path):
     with pytest.raises(ValueError, match="belongs to another model") as caught:
         train_denoiser(other, crops(folder), LEVELS, options(2), checkpoint=path, resume=True, progress=False)
     assert len(str(caught.value)) < 400
+    with pytest.raises(ValueError, match="already"):
+        train_denoiser(model(), crops(folder), LEVELS, options(2), checkpoint=path, progress=False)
     path.write_bytes(b"not a checkpoint")
     with pytest.raises(ValueError, match="not a training checkpoint"):
         load_checkpoint(path)

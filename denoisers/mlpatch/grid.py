@@ -35,7 +35,11 @@ def mirrored(x: Tensor, rows: tuple[int, int], cols: tuple[int, int]) -> Tensor:
 
 
 def evaluate(model: MLPatch, x: Tensor, sigma: Tensor, stride: int) -> Tensor:
-    """Denoise x (B, C, H, W) tile by tile; with gradients, in one piece."""
+    """Denoise x (B, C, H, W) tile by tile; where gradients are wanted, in one piece."""
+    wanted = x.requires_grad or sigma.requires_grad or any(p.requires_grad for p in model.parameters())
+    if torch.is_grad_enabled() and not wanted:
+        with torch.no_grad():
+            return evaluate(model, x, sigma, stride)
     dtype = model.compute_dtype(x)
     folded = model.fold(dtype)
     before, after = model.margins(stride)

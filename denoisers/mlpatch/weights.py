@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 
 from .model import MLPatch, StageSpec
 
@@ -36,12 +36,14 @@ def save(model: MLPatch, path: str | Path, *, about: dict[str, str] | None = Non
     path = Path(path)
     temporary = path.with_name(path.name + ".part")
     tensors = {k: v.detach().cpu().to(torch.float16).contiguous() for k, v in model.state_dict().items()}
-    save_file(tensors, temporary, metadata={**(about or {}), "mlpatch": json.dumps(model.config())})
+    temporary.write_bytes(serialize(tensors, metadata={**(about or {}), "mlpatch": json.dumps(model.config())}))
     os.replace(temporary, path)
 
 
 def load(name: str | Path) -> MLPatch:
-    """Load a weight set of the package by name, or a .safetensors file by path, in float32 on the CPU.
+    """Load a weight set of the package by name, or a .safetensors file by path.
+
+    The model is on the CPU, in float32 and frozen (`requires_grad_()` thaws it).
 
     Raises:
         ValueError: no such set or file, or not a weight file of MLPatch.
@@ -67,4 +69,5 @@ def load(name: str | Path) -> MLPatch:
     except Exception as error:
         what = f"{type(error).__name__}: {error}"[:200]
         raise ValueError(f"MLPatch.from_pretrained: {path.name} is not a weight file of MLPatch ({what})") from error
-    return model.eval()
+    # Weights that are used, not trained: images without gradients are then denoised in tiles, in any grad mode.
+    return model.eval().requires_grad_(False)

@@ -2,13 +2,15 @@
 
 from .atomic import atomic, check_output
 from .hdf5 import Measurements, SavedResult, read_measurements, read_result, write_measurements, write_result
-from .images import read_image, write_image
+from .images import check_image_output, png_bits, read_image, write_image
 
 __all__ = [
     "Measurements",
     "SavedResult",
     "atomic",
+    "check_image_output",
     "check_output",
+    "png_bits",
     "read_image",
     "read_measurements",
     "read_result",

@@ -36,7 +36,8 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> Pa
 def atomic(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
     """Yield a temporary name beside `path` to write to; rename it to `path` when the block succeeds.
 
-    A block that fails leaves no temporary file, and whatever was at `path` stays as it was.
+    The bytes are on the disk before the name is. A block that fails leaves no temporary file, and whatever was at
+    `path` stays as it was; so does, without overwrite, a file that appeared there in the meantime.
 
     Raises:
         ValueError: the path cannot be written (see `check_output`), or the system refused while writing.
@@ -46,9 +47,24 @@ def atomic(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator
     part = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
     try:
         yield part
-        check_output(path, overwrite=overwrite)
-        os.replace(part, path)
+        with open(part, "r+b") as file:
+            os.fsync(file.fileno())
+        if overwrite or not _linked(part, path):
+            check_output(path, overwrite=overwrite)
+            os.replace(part, path)
     except OSError as error:
         raise ValueError(f"output {path} cannot be written: {error.strerror or error}") from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def _linked(part: Path, path: Path) -> bool:
+    """Give the file its second name unless that is taken; False where the file system has no links."""
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        check_output(path)
+        raise
+    except OSError:
+        return False
+    return True

@@ -28,13 +28,15 @@ import numpy.typing as npt
 
 from .atomic import atomic
 
-__all__ = ["Measurements", "SavedResult", "open_hdf5", "read_measurements", "read_result"]
+__all__ = ["Measurements", "SavedResult", "listed", "open_hdf5", "read_measurements", "read_result"]
 __all__ += ["write_measurements", "write_result"]
 
 Array = npt.NDArray[Any]
 FORMAT_VERSION = 1
 ANGLES = ("angles",)
 """Names of operator parameters that are angles: they must state a unit."""
+INTEGERS = ("shape", "n_detectors")
+"""Names of operator parameters that are whole numbers, whichever type a file stores them in."""
 _RADIANS = {"rad": 1.0, "deg": math.pi / 180}
 
 
@@ -153,19 +155,24 @@ def write_result(
             _set_attribute(file, name, value)
 
 
-def read_measurements(path: str | os.PathLike[str]) -> Measurements:
+def read_measurements(path: str | os.PathLike[str], *, operator: str | None = None) -> Measurements:
     """Read a file of measurements.
+
+    Args:
+        path: the file.
+        operator: name of the operator where the file gives none.
 
     Raises:
         ValueError: the file is missing, unreadable or truncated, a dataset is missing, or a unit is wrong.
     """
     with open_hdf5(path) as file:
-        operator, parameters, noise_std, reference = _read_problem(path, file)
-        if not operator:
+        name, parameters, noise_std, reference = _read_problem(path, file)
+        name = name or operator or ""
+        if not name:
             raise ValueError(f"{path}: /operator must have the attribute 'name', e.g. 'radon'; see docs/hdf5_layout.md")
         y = _dataset(path, file, "measurements")
-        units = str(file["measurements"].attrs.get("units", "1"))
-        return Measurements(y, operator, parameters, noise_std, reference, units)
+        units = str(_python(file["measurements"].attrs.get("units", "1")))
+        return Measurements(y, name, parameters, noise_std, reference, units)
 
 
 def read_result(path: str | os.PathLike[str]) -> SavedResult:
@@ -230,21 +237,24 @@ def _read_problem(
     path: str | os.PathLike[str], file: h5py.File
 ) -> tuple[str, dict[str, Any], float | Array | None, Array | None]:
     if not isinstance(file.get("operator"), h5py.Group):
-        raise ValueError(f"{path} must have a group /operator, it holds {sorted(file)}; see docs/hdf5_layout.md")
+        raise ValueError(f"{path} must have a group /operator, it holds {listed(file)}; see docs/hdf5_layout.md")
     group = file["operator"]
     parameters: dict[str, Any] = {name: _python(value) for name, value in group.attrs.items() if name != "name"}
     for name in group:
         parameters[name] = _dataset(path, group, name)
         if name in ANGLES:
-            units = group[name].attrs.get("units")
+            units = _python(group[name].attrs.get("units"))
             if units not in _RADIANS:
-                got = "none" if units is None else repr(units)
+                got = "none" if units is None else f"{units!r:.40}"
                 raise ValueError(f"{path}: /operator/{name} must have the attribute units 'rad' or 'deg', got {got}")
             parameters[name] = parameters[name] * _RADIANS[units]
+        elif parameters[name].ndim == 0 or name in INTEGERS:
+            parameters[name] = _python(parameters[name])
+    parameters |= {name: _whole(parameters[name]) for name in INTEGERS if name in parameters}
     noise_std = _dataset(path, file, "noise_std") if "noise_std" in file else None
     reference = _dataset(path, file, "reference") if "reference" in file else None
     return (
-        str(group.attrs.get("name", "")),
+        str(_python(group.attrs.get("name", ""))),
         parameters,
         float(noise_std) if noise_std is not None and noise_std.ndim == 0 else noise_std,
         reference,
@@ -254,7 +264,7 @@ def _read_problem(
 def _dataset(path: str | os.PathLike[str], group: h5py.Group, name: str) -> Array:
     """Return a dataset's numbers, or say what the file holds instead."""
     if not isinstance(group.get(name), h5py.Dataset):
-        raise ValueError(f"{path} must have a dataset '{name}', it holds {sorted(group)}; see docs/hdf5_layout.md")
+        raise ValueError(f"{path} must have a dataset '{name}', it holds {listed(group)}; see docs/hdf5_layout.md")
     values = np.asarray(group[name][()])
     if values.dtype.kind not in "fiub":
         raise ValueError(f"{path}: dataset '{name}' must hold real numbers, got {values.dtype}")
@@ -280,12 +290,29 @@ def _set_attribute(group: h5py.Group, name: str, value: Any) -> None:
 
 
 def _python(value: Any) -> Any:
-    """Turn an HDF5 attribute into a plain Python value."""
+    """Turn an HDF5 attribute into a plain Python value, whichever of its forms the writer chose.
+
+    Text may be bytes (Fortran, MATLAB), and a single value an array of one.
+    """
     if isinstance(value, np.ndarray):
-        return tuple(value.tolist())
+        return _python(value.reshape(-1)[0]) if value.size == 1 else tuple(_python(part) for part in value)
     if isinstance(value, np.generic):
-        return value.item()
-    return value.decode() if isinstance(value, bytes) else value
+        value = value.item()
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+
+def _whole(value: Any) -> Any:
+    """Turn floats without a fraction into integers."""
+    if isinstance(value, tuple):
+        return tuple(_whole(part) for part in value)
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def listed(group: h5py.Group) -> str:
+    """Return what a group holds, the first few names of it, for a message."""
+    names = sorted(group)
+    more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+    return (", ".join(f"{name!r:.24}" for name in names[:6]) or "nothing") + more
 
 
 def _version(package: str) -> str:

@@ -1,22 +1,22 @@
 """Images from and to PNG, TIFF, NPY, FITS and HDF5 files, as numpy arrays (H, W) or (C, H, W).
 
-Values: integer pixels are divided by the largest value of their type, so that 8 and 16 bit files give [0, 1];
-floating pixels are returned as they are, in float32. Opacity (alpha) is dropped.
+Values: the 8 or 16 bits of PNG and JPEG files are pictures and become [0, 1], without their opacity (alpha). TIFF,
+NPY, FITS and HDF5 files are measurements and keep their units, integers too, and all their channels.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from .atomic import atomic, check_output
-from .hdf5 import open_hdf5
+from .hdf5 import listed, open_hdf5
 
-__all__ = ["read_image", "write_image"]
+__all__ = ["check_image_output", "png_bits", "read_image", "write_image"]
 
 _PNG, _TIFF, _NPY, _FITS, _HDF5 = (
     (".png", ".jpg", ".jpeg"),
@@ -30,6 +30,9 @@ _FORMATS = "PNG, TIFF, NPY, FITS or HDF5 (.png, .tif, .npy, .fits, .h5)"
 
 def read_image(path: str | os.PathLike[str], *, dataset: str = "image") -> npt.NDArray[np.float32]:
     """Read an image as float32, (H, W) for grey or (C, H, W) for several channels.
+
+    PNG and JPEG are divided by 255 (8 bits) or 65535 (16 bits), to [0, 1]. The other formats keep their values: a
+    TIFF file of 8 bits is read as 0 to 255.
 
     Args:
         path: a PNG, JPEG, TIFF, NPY, FITS or HDF5 file. FITS: the first part that holds an image.
@@ -45,7 +48,7 @@ def read_image(path: str | os.PathLike[str], *, dataset: str = "image") -> npt.N
     if name.endswith(_HDF5):
         with open_hdf5(path) as file:
             if dataset not in file:
-                raise ValueError(f"read_image: {path} has no dataset '{dataset}'; it holds {sorted(file)}")
+                raise ValueError(f"read_image: {path} has no dataset '{dataset}'; it holds {listed(file)}")
             pixels = np.asarray(file[dataset])
     else:
         try:
@@ -53,7 +56,7 @@ def read_image(path: str | os.PathLike[str], *, dataset: str = "image") -> npt.N
                 from PIL import Image
 
                 with Image.open(path) as picture:
-                    pixels = np.asarray(picture.convert("RGB") if picture.mode in ("P", "CMYK") else picture)
+                    pixels = _unit_interval(picture.convert("RGB") if picture.mode in ("P", "CMYK") else picture)
             elif name.endswith(_TIFF):
                 import tifffile
 
@@ -76,37 +79,53 @@ def read_image(path: str | os.PathLike[str], *, dataset: str = "image") -> npt.N
 
 
 def write_image(
-    path: str | os.PathLike[str], image: npt.ArrayLike, *, dataset: str = "image", overwrite: bool = False
+    path: str | os.PathLike[str],
+    image: npt.ArrayLike,
+    *,
+    dataset: str = "image",
+    bits: Literal[8, 16] = 8,
+    overwrite: bool = False,
 ) -> None:
     """Write an image (H, W) or (C, H, W) to a PNG, TIFF, NPY, FITS or HDF5 file.
 
     PNG is for looking: [0, 1] becomes 0..255 and what lies outside is clipped. The other formats keep the
     values (float32). A file is written whole or not at all.
 
+    Args:
+        path: the file to write; its suffix chooses the format.
+        image: (H, W) or (C, H, W).
+        dataset: name of the dataset in an HDF5 file.
+        bits: bits of a grey PNG, 8 or 16 (0..65535); colour has 8.
+        overwrite: replace a file of that name.
+
     Raises:
         ValueError: another format, another number of axes, or a path that cannot be written.
     """
     pixels = np.asarray(image, dtype=np.float32)
-    name = check_output(path, overwrite=overwrite).name.lower()
     if pixels.ndim not in (2, 3) or pixels.size == 0:
         raise ValueError(f"write_image: image must be (H, W) or (C, H, W), got {pixels.shape}; use image[0]")
-    if not name.endswith((".png", *_TIFF, *_NPY, *_FITS, *_HDF5)):
-        raise ValueError(f"write_image: the format of {path} is not one of {_FORMATS}")
-    if name.endswith(".png"):
-        if pixels.ndim == 3 and pixels.shape[0] not in (1, 3):
-            raise ValueError(f"write_image: PNG takes 1 or 3 channels, got {pixels.shape[0]}; use .tif, .npy or .h5")
-        if not np.isfinite(pixels).all():
-            raise ValueError("write_image: PNG has no place for NaN or infinity; use .tif, .npy or .h5")
+    if bits not in (8, 16):
+        raise ValueError(f"write_image: bits must be 8 or 16, got {bits!r}")
+    channels = 1 if pixels.ndim == 2 else pixels.shape[0]
+    name = check_image_output(path, channels, overwrite=overwrite).name.lower()
+    if name.endswith(".png") and not np.isfinite(pixels).all():
+        raise ValueError("write_image: PNG has no place for NaN or infinity; use .tif, .npy or .h5")
     with atomic(path, overwrite=overwrite) as part:
         if name.endswith(".png"):
             from PIL import Image
 
-            grey = np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
-            Image.fromarray(grey if grey.ndim == 2 else np.moveaxis(grey, 0, -1).squeeze()).save(part)
+            kind: Any = np.uint16 if bits == 16 and channels == 1 else np.uint8
+            levels = np.rint(np.clip(pixels, 0, 1) * np.iinfo(kind).max).astype(kind)
+            Image.fromarray(np.moveaxis(levels, 0, -1) if channels == 3 else levels.reshape(pixels.shape[-2:])).save(
+                part
+            )
         elif name.endswith(_TIFF):
             import tifffile
 
-            tifffile.imwrite(part, pixels, photometric="minisblack")
+            if channels == 3:
+                tifffile.imwrite(part, pixels, photometric="rgb", planarconfig="separate")
+            else:
+                tifffile.imwrite(part, pixels, photometric="minisblack")
         elif name.endswith(_NPY):
             np.save(part, pixels)
         elif name.endswith(_FITS):
@@ -120,6 +139,44 @@ def write_image(
                 file[dataset] = pixels
 
 
+def check_image_output(path: str | os.PathLike[str], channels: int, *, overwrite: bool = False) -> Path:
+    """Return the path of an image to be written, or explain why it cannot be; worth calling before a long computation.
+
+    Raises:
+        ValueError: the format is unknown or has no place for so many channels, or see `check_output`.
+    """
+    path = check_output(path, overwrite=overwrite)
+    name = path.name.lower()
+    if not name.endswith((".png", *_TIFF, *_NPY, *_FITS, *_HDF5)):
+        raise ValueError(f"write_image: the format of {path} is not one of {_FORMATS}")
+    if name.endswith(".png") and channels not in (1, 3):
+        raise ValueError(f"write_image: PNG takes 1 or 3 channels, got {channels}; use .tif, .npy or .h5")
+    return path
+
+
+def png_bits(path: str | os.PathLike[str]) -> Literal[8, 16]:
+    """Return the bits of a grey PNG file, 8 or 16; 8 for every other file."""
+    if not Path(path).name.lower().endswith(".png"):
+        return 8
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        return 16 if picture.mode.startswith("I") else 8
+
+
+def _unit_interval(picture: Any) -> npt.NDArray[np.float32]:
+    """Bring a PIL picture to [0, 1], channels first, without opacity."""
+    pixels = np.asarray(picture)
+    if pixels.dtype.kind in "ui":
+        # Mode I, 32 bits, is how some versions of PIL hold the 16 of a file.
+        pixels = pixels / (65535 if picture.mode.startswith("I") else 255)
+    if pixels.ndim == 3:
+        pixels = np.moveaxis(pixels, -1, 0)
+        pixels = pixels[:-1] if len(pixels) in (2, 4) else pixels  # opacity
+        pixels = pixels[0] if len(pixels) == 1 else pixels
+    return pixels.astype(np.float32)
+
+
 def _as_image(path: Path, pixels: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     """Bring pixels of any layout to float32 (H, W) or (C, H, W)."""
     while pixels.ndim > 2 and pixels.shape[0] == 1:
@@ -128,15 +185,9 @@ def _as_image(path: Path, pixels: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         raise ValueError(f"read_image: {path} must hold an image (H, W) or (C, H, W), got {pixels.shape}")
     if pixels.ndim == 3 and pixels.shape[-1] <= 4 < pixels.shape[0]:
         pixels = np.moveaxis(pixels, -1, 0)
-        if len(pixels) in (2, 4):
-            pixels = pixels[:-1]  # opacity
         if len(pixels) == 1:
             pixels = pixels[0]
-    if pixels.dtype.kind == "b":
-        return pixels.astype(np.float32)
-    if pixels.dtype.kind in "ui":
-        return np.asarray(pixels / np.iinfo(pixels.dtype).max, dtype=np.float32)
-    if pixels.dtype.kind == "f":
+    if pixels.dtype.kind in "buif":
         # Also to this machine's byte order: FITS is big-endian.
         return np.ascontiguousarray(pixels, dtype=np.float32)
     raise ValueError(f"read_image: {path} must hold integer or real pixels, got {pixels.dtype}")

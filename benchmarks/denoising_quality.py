@@ -1,0 +1,44 @@
+"""PSNR of the grey MLPatch on a folder of clean images, by noise level and stride.
+
+    python benchmarks/denoising_quality.py --data Set12
+
+Data range 1, output clipped to [0, 1], noise of image i (by name) from seed i, mean over the images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import time
+
+from denoisers import MLPatch
+from denoisers.mlpatch.geometry import grid_taps
+from pnp.data import load_folder
+from pnp.training import denoising_psnr
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("--data", required=True, help="folder of clean images")
+    p.add_argument("--weights", default="gray", help="weights of the package, or a .safetensors file")
+    p.add_argument("--strides", type=int, nargs="+", default=[4, 3, 2])
+    p.add_argument("--sigmas", type=float, nargs="+", default=[5, 15, 25, 50], help="times 255")
+    args = p.parse_args()
+    D = MLPatch.from_pretrained(args.weights)
+    images = [x.float() / 255 for x in load_folder(args.data)]
+    for k, stage in enumerate(D.stages):
+        moved = (stage.taps.detach() - grid_taps(round(stage.taps.shape[1] ** 0.5))).norm(dim=-1)
+        print(f"stage {k + 1}: taps moved by {moved.mean():.2f} pixels on average, at most {moved.max():.2f}")
+    print(f"| sigma x 255 | {' | '.join(f'stride {s}' for s in args.strides)} |")
+    print(f"|---|{'---|' * len(args.strides)}")
+    for sigma in args.sigmas:
+        cells = []
+        for stride in args.strides:
+            start = time.perf_counter()
+            value = denoising_psnr(functools.partial(D, stride=stride), images, sigma / 255)
+            cells.append(f"{value:.2f} dB ({time.perf_counter() - start:.1f} s)")
+        print(f"| {sigma:g} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
