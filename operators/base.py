@@ -7,9 +7,13 @@ the operator, and nothing is moved silently.
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+import torch
 from torch import Tensor, nn
 
-__all__ = ["LinearOperator", "check_images", "check_shape"]
+__all__ = ["LinearOperator", "as_buffer", "check_images", "check_shape"]
 
 
 class LinearOperator(nn.Module):
@@ -21,7 +25,8 @@ class LinearOperator(nn.Module):
     - `data_step(y, weights)`: h(z, alpha) = (A*WA + alpha)^-1 (A*Wy + alpha z) in closed form, or None where
       there is no closed form for these weights;
     - `preconditioner(weights)`: M(r, alpha), approximately (A*WA + alpha)^-1 r, symmetric positive definite,
-      or None.
+      or None;
+    - `fbp(y)`: a direct first estimate, and `sees_whole_image`: False where that suffers from truncation.
 
     Here `weights` is a scalar tensor or broadcasts against y, and alpha is a positive scalar tensor.
     """
@@ -61,6 +66,27 @@ def check_shape(caller: str, shape: object) -> tuple[int, int]:
     if height < 1 or width < 1:
         raise ValueError(f"{caller}: shape must be positive, got {(height, width)}")
     return height, width
+
+
+def as_buffer(caller: str, name: str, value: Any) -> Tensor:
+    """Return an operator's own copy of an array; a tensor that requires grad is kept as it is.
+
+    NumPy arrays may be read-only, flipped or big-endian, as FITS files give them. The dtype stays.
+
+    Raises:
+        TypeError: value is neither a tensor nor an array of numbers.
+
+    >>> as_buffer("Mask", "mask", np.arange(3.0, dtype=">f4")[::-1])
+    tensor([2., 1., 0.])
+    """
+    if isinstance(value, Tensor):
+        return value if value.requires_grad else value.detach().clone(memory_format=torch.contiguous_format)
+    try:
+        array = np.array(value)
+        return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), order="C"))
+    except (TypeError, ValueError):
+        kind = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
+        raise TypeError(f"{caller}: {name} must be real numbers, got {kind}; use a tensor or array") from None
 
 
 def check_images(caller: str, name: str, x: Tensor, tail: tuple[int | str, ...], like: Tensor | None = None) -> None:

@@ -26,7 +26,7 @@ from scipy.fft import next_fast_len
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .base import LinearOperator, check_images, check_shape
+from .base import LinearOperator, as_buffer, check_images, check_shape
 
 __all__ = ["Blur", "gaussian_kernel"]
 
@@ -234,11 +234,8 @@ def _fold(p: Tensor, before: int, after: int) -> Tensor:
 
 
 def _check_kernel(kernel: object, shape: tuple[int, int]) -> Tensor:
-    """Return the kernel as a tensor, or explain what is wrong with it."""
-    try:
-        k = torch.as_tensor(kernel)
-    except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"Blur: kernel must be a tensor or array, got {type(kernel).__name__}") from None
+    """Return the kernel as a tensor of our own, or explain what is wrong with it."""
+    k = as_buffer("Blur", "kernel", kernel)
     if not k.dtype.is_floating_point:
         raise TypeError(f"Blur: kernel must be real floating point, got {k.dtype}; use kernel.float()")
     if k.ndim != 2 or 0 in k.shape:

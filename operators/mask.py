@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .base import LinearOperator, check_images
+from .base import LinearOperator, as_buffer, check_images
 
 __all__ = ["Mask"]
 
@@ -81,11 +81,8 @@ class Mask(LinearOperator):
 
 
 def _check_mask(mask: object) -> Tensor:
-    """Return the mask as a tensor, or explain what is wrong with it."""
-    try:
-        m = torch.as_tensor(mask)
-    except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"Mask: mask must be a tensor or array, got {type(mask).__name__}") from None
+    """Return the mask as a tensor of our own, or explain what is wrong with it."""
+    m = as_buffer("Mask", "mask", mask)
     if not (m.dtype == torch.bool or m.dtype.is_floating_point):
         raise TypeError(f"Mask: mask must be bool or real floating point, got {m.dtype}; use mask > 0")
     if m.ndim not in (2, 3) or 0 in m.shape:

@@ -22,12 +22,11 @@ import operator as op
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from scipy.fft import next_fast_len
 from torch import Tensor, nn
 
-from .base import LinearOperator, check_images, check_shape
+from .base import LinearOperator, as_buffer, check_images, check_shape
 from .nufft import NUFFT
 
 __all__ = ["Radon"]
@@ -114,17 +113,12 @@ class Radon(LinearOperator):
 
     def _keep(self, name: str, value: Any) -> None:
         """Register angles or offset: float64, or the caller's own tensor where it wants gradients."""
-        if not (isinstance(value, Tensor) and value.requires_grad):
-            got = type(value).__name__
-            try:
-                # Through NumPy, which keeps Python's floats in double precision.
-                value = value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
-            except (TypeError, ValueError):
-                raise TypeError(f"Radon: {name} must be real numbers, got {got}") from None
+        value = as_buffer("Radon", name, value)
+        if not value.requires_grad:
             if value.is_complex() or value.dtype == torch.bool:
                 raise TypeError(f"Radon: {name} must be real numbers, got {value.dtype}")
             device = self.angles.device if name == "offset" else value.device
-            value = value.to(device, torch.float64, copy=True)
+            value = value.to(device, torch.float64)
         bad = int((~torch.isfinite(value)).sum())
         if bad:
             raise ValueError(f"Radon: {name} must be finite, got {bad} NaN or infinite")
@@ -132,6 +126,11 @@ class Radon(LinearOperator):
             self.register_parameter(name, value)
         else:
             self.register_buffer(name, value)
+
+    @property
+    def sees_whole_image(self) -> bool:
+        """Whether the detector truncates no view: only then is `fbp` free of artefacts of truncation."""
+        return bool(self._slices().whole)
 
     # ---------------------------------------------------------------- the operator
 

@@ -22,6 +22,11 @@ from .validation import broadcasts, check_number
 
 __all__ = ["LeastSquares", "Poisson"]
 
+TINY = 1e-6
+"""Expected counts below this fraction of the mean count are rounding, or ringing about zero."""
+RINGING = 1e-2
+"""Sensitivity A* 1 within this fraction of its maximum of 0 is ringing."""
+
 
 class LeastSquares:
     """Gaussian noise: 1/2 ||W^(1/2) (A x - y)||^2.
@@ -85,13 +90,16 @@ class LeastSquaresStep:
         return self.operator.A_adjoint(self.operator.A(x) * self.weights)
 
     def initial(self) -> Tensor:
-        """Return `operator.fbp(y)` where there is one and every measurement counts, else a regularised solution.
+        """Return `operator.fbp(y)` where it is to be trusted, else a regularised solution.
 
-        That is h(c, alpha) with alpha at 1 % of the curvature and c the constant image, one for each channel,
-        that fits the measurements best: what A does not see starts at the mean of what it sees.
+        To be trusted, every measurement must count and the operator must not say that it truncates the image.
+
+        The regularised one is h(c, alpha) with alpha at 1 % of the curvature and c the constant image, one for each
+        channel, that fits the measurements best: what A does not see starts at the mean of what it sees.
         """
         b = self.back_projection
-        if hasattr(self.operator, "fbp") and bool((self.weights > 0).all()):
+        whole = getattr(self.operator, "sees_whole_image", True)
+        if whole and hasattr(self.operator, "fbp") and bool((self.weights > 0).all()):
             x: Tensor = self.operator.fbp(self.y)
             if x.shape == b.shape:
                 return x
@@ -123,7 +131,7 @@ class LeastSquaresStep:
                 return self.operator.A_adjoint(counts * self.operator.A(x))
 
             norm = operator_norm(normal, self.back_projection, rtol=1e-2)
-            self._curvature = float(self.weights[counts].mean()) * norm**2
+            self._curvature = float(self.weights[counts].double().mean()) * norm**2
         return self._curvature
 
     def evenness(self) -> float:
@@ -131,12 +139,16 @@ class LeastSquaresStep:
         return _evenness(self.normal, self.back_projection, self.curvature())
 
     def misfit(self, x: Tensor, /) -> float:
-        """Return ||W^(1/2) (A x - y)||^2 per measurement that counts."""
-        residual = self.operator.A(x) - self.y
+        """Return ||W^(1/2) (A x - y)||^2 per measurement that counts and that A reaches.
+
+        What a mask drops is stored as an exact zero, which A gives whatever the image.
+        """
+        residual, reached = self.operator.A(x) - self.y, self.operator.A(_probe(x))
         if not isinstance(residual, Tensor):  # a list of tensors, of a stacked operator
-            residual = torch.cat([r.flatten() for r in residual])
-        counted = float((self.weights > 0).expand(residual.shape).sum())
-        return float((self.weights * residual.abs() ** 2).sum()) / counted
+            residual, reached = (torch.cat([r.flatten() for r in parts]) for parts in (residual, reached))
+        counted = (self.weights > 0) & (reached != 0)
+        # The root of W first: squares of faint residuals leave the range of float32.
+        return float(((self.weights.sqrt() * residual.abs())[counted] ** 2).mean())
 
 
 class Poisson:
@@ -147,7 +159,9 @@ class Poisson:
 
         x <- (-q + sqrt(q^2 + 4 alpha x e)) / (2 alpha),
 
-    each of which lowers the objective. A and A* must have non-negative entries.
+    each of which lowers the objective. A and A* must have non-negative entries, but for a little ringing, as
+    of a Radon transform by Fourier slices: x e is clamped at 0, and measurements with an expected count below a
+    millionth of the mean count are taken for unseen.
 
     Args:
         background: expected background counts r >= 0, a scalar or broadcasting to y.
@@ -193,7 +207,8 @@ class PoissonStep:
         self.inner_iterations = n_inner
         self.back_projection = operator.A_adjoint(y)
         self.sensitivity = operator.A_adjoint(torch.ones_like(y))  # s = A* 1
-        if bool((self.sensitivity < 0).any()):
+        self._least = TINY * float(y.mean())
+        if bool((self.sensitivity < -RINGING * self.sensitivity.max().clamp(min=0)).any()):
             raise ValueError(
                 "Poisson: the operator must have non-negative entries, got A_adjoint(1) < 0; use LeastSquares"
             )
@@ -204,26 +219,28 @@ class PoissonStep:
         x = self.initial() if self._x is None else self._x
         q = self.sensitivity - alpha * v
         for _ in range(self.inner_iterations):
-            xe = x * self._ratio(x)
+            xe = self._em(x)
             root = torch.sqrt(q * q + 4 * alpha * xe)
             # Two forms of one root, each where it does not cancel. q > 0 makes the first denominator positive.
             x = torch.where(q > 0, 2 * xe / torch.where(q > 0, q + root, 1), (root - q) / (2 * alpha))
         self._x = x.detach()
         return x
 
-    def _ratio(self, x: Tensor) -> Tensor:
-        """e = A*(y / (A x + r)), with 0 where nothing is expected: no pixel is behind such a measurement."""
+    def _em(self, x: Tensor) -> Tensor:
+        """x e, e = A*(y / (A x + r)), with 0 where nothing is expected: no pixel is behind such a measurement."""
         expected = self.operator.A(x) + self.background
-        seen = expected > 0
-        return self.operator.A_adjoint(torch.where(seen, self.y / torch.where(seen, expected, 1), 0))
+        seen = expected > self._least
+        e = self.operator.A_adjoint(torch.where(seen, self.y / torch.where(seen, expected, 1), 0))
+        return (x * e).clamp(min=0)
 
     def initial(self) -> Tensor:
         """Return the image after ten EM iterations from the constant that explains all counts."""
         s = self.sensitivity
         counts = (self.y - self.background).clamp(min=0).sum()
         x = torch.ones_like(s) * torch.where(counts > 0, counts, self.y.sum()) / s.sum()
+        seen = s > RINGING * s.max()
         for _ in range(10):
-            x = torch.where(s > 0, x * self._ratio(x) / torch.where(s > 0, s, 1), x)
+            x = torch.where(seen, self._em(x) / torch.where(seen, s, 1), x)
         return x
 
     def curvature(self) -> float:
@@ -239,18 +256,22 @@ class PoissonStep:
     def misfit(self, x: Tensor, /) -> float:
         """Return Pearson's (A x + r - y)^2 / (A x + r) per measurement with an expected count."""
         expected = self.operator.A(x) + self.background
-        seen = expected > 0
+        seen = expected > self._least
         return float(((expected - self.y)[seen] ** 2 / expected[seen]).mean())
 
 
 def _evenness(normal: Callable[[Tensor], Tensor], like: Tensor, norm: float) -> float:
     """tr(M^2) / (norm tr M) from one random probe v: E <v, M v> = tr M and E |M v|^2 = tr(M^2)."""
-    v = torch.randn(
-        like.shape, generator=torch.Generator(like.device).manual_seed(0), dtype=like.dtype, device=like.device
-    )
-    Mv = normal(v)
+    v = _probe(like)
+    Mv = normal(v) / norm  # before it is squared
     trace = float(torch.real(v.conj() * Mv).sum())
-    return min(1.0, float((Mv.abs() ** 2).sum()) / (norm * trace)) if trace > 0 else 1.0
+    return min(1.0, float((Mv.abs() ** 2).sum()) / trace) if trace > 0 else 1.0
+
+
+def _probe(like: Tensor) -> Tensor:
+    """One image of white noise, always the same."""
+    generator = torch.Generator(like.device).manual_seed(0)
+    return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
 
 
 def _normal(operator: Operator, x: Tensor) -> Tensor:

@@ -34,6 +34,13 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     return torch.real(a.conj() * b).sum(dim=axes, keepdim=True) if axes else torch.real(a.conj() * b)
 
 
+def _largest(a: Tensor) -> Tensor:
+    """Return the largest |a| per batch entry, shaped to broadcast against a; 1 where that is 0."""
+    axes = tuple(range(1, a.ndim))
+    largest = a.abs().amax(dim=axes, keepdim=True) if axes and a.numel() else a.abs()
+    return torch.where(largest > 0, largest, torch.ones_like(largest))
+
+
 def _ratio(a: Tensor, b: Tensor) -> Tensor:
     """a/b, and 0 where b is 0: a system already solved moves no more."""
     return torch.where(b > 0, a / torch.where(b > 0, b, torch.ones_like(b)), torch.zeros_like(a))
@@ -59,8 +66,11 @@ def cg(
         rtol: stop once ||b - H x|| <= rtol ||b|| for every batch entry.
         max_iter: at most so many applications of H.
     """
-    x = torch.zeros_like(b) if x0 is None else x0
-    r = b.clone() if x0 is None else b - normal(x0)
+    # In units of b's largest entry, image by image: squares of faint or bright data leave the range of float32.
+    scale = _largest(b)
+    b = b / scale
+    x = torch.zeros_like(b) if x0 is None else x0 / scale
+    r = b.clone() if x0 is None else b - normal(x)
     target, norm = rtol**2 * _dot(b, b), _dot(r, r)
     p, rho = torch.zeros_like(b), torch.zeros_like(norm)
     n_iter = 0
@@ -73,7 +83,7 @@ def cg(
         x, r = x + step * p, r - step * q
         norm = _dot(r, r)
         n_iter += 1
-    return Solution(x, n_iter, float(_ratio(norm, _dot(b, b)).max().sqrt()) if b.numel() else 0.0)
+    return Solution(x * scale, n_iter, float(_ratio(norm, _dot(b, b)).max().sqrt()) if b.numel() else 0.0)
 
 
 class _Lift(torch.autograd.Function):
@@ -141,6 +151,7 @@ def operator_norm(
     x = torch.randn(like.shape, dtype=like.dtype, device=like.device, generator=generator)
     norm = 0.0
     for _ in range(max_iter):
+        x = x / x.abs().max()  # before anything is squared
         x = x / torch.linalg.vector_norm(x)
         x_new = normal(x)
         # The Rayleigh quotient converges twice as fast as the norm of the iterate.

@@ -124,14 +124,18 @@ def as_weights(noise_std: Any, y: Any) -> Tensor:
             f"solve: noise_std must be positive, got {float(std.min()):.4g}; it is a standard deviation in units of y, "
             "infinity marks a measurement without information"
         )
-    weights = std**-2
-    if not bool(weights.isfinite().all()):
-        raise ValueError(
-            f"solve: noise_std must be above {torch.finfo(real).tiny ** 0.5:.1g} for {real}, "
-            f"got {float(std.min()):.4g}; rescale y and noise_std"
-        )
-    if not bool((weights > 0).any()):
+    if bool(std.isinf().all()):
+        if isinstance(noise_std, (int, float)) and math.isfinite(noise_std):
+            raise ValueError(f"solve: noise_std {noise_std:.4g} is beyond the range of {real}; rescale y and noise_std")
         raise ValueError("solve: noise_std is infinite everywhere, so y carries no information; give finite values")
+    weights = std**-2
+    if not bool((weights.isfinite() & ((weights > 0) | std.isinf())).all()):
+        low, high = (torch.finfo(real).tiny ** p for p in (0.5, -0.5))
+        finite = std[std.isfinite()]
+        raise ValueError(
+            f"solve: noise_std must be between {low:.1g} and {high:.1g} for {real}, or infinite, got "
+            f"{float(finite.min()):.4g} to {float(finite.max()):.4g}; rescale y and noise_std"
+        )
     return weights
 
 
@@ -145,14 +149,33 @@ def check_device(name: str, guest: object, device: torch.device) -> None:
             )
 
 
-def as_levels(schedule: Any) -> Callable[[int], float]:
-    """Return k -> sigma_k for a Schedule, a callable, or a sequence of levels whose last one is held."""
+def as_levels(schedule: Any, max_iter: int) -> tuple[list[float], int]:
+    """Return sigma_k for k < max_iter, and the k from which on sigma_k is the last level.
+
+    Args:
+        schedule: a Schedule, a function of k, or a sequence of levels whose last one is held. The first and the last
+            are read to their own end, the function to max_iter.
+        max_iter: how many levels are wanted.
+    """
     if callable(schedule):
-        return schedule  # type: ignore[no-any-return]
-    if isinstance(schedule, (Sequence, np.ndarray)) and not isinstance(schedule, str) and len(schedule):
+        n = max(max_iter, schedule.n_iter) if isinstance(schedule, Schedule) else max_iter
+        levels = [float(schedule(k)) for k in range(n)]
+        for k, sigma in enumerate(levels):
+            if not 0 < sigma < math.inf:
+                raise ValueError(f"solve: schedule must give positive noise levels, got {sigma!r} for k = {k}")
+    elif isinstance(schedule, (Sequence, np.ndarray)) and not isinstance(schedule, str) and len(schedule):
         levels = [float(check_number("schedule", s, above=0)) for s in schedule]
-        return lambda k: levels[min(k, len(levels) - 1)]
-    raise TypeError(
+        levels += levels[-1:] * (max_iter - len(levels))
+    else:
+        raise _not_a_schedule(schedule)
+    last = len(levels) - 1
+    while last > 0 and levels[last - 1] == levels[-1]:
+        last -= 1
+    return levels[:max_iter], last
+
+
+def _not_a_schedule(schedule: object) -> TypeError:
+    return TypeError(
         f"solve: schedule must be a {Schedule.__name__}, a sequence of noise levels or a function k -> sigma_k, "
         f"got {short(repr(schedule), 60)}"
     )
@@ -191,6 +214,11 @@ def guard_denoiser(denoiser: Denoiser, low: float | None, high: float | None) ->
     """Return D(x, sigma) that answers in x's shape and dtype and within the bounds, or explains what went wrong."""
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
+        if not bool(x.isfinite().all()):
+            raise ValueError(
+                f"solve: the x-update gave NaN or infinity before the denoiser's turn at sigma = {sigma:.4g}; "
+                "check that the operator is finite and its adjoint right, and the scale of y and noise_std"
+            )
         z = denoiser(x, sigma)
         if not isinstance(z, Tensor):
             raise TypeError(f"solve: denoiser must return a torch.Tensor, got {type(z).__name__}")

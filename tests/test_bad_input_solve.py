@@ -29,6 +29,16 @@ class Broken:
         raise RuntimeError("size mismatch, got 7 expected 9\n" + "x" * 999)
 
 
+class Wordy(Broken):
+    def A_adjoint(self, y: Any) -> Any:
+        raise ValueError("too many words " * 99)
+
+
+class Overflowing(Diagonal):
+    def data_step(self, y: Any, weights: Any) -> Any:
+        return lambda z, alpha: z * torch.inf
+
+
 class Moved(torch.nn.Linear):
     def __init__(self) -> None:
         super().__init__(1, 1, device="meta")
@@ -53,7 +63,7 @@ CASES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "y numpy objects": ({"y": np.array([None])}, TypeError, "array of object"),
     "y half": ({"y": Y.half()}, TypeError, "float32 or float64, got torch.float16"),
     "y empty": ({"y": Y[:0]}, ValueError, "must not be empty"),
-    "y NaN": ({"y": HOLED}, ValueError, "NaN or infinity in 1 of 42 measurements; set noise_std to infinity"),
+    "y NaN": ({"y": HOLED}, ValueError, "NaN or infinity in 1 of 42 measurements; set noise_std to .*nan_to_num"),
     "y NaN beside a dead one": (
         {"y": HOLED, "noise_std": torch.where(Y == Y.max(), torch.inf, 0.1)},
         ValueError,
@@ -63,6 +73,13 @@ CASES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "y wrong shape": ({"operator": Matrix(rand(5, 42))}, ValueError, "does not fit the operator"),
     "y too few axes": ({"operator": Diagonal(torch.ones(1, 1, 1, 1)), "y": Y[0, 0]}, ValueError, "must have the shape"),
     "foreign failure": ({"operator": Broken()}, ValueError, "size mismatch"),
+    "foreign long message": ({"operator": Wordy()}, ValueError, "does not fit the operator.*too many words"),
+    "operator overflows": ({"operator": Overflowing(torch.ones(1, 1))}, ValueError, "first estimate.*holds NaN"),
+    "x-update overflows": (
+        {"operator": Overflowing(torch.ones(1, 1)), "x0": Y},
+        ValueError,
+        "x-update gave NaN or infinity before the denoiser's turn",
+    ),
     "noise zero": ({"noise_std": 0.0}, ValueError, "noise_std must be positive"),
     "noise negative": ({"noise_std": -1}, ValueError, "noise_std must be positive, got -1"),
     "noise NaN": ({"noise_std": float("nan")}, ValueError, "noise_std must be positive, got nan"),
@@ -75,6 +92,8 @@ CASES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "noise list": ({"noise_std": [0.1]}, TypeError, "noise_std must be a torch.Tensor or numpy array, got list"),
     "noise bool": ({"noise_std": True}, TypeError, "noise_std must be a positive number"),
     "noise underflow": ({"y": Y.float(), "noise_std": 1e-30}, ValueError, "rescale y and noise_std"),
+    "noise overflow": ({"y": Y.float(), "noise_std": 1e25}, ValueError, "rescale y and noise_std"),
+    "noise beyond float32": ({"y": Y.float(), "noise_std": 1e99}, ValueError, "beyond the range of torch.float32"),
     "noise of zeros": ({"y": 0 * Y, "noise_std": None}, ValueError, "cannot be estimated"),
     "noise of two": ({"y": Y[..., :2], "noise_std": None}, ValueError, "needs 3 samples"),
     "noise elsewhere": ({"noise_std": torch.ones(6, 7, device="meta")}, ValueError, "noise_std is on meta, y on cpu"),

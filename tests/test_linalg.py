@@ -43,6 +43,19 @@ def test_cg_is_scale_invariant_and_batch_independent() -> None:
     assert torch.equal(scaled.x * 2.0**40, together.x)
 
 
+def test_single_precision_has_room_for_any_unit() -> None:
+    H = spd(20, dtype=torch.float32)
+    b, x0 = rand(2, 20, dtype=torch.float32), rand(2, 20, seed=4, dtype=torch.float32)
+    for c in (2.0**-80, 2.0**80):
+        for start in (None, x0):
+            plain = cg(lambda x: x @ H, b, x0=start)
+            scaled = cg(lambda x: x @ H, c * b, x0=None if start is None else c * start)
+            assert scaled.n_iter == plain.n_iter > 1 and scaled.residual == plain.residual
+            assert torch.equal(scaled.x / c, plain.x)
+        norm = operator_norm(lambda x, c=c: c * (x @ H), b)
+        assert norm == pytest.approx(c**0.5 * operator_norm(lambda x: x @ H, b), rel=1e-5)
+
+
 def test_cg_warm_start_preconditioner_and_zero() -> None:
     H, b = spd(30), rand(2, 30)
     truth = torch.linalg.solve(H, b.T).T

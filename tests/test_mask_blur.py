@@ -10,7 +10,7 @@ import torch
 from scipy import ndimage, signal
 from torch import Tensor
 
-from operators import Blur, Mask, gaussian_kernel
+from operators import Blur, Mask, Radon, gaussian_kernel
 
 F64 = torch.float64
 
@@ -226,3 +226,45 @@ def test_gaussian_kernel() -> None:
     for bad in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="std_px must be a positive number"):
             gaussian_kernel(bad)
+
+
+# The caller's arrays
+
+
+def foreign(kind: str) -> np.ndarray:
+    a = np.arange(1.0, 6.0)
+    if kind == "read-only":
+        a.setflags(write=False)
+    return {"flipped": a[::-1].copy()[::-1], "big-endian": a.astype(">f8")}.get(kind, a)
+
+
+@pytest.mark.parametrize("kind", ["plain", "flipped", "big-endian", "read-only"])
+def test_arrays_of_any_layout_are_copied(kind: str) -> None:
+    a = foreign(kind)
+    for buffer in (Mask(a[None]).mask[0], Blur(a[None], (5, 5)).kernel[0], Radon((4, 4), a).angles):
+        assert buffer.dtype == F64 and buffer.is_contiguous()
+        assert buffer.tolist() == [1, 2, 3, 4, 5]
+        buffer[0] = 9
+        assert a[0] == 1
+    tensor = torch.arange(1.0, 6.0, dtype=F64)
+    operators = Mask(tensor[None]), Blur(tensor[None], (5, 5)), Radon((4, 4), tensor)
+    tensor[0] = 9
+    assert [float(A) for A in (operators[0].mask[0, 0], operators[1].kernel[0, 0], operators[2].angles[0])] == [1] * 3
+
+
+def test_a_tensor_that_requires_grad_is_kept() -> None:
+    kernel = torch.ones(1, 3, requires_grad=True)
+    assert Blur(kernel, (5, 5)).kernel is kernel
+    assert Radon((4, 4), kernel[0]).angles.grad_fn is not None
+
+
+def test_radon_says_whether_it_sees_the_whole_image() -> None:
+    assert Radon((8, 8), [0.0, 0.3]).sees_whole_image
+    assert not Radon((8, 8), [0.0, 0.3], n_detectors=5).sees_whole_image
+
+
+@pytest.mark.parametrize("make", [lambda a: Mask(a), lambda a: Blur(a, (9, 9)), lambda a: Radon((4, 4), a)])
+def test_what_is_no_array_is_refused(make: Callable[[object], object]) -> None:
+    for bad in (None, "text", np.array(["a"]), np.array([None])):
+        with pytest.raises(TypeError, match="must be real numbers, got"):
+            make(bad)

@@ -12,6 +12,7 @@ from scipy import optimize
 from torch import Tensor
 from toys import SHAPE, Diagonal, Matrix, rand, smooth
 
+from operators import Radon
 from pnp import LeastSquares, Poisson, solve
 
 N = SHAPE[0] * SHAPE[1]
@@ -91,3 +92,17 @@ def test_poisson_pixels_and_measurements_out_of_sight_stay_finite() -> None:
     y = torch.full((1, 1, 40), 3.0, dtype=M.dtype)
     found = solve(Matrix(M), y, smooth, data_term=Poisson(), bounds=(0, None), max_iter=5)
     assert found.x.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_poisson_through_a_radon_transform_by_fourier_slices(dtype: torch.dtype) -> None:
+    # Its entries ring about zero, so that A x and A* e are slightly negative here and there.
+    rows, columns = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
+    x = (100 * ((rows - 14) ** 2 + (columns - 17) ** 2 < 30)).to(dtype)[None, None]
+    A = Radon((32, 32), torch.linspace(0, np.pi, 9)[:-1])
+    assert A.A(x).min() < 0
+    y = torch.poisson(A.A(x).clamp(min=0), generator=torch.Generator().manual_seed(0))
+    found = solve(A, y, smooth, data_term=Poisson(), bounds=(0, None))
+    start = Poisson().bind(A, y, torch.ones(())).initial()
+    assert found.x.isfinite().all() and start.isfinite().all() and start.min() >= 0
+    assert rel(found.x, x) < 0.35

@@ -192,6 +192,16 @@ def test_the_answer_scales_with_the_units(algorithm: str) -> None:
         assert rel(brighter.x / c, plain.x) < 1e-6
 
 
+@pytest.mark.parametrize("c", [1e-8, 1e-12, 1e-15, 1e12])
+def test_the_answer_scales_with_the_units_in_float32(c: float) -> None:
+    operator, y = Matrix(rand(30, N, seed=2)), rand(1, 1, 30, seed=3).float()
+    plain = solve(operator, y, Linear(N), noise_std=0.3)
+    scaled = solve(operator, c * y, Linear(N), noise_std=c * 0.3)
+    assert rel(scaled.x.double() / c, plain.x.double()) < 1e-4
+    assert scaled.n_iter == plain.n_iter and scaled.misfit == pytest.approx(plain.misfit, rel=1e-3)
+    assert scaled.history["alpha"][0] * c**2 == pytest.approx(plain.history["alpha"][0], rel=1e-4)
+
+
 def test_infinite_noise_leaves_measurements_out_and_lets_them_be_nan() -> None:
     M, y = rand(30, N, seed=2), rand(1, 1, 30, seed=3)
     dead = torch.zeros(30, dtype=torch.bool)
@@ -274,6 +284,16 @@ def test_misfit_is_one_for_the_truth() -> None:
     y = x + 0.05 * rand(*x.shape, seed=1)
     step = LeastSquares().bind(Diagonal(torch.ones(1, 1)), y, torch.tensor(0.05**-2))
     assert step.misfit(x) == pytest.approx(1, rel=0.02)
+    mask = (torch.rand(x.shape, generator=torch.Generator().manual_seed(2)) < 0.3).double()
+    behind = LeastSquares().bind(Diagonal(mask), mask * y, torch.tensor(0.05**-2))
+    assert behind.misfit(x) == pytest.approx(1, rel=0.03)  # the zeros it drops are no measurements
+
+
+def test_stripes_are_not_taken_for_noise() -> None:
+    stripes = (torch.arange(200) % 4 < 2).double().expand(1, 1, 200, 200)
+    y = stripes + 0.05 * rand(1, 1, 200, 200, seed=1)
+    assert estimate_noise_std(y) == pytest.approx(0.05, rel=0.05)
+    assert estimate_noise_std(y.flatten()) > 0.2  # as one line, the texture is noise
 
 
 # Stopping
@@ -289,6 +309,35 @@ def test_convergence_is_tested_only_at_the_last_noise_level() -> None:
     tighter = solve(Diagonal(torch.ones(1, 1)), y, smooth, noise_std=0.01, max_iter=500, rtol=1e-6)
     looser = solve(Diagonal(torch.ones(1, 1)), y, smooth, noise_std=0.01, max_iter=500, rtol=1e-2)
     assert tighter.n_iter > looser.n_iter
+
+
+def test_a_plateau_is_not_the_end() -> None:
+    y, identity = image(), Diagonal(torch.ones(1, 1))
+    plateau = [0.4] * 6 + [0.1] * 3
+    for schedule in (plateau, lambda k: plateau[min(k, 8)]):
+        found = solve(identity, y, lambda x, s: x, noise_std=0.01, schedule=schedule, max_iter=40, rtol=0.9)
+        assert found.history["sigma"] == [*plateau[:6], 0.1, 0.1] and found.stop is Stop.CONVERGED
+    short = solve(identity, y, lambda x, s: x, noise_std=0.01, schedule=plateau, max_iter=5, rtol=0.9)
+    assert short.n_iter == 5 and short.stop is Stop.MAX_ITER
+
+
+@pytest.mark.parametrize(("answer", "n"), [(torch.tensor(True), 1), (torch.ones(3), 3), (np.ones(3), 3)])
+def test_the_callback_may_return_anything(answer: Any, n: int) -> None:
+    found = solve(Diagonal(torch.ones(1, 1)), image(), smooth, noise_std=0.1, max_iter=3, callback=lambda s: answer)
+    assert found.n_iter == n
+
+
+def test_a_truncating_operator_does_not_start_from_fbp() -> None:
+    class Truncating(Diagonal):
+        sees_whole_image = False
+
+        def fbp(self, y: Tensor) -> Tensor:
+            return torch.zeros_like(y)
+
+    operator = Truncating(torch.ones(1, 1))
+    assert LeastSquares().bind(operator, image(), torch.tensor(1.0)).initial().any()
+    operator.sees_whole_image = True
+    assert not LeastSquares().bind(operator, image(), torch.tensor(1.0)).initial().any()
 
 
 def test_the_callback_sees_states_and_stops() -> None:
