@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from scipy import optimize
 from torch import Tensor
-from toys import SHAPE, Diagonal, Matrix, rand, smooth
+from toys import SHAPE, Diagonal, Matrix, image, rand, rel, smooth
 
 from operators import Radon
 from pnp import LeastSquares, Poisson, solve
 
 N = SHAPE[0] * SHAPE[1]
 EXACT = LeastSquares(rtol=1e-12, max_iter=500)
-
-
-def rel(a: Any, b: Any) -> float:
-    a, b = torch.as_tensor(a), torch.as_tensor(b)
-    return float((a - b).norm() / b.norm())
-
-
-def image() -> Tensor:
-    rows, columns = torch.meshgrid(torch.arange(32.0), torch.arange(40.0), indexing="ij")
-    disc = ((rows - 14) ** 2 + (columns - 22) ** 2 < 80).double()
-    return (disc + columns.double() / 80)[None, None]
 
 
 def poisson_problem() -> tuple[Matrix, Tensor, float]:

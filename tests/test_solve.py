@@ -13,23 +13,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from toys import SHAPE, Diagonal, Linear, Matrix, rand, smooth
+from toys import SHAPE, Diagonal, Linear, Matrix, image, rand, rel, smooth
 
 from pnp import LeastSquares, Schedule, State, Stop, admm, estimate_noise_std, hqs, solve
 
 N = SHAPE[0] * SHAPE[1]
 EXACT = LeastSquares(rtol=1e-12, max_iter=500)
-
-
-def rel(a: Any, b: Any) -> float:
-    a, b = torch.as_tensor(a), torch.as_tensor(b)
-    return float((a - b).norm() / b.norm())
-
-
-def image() -> Tensor:
-    rows, columns = torch.meshgrid(torch.arange(32.0), torch.arange(40.0), indexing="ij")
-    disc = ((rows - 14) ** 2 + (columns - 22) ** 2 < 80).double()
-    return (disc + columns.double() / 80)[None, None]
 
 
 # Fixed points

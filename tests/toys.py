@@ -59,3 +59,16 @@ def smooth(x: Tensor, sigma: Any) -> Tensor:
     """A unit-free local average: (x + mean of four neighbours)/2, periodic."""
     around = sum(x.roll(s, d) for s, d in ((1, -1), (-1, -1), (1, -2), (-1, -2)))
     return 0.5 * x + 0.125 * around
+
+
+def rel(a: Any, b: Any) -> float:
+    """||a - b|| / ||b||."""
+    a, b = torch.as_tensor(a), torch.as_tensor(b)
+    return float((a - b).norm() / b.norm())
+
+
+def image() -> Tensor:
+    """A disc on a ramp, (1, 1, 32, 40)."""
+    rows, columns = torch.meshgrid(torch.arange(32.0), torch.arange(40.0), indexing="ij")
+    disc = ((rows - 14) ** 2 + (columns - 22) ** 2 < 80).double()
+    return (disc + columns.double() / 80)[None, None]
