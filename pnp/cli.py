@@ -181,7 +181,7 @@ def denoise(
     start = time.perf_counter()
     # A grey-level denoiser sees the channels as a batch of grey images.
     with torch.no_grad():
-        z = D(x.reshape(-1, 1, *x.shape[-2:]), sigma, stride=stride).reshape(x.shape)
+        z = D(x.reshape(-1, 1, *x.shape[-2:]), sigma, stride=stride, progress=True).reshape(x.shape)
     denoised = z.cpu().numpy()
     is_picture = image.suffix.lower() in (".png", ".jpg", ".jpeg")
     written = output if is_picture else _for_range(output, denoised)

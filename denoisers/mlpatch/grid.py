@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from .geometry import reflect_indices
 
@@ -34,28 +36,35 @@ def mirrored(x: Tensor, rows: tuple[int, int], cols: tuple[int, int]) -> Tensor:
     return x.index_select(2, i).index_select(3, j).movedim(1, -1).contiguous()
 
 
-def evaluate(model: MLPatch, x: Tensor, sigma: Tensor, stride: int) -> Tensor:
+def evaluate(model: MLPatch, x: Tensor, sigma: Tensor, stride: int, *, progress: bool = False) -> Tensor:
     """Denoise x (B, C, H, W) tile by tile; where gradients are wanted, in one piece."""
     wanted = x.requires_grad or sigma.requires_grad or any(p.requires_grad for p in model.parameters())
     if torch.is_grad_enabled() and not wanted:
         with torch.no_grad():
-            return evaluate(model, x, sigma, stride)
+            return evaluate(model, x, sigma, stride, progress=progress)
     dtype = model.compute_dtype(x)
     folded = model.fold(dtype)
     before, after = model.margins(stride)
     height, width = x.shape[2:]
-    # Tiles start at multiples of the stride, so that the lattice of patches is the same for any tiling.
-    tile = max(height, width) if torch.is_grad_enabled() else TILE - TILE % stride
-    images = len(x) if torch.is_grad_enabled() else max(1, TILE**2 // max(1, min(height, tile) * min(width, tile)))
+    if torch.is_grad_enabled():
+        y = mirrored(x, (-before, height + after), (-before, width + after))
+        return model.estimate(y, sigma, stride, folded)[0][:, :height, :width].movedim(-1, 1)
+    rows, cols = _tile(height, stride), _tile(width, stride)
+    images = max(1, TILE**2 // (rows * cols))
+    corners = list(product(range(0, len(x), images), range(0, height, rows), range(0, width, cols)))
     out = torch.empty_like(x)
-    for b in range(0, len(x), images):
-        batch, s = x[b : b + images], sigma[b : b + images]
-        for r in range(0, height, tile):
-            for c in range(0, width, tile):
-                h, w = min(tile, height - r), min(tile, width - c)
-                y = mirrored(batch, (r - before, r + h + after), (c - before, c + w + after))
-                piece = model.estimate(y, s, stride, folded)[0][:, :h, :w].movedim(-1, 1)
-                if torch.is_grad_enabled():
-                    return piece
-                out[b : b + images, :, r : r + h, c : c + w] = piece
+    for b, r, c in tqdm(corners, desc="MLPatch", unit="tile", disable=not progress):  # on stderr
+        h, w = min(rows, height - r), min(cols, width - c)
+        y = mirrored(x[b : b + images], (r - before, r + h + after), (c - before, c + w + after))
+        piece = model.estimate(y, sigma[b : b + images], stride, folded)[0]
+        out[b : b + images, :, r : r + h, c : c + w] = piece[:, :h, :w].movedim(-1, 1)
     return out
+
+
+def _tile(n: int, stride: int) -> int:
+    """Side of the tiles that cover n pixels: about equal, at most about TILE, and a multiple of the stride.
+
+    A multiple, so that the lattice of patches is the same for any tiling.
+    """
+    count = -(-n // TILE)
+    return -(-n // (count * stride)) * stride

@@ -194,20 +194,22 @@ class MLPatch(nn.Module):
             return self.unit * g
         return y - sigma.reshape(-1, *[1] * (y.ndim - 1)) * g
 
-    def forward(self, x: Tensor, sigma: float | Tensor, *, stride: int | None = None) -> Tensor:
+    def forward(self, x: Tensor, sigma: float | Tensor, *, stride: int | None = None, progress: bool = False) -> Tensor:
         """Denoise x (B, C, H, W) with noise of standard deviation sigma, in units of x.
 
         Args:
             x: noisy images; float32 or float64.
             sigma: a scalar, or one value per image.
             stride: spacing of the patches in pixels, 1 to the patch's side; None: the model's default.
+            progress: show a bar of tiles on stderr, for images of many megapixels.
 
         Raises:
             TypeError, ValueError: x, sigma or stride is not as described; sigma is outside `sigma_range`.
         """
         check_image("MLPatch", x, self.channels)
         s = check_sigma("MLPatch", sigma, x, self.sigma_range)
-        return grid.evaluate(self, x, s, self.stride if stride is None else self._check_stride(stride))
+        stride = self.stride if stride is None else self._check_stride(stride)
+        return grid.evaluate(self, x, s, stride, progress=progress)
 
     def valid(self, x: Tensor, sigma: Tensor, *, stride: int) -> tuple[Tensor, int]:
         """Denoise the part of x (B, C, H, W) that needs no border, and return it with its offset in x.
