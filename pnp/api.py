@@ -169,7 +169,7 @@ def solve(
     device = (y if isinstance(y, Tensor) else next(iter(y))).device
     check_device("operator", operator, device)
     check_device("denoiser", denoiser, device)
-    y, weights, estimated = _whiten(operator, y, noise_std, term)
+    y, weights, estimated = _clean_and_weigh(operator, y, noise_std, term)
     h = _bind(term, operator, y, weights)
 
     z = as_initial(x0, h.back_projection) if x0 is not None else h.initial()
@@ -265,7 +265,7 @@ def _second_difference(y: Tensor, valid: Tensor, axis: int) -> tuple[Tensor, Ten
     return a - 2 * b + c, valid.narrow(axis, 0, n) & valid.narrow(axis, 1, n) & valid.narrow(axis, 2, n)
 
 
-def _whiten(operator: Operator, y: Any, noise_std: Any, term: DataTerm) -> tuple[Any, Tensor, bool]:
+def _clean_and_weigh(operator: Operator, y: Any, noise_std: Any, term: DataTerm) -> tuple[Any, Tensor, bool]:
     """Return y without NaN, the weights W = 1/noise_std^2, and whether noise_std was estimated."""
     one = torch.ones((), dtype=torch.real(y if isinstance(y, Tensor) else next(iter(y))).dtype)
     if not term.needs_noise_std and noise_std is not None:

@@ -124,9 +124,10 @@ class LeastSquaresStep:
         """
         if self._curvature is None:
             counts = self.weights > 0
+            all_count = bool(counts.all())
 
             def normal(x: Tensor) -> Tensor:
-                if bool(counts.all()):
+                if all_count:
                     return _normal(self.operator, x)
                 return self.operator.A_adjoint(counts * self.operator.A(x))
 

@@ -6,7 +6,7 @@ Every deepinv `LinearPhysics` is an `Operator` and every deepinv denoiser is a `
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -19,12 +19,12 @@ Preconditioner = Callable[[Tensor, Tensor], Tensor]
 """M(r, alpha), symmetric positive definite and close to (A*WA + alpha)^-1 r."""
 
 
-@runtime_checkable
 class Operator(Protocol):
     """A linear map with its exact adjoint.
 
     Looked up where they exist: `A_adjoint_A(x)`; `data_step(y, weights) -> Step | None`;
-    `preconditioner(weights) -> Preconditioner | None`; `fbp(y)`, a direct inverse for the first iterate;
+    `preconditioner(weights) -> Preconditioner | None`; `fbp(y)`, a direct inverse for the first iterate,
+    unless `sees_whole_image` is False;
     `estimate_noise(y) -> float`, where second differences of y would mislead.
     """
 

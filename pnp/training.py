@@ -10,7 +10,6 @@ Everything random comes from one generator, whose state is in the checkpoint: a 
 from __future__ import annotations
 
 import math
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .data import Sampler
+from .io import atomic
 
 __all__ = ["NoiseLevels", "TrainingOptions", "denoising_psnr", "load_checkpoint", "train_denoiser"]
 
@@ -93,9 +93,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 def save_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
     """Write to a temporary name, then rename: a kill leaves the last whole checkpoint."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    torch.save(checkpoint, temporary)
-    os.replace(temporary, path)
+    with atomic(path, overwrite=True) as part:
+        torch.save(checkpoint, part)
 
 
 def _step_loss(model: Any, x: Tensor, sigma: Tensor, stride: int, o: TrainingOptions, g: torch.Generator) -> Tensor:
