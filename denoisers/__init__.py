@@ -1,12 +1,14 @@
 """Denoisers D(x, sigma) on images (B, C, H, W), sigma in the units of x. They know nothing of operators or solvers.
 
-`DENOISERS` maps names to classes; `PerChannel` and `Rescaled` wrap what others made.
+`DENOISERS` maps names to classes; `Equivariant`, `PerChannel` and `Rescaled` wrap what others made. `SuperResolver` is
+MLPatch's other use, S(x, factor=f): no denoiser.
 """
 
-from .adapters import PerChannel, Rescaled
-from .mlpatch import MLPatch, StageSpec
+from .adapters import Equivariant, PerChannel, Rescaled
+from .mlpatch import MLPatch
+from .super_resolution import SuperResolver
 from .tv import TV
 
 DENOISERS = {"mlpatch": MLPatch, "tv": TV}
 
-__all__ = ["DENOISERS", "TV", "MLPatch", "PerChannel", "Rescaled", "StageSpec"]
+__all__ = ["DENOISERS", "TV", "Equivariant", "MLPatch", "PerChannel", "Rescaled", "SuperResolver"]

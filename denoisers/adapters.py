@@ -1,6 +1,6 @@
-"""Let other denoisers in: made for another value range, or for one channel.
+"""Let other denoisers in: made for another value range, or for one channel, or without the symmetries of a square.
 
-deepinv's denoisers are called as D(x, sigma) and go into `solve` as they are where range and channels agree. Both
+deepinv's denoisers are called as D(x, sigma) and go into `solve` as they are where range and channels agree. The
 adapters are modules, so that `.to(device)` reaches the network inside.
 """
 
@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from .base import check_image, check_sigma
 
-__all__ = ["PerChannel", "Rescaled"]
+__all__ = ["Equivariant", "PerChannel", "Rescaled"]
 
 
 class _Adapter(nn.Module):
@@ -79,3 +80,35 @@ class PerChannel(_Adapter):
         channels = x.shape[1]
         planes = self.denoiser(x.reshape(-1, 1, *x.shape[2:]), s.repeat_interleave(channels))
         return planes.reshape(x.shape)
+
+
+class Equivariant(_Adapter):
+    """A denoiser averaged over the eight rotations by 90 degrees and reflections: exactly equivariant to them.
+
+    D(x) = 1/8 sum_g g^-1 D0(g x) over the dihedral group, at eight times the price. Known as self-ensemble (Timofte,
+    Rothe and Van Gool, CVPR 2016); it also lowers the error a little.
+
+    Args:
+        denoiser: called as denoiser(x, sigma) on images of either orientation; `functools.partial` sets a stride.
+    """
+
+    def __init__(self, denoiser: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__(denoiser)
+        for name in ("sigma_range", "channels"):
+            if hasattr(denoiser, name):
+                setattr(self, name, getattr(denoiser, name))
+
+    def __repr__(self) -> str:
+        return f"Equivariant({self.denoiser!r})"
+
+    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """Denoise x (B, C, H, W); sigma in units of x, a scalar or one value per image."""
+        check_image("Equivariant", x)
+        s = check_sigma("Equivariant", sigma, x)
+        total = torch.zeros_like(x)
+        for turns in range(4):
+            for flip in (False, True):
+                y = torch.rot90(x, turns, (2, 3))
+                z = self.denoiser(y.flip(3) if flip else y, s)
+                total = total + torch.rot90(z.flip(3) if flip else z, -turns, (2, 3))
+        return total / 8

@@ -32,8 +32,8 @@ with torch.no_grad():
         timed("noisy", lambda: y),
         timed("median 5 x 5", lambda: torch.from_numpy(median_filter(y.cpu().numpy(), (1, 1, 5, 5))).to(y.device)),
         timed("TV", lambda: total_variation(y, sigma)),
-        timed("MLPatch, stride 4", lambda: D(y, sigma, stride=4)),
         timed("MLPatch, stride 2", lambda: D(y, sigma, stride=2)),
+        timed("MLPatch, stride 1", lambda: D(y, sigma, stride=1)),
     ]
 
 # Numbers
@@ -43,7 +43,7 @@ panels = print_table(entries, truth)
 save(
     args,
     panels,
-    entries[-1].result,
+    entries[-2].result,
     truth,
     noise_std=sigma,
     denoiser="mlpatch:gray",

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from denoisers import TV, MLPatch, StageSpec
+from denoisers import TV, MLPatch
 from operators import Blur, KaiserSquires, Mask, Radon
 from pnp import to_deepinv
 from pnp.linalg import operator_norm
@@ -75,7 +75,7 @@ def choose_denoiser(name: str, imsize: tuple[int, ...]) -> Any:
     """Their factory of denoisers."""
     if name == "tv":
         return to_deepinv(TV(max_iter=10)).eval()
-    return to_deepinv(MLPatch(imsize[0], stages=(StageSpec(taps=5, width=16, depth=1),))).eval()
+    return to_deepinv(MLPatch(imsize[0], features=16, hidden=16, dilations=(1,))).eval()
 
 
 physics_suite.find_operator = find_operator

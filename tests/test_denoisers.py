@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import denoisers
-from denoisers import DENOISERS, TV, MLPatch, PerChannel, Rescaled, StageSpec
+from denoisers import DENOISERS, TV, Equivariant, MLPatch, PerChannel, Rescaled
 
-TINY = (StageSpec(taps=3, width=8, depth=1, patch=3),)
+TINY = {"taps": 3, "features": 8, "hidden": 8, "dilations": (1,)}
 
 
 def smooth(x, sigma):
@@ -18,9 +18,10 @@ def smooth(x, sigma):
 
 
 TABLE = {
-    "mlpatch": lambda: MLPatch(stages=TINY, stride=2, precision="float32"),
+    "mlpatch": lambda: MLPatch(**TINY, precision="float32"),
     "tv": lambda: TV(max_iter=20),
     "rescaled": lambda: Rescaled(smooth, -1000.0, 2000.0),
+    "equivariant": lambda: Equivariant(MLPatch(**TINY, precision="float32")),
     "per_channel": lambda: PerChannel(smooth),
 }
 
@@ -31,7 +32,8 @@ def noisy(channels=1, dtype=torch.float32):
 
 
 def test_every_exported_denoiser_has_a_row():
-    exported = {c for c in map(denoisers.__dict__.get, denoisers.__all__) if isinstance(c, type) and c is not StageSpec}
+    exported = {c for c in map(denoisers.__dict__.get, denoisers.__all__) if isinstance(c, type)}
+    exported -= {denoisers.SuperResolver}  # no D(x, sigma)
     assert {type(make()) for make in TABLE.values()} == exported
     assert set(DENOISERS) <= set(TABLE)
 
@@ -116,7 +118,7 @@ def test_channels_are_denoised_one_by_one_with_their_images_sigma():
 
 
 def test_adapters_move_the_network_inside():
-    for adapter in (PerChannel(TABLE["mlpatch"]()), Rescaled(TABLE["mlpatch"](), 0, 2)):
+    for adapter in (kind(TABLE["mlpatch"]()) for kind in (PerChannel, Equivariant, lambda D: Rescaled(D, 0, 2))):
         assert all(p.dtype == torch.float64 for p in adapter.double().parameters())
         assert adapter.sigma_range == (0.0, float("inf"))
 
@@ -144,3 +146,18 @@ def test_trained_weights_denoise_photographs_and_convergence():
     with torch.no_grad():
         z = MLPatch.from_pretrained("convergence")(y, 0.1)
     assert float((z - kappa).norm()) < 0.98 * float((wiener - kappa).norm())
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+@pytest.mark.parametrize("flip", [False, True])
+def test_the_average_over_rotations_and_reflections_is_equivariant(turns, flip):
+    x = noisy(dtype=torch.float64)
+    y = torch.rot90(x.flip(2) if flip else x, turns, (2, 3))
+    torch.manual_seed(0)
+    plain = MLPatch(**TINY)
+    with torch.no_grad():
+        plain.network.write.weight.mul_(5)
+        D = Equivariant(plain)
+        z = D(x, 0.1)
+        torch.testing.assert_close(D(y, 0.1), torch.rot90(z.flip(2) if flip else z, turns, (2, 3)))
+        assert float((plain(x, 0.1) - z).abs().max()) > 1e-3

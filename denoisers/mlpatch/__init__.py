@@ -1,5 +1,5 @@
 """MLPatch, the local patch denoiser: model, grid evaluation, continuous coordinates, weights."""
 
-from .model import ARCHITECTURES, MLPatch, StageSpec
+from .model import ARCHITECTURES, MLPatch
 
-__all__ = ["ARCHITECTURES", "MLPatch", "StageSpec"]
+__all__ = ["ARCHITECTURES", "MLPatch"]

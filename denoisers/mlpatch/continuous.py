@@ -1,9 +1,9 @@
 """MLPatch at continuous coordinates.
 
-On the grid at stride 1 a value is the average of the patches that cover it. Between pixels it is the same: the
-last stage is queried at the coordinate plus each integer offset of its output patch, its windows read from the
-image and the features by bicubic interpolation, and the overlapping values are averaged. Bicubic interpolation
-is exact at integers, so at pixel centres this is the grid's result.
+On the grid at stride 1 a value is the sum over the patches that cover it. Between pixels it is the same: the last
+block is queried at the coordinate plus each integer offset of its output patch, with the features and the sums of
+its hidden layer read between pixels by bicubic interpolation. That is exact at integers, so at pixel centres this
+is the grid's result.
 """
 
 from __future__ import annotations
@@ -11,18 +11,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from .geometry import bicubic_weights, overlap_window
+from .geometry import bicubic_weights
 from .grid import mirrored
-from .stage import Folded
+from .network import Folded
 
 if TYPE_CHECKING:
     from .model import MLPatch
 
 __all__ = ["evaluate_at"]
 
-COORDS_PER_CHUNK = 1024
+TILE = 128
+"""Side in pixels of the pieces of the image whose features are held at a time."""
+VALUES_PER_CHUNK = 2**21
+"""Numbers read around the coordinates of one chunk."""
 
 
 def evaluate_at(model: MLPatch, x: Tensor, coords: Tensor, sigma: Tensor) -> Tensor:
@@ -39,39 +43,61 @@ def evaluate_at(model: MLPatch, x: Tensor, coords: Tensor, sigma: Tensor) -> Ten
             f"MLPatch.at: coords must lie in the image, -0.5 to ({height - 0.5}, {width - 0.5}); (0, 0) is the first "
             f"pixel's centre, got {coords.amin(0).tolist()} to {coords.amax(0).tolist()}"
         )
-    folded = model.fold(model.compute_dtype(x))
-    stages = model._stages()
-    last = stages[-1]
-    # A query at an offset of the output patch has its window within `reach` of the coordinate; interpolation and
-    # coordinates half a pixel outside take two samples more.
-    reach = last.radius + last.patch // 2
-    before, after = (sum(s.margins(1)[k] for s in stages[:-1]) + reach + 2 for k in (0, 1))
-    y = mirrored(x, (-before, height + after), (-before, width + after))
-    y, f, _ = model.features(y, sigma, 1, folded)
-    field = y if f is None else torch.cat([y, f], 3)
-    chunk = max(1, COORDS_PER_CHUNK // len(x))
-    parts = [coords[i : i + chunk] for i in range(0, len(coords), chunk)]
-    values = [_query(model, field, part, reach, sigma, folded[-1]) for part in parts]
-    return torch.cat(values, 1).movedim(-1, 1)
+    if len(coords) == 0:
+        return x.new_empty(len(x), x.shape[1], 0)
+    folded = model.fold(x)
+    # Tile by tile, image by image: only the features of one tile are held.
+    tile = coords.div(TILE, rounding_mode="floor").long()
+    key, order = torch.sort(tile[:, 0] * (width // TILE + 2) + tile[:, 1], stable=True)
+    counts = torch.unique_consecutive(key, return_counts=True)[1].tolist()
+    with torch.autocast(x.device.type, enabled=False):
+        values = [
+            torch.cat([_query_tile(model, folded, x[b : b + 1], c, sigma[b : b + 1]) for b in range(len(x))])
+            for c in torch.split(coords[order], counts)
+        ]
+    return torch.cat(values, 2)[:, :, order.argsort()]
 
 
-def _query(model: MLPatch, field: Tensor, coords: Tensor, reach: int, sigma: Tensor, folded: Folded) -> Tensor:
-    """Values (B, n, C) at coords (n, 2) from image and features (B, H, W, C + F) that begin reach + 2 before x."""
-    last, channels, n = model._stages()[-1], model.channels, 2 * reach + 1
-    base = coords.floor()
-    span = torch.arange(n + 3, device=coords.device) + 1
+def _query_tile(model: MLPatch, folded: Folded, x: Tensor, coords: Tensor, sigma: Tensor) -> Tensor:
+    """Values (B, C, n) at coordinates that lie in one tile."""
+    net, level = model.network, model.log_level(sigma)
+    half = net.patch // 2
+    last, kernels = net._blocks()[-1], folded.blocks[-1]
+    crop = net.spacing * last.dilation
+    # Queries lie `half` around a coordinate, interpolation reads one sample before and two after them.
+    low = coords.amin(0).floor().long() - half - 1
+    high = coords.amax(0).floor().long() + half + 3
+    rows, cols = ((int(low[k]) - net.reach, int(high[k]) + net.reach) for k in (0, 1))
+    y = mirrored(x, rows, cols)
+    f = net.features(y, sigma, level, 1, folded, len(net.blocks) - 1)
+    z = last.hidden(f, *kernels[:2], level, net.spacing)
+    parts = (f[:, :, crop:-crop, crop:-crop], z, y[:, :, net.reach : -net.reach, net.reach : -net.reach])
+    field = torch.cat([p.to(x.dtype) for p in parts], 1).permute(0, 2, 3, 1)
+    sizes = [p.shape[1] for p in parts]
+    w_b, b_b = kernels[2][:, :, 0, 0].to(x.dtype), kernels[3].to(x.dtype)
+    # The query at offset d writes entry -d of its patch at the coordinate.
+    write = folded.write.to(x.dtype).flip(2, 3) / net.spacing**2
+    values = []
+    for part in torch.split(coords, max(1, VALUES_PER_CHUNK // ((net.patch + 3) ** 2 * sum(sizes)))):
+        f_q, z_q, y_q = torch.split(_interpolate(field, part - low, net.patch), sizes, dim=4)
+        g = torch.einsum("bnijf,fcij->bcn", f_q + F.linear(z_q.relu(), w_b, b_b), write)
+        values.append(model.combine(y_q[:, :, half, half].movedim(2, 1), g, sigma))
+    return torch.cat(values, 2)
+
+
+def _interpolate(field: Tensor, at: Tensor, size: int) -> Tensor:
+    """Field (B, H, W, K) at a size x size grid of unit spacing around each coordinate: (B, n, size, size, K).
+
+    Args:
+        field: samples.
+        at: (n, 2) coordinates in the field.
+        size: odd.
+    """
+    base = at.floor()
+    span = torch.arange(size + 3, device=at.device) - size // 2 - 1
     rows, cols = (base[:, k].long()[:, None] + span for k in (0, 1))
     around = field[:, rows[:, :, None], cols[:, None, :]]
-    w = bicubic_weights(torch.arange(-1, 3, device=coords.device) - (coords - base)[..., None])
-    w = w[..., None, None, None]
-    around = torch.stack([w[:, 0, k] * around[:, :, k : k + n] for k in range(4)]).sum(0)
-    around = torch.stack([w[:, 1, k] * around[:, :, :, k : k + n] for k in range(4)]).sum(0)
-    flat = around.flatten(0, 1)
-    y, f = flat[..., :channels], flat[..., channels:] if flat.shape[3] > channels else None
-    s = sigma.repeat_interleave(len(coords))
-    windows = last.inputs(y, f, s, 1, model.normalization, model.level, folded.layers[0][0].dtype)
-    patches = last.mlp(windows, folded, y.dtype)
-    # The patch of the query at offset d covers the coordinate with its entry -d.
-    covering = patches.flip(1, 2).diagonal(dim1=1, dim2=3).diagonal(dim1=1, dim2=2)
-    g = covering.sum((-1, -2)) / overlap_window(last.patch).sum().to(flat) ** 2
-    return model.combine(y[:, reach, reach], g, s).reshape(len(field), len(coords), channels)
+    w = bicubic_weights(torch.arange(-1, 3, device=at.device) - (at - base)[..., None])[..., None, None, None]
+    around = sum((w[:, 0, k] * around[:, :, k : k + size] for k in range(1, 4)), w[:, 0, 0] * around[:, :, :size])
+    first = w[:, 1, 0] * around[:, :, :, :size]
+    return sum((w[:, 1, k] * around[:, :, :, k : k + size] for k in range(1, 4)), first)

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate", "has_fast_bfloat16", "mirrored"]
 
-# Output pixels of one tile, all images of a batch together: bounds the memory of features and patches.
-TILE = 512
+# Queries of one tile, rows and columns: bounds the memory of the features. Smaller images share a tile.
+TILE = (128, 256)
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
@@ -30,10 +30,12 @@ def has_fast_bfloat16(device: torch.device) -> bool:
 
 
 def mirrored(x: Tensor, rows: tuple[int, int], cols: tuple[int, int]) -> Tensor:
-    """Samples rows[0]..rows[1]-1, cols[0]..cols[1]-1 of x (B, C, H, W), mirrored at the edges; channels last."""
-    i = reflect_indices(*rows, x.shape[2]).to(x.device)
-    j = reflect_indices(*cols, x.shape[3]).to(x.device)
-    return x.index_select(2, i).index_select(3, j).movedim(1, -1).contiguous()
+    """Samples rows[0]..rows[1]-1, cols[0]..cols[1]-1 of x (B, C, H, W), mirrored at the edges."""
+    i, j = reflect_indices(*rows, x.shape[2]), reflect_indices(*cols, x.shape[3])
+    # Only the part that is used is read: a strip of a wide image would be larger than a tile.
+    top, left = int(i.min()), int(j.min())
+    part = x[:, :, top : int(i.max()) + 1, left : int(j.max()) + 1]
+    return part.index_select(2, (i - top).to(x.device)).index_select(3, (j - left).to(x.device))
 
 
 def evaluate(model: MLPatch, x: Tensor, sigma: Tensor, stride: int, *, progress: bool = False) -> Tensor:
@@ -42,29 +44,29 @@ def evaluate(model: MLPatch, x: Tensor, sigma: Tensor, stride: int, *, progress:
     if torch.is_grad_enabled() and not wanted:
         with torch.no_grad():
             return evaluate(model, x, sigma, stride, progress=progress)
-    dtype = model.compute_dtype(x)
-    folded = model.fold(dtype)
-    before, after = model.margins(stride)
+    folded = model.fold(x)
+    before, after = model.network.margins(stride)
     height, width = x.shape[2:]
     if torch.is_grad_enabled():
         y = mirrored(x, (-before, height + after), (-before, width + after))
-        return model.estimate(y, sigma, stride, folded)[0][:, :height, :width].movedim(-1, 1)
-    rows, cols = _tile(height, stride), _tile(width, stride)
-    images = max(1, TILE**2 // (rows * cols))
+        return model.estimate(y, sigma, stride, folded)[:, :, :height, :width]
+    rows, cols = (_tile(n, most, stride) for n, most in zip((height, width), TILE, strict=True))
+    halo = before + after
+    images = max(1, (TILE[0] * stride + halo) * (TILE[1] * stride + halo) // ((rows + halo) * (cols + halo)))
     corners = list(product(range(0, len(x), images), range(0, height, rows), range(0, width, cols)))
     out = torch.empty_like(x)
     for b, r, c in tqdm(corners, desc="MLPatch", unit="tile", disable=not progress):  # on stderr
         h, w = min(rows, height - r), min(cols, width - c)
         y = mirrored(x[b : b + images], (r - before, r + h + after), (c - before, c + w + after))
-        piece = model.estimate(y, sigma[b : b + images], stride, folded)[0]
-        out[b : b + images, :, r : r + h, c : c + w] = piece[:, :h, :w].movedim(-1, 1)
+        piece = model.estimate(y, sigma[b : b + images], stride, folded)
+        out[b : b + images, :, r : r + h, c : c + w] = piece[:, :, :h, :w]
     return out
 
 
-def _tile(n: int, stride: int) -> int:
-    """Side of the tiles that cover n pixels: about equal, at most about TILE, and a multiple of the stride.
+def _tile(n: int, queries: int, stride: int) -> int:
+    """Side of the tiles that cover n pixels: about equal, at most about so many queries, and a multiple of the stride.
 
-    A multiple, so that the lattice of patches is the same for any tiling.
+    A multiple, so that the lattice of queries is the same for any tiling.
     """
-    count = -(-n // TILE)
+    count = -(-n // (queries * stride))
     return -(-n // (count * stride)) * stride

@@ -1,19 +1,21 @@
 """MLPatch: every pixel from a small learned patch around it, at any resolution, with flat memory.
 
-    x_hat = y - sigma g(y, sigma)      normalization="unit-free": D(a y + b, a sigma) = a D(y, sigma) + b
-    x_hat = unit g(y, sigma)           normalization="absolute": for fields with a scale and a zero of their own
+    x_hat = y - sigma clip(g(y / sigma), +-6)      normalization="unit-free": D(a y + b, a sigma) = a D(y, sigma) + b
+    x_hat = unit g(y / sigma, log(sigma / level))  normalization="absolute": for fields with a scale and a zero
 
-g is a cascade of local stages (`stage.py`), each an MLP on windows read at learned taps, put out as overlapping
-patches. The value at a pixel depends on a neighbourhood of `receptive_field` pixels and on nothing else.
+g reads a patch around every query at learned taps, passes features between neighbouring queries through a few small
+MLPs, and writes overlapping patches (`network.py`). The value at a pixel depends on a neighbourhood of
+`receptive_field` pixels and on nothing else. a > 0: the rectifiers know black from white. Gaussian noise beyond six
+sigma does not occur; clipping keeps D(y, sigma) within six sigma of y whatever y is, and D(y, 0) = y.
 
 Sources: LoFi / MLPatch (Khorashadizadeh et al., arXiv 2411.04995): local MLP on a learned patch; Burger, Schuler
-and Harmeling (CVPR 2012): output patches, overlap-averaged; DnCNN (Zhang et al., TIP 2017): noise as output.
+and Harmeling (CVPR 2012): output patches that overlap; DnCNN (Zhang et al., TIP 2017): noise as output; FFDNet
+(Zhang et al., TIP 2018): depth on a coarser lattice is cheap; Mohan et al. (ICLR 2020): rectifiers and scale.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -21,32 +23,14 @@ from torch import Tensor, nn
 
 from ..base import check_image, check_sigma
 from . import grid
-from .stage import Folded, Stage
+from .network import Folded, Network
 
-__all__ = ["ARCHITECTURES", "MLPatch", "StageSpec"]
+__all__ = ["ARCHITECTURES", "MLPatch"]
 
 NORMALIZATIONS = ("unit-free", "absolute")
 PRECISIONS = ("auto", "float32", "bfloat16")
-
-
-@dataclass(frozen=True)
-class StageSpec:
-    """Sizes of one stage; see `Stage`."""
-
-    taps: int
-    width: int
-    depth: int
-    features: int = 0
-    margin: int = 0
-    patch: int = 5
-    scales: tuple[int, ...] = (1,)
-
-
-GRAY_STAGES = (
-    StageSpec(taps=11, margin=1, width=384, depth=2, features=12),
-    StageSpec(taps=9, width=512, depth=2, features=12),
-    StageSpec(taps=9, width=512, depth=3),
-)
+LIMIT = 6.0
+"""Of the noise estimate, in sigmas."""
 
 
 class MLPatch(nn.Module):
@@ -54,12 +38,19 @@ class MLPatch(nn.Module):
 
     Args:
         channels: image channels, denoised jointly.
-        stages: sizes of the local stages, first to last.
+        taps: the learned taps start as a taps x taps grid of pixels.
+        margin: pixels beyond that grid to which the taps may move.
+        features: width of what queries tell their neighbours.
+        hidden: width of the blocks' hidden layers.
+        dilations: one block each: distance of the neighbours it hears, in units of `spacing`.
+        spacing: distance of neighbouring queries, in pixels.
+        patch: side of the output patches in pixels, odd, at least the spacing.
         normalization: "unit-free" (photographs, anatomy; any units) or "absolute" (convergence maps).
         unit: scale of the output in the absolute scheme, in units of x.
         level: reference noise level of the absolute scheme, in units of x.
         sigma_range: noise standard deviations accepted, in units of x; (0, inf) for unit-free weights.
-        stride: default spacing of the patches, in pixels: 1 is exactly shift-equivariant, larger is faster.
+        stride: default distance of the output patches, in pixels, a divisor of the spacing; 1 is exactly
+            shift-equivariant, the spacing (None) is fastest.
         precision: "auto" computes in bfloat16 where the processor multiplies it natively and x is not float64.
     """
 
@@ -67,12 +58,18 @@ class MLPatch(nn.Module):
         self,
         channels: int = 1,
         *,
-        stages: tuple[StageSpec, ...] = GRAY_STAGES,
+        taps: int = 7,
+        margin: int = 1,
+        features: int = 80,
+        hidden: int = 64,
+        dilations: tuple[int, ...] = (1,) * 12,
+        spacing: int = 2,
+        patch: int = 5,
         normalization: str = "unit-free",
         unit: float = 1.0,
         level: float = 1.0,
         sigma_range: tuple[float, float] = (0.0, math.inf),
-        stride: int = 4,
+        stride: int | None = None,
         precision: str = "auto",
     ) -> None:
         super().__init__()
@@ -80,26 +77,36 @@ class MLPatch(nn.Module):
             raise ValueError(f"MLPatch: normalization must be one of {NORMALIZATIONS}, got {normalization!r}")
         if precision not in PRECISIONS:
             raise ValueError(f"MLPatch: precision must be one of {PRECISIONS}, got {precision!r}")
-        self.channels, self.specs = channels, tuple(stages)
-        self.normalization, self.unit, self.level = normalization, unit, level
+        sizes = {"channels": channels, "taps": taps, "features": features, "hidden": hidden, "spacing": spacing}
+        for name, value in sizes.items():
+            if value < 1:
+                raise ValueError(f"MLPatch: {name} must be at least 1, got {value}")
+        if margin < 0:
+            raise ValueError(f"MLPatch: margin must be at least 0, got {margin}")
+        if patch % 2 == 0 or patch < spacing:
+            raise ValueError(f"MLPatch: patch must be odd and at least the spacing ({spacing}), got {patch}")
+        if taps % 2 == 0:
+            raise ValueError(f"MLPatch: taps must be odd, got {taps}")
+        if not dilations or min(dilations) < 1:
+            raise ValueError(f"MLPatch: dilations must be one number from 1 up for each block, got {dilations}")
+        low, high = sigma_range
+        if not 0 <= low < high or (low == 0 and normalization == "absolute"):
+            zero = "" if normalization == "unit-free" else ", without 0 in the absolute scheme"
+            raise ValueError(f"MLPatch: sigma_range must be 0 <= low < high{zero}, got {sigma_range}")
+        self.channels, self.normalization, self.unit, self.level = channels, normalization, unit, level
         self.sigma_range = (float(sigma_range[0]), float(sigma_range[1]))
         self.precision = precision
-        features = [0] + [s.features for s in stages[:-1]] + [channels]
-        self.stages = nn.ModuleList(
-            Stage(
-                channels,
-                features[k],
-                features[k + 1],
-                taps=s.taps,
-                margin=s.margin,
-                width=s.width,
-                depth=s.depth,
-                patch=s.patch,
-                scales=tuple(s.scales),
-            )
-            for k, s in enumerate(stages)
-        )
-        self.stride = self._check_stride(stride)
+        self._sizes = {
+            "taps": taps,
+            "margin": margin,
+            "features": features,
+            "hidden": hidden,
+            "dilations": tuple(dilations),
+            "spacing": spacing,
+            "patch": patch,
+        }
+        self.network = Network(channels, **self._sizes, zero_sum=normalization == "unit-free")  # type: ignore[arg-type]
+        self.stride = spacing if stride is None else self._check_stride(stride)
 
     @classmethod
     def from_pretrained(cls, name: str = "gray") -> MLPatch:
@@ -116,7 +123,8 @@ class MLPatch(nn.Module):
         """The constructor's arguments, as plain values."""
         return {
             "channels": self.channels,
-            "stages": [asdict(s) for s in self.specs],
+            **self._sizes,
+            "dilations": list(self._sizes["dilations"]),  # type: ignore[call-overload]
             "normalization": self.normalization,
             "unit": self.unit,
             "level": self.level,
@@ -125,7 +133,7 @@ class MLPatch(nn.Module):
         }
 
     def extra_repr(self) -> str:
-        """Constructor arguments other than the stages."""
+        """Constructor arguments other than the sizes."""
         return (
             f"{self.channels}, normalization={self.normalization!r}, sigma_range={self.sigma_range}, "
             f"stride={self.stride}, precision={self.precision!r}"
@@ -134,16 +142,13 @@ class MLPatch(nn.Module):
     @property
     def receptive_field(self) -> int:
         """Side, in pixels, of the square of input pixels on which one output pixel depends."""
-        return 1 + 2 * sum(s.radius + s.patch // 2 for s in self._stages())
-
-    def _stages(self) -> list[Stage]:
-        return list(self.stages)  # type: ignore[arg-type]
+        return 1 + 2 * (self.network.reach + self.network.patch // 2)
 
     def _check_stride(self, stride: int) -> int:
-        largest = min(s.patch for s in self._stages())
-        if not isinstance(stride, int) or not 1 <= stride <= largest:
-            raise ValueError(f"MLPatch: stride must be an integer from 1 to {largest} (the patch), got {stride!r}")
-        return stride
+        divisors = [k for k in range(1, self.network.spacing + 1) if self.network.spacing % k == 0]
+        if isinstance(stride, bool) or stride not in divisors:
+            raise ValueError(f"MLPatch: stride must be one of {divisors} (divisors of the spacing), got {stride!r}")
+        return int(stride)
 
     def compute_dtype(self, x: Tensor) -> torch.dtype:
         """The dtype of the matrix products for input x."""
@@ -153,54 +158,42 @@ class MLPatch(nn.Module):
             return torch.bfloat16 if grid.has_fast_bfloat16(x.device) else torch.float32
         return torch.float32 if self.precision == "float32" else torch.bfloat16
 
-    def fold(self, dtype: torch.dtype) -> list[Folded]:
-        """All stages' matrices in dtype, taps folded in."""
-        return [s.fold(dtype) for s in self._stages()]
+    def fold(self, x: Tensor) -> Folded:
+        """The network's kernels for input x, taps folded in."""
+        with torch.autocast(x.device.type, enabled=False):
+            return self.network.fold(x.dtype, self.compute_dtype(x))
 
-    def margins(self, stride: int) -> tuple[int, int]:
-        """Input samples needed before and after the output, in each direction."""
-        lost = [s.margins(stride) for s in self._stages()]
-        return sum(a for a, _ in lost), sum(b for _, b in lost)
+    def log_level(self, sigma: Tensor) -> Tensor | None:
+        """The noise level as the network knows it, (B,); None in the unit-free scheme."""
+        return None if self.normalization == "unit-free" else torch.log(sigma / self.level)
 
-    def features(
-        self, y: Tensor, sigma: Tensor, stride: int, folded: list[Folded], *, complete: bool = True
-    ) -> tuple[Tensor, Tensor | None, int]:
-        """Run all stages but the last: image and features cropped to their common part, and its offset in y."""
-        offset, f = 0, None
-        for k, stage in enumerate(self._stages()[:-1]):
-            g, o = stage(y, f, sigma, stride, folded[k], scheme=self.normalization, level=self.level, complete=complete)
-            rows, cols = slice(o, o + g.shape[1]), slice(o, o + g.shape[2])
-            # Features add up where the widths agree, so that a later stage refines an earlier one.
-            f = g + f[:, rows, cols] if f is not None and f.shape[3] == g.shape[3] else g
-            y, offset = y[:, rows, cols], offset + o
-        return y, f, offset
-
-    def estimate(
-        self, y: Tensor, sigma: Tensor, stride: int, folded: list[Folded], *, complete: bool = True
-    ) -> tuple[Tensor, int]:
-        """Denoise the valid part of y (B, H, W, C); returns it and its offset in y.
+    def estimate(self, y: Tensor, sigma: Tensor, stride: int, folded: Folded) -> Tensor:
+        """Denoise the part of y (B, C, H, W) that has all its input, from sample `network.margins(stride)[0]` on.
 
         This is what training differentiates; `forward` adds borders, tiles and checks.
         """
-        y, f, offset = self.features(y, sigma, stride, folded, complete=complete)
-        last = self._stages()[-1]
-        g, o = last(y, f, sigma, stride, folded[-1], scheme=self.normalization, level=self.level, complete=complete)
-        centre = y[:, o : o + g.shape[1], o : o + g.shape[2]]
-        return self.combine(centre, g, sigma), offset + o
+        # Under autocast the patch would be read in half precision, where its offset does not fit.
+        with torch.autocast(y.device.type, enabled=False):
+            g = self.network(y, sigma, self.log_level(sigma), stride, folded)
+        o = self.network.margins(stride)[0]
+        return self.combine(y[:, :, o : o + g.shape[2], o : o + g.shape[3]], g.to(y.dtype), sigma)
 
     def combine(self, y: Tensor, g: Tensor, sigma: Tensor) -> Tensor:
         """The estimate from the noisy value and the network's output."""
         if self.normalization == "absolute":
             return self.unit * g
-        return y - sigma.reshape(-1, *[1] * (y.ndim - 1)) * g
+        return y - sigma.reshape(-1, *[1] * (y.ndim - 1)) * g.clamp(-LIMIT, LIMIT)
 
     def forward(self, x: Tensor, sigma: float | Tensor, *, stride: int | None = None, progress: bool = False) -> Tensor:
         """Denoise x (B, C, H, W) with noise of standard deviation sigma, in units of x.
 
+        Tile by tile, in memory that does not grow with x; but in one piece where a gradient is wanted, as it is while
+        the weights are trained (`requires_grad_(False)` ends that; weights that are loaded are frozen).
+
         Args:
             x: noisy images; float32 or float64.
             sigma: a scalar, or one value per image.
-            stride: spacing of the patches in pixels, 1 to the patch's side; None: the model's default.
+            stride: distance of the output patches in pixels, a divisor of the spacing; None: the model's default.
             progress: show a bar of tiles on stderr, for images of many megapixels.
 
         Raises:
@@ -211,14 +204,13 @@ class MLPatch(nn.Module):
         stride = self.stride if stride is None else self._check_stride(stride)
         return grid.evaluate(self, x, s, stride, progress=progress)
 
-    def valid(self, x: Tensor, sigma: Tensor, *, stride: int) -> tuple[Tensor, int]:
-        """Denoise the part of x (B, C, H, W) that needs no border, and return it with its offset in x.
+    def valid(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, int]:
+        """Denoise the part of x (B, C, H, W) that needs no border, sigma (B,); returns it and its offset in x.
 
-        This is what training sees: no mirrored samples, and patches at the edge that few others overlap.
+        This is what training sees, at the largest stride.
         """
-        y = x.movedim(1, -1).contiguous()
-        z, offset = self.estimate(y, sigma, stride, self.fold(self.compute_dtype(x)), complete=False)
-        return z.movedim(-1, 1), offset
+        stride = self.network.spacing
+        return self.estimate(x, sigma, stride, self.fold(x)), self.network.margins(stride)[0]
 
     def at(self, x: Tensor, coords: Tensor, sigma: float | Tensor) -> Tensor:
         """Denoised values at continuous coordinates.
@@ -238,16 +230,17 @@ class MLPatch(nn.Module):
 
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
-    # Photographs and anatomy, any unit: three stages, a field of 41 pixels.
-    "gray": {"stages": GRAY_STAGES},
-    # Convergence maps, where the noise is ten times the signal: one stage that reads means of 1, 3, 5 and 9 pixels,
-    # a field of 93 pixels. Units of convergence.
+    # Photographs and anatomy, any unit: twelve blocks, a field of 61 pixels.
+    "gray": {},
+    "color": {"channels": 3, "features": 96, "hidden": 64},
+    # Convergence maps, where the noise is ten times the signal: neighbours up to sixteen pixels away, a field of
+    # 121 pixels. Units of convergence.
     "convergence": {
-        "stages": (StageSpec(taps=11, width=512, depth=4, scales=(1, 2, 4, 8)),),
+        "dilations": (1, 1, 2, 4, 8, 4, 4, 2, 1),
         "normalization": "absolute",
         "unit": 0.02,
         "level": 0.05,
-        "sigma_range": (0.01, 0.35),
+        "sigma_range": (0.01, 0.5),
     },
 }
 """Constructor arguments of the weight sets that come with the package, by name."""

@@ -1,6 +1,7 @@
 """Weight files: safetensors (no code is ever executed), half precision, the model's configuration in the header.
 
-Every set that comes with the package has a model card of the same name beside it (`denoisers/weights/*.md`).
+The header's key names the class, "mlpatch" or "superresolver": one reader and one writer serve both. Every set that
+comes with the package has a model card of the same name beside it (`denoisers/weights/*.md`).
 """
 
 from __future__ import annotations
@@ -8,24 +9,30 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 
-from .model import MLPatch, StageSpec
+from .model import MLPatch
 
-__all__ = ["FOLDER", "available", "load", "save"]
+if TYPE_CHECKING:
+    from ..super_resolution import SuperResolver
+
+__all__ = ["FOLDER", "available", "load", "read", "save"]
 
 FOLDER = Path(__file__).parent.parent / "weights"
 
-
-def available() -> list[str]:
-    """Names of the weight sets in the package."""
-    return sorted(p.stem for p in FOLDER.glob("*.safetensors"))
+Model = TypeVar("Model", MLPatch, "SuperResolver")
 
 
-def save(model: MLPatch, path: str | Path, *, about: dict[str, str] | None = None) -> None:
+def available(kind: type[Any] = MLPatch) -> list[str]:
+    """Names of the weight sets in the package that are of this class."""
+    return sorted(p.stem for p in FOLDER.glob("*.safetensors") if _key(kind) in _header(p))
+
+
+def save(model: MLPatch | SuperResolver, path: str | Path, *, about: dict[str, str] | None = None) -> None:
     """Write a model to a .safetensors file (to a temporary name, then renamed).
 
     Args:
@@ -36,38 +43,54 @@ def save(model: MLPatch, path: str | Path, *, about: dict[str, str] | None = Non
     path = Path(path)
     temporary = path.with_name(path.name + ".part")
     tensors = {k: v.detach().cpu().to(torch.float16).contiguous() for k, v in model.state_dict().items()}
-    temporary.write_bytes(serialize(tensors, metadata={**(about or {}), "mlpatch": json.dumps(model.config())}))
+    temporary.write_bytes(serialize(tensors, metadata={**(about or {}), _key(type(model)): json.dumps(model.config())}))
     os.replace(temporary, path)
 
 
 def load(name: str | Path) -> MLPatch:
+    """Load MLPatch: a weight set of the package by name, or a .safetensors file by path; see `read`."""
+    return read(name, MLPatch)
+
+
+def read(name: str | Path, kind: type[Model]) -> Model:
     """Load a weight set of the package by name, or a .safetensors file by path.
 
     The model is on the CPU, in float32 and frozen (`requires_grad_()` thaws it).
 
     Raises:
-        ValueError: no such set or file, or not a weight file of MLPatch.
+        ValueError: no such set or file, or not a weight file of this class.
     """
-    path = Path(name)
+    path, caller = Path(name), f"{kind.__name__}.from_pretrained"
     if path.suffix != ".safetensors":
-        path = FOLDER / f"{name}.safetensors"
-        if not path.exists():
+        if str(name) not in available(kind):
             raise ValueError(
-                f"MLPatch.from_pretrained: name must be one of {available()} or a path ending in .safetensors, "
-                f"got {str(name)!r}"
+                f"{caller}: name must be one of {available(kind)} or a path ending in .safetensors, got {str(name)!r}"
             )
+        path = FOLDER / f"{name}.safetensors"
     if not path.exists():
-        raise ValueError(f"MLPatch.from_pretrained: no file {str(name)!r}; the package has {available()}")
+        raise ValueError(f"{caller}: no file {str(name)!r}; the package has {available(kind)}")
     try:
         with safe_open(path, framework="pt") as file:
-            config = json.loads(file.metadata()["mlpatch"])
+            arguments = json.loads(file.metadata()[_key(kind)])
             tensors = {k: file.get_tensor(k).float() for k in file.keys()}
-        stages = tuple(StageSpec(**{**s, "scales": tuple(s["scales"])}) for s in config.pop("stages"))
-        sigma_range = tuple(config.pop("sigma_range"))
-        model = MLPatch(config.pop("channels"), stages=stages, sigma_range=sigma_range, **config)
+        config: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()}
+        model = kind(**config)
         model.load_state_dict(tensors)
     except Exception as error:
         what = f"{type(error).__name__}: {error}"[:200]
-        raise ValueError(f"MLPatch.from_pretrained: {path.name} is not a weight file of MLPatch ({what})") from error
+        raise ValueError(f"{caller}: {path.name} is not a weight file of {kind.__name__} ({what})") from error
     # Weights that are used, not trained: images without gradients are then denoised in tiles, in any grad mode.
     return model.eval().requires_grad_(False)
+
+
+def _key(kind: type[Any]) -> str:
+    return kind.__name__.lower()
+
+
+def _header(path: Path) -> dict[str, str]:
+    """What a file says of itself; nothing if it is no weight file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (OSError, SafetensorError):
+        return {}

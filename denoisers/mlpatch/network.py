@@ -1,0 +1,198 @@
+"""The network of MLPatch: a patch is read at learned taps, neighbours are heard a few times, a patch is written.
+
+With queries q on a lattice of pixels, N(q) the 3 x 3 queries around q at a distance of `dilation * spacing`
+pixels, and z = y / sigma:
+
+    f(q)  = W_r z(q + taps) + b_r                                      read: one matrix, the taps folded in
+    f(q) += W_b relu(W_a f(N(q)) + b_a) + b_b       for each block     an MLP on the neighbours' features
+    g(p)  = sum_q <W_w[p - q], f(q)>                                   write: overlapping patches, summed
+
+Everything is a matrix product per query; W_a's neighbours are gathered inside the product (a convolution, dilated
+where the lattice is finer than the spacing). All of g is a function of the distances between q and its taps and
+neighbours alone, so the spacing of the *queries*, the stride, is free: any divisor of `spacing`. At stride 1 every
+pixel is a query and g is the mean over all lattices.
+
+In the unit-free scheme the rows of W_r sum to zero, hence g((a y + b) / (a sigma)) = g(y / sigma) for a > 0.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .geometry import grid_taps, tap_matrix
+
+__all__ = ["Block", "Folded", "Network"]
+
+
+class Folded(NamedTuple):
+    """The network's matrices in the dtype of the computation, as convolution kernels."""
+
+    read: tuple[Tensor, Tensor]
+    """Kernel (features, channels, support, support), taps folded in, and bias."""
+    blocks: tuple[tuple[Tensor, Tensor, Tensor, Tensor], ...]
+    """W_a (hidden, features, 3, 3), b_a, W_b (features, hidden, 1, 1), b_b of each block."""
+    write: Tensor
+    """Kernel (features, channels, patch, patch)."""
+    dtype: torch.dtype
+    """Of the blocks; the patch is read in the image's own dtype, as its offset may be large."""
+
+
+class Block(nn.Module):
+    """f(q) += W_b relu(W_a f(N(q)) + b_a + l v) + b_b, where l is the noise level's logarithm (absolute scheme only).
+
+    Args:
+        features, hidden: width of f and of the hidden layer.
+        dilation: distance of the neighbours, in spacings.
+        knows_level: whether there is a v.
+    """
+
+    def __init__(self, features: int, hidden: int, dilation: int, *, knows_level: bool) -> None:
+        super().__init__()
+        self.dilation, self.shape = dilation, (hidden, 3, 3, features)
+        self.hear = nn.Linear(9 * features, hidden)
+        self.add = nn.Linear(hidden, features)
+        self.level = nn.Parameter(torch.zeros(hidden)) if knows_level else None
+
+    def fold(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Kernels and biases in dtype."""
+        w = self.hear.weight.to(dtype).reshape(self.shape).permute(0, 3, 1, 2)
+        return w, self.hear.bias.to(dtype), self.add.weight.to(dtype)[:, :, None, None], self.add.bias.to(dtype)
+
+    def hidden(self, f: Tensor, w: Tensor, b: Tensor, level: Tensor | None, step: int) -> Tensor:
+        """The hidden layer before its rectifier, valid part; `step` is the spacing over the stride."""
+        z = F.conv2d(f, w, b, dilation=step * self.dilation)
+        if self.level is not None and level is not None:
+            z = z + (level[:, None] * self.level)[:, :, None, None].to(z.dtype)
+        return z
+
+
+class Network(nn.Module):
+    """Noise, or signal, from y / sigma; see the module's equations. Sizes in pixels.
+
+    Args:
+        channels: channels of the image.
+        taps: the learned taps start as a taps x taps grid.
+        margin: how far beyond that grid the taps may move.
+        features, hidden: width of the features and of the blocks' hidden layers.
+        dilations: one block each; distance of its neighbours, in spacings.
+        spacing: distance of neighbouring queries.
+        patch: side of the output patch, odd, at least the spacing.
+        zero_sum: whether the rows of W_r sum to zero (the unit-free scheme).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        taps: int,
+        margin: int,
+        features: int,
+        hidden: int,
+        dilations: tuple[int, ...],
+        spacing: int,
+        patch: int,
+        zero_sum: bool,
+    ) -> None:
+        super().__init__()
+        self.channels, self.spacing, self.patch, self.zero_sum = channels, spacing, patch, zero_sum
+        self.support = taps + 2 * margin
+        self.taps = nn.Parameter(grid_taps(taps))
+        self.read = nn.Linear(channels * taps**2, features)
+        self.level = None if zero_sum else nn.Parameter(torch.zeros(features))
+        self.blocks = nn.ModuleList(Block(features, hidden, d, knows_level=not zero_sum) for d in dilations)
+        self.write = nn.Linear(features, channels * patch**2, bias=False)
+        self._initialize()
+
+    def _initialize(self) -> None:
+        """He et al. (ICCV 2015) for the rectifiers; blocks begin small, so that depth does not amplify."""
+        nn.init.normal_(self.read.weight, std=0.3 * (2 / self.read.in_features) ** 0.5)
+        nn.init.normal_(self.read.bias, std=0.3)
+        for b in self._blocks():
+            nn.init.kaiming_normal_(b.hear.weight, nonlinearity="relu")
+            nn.init.normal_(b.add.weight, std=(0.5 / (len(self.blocks) * b.add.in_features)) ** 0.5)
+            nn.init.zeros_(b.hear.bias)
+            nn.init.zeros_(b.add.bias)
+        nn.init.normal_(self.write.weight, std=0.05 / self.read.out_features**0.5)
+
+    def _blocks(self) -> list[Block]:
+        return list(self.blocks)  # type: ignore[arg-type]
+
+    @property
+    def reach(self) -> int:
+        """How far a query's input reaches from it."""
+        return self.support // 2 + self.spacing * sum(b.dilation for b in self._blocks())
+
+    def fold(self, wide: torch.dtype, dtype: torch.dtype) -> Folded:
+        """Kernels: the first in dtype `wide`, with the taps folded in, the others in `dtype`."""
+        c, s, p = self.channels, self.support, self.patch
+        w = self.read.weight.to(wide)
+        if self.zero_sum:
+            w = w - w.mean(1, keepdim=True)
+        w = w.reshape(len(w), c, -1) @ tap_matrix(self.taps.to(wide), s)
+        return Folded(
+            (w.reshape(-1, c, s, s), self.read.bias.to(wide)),
+            tuple(b.fold(dtype) for b in self._blocks()),
+            self.write.weight.to(dtype).T.reshape(-1, c, p, p),
+            dtype,
+        )
+
+    def features(self, y: Tensor, sigma: Tensor, level: Tensor | None, stride: int, folded: Folded, n: int) -> Tensor:
+        """Features after the first n blocks at all queries that y (B, C, H, W) has the input for.
+
+        Args:
+            y: noisy images.
+            sigma: (B,); where it is 0, y is taken for 0 (the noise is then given no weight).
+            level: (B,), the noise level's logarithm, or None.
+            stride: distance of the queries, a divisor of the spacing; the first is at the middle of its window.
+            folded: from `fold`.
+            n: number of blocks.
+        """
+        z = self._in_sigmas(y, sigma[:, None, None, None])
+        f = F.conv2d(z, *folded.read, stride=stride)
+        if self.level is not None and level is not None:
+            f = f + (level[:, None] * self.level)[:, :, None, None]
+        f = f.to(folded.dtype, memory_format=torch.channels_last)
+        step = self.spacing // stride
+        for block, kernels in zip(self._blocks()[:n], folded.blocks, strict=False):
+            z = block.hidden(f, *kernels[:2], level, step).relu_()
+            crop = step * block.dilation
+            f = F.conv2d(z, *kernels[2:]).add_(f[:, :, crop : f.shape[2] - crop, crop : f.shape[3] - crop])
+        return f
+
+    def _in_sigmas(self, y: Tensor, sigma: Tensor) -> Tensor:
+        """y / sigma; in the unit-free scheme relative to y's mean.
+
+        To rows that sum to zero the mean makes no difference, but for their rounding: in the ten bits of a GPU's
+        TF32 products an offset of a thousand sigmas would be noise.
+        """
+        if self.zero_sum:
+            mean = y.detach().mean((1, 2, 3), keepdim=True)
+            # What is not finite stays where it is.
+            y = y - torch.where(mean.isfinite(), mean, 0)
+        noisy = sigma > torch.finfo(y.dtype).tiny
+        return torch.where(noisy, y, 0) / torch.where(noisy, sigma, 1)
+
+    def margins(self, stride: int) -> tuple[int, int]:
+        """Input samples needed before and, at most, after the samples of g that `forward` returns."""
+        half = self.patch // 2
+        return self._before(stride) + self._lead(stride), self.reach + half + stride - 1
+
+    def _before(self, stride: int) -> int:
+        """Input samples before the first sample of g that all its patches cover."""
+        return self.reach - self.patch // 2 + self.patch - stride
+
+    def _lead(self, stride: int) -> int:
+        """Samples of g left out, so that it begins at a multiple of the stride: one lattice for any crop."""
+        return -self._before(stride) % stride
+
+    def forward(self, y: Tensor, sigma: Tensor, level: Tensor | None, stride: int, folded: Folded) -> Tensor:
+        """g at samples of y that all their patches cover, from `margins(stride)[0]` on, a multiple of the stride."""
+        f = self.features(y, sigma, level, stride, folded, len(self.blocks))
+        crop, lead = self.patch - stride, self._lead(stride)
+        # The patches overlap (spacing / stride)^2 times as often as they do at the largest stride.
+        g = F.conv_transpose2d(f, folded.write * (stride / self.spacing) ** 2, stride=stride)
+        return g[:, :, crop + lead : g.shape[2] - crop, crop + lead : g.shape[3] - crop]
