@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .cli_options import Device, Overwrite
+from .cli_train import train
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -40,8 +43,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output file if it exists.")]
+app.add_typer(train, name="train")
 
 
 def main() -> None:
@@ -106,8 +108,9 @@ def reconstruct(
     from denoisers.adapters import PerChannel
 
     from .api import solve
+    from .distributed import choose_device
 
-    where = _device(device)
+    where = choose_device(device)
     A = _operator(data.operator, data.parameters).to(where)
     D = _denoiser(denoiser, where)
     if channels != 1 and getattr(D, "channels", None) == 1:
@@ -144,11 +147,11 @@ def denoise(
     output: Annotated[Path, typer.Option("--output", "-o", help="Denoised image: .png, .tif, .npy, .fits, .h5.")],
     sigma: Annotated[float, typer.Option(help="Noise standard deviation in units of the image; PNG, JPEG: 0 to 1.")],
     weights: Annotated[str, typer.Option(help="Weights that come with the package, or a file.")] = "gray",
-    stride: Annotated[int | None, typer.Option(help="Pixels between patches; more is faster.")] = None,
+    stride: Annotated[int | None, typer.Option(help="Pixels between patches: 2, or 1 (shift-equivariant).")] = None,
     device: Device = "cpu",
     overwrite: Overwrite = False,
 ) -> None:
-    """Remove white Gaussian noise from an image, channel by channel.
+    """Remove white Gaussian noise from an image: channel by channel, or together with weights for colour.
 
     PNG and JPEG images are scaled to [0, 1]; TIFF, NPY, FITS and HDF5 keep their values, and 8 bits in a TIFF file
     are 0 to 255.
@@ -164,7 +167,8 @@ def denoise(
 
     check_output(output, overwrite=overwrite)
     pixels = read_image(image)
-    check_image_output(output, 1 if pixels.ndim == 2 else pixels.shape[0], overwrite=overwrite)
+    channels = 1 if pixels.ndim == 2 else pixels.shape[0]
+    check_image_output(output, channels, overwrite=overwrite)
     bad = pixels.size - int(np.isfinite(pixels).sum())
     if bad:
         raise ValueError(f"{image} must be finite, got NaN or infinity in {bad} of {pixels.size} pixels; fill them")
@@ -175,13 +179,18 @@ def denoise(
 
     from denoisers import MLPatch
 
-    where = _device(device)
+    from .distributed import choose_device
+
+    where = choose_device(device)
     D = MLPatch.from_pretrained(weights).to(where)
     x = torch.from_numpy(pixels).to(where)
+    if D.channels not in (1, channels):
+        raise ValueError(f"--weights {weights} take {D.channels} channels, {image} has {channels}; use --weights gray")
+    # Weights for one channel see the channels as a batch of grey images, those for colour see them together.
+    images = x.reshape(-1, 1, *x.shape[-2:]) if D.channels == 1 else x.reshape(1, -1, *x.shape[-2:])
     start = time.perf_counter()
-    # A grey-level denoiser sees the channels as a batch of grey images.
     with torch.no_grad():
-        z = D(x.reshape(-1, 1, *x.shape[-2:]), sigma, stride=stride, progress=True).reshape(x.shape)
+        z = D(images, sigma, stride=stride, progress=True).reshape(x.shape)
     denoised = z.cpu().numpy()
     is_picture = image.suffix.lower() in (".png", ".jpg", ".jpeg")
     written = output if is_picture else _for_range(output, denoised)
@@ -189,73 +198,6 @@ def denoise(
     print(f"{written}: {' x '.join(map(str, x.shape))} in {time.perf_counter() - start:.2f} s")
     if written != output:
         raise typer.Exit(2)
-
-
-train = typer.Typer(help="Train the networks of this package.", no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(train, name="train")
-
-
-@train.command("denoiser")
-def train_denoiser(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Weights to write: a .safetensors file.")],
-    kind: Annotated[str, typer.Option(help="Architecture and data: gray (photographs) or convergence.")] = "gray",
-    data: Annotated[Path | None, typer.Option(help="Folder of images; gray only, convergence is simulated.")] = None,
-    steps: Annotated[int, typer.Option(help="Optimiser steps; 100 a minute is common on two cores.")] = 8000,
-    batch: Annotated[int | None, typer.Option(help="Images a step; default 24 (gray), 8 (convergence).")] = None,
-    std: Annotated[
-        str, typer.Option(help="Standard deviations of simulated convergence, drawn at random, comma-separated.")
-    ] = "0.015,0.02,0.025,0.03",
-    pixel_arcmin: Annotated[float, typer.Option(help="Side of a pixel of simulated convergence.")] = 0.29,
-    seed: Annotated[int, typer.Option(help="Seed of the weights, the crops and the noise.")] = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from OUTPUT.checkpoint, where there is one.")] = False,
-    checkpoint_minutes: Annotated[float, typer.Option(help="Minutes between checkpoints.")] = 3.0,
-    device: Device = "cpu",
-    overwrite: Overwrite = False,
-) -> None:
-    """Train a denoiser; a killed run goes on with --resume.
-
-    \b
-    Examples:
-      pnp train denoiser --data photographs/ --steps 8000 -o gray.safetensors
-      pnp train denoiser --data photographs/ --steps 8000 -o gray.safetensors --resume
-      pnp train denoiser --kind convergence --std 0.018 --steps 8000 -o kappa.safetensors
-    """
-    import torch
-
-    from denoisers.mlpatch import ARCHITECTURES, MLPatch
-    from denoisers.mlpatch.weights import save
-
-    from .io import check_output
-    from .training import train_denoiser as run
-    from .training_sets import convergence_set, photograph_set
-
-    if output.suffix != ".safetensors":
-        raise ValueError(f"--output must end in .safetensors, got {output.name!r}")
-    check_output(output, overwrite=overwrite)
-    if kind not in ARCHITECTURES:
-        raise ValueError(f"--kind must be one of {', '.join(ARCHITECTURES)}, got {kind!r}")
-    where = _device(device)
-    if kind == "gray":
-        if data is None:
-            raise ValueError("--data is missing: give a folder of images to train on")
-        job = photograph_set(data, steps=steps, batch=batch, seed=seed)
-    else:
-        levels = [float(part) for part in std.split(",")]
-        job = convergence_set(levels, pixel_arcmin, steps=steps, batch=batch, seed=seed)
-    torch.manual_seed(seed)
-    model = MLPatch(**ARCHITECTURES[kind]).to(where)
-    run(
-        model,
-        job.sampler,
-        job.levels,
-        job.options,
-        checkpoint=output.with_name(output.name + ".checkpoint"),
-        resume=resume,
-        validate=job.validate,
-        checkpoint_minutes=checkpoint_minutes,
-    )
-    save(model, output, about={"command": shlex.join(["pnp", *sys.argv[1:]]), "data": job.about})
-    print(f"{output}: {steps} steps; {job.measure} {job.validate(model):.2f} on held-out images")
 
 
 @app.command()
@@ -274,6 +216,7 @@ def info() -> None:
 
     import denoisers
     import operators
+    from denoisers.mlpatch import weights
 
     console = Console()
     table = Table(show_header=False, box=None)
@@ -285,8 +228,7 @@ def info() -> None:
     table.add_row("operators", ", ".join(sorted(operators.OPERATORS)))
     table.add_row("denoisers", ", ".join(sorted(denoisers.DENOISERS)))
     console.print(table)
-    folder = Path(denoisers.__file__).parent / "weights"
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in (weights.FOLDER / f"{name}.safetensors" for name in weights.available()):
         console.print(f"\n[bold]mlpatch:{path.stem}[/bold]  {path.stat().st_size / 1e6:.1f} MB")
         card = path.with_suffix(".md")
         if card.is_file():
@@ -389,20 +331,6 @@ def _denoiser(spec: str, where: torch.device) -> Any:
     else:
         D = kind()
     return D.to(where) if isinstance(D, torch.nn.Module) else D
-
-
-def _device(name: str) -> torch.device:
-    import torch
-
-    try:
-        where = torch.device(name)
-        if where.type not in ("cpu", "cuda"):
-            raise RuntimeError("it must be cpu or cuda")
-        torch.empty(0, device=where)
-    except (RuntimeError, AssertionError) as error:  # unknown name; not built with CUDA; no such card
-        reason = str(error).splitlines()[0][:150]
-        raise ValueError(f"--device {name} is not available here ({reason}); use --device cpu") from error
-    return where
 
 
 def _parse_bounds(text: str | None) -> tuple[float | None, float | None] | None:

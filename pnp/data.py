@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -30,8 +32,11 @@ def load_folder(folder: str | Path, channels: int = 1) -> list[Tensor]:
         folder: searched with its subfolders for PNG, JPEG, TIFF, BMP and WebP.
         channels: 1 converts to grey by ITU-R 709 luminance (scikit-image's rgb2gray), 3 keeps colour.
 
+    Grey files may have 8 or 16 bits, 16 bits kept in 32, or floating point in [0, 1].
+
     Raises:
-        ValueError: there is no such folder, no image in it, or one that cannot be read (it is named).
+        ValueError: there is no such folder, no image in it, or a folder or file that cannot be read or whose range is
+            not known (it is named).
     """
     from PIL import Image
     from skimage.color import gray2rgb, rgb2gray
@@ -42,7 +47,8 @@ def load_folder(folder: str | Path, channels: int = 1) -> list[Tensor]:
     root = Path(folder)
     if not root.is_dir():
         raise ValueError(f"load_folder: {str(folder)!r} is not a folder; give a folder of images")
-    files = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES)
+    below = (Path(place) / name for place, _, names in os.walk(root, onerror=_refuse) for name in names)
+    files = sorted(p for p in below if p.suffix.lower() in SUFFIXES)
     if not files:
         raise ValueError(f"load_folder: no image in {str(folder)!r}; expected {', '.join(SUFFIXES)}")
     images = []
@@ -50,15 +56,36 @@ def load_folder(folder: str | Path, channels: int = 1) -> list[Tensor]:
         try:
             with path.open("rb") as file, Image.open(file) as opened:
                 # Grey images of any depth as they are; palettes and transparency become plain colour.
-                x: NDArray[Any] = np.array(opened if opened.mode in ("L", "I;16") else opened.convert("RGB"))
+                grey = opened.mode in ("L", "I", "F") or opened.mode.startswith("I;16")
+                x: NDArray[Any] = np.array(opened if grey else opened.convert("RGB"))
+            x = x if x.dtype == np.uint8 else _eight_bits(x)
         except Exception as error:
-            raise ValueError(f"load_folder: cannot read {path.name}: {error}; remove it or repair it") from error
+            name = path.relative_to(root)
+            raise ValueError(f"load_folder: cannot read {name}: {error}; remove it or save it as PNG"[:390]) from error
         if channels == 1:
             x = (rgb2gray(x) if x.ndim == 3 else x)[..., None]
         elif x.ndim == 2:
             x = gray2rgb(x)
         images.append(torch.from_numpy(np.ascontiguousarray(img_as_ubyte(x).transpose(2, 0, 1))))
     return images
+
+
+def _eight_bits(x: NDArray[Any]) -> NDArray[np.uint8]:
+    """Scale a grey image of 16 bits, or of floating point in [0, 1], to eight."""
+    low, high = x.min(), x.max()
+    if x.dtype.kind == "f":
+        if not (low >= 0 and high <= 1):  # NaN fails too
+            raise ValueError(f"floating point must lie in [0, 1], got {low:g} to {high:g}")
+    # Of 32 bits the white is not known; up to 255 they may just as well hold 8 of them.
+    elif x.dtype.itemsize > 2 and not (low >= 0 and 255 < high <= 65535):
+        raise ValueError(f"32-bit integers must be values of 16 bits, got {low} to {high}")
+    y: NDArray[np.uint8] = np.rint(255 * x if x.dtype.kind == "f" else x / 257).astype(np.uint8)
+    return y
+
+
+def _refuse(error: OSError) -> None:
+    reason = f"{str(error.filename)!r} cannot be listed: {error.strerror}; check its permissions"
+    raise ValueError(f"load_folder: the folder {reason}") from error
 
 
 class Crops:
@@ -71,8 +98,6 @@ class Crops:
     """
 
     def __init__(self, images: list[Tensor], size: int, shrink: tuple[float, ...] = ()) -> None:
-        from skimage.transform import rescale
-
         small = next((tuple(x.shape) for x in images if min(x.shape[1:]) < size), None)
         if small is not None:
             raise ValueError(f"Crops: images must be at least {size} x {size}, got one of {small[1:]}; lower the size")
@@ -82,20 +107,18 @@ class Crops:
         for factor in shrink:
             for x in images:
                 if min(x.shape[1:]) * factor >= size:
-                    y = rescale(x.numpy(), factor, anti_aliasing=True, channel_axis=0, preserve_range=True)
-                    self.images.append(torch.from_numpy(np.rint(y).clip(0, 255).astype(np.uint8)))
+                    shape = [int(n * factor) for n in x.shape[1:]]
+                    y = F.interpolate(x[None].float(), shape, mode="bicubic", antialias=True)[0]
+                    self.images.append(y.round().clamp(0, 255).byte())
 
     def __call__(self, batch: int, generator: torch.Generator) -> Tensor:
         """Draw crops (batch, C, size, size), float32 in [0, 1]."""
-        u = torch.rand(batch, 3, generator=generator).tolist()
         crops = []
-        for pick, down, right in u:
+        for pick, down, right, turn in torch.rand(batch, 4, generator=generator).tolist():
             x = self.images[int(pick * len(self.images))]
             r = int(down * (x.shape[1] - self.size + 1))
             c = int(right * (x.shape[2] - self.size + 1))
-            crops.append(x[:, r : r + self.size, c : c + self.size])
-        x = torch.stack(crops).float() / 255
-        turn = int(torch.randint(8, (), generator=generator))
-        x = x.transpose(2, 3) if turn & 4 else x
-        dims = [d for d, bit in ((2, 1), (3, 2)) if turn & bit]
-        return x.flip(dims).contiguous() if dims else x.contiguous()
+            x = x[:, r : r + self.size, c : c + self.size]
+            x = x.mT if turn >= 0.5 else x
+            crops.append(x.rot90(int(8 * turn) % 4, (1, 2)))
+        return torch.stack(crops).float() / 255

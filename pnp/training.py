@@ -2,114 +2,100 @@
 
     minimise  E || D(x + sigma n, sigma) - x ||^2 / (scale^2 sigma^p),   n ~ N(0, I), sigma ~ the noise levels
 
-AdamW with warm-up, a constant rate and a cosine decay over the last part of the steps, so that a run may be
-prolonged from any checkpoint before its decay; an exponential moving average of the weights is what is kept.
-Everything random comes from one generator, whose state is in the checkpoint: a resumed run continues exactly.
+Muon for the hidden layers, AdamW for the rest (`muon.py`), or AdamW alone; the rate warms up, stays, and falls
+linearly over the last part of the budget, so that a run may be prolonged: with a larger budget it rises again. An
+exponential moving average of the weights is what is kept. Everything random comes from one generator a process,
+whose state is in the checkpoint: on the CPU and under a budget of steps a run is deterministic, and a resumed one
+continues exactly (the model itself must draw nothing). On a GPU the draws are the same, but cuDNN's and cuBLAS's sums
+may differ from run to run.
+
+Several processes (`distributed.py`) share each batch; torch's DistributedDataParallel averages their gradients.
 """
 
 from __future__ import annotations
 
 import math
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from . import distributed
 from .data import Sampler
-from .io import atomic
+from .training_options import NoiseLevels, TrainingOptions
+from .training_run import Loss, Run, like, load_checkpoint
 
-__all__ = ["NoiseLevels", "TrainingOptions", "denoising_psnr", "load_checkpoint", "train_denoiser"]
-
-
-@dataclass(frozen=True)
-class NoiseLevels:
-    """Noise standard deviations drawn in [low, high], uniformly or with a uniform logarithm."""
-
-    low: float
-    high: float
-    law: str = "uniform"
-
-    def __call__(self, batch: int, generator: torch.Generator) -> Tensor:
-        """Draw (batch,) levels."""
-        u = torch.rand(batch, generator=generator)
-        if self.law == "log":
-            return self.low * (self.high / self.low) ** u
-        return self.low + (self.high - self.low) * u
+__all__ = ["Interrupted", "NoiseLevels", "TrainingOptions", "denoising_psnr", "load_checkpoint", "train_denoiser"]
 
 
-@dataclass(frozen=True)
-class TrainingOptions:
-    """How long and how fast: steps, images a step, learning rate, its warm-up and the share of decaying steps."""
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, or another signal, between two steps, after the checkpoint was written."""
 
-    steps: int
-    batch: int = 24
-    rate: float = 1.2e-3
-    warmup: int = 200
-    decay: float = 0.4
-    weight_decay: float = 1e-3
-    loss_power: float = 1.0
-    loss_scale: float = 0.3
-    strides: tuple[int, ...] = (2, 3, 3, 4, 4)
-    seed: int = 0
-
-    def learning_rate(self, step: int) -> float:
-        """Learning rate at a step."""
-        start = self.steps * (1 - self.decay)
-        fall = 1.0 if step < start else 0.5 * (1 + math.cos(math.pi * (step - start) / (self.steps - start)))
-        return self.rate * min(1.0, (step + 1) / self.warmup) * max(fall, 2e-3)
+    def __init__(self, number: int, step: int) -> None:
+        super().__init__(f"interrupted at step {step}")
+        self.number, self.step = number, step
 
 
 def denoising_psnr(denoiser: Callable[[Tensor, float], Tensor], images: list[Tensor], sigma: float) -> float:
-    """Mean PSNR in dB (data range 1, output clipped) over images (C, H, W) in [0, 1]; noise seed i for image i."""
+    """Mean PSNR in dB (data range 1, output clipped) over images (C, H, W) in [0, 1]; noise seed i for image i.
+
+    A network is given them on its own device.
+    """
+    device = like(denoiser).device if isinstance(denoiser, nn.Module) else None
     total = 0.0
     for i, x in enumerate(images):
         noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(i))
         with torch.no_grad():
-            z = denoiser((x + sigma * noise)[None], sigma)[0].clamp(0, 1)
-        total += -10 * math.log10((z - x).square().mean().item())
+            z = denoiser((x + sigma * noise)[None].to(device), sigma)[0].to(x).clamp(0, 1)
+        total += -10 * math.log10(max((z - x).square().mean().item(), 1e-12))
     return total / len(images)
 
 
-def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a training checkpoint (tensors and plain values only).
+def _show(bar: Any, run: Run, done: float) -> None:
+    """Bring the progress bar up to date, at most once a second: reading the loss waits for the device."""
+    if bar.disable or (done < 1 and time.time() - bar.last_print_t < bar.mininterval):
+        return
+    words = [f"step {run.step}"]
+    if run.loss is not None:
+        words.append(f"loss {run.loss.item():.4g}")
+    if run.history:
+        words.append(f"validation {run.history[-1][2]:.3f}")
+    bar.set_postfix_str(", ".join(words), refresh=False)
+    bar.update(done - bar.n)
 
-    Raises:
-        ValueError: the file cannot be read as one.
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collect Ctrl-C and SIGTERM instead of acting on them; a second one acts as it did before.
+
+    Only a program's main thread may do that; elsewhere signals are left alone.
     """
+    caught: list[int] = []
+    before: dict[int, Any] = {}
+
+    def restore() -> None:
+        for number, action in before.items():
+            signal.signal(number, signal.SIG_DFL if action is None else action)
+
+    def remember(number: int, _: object) -> None:
+        caught.append(number)
+        restore()
+
+    if threading.current_thread() is threading.main_thread():
+        before.update({number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)})
     try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        checkpoint["step"], checkpoint["average"]
-    except Exception as error:
-        raise ValueError(f"load_checkpoint: {Path(path).name} is not a training checkpoint: {error}"[:390]) from error
-    return checkpoint
-
-
-def save_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
-    """Write to a temporary name, then rename: a kill leaves the last whole checkpoint."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(path, overwrite=True) as part:
-        torch.save(checkpoint, part)
-
-
-def _step_loss(model: Any, x: Tensor, sigma: Tensor, stride: int, o: TrainingOptions, g: torch.Generator) -> Tensor:
-    noise = torch.randn(x.shape, generator=g)
-    y = x + sigma.reshape(-1, 1, 1, 1) * noise
-    device = next(model.parameters()).device
-    x, y, sigma = x.to(device), y.to(device), sigma.to(device)
-    if hasattr(model, "valid"):
-        z, offset = model.valid(y, sigma, stride=stride)
-        x = x[..., offset : offset + z.shape[2], offset : offset + z.shape[3]]
-    else:
-        z = model(y, sigma)
-    weight = 1 / (o.loss_scale**2 * sigma**o.loss_power)
-    loss: Tensor = ((z - x).square() * weight.reshape(-1, 1, 1, 1)).mean()
-    return loss
+        yield caught
+    finally:
+        restore()
 
 
 def train_denoiser(
@@ -120,106 +106,102 @@ def train_denoiser(
     *,
     checkpoint: str | Path,
     resume: bool = False,
-    validate: Callable[[nn.Module], float] | None = None,
+    validate: Callable[[Any], float] | None = None,
     checkpoint_minutes: float = 3.0,
+    validate_minutes: float | None = None,
     progress: bool = True,
 ) -> nn.Module:
-    """Train `model` in place and return it with the averaged weights.
+    """Train `model` in place and return it with the averaged weights, in eval mode and frozen.
+
+    Frozen as `from_pretrained` returns it: no graph is built when it is used; `requires_grad_()` thaws it.
+
+    Where a process group has been joined (`distributed.joined`), every process makes this call; the first one writes,
+    validates and shows progress, and all must read the checkpoint of a run that is resumed.
 
     Args:
-        model: a denoiser D(x, sigma); where it has `valid(y, sigma, stride=)` (the part of a crop that needs no
-            border), that is used instead, with a stride drawn from `options.strides` at every step.
+        model: a denoiser D(x, sigma), sigma (B,); where it has `valid(y, sigma)`, the part of a crop that needs no
+            border and its offset, that is used instead.
         sampler: draws clean images.
         levels: draws noise levels, in units of the images.
         options: see `TrainingOptions`; saved in the checkpoint.
-        checkpoint: file to keep the state in, every `checkpoint_minutes` and at the end.
-        resume: continue from that file where it exists (its step, optimiser, average and random state).
-        validate: called with the averaged model at every checkpoint; its value is shown and recorded.
+        checkpoint: file to keep the state in, every `checkpoint_minutes`, at the end and at a signal.
+        resume: continue from that file where it exists (its step, optimisers, average and random states). The budget
+            may be another one; the model, the other options, the noise levels and the number of processes may not.
+        validate: called with the averaged model; its value is shown and recorded.
+        checkpoint_minutes: training minutes between checkpoints.
+        validate_minutes: training minutes between validations; None: `checkpoint_minutes`. The end has one, too.
         progress: progress bar on stderr.
 
     Raises:
-        ValueError: the checkpoint to resume is unreadable or belongs to another architecture, or there is one and
-            `resume` is False.
+        ValueError: the checkpoint to resume is unreadable or belongs to another architecture, other options or another
+            number of processes; there is one and `resume` is False; the batch cannot be shared; the training diverged.
+        Interrupted: Ctrl-C or SIGTERM; the checkpoint is as if the run had been stopped between two steps.
     """
     path = Path(checkpoint)
-    generator = torch.Generator().manual_seed(options.seed)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=options.rate, betas=(0.9, 0.98), weight_decay=options.weight_decay, fused=True
-    )
-    average = {k: v.detach().clone() for k, v in model.state_dict().items()}
-    history: list[list[float]] = []
-    step, seconds = 0, 0.0
+    if options.batch % distributed.size():
+        raise ValueError(
+            f"train_denoiser: batch must be a multiple of the processes ({distributed.size()}), got {options.batch}"
+        )
     if path.exists() and not resume:
         raise ValueError(
             f"train_denoiser: there is a checkpoint {path.name} already; resume it, or remove it to start anew"
         )
+    options.progress(0, 0.0)
+    first = distributed.rank() == 0
+    loss_of: nn.Module = Loss(model, options)
+    if distributed.size() > 1:
+        loss_of = DistributedDataParallel(loss_of)  # gives all processes the first one's weights
+    run = Run(model, levels, options)
     if path.exists():
-        state = load_checkpoint(path)
-        try:
-            model.load_state_dict(state["weights"])
-            optimizer.load_state_dict(state["optimizer"])
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise ValueError(f"train_denoiser: {path.name} belongs to another model: {error}"[:390]) from error
-        generator.set_state(state["generator"])
-        average, history = state["average"], state["history"]
-        step, seconds = state["step"], state["seconds"]
-    device = next(model.parameters()).device
-    average = {k: v.to(device) for k, v in average.items()}
-
-    def keep() -> None:
-        value = math.nan
-        if validate is not None:
-            weights = {k: v.detach().clone() for k, v in model.state_dict().items()}
-            model.load_state_dict(average)
-            model.eval()
-            value = validate(model)
-            model.load_state_dict(weights)
-            model.train()
-            history.append([step, seconds, value])
-        save_checkpoint(
-            path,
-            {
-                "step": step,
-                "seconds": seconds,
-                "weights": model.state_dict(),
-                "average": average,
-                "optimizer": optimizer.state_dict(),
-                "generator": generator.get_state(),
-                "history": history,
-                "options": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(options).items()},
-                "levels": asdict(levels),
-            },
-        )
-        bar.set_postfix_str(f"validation {value:.3f}" if value == value else "")
-
-    bar = tqdm(total=options.steps, initial=step, disable=not progress, file=sys.stderr, unit="step", mininterval=5)
+        run.load(path)
+    device, begun = like(model).device, run.step
+    kept = run.seconds
+    seen = run.history[-1][1] if run.history else 0.0
+    check_every = checkpoint_minutes if validate_minutes is None else validate_minutes
+    bar = tqdm(
+        total=1.0,
+        initial=min(1.0, options.progress(run.step, run.seconds)),
+        disable=not (progress and first),
+        file=sys.stderr,
+        miniters=0,
+        mininterval=1,
+        bar_format="{percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}{postfix}",
+    )
     model.train()
-    last = time.monotonic()
-    try:
-        while step < options.steps:
-            start = time.monotonic()
-            for group in optimizer.param_groups:
-                group["lr"] = options.learning_rate(step)
-            x = sampler(options.batch, generator)
-            sigma = levels(options.batch, generator)
-            stride = options.strides[int(torch.randint(len(options.strides), (), generator=generator))]
-            loss = _step_loss(model, x, sigma, stride, options, generator)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            step += 1
-            decay = min(0.999, (step + 1) / (step + 20))
-            with torch.no_grad():
-                for k, v in model.state_dict().items():
-                    average[k].lerp_(v, 1 - decay) if v.dtype.is_floating_point else average[k].copy_(v)
-            seconds += time.monotonic() - start
-            bar.update()
-            if time.monotonic() - last > 60 * checkpoint_minutes:
-                keep()
-                last = time.monotonic()
-    finally:
-        keep()
-        bar.close()
-    model.load_state_dict(average)
-    return model.eval()
+    with _signals() as caught, bar:
+        since = time.monotonic() - run.seconds
+        try:
+            while True:
+                run.random = run.generator.get_state()
+                # The first process's clock holds for all.
+                number = float(caught[0]) if caught else 0.0
+                run.seconds, number = distributed.largest([first * (time.monotonic() - since), number])
+                done = options.progress(run.step, run.seconds)
+                finished, stopped = done >= 1, number > 0
+                look = not stopped and (finished or run.seconds - seen >= 60 * check_every)
+                keep = finished or run.seconds - kept >= 60 * checkpoint_minutes
+                if stopped or (run.step > begun and (look or keep)):
+                    if device.type == "cuda":
+                        torch.cuda.synchronize(device)
+                    pause = time.monotonic()
+                    if look:
+                        seen = run.seconds
+                        if validate is not None and first:
+                            run.validate(validate)
+                    if keep or stopped:
+                        kept = run.seconds
+                        run.save(path)
+                    since += time.monotonic() - pause
+                _show(bar, run, min(1.0, done))
+                if finished or stopped:
+                    break
+                run.advance(loss_of, sampler, done)
+        except Exception:
+            # With several processes the others are elsewhere; alone, the state before this step is whole.
+            if distributed.size() == 1 and run.step > begun:
+                run.save(path)
+            raise
+    if stopped:
+        raise Interrupted(int(number), run.step)
+    model.load_state_dict(run.average)
+    return model.eval().requires_grad_(False)

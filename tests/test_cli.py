@@ -251,6 +251,30 @@ def test_denoise_colour_image(monkeypatch, tmp_path):
     assert psnr(denoised, clean, data_range=1) > psnr(noisy, clean, data_range=1) + 6
 
 
+def test_denoise_with_colour_weights_takes_the_channels_together(monkeypatch, tmp_path, capsys):
+    from denoisers import MLPatch
+    from denoisers.mlpatch.weights import save
+
+    torch.manual_seed(0)
+    D = MLPatch(3, taps=3, features=8, hidden=8, dilations=(1,), precision="float32")
+    weights = tmp_path / "w.safetensors"
+    save(D, weights)
+    D = MLPatch.from_pretrained(str(weights))
+    y = torch.rand(3, 20, 24, generator=torch.Generator().manual_seed(0))
+    options = ("--sigma", 0.1, "--weights", weights, "-o", tmp_path / "x.npy")
+    write_image(tmp_path / "y.npy", y)
+    assert run(monkeypatch, "denoise", tmp_path / "y.npy", *options) == 0
+    x = read_image(tmp_path / "x.npy")
+    np.testing.assert_allclose(x, D(y[None], 0.1)[0], rtol=1e-3, atol=1e-4)
+    assert np.abs(x - y.numpy()).max() > 0.01
+    capsys.readouterr()
+    for image, count in ((y[0], 1), (y[:2], 2)):
+        write_image(tmp_path / "y.npy", image, overwrite=True)
+        assert run(monkeypatch, "denoise", tmp_path / "y.npy", *options, "--overwrite") == 2
+        error = capsys.readouterr().err
+        assert "take 3 channels" in error and f"has {count}; use --weights gray" in error and error.count("\n") == 1
+
+
 def test_info_names_versions_operators_and_weights(monkeypatch, capsys):
     assert run(monkeypatch, "info") == 0
     out = capsys.readouterr().out
@@ -258,7 +282,7 @@ def test_info_names_versions_operators_and_weights(monkeypatch, capsys):
         assert word in out
 
 
-@pytest.mark.parametrize("command", [(), ("reconstruct",), ("denoise",), ("info",)])
+@pytest.mark.parametrize("command", [(), ("reconstruct",), ("denoise",), ("info",), ("train", "denoiser")])
 def test_help_has_examples(monkeypatch, capsys, command):
     assert run(monkeypatch, *command, "--help") == 0
     assert f"pnp {' '.join(command)}" in capsys.readouterr().out
@@ -289,6 +313,93 @@ def test_ctrl_c_keeps_the_last_iterate(tmp_path, masked):
     saved = read_result(output)
     assert saved.attributes["n_iter"] >= 1 and "Interrupted" in saved.attributes["stop"]
     assert np.isfinite(saved.x).all() and "Interrupted" in out
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """Three colour images of noise, barely larger than the receptive field."""
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    for k in range(3):
+        write_image(folder / f"{k}.png", torch.rand(3, 66, 70, generator=torch.Generator().manual_seed(k)))
+    return folder
+
+
+TRAIN = ("train", "denoiser", "--device", "cpu", "--batch", 1)
+
+
+@pytest.mark.parametrize("kind", ["gray", "color"])
+def test_train_writes_weights_and_goes_on_with_a_larger_budget(monkeypatch, photographs, capsys, kind):
+    from denoisers import MLPatch
+
+    output = photographs.with_name("w.safetensors")
+    options = (*TRAIN, "--data", photographs, "--crop", 64, "--kind", kind, "-o", output)
+    assert run(monkeypatch, *options, "--steps", 1) == 0
+    out, err = capsys.readouterr()
+    assert "1 steps" in out and "PSNR" in out and "step 1, loss" in err
+    first = MLPatch.from_pretrained(str(output))
+    assert first.channels == (1 if kind == "gray" else 3)
+    assert run(monkeypatch, *options, "--steps", 2) == 2
+    assert "exists" in capsys.readouterr().err
+    assert run(monkeypatch, *options, "--steps", 2, "--overwrite") == 2
+    assert "--resume" in capsys.readouterr().err
+    assert run(monkeypatch, *options, "--steps", 2, "--resume", "--seed", 1) == 2
+    assert "option seed 0, got 1" in capsys.readouterr().err
+    assert run(monkeypatch, *options, "--steps", 2, "--resume") == 0  # may replace its own weights
+    assert "2 steps" in capsys.readouterr().out
+    moved = MLPatch.from_pretrained(str(output)).network.taps - first.network.taps
+    assert float(moved.abs().max()) > 0
+    output.with_name("w.safetensors.checkpoint").unlink()  # now they are not this run's
+    assert run(monkeypatch, *options, "--steps", 2, "--resume") == 2
+    assert "exists" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--data", "nowhere"), "is not a folder"),
+        (("--data", "empty"), "no image in"),
+        (("--data", "broken"), "cannot read"),
+        ((), "--data is missing"),
+        (("--data", "empty", "--kind", "convergence"), "convergence is simulated"),
+        (("--data", "empty", "--kind", "magic"), "gray, color, convergence"),
+        (("--data", "empty", "--steps", 1, "--minutes", 1), "--steps or --minutes"),
+        (("--data", "empty", "--steps", 0), "steps must be"),
+        (("--data", "empty", "--optimizer", "magic"), "optimizer"),
+        (("--data", "empty", "--crop", 200), "1 to 128"),
+        (("--kind", "convergence", "--std", "a,b"), "--std must be numbers"),
+        (("--data", "empty", "-o", "w.pt"), "must end in .safetensors"),
+        (("--data", "photographs", "--crop", 40, "--steps", 1), "receptive field"),
+    ],
+)
+def test_train_says_what_is_wrong_before_the_work(monkeypatch, photographs, capsys, options, message):
+    folder = photographs.parent
+    monkeypatch.chdir(folder)
+    (folder / "empty").mkdir()
+    (folder / "broken").mkdir()
+    (folder / "broken" / "a.jpg").write_bytes(b"\xff\xd8\xff")
+    output = () if "-o" in options else ("-o", "w.safetensors")
+    assert run(monkeypatch, *TRAIN, *output, *options) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert message in error and error.startswith("pnp: ") and len(error) < 400
+    assert not list(folder.glob("w.*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_training_keeps_a_checkpoint(photographs, number):
+    output = photographs.with_name("w.safetensors")
+    command = [sys.executable, "-m", "pnp.cli", *map(str, TRAIN), "--data", str(photographs), "--crop", "64"]
+    process = subprocess.Popen([*command, "-o", str(output)], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    seen = ""
+    while "loss" not in seen and process.poll() is None:
+        seen += process.stderr.read(16)
+    process.send_signal(number)
+    _, rest = process.communicate(timeout=120)
+    assert process.returncode == 128 + number, seen + rest
+    assert "go on with --resume" in rest.splitlines()[-1] and not output.exists()
+    state = torch.load(output.with_name("w.safetensors.checkpoint"), weights_only=True)
+    assert state["step"] >= 1 and f"interrupted at step {state['step']}" in rest
 
 
 @pytest.mark.parametrize("what", ["input", "output"])

@@ -1,16 +1,36 @@
-"""Training: learns, resumes exactly after a stop, refuses bad folders and foreign checkpoints."""
+"""Training: learns, is deterministic, resumes exactly after a stop, refuses bad folders and foreign checkpoints."""
+
+import math
+import signal
+from itertools import count
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from skimage.io import imsave
+from tifffile import imwrite
+from torch import nn
 
-from denoisers import MLPatch, StageSpec
+from denoisers import MLPatch
 from pnp.data import Crops, load_folder
-from pnp.training import NoiseLevels, TrainingOptions, denoising_psnr, load_checkpoint, train_denoiser
+from pnp.training import Interrupted, NoiseLevels, TrainingOptions, denoising_psnr, load_checkpoint, train_denoiser
+from pnp.training_sets import convergence_set, photograph_set
 
-TINY = (StageSpec(taps=5, width=24, depth=1, patch=3),)
 LEVELS = NoiseLevels(0.02, 0.2)
+
+
+class Foreign(nn.Module):
+    """A small network D(x, sigma) of somebody else's, with a buffer that is counted and one that is averaged."""
+
+    def __init__(self):
+        super().__init__()
+        layers = [nn.Conv2d(2, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(8, 1, 3, padding=1))
+
+    def forward(self, x, sigma):
+        level = torch.as_tensor(sigma).reshape(-1, 1, 1, 1).expand(len(x), 1, *x.shape[2:])
+        return x - self.layers(torch.cat([x, level], 1))
 
 
 @pytest.fixture
@@ -28,60 +48,256 @@ def folder(tmp_path):
     return root
 
 
-def model(seed=0):
+def model(seed=0, dilations=(1, 1)):
     torch.manual_seed(seed)
-    return MLPatch(stages=TINY, stride=2, precision="float32")
+    return MLPatch(taps=3, features=16, hidden=16, dilations=dilations, precision="float32")
 
 
-def options(steps, **more):
-    return TrainingOptions(steps=steps, batch=4, rate=3e-3, warmup=10, strides=(2, 3), **more)
+def options(steps=None, **more):
+    return TrainingOptions(steps, **{"batch": 4, "warmup": 10, "rate": 3e-3, "muon_rate": 6e-3} | more)
 
 
 def crops(folder):
-    return Crops(load_folder(folder), 20)
+    return Crops(load_folder(folder), 24)
 
 
-def test_training_denoises(folder, tmp_path):
-    net = train_denoiser(model(), crops(folder), LEVELS, options(150), checkpoint=tmp_path / "c.pt", progress=False)
+def train(net, sampler, o, path, **more):
+    return train_denoiser(net, sampler, LEVELS, o, checkpoint=path, progress=False, **more)
+
+
+def same(a, b):
+    return all(torch.equal(v, w) for v, w in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_training_denoises(folder, tmp_path, optimizer):
+    net = train(model(), crops(folder), options(200, optimizer=optimizer), tmp_path / "c.pt")
     clean = [x.float() / 255 for x in load_folder(folder)]
     assert denoising_psnr(net, clean, 0.1) > 20 + 5  # sigma 0.1 is 20 dB
+    used = {"muon": 2, "adamw": 1}[optimizer]
+    assert len(load_checkpoint(tmp_path / "c.pt")["optimizers"]) == used
+
+
+def test_a_foreign_network_learns_and_is_deterministic(folder, tmp_path):
+    def run(name):
+        torch.manual_seed(0)
+        return train(Foreign(), crops(folder), options(150), tmp_path / name)
+
+    net = run("a.pt")
+    assert same(net, run("b.pt"))
+    assert denoising_psnr(net, [x.float() / 255 for x in load_folder(folder)], 0.1) > 23
 
 
 class Stop(Exception):
     pass
 
 
-def test_a_stopped_run_resumes_to_the_same_weights(folder, tmp_path):
-    whole = train_denoiser(model(), crops(folder), LEVELS, options(12), checkpoint=tmp_path / "a.pt", progress=False)
-    sampler, calls = crops(folder), iter(range(100))
+def interrupting(sampler, at, action):
+    """The sampler, which does something else, too, in its call number `at`."""
+    calls = count()
 
-    def interrupted(batch, generator):
-        if next(calls) == 7:
-            raise Stop
+    def sample(batch, generator):
+        if next(calls) == at:
+            action()
         return sampler(batch, generator)
 
+    return sample
+
+
+def fail():
+    raise Stop
+
+
+@pytest.mark.parametrize("kind", [model, Foreign])
+def test_a_stopped_run_resumes_to_the_same_weights(folder, tmp_path, kind):
+    torch.manual_seed(0)
+    whole = train(kind(), crops(folder), options(12), tmp_path / "a.pt")
+    torch.manual_seed(0)
+    sampler = crops(folder)
+
+    def late(batch, generator):  # fails after it has drawn
+        x = sampler(batch, generator)
+        return interrupted(batch, generator) * x
+
+    interrupted = interrupting(lambda *_: 1, 7, fail)
     with pytest.raises(Stop):
-        train_denoiser(model(), interrupted, LEVELS, options(12), checkpoint=tmp_path / "b.pt", progress=False)
+        train(kind(), late, options(12), tmp_path / "b.pt")
     assert load_checkpoint(tmp_path / "b.pt")["step"] == 7
-    resumed = train_denoiser(
-        model(1), crops(folder), LEVELS, options(12), checkpoint=tmp_path / "b.pt", resume=True, progress=False
-    )
-    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
-        assert torch.equal(a, b)
+    resumed = train(kind(), sampler, options(12), tmp_path / "b.pt", resume=True)
+    assert same(whole, resumed)
 
 
-def test_a_checkpoint_of_another_model_is_refused(folder, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_keep_a_checkpoint_between_two_steps(folder, tmp_path, number):
+    before = signal.getsignal(number)
+    whole = train(model(), crops(folder), options(9), tmp_path / "a.pt")
+    seen = []
+    with pytest.raises(Interrupted) as caught:
+        sampler = interrupting(crops(folder), 4, lambda: signal.raise_signal(number))
+        train(model(), sampler, options(9), tmp_path / "b.pt", validate=seen.append)
+    assert (caught.value.number, caught.value.step) == (number, 5) and not seen
+    assert signal.getsignal(number) is before
+    assert same(whole, train(model(1), crops(folder), options(9), tmp_path / "b.pt", resume=True))
+
+
+def test_a_budget_of_minutes_counts_training_alone(folder, tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("pnp.training.time", SimpleNamespace(monotonic=lambda: now[0], time=lambda: now[0]))
+    sampler = crops(folder)
+
+    def second(batch, generator):
+        now[0] += 1
+        return sampler(batch, generator)
+
+    def slow(net):
+        now[0] += 1000
+        assert not net.training
+        return now[0]
+
+    path, often = tmp_path / "c.pt", {"validate": slow, "checkpoint_minutes": 0.1, "validate_minutes": 0.05}
+    train(model(), second, options(minutes=0.2), path, **often)
+    state = load_checkpoint(path)
+    assert (state["step"], state["seconds"]) == (12, 12)
+    assert [entry[:2] for entry in state["history"]] == [[3, 3], [6, 6], [9, 9], [12, 12]]
+    now[0] += 1e6  # later
+    train(model(), second, options(minutes=0.4), path, resume=True, **often)
+    assert load_checkpoint(path)["step"] == 24
+    train(model(), second, options(minutes=0.1), path, resume=True, **often)
+    assert load_checkpoint(path)["step"] == 24
+
+
+def test_the_rates_rise_stay_and_fall():
+    o = TrainingOptions(1000, warmup=100, decay=0.4)
+    factors = [o.rate_factor(k, o.progress(k, math.nan)) for k in (0, 49, 99, 600, 800, 999)]
+    assert factors == pytest.approx([0.01, 0.5, 1, 1, 0.5, 0.02])
+    assert TrainingOptions(minutes=2).progress(10**9, 30) == 0.25
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"steps": 1, "minutes": 1}, "steps or minutes"),
+        ({"steps": 0}, "steps must be"),
+        ({"minutes": math.inf}, "minutes must be"),
+        ({"steps": 1, "optimizer": "sgd"}, "'muon', 'adamw'"),
+    ],
+)
+def test_options_are_checked(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        TrainingOptions(**arguments)
+
+
+def test_what_cannot_be_trained_is_said(folder, tmp_path):
+    with pytest.raises(ValueError, match="budget is missing"):
+        train(model(), crops(folder), options(), tmp_path / "c.pt")
+    with pytest.raises(ValueError, match="requires_grad_"):
+        train(model().requires_grad_(False), crops(folder), options(1), tmp_path / "c.pt")
+    with pytest.raises(ValueError, match="receptive field, 17 x 17"):
+        train(model(), Crops(load_folder(folder), 16), options(1), tmp_path / "c.pt")
+    assert not (tmp_path / "c.pt").exists()
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_foreign_networks_train_under_autocast(folder, tmp_path, monkeypatch, fast):
+    monkeypatch.setattr("pnp.training_run.fast_bfloat16", lambda device: fast)
+    seen = []
+
+    def dtypes(o, **attributes):
+        net = Foreign()
+        net.layers[3].register_forward_hook(lambda _, __, out: seen.append(out.dtype))
+        for name, value in attributes.items():
+            setattr(net, name, value)
+        train(net, crops(folder), o, tmp_path / f"{len(seen)}.pt")
+
+    dtypes(options(1))
+    dtypes(options(1, mixed_precision=False))
+    dtypes(options(1), compute_dtype=lambda x: x.dtype)
+    assert seen == [torch.bfloat16 if fast else torch.float32, torch.float32, torch.float32]
+
+
+def test_double_precision_is_honoured(folder, tmp_path):
+    net = train(Foreign().double(), crops(folder), options(2), tmp_path / "c.pt")
+    assert {p.dtype for p in net.parameters()} == {torch.float64}
+
+
+def test_a_run_that_diverges_leaves_the_last_good_checkpoint(folder, tmp_path):
+    sampler, path = crops(folder), tmp_path / "c.pt"
+    train(model(), sampler, options(3), path)
+    broken = interrupting(sampler, 2, lambda: None)
+
+    def infinite(batch, generator):
+        return broken(batch, generator) * math.inf
+
+    with pytest.raises(ValueError, match="not finite at step 5"):
+        train(model(), infinite, options(5), path, resume=True)
+    assert load_checkpoint(path)["step"] == 3
+
+
+def test_a_checkpoint_of_another_run_is_refused(folder, tmp_path):
     path = tmp_path / "c.pt"
-    train_denoiser(model(), crops(folder), LEVELS, options(1), checkpoint=path, progress=False)
-    other = MLPatch(stages=(StageSpec(taps=3, width=8, depth=1),))
-    with pytest.raises(ValueError, match="belongs to another model") as caught:
-        train_denoiser(other, crops(folder), LEVELS, options(2), checkpoint=path, resume=True, progress=False)
-    assert len(str(caught.value)) < 400
-    with pytest.raises(ValueError, match="already"):
-        train_denoiser(model(), crops(folder), LEVELS, options(2), checkpoint=path, progress=False)
+    train(model(), crops(folder), options(1), path)
+
+    def refuses(message, net, o, **more):
+        with pytest.raises(ValueError, match=message) as caught:
+            train(net, crops(folder), o, path, **more)
+        assert len(str(caught.value)) < 400
+
+    refuses("another model: class was 'MLPatch', got 'Foreign'", Foreign(), options(2), resume=True)
+    refuses("begun with option optimizer 'muon', got 'adamw'", model(), options(2, optimizer="adamw"), resume=True)
+    refuses("option seed 0, got 1", model(), options(2, seed=1), resume=True)
+    refuses(r"option loss_power 1\.0, got 0\.0", model(), options(2, loss_power=0.0), resume=True)
+    wide = model(dilations=(1, 1, 1))
+    refuses(r"dilations was \[1, 1\], got \[1, 1, 1\]", wide, options(2), resume=True)
+    with pytest.raises(ValueError, match=r"noise levels' high 0\.2, got 0\.3"):
+        train_denoiser(model(), crops(folder), NoiseLevels(0.02, 0.3), options(2), checkpoint=path, resume=True)
+    refuses("already", model(), options(2))
+    state = load_checkpoint(path)
+    assert state["config"]["class"] == "MLPatch" and state["version"]
+    torch.save({**state, "generators": 2 * state["generators"]}, path)
+    refuses("2 processes, this run has 1; .*nproc-per-node=2", model(), options(2), resume=True)
+    del state["generators"]
+    torch.save(state, path)
+    refuses("not a training checkpoint: it lacks generators", model(), options(2), resume=True)
     path.write_bytes(b"not a checkpoint")
     with pytest.raises(ValueError, match="not a training checkpoint"):
         load_checkpoint(path)
+
+
+def test_layers_of_equal_shapes_are_told_apart(folder, tmp_path):
+    train(model(dilations=(1, 2)), crops(folder), options(1), tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=r"another model: dilations was \[1, 2\], got \[2, 1\]"):
+        train(model(dilations=(2, 1)), crops(folder), options(2), tmp_path / "a.pt", resume=True)
+    train(Foreign(), crops(folder), options(1), tmp_path / "b.pt")
+    net = Foreign()
+    net.layers[4] = nn.Tanh()
+    with pytest.raises(ValueError, match=r"layers\.4 was 'ReLU\(\)', got 'Tanh\(\)'"):
+        train(net, crops(folder), options(2), tmp_path / "b.pt", resume=True)
+
+
+def test_checkpoints_of_earlier_versions_resume(folder, tmp_path):
+    path = tmp_path / "c.pt"
+    train(model(), crops(folder), options(2), path)
+    state = load_checkpoint(path)
+    for key in ("config", "version"):
+        del state[key]
+    del state["options"]["mixed_precision"], state["levels"]["law"]
+    torch.save(state, path)
+    train(model(1), crops(folder), options(4), path, resume=True)
+    now = load_checkpoint(path)
+    assert now["step"] == 4 and now["version"] and now["config"]["dilations"] == [1, 1]
+
+
+def test_the_trained_model_is_frozen(folder, tmp_path):
+    net = train(model(), crops(folder), options(1), tmp_path / "c.pt")
+    assert not net.training and not any(p.requires_grad for p in net.parameters())
+    assert not net(torch.zeros(1, 1, 32, 32), 0.1).requires_grad
+
+
+def test_the_bar_shows_loss_validation_and_time_left(folder, tmp_path, capsys):
+    train_denoiser(model(), crops(folder), LEVELS, options(3), checkpoint=tmp_path / "c.pt", validate=lambda _: 31.25)
+    out, err = capsys.readouterr()
+    assert out == "" and "100%" in err
+    assert "step 3, loss" in err and "validation 31.250" in err and "00:00<00:00" in err
 
 
 def test_noise_levels_fill_their_range():
@@ -93,28 +309,121 @@ def test_noise_levels_fill_their_range():
         assert float(s.median()) == pytest.approx(median, rel=0.1)
 
 
-def test_crops_are_flipped_and_shrunk_and_in_range(folder):
-    images = load_folder(folder)
-    sampler = Crops(images, 16, shrink=(0.5,))
-    assert len(sampler.images) == 2 * len(images)
-    x = sampler(8, torch.Generator().manual_seed(0))
-    assert x.shape == (8, 1, 16, 16) and 0 <= float(x.min()) and float(x.max()) <= 1
+def test_mixed_levels_are_often_low():
+    def share(law):  # of levels below 3 % of the highest
+        s = NoiseLevels(0.001, 1.0, law)(20000, torch.Generator().manual_seed(0))
+        assert 0.001 <= float(s.min()) and float(s.max()) <= 1.0
+        return float((s < 0.03).double().mean())
+
+    uniform, log = 0.029 / 0.999, math.log(30) / math.log(1000)
+    assert share("uniform") == pytest.approx(uniform, abs=0.01)
+    assert share("log") == pytest.approx(log, abs=0.01)
+    assert share("mixed") == pytest.approx(0.2 * log + 0.8 * uniform, abs=0.01)
 
 
-def test_folders_that_cannot_serve_are_named(folder, tmp_path):
+@pytest.mark.parametrize("arguments", [(0, 0.2), (0.3, 0.2), (-1, 0.2), (0.1, math.inf), (0.1, math.nan)])
+def test_noise_levels_are_checked(arguments):
+    with pytest.raises(ValueError, match="0 < low <= high"):
+        NoiseLevels(*arguments)
+    with pytest.raises(ValueError, match="'uniform', 'log', 'mixed'"):
+        NoiseLevels(0.1, 0.2, "linear")
+
+
+def test_psnr_of_a_perfect_denoiser_is_finite():
+    x = torch.zeros(1, 4, 4)
+    assert denoising_psnr(lambda y, s: torch.zeros_like(y), [x], 0.1) == pytest.approx(120)
+    assert denoising_psnr(lambda y, s: y + 0.5 - 0 * s, [x + 0.5], 0.0) < 7
+
+
+def test_crops_are_shrunk_and_in_all_eight_positions():
+    ramp = (16 * torch.arange(4)[:, None] + torch.arange(4)).byte()[None]
+    drawn = {tuple(x.flatten().tolist()) for x in Crops([ramp], 4)(200, torch.Generator().manual_seed(0))}
+    expected = {tuple((x.rot90(k, (1, 2)).float() / 255).flatten().tolist()) for x in (ramp, ramp.mT) for k in range(4)}
+    assert drawn == expected
+    flat = Crops([torch.full((3, 20, 31), 77, dtype=torch.uint8)], 9, shrink=(0.5, 0.2))
+    assert [tuple(x.shape) for x in flat.images] == [(3, 20, 31), (3, 10, 15)]  # 0.2 is too small
+    assert flat(5, torch.Generator().manual_seed(0)).unique().tolist() == pytest.approx([77 / 255])
+
+
+def test_photographs_grey_and_colour(folder):
+    for channels in (1, 3):
+        job = photograph_set(folder, channels=channels, crop=24)
+        assert job.sampler(5, torch.Generator().manual_seed(0)).shape == (5, channels, 24, 24)
+        assert job.validate(lambda y, sigma: y) == pytest.approx(20.2, abs=0.4)  # sigma 25/255
+        assert job.levels == NoiseLevels(0.2 / 255, 55 / 255, "mixed")
+        assert "2 images of images, 1 held out" in job.about and job.options.batch == 12
+    with pytest.raises(ValueError, match="crop must be 1 to 128"):
+        photograph_set(folder, crop=129)
+    for k in (1, 2):
+        (folder / f"{k}.png").unlink()
+    with pytest.raises(ValueError, match="at least two"):
+        photograph_set(folder, crop=24)
+
+
+class Scale(nn.Module):
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x, sigma):
+        return self.factor * x
+
+
+def test_convergence_maps():
+    job = convergence_set([0.02])
+    assert job.sampler(1, torch.Generator().manual_seed(0)).shape == (1, 1, 256, 256)
+    assert job.validate(Scale(0)) == pytest.approx(1)
+    assert job.validate(Scale(1)) == pytest.approx(0.18 / 0.02, rel=0.1)
+    with pytest.raises(ValueError, match="at least one"):
+        convergence_set([])
+
+
+@pytest.mark.parametrize("kind", ["<u2", ">u2", "<i4", "<f4"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_deep_grey_images_keep_their_values(tmp_path, kind, channels):
+    pixels = np.linspace(0, 1, 300).reshape(15, 20)
+    x = pixels if kind == "<f4" else np.rint(65535 * pixels)
+    imwrite(tmp_path / "a.tif", x.astype(kind), byteorder=kind[0])
+    (image,) = load_folder(tmp_path, channels)
+    assert image.shape == (channels, 15, 20)
+    np.testing.assert_allclose(image.numpy() / 255, np.broadcast_to(pixels, image.shape), atol=0.502 / 255)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (np.float32([[0, 255]]), r"floating point must lie in \[0, 1\], got 0 to 255"),
+        (np.float32([[0, np.nan]]), "floating point must lie in"),
+        (np.int32([[0, 70000]]), "must be values of 16 bits, got 0 to 70000"),
+        (np.int32([[-1, 400]]), "must be values of 16 bits, got -1 to 400"),
+        (np.int32([[0, 255]]), "must be values of 16 bits, got 0 to 255"),
+    ],
+)
+def test_images_of_unknown_range_are_refused_by_name(tmp_path, x, message):
+    imwrite(tmp_path / "a.tif", x)
+    with pytest.raises(ValueError, match=r"cannot read a\.tif: .*" + message):
+        load_folder(tmp_path)
+
+
+def test_folders_that_cannot_serve_are_named(folder, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="is not a folder"):
         load_folder(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no image in"):
         load_folder(tmp_path / "empty")
-    (folder / "broken.png").write_bytes(b"\x89PNG\r\n")
-    with pytest.raises(ValueError, match=r"cannot read broken\.png"):
-        load_folder(folder)
     with pytest.raises(ValueError, match="at least 80 x 80"):
         Crops([torch.zeros(1, 48, 60, dtype=torch.uint8)], 80)
-    assert load_folder(_without_broken(folder), channels=3)[0].shape == (3, 48, 60)
+    assert load_folder(folder, channels=3)[0].shape == (3, 48, 60)
+    (folder / "more").mkdir()
+    broken = folder / "more" / "broken.png"
+    broken.write_bytes((folder / "1.png").read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"cannot read more/broken\.png"):
+        load_folder(folder)
+    broken.unlink()
 
+    def locked(path):
+        raise PermissionError(13, "Permission denied", str(path))
 
-def _without_broken(folder):
-    (folder / "broken.png").unlink()
-    return folder
+    monkeypatch.setattr("os.scandir", locked)
+    with pytest.raises(ValueError, match=r"images' cannot be listed: Permission denied"):
+        load_folder(folder)

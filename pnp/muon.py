@@ -1,0 +1,110 @@
+"""Muon: momentum, orthogonalised, for the weights of a network's hidden layers; AdamW for all other parameters.
+
+    M <- mu M + (1 - mu) G                                the gradient's mean; G, M, W: (rows, columns)
+    U = orthogonalize((1 - mu) G + mu M)                  Nesterov's look-ahead, all singular values near one
+    W <- (1 - rate decay) W - rate 0.2 sqrt(max(rows, columns)) U
+
+Sources: K. Jordan et al. (2024), "Muon: an optimizer for hidden layers in neural networks"; the factor, with which U
+has the root-mean-square of a typical AdamW update, is that of Liu et al. (arXiv 2502.16982, section 2.2).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Muon", "fast_bfloat16", "hidden_weights", "orthogonalize"]
+
+QUINTIC = (3.4445, -4.7750, 2.0315)
+"""Of Newton-Schulz, by Jordan et al.: steepest at zero among those that stay near one."""
+
+
+def fast_bfloat16(device: torch.device) -> bool:
+    """Whether matrix products in bfloat16 run natively on the device."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def orthogonalize(m: Tensor, steps: int = 5) -> Tensor:
+    """Matrices (..., rows, columns) with their singular vectors, and singular values of about one (0.7 to 1.2).
+
+    Newton-Schulz with X X^T of the smaller side, in bfloat16 where that is fast. A matrix of zeros stays one.
+    """
+    a, b, c = QUINTIC
+    tall = m.shape[-2] > m.shape[-1]
+    x: Tensor = m.mT if tall else m
+    x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
+    x = x.bfloat16() if x.dtype == torch.float32 and fast_bfloat16(x.device) else x
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return (x.mT if tall else x).to(m.dtype)
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon for weights of any rank from 2 up, read as (rows, rest): linear layers and convolutions alike.
+
+    `torch.optim.Muon` takes matrices only. Weights of one shape are orthogonalised together.
+
+    Args:
+        params: weights with two or more axes, the first that of the outputs.
+        lr: learning rate, comparable to one of AdamW.
+        momentum: mu above.
+        weight_decay: decay above, decoupled.
+
+    Raises:
+        ValueError: a parameter has fewer than two axes.
+    """
+
+    def __init__(
+        self, params: Iterable[Tensor], lr: float = 2e-3, *, momentum: float = 0.95, weight_decay: float = 0.01
+    ) -> None:
+        weights = list(params)
+        flat = next((tuple(p.shape) for p in weights if p.ndim < 2), None)
+        if flat is not None:
+            raise ValueError(f"Muon: parameters must have two axes or more, got {flat}; give that one to AdamW")
+        super().__init__(weights, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Take one step; `closure`, where given, computes loss and gradients anew."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            alike: dict[object, list[Tensor]] = {}
+            for p in group["params"]:
+                if p.grad is not None:
+                    alike.setdefault((p.shape, p.dtype, p.device), []).append(p)
+            for weights in alike.values():
+                u = orthogonalize(torch.stack([self._look_ahead(p, group["momentum"]) for p in weights]))
+                scale = 0.2 * math.sqrt(max(u.shape[1:]))
+                for p, direction in zip(weights, u, strict=True):
+                    p.mul_(1 - group["lr"] * group["weight_decay"])
+                    p.add_(direction.view_as(p), alpha=-group["lr"] * scale)
+        return loss
+
+    def _look_ahead(self, p: Tensor, mu: float) -> Tensor:
+        """Update the gradient's mean; return (1 - mu) G + mu M as a matrix (rows, rest)."""
+        if "mean" not in self.state[p]:
+            self.state[p]["mean"] = torch.zeros_like(p)
+        mean: Tensor = self.state[p]["mean"]
+        g = p.grad
+        assert g is not None
+        mean.lerp_(g, 1 - mu)
+        return g.lerp(mean, mu).flatten(1)
+
+
+def hidden_weights(model: nn.Module) -> list[nn.Parameter]:
+    """What Muon is for: parameters named `weight` with two axes or more, but for the first and the last of them.
+
+    Biases, norms' gains, learned taps, the layer that reads the image and the one that writes it are left out. First
+    and last are meant in order of registration.
+    """
+    weights = [p for name, p in model.named_parameters() if name.split(".")[-1] == "weight" and p.ndim >= 2]
+    return [p for p in weights[1:-1] if p.requires_grad]

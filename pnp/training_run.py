@@ -1,0 +1,230 @@
+"""A training between two steps: the loss, everything that changes, one step of it, and its checkpoint."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from . import distributed
+from .data import Sampler
+from .io import atomic
+from .muon import Muon, fast_bfloat16, hidden_weights
+from .training_options import NoiseLevels, TrainingOptions
+
+__all__ = ["Loss", "Run", "like", "load_checkpoint"]
+
+KEYS = ("step", "seconds", "weights", "average", "optimizers", "generators", "history", "options", "levels")
+"""Of a checkpoint; those written since also hold config and version."""
+BUDGET = ("steps", "minutes")
+"""Options that may change when a run is resumed."""
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a training checkpoint (tensors and plain values only).
+
+    Returns:
+        step, seconds (of training), weights, average (the weights to use), optimizers, generators (random states, one
+        a process), history ([step, seconds, validation] of every validation), options (with the seed), levels, and,
+        but for files of earlier versions, config (what the model is) and version (of this package).
+
+    Raises:
+        ValueError: the file cannot be read as one.
+    """
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        missing = [key for key in KEYS if key not in checkpoint]
+        if missing:
+            raise ValueError(f"it lacks {', '.join(missing)}")
+    except Exception as error:
+        raise ValueError(f"load_checkpoint: {Path(path).name} is not a training checkpoint: {error}"[:390]) from error
+    return checkpoint
+
+
+def like(model: nn.Module) -> Tensor:
+    """Return a parameter or a buffer, for the model's device and dtype."""
+    return next(chain(model.parameters(), model.buffers()), torch.empty(0))
+
+
+def describe(model: nn.Module) -> dict[str, Any]:
+    """Return what a model is, in plain values: its `config()` where it has one, else its modules as they print."""
+    config = getattr(model, "config", None)
+    if callable(config):
+        what = json.loads(json.dumps(config(), default=repr))  # weights_only reads plain values alone
+    else:
+        what = {name: f"{type(m).__name__}({m.extra_repr()})" for name, m in model.named_modules() if name}
+    return {"class": type(model).__name__, **what}
+
+
+class Loss(nn.Module):
+    """The loss as one forward pass, for DistributedDataParallel to see."""
+
+    def __init__(self, model: Any, options: TrainingOptions) -> None:
+        super().__init__()
+        self.model, self.options = model, options
+        self.device = like(model).device
+        self.autocast = options.mixed_precision and not hasattr(model, "compute_dtype") and fast_bfloat16(self.device)
+
+    def forward(self, x: Tensor, y: Tensor, sigma: Tensor) -> Tensor:
+        """Mean weighted square error of D(y, sigma), y = x + noise of level sigma (B,)."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            if hasattr(self.model, "valid"):
+                field = getattr(self.model, "receptive_field", 1)
+                if min(x.shape[2:]) < field:
+                    raise ValueError(
+                        f"train_denoiser: crops must be at least the model's receptive field, {field} x {field}, "
+                        f"got {tuple(x.shape[2:])}; take larger ones"
+                    )
+                z, o = self.model.valid(y, sigma)
+                x = x[..., o : o + z.shape[2], o : o + z.shape[3]]
+            else:
+                z = self.model(y, sigma)
+        o = self.options
+        weight = 1 / (o.loss_scale**2 * sigma**o.loss_power)
+        error: Tensor = z.to(x.dtype) - x
+        return (error.square() * weight.reshape(-1, 1, 1, 1)).mean()
+
+
+class Run:
+    """What changes during a training, and is in its checkpoint."""
+
+    def __init__(self, model: nn.Module, levels: NoiseLevels, options: TrainingOptions) -> None:
+        self.model, self.levels, self.options = model, levels, options
+        hidden = hidden_weights(model)
+        ids = {id(p) for p in hidden}
+        rest = [p for p in model.parameters() if p.requires_grad and id(p) not in ids]
+        if not rest:
+            raise ValueError("train_denoiser: model has no parameter that requires a gradient; use requires_grad_()")
+        decay = options.weight_decay
+        groups: list[dict[str, Any]] = [{"params": rest, "weight_decay": 0.0}]
+        if hidden and options.optimizer == "adamw":
+            groups.append({"params": hidden, "weight_decay": decay})
+        self.optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(groups, lr=options.rate, betas=(0.9, 0.99), fused=True)
+        ]
+        if hidden and options.optimizer == "muon":
+            self.optimizers.append(Muon(hidden, lr=options.muon_rate, weight_decay=decay))
+        self.rates = [options.rate, options.muon_rate]
+        self.average = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        seeds = np.random.SeedSequence(options.seed).generate_state(distributed.size(), np.uint64)
+        self.generator = torch.Generator().manual_seed(int(seeds[distributed.rank()] >> 1))
+        self.random = self.generator.get_state()
+        self.step, self.seconds, self.history = 0, 0.0, list[list[float]]()
+        self.loss: Tensor | None = None
+        self.norm = torch.zeros(())
+
+    def load(self, path: Path) -> None:
+        """Go on from a checkpoint; refuse one of other processes, another model, other options or noise levels."""
+        state, name = load_checkpoint(path), f"train_denoiser: {path.name}"
+        if len(state["generators"]) != distributed.size():
+            n = len(state["generators"])
+            raise ValueError(
+                f"{name} was written by {n} process{'es' * (n > 1)}, this run has {distributed.size()}; "
+                f"resume it with " + (f"torchrun --nproc-per-node={n}" if n > 1 else "one process, without torchrun")
+            )
+        config = describe(self.model)
+        earlier = state.get("config", config)
+        for key in {**earlier, **config}:
+            old, new = earlier.get(key), config.get(key)
+            if old != new:
+                raise ValueError(
+                    f"{name} (version {state.get('version')}) belongs to another model: {key} was {old!r:.90}, "
+                    f"got {new!r:.90}; keep that, or start anew under another name"
+                )
+        for what, begun, now in (
+            ("option", state["options"], asdict(self.options)),
+            ("noise levels'", state["levels"], asdict(self.levels)),
+        ):
+            for key, new in now.items():
+                # What an earlier version did not know cannot be compared.
+                if key not in BUDGET and begun.get(key, new) != new:
+                    raise ValueError(
+                        f"{name} was begun with {what} {key} {begun[key]!r}, got {new!r}; keep it, or start anew under "
+                        "another name"
+                    )
+        try:
+            self.model.load_state_dict(state["weights"])
+            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise ValueError(f"{name} belongs to another model: {error}"[:390]) from error
+        self.generator.set_state(state["generators"][distributed.rank()])
+        self.average = {k: v.to(self.average[k].device) for k, v in state["average"].items()}
+        self.history, self.step, self.seconds = state["history"], state["step"], state["seconds"]
+
+    def save(self, path: Path) -> None:
+        """Write the state as it was between two steps, to a temporary name, then rename; all processes take part."""
+        if not bool(self.norm.isfinite()):
+            raise ValueError(
+                f"train_denoiser: the gradient is not finite at step {self.step}; lower rate or muon_rate, and resume "
+                f"from {path.name} where there is one"
+            )
+        generators = distributed.gather(self.random)
+        if distributed.rank() > 0:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(path, overwrite=True) as part:
+            torch.save(
+                {
+                    "step": self.step,
+                    "seconds": self.seconds,
+                    "weights": self.model.state_dict(),
+                    "average": self.average,
+                    "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+                    "generators": generators,
+                    "history": self.history,
+                    "options": asdict(self.options),
+                    "levels": asdict(self.levels),
+                    "config": describe(self.model),
+                    "version": _version(),
+                },
+                part,
+            )
+
+    def advance(self, loss_of: nn.Module, sampler: Sampler, progress: float) -> None:
+        """Take one step of the optimisers and of the average."""
+        o, g = self.options, self.generator
+        share = o.batch // distributed.size()
+        x, sigma = sampler(share, g), self.levels(share, g)
+        y = x + sigma.reshape(-1, 1, 1, 1) * torch.randn(x.shape, generator=g)
+        p = like(self.model)
+        loss = loss_of(x.to(p), y.to(p), sigma.to(p))
+        for optimizer, rate in zip(self.optimizers, self.rates, strict=False):
+            optimizer.zero_grad(set_to_none=True)
+            for group in optimizer.param_groups:
+                group["lr"] = rate * o.rate_factor(self.step, progress)
+        loss.backward()
+        self.norm = nn.utils.clip_grad_norm_(self.model.parameters(), 1.0).detach()
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.step += 1
+        keep = min(0.999, self.step / (self.step + 10))
+        with torch.no_grad():
+            for k, v in self.model.state_dict().items():
+                self.average[k].lerp_(v, 1 - keep) if v.dtype.is_floating_point else self.average[k].copy_(v)
+            self.loss = loss.detach() if self.loss is None else self.loss.lerp(loss.detach(), 0.02)
+
+    def validate(self, measure: Callable[[Any], float]) -> None:
+        """Measure the averaged model and record the value."""
+        weights = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+        try:
+            self.model.load_state_dict(self.average)
+            self.history.append([self.step, self.seconds, float(measure(self.model.eval()))])
+        finally:
+            self.model.load_state_dict(weights)
+            self.model.train()
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("pnp-local")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
