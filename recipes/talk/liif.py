@@ -1,0 +1,115 @@
+"""LIIF, the learned implicit image function, written from its paper: Chen, Liu and Wang, CVPR 2021, section 3.
+
+A value at a coordinate c is an MLP of the feature of a nearby low-resolution pixel, of c relative to that pixel, and of
+the size of the pixel asked for (cell decoding):
+
+    s(c) = sum_t (S_t / S) f(F_t, c - c_t, cell),    F = 3 x 3 neighbours' features, concatenated (unfolding)
+
+over the four pixels t around c, each with the area S_t of the rectangle between c and the pixel diagonally opposite
+(local ensemble). The encoder is EDSR's baseline without its upsampling (Lim et al., CVPR Workshops 2017): 16 residual
+blocks of 64 channels, no normalisation. Lengths are in half pixels, as with the paper's coordinates in [-1, 1].
+1.57 M parameters in colour.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from denoisers.super_resolution import output_coords
+
+__all__ = ["LIIF", "ensemble"]
+
+
+class Residual(nn.Module):
+    """x + conv(relu(conv(x)))."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.second(self.first(x).relu())
+
+
+class LIIF(nn.Module):
+    """Super-resolution of images (B, channels, H, W) in [0, 1] at any factor.
+
+    Args:
+        channels: of the image.
+        width: channels of the features.
+        blocks: residual blocks of the encoder.
+        hidden: width of the MLP's four hidden layers.
+        residual: add bilinear interpolation to the MLP's value, which the paper does not.
+        largest: factor that it was trained for; beyond, the cell stays that of this factor, which is the smallest that
+            the MLP has seen (so does the demonstration that the authors give with their code).
+    """
+
+    def __init__(
+        self,
+        channels: int = 3,
+        *,
+        width: int = 64,
+        blocks: int = 16,
+        hidden: int = 256,
+        residual: bool = False,
+        largest: float = math.inf,
+    ) -> None:
+        super().__init__()
+        self.residual, self.largest = residual, largest
+        self.head = nn.Conv2d(channels, width, 3, padding=1)
+        self.body = nn.Sequential(*(Residual(width) for _ in range(blocks)), nn.Conv2d(width, width, 3, padding=1))
+        sizes = [9 * width + 4, *[hidden] * 4]
+        layers = [m for a, b in pairwise(sizes) for m in (nn.Linear(a, b), nn.ReLU())]
+        self.decode = nn.Sequential(*layers, nn.Linear(hidden, channels))
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Unfolded features (B, 9 width, H, W)."""
+        f = self.head(2 * x - 1)
+        f = f + self.body(f)
+        return F.unfold(f, 3, padding=1).unflatten(2, f.shape[2:])
+
+    def query(self, x: Tensor, features: Tensor, coords: Tensor, cell: Tensor) -> Tensor:
+        """Values (B, C, N) at coords (N, 2); cell (2,), rows and columns of a pixel asked for in pixels of x."""
+        value = 0
+        for pixel, weight in ensemble(coords, x.shape[2:]):
+            f = features[:, :, pixel[:, 0], pixel[:, 1]].movedim(1, 2)
+            where = torch.cat([2 * (coords - pixel), (2 * cell).expand(len(coords), 2)], 1).to(f.dtype)
+            g = self.decode(torch.cat([f, where.expand(len(f), -1, -1)], 2)).float()
+            weight = weight.to(g.dtype)
+            value = value + weight * (g.movedim(2, 1) + 1) / 2
+            if self.residual:
+                value = value + weight * (x[:, :, pixel[:, 0], pixel[:, 1]] - 0.5)
+        return value
+
+    def at(self, x: Tensor, coords: Tensor, cell: Tensor, *, chunk: int = 16384) -> Tensor:
+        """Values (B, C, N) at coords (N, 2), (row, column) in pixels of x, (0, 0) at the first pixel's centre."""
+        features, coords, cell = self.encode(x), coords.to(x.device), cell.to(x.device)
+        return torch.cat([self.query(x, features, part, cell) for part in coords.split(chunk)], 2)
+
+    def forward(self, x: Tensor, *, size: tuple[int, int]) -> Tensor:
+        """Super-resolve x on a grid of `size` pixels that covers the same area."""
+        rows, cols = (output_coords(n, m) for n, m in zip(x.shape[2:], size, strict=True))
+        cell = torch.tensor([x.shape[2] / size[0], x.shape[3] / size[1]], dtype=torch.float64)
+        cell = cell.clamp(min=1 / self.largest)
+        return self.at(x, torch.cartesian_prod(rows, cols), cell).unflatten(2, size)
+
+
+def ensemble(coords: Tensor, shape: tuple[int, ...]) -> list[tuple[Tensor, Tensor]]:
+    """The four pixels (N, 2) around coordinates, inside the image, each with its weight (N,); weights sum to one."""
+    low = coords.floor()
+    t = coords - low
+    last = torch.tensor(shape, device=coords.device) - 1
+    return [
+        (
+            # Beyond the border the border's pixel counts twice.
+            (low.long() + torch.tensor([i, j], device=coords.device)).clamp(min=0).minimum(last),
+            (t[:, 0] if i else 1 - t[:, 0]) * (t[:, 1] if j else 1 - t[:, 1]),
+        )
+        for i in (0, 1)
+        for j in (0, 1)
+    ]
