@@ -1,4 +1,4 @@
-"""PSNR of the grey MLPatch on a folder of clean images, by noise level and stride.
+"""PSNR of MLPatch on a folder of clean images, by noise level and stride.
 
     python benchmarks/denoising_quality.py --data Set12
 
@@ -21,14 +21,14 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--data", required=True, help="folder of clean images")
     p.add_argument("--weights", default="gray", help="weights of the package, or a .safetensors file")
-    p.add_argument("--strides", type=int, nargs="+", default=[4, 3, 2])
+    p.add_argument("--strides", type=int, nargs="+", default=[2, 1])
     p.add_argument("--sigmas", type=float, nargs="+", default=[5, 15, 25, 50], help="times 255")
     args = p.parse_args()
     D = MLPatch.from_pretrained(args.weights)
-    images = [x.float() / 255 for x in load_folder(args.data)]
-    for k, stage in enumerate(D.stages):
-        moved = (stage.taps.detach() - grid_taps(round(stage.taps.shape[1] ** 0.5))).norm(dim=-1)
-        print(f"stage {k + 1}: taps moved by {moved.mean():.2f} pixels on average, at most {moved.max():.2f}")
+    images = [x.float() / 255 for x in load_folder(args.data, D.channels)]
+    taps = D.network.taps.detach()
+    moved = (taps - grid_taps(round(len(taps) ** 0.5))).norm(dim=-1)
+    print(f"taps moved by {moved.mean():.2f} pixels on average, at most {moved.max():.2f}")
     print(f"| sigma x 255 | {' | '.join(f'stride {s}' for s in args.strides)} |")
     print(f"|---|{'---|' * len(args.strides)}")
     for sigma in args.sigmas:
