@@ -120,7 +120,7 @@ def memory(quick: bool) -> Iterator[Row]:
             peak, time = Spread((float(got["bytes"]),)), Spread((float(got["seconds"]),))
             if name == "MLPatch":
                 ours = (peak, time)
-                beyond[size] = peak.map(lambda v: v - 2 * 4 * size**2)  # noqa: B023 - called here
+                beyond[size] = peak - Spread((8.0 * size**2,))  # input and output, float32
             ratio = peak / ours[0] if ours and name != "MLPatch" else None
             yield Row(f"peak memory {size}x{size}", name, peak, "B", ratio=ratio)
             if size >= 2048:

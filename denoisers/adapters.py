@@ -17,13 +17,19 @@ __all__ = ["Equivariant", "PerChannel", "Rescaled"]
 
 
 class _Adapter(nn.Module):
-    """Holds the denoiser inside; a subclass states what it shows it."""
+    """Holds the denoiser inside and accepts its noise levels; a subclass states what it shows it."""
 
     def __init__(self, denoiser: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
         if not callable(denoiser):
             raise TypeError(f"{type(self).__name__}: denoiser must be callable D(x, sigma), got {denoiser!r}"[:390])
         self.denoiser = denoiser
+        bounds: tuple[float, float] | None = getattr(denoiser, "sigma_range", None)
+        if bounds is not None:
+            self.sigma_range = bounds
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.denoiser!r})"
 
 
 class Rescaled(_Adapter):
@@ -42,9 +48,9 @@ class Rescaled(_Adapter):
         if not high > low:
             raise ValueError(f"Rescaled: high must be above low, got low={low}, high={high}")
         self.low, self.high = low, high
-        bounds = getattr(denoiser, "sigma_range", None)
-        if bounds is not None:
-            self.sigma_range = (bounds[0] * (high - low), bounds[1] * (high - low))
+        if hasattr(self, "sigma_range"):
+            least, most = self.sigma_range
+            self.sigma_range = (least * (high - low), most * (high - low))
 
     def __repr__(self) -> str:
         return f"Rescaled({self.denoiser!r}, {self.low}, {self.high})"
@@ -63,15 +69,6 @@ class PerChannel(_Adapter):
     Args:
         denoiser: called as denoiser(x, sigma), x (B, 1, H, W).
     """
-
-    def __init__(self, denoiser: Callable[[Tensor, Tensor], Tensor]) -> None:
-        super().__init__(denoiser)
-        bounds = getattr(denoiser, "sigma_range", None)
-        if bounds is not None:
-            self.sigma_range = bounds
-
-    def __repr__(self) -> str:
-        return f"PerChannel({self.denoiser!r})"
 
     def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """Denoise x (B, C, H, W); sigma in units of x, a scalar or one value per image."""
@@ -94,12 +91,8 @@ class Equivariant(_Adapter):
 
     def __init__(self, denoiser: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__(denoiser)
-        for name in ("sigma_range", "channels"):
-            if hasattr(denoiser, name):
-                setattr(self, name, getattr(denoiser, name))
-
-    def __repr__(self) -> str:
-        return f"Equivariant({self.denoiser!r})"
+        if hasattr(denoiser, "channels"):
+            self.channels = denoiser.channels
 
     def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """Denoise x (B, C, H, W); sigma in units of x, a scalar or one value per image."""

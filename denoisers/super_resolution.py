@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from .base import check_image
 from .mlpatch.geometry import bicubic_weights, grid_taps, reflect_indices
-from .mlpatch.grid import has_fast_bfloat16
+from .mlpatch.grid import check_precision, compute_dtype
 from .mlpatch.weights import read, save
 
 __all__ = ["SuperResolver", "downsampling_matrix", "output_coords"]
@@ -42,7 +42,6 @@ POINTS_PER_PHASE = 32
 """From so many values of one phase on, the taps are read by one matrix for all of them."""
 PHASES_TOGETHER = 8
 """Along an axis: one window serves 8 x 8 values."""
-PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 def output_coords(n: int, size: int) -> Tensor:
@@ -91,9 +90,7 @@ class SuperResolver(nn.Module):
         super().__init__()
         if taps < 1 or taps % 2 == 0:
             raise ValueError(f"SuperResolver: taps must be odd and positive, got {taps}")
-        if precision not in PRECISIONS:
-            raise ValueError(f"SuperResolver: precision must be one of {PRECISIONS}, got {precision!r}")
-        self.channels, self.precision = channels, precision
+        self.channels, self.precision = channels, check_precision("SuperResolver", precision)
         self._sizes = {"taps": taps, "hidden": hidden, "layers": layers}
         self.reach = taps // 2 + 2  # half the taps, half a pixel, half a pixel of phase, and what bicubic reads
         self.taps = nn.Parameter(grid_taps(taps))
@@ -139,11 +136,7 @@ class SuperResolver(nn.Module):
 
     def compute_dtype(self, x: Tensor) -> torch.dtype:
         """The dtype of the MLP's matrix products for input x; the taps are read in x's own."""
-        if x.dtype == torch.float64:
-            return torch.float64
-        if self.precision == "auto":
-            return torch.bfloat16 if has_fast_bfloat16(x.device) else torch.float32
-        return torch.float32 if self.precision == "float32" else torch.bfloat16
+        return compute_dtype(x, self.precision)
 
     def forward(
         self, x: Tensor, *, size: tuple[int, int] | None = None, factor: float | None = None, progress: bool = False

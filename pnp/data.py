@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Crops", "Sampler", "load_folder"]
+__all__ = ["Crops", "Sampler", "centre", "load_folder"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 
@@ -86,6 +86,12 @@ def _eight_bits(x: NDArray[Any]) -> NDArray[np.uint8]:
 def _refuse(error: OSError) -> None:
     reason = f"{str(error.filename)!r} cannot be listed: {error.strerror}; check its permissions"
     raise ValueError(f"load_folder: the folder {reason}") from error
+
+
+def centre(x: Tensor, size: int) -> Tensor:
+    """Return the central size x size pixels of (C, H, W), or all there are along a shorter side."""
+    top, left = (max(0, (n - size) // 2) for n in x.shape[1:])
+    return x[:, top : top + size, left : left + size]
 
 
 class Crops:

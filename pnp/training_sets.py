@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .data import Crops, Sampler, load_folder
+from .data import Crops, Sampler, centre, load_folder
 from .lensing import LognormalKappa
 from .metrics import nrmse
 from .training import denoising_psnr
@@ -56,7 +56,7 @@ def photograph_set(folder: str | Path, *, channels: int = 1, crop: int = 96) -> 
     if len(images) < 2:
         raise ValueError(f"photograph_set: {str(folder)!r} has one image; training and validation need at least two")
     held_out = min(16, max(1, len(images) // 50))
-    validation = [_middle(x, 512).float() / 255 for x in images[-held_out:]]
+    validation = [centre(x, 512).float() / 255 for x in images[-held_out:]]
     return TrainingSet(
         sampler=Crops(images[:-held_out], crop, shrink=(0.7,)),
         levels=NoiseLevels(0.2 / 255, 55 / 255, "mixed"),
@@ -66,12 +66,6 @@ def photograph_set(folder: str | Path, *, channels: int = 1, crop: int = 96) -> 
         about=f"{len(images) - held_out} images of {Path(folder).resolve().name}, {held_out} held out; "
         f"{'grey' if channels == 1 else 'colour'} crops of {crop} x {crop}",
     )
-
-
-def _middle(x: Tensor, size: int) -> Tensor:
-    """The middle of x (C, H, W), at most size x size."""
-    row, column = (max(0, (n - size) // 2) for n in x.shape[1:])
-    return x[:, row : row + size, column : column + size]
 
 
 def convergence_set(stds: Sequence[float], pixel_arcmin: float = 0.29) -> TrainingSet:

@@ -14,7 +14,9 @@ from .geometry import reflect_indices
 if TYPE_CHECKING:
     from .model import MLPatch
 
-__all__ = ["evaluate", "has_fast_bfloat16", "mirrored"]
+__all__ = ["check_precision", "compute_dtype", "evaluate", "has_fast_bfloat16", "mirrored"]
+
+PRECISIONS = ("auto", "float32", "bfloat16")
 
 # Queries of one tile, rows and columns: bounds the memory of the features. Smaller images share a tile.
 TILE = (128, 256)
@@ -27,6 +29,22 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     if device.type == "cpu":
         return bool(torch.cpu._is_avx512_bf16_supported())
     return False
+
+
+def check_precision(caller: str, precision: str) -> str:
+    """Return precision, one of PRECISIONS; refuse any other."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"{caller}: precision must be one of {PRECISIONS}, got {precision!r}")
+    return precision
+
+
+def compute_dtype(x: Tensor, precision: str) -> torch.dtype:
+    """The dtype of the matrix products for input x: "auto" is bfloat16 where that is native; float64 stays."""
+    if x.dtype == torch.float64:
+        return torch.float64
+    if precision == "auto":
+        return torch.bfloat16 if has_fast_bfloat16(x.device) else torch.float32
+    return torch.float32 if precision == "float32" else torch.bfloat16
 
 
 def mirrored(x: Tensor, rows: tuple[int, int], cols: tuple[int, int]) -> Tensor:

@@ -28,7 +28,6 @@ from .network import Folded, Network
 __all__ = ["ARCHITECTURES", "MLPatch"]
 
 NORMALIZATIONS = ("unit-free", "absolute")
-PRECISIONS = ("auto", "float32", "bfloat16")
 LIMIT = 6.0
 """Of the noise estimate, in sigmas."""
 
@@ -75,8 +74,6 @@ class MLPatch(nn.Module):
         super().__init__()
         if normalization not in NORMALIZATIONS:
             raise ValueError(f"MLPatch: normalization must be one of {NORMALIZATIONS}, got {normalization!r}")
-        if precision not in PRECISIONS:
-            raise ValueError(f"MLPatch: precision must be one of {PRECISIONS}, got {precision!r}")
         sizes = {"channels": channels, "taps": taps, "features": features, "hidden": hidden, "spacing": spacing}
         for name, value in sizes.items():
             if value < 1:
@@ -95,8 +92,8 @@ class MLPatch(nn.Module):
             raise ValueError(f"MLPatch: sigma_range must be 0 <= low < high{zero}, got {sigma_range}")
         self.channels, self.normalization, self.unit, self.level = channels, normalization, unit, level
         self.sigma_range = (float(sigma_range[0]), float(sigma_range[1]))
-        self.precision = precision
-        self._sizes = {
+        self.precision = grid.check_precision("MLPatch", precision)
+        self._sizes: dict[str, Any] = {
             "taps": taps,
             "margin": margin,
             "features": features,
@@ -105,7 +102,7 @@ class MLPatch(nn.Module):
             "spacing": spacing,
             "patch": patch,
         }
-        self.network = Network(channels, **self._sizes, zero_sum=normalization == "unit-free")  # type: ignore[arg-type]
+        self.network = Network(channels, **self._sizes, zero_sum=normalization == "unit-free")
         self.stride = spacing if stride is None else self._check_stride(stride)
 
     @classmethod
@@ -124,7 +121,7 @@ class MLPatch(nn.Module):
         return {
             "channels": self.channels,
             **self._sizes,
-            "dilations": list(self._sizes["dilations"]),  # type: ignore[call-overload]
+            "dilations": list(self._sizes["dilations"]),
             "normalization": self.normalization,
             "unit": self.unit,
             "level": self.level,
@@ -152,11 +149,7 @@ class MLPatch(nn.Module):
 
     def compute_dtype(self, x: Tensor) -> torch.dtype:
         """The dtype of the matrix products for input x."""
-        if x.dtype == torch.float64:
-            return torch.float64
-        if self.precision == "auto":
-            return torch.bfloat16 if grid.has_fast_bfloat16(x.device) else torch.float32
-        return torch.float32 if self.precision == "float32" else torch.bfloat16
+        return grid.compute_dtype(x, self.precision)
 
     def fold(self, x: Tensor) -> Folded:
         """The network's kernels for input x, taps folded in."""

@@ -41,6 +41,11 @@ class Folded(NamedTuple):
     """Of the blocks; the patch is read in the image's own dtype, as its offset may be large."""
 
 
+def _add_level(z: Tensor, level: Tensor | None, v: Tensor | None) -> Tensor:
+    """z (B, K, H, W) + level (B,) times v (K,), in the absolute scheme; z in the unit-free one, which has no v."""
+    return z if level is None or v is None else z + (level[:, None] * v)[:, :, None, None].to(z.dtype)
+
+
 class Block(nn.Module):
     """f(q) += W_b relu(W_a f(N(q)) + b_a + l v) + b_b, where l is the noise level's logarithm (absolute scheme only).
 
@@ -64,10 +69,7 @@ class Block(nn.Module):
 
     def hidden(self, f: Tensor, w: Tensor, b: Tensor, level: Tensor | None, step: int) -> Tensor:
         """The hidden layer before its rectifier, valid part; `step` is the spacing over the stride."""
-        z = F.conv2d(f, w, b, dilation=step * self.dilation)
-        if self.level is not None and level is not None:
-            z = z + (level[:, None] * self.level)[:, :, None, None].to(z.dtype)
-        return z
+        return _add_level(F.conv2d(f, w, b, dilation=step * self.dilation), level, self.level)
 
 
 class Network(nn.Module):
@@ -152,9 +154,7 @@ class Network(nn.Module):
             n: number of blocks.
         """
         z = self._in_sigmas(y, sigma[:, None, None, None])
-        f = F.conv2d(z, *folded.read, stride=stride)
-        if self.level is not None and level is not None:
-            f = f + (level[:, None] * self.level)[:, :, None, None]
+        f = _add_level(F.conv2d(z, *folded.read, stride=stride), level, self.level)
         f = f.to(folded.dtype, memory_format=torch.channels_last)
         step = self.spacing // stride
         for block, kernels in zip(self._blocks()[:n], folded.blocks, strict=False):

@@ -17,11 +17,11 @@ from typing import Any, NamedTuple, NoReturn
 
 import networks
 import torch
-from distributions import Photographs
+from distributions import Photographs, photographs
 from torch import Tensor, nn
 
 from denoisers import MLPatch
-from pnp.data import Sampler
+from pnp.data import Crops, Sampler
 from pnp.io import atomic
 from pnp.training import (
     Interrupted,
@@ -67,6 +67,14 @@ class Parser(argparse.ArgumentParser):
     def refuse(self, what: object) -> NoReturn:
         """Say on stderr what is wrong, and exit with code 2."""
         self.exit(2, f"{self.prog}: {what}\n")
+
+    def photographs(self, args: argparse.Namespace) -> tuple[Photographs, Crops]:
+        """Read args.data and make crops to learn from; refuse what cannot serve."""
+        try:
+            photos = photographs(args.data, args.channels)
+            return photos, Crops(photos.train, args.crop)
+        except ValueError as error:
+            self.refuse(error)
 
     def mlpatch(self, weights: str, channels: int | None = None) -> MLPatch:
         """Load MLPatch from a name in the package or a file; refuse what is neither, or not for so many channels."""
@@ -201,13 +209,8 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize(device)
 
 
-def score(model: nn.Module, images: list[Tensor], sigma: float) -> float:
-    """Mean PSNR in dB, clipped to [0, 1]; image i has the noise of seed i, for every network and level."""
-    return denoising_psnr(model, images, sigma)
-
-
 def noisy_score(images: list[Tensor], sigma: float) -> float:
-    """Mean PSNR in dB of the noisy images themselves, likewise."""
+    """Mean PSNR in dB of the noisy images themselves, measured as `denoising_psnr` does."""
     return denoising_psnr(lambda y, s: y, images, sigma)
 
 
@@ -223,15 +226,22 @@ def write_text(path: Path, text: str) -> None:
         part.write_text(text)
 
 
-def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write rows of the same keys, over an earlier file."""
-    with atomic(path, overwrite=True) as part, part.open("w", newline="") as file:
+def save(args: argparse.Namespace, rows: list[dict[str, Any]], report: str, figure: Any, also: str = "") -> None:
+    """Write <recipe>.csv (rows of the same keys), .md and .png, each whole or not at all, and say so.
+
+    Args:
+        args: with the folder.
+        rows: of the CSV file.
+        report: text of the Markdown file.
+        figure: of matplotlib.
+        also: what else to say.
+    """
+    stem = args.output / Path(sys.argv[0]).stem
+    with atomic(stem.with_suffix(".csv"), overwrite=True) as part, part.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-
-
-def save_figure(path: Path, figure: Any) -> None:
-    """Write a matplotlib figure whole or not at all, over an earlier one."""
-    with atomic(path, overwrite=True) as part:
+    write_text(stem.with_suffix(".md"), report)
+    with atomic(stem.with_suffix(".png"), overwrite=True) as part:
         figure.savefig(part)
+    print(f"wrote {stem}.csv, .md and .png{also}")

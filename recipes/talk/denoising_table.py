@@ -9,23 +9,11 @@ goes on from its checkpoints, and networks whose minutes are used up are not tra
 from __future__ import annotations
 
 import torch
-from _shared import (
-    checkpoints,
-    markdown,
-    noisy_score,
-    parser,
-    record,
-    save_figure,
-    score,
-    train,
-    training_arguments,
-    write_csv,
-    write_text,
-)
-from distributions import OUT_OF_DISTRIBUTION, as_float, centre, out_of_distribution, photographs
+from _shared import checkpoints, markdown, noisy_score, parser, record, save, train, training_arguments
+from distributions import OUT_OF_DISTRIBUTION, as_float, centre, out_of_distribution
 from matplotlib.figure import Figure
 
-from pnp.data import Crops
+from pnp.training import denoising_psnr
 
 p = parser(__doc__)
 training_arguments(p, minutes=30)
@@ -41,9 +29,8 @@ run = record(args)
 print(run)
 
 # Data: one distribution to train on, the others to test on
+photos, sampler = p.photographs(args)
 try:
-    photos = photographs(args.data, args.channels)
-    sampler = Crops(photos.train, args.crop)
     sets = {"ID: photographs": [centre(x, args.size) for x in as_float(photos.test[: args.images])]}
     for name in ("heads", "textures") if args.smoke else OUT_OF_DISTRIBUTION:
         sets[f"OOD: {name}"] = out_of_distribution(name, args.images, args.size, args.channels)
@@ -55,7 +42,7 @@ print(f"Trained on {photos.about}.")
 folder = checkpoints(args, photos)
 watched = sets["ID: photographs"][:4]
 trained = {
-    name: train(name, folder / f"{name}.pt", sampler, args, lambda model: score(model, watched, 25 / 255))
+    name: train(name, folder / f"{name}.pt", sampler, args, lambda model: denoising_psnr(model, watched, 25 / 255))
     for name in args.networks
 }
 
@@ -65,7 +52,7 @@ for title, images in sets.items():
     for level, sigma in levels.items():
         row = {"set": title, "sigma": level, "images": len(images)}
         row["noisy"] = noisy_score(images, sigma)
-        row |= {name: score(t.model, images, sigma) for name, t in trained.items()}
+        row |= {name: denoising_psnr(t.model, images, sigma) for name, t in trained.items()}
         rows.append(row)
         print("   ".join(f"{k} {v:.2f}" if isinstance(v, float) else f"{v}" for k, v in row.items()), flush=True)
 columns = ["noisy", *trained]
@@ -106,8 +93,4 @@ for axes, (title, images) in zip(figure.subplots(len(sets), len(panels), squeeze
 figure.suptitle(f"Denoising, sigma {TALK}: PSNR of each image in dB", fontsize=10)
 
 # Files
-stem = args.output / "denoising_table"
-write_csv(stem.with_suffix(".csv"), rows)
-write_text(stem.with_suffix(".md"), report)
-save_figure(stem.with_suffix(".png"), figure)
-print(f"wrote {stem}.csv, .md and .png; checkpoints in {folder}")
+save(args, rows, report, figure, f"; checkpoints in {folder}")

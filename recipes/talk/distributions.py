@@ -25,7 +25,7 @@ import skimage.util
 import torch
 from torch import Tensor
 
-from pnp.data import load_folder
+from pnp.data import centre, load_folder
 from pnp.lensing import LognormalKappa
 from pnp.phantoms import head
 
@@ -65,12 +65,6 @@ def photographs(folder: Path | None, channels: int = 3) -> Photographs:
 def as_float(images: list[Tensor]) -> list[Tensor]:
     """Return uint8 images as float32 in [0, 1]."""
     return [x.float() / 255 for x in images]
-
-
-def centre(x: Tensor, size: int) -> Tensor:
-    """Return the central size x size pixels of (C, H, W), or all there are along a shorter side."""
-    top, left = (max(0, (n - size) // 2) for n in x.shape[1:])
-    return x[:, top : top + size, left : left + size]
 
 
 def out_of_distribution(name: str, n: int, size: int = 128, channels: int = 3) -> list[Tensor]:

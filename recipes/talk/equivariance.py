@@ -10,10 +10,12 @@ eight turns and reflections (`Equivariant`) the equivariance is exact. In float6
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import skimage.data
 import torch
-from _shared import markdown, parser, record, save_figure, write_csv, write_text
+from _shared import markdown, parser, record, save
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -44,9 +46,7 @@ y = x + args.sigma * torch.randn(x.shape, generator=torch.Generator().manual_see
 denoisers = {
     f"MLPatch, stride {largest}": lambda v: D(v, args.sigma, stride=largest),
     "MLPatch, stride 1": lambda v: D(v, args.sigma, stride=1),
-    f"Equivariant(MLPatch), stride {largest}": lambda v: Equivariant(lambda a, s: D(a, s, stride=largest))(
-        v, args.sigma
-    ),
+    f"Equivariant(MLPatch), stride {largest}": lambda v: Equivariant(partial(D, stride=largest))(v, args.sigma),
 }
 moves = {
     "shift by 1 pixel": lambda v: v.roll(1, 3),
@@ -81,7 +81,4 @@ for axis, (title, gap) in zip(axes.flat, panels.items(), strict=True):
     shown = axis.imshow(gap, cmap="magma", vmin=0, vmax=0.5)
     axis.set(title=title, xticks=[], yticks=[])
 figure.colorbar(shown, ax=axes, label="|D(T y) - T D(y)| / sigma", shrink=0.5)
-save_figure(args.output / "equivariance.png", figure)
-write_csv(args.output / "equivariance.csv", rows)
-write_text(args.output / "equivariance.md", f"{run}\n\n{table}\n")
-print(f"wrote {args.output / 'equivariance.png'}, .csv and .md")
+save(args, rows, f"{run}\n\n{table}\n", figure)

@@ -21,29 +21,17 @@ import networks
 import numpy as np
 import skimage.data
 import torch
-from _shared import (
-    checkpoints,
-    markdown,
-    parser,
-    record,
-    save_figure,
-    score,
-    synchronize,
-    train,
-    training_arguments,
-    write_csv,
-    write_text,
-)
-from distributions import as_float, centre, photographs
+from _shared import checkpoints, markdown, parser, record, save, synchronize, train, training_arguments
+from distributions import as_float, centre
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from denoisers import TV, Rescaled
 from operators import Mask, Radon
 from pnp import solve
-from pnp.data import Crops
 from pnp.metrics import psnr
 from pnp.phantoms import head
+from pnp.training import denoising_psnr
 
 p = parser(__doc__, names=("MLPatch", "DRU-Net"), channels=None)
 p.set_defaults(channels=1)
@@ -64,16 +52,12 @@ print(run)
 
 # Denoisers
 if to_train:
-    try:
-        photos = photographs(args.data, args.channels)
-        sampler = Crops(photos.train, args.crop)
-    except ValueError as error:
-        p.refuse(error)
+    photos, sampler = p.photographs(args)
     held_out = [centre(x, 64 if args.smoke else 256) for x in as_float(photos.test)]
     folder = checkpoints(args, photos)
     for name in to_train:
         path = folder / f"{name}.pt"
-        done = train(name, path, sampler, args, lambda m: score(m, held_out, 25 / 255))
+        done = train(name, path, sampler, args, lambda m: denoising_psnr(m, held_out, 25 / 255))
         denoisers[name] = done.model.requires_grad_(False)
     abouts.append(f"{', '.join(to_train)}: trained for {args.minutes:g} minutes each on {photos.about}.")
 denoisers = {name: denoisers[name] for name in args.networks}
@@ -141,7 +125,4 @@ for axis in axes.flat:
 for axis, (title, panel) in zip(axes.flat, panels.items(), strict=False):
     axis.imshow(panel, cmap="gray", vmin=0, vmax=1)
     axis.set_title(title, fontsize=9)
-save_figure(args.output / "pnp_512.png", figure)
-write_csv(args.output / "pnp_512.csv", rows)
-write_text(args.output / "pnp_512.md", "\n\n".join([run, *abouts, table]) + "\n")
-print(f"wrote {args.output / 'pnp_512.png'}, .csv and .md")
+save(args, rows, "\n\n".join([run, *abouts, table]) + "\n", figure)

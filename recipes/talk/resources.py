@@ -30,7 +30,7 @@ from typing import Any
 
 import networks
 import torch
-from _shared import markdown, parser, record, save_figure, write_csv, write_text
+from _shared import markdown, parser, record, save
 from torch import Tensor
 
 from denoisers import MLPatch
@@ -260,11 +260,7 @@ def main() -> None:
     figure.axes[0].legend(fontsize=8)
 
     # Files
-    stem = args.output / "resources"
-    write_csv(stem.with_suffix(".csv"), rows)
-    write_text(stem.with_suffix(".md"), "\n\n".join(["# Memory and time by resolution", run, *tables]) + "\n")
-    save_figure(stem.with_suffix(".png"), figure)
-    print(f"wrote {stem}.csv, .md and .png")
+    save(args, rows, "\n\n".join(["# Memory and time by resolution", run, *tables]) + "\n", figure)
 
 
 if __name__ == "__main__":

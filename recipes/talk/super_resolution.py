@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from _shared import checkpoints, markdown, parser, record, save_figure, synchronize, write_csv, write_text
+from _shared import checkpoints, markdown, parser, record, save, synchronize
 from distributions import as_float, centre, photographs
 from liif import LIIF
 from matplotlib.figure import Figure
@@ -220,7 +220,4 @@ for axes, f in zip(figure.subplots(len(FACTORS), len(names), squeeze=False), FAC
         axis.imshow(z.squeeze(2).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         axis.set_axis_off()
         axis.set_title(f"{name}, x{f}" if psnr is None else f"{name}\n{psnr:.1f} dB", fontsize=7)
-write_csv(stem.with_suffix(".csv"), rows)
-write_text(stem.with_suffix(".md"), report)
-save_figure(stem.with_suffix(".png"), figure)
-print(f"wrote {stem}.csv, .md, .png and .safetensors (SuperResolver); checkpoints in {folder}")
+save(args, rows, report, figure, f", the SuperResolver's weights as .safetensors; checkpoints in {folder}")

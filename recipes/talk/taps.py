@@ -14,25 +14,14 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from _shared import (
-    checkpoints,
-    markdown,
-    parser,
-    record,
-    save_figure,
-    score,
-    train,
-    training_arguments,
-    write_csv,
-    write_text,
-)
-from distributions import as_float, centre, photographs
+from _shared import checkpoints, markdown, parser, record, save, train, training_arguments
+from distributions import as_float, centre
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from denoisers import MLPatch
 from denoisers.mlpatch.geometry import grid_taps
-from pnp.data import Crops
+from pnp.training import denoising_psnr
 
 GEOMETRIES = {"dense": {"taps": 7, "margin": 1}, "sparse": {"taps": 3, "margin": 3}}
 
@@ -48,12 +37,8 @@ run = record(args)
 print(run)
 
 # Data
-try:
-    photos = photographs(args.data, args.channels)
-except ValueError as error:
-    p.refuse(error)
+photos, sampler = p.photographs(args)
 held_out = [centre(x, 64 if args.smoke else 256) for x in as_float(photos.test)]
-sampler = Crops(photos.train, args.crop)
 print(f"Trained on {photos.about}.")
 
 
@@ -78,7 +63,7 @@ for name in GEOMETRIES:
         label = f"{name}, {'frozen' if frozen else 'learned'}"
         path = folder / f"{label.replace(', ', '_')}.pt"
         build = partial(geometry, name, frozen)
-        done = train(label, path, sampler, args, lambda m: score(m, held_out, SIGMA), build=build)
+        done = train(label, path, sampler, args, lambda m: denoising_psnr(m, held_out, SIGMA), build=build)
         taps[label] = done.model.network.taps.detach().cpu()
         d = moved(taps[label])
         rows.append(
@@ -86,7 +71,7 @@ for name in GEOMETRIES:
                 "taps": label,
                 "parameters": done.parameters,
                 "steps": done.steps,
-                "PSNR in dB": f"{score(done.model, held_out, SIGMA):.3f}",
+                "PSNR in dB": f"{denoising_psnr(done.model, held_out, SIGMA):.3f}",
                 "moved on average, pixels": f"{d.mean():.3f}",
                 "at most": f"{d.max():.3f}",
             }
@@ -105,7 +90,4 @@ for axis, (name, t) in zip(figure.subplots(1, len(taps)), taps.items(), strict=T
     axis.set(title=f"{name}\nmoved by {moved(t).mean():.2f} pixels", xlabel="column (pixels)", aspect="equal")
     axis.set(xlim=(-5, 5), ylim=(5, -5), ylabel="row (pixels)")  # rows downwards, as in images
     axis.legend(loc="upper right")
-save_figure(args.output / "taps.png", figure)
-write_csv(args.output / "taps.csv", rows)
-write_text(args.output / "taps.md", f"{run}\n\nTrained on {photos.about}.\n\n{table}\n")
-print(f"wrote {args.output / 'taps.png'}, .csv and .md")
+save(args, rows, f"{run}\n\nTrained on {photos.about}.\n\n{table}\n", figure)

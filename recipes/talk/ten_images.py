@@ -11,24 +11,12 @@ import json
 from pathlib import Path
 
 import torch
-from _shared import (
-    checkpoints,
-    markdown,
-    noisy_score,
-    parser,
-    record,
-    save_figure,
-    score,
-    train,
-    training_arguments,
-    write_csv,
-    write_text,
-)
+from _shared import checkpoints, markdown, noisy_score, parser, record, save, train, training_arguments, write_text
 from distributions import Photographs, as_float, centre, photographs
 from matplotlib.figure import Figure
 
 from pnp.data import Crops
-from pnp.training import load_checkpoint
+from pnp.training import denoising_psnr, load_checkpoint
 
 p = parser(__doc__, names=("MLPatch", "U-Net"))
 training_arguments(p, minutes=60)
@@ -70,9 +58,9 @@ class Watch:
 
     def __call__(self, model: torch.nn.Module) -> float:
         """Measure both; the trainer keeps what is returned."""
-        self.on_learned.append(score(model, learned, SIGMA))
+        self.on_learned.append(denoising_psnr(model, learned, SIGMA))
         write_text(self.file, json.dumps(self.on_learned))
-        return score(model, watched, SIGMA)
+        return denoising_psnr(model, watched, SIGMA)
 
 
 # Train
@@ -89,7 +77,7 @@ for name in args.networks:
 finals = []
 for name, t in trained.items():
     best = max(value for *_, value in curves[name])
-    on_learned, on_others = score(t.model, learned, SIGMA), score(t.model, others, SIGMA)
+    on_learned, on_others = denoising_psnr(t.model, learned, SIGMA), denoising_psnr(t.model, others, SIGMA)
     finals.append(
         [
             f"{name}, {t.parameters / 1e6:.2f} M",
@@ -122,8 +110,5 @@ axis.legend(fontsize=8)
 axis.grid(alpha=0.3)
 
 # Files
-stem = args.output / "ten_images"
-write_csv(stem.with_suffix(".csv"), rows)
-write_text(stem.with_suffix(".md"), "\n\n".join(["# Ten images", run, about, table]) + "\n")
-save_figure(stem.with_suffix(".png"), figure)
-print(f"wrote {stem}.csv, .md and .png; checkpoints in {folder}")
+report = "\n\n".join(["# Ten images", run, about, table]) + "\n"
+save(args, rows, report, figure, f"; checkpoints in {folder}")
