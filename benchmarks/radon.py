@@ -61,12 +61,9 @@ def on_one_thread(call: Callable[[], Any]) -> Callable[[], None]:
     return run
 
 
-def astra_calls(astra: Any, kind: str, x: Tensor, n_angles: int, n_bins: int) -> tuple[dict[str, Any], Any]:
+def astra_calls(astra: Any, kind: str, x: Tensor, sinogram_geometry: Any) -> tuple[dict[str, Any], Any]:
     """Return ASTRA's forward and back projection as functions that only run the algorithm, and the sinogram's id."""
-    size = x.shape[-1]
-    volume_geometry = astra.create_vol_geom(size, size)
-    angles = np.pi * np.arange(n_angles) / n_angles
-    sinogram_geometry = astra.create_proj_geom("parallel", 1.0, n_bins, angles)
+    volume_geometry = astra.create_vol_geom(*x.shape[-2:])
     projector = astra.create_projector(kind, sinogram_geometry, volume_geometry)
     volume = astra.data2d.create("-vol", volume_geometry, x[0, 0].numpy())
     sinogram = astra.data2d.create("-sino", sinogram_geometry)
@@ -114,7 +111,8 @@ def operators(quick: bool) -> Iterator[Row]:
     calls["A*", "deepinv"] = lambda: physics.A_adjoint(y_peer)
     astra, sinograms = peer("astra"), {}
     for projector in ("linear", "strip") if astra else ():
-        runs, sinograms[projector] = astra_calls(astra, projector, x, n_angles, n_bins)
+        geometry_there = astra.create_proj_geom("parallel", 1.0, n_bins, radon.angles.numpy())
+        runs, sinograms[projector] = astra_calls(astra, projector, x, geometry_there)
         for name, call in runs.items():
             calls[name, f"ASTRA {projector}"] = call
 

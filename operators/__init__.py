@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from .base import LinearOperator
 from .blur import Blur, gaussian_kernel
+from .fan_beam import FanBeam
 from .kaiser_squires import KaiserSquires
 from .mask import Mask
 from .radon import Radon
 
-__all__ = ["OPERATORS", "Blur", "KaiserSquires", "LinearOperator", "Mask", "Radon", "gaussian_kernel"]
+__all__ = ["OPERATORS", "Blur", "FanBeam", "KaiserSquires", "LinearOperator", "Mask", "Radon", "gaussian_kernel"]
 
 
 class _Names(dict[str, type[LinearOperator]]):
@@ -21,5 +22,7 @@ class _Names(dict[str, type[LinearOperator]]):
         raise ValueError(f"OPERATORS: unknown operator {name!r}; choose one of {', '.join(sorted(self))}")
 
 
-OPERATORS: dict[str, type[LinearOperator]] = _Names(blur=Blur, kaiser_squires=KaiserSquires, mask=Mask, radon=Radon)
+OPERATORS: dict[str, type[LinearOperator]] = _Names(
+    blur=Blur, fan_beam=FanBeam, kaiser_squires=KaiserSquires, mask=Mask, radon=Radon
+)
 """The operators by name: `OPERATORS["radon"]` is `Radon`; unknown names are a ValueError."""

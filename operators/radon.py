@@ -18,7 +18,6 @@ out rather than aliased: edges of objects are exact to 0.5 %, a lone pixel is se
 from __future__ import annotations
 
 import math
-import operator as op
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -26,19 +25,11 @@ import torch
 from scipy.fft import next_fast_len
 from torch import Tensor, nn
 
-from .base import LinearOperator, as_buffer, check_images, check_shape
+from .base import check_images
 from .nufft import NUFFT
+from .projector import Projector, bin_samples, is_smooth, pixel_spectrum, sinc, view_weights
 
 __all__ = ["Radon"]
-
-WINDOWS: dict[str, Callable[[Tensor], Tensor]] = {
-    # f = |omega| / (the detector's highest frequency), from 0 to 1.
-    "ramp": torch.ones_like,
-    "shepp-logan": lambda f: torch.sinc(f / 2),
-    "cosine": lambda f: torch.cos(math.pi * f / 2),
-    "hamming": lambda f: 0.54 + 0.46 * torch.cos(math.pi * f),
-    "hann": lambda f: 0.5 + 0.5 * torch.cos(math.pi * f),
-}
 
 
 class _Slices(NamedTuple):
@@ -54,7 +45,7 @@ class _Slices(NamedTuple):
     whole: bool  # the detector sees all of the image, and the period is the detector
 
 
-class Radon(LinearOperator):
+class Radon(Projector):
     """Parallel-beam Radon transform: images (B, C, H, W) to sinograms (B, C, n_angles, n_detectors).
 
     Args:
@@ -74,9 +65,6 @@ class Radon(LinearOperator):
     Radon((64, 64), [0.0, 0.5], n_detectors=47, pitch=2.0, offset=0.0, pixel_size=1.0)
     """
 
-    angles: Tensor
-    offset: Tensor
-
     def __init__(
         self,
         shape: tuple[int, int],
@@ -87,45 +75,16 @@ class Radon(LinearOperator):
         offset: float | Tensor = 0.0,
         pixel_size: float = 1.0,
     ) -> None:
-        super().__init__()
-        self.shape = check_shape("Radon", shape)
-        self.pitch = _positive("pitch", pitch)
-        self.pixel_size = _positive("pixel_size", pixel_size)
-        self._keep("angles", angles)
-        self._keep("offset", offset)
-        if self.angles.ndim != 1 or self.angles.numel() == 0:
-            got = tuple(self.angles.shape)
-            raise ValueError(f"Radon: angles must be a non-empty 1-D array of radians, got shape {got}")
-        if self.offset.ndim != 0:
-            raise ValueError(f"Radon: offset must be a scalar, got shape {tuple(self.offset.shape)}")
-        if self.offset.device != self.angles.device:
-            raise ValueError(f"Radon: offset is on {self.offset.device}, angles on {self.angles.device}; move one")
+        super().__init__(shape, angles, pitch=pitch, offset=offset, pixel_size=pixel_size)
         if n_detectors is None:
             reach = math.hypot(*self.shape) * self.pixel_size + 2 * abs(float(self.offset.detach()))
             n_detectors = 2 * math.ceil((reach / self.pitch - 1) / 2) + 1
-        try:
-            self.n_detectors = op.index(n_detectors)
-        except TypeError:
-            raise TypeError(f"Radon: n_detectors must be an integer or None, got {n_detectors!r}") from None
-        if self.n_detectors < 1:
-            raise ValueError(f"Radon: n_detectors must be at least 1, got {n_detectors}")
-        self._cache: dict[object, Any] = {}
+        self.n_detectors = self._count(n_detectors)
+        self._check_field()
 
-    def _keep(self, name: str, value: Any) -> None:
-        """Register angles or offset: float64, or the caller's own tensor where it wants gradients."""
-        value = as_buffer("Radon", name, value)
-        if not value.requires_grad:
-            if value.is_complex() or value.dtype == torch.bool:
-                raise TypeError(f"Radon: {name} must be real numbers, got {value.dtype}")
-            device = self.angles.device if name == "offset" else value.device
-            value = value.to(device, torch.float64)
-        bad = int((~torch.isfinite(value)).sum())
-        if bad:
-            raise ValueError(f"Radon: {name} must be finite, got {bad} NaN or infinite")
-        if isinstance(value, nn.Parameter):
-            self.register_parameter(name, value)
-        else:
-            self.register_buffer(name, value)
+    def _field(self) -> tuple[float, float]:
+        middle, half = float(self.offset.detach()), self.n_detectors * self.pitch / 2
+        return (middle - half) / self.pixel_size, (middle + half) / self.pixel_size
 
     @property
     def sees_whole_image(self) -> bool:
@@ -197,10 +156,7 @@ class Radon(LinearOperator):
         Args:
             weights: scalar, or broadcasting against y (B, C, n_angles, n_detectors); non-negative.
         """
-        mean = weights.mean(dim=(-2, -1), keepdim=True) if weights.ndim >= 2 else weights.mean()
-        g = self._slices()
-        circulant: Tensor = self._cached("circulant", lambda: self._circulant(*self._kernel(g)))
-        eigenvalues = circulant.to(mean.dtype) * mean
+        eigenvalues = self.circulant(weights)
 
         def apply(r: Tensor, alpha: Tensor) -> Tensor:
             spectrum = torch.fft.rfft2(r) / (eigenvalues.to(r.dtype) + alpha)
@@ -208,6 +164,17 @@ class Radon(LinearOperator):
             return out
 
         return apply
+
+    def circulant(self, weights: Tensor) -> Tensor:
+        """Return the eigenvalues (..., H, W//2+1) of the circulant closest to A* W A, clamped at 0.
+
+        Args:
+            weights: scalar, or broadcasting against y (B, C, n_angles, n_detectors); non-negative.
+        """
+        mean = weights.mean(dim=(-2, -1), keepdim=True) if weights.ndim >= 2 else weights.mean()
+        g = self._slices()
+        circulant: Tensor = self._cached("circulant", lambda: self._circulant(*self._kernel(g)))
+        return circulant.to(mean.dtype) * mean
 
     def fbp(self, y: Tensor, window: str = "ramp") -> Tensor:
         """Filtered backprojection of sinograms y (B, C, n_angles, n_detectors): images (B, C, H, W), per unit length.
@@ -220,47 +187,26 @@ class Radon(LinearOperator):
             y: line integrals.
             window: "ramp" (none), "shepp-logan", "cosine", "hamming" or "hann", from least to most smoothing.
         """
-        if window not in WINDOWS:
-            raise ValueError(f"Radon.fbp: window must be one of {sorted(WINDOWS)}, got {window!r}")
         check_images("Radon.fbp", "y", y, ("C", len(self.angles), self.n_detectors), like=self.angles)
         g = self._slices()
-        real = torch.promote_types(y.dtype, torch.float32)
-        n = next_fast_len(2 * self.n_detectors, real=True)
-        t = torch.arange(n, device=y.device, dtype=torch.float64)
-        t = torch.minimum(t, n - t)
-        ramp = torch.where(t % 2 == 1, -1 / (math.pi * t) ** 2, 0.0)
-        ramp[0] = 0.25
-        response = torch.fft.rfft(ramp).real * WINDOWS[window](torch.fft.rfftfreq(n, 0.5, device=y.device).double())
-        filtered = torch.fft.irfft(torch.fft.rfft(y.to(real), n=n) * response.to(real), n=n)[..., : self.n_detectors]
-        views = _angular_weights(self.angles) / self.pitch
+        filtered = self._filtered(y, window)
+        views = view_weights(self.angles, math.pi) / self.pitch
         # Within the detector's band, averaged over the pixel as x is, but not over the bin, as y is already.
         band = g.omega <= math.pi * (self.pixel_size / self.pitch) * (1 + 1e-9)
         gain = (g.pixel.reshape(len(self.angles), -1) * band).flatten() * g.stride
-        return self._backproject(filtered * views[:, None].to(real), g, gain).to(y.dtype)
+        return self._backproject(filtered * views[:, None].to(filtered), g, gain).to(y.dtype)
 
     # ---------------------------------------------------------------- Fourier space
 
     def _slices(self) -> _Slices:
         """Return the slices of the current angles and offset; recomputed with a graph where gradients are wanted."""
-        versions = tuple((id(t), 0 if t.is_inference() else t._version) for t in (self.angles, self.offset))
-        if self._cache.get("versions") != versions:
-            # An optimizer has moved the angles: every table is stale.
-            self._cache = {"versions": versions}
-        slices: _Slices = self._cached("slices", self._make_slices)
-        if torch.is_grad_enabled() and (self.angles.requires_grad or self.offset.requires_grad):
-            return slices._replace(**self._samples(slices.omega))
-        return slices
-
-    def _cached(self, key: object, make: Callable[[], Any]) -> Any:
-        if key not in self._cache:
-            # Tables outlive this call, whatever its autograd mode.
-            with torch.inference_mode(False), torch.no_grad():
-                self._cache[key] = make()
-        return self._cache[key]
+        wanted = self._refresh()
+        slices = self._cached("slices", self._make_slices)
+        return slices._replace(**self._samples(slices.omega)) if wanted else slices
 
     def _make_slices(self) -> _Slices:
         pitch, offset = self.pitch / self.pixel_size, float(self.offset) / self.pixel_size
-        stride = _stride(pitch)
+        stride = bin_samples(pitch)
         # Half the width of the image's projection, and the detector's two ends, in pixels.
         height, width = self.shape
         angles = self.angles.double()
@@ -273,7 +219,7 @@ class Radon(LinearOperator):
         else:
             # Copies of the image, one period away, stay clear of the detector's farther end.
             n_bins = math.ceil((reach + half + abs(offset)) / pitch) + 4
-            n_bins = next(n for n in range(n_bins | 1, 3 * n_bins + 3, 2) if _is_smooth(n))
+            n_bins = next(n for n in range(n_bins | 1, 3 * n_bins + 3, 2) if is_smooth(n))
         n_fft = n_bins * stride
         # The highest frequency of an even period is left out: a real FFT keeps but half of it.
         n_omega = (n_fft - 1) // 2 + 1
@@ -285,16 +231,13 @@ class Radon(LinearOperator):
 
     def _samples(self, omega: Tensor) -> dict[str, Any]:
         """Compute points, phase and gain by differentiable operations in float64."""
-        height, width = self.shape
         angles, pitch = self.angles.double()[:, None], self.pitch / self.pixel_size
         k_x, k_y = (omega * angles.cos()).flatten(), (omega * angles.sin()).flatten()
         first_bin = self.offset.double() / self.pixel_size - pitch * (self.n_detectors - 1) / 2
-        # The NUFFT's origin is pixel (H//2, W//2); ours is the centre of the image, half a pixel off for even sizes.
-        shift_x, shift_y = width // 2 - (width - 1) / 2, height // 2 - (height - 1) / 2
-        angle = (omega * first_bin).repeat(len(self.angles)) - shift_x * k_x + shift_y * k_y
-        pixel = _sinc(k_x) * _sinc(k_y) * torch.exp(1j * angle)
-        bins = _sinc(omega * pitch).repeat(len(self.angles))
-        stride = _stride(pitch)
+        angle = (omega * first_bin).repeat(len(self.angles))
+        pixel = pixel_spectrum(k_x, k_y, self.shape) * torch.exp(1j * angle)
+        bins = sinc(omega * pitch).repeat(len(self.angles))
+        stride = bin_samples(pitch)
         return {
             "points": torch.stack([-k_y, k_x], 1),  # rows point down, Y points up
             "pixel": pixel,
@@ -331,77 +274,5 @@ class Radon(LinearOperator):
         eigenvalues: Tensor = torch.fft.rfft2(kernel).real
         return eigenvalues.clamp(min=0)
 
-    # ---------------------------------------------------------------- moving and printing
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Radon:
-        """Move the geometry, but keep its precision: `.to(torch.float32)` is about data, not about angles."""
-        kept = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, before in kept.items():
-            after = self._buffers[name]
-            if after is not None and after.dtype != before.dtype:
-                self._buffers[name] = before.to(after.device)
-        self._cache = {}
-        return self
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Plans belong to this process, and copies get leaves, as torch can copy nothing else.
-        buffers = {k: b if b is None or b.is_leaf else b.detach() for k, b in self._buffers.items()}
-        return {**self.__dict__, "_buffers": buffers, "_cache": {}}
-
     def __repr__(self) -> str:
-        angles = [str(a) for a in self.angles.tolist()]
-        if len(angles) > 6:
-            angles = [*angles[:2], "...", angles[-1]]
-        return (
-            f"Radon({self.shape}, [{', '.join(angles)}], n_detectors={self.n_detectors}, pitch={self.pitch}, "
-            f"offset={float(self.offset.detach())}, pixel_size={self.pixel_size})"
-        )
-
-
-def _positive(name: str, value: float) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"Radon: {name} must be a number, got {value!r}") from None
-    if not 0 < number < math.inf:
-        raise ValueError(f"Radon: {name} must be positive and finite, got {value!r}")
-    return number
-
-
-def _stride(pitch: float) -> int:
-    """Return how many samples a bin of `pitch` pixels needs: at one a pixel and a quarter, y is within 0.5 %."""
-    return max(1, math.ceil(pitch - 0.25))
-
-
-def _is_smooth(n: int) -> bool:
-    for p in (3, 5, 7):
-        while n % p == 0:
-            n //= p
-    return n == 1
-
-
-def _sinc(k: Tensor) -> Tensor:
-    """Return sin(k/2)/(k/2), with its first and second derivative at 0 too (torch.sinc has a NaN there)."""
-    h = k / 2
-    small = h.abs() < 1e-2
-    series = 1 - h**2 / 6 + h**4 / 120 - h**6 / 5040
-    h = torch.where(small, 1.0, h)
-    return torch.where(small, series, h.sin() / h)
-
-
-def _angular_weights(angles: Tensor) -> Tensor:
-    """Return each view's share of the half circle, in radians: trapezoidal weights, repeated directions sharing theirs.
-
-    >>> _angular_weights(torch.tensor([0.0, 0.0, torch.pi / 2])) / torch.pi
-    tensor([0.2500, 0.2500, 0.5000], dtype=torch.float64)
-    """
-    turn = 2**30  # directions are told apart to 3 nanoradians
-    ticks = torch.round(angles.detach().double() / math.pi * turn).long() % turn
-    ticks, view, repeats = torch.unique(ticks, return_inverse=True, return_counts=True)
-    gaps = torch.diff(ticks, append=ticks[:1] + turn)
-    # A wedge without views must not blow up the weights of the two beside it.
-    gaps = torch.where(gaps > 10 * gaps.median(), gaps.median(), gaps)
-    share = (gaps + gaps.roll(1)).double() / (2 * repeats)
-    weights: Tensor = (share * (math.pi / turn))[view]
-    return weights
+        return self._describe("n_detectors", "pitch", "offset", "pixel_size")

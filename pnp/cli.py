@@ -65,7 +65,7 @@ def reconstruct(
     measurements: Annotated[Path, typer.Argument(help="HDF5 file of measurements (docs/hdf5_layout.md).")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Result: .h5 with everything, or an image.")],
     operator: Annotated[
-        str | None, typer.Option(help="radon, mask, blur, kaiser_squires; needed where the file names none.")
+        str | None, typer.Option(help="radon, fan_beam, mask, blur, kaiser_squires; needed where the file names none.")
     ] = None,
     denoiser: Annotated[
         str, typer.Option(help="Name, with weights after a colon: mlpatch:gray, mlpatch:convergence, tv.")

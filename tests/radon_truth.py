@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from operators.radon import Radon
+from operators import FanBeam, Radon
 
 F64 = torch.float64
 Array = NDArray[np.float64]
@@ -49,6 +49,16 @@ class Ellipse(NamedTuple):
 
         return (integral(t + pitch / 2) - integral(t - pitch / 2)) / pitch
 
+    def fan_sinogram(self, angles: Array, u: Array, pitch: float, source_origin: float, length: float) -> Array:
+        """Return the averages of its line integrals over bins centred on u of a flat detector, by quadrature."""
+        nodes, weights = np.polynomial.legendre.leggauss(32)
+        gamma = np.arctan((u[:, None] + pitch / 2 * nodes) / length)
+        phi, t = angles[:, None, None] - gamma, source_origin * np.sin(gamma)
+        s2 = (self.a * np.cos(phi - self.phi)) ** 2 + (self.b * np.sin(phi - self.phi)) ** 2
+        tau = t - self.x0 * np.cos(phi) - self.y0 * np.sin(phi)
+        line = 2 * self.density * self.a * self.b * np.sqrt(np.clip(s2 - tau**2, 0, None)) / s2
+        return line @ (weights / 2)  # type: ignore[no-any-return]
+
 
 SHEPP_LOGAN = [
     Ellipse(1.0, 0.69, 0.92, 0, 0, 0),
@@ -76,7 +86,7 @@ def rand(*shape: int, seed: int = 0, dtype: torch.dtype = F64) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64).to(dtype)
 
 
-def bins(op: Radon) -> Array:
+def bins(op: Radon | FanBeam) -> Array:
     return float(op.offset) + op.pitch * (np.arange(op.n_detectors) - (op.n_detectors - 1) / 2)
 
 

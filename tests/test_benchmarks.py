@@ -82,7 +82,12 @@ def test_a_failing_process_is_reported_not_raised(timing, tmp_path):
 
 @pytest.mark.parametrize(
     ("script", "peers"),
-    [("radon", {"ours", "deepinv"}), ("denoising", {"MLPatch", "DRUNet", "DnCNN"}), ("ct_solve", {"deepinv DPIR"})],
+    [
+        ("radon", {"ours", "deepinv"}),
+        ("fan_beam", {"ours", "no preconditioner"}),
+        ("denoising", {"MLPatch", "DRUNet", "DnCNN"}),
+        ("ct_solve", {"deepinv DPIR"}),
+    ],
 )
 def test_script_runs_at_tiny_sizes(script, peers, tmp_path):
     command = [sys.executable, str(BENCHMARKS / "run_all.py"), "--quick", "--only", script, "--output", str(tmp_path)]
@@ -90,8 +95,9 @@ def test_script_runs_at_tiny_sizes(script, peers, tmp_path):
     assert done.returncode == 0, done.stderr
     (record,) = json.loads((tmp_path / "benchmarks.json").read_text())
     who = {row["who"] for row in record["rows"]}
-    if script == "radon" and importlib.util.find_spec("astra"):
-        peers = peers | {"ASTRA linear", "ASTRA strip"}
+    if importlib.util.find_spec("astra"):
+        projectors = {"radon": ("linear", "strip"), "fan_beam": ("line_fanflat", "strip_fanflat")}
+        peers = peers | {f"ASTRA {name}" for name in projectors.get(script, ())}
     assert peers <= who
     for row in record["rows"]:
         values = [v for key in ("value", "ratio") if row[key] for v in row[key]["values"]]

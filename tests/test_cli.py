@@ -60,16 +60,20 @@ def test_reconstruct_writes_a_result_that_explains_itself(monkeypatch, masked, c
     assert str(output) in out and "solve" in err and "solve" not in out  # the bar is on stderr
 
 
-def test_reconstruct_to_an_image_and_from_radon_in_degrees(monkeypatch, tmp_path):
-    from operators import Radon
+@pytest.mark.parametrize(
+    ("name", "geometry"), [("radon", {}), ("fan_beam", {"source_origin": 60.0, "origin_detector": 20.0})]
+)
+def test_reconstruct_to_an_image_and_from_angles_in_degrees(monkeypatch, tmp_path, name, geometry):
+    from operators import OPERATORS
 
-    angles = torch.arange(20) * (torch.pi / 20)
-    y = Radon((32, 32), angles).A(disc())
-    write_measurements(tmp_path / "y.h5", y, operator="radon", parameters={"shape": (32, 32), "angles": angles})
+    angles = torch.arange(20) * (torch.pi * 11 / 180)
+    y = OPERATORS[name]((32, 32), angles, **geometry).A(disc())
+    parameters = {"shape": (32, 32), "angles": angles, **geometry}
+    write_measurements(tmp_path / "y.h5", y, operator=name, parameters=parameters)
     with h5py.File(tmp_path / "y.h5", "a") as f:
-        f["operator/angles"][:] = np.arange(20) * 9.0
+        f["operator/angles"][:] = np.arange(20) * 11.0
         f["operator/angles"].attrs["units"] = "deg"
-    arguments = ("--operator", "radon", "--denoiser", "tv", "--noise-std", 0.05, "--max-iter", 8)
+    arguments = ("--operator", name, "--denoiser", "tv", "--noise-std", 0.05, "--max-iter", 8)
     assert run(monkeypatch, "reconstruct", tmp_path / "y.h5", "-o", tmp_path / "x.npy", *arguments) == 0
     assert psnr(read_image(tmp_path / "x.npy"), disc()[0, 0], data_range=1) > 20
 

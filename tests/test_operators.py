@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from operators import OPERATORS, Blur, KaiserSquires, LinearOperator, Mask, Radon, gaussian_kernel
+from operators import OPERATORS, Blur, FanBeam, KaiserSquires, LinearOperator, Mask, Radon, gaussian_kernel
 
 F64 = torch.float64
 
@@ -53,6 +53,13 @@ ROWS = {
     "kaiser-squires-odd": Row(lambda: KaiserSquires((7, 5))),
     "kaiser-squires-even": Row(lambda: KaiserSquires((6, 8), convention="conjugate")),
     "kaiser-squires-mixed": Row(lambda: KaiserSquires((6, 5), convention="transposed")),
+    "fan-beam-odd": Row(lambda: FanBeam((7, 7), angles(5), source_origin=9.0, origin_detector=4.0)),
+    "fan-beam-even": Row(
+        lambda: FanBeam((6, 8), angles(4), source_origin=30.0, origin_detector=0.0, pitch=1.7, pixel_size=2.0), 2
+    ),
+    "fan-beam-narrow": Row(
+        lambda: FanBeam((8, 7), angles(6), source_origin=8.0, origin_detector=8.0, n_detectors=5, offset=1.3), 3
+    ),
     "radon-odd": Row(lambda: Radon((7, 7), angles(6))),
     "radon-even": Row(lambda: Radon((6, 8), angles(5), pitch=0.8, pixel_size=2.0), 2),
     "radon-narrow": Row(lambda: Radon((8, 7), angles(9), n_detectors=5, offset=1.3), 3),
@@ -95,7 +102,7 @@ def test_every_operator_has_a_row() -> None:
 
 
 def test_unknown_names_list_the_choices() -> None:
-    with pytest.raises(ValueError, match=r"fourier.*blur, kaiser_squires, mask, radon"):
+    with pytest.raises(ValueError, match=r"fourier.*blur, fan_beam, kaiser_squires, mask, radon"):
         OPERATORS["fourier"]
     assert OPERATORS["radon"] is Radon
 
@@ -333,6 +340,7 @@ MAKERS: dict[str, Callable[[int, int], LinearOperator]] = {
     "blur-reflect": lambda h, w: Blur(rand(1 + h // 3, 1 + w // 2), (h, w), "reflect"),
     "blur-valid": lambda h, w: Blur(rand(h, 1 + w // 2), (h, w), "valid"),
     "kaiser-squires": lambda h, w: KaiserSquires((h, w)),
+    "fan-beam": lambda h, w: FanBeam((h, w), angles(1 + (h + w) % 5), source_origin=h + w, origin_detector=3.0),
     "radon": lambda h, w: Radon((h, w), angles(1 + (h + w) % 5)),
 }
 

@@ -224,6 +224,8 @@ def test_any_geometry_is_linear_adjoint_and_normal(
     offset: float,
     pixel_size: float,
 ) -> None:
+    # A detector that misses the image is refused.
+    offset = math.copysign(min(abs(offset), math.hypot(*shape) / 2), offset) * pixel_size
     op = Radon(shape, angles, n_detectors=n_detectors, pitch=pitch * pixel_size, offset=offset, pixel_size=pixel_size)
     x = rand(2, 2, *shape)
     Ax = op.A(x)
@@ -314,13 +316,14 @@ def test_calls_do_not_change_the_operator() -> None:
         (None, {}, "angles must be real numbers, got NoneType"),
         ([0.0 + 1j], {}, "angles must be real numbers"),
         ([0.0], {"n_detectors": 0}, "n_detectors must be at least 1, got 0"),
-        ([0.0], {"n_detectors": 3.5}, "n_detectors must be an integer or None, got 3.5"),
+        ([0.0], {"n_detectors": 3.5}, "n_detectors must be an integer, got 3.5"),
         ([0.0], {"pitch": 0.0}, "pitch must be positive and finite, got 0.0"),
         ([0.0], {"pitch": "wide"}, "pitch must be a number, got 'wide'"),
         ([0.0], {"pixel_size": -1.0}, "pixel_size must be positive and finite, got -1.0"),
         ([0.0], {"pixel_size": math.inf}, "pixel_size must be positive"),
         ([0.0], {"offset": math.nan}, "offset must be finite"),
         ([0.0], {"offset": [1.0, 2.0]}, "offset must be a scalar, got shape (2,)"),
+        ([0.0], {"offset": 9.0, "n_detectors": 5}, "no ray meets the image"),
     ],
 )
 def test_bad_geometry_is_explained(angles: object, options: dict[str, object], message: str) -> None:
@@ -328,6 +331,11 @@ def test_bad_geometry_is_explained(angles: object, options: dict[str, object], m
         Radon((8, 8), angles, **options)  # type: ignore[arg-type]
     assert message in str(error.value)
     assert len(str(error.value)) < 400
+
+
+def test_degrees_are_noticed() -> None:
+    with pytest.warns(UserWarning, match=r"angles span 179 radians.*np.deg2rad"):
+        Radon((8, 8), np.arange(180.0))
 
 
 def test_bad_data_is_explained() -> None:

@@ -10,7 +10,8 @@ import torch
 from radon_truth import F64, SHEPP_LOGAN, Ellipse, bins, half_turn, rand, rel, shepp_logan, some_angles, tensor
 from torch import Tensor
 
-from operators.radon import WINDOWS, Radon
+from operators import Radon
+from operators.projector import WINDOWS
 
 # ------------------------------------------------------------------------------------------------- physics
 
