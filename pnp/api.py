@@ -129,7 +129,8 @@ def solve(
             max_iter, if less) from 0.4 times the first estimate's 1 to 99 % range down to ||A*WA||^(-1/2), at most a
             thousandfold and within `denoiser.sigma_range` where it has one.
         bounds: (low, high) of x, None where open; kept by every iterate z and by the answer.
-        data_term: `LeastSquares()` (default) or `Poisson(...)` for counts.
+        data_term: `LeastSquares()` (default), `Poisson(...)` for counts, `ct.Transmission(...)` for counts behind an
+            object.
         x0: first estimate (B, C, H, W). None: `operator.fbp(y)` where there is one, else a regularised solution.
         max_iter: at most so many iterations. Default 24.
         rtol: stop once the last noise level is reached and the relative residuals are at most rtol: ||x - z|| (ADMM
@@ -164,7 +165,8 @@ def solve(
 
     term = LeastSquares() if data_term is None else data_term
     if not hasattr(term, "bind"):
-        raise TypeError(f"solve: data_term must be LeastSquares(...) or Poisson(...), got {short(repr(term), 60)}")
+        known = "LeastSquares(), Poisson() or ct.Transmission()"
+        raise TypeError(f"solve: data_term must be {known}, got {short(repr(term), 60)}")
     y, is_numpy = as_measurements(y)
     device = (y if isinstance(y, Tensor) else next(iter(y))).device
     check_device("operator", operator, device)

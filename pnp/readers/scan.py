@@ -1,0 +1,139 @@
+"""A scan: what a detector measured while it turned around an object, and where everything stood."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from .checks import check_finite, check_real, to_float32
+
+__all__ = ["Scan"]
+
+KINDS = ("line integrals", "counts")
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """Views of an object with their angles and geometry.
+
+    Attributes:
+        y: (n_angles, n_detectors) or (n_rows, n_angles, n_detectors), float32: line integrals, without unit, or raw
+            counts.
+        angles: (n_angles,), radians, float64; any order, repeats allowed.
+        kind: "line integrals" or "counts".
+        flat: (n_detectors,) or (n_rows, n_detectors), mean counts of the open beam; None where there are none.
+        dark: the same of the closed beam.
+        source_origin_mm: from the source to the axis of rotation; None: parallel beam, or not known.
+        origin_detector_mm: from the axis to the detector.
+        pitch_mm: width of a detector bin, on the detector.
+        pixel_size_mm: side of an image's pixel that the data support: a bin, scaled to the axis.
+        facts: what else the file says.
+        path: the file, named by messages.
+
+    Raises:
+        ValueError: axes do not match the angles or each other, values are not finite real numbers, or a geometry is
+            incomplete.
+    """
+
+    y: npt.NDArray[np.float32] = field(repr=False)
+    angles: npt.NDArray[np.float64] = field(repr=False)
+    kind: Literal["line integrals", "counts"]
+    flat: npt.NDArray[np.float32] | None = field(default=None, repr=False)
+    dark: npt.NDArray[np.float32] | None = field(default=None, repr=False)
+    source_origin_mm: float | None = None
+    origin_detector_mm: float | None = None
+    pitch_mm: float | None = None
+    pixel_size_mm: float | None = None
+    facts: dict[str, Any] = field(default_factory=dict, repr=False)
+    path: str = ""
+
+    def __post_init__(self) -> None:
+        where = self.path or "Scan"
+        y, angles = to_float32(f"{where}: y", self.y), np.asarray(self.angles)
+        check_real(f"{where}: angles", angles.dtype)
+        check_finite(f"{where}: angles", angles)
+        _check_axes(where, y.shape, angles.shape)
+        if self.kind not in KINDS:
+            raise ValueError(f"{where}: kind must be one of {KINDS}, got {self.kind!r:.40}")
+        pixels = (*y.shape[:-2], y.shape[-1])
+        for name in ("flat", "dark"):
+            if (field_ := getattr(self, name)) is not None:
+                field_ = to_float32(f"{where}: {name}", field_)
+                if field_.shape != pixels:
+                    raise ValueError(
+                        f"{where}: {name} must be {pixels}, one value a detector pixel, got {field_.shape}; crop y and "
+                        f"{name} alike, average over views"
+                    )
+                object.__setattr__(self, name, field_)
+        given = [self.source_origin_mm is not None, self.origin_detector_mm is not None]
+        if any(given) and not (all(given) and self.pitch_mm is not None):
+            raise ValueError(
+                f"{where}: a fan beam needs source_origin_mm, origin_detector_mm and pitch_mm, got "
+                f"{self.source_origin_mm}, {self.origin_detector_mm} and {self.pitch_mm}"
+            )
+        object.__setattr__(self, "y", y)
+        object.__setattr__(self, "angles", np.ascontiguousarray(angles, dtype=np.float64))
+
+    def row(self, k: int) -> Scan:
+        """Return the scan of detector row k alone, y (n_angles, n_detectors); a scan of one row is its row 0."""
+        n_rows = 1 if self.y.ndim == 2 else len(self.y)
+        if not -n_rows <= k < n_rows:
+            raise ValueError(f"Scan.row: k must be in 0..{n_rows - 1}, got {k}; the scan has {n_rows} detector rows")
+        if self.y.ndim == 2:
+            return self
+        flat, dark = (None if field_ is None else field_[k] for field_ in (self.flat, self.dark))
+        return replace(self, y=self.y[k], flat=flat, dark=dark)
+
+    def subset(self, which: slice | npt.ArrayLike) -> Scan:
+        """Return the scan with some of its views: a limited arc, or few of them.
+
+        Args:
+            which: slice, indices or boolean mask over the angles, e.g. slice(0, 181) or slice(None, None, 12).
+        """
+        n = len(self.angles)
+        index = which if isinstance(which, slice) else np.asarray(which)
+        try:
+            angles = self.angles[index]
+        except IndexError:
+            angles = np.empty((0, 0))
+        if angles.ndim != 1 or len(angles) == 0:
+            raise ValueError(
+                f"Scan.subset: which must be a slice, 1-D indices below {n} or a mask ({n},) that keeps a view of the "
+                f"{n}, got {which!r:.80}"
+            )
+        return replace(self, y=self.y[..., index, :], angles=angles)
+
+    def geometry(self) -> dict[str, Any]:
+        """Return the operator's arguments beside shape, angles and pixel_size, in mm.
+
+        For FanBeam where the distances are known (source_origin, origin_detector, n_detectors, pitch), otherwise for
+        Radon (n_detectors, and pitch where it is known; without it the unit of length is a bin).
+        """
+        names = ("source_origin", "origin_detector", "pitch")
+        lengths = {name: value for name in names if (value := getattr(self, f"{name}_mm")) is not None}
+        return {"n_detectors": self.y.shape[-1], **lengths}
+
+
+def _check_axes(where: str, shape: tuple[int, ...], angles: tuple[int, ...]) -> None:
+    """Refuse measurements (n_rows?, n_angles, n_detectors) that do not match angles (n_angles,)."""
+    if len(angles) != 1 or angles[0] == 0:
+        raise ValueError(f"{where}: angles must be a non-empty 1-D array of radians, got shape {angles}")
+    (n,) = angles
+    if len(shape) not in (2, 3) or 0 in shape:
+        raise ValueError(
+            f"{where}: y must be (n_angles, n_detectors) or (n_rows, n_angles, n_detectors), got {shape}, {n} angles"
+        )
+    if shape[-2] == n:
+        return
+    if shape[-1] == n:
+        reason = "it is transposed; store or pass y.swapaxes(-2, -1)"
+    elif shape[0] == n:
+        reason = "the detector rows come first; store or pass np.moveaxis(y, 0, 1)"
+    else:
+        reason = "views or angles are missing; give every view its angle"
+    raise ValueError(
+        f"{where}: y must have a view for each of {n} angles, (..., {n}, n_detectors), got {shape}: {reason}"
+    )
