@@ -1,6 +1,8 @@
 """PSNR of MLPatch on a folder of clean images, by noise level and stride.
 
     python benchmarks/denoising_quality.py --data Set12
+    python benchmarks/denoising_quality.py --data photographs --weights color
+    python benchmarks/denoising_quality.py --data photographs --weights gray --channels 3    # each channel by itself
 
 Data range 1, output clipped to [0, 1], noise of image i (by name) from seed i, mean over the images.
 """
@@ -11,7 +13,7 @@ import argparse
 import functools
 import time
 
-from denoisers import MLPatch
+from denoisers import MLPatch, PerChannel
 from denoisers.mlpatch.geometry import grid_taps
 from pnp.data import load_folder
 from pnp.training import denoising_psnr
@@ -23,9 +25,13 @@ def main() -> None:
     p.add_argument("--weights", default="gray", help="weights of the package, or a .safetensors file")
     p.add_argument("--strides", type=int, nargs="+", default=[2, 1])
     p.add_argument("--sigmas", type=float, nargs="+", default=[5, 15, 25, 50], help="times 255")
+    p.add_argument("--channels", type=int, choices=(1, 3), help="of the images; default: what the weights are for")
     args = p.parse_args()
     D = MLPatch.from_pretrained(args.weights)
-    images = [x.float() / 255 for x in load_folder(args.data, D.channels)]
+    channels = args.channels or D.channels
+    if D.channels not in (1, channels):
+        p.error(f"--weights {args.weights} are for {D.channels} channels")
+    images = [x.float() / 255 for x in load_folder(args.data, channels)]
     taps = D.network.taps.detach()
     moved = (taps - grid_taps(round(len(taps) ** 0.5))).norm(dim=-1)
     print(f"taps moved by {moved.mean():.2f} pixels on average, at most {moved.max():.2f}")
@@ -35,7 +41,8 @@ def main() -> None:
         cells = []
         for stride in args.strides:
             start = time.perf_counter()
-            value = denoising_psnr(functools.partial(D, stride=stride), images, sigma / 255)
+            strided = functools.partial(D, stride=stride)
+            value = denoising_psnr(strided if D.channels == channels else PerChannel(strided), images, sigma / 255)
             cells.append(f"{value:.2f} dB ({time.perf_counter() - start:.1f} s)")
         print(f"| {sigma:g} | {' | '.join(cells)} |", flush=True)
 
