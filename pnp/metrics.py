@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-__all__ = ["nrmse", "pearson_r", "psnr", "ssim"]
+__all__ = ["matthews", "nrmse", "pearson_r", "psnr", "ssim"]
 
 Image: TypeAlias = "npt.ArrayLike | Tensor"
 _SSIM_WINDOW = 11  # pixels: a Gaussian window of 1.5 pixels cut at 3.5 standard deviations
@@ -91,6 +91,28 @@ def pearson_r(x: Image, reference: Image, *, mask: Image | None = None) -> float
     if norm == 0:
         raise ValueError("pearson_r: x and reference must not be constant over the pixels that count")
     return float(a @ b) / norm
+
+
+def matthews(x: Image, reference: Image) -> float:
+    """Return Matthews' correlation of two segmentations, in [-1, 1]; 0 where either is constant.
+
+    (TP TN - FP FN)/sqrt((TP + FP)(TP + FN)(TN + FP)(TN + FN)), Pearson's r of two binary images; the score of the
+    Helsinki Tomography Challenge 2022.
+
+    Args:
+        x: boolean segmentation.
+        reference: the true one, same shape.
+
+    >>> round(matthews([True, True, False, False], [True, False, False, False]), 4)
+    0.5774
+    """
+    a, b = _pair("matthews", x, reference)
+    for name, values in (("x", a), ("reference", b)):
+        if not np.isin(values, (0, 1)).all():
+            raise ValueError(f"matthews: {name} must be boolean, got values other than 0 and 1; threshold it first")
+    if a.min() == a.max() or b.min() == b.max():
+        return 0.0
+    return pearson_r(a, b)
 
 
 def _pair(caller: str, x: Image, reference: Image) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:

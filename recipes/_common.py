@@ -42,12 +42,14 @@ class Entry(NamedTuple):
 class Parser(argparse.ArgumentParser):
     """Arguments that are checked before anything is computed: bad files are one sentence and exit code 2."""
 
+    reads: Callable[[str], object] = staticmethod(read_image)
+
     def parse_args(self, *arguments: Any, **options: Any) -> Any:
         """Parse; read the input once, so that a broken file is found now, and make the output folder."""
         args = super().parse_args(*arguments, **options)
         try:
             if args.input:
-                read_image(args.input)
+                self.reads(args.input)
             args.output.mkdir(parents=True, exist_ok=True)
         except ValueError as error:
             self.exit(2, f"{self.prog}: {error}\n")
@@ -58,10 +60,24 @@ class Parser(argparse.ArgumentParser):
         return args
 
 
-def parser(description: str, image: str | None = "camera") -> argparse.ArgumentParser:
-    """Return the arguments of all recipes; add a recipe's own to them."""
+def parser(
+    description: str,
+    image: str | None = "camera",
+    *,
+    reads: Callable[[str], object] = read_image,
+    accepts: str = "your image: PNG, TIFF, NPY, HDF5 or FITS (default: built in)",
+) -> argparse.ArgumentParser:
+    """Return the arguments of all recipes; add a recipe's own to them.
+
+    Args:
+        description: the recipe's docstring.
+        image: default of --image; None: there is no such argument.
+        reads: reads the input file, for a first check of it.
+        accepts: help on the input file.
+    """
     p = Parser(description=description.splitlines()[0])
-    p.add_argument("input", nargs="?", help="your image: PNG, TIFF, NPY, HDF5 or FITS (default: built in)")
+    p.reads = reads
+    p.add_argument("input", nargs="?", help=accepts)
     if image is not None:
         p.add_argument(
             "--image", choices=IMAGES, default=image, help="built-in image: a simulated head, or one of scikit-image's"

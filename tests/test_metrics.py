@@ -7,8 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis.extra.numpy import arrays
 
-from pnp.metrics import nrmse, pearson_r, psnr, ssim
+from pnp.metrics import matthews, nrmse, pearson_r, psnr, ssim
 
 
 @pytest.fixture
@@ -78,3 +80,17 @@ def test_bad_input_is_one_sentence(call, message):
     with pytest.raises(ValueError, match=message) as caught:
         call()
     assert len(str(caught.value)) < 400
+
+
+@given(arrays(bool, (4, 5)), arrays(bool, (4, 5)))
+def test_matthews_is_the_formula_of_the_four_counts(x, reference):
+    tp, tn = np.sum(x & reference), np.sum(~x & ~reference)
+    fp, fn = np.sum(x & ~reference), np.sum(~x & reference)
+    product = float((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
+    want = (tp * tn - fp * fn) / product**0.5 if product else 0.0
+    assert matthews(x, reference) == pytest.approx(want, abs=1e-12)
+
+
+def test_matthews_wants_segmentations():
+    with pytest.raises(ValueError, match="x must be boolean"):
+        matthews([0.2, 1.0], [True, False])

@@ -18,6 +18,7 @@ BASELINES = {
     "deblurring": ("Wiener filter", "TV"),
     "denoising": ("median", "TV"),
     "inpainting": ("linear interpolation", "TV"),
+    "limited_angle": ("FBP", "TV", "MCC"),
     "mass_mapping": ("Kaiser-Squires", "Wiener filter"),
     "tomography": ("FBP", "TV"),
 }
