@@ -1,14 +1,20 @@
-"""Computed tomography from raw measurements: counts to line integrals, centre of rotation, units, transmission."""
+"""Computed tomography from raw measurements: counts to line integrals, centre of rotation, units, transmission.
 
+`calibrate` finds the angles and the offset of a scan from its measurements alone.
+"""
+
+from .calibration import Calibration, calibrate
 from .centre import find_centre, offset_from_centre
 from .counts import LineIntegrals, find_bad_pixels, line_integrals, simulate_counts
 from .transmission import Transmission
 from .units import attenuation, hounsfield, water_attenuation
 
 __all__ = [
+    "Calibration",
     "LineIntegrals",
     "Transmission",
     "attenuation",
+    "calibrate",
     "find_bad_pixels",
     "find_centre",
     "hounsfield",

@@ -1,0 +1,121 @@
+"""Angles and offset from the measurements: what is found, what cannot be, and how it ends."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from radon_truth import rel
+
+from operators import FanBeam, Radon
+from pnp.ct import calibrate
+from pnp.phantoms import perforated_disc
+
+F64 = torch.float64
+SIZE, VIEWS = 64, 60
+X = perforated_disc(SIZE, generator=torch.Generator().manual_seed(9)).double() / 0.034
+
+
+def parallel(angles, offset):
+    return Radon((SIZE, SIZE), angles, offset=offset, n_detectors=93)
+
+
+def fan(angles, offset):
+    geometry = {"source_origin": 120.0, "origin_detector": 30.0, "pitch": 1.3, "n_detectors": 103}
+    return FanBeam((SIZE, SIZE), angles, offset=offset, **geometry)
+
+
+def angle_error(found, true):
+    """Root mean square in degrees, without the common rotation."""
+    change = found - true
+    return math.degrees(float((change - change.mean()).square().mean().sqrt()))
+
+
+def scan(make, turn, noise=0.0):
+    """Return the true angles, those believed and the measurements."""
+    rng = np.random.default_rng(0)
+    true = torch.arange(VIEWS, dtype=F64) * (turn / VIEWS)
+    y = make(true, torch.tensor(0.8, dtype=F64)).A(X)
+    y = y + noise * y.square().mean().sqrt() * torch.from_numpy(rng.standard_normal(y.shape))
+    return true, true + torch.from_numpy(np.deg2rad(2) * rng.standard_normal(VIEWS)), y
+
+
+@pytest.mark.parametrize(("noise", "factor"), [(0.0, 10), (0.01, 7)])
+def test_the_error_of_the_angles_falls(noise, factor):
+    true, believed, y = scan(parallel, math.pi, noise)
+    found = calibrate(parallel, y, believed)
+    assert angle_error(found.angles, true) < angle_error(believed, true) / factor
+    assert found.offset == pytest.approx(0.8, abs=0.05)
+    assert float(found.angles.mean()) == pytest.approx(float(believed.mean()))
+    # The image is the better for it, seen in the frame that no measurement can tell.
+    common = (found.angles - true).mean()
+    geometries = ((believed - common, 0.0), (found.angles - common, found.offset), (true, 0.8))
+    before, after, best = (rel(parallel(a, o).fbp(y, "hann"), X) for a, o in geometries)
+    assert after < 1.02 * best < 0.9 * before
+
+
+@pytest.mark.slow
+def test_the_error_of_the_angles_falls_in_a_fan():
+    true, believed, y = scan(fan, 2 * math.pi)
+    found = calibrate(fan, y, believed)
+    assert angle_error(found.angles, true) < angle_error(believed, true) / 10
+    assert found.offset == pytest.approx(0.8, abs=0.05)
+
+
+def test_a_fan_is_calibrated_too():
+    _, believed, y = scan(fan, 2 * math.pi)
+    found = calibrate(fan, y, believed, max_iter=6)
+    assert found.offset == pytest.approx(0.8, abs=0.3)  # the offset comes first
+    assert found.objective[-1] < 0.5 * found.objective[0]
+
+
+def test_a_right_geometry_stays():
+    true, _, y = scan(parallel, math.pi)
+    found = calibrate(parallel, y.float(), true, 0.8, max_iter=20)
+    assert angle_error(found.angles, true) < 0.05 and found.offset == pytest.approx(0.8, abs=0.01)
+    assert found.x.dtype == torch.float32 and found.x.shape == X.shape
+
+
+def test_units_of_length():
+    _, believed, y = scan(parallel, math.pi)
+
+    def in_mm(angles, offset):
+        return Radon((SIZE, SIZE), angles, offset=offset, n_detectors=93, pitch=0.1, pixel_size=0.1)
+
+    a = calibrate(parallel, y, believed, max_iter=10)
+    b = calibrate(in_mm, 0.1 * y, believed, pixel_size=0.1, max_iter=10)
+    torch.testing.assert_close(a.angles, b.angles, rtol=0, atol=1e-4)
+    assert b.offset == pytest.approx(0.1 * a.offset, rel=1e-3)
+
+
+def test_callback_stops_and_ctrl_c_keeps_what_was_found():
+    _, believed, y = scan(parallel, math.pi)
+    seen = []
+    found = calibrate(parallel, y, believed, callback=lambda k, angles, offset: seen.append(angles) or k == 3)
+    assert len(seen) == len(found.objective) == 3 and not found.interrupted
+    torch.testing.assert_close(found.angles, seen[-1])
+
+    def interrupt(k, angles, offset):
+        if k == 2:
+            raise KeyboardInterrupt
+
+    found = calibrate(parallel, y, believed, callback=interrupt)
+    assert found.interrupted and len(found.objective) == 2
+    assert found.objective[1] < found.objective[0]
+    assert angle_error(found.angles, believed) > 0.01
+
+
+@pytest.mark.parametrize(
+    ("y", "angles", "options", "message"),
+    [
+        (torch.zeros(VIEWS, 93), np.zeros(VIEWS), {}, "y must"),
+        (torch.zeros(1, 1, VIEWS, 93), np.zeros(VIEWS - 1), {}, r"a view for each of \(59,\) angles"),
+        (torch.zeros(1, 1, VIEWS, 93), np.zeros(VIEWS), {"max_iter": 0}, "max_iter"),
+        (torch.full((1, 1, VIEWS, 93), math.nan), np.zeros(VIEWS), {}, "finite"),
+    ],
+)
+def test_bad_input_is_explained(y, angles, options, message):
+    with pytest.raises(ValueError, match=message):
+        calibrate(parallel, y, angles, **options)
