@@ -88,7 +88,7 @@ for label in args.scans:
             f"{label:9s} {len(part.angles):4d} views  {method:18s} MCC {mcc:.4f}   {time.perf_counter() - start:6.2f} s"
         )
         if method != "FBP":
-            panels[f"{label}: {method}\nMCC {mcc:.4f}"] = x
+            panels[f"{label if 'views' in label else label + ' degrees'}: {method}\nMCC {mcc:.4f}"] = x
 
 # Figure and files
 parameters = {"shape": (size, size), "angles": part.angles, **part.geometry(), "pixel_size": pixel_size}
