@@ -32,7 +32,7 @@ p.add_argument("--scans", nargs="+", choices=ARCS, default=["360", "60 views", "
 p.add_argument("--segmentation", type=Path, help="default: the input's name with _recon_fbp_seg")
 p.add_argument("--size", type=int, default=512, help="side of the image in pixels")
 args = p.parse_args()
-size, max_iter = (64, 3) if args.smoke else (args.size, None)
+size, max_iter = (48, 2) if args.smoke else (args.size, None)
 args.scans = ["60 views", "90"] if args.smoke else args.scans
 pixel_size = WIDTH_MM / size
 
