@@ -56,6 +56,7 @@ else:
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(args.seed))
     scan = Scan(y=(clean + 0.0065 * noise).numpy(), angles=scan.angles, kind=scan.kind, **geometry)
     truth = (x[0, 0] > 0.5 * x.max()).numpy()
+print(f"{Path(args.input).name if args.input else 'simulated scan'}: {len(scan.angles)} views, image {size} x {size}")
 
 
 def score(x: torch.Tensor) -> float:
