@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.io
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from reader_files import COUNTS, N_ANGLES, N_BINS, N_ROWS, RNG, SINOGRAM, refused, write_any, write_dx, write_htc
 
@@ -271,6 +271,7 @@ def test_random_bytes_are_refused(tmp_path, read, suffix, noise, begins):
 @pytest.mark.parametrize(("read", "suffix"), WRITTEN)
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.floats(0, 1, exclude_max=True), value=st.integers(0, 255))
+@example(place=0.703125, value=10)  # a line break in the name of DICOM's colour space
 def test_a_wrong_byte_is_refused_or_harmless(tmp_path, read, suffix, place, value):
     content = bytearray(write_any(tmp_path / f"x{suffix}").read_bytes())
     content[int(place * len(content))] = value

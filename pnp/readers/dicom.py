@@ -122,10 +122,10 @@ def _header(file: Path) -> _Header:
         if not rows or not columns:
             raise ValueError(f"{file} holds no image (no Rows and Columns); move it away")
         if int(header.get("NumberOfFrames") or 1) != 1:
-            raise ValueError(f"{file} holds {header.NumberOfFrames} frames; convert it to files of one slice each")
+            raise ValueError(f"{file} holds {int(header.NumberOfFrames)} frames; convert it to files of one slice each")
         photometric = str(header.get("PhotometricInterpretation", "MONOCHROME2"))
         if int(header.get("SamplesPerPixel") or 1) != 1 or not photometric.startswith("MONOCHROME"):
-            raise ValueError(f"{file} is a colour picture ({photometric:.20}), no CT slice; move it away")
+            raise ValueError(f"{file} is a colour picture ({photometric!r:.24}), no CT slice; move it away")
         if "ModalityLUTSequence" in header:
             raise ValueError(f"{file} gives its units by a table (ModalityLUTSequence); store RescaleSlope instead")
         y, x = _numbers(header, "PixelSpacing", 2)
