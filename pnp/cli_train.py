@@ -35,6 +35,9 @@ def train_denoiser(
         str, typer.Option(help="Architecture and data: gray or color (photographs), convergence (simulated).")
     ] = "gray",
     data: Annotated[Path | None, typer.Option(help="Folder of photographs, searched with its subfolders.")] = None,
+    start: Annotated[
+        str | None, typer.Option(help="Weights to begin with, of the package or a file: fine-tunes them on your data.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Budget in optimiser steps: deterministic on the CPU.")] = None,
     minutes: Annotated[
         float | None, typer.Option(help=f"Budget in minutes of training; default {DEFAULT_MINUTES:g}.")
@@ -71,6 +74,7 @@ def train_denoiser(
     Examples:
       pnp train denoiser --data photographs/ --minutes 60 -o gray.safetensors
       pnp train denoiser --data photographs/ --minutes 60 -o gray.safetensors --resume
+      pnp train denoiser --data slices/ --start gray --minutes 20 -o slices.safetensors
       pnp train denoiser --data photographs/ --kind color --steps 20000 -o color.safetensors
       pnp train denoiser --kind convergence --std 0.018 -o kappa.safetensors
       torchrun --nproc-per-node=2 $(which pnp) train denoiser --data photographs/ -o gray.safetensors
@@ -110,6 +114,11 @@ def train_denoiser(
     where = distributed.choose_device(device)
     torch.manual_seed(seed)
     model = MLPatch(**ARCHITECTURES[kind], precision=precision)
+    if start is not None:
+        begin = MLPatch.from_pretrained(start)
+        if begin.config() != model.config():
+            raise ValueError(f"--start {start} is another architecture than --kind {kind}; choose the --kind it is of")
+        model.load_state_dict(begin.state_dict())
     if data is not None:
         job = photograph_set(data, channels=model.channels, crop=crop)
     else:

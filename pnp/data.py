@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +16,7 @@ from torch import Tensor
 __all__ = ["Crops", "Sampler", "centre", "load_folder"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+PERMUTATIONS = tuple(itertools.permutations(range(3)))
 
 
 class Sampler(Protocol):
@@ -101,15 +103,20 @@ class Crops:
         images: uint8 tensors (C, H, W), e.g. from `load_folder`.
         size: side of the crops in pixels; images smaller than that are an error.
         shrink: further scales, e.g. (0.7,); every image is also offered at these, antialiased.
+        recolour: in every other crop, of colour images, permute the channels and stretch them away from grey.
     """
 
-    def __init__(self, images: list[Tensor], size: int, shrink: tuple[float, ...] = ()) -> None:
+    def __init__(
+        self, images: list[Tensor], size: int, shrink: tuple[float, ...] = (), *, recolour: bool = False
+    ) -> None:
         small = next((tuple(x.shape) for x in images if min(x.shape[1:]) < size), None)
         if small is not None:
             raise ValueError(f"Crops: images must be at least {size} x {size}, got one of {small[1:]}; lower the size")
         if not images:
             raise ValueError("Crops: images must not be empty")
-        self.size, self.images = size, list(images)
+        if recolour and any(len(x) != 3 for x in images):
+            raise ValueError("Crops: recolour needs images of three channels; leave it out")
+        self.size, self.images, self.recolour = size, list(images), recolour
         for factor in shrink:
             for x in images:
                 if min(x.shape[1:]) * factor >= size:
@@ -127,4 +134,18 @@ class Crops:
             x = x[:, r : r + self.size, c : c + self.size]
             x = x.mT if turn >= 0.5 else x
             crops.append(x.rot90(int(8 * turn) % 4, (1, 2)))
-        return torch.stack(crops).float() / 255
+        x = torch.stack(crops).float() / 255
+        return _recoloured(x, generator) if self.recolour else x
+
+
+def _recoloured(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Permute the channels of every other image (B, 3, H, W), stretch them 1/2 to 4 times away from grey and clip.
+
+    Photographs of nature are pale, and JPEG halves the resolution of their colours: a network that has seen no others
+    takes vivid ones for noise where there is next to none.
+    """
+    which, stretch, order = torch.rand(3, len(x), generator=generator)
+    permuted = torch.stack([image[list(PERMUTATIONS[int(6 * o)])] for image, o in zip(x, order.tolist(), strict=True)])
+    grey = permuted.mean(1, keepdim=True)
+    factor = (2 ** (3 * stretch - 1)).reshape(-1, 1, 1, 1)
+    return torch.where(which.reshape(-1, 1, 1, 1) < 0.5, (grey + factor * (permuted - grey)).clamp(0, 1), x)

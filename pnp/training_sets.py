@@ -40,6 +40,9 @@ class TrainingSet(NamedTuple):
 def photograph_set(folder: str | Path, *, channels: int = 1, crop: int = 96) -> TrainingSet:
     """Crops of photographs, also from copies shrunk to 0.7, with sigma in [0.2, 55]/255, mostly uniform ("mixed").
 
+    Of colour photographs copies are shrunk to half their size, too, where JPEG leaves whole colours, and colours are
+    varied (`Crops`: recolour).
+
     The last images by name, 1 in 50 and at most 16, are held out for validation (their middle 512 x 512 pixels).
 
     Args:
@@ -58,7 +61,7 @@ def photograph_set(folder: str | Path, *, channels: int = 1, crop: int = 96) -> 
     held_out = min(16, max(1, len(images) // 50))
     validation = [centre(x, 512).float() / 255 for x in images[-held_out:]]
     return TrainingSet(
-        sampler=Crops(images[:-held_out], crop, shrink=(0.7,)),
+        sampler=Crops(images[:-held_out], crop, shrink=(0.7,) if channels == 1 else (0.7, 0.5), recolour=channels == 3),
         levels=NoiseLevels(0.2 / 255, 55 / 255, "mixed"),
         options=TrainingOptions(batch=12),
         validate=lambda model: denoising_psnr(model, validation, 25 / 255),

@@ -358,10 +358,24 @@ def test_train_writes_weights_and_goes_on_with_a_larger_budget(monkeypatch, phot
     assert "exists" in capsys.readouterr().err
 
 
+def test_training_starts_from_weights(monkeypatch, photographs):
+    from denoisers import MLPatch
+
+    output = photographs.with_name("w.safetensors")
+    options = (*TRAIN, "--data", photographs, "--crop", 64, "--steps", 1, "--start", "gray", "-o", output)
+    assert run(monkeypatch, *options) == 0
+    before, after = (MLPatch.from_pretrained(name).state_dict() for name in ("gray", str(output)))
+    for name, w in before.items():
+        assert (after[name] - w).norm() < 0.01 * w.norm() + 1e-3, name
+    assert any(not torch.equal(after[name], before[name]) for name in before)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (("--data", "nowhere"), "is not a folder"),
+        (("--data", "photographs", "--kind", "color", "--start", "gray"), "another architecture"),
+        (("--data", "photographs", "--start", "nowhere"), "must be one of"),
         (("--data", "empty"), "no image in"),
         (("--data", "broken"), "cannot read"),
         ((), "--data is missing"),

@@ -114,6 +114,7 @@ p.add_argument("--minutes", type=float, default=30, help="of training for each n
 p.add_argument("--batch", type=int, default=16, help="crops in a step (default 16)")
 p.add_argument("--rate", type=float, default=1e-3, help="learning rate of both networks (default 1e-3)")
 p.add_argument("--seed", type=int, default=0, help="of the weights and the crops")
+p.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), metavar="NAME", help="default: both")
 p.add_argument("--images", type=int, default=24, help="held-out photographs (default 24, all there are)")
 args = p.parse_args()
 SIDE = 16 if args.smoke else 128  # of the low-resolution test images, at most
@@ -145,6 +146,8 @@ except ValueError as error:
 stem, folder = args.output / "super_resolution", checkpoints(args, photos)
 trained, budget = {}, []
 for name, make in NETWORKS.items():
+    if name not in args.networks:
+        continue
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(args.seed)
         model = make(args.channels).to(args.device)
@@ -171,8 +174,9 @@ methods = {
     "bilinear": lambda y, size: F.interpolate(y, size, mode="bilinear", align_corners=False),
     "bicubic": lambda y, size: F.interpolate(y, size, mode="bicubic", align_corners=False),
     **{name: lambda y, size, m=m: m(y, size=size) for name, m in trained.items()},
-    "SuperResolver, x2 repeated": repeated,
 }
+if "SuperResolver" in trained:
+    methods["SuperResolver, x2 repeated"] = repeated
 
 # Numbers
 rows, panels = [], {}
