@@ -103,7 +103,8 @@ class Crops:
         images: uint8 tensors (C, H, W), e.g. from `load_folder`.
         size: side of the crops in pixels; images smaller than that are an error.
         shrink: further scales, e.g. (0.7,); every image is also offered at these, antialiased.
-        recolour: in every other crop, of colour images, permute the channels and stretch them away from grey.
+        recolour: in every other crop, of colour images, permute the channels, and stretch them away from grey or blend
+            them with others.
     """
 
     def __init__(
@@ -139,13 +140,17 @@ class Crops:
 
 
 def _recoloured(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Permute the channels of every other image (B, 3, H, W), stretch them 1/2 to 4 times away from grey and clip.
+    """Change the colours of every other image (B, 3, H, W): permute the channels, then stretch them or blend them.
 
-    Photographs of nature are pale, and JPEG halves the resolution of their colours: a network that has seen no others
-    takes vivid ones for noise where there is next to none.
+    Stretched 1/2 to 4 times away from grey and clipped, or blended with 1/64 to 1 of the next images of the batch,
+    another one for every channel. In photographs of nature channels are much alike, and JPEG halves the resolution of
+    what is not: a network that has seen no others takes vivid colours, and grain, for noise where there is hardly any.
     """
-    which, stretch, order = torch.rand(3, len(x), generator=generator)
+    which, much, order = torch.rand(3, len(x), generator=generator)
     permuted = torch.stack([image[list(PERMUTATIONS[int(6 * o)])] for image, o in zip(x, order.tolist(), strict=True)])
     grey = permuted.mean(1, keepdim=True)
-    factor = (2 ** (3 * stretch - 1)).reshape(-1, 1, 1, 1)
-    return torch.where(which.reshape(-1, 1, 1, 1) < 0.5, (grey + factor * (permuted - grey)).clamp(0, 1), x)
+    which, much = which.reshape(-1, 1, 1, 1), much.reshape(-1, 1, 1, 1)
+    stretched = (grey + 2 ** (3 * much - 1) * (permuted - grey)).clamp(0, 1)
+    others = torch.stack([x.roll(k + 1, 0)[:, k] for k in range(3)], 1)
+    blended = permuted.lerp(others, 2 ** (6 * much - 6))
+    return torch.where(which < 0.25, stretched, torch.where(which < 0.5, blended, x))
