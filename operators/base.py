@@ -116,6 +116,8 @@ def check_images(caller: str, name: str, x: Tensor, tail: tuple[int | str, ...],
         missing = len(tail) + 1 - x.ndim
         fits = missing > 0 and all(isinstance(t, str) or t == n for t, n in zip(tail[missing - 1 :], got, strict=True))
         remedy = f"; use {name}[{'None, ' * missing}...]" if fits else ""
+        if missing == 0 and got[-2:] == tail[:-3:-1]:
+            remedy = f"; transposed? use {name}.swapaxes(-2, -1)"
         raise ValueError(f"{caller}: {name} must be {want}, got {got}{remedy}")
     if like is not None and x.device != like.device:
         raise ValueError(

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from .base import check_images
 from .nufft import NUFFT
-from .projector import Projector, bin_samples, is_smooth, length, pixel_spectrum, view_weights
+from .projector import Projector, bin_samples, is_smooth, length, pixel_spectrum
 from .radon import Radon
 
 __all__ = ["FanBeam"]
@@ -42,10 +42,6 @@ QUANTILES = (-0.6347, -0.1976, 0.1976, 0.6347)
 """Of the distances t, over the radius, at which the points of a disc are seen: at 1/8, 3/8, 5/8 and 7/8."""
 MARGIN = 2.0
 """Pixels beyond the image where its band-limited projections have died out."""
-MISSING = 5.0
-"""Times the median gap between views: a larger one is no part of the scan."""
-TAPER = math.radians(10)
-"""Of the redundancy weights at the ends of an arc: Noo et al., Phys. Med. Biol. 47 (2002) 2525, use about this."""
 
 
 class _Harmonics(NamedTuple):
@@ -79,9 +75,11 @@ class FanBeam(Projector):
         pixel_size: side of a pixel, in any unit of length; x is per this unit.
 
     >>> FanBeam((64, 64), [0.0, 0.5], source_origin=200.0, origin_detector=100.0, pitch=1.5)
-    FanBeam((64, 64), [0.0, 0.5], source_origin=200.0, origin_detector=100.0, n_detectors=93, pitch=1.5, offset=0.0, \
-pixel_size=1.0)
+    FanBeam((64, 64), [0.0, 0.5], source_origin=200.0, origin_detector=100.0, n_detectors=93, pitch=1.5, \
+pixel_size=1.0, offset=0.0)
     """
+
+    SIZES = ("source_origin", "origin_detector", "n_detectors", "pitch", "pixel_size")
 
     def __init__(
         self,
@@ -102,7 +100,7 @@ pixel_size=1.0)
         if self.source_origin <= radius:
             raise ValueError(
                 f"FanBeam: source_origin must exceed half the image's diagonal, {radius:.4g}, or the source would pass "
-                f"through the image, got {source_origin}; give it in the unit of pixel_size"
+                f"through its corners, got {source_origin}; give both in one unit, or make the image smaller"
             )
         if n_detectors is None:
             reach = radius / math.sqrt(self.source_origin**2 - radius**2) * self._length
@@ -115,29 +113,24 @@ pixel_size=1.0)
         """From the source to the detector."""
         return self.source_origin + self.origin_detector
 
-    def _edges(self) -> tuple[float, float]:
-        """The detector's two ends on its axis."""
-        middle, half = float(self.offset.detach()), self.n_detectors * self.pitch / 2
-        return middle - half, middle + half
-
-    def _field(self) -> tuple[float, float]:
-        low, high = (self.source_origin * math.sin(math.atan(u / self._length)) for u in self._edges())
-        return low / self.pixel_size, high / self.pixel_size
+    @property
+    def _radius(self) -> float:
+        """Half the image's diagonal, in pixels."""
+        return math.hypot(*self.shape) / 2
 
     @property
-    def sees_whole_image(self) -> bool:
-        """Whether the detector truncates no view: only then is `fbp` free of artefacts of truncation."""
-        height, width = (n * self.pixel_size / 2 for n in self.shape)
-        x = self.angles.new_tensor([-width, width, -width, width]).double()
-        y = self.angles.new_tensor([-height, -height, height, height]).double()
-        u, _ = self._seen_at(x, y, self.angles.detach().double()[:, None])
-        low, high = self._edges()
-        return bool(u.min() >= low * (1 + 1e-9) and u.max() <= high * (1 + 1e-9))
+    def _pitch_at_axis(self) -> float:
+        return self.pitch * self.source_origin / self._length
 
-    def _seen_at(self, x: Tensor, y: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
-        """Where on the detector (x, y) is seen, and its distance from the source along the axis, over source_origin."""
+    def _shadow(self) -> tuple[Tensor, Tensor]:
+        height, width = (n * self.pixel_size / 2 for n in self.shape)
+        x = self.angles.new_tensor([-width, width, -width, width], dtype=torch.float64)
+        y = self.angles.new_tensor([-height, -height, height, height], dtype=torch.float64)
+        angles = self.angles.detach().double()[:, None]
+        # From the source along the axis, over source_origin.
         depth = 1 + (y * angles.cos() - x * angles.sin()) / self.source_origin
-        return (x * angles.cos() + y * angles.sin()) * (self._length / self.source_origin) / depth, depth
+        corners = (x * angles.cos() + y * angles.sin()) * (self._length / self.source_origin) / depth
+        return corners.amin(1), corners.amax(1)
 
     # ---------------------------------------------------------------- the operator
 
@@ -204,8 +197,9 @@ pixel_size=1.0)
         radius = math.sqrt(math.prod(self.shape) / math.pi) * self.pixel_size
         gamma = torch.asin((radius / self.source_origin) * self.angles.new_tensor(QUANTILES, dtype=torch.float64))
         angles = (self.angles.detach().double()[:, None] - gamma).flatten()
-        pitch = self.pitch * self.source_origin / self._length
-        return Radon(self.shape, angles, pitch=pitch, pixel_size=self.pixel_size)
+        # Modulo a turn, lest two turns and the fan be taken for degrees.
+        angles = torch.remainder(angles, 2 * math.pi)
+        return Radon(self.shape, angles, pitch=self._pitch_at_axis, pixel_size=self.pixel_size)
 
     def fbp(self, y: Tensor, window: str = "ramp") -> Tensor:
         """Filtered backprojection of sinograms y (B, C, n_angles, n_detectors): images (B, C, H, W), per unit length.
@@ -213,7 +207,8 @@ pixel_size=1.0)
         For a flat detector (Kak and Slaney, section 3.4.2). Every view has its share of the circle; what is measured
         twice, from opposite sides, is weighted smoothly to one (Noo et al., Phys. Med. Biol. 47 (2002) 2525, eq.
         43), so that full scans, short scans and detectors off the axis need no other setting. What a scan of less
-        than half a turn and the fan never measures stays missing.
+        than half a turn and the fan never measures stays missing. Beyond the detector, y is taken for 0. Weights are
+        held fixed where gradients are taken.
 
         Args:
             y: line integrals.
@@ -221,7 +216,7 @@ pixel_size=1.0)
         """
         check_images("FanBeam.fbp", "y", y, ("C", len(self.angles), self.n_detectors), like=self.angles)
         self._refresh()
-        weights, beyond = self._cached("fbp", self._fbp_weights)
+        weights, beyond = self._cached("fbp", lambda: (self._ray_weights(), self._beyond()))
         y_ = y.to(torch.promote_types(y.dtype, torch.float32))
         filtered = self._filtered(nn.functional.pad(y_ * weights.to(y_), beyond), window, FINER)
         views = filtered.flatten(0, 1).movedim(1, 0)[:, :, None]  # (n_angles, B C, 1, samples): images of one row
@@ -229,53 +224,28 @@ pixel_size=1.0)
         height, width = self.shape
         columns = torch.arange(width, device=y.device, dtype=torch.float64) - (width - 1) / 2
         rows = (height - 1) / 2 - torch.arange(height, device=y.device, dtype=torch.float64)[:, None]
-        angles = self.angles.detach().double()[:, None, None]
-        to_source = self.pixel_size / self.source_origin
-        scale = FINER / self.pitch * self._length * to_source
-        first = beyond[0] + (self.n_detectors - 1) / 2 - float(self.offset.detach()) / self.pitch
+        angles, to_source = self.angles.double()[:, None, None], self.pixel_size / self.source_origin
         last = views.shape[-1] - 1
-        across = ((2 / last * scale) * angles.cos() * columns).to(y_), ((2 / last * scale) * angles.sin() * rows).to(y_)
+        scale = 2 / last * FINER / self.pitch * self._length * to_source
+        middle = 2 / last * FINER * (beyond[0] + (self.n_detectors - 1) / 2 - self.offset.double() / self.pitch) - 1
+        across = (scale * angles.cos() * columns).to(y_), (scale * angles.sin() * rows).to(y_)
         along = (-to_source * angles.sin() * columns).to(y_), (1 + to_source * angles.cos() * rows).to(y_)
         image = y_.new_zeros(views.shape[1], height, width)
         together = max(1, CHUNK // (height * width))
         for start in range(0, len(views), together):
             some = slice(start, start + together)
             closer = 1 / (along[0][some] + along[1][some])
-            place = (across[0][some] + across[1][some]) * closer + (2 / last * FINER * first - 1)
+            place = (across[0][some] + across[1][some]) * closer + middle.to(y_)
             grid = torch.stack([place, torch.zeros_like(place)], -1)
             seen = nn.functional.grid_sample(views[some], grid, align_corners=True)
-            image += torch.einsum("vnhw,vhw->nhw", seen, closer.square_())
+            image = image + torch.einsum("vnhw,vhw->nhw", seen, closer.square())
         return image.reshape(*y.shape[:2], height, width).to(y.dtype)
 
-    def _fbp_weights(self) -> tuple[Tensor, tuple[int, int]]:
-        """Weights (n_angles, n_detectors) of the views before they are filtered, and the bins to add on both sides."""
-        angles = self.angles.detach().double()
-        u = float(self.offset.detach()) + self.pitch * (
-            torch.arange(self.n_detectors, device=angles.device) - (self.n_detectors - 1) / 2
-        )
-        gamma = torch.atan(u.double() / self._length)
-        mine = _arc(angles)(angles)[:, None] * self._side(gamma)
-        opposite = _arc(angles)(angles[:, None] + math.pi - 2 * gamma) * self._side(-gamma)
-        share = view_weights(angles, 2 * math.pi, MISSING)[:, None] * mine / (mine + opposite)
-        weights = share * gamma.cos() * (self._length / (self.source_origin * self.pitch))
-        # Beyond the short side of a detector off the axis, the weighted views are known: zero.
-        low, high = self._edges()
-        short = math.ceil((max(-low, high) - min(-low, high)) / self.pitch) if self._off_axis else 0
-        return weights, (short, 0) if -low < high else (0, short)
-
-    @property
-    def _off_axis(self) -> bool:
-        """Whether one half of the image is seen from one side only."""
-        low, high = self._edges()
-        return low < 0 < high and max(-low, high) > 1.05 * min(-low, high) and not self.sees_whole_image
-
-    def _side(self, gamma: Tensor) -> Tensor:
-        """Weight of rays by their side of the fan: 1, but for a detector off the axis, which sees one side less."""
-        if not self._off_axis:
-            return torch.ones_like(gamma)
-        low, high = (math.atan(u / self._length) for u in self._edges())
-        from_short = gamma / -low if -low < high else -gamma / high
-        return torch.sin((1 + from_short.clamp(-1, 1)) * (math.pi / 4)).square()
+    def _ray_weights(self) -> Tensor:
+        """Weights (n_angles, n_detectors) of the rays before the views are filtered."""
+        u = self._bins()
+        gamma = torch.atan(u / self._length)
+        return self._redundancy(u, gamma) * gamma.cos() * (self._length / (self.source_origin * self.pitch))
 
     # ---------------------------------------------------------------- Fourier space
 
@@ -291,7 +261,7 @@ pixel_size=1.0)
     @property
     def _samples(self) -> int:
         """How often the axis's bins are sampled, as those of a parallel beam."""
-        return bin_samples(self.pitch * self.source_origin / self._length / self.pixel_size)
+        return bin_samples(self._pitch_at_axis / self.pixel_size)
 
     @property
     def _quadrature(self) -> tuple[Tensor, Tensor]:
@@ -302,10 +272,11 @@ pixel_size=1.0)
     def _make_harmonics(self) -> _Harmonics:
         device = self.angles.device
         # The highest frequency that the bins resolve, at the axis, in radians per pixel.
-        highest = math.pi * self._samples * self._length * self.pixel_size / (self.pitch * self.source_origin)
+        highest = math.pi * self._samples * self.pixel_size / self._pitch_at_axis
         # Copies of the image, one period away, stay clear of the rays. In steps, so that the series stay the same
         # while an optimizer moves the offset.
-        farthest = max(map(abs, self._field())) / self._radius
+        farthest = max(abs(self.source_origin * math.sin(math.atan(u / self._length))) for u in self._edges())
+        farthest /= self._radius * self.pixel_size
         period = self._radius * (1 + min(1.0, math.ceil(8 * farthest) / 8)) + 2 * MARGIN
         n_omega = int(highest * period / (2 * math.pi)) + 1
         step = 2 * math.pi / period
@@ -336,33 +307,3 @@ pixel_size=1.0)
         middle = harmonics.gain.shape[1] // 2
         meets = points[:, 1].abs() < (self._radius + MARGIN) * harmonics.step
         return _Rays(points, torch.exp(-1j * middle * points[:, 1]) * meets)
-
-    def __repr__(self) -> str:
-        return self._describe("source_origin", "origin_detector", "n_detectors", "pitch", "offset", "pixel_size")
-
-
-def _arc(angles: Tensor) -> Callable[[Tensor], Tensor]:
-    """Return the weight of a direction of the source: 1, falling to 0 at both ends of the arc that was measured.
-
-    >>> weight = _arc(torch.linspace(0, 3, 61))
-    >>> weight(torch.tensor([-0.1, 1.0, 2.99, 3.1])) > 0
-    tensor([False,  True,  True, False])
-    """
-    turn = 2 * math.pi
-    sorted_ = torch.sort(torch.remainder(angles, turn)).values
-    gaps = torch.diff(sorted_, append=sorted_[:1] + turn)
-    moves = gaps[gaps > 1e-9]
-    step = float(moves.median()) if len(moves) else turn
-    longest = int(gaps.argmax())
-    if float(gaps[longest]) <= MISSING * step:
-        return torch.ones_like
-    first = float(sorted_[(longest + 1) % len(sorted_)]) - step / 2
-    extent = turn - float(gaps[longest]) + step
-    taper = min(TAPER, extent / 4)
-
-    def weight(directions: Tensor) -> Tensor:
-        s = torch.remainder(directions.double() - first, turn)
-        inside = torch.minimum(s, extent - s).clamp(0, taper)
-        return torch.sin((math.pi / 2) * inside / taper).square()
-
-    return weight

@@ -10,15 +10,16 @@ import math
 import operator as op
 import warnings
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from scipy.fft import next_fast_len
 from torch import Tensor, nn
 
 from .base import LinearOperator, as_buffer, check_shape
+from .views import arc_weight, views
 
-__all__ = ["WINDOWS", "Projector", "bin_samples", "is_smooth", "length", "pixel_spectrum", "view_weights"]
+__all__ = ["WINDOWS", "Projector", "bin_samples", "is_smooth", "length", "pixel_spectrum"]
 
 WINDOWS: dict[str, Callable[[Tensor], Tensor]] = {
     # f = |omega| / (the detector's highest frequency), from 0 to 1.
@@ -29,15 +30,20 @@ WINDOWS: dict[str, Callable[[Tensor], Tensor]] = {
     "hann": lambda f: 0.5 + 0.5 * torch.cos(math.pi * f),
 }
 
+NARROWEST, WIDEST = 1 / 6, 8
+"""Of a detector, over the image's shadow: beyond it lengths are probably in different units."""
+
 T = TypeVar("T")
 
 
 class Projector(LinearOperator):
     """Images (B, C, H, W) to sinograms (B, C, n_angles, n_detectors): geometry, its tables, and how both move.
 
-    Subclasses set `n_detectors` and implement `A`, `A_adjoint` and `fbp`.
+    Subclasses set `n_detectors` and implement `A`, `A_adjoint`, `fbp` and `_shadow`.
     """
 
+    SIZES: ClassVar[tuple[str, ...]]
+    """Attributes that describe the geometry beside shape, angles and offset, in the order of the constructor."""
     angles: Tensor
     offset: Tensor
     n_detectors: int
@@ -94,33 +100,96 @@ class Projector(LinearOperator):
             raise ValueError(f"{type(self).__name__}: n_detectors must be at least 1, got {n_detectors}")
         return n
 
-    def _field(self) -> tuple[float, float]:
-        """The detector's two ends as distances t of their rays from the axis of rotation, in pixels."""
+    def _edges(self) -> tuple[float, float]:
+        """The detector's two ends on its axis."""
+        middle, half = float(self.offset.detach()), self.n_detectors * self.pitch / 2
+        return middle - half, middle + half
+
+    def _bins(self) -> Tensor:
+        """Centres of the bins on the detector's axis, (n_detectors,) float64."""
+        bins = torch.arange(self.n_detectors, device=self.angles.device, dtype=torch.float64)
+        return self.offset.detach().double() + self.pitch * (bins - (self.n_detectors - 1) / 2)
+
+    def _shadow(self) -> tuple[Tensor, Tensor]:
+        """Where the image's shadow begins and ends on the detector's axis, in every view: (n_angles,) each."""
         raise NotImplementedError
 
-    @property
-    def _radius(self) -> float:
-        """Half the image's diagonal, in pixels."""
-        return math.hypot(*self.shape) / 2
-
     def _check_field(self) -> None:
-        """Refuse a detector none of whose rays meets the image."""
-        low, high = self._field()
-        if low >= self._radius or high <= -self._radius:
-            low, high, radius = (v * self.pixel_size for v in (low, high, self._radius))
+        """Refuse a detector none of whose rays meets the image; warn of one that hardly fits it."""
+        (low, high), (left, right) = self._edges(), self._shadow()
+        name = type(self).__name__
+        if not bool(((left < high) & (right > low)).any()):
             raise ValueError(
-                f"{type(self).__name__}: no ray meets the image: the detector's pass the axis at {low:.4g} to "
-                f"{high:.4g}, the image reaches to {radius:.4g}; check offset, pitch and pixel_size, in one unit"
+                f"{name}: no ray meets the image: the detector reaches from {low:.4g} to {high:.4g}, the image's "
+                f"shadow from {float(left.min()):.4g} to {float(right.max()):.4g}; check offset, pitch and pixel_size, "
+                "in one unit"
             )
+        share = (high - low) / float((right - left).max())
+        if not NARROWEST <= share <= WIDEST:
+            warnings.warn(
+                f"{name}: the detector is {share:.3g} times as wide as the image's shadow; are pitch, pixel_size and "
+                "distances in one unit?",
+                stacklevel=3,
+            )
+
+    @property
+    def sees_whole_image(self) -> bool:
+        """Whether the detector truncates no view of the image.
+
+        Where an object reaches beyond the detector, `fbp` is wrong by tens of percent inside as well (the ramp filter
+        is not local): use `solve`, with an image that holds the whole object.
+        """
+        (low, high), (left, right) = self._edges(), self._shadow()
+        return bool(left.min() >= low * (1 + 1e-9)) and bool(right.max() <= high * (1 + 1e-9))
+
+    def _beyond(self) -> tuple[int, int]:
+        """Bins to add before and behind the detector, so that it would see the whole image."""
+        (low, high), (left, right) = self._edges(), self._shadow()
+        lacking = (low - float(left.min())) / self.pitch, (float(right.max()) - high) / self.pitch
+        before, behind = (max(0, math.ceil(n - 1e-9)) for n in lacking)
+        return before, behind
 
     def fbp(self, y: Tensor, window: str = "ramp") -> Tensor:
         """Filtered backprojection of sinograms y (B, C, n_angles, n_detectors): images (B, C, H, W), per unit length.
+
+        Every view has its share of the circle, wedges that were not measured stay missing. Beyond the detector, y is
+        taken for 0. The weights of views and rays are held fixed where gradients are taken.
 
         Args:
             y: line integrals.
             window: "ramp" (none), "shepp-logan", "cosine", "hamming" or "hann", from least to most smoothing.
         """
         raise NotImplementedError
+
+    def _redundancy(self, u: Tensor, gamma: Tensor) -> Tensor:
+        """What every ray counts, (n_angles, n_detectors): its view's share of the turn, less what runs back along it.
+
+        Rays that are measured twice, from opposite sides, are weighted smoothly to one (Noo et al., Phys. Med. Biol.
+        47 (2002) 2525, eq. 43), so that full and short scans, and detectors off the axis, need no setting.
+
+        Args:
+            u: (n_detectors,), where the rays meet the detector's axis.
+            gamma: (n_detectors,), their angles to the middle ray: the same line is seen from angle + pi - 2 gamma.
+        """
+        angles = self.angles.detach().double()
+        shares, arcs = views(angles, 2 * math.pi)
+        mine = arc_weight(angles, arcs, 2 * math.pi)[:, None] * self._side(u)
+        opposite = arc_weight(angles[:, None] + math.pi - 2 * gamma, arcs, 2 * math.pi) * self._side(-u)
+        return shares[:, None] * mine / (mine + opposite)
+
+    @property
+    def _off_axis(self) -> bool:
+        """Whether one half of the image is seen from one side only."""
+        low, high = self._edges()
+        return low < 0 < high and max(-low, high) > 1.05 * min(-low, high) and not self.sees_whole_image
+
+    def _side(self, u: Tensor) -> Tensor:
+        """Weight of rays by their side of the axis: 1, but for a detector off the axis, which sees one side less."""
+        if not self._off_axis:
+            return torch.ones_like(u)
+        low, high = self._edges()
+        from_short = u / -low if -low < high else -u / high
+        return torch.sin((1 + from_short.clamp(-1, 1)) * (math.pi / 4)).square()
 
     def _filtered(self, y: Tensor, window: str, finer: int = 1) -> Tensor:
         """The views of y, ramp-filtered per bin: spatial ramp, linear convolution (Kak and Slaney, eq. 3.61-3.66).
@@ -146,8 +215,9 @@ class Projector(LinearOperator):
     # ---------------------------------------------------------------- tables
 
     def _refresh(self) -> bool:
-        """Forget every table if an optimizer has moved the geometry; return whether gradients to it are wanted."""
-        versions = tuple((id(t), 0 if t.is_inference() else t._version) for t in (self.angles, self.offset))
+        """Forget every table if the geometry was changed; return whether gradients to it are wanted."""
+        moved = tuple((id(t), 0 if t.is_inference() else t._version) for t in (self.angles, self.offset))
+        versions = (self.shape, *(getattr(self, name) for name in self.SIZES), *moved)
         if self._cache.get("versions") != versions:
             self._cache = {"versions": versions}
         return torch.is_grad_enabled() and (self.angles.requires_grad or self.offset.requires_grad)
@@ -165,7 +235,12 @@ class Projector(LinearOperator):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Projector:
         """Move the geometry, but keep its precision: `.to(torch.float32)` is about data, not about angles."""
         kept = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}
+        parameters = {name: p.data for name, p in self._parameters.items() if p is not None}
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, before in parameters.items():
+            p = self._parameters[name]
+            if p is not None and p.dtype != before.dtype:
+                p.data = before.to(p.device)
         for name, before in kept.items():
             after = self._buffers[name]
             if after is not None and after.dtype != before.dtype:
@@ -178,13 +253,12 @@ class Projector(LinearOperator):
         buffers = {k: b if b is None or b.is_leaf else b.detach() for k, b in self._buffers.items()}
         return {**self.__dict__, "_buffers": buffers, "_cache": {}}
 
-    def _describe(self, *names: str) -> str:
-        """Return the constructor call, with these of the attributes."""
+    def __repr__(self) -> str:
+        """Return the constructor call."""
         angles = [str(a) for a in self.angles.tolist()]
         if len(angles) > 6:
             angles = [*angles[:2], "...", angles[-1]]
-        values = {name: getattr(self, name) for name in names}
-        values["offset"] = float(self.offset.detach())
+        values = {name: getattr(self, name) for name in self.SIZES} | {"offset": float(self.offset.detach())}
         options = ", ".join(f"{name}={value}" for name, value in values.items())
         return f"{type(self).__name__}({self.shape}, [{', '.join(angles)}], {options})"
 
@@ -206,7 +280,7 @@ def bin_samples(pitch: float) -> int:
 
 
 def is_smooth(n: int) -> bool:
-    """Whether n has no odd prime factors but 3, 5 and 7."""
+    """Whether n has no prime factors but 2, 3, 5 and 7."""
     for p in (2, 3, 5, 7):
         while n % p == 0:
             n //= p
@@ -230,22 +304,3 @@ def sinc(k: Tensor) -> Tensor:
     series = 1 - h**2 / 6 + h**4 / 120 - h**6 / 5040
     h = torch.where(small, 1.0, h)
     return torch.where(small, series, h.sin() / h)
-
-
-def view_weights(angles: Tensor, period: float, missing: float = 10.0) -> Tensor:
-    """Return each view's share of a circle of angles of this period: trapezoidal, repeated directions sharing theirs.
-
-    A gap of more than `missing` times the median counts as missing views, not as a weight.
-
-    >>> view_weights(torch.tensor([0.0, 0.0, torch.pi / 2]), torch.pi) / torch.pi
-    tensor([0.2500, 0.2500, 0.5000], dtype=torch.float64)
-    """
-    turn = 2**30  # directions are told apart to 3 or 6 nanoradians
-    ticks = torch.round(angles.detach().double() / period * turn).long() % turn
-    ticks, view, repeats = torch.unique(ticks, return_inverse=True, return_counts=True)
-    gaps = torch.diff(ticks, append=ticks[:1] + turn)
-    # A wedge without views must not blow up the weights of the two beside it.
-    gaps = torch.where(gaps > missing * gaps.median(), gaps.median(), gaps)
-    share = (gaps + gaps.roll(1)).double() / (2 * repeats)
-    weights: Tensor = (share * (period / turn))[view]
-    return weights

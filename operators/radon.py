@@ -27,7 +27,8 @@ from torch import Tensor, nn
 
 from .base import check_images
 from .nufft import NUFFT
-from .projector import Projector, bin_samples, is_smooth, pixel_spectrum, sinc, view_weights
+from .projector import Projector, bin_samples, is_smooth, pixel_spectrum, sinc
+from .views import views
 
 __all__ = ["Radon"]
 
@@ -62,8 +63,10 @@ class Radon(Projector):
     what lies between them.
 
     >>> Radon((64, 64), [0.0, 0.5], pitch=2.0)
-    Radon((64, 64), [0.0, 0.5], n_detectors=47, pitch=2.0, offset=0.0, pixel_size=1.0)
+    Radon((64, 64), [0.0, 0.5], n_detectors=47, pitch=2.0, pixel_size=1.0, offset=0.0)
     """
+
+    SIZES = ("n_detectors", "pitch", "pixel_size")
 
     def __init__(
         self,
@@ -82,14 +85,11 @@ class Radon(Projector):
         self.n_detectors = self._count(n_detectors)
         self._check_field()
 
-    def _field(self) -> tuple[float, float]:
-        middle, half = float(self.offset.detach()), self.n_detectors * self.pitch / 2
-        return (middle - half) / self.pixel_size, (middle + half) / self.pixel_size
-
-    @property
-    def sees_whole_image(self) -> bool:
-        """Whether the detector truncates no view: only then is `fbp` free of artefacts of truncation."""
-        return bool(self._slices().whole)
+    def _shadow(self) -> tuple[Tensor, Tensor]:
+        height, width = self.shape
+        angles = self.angles.detach().double()
+        half = (width * angles.cos().abs() + height * angles.sin().abs()) * (self.pixel_size / 2)
+        return -half, half
 
     # ---------------------------------------------------------------- the operator
 
@@ -180,21 +180,41 @@ class Radon(Projector):
         """Filtered backprojection of sinograms y (B, C, n_angles, n_detectors): images (B, C, H, W), per unit length.
 
         Spatial ramp filter and linear convolution (Kak and Slaney, eq. 3.61-3.66), Fourier interpolation in t, and
-        every view weighted by half the gap to its neighbours on the circle of angles modulo pi; a gap of more than
-        ten times the median counts as missing views, not as a weight.
+        every view weighted by half the gap to its neighbours on the circle of angles modulo pi; a wedge that was not
+        measured stays missing. Of a detector off the axis, the lines that it sees twice in a full turn are weighted
+        smoothly to one. Beyond the detector, y is taken for 0. Weights are held fixed where gradients are taken.
 
         Args:
             y: line integrals.
             window: "ramp" (none), "shepp-logan", "cosine", "hamming" or "hann", from least to most smoothing.
         """
         check_images("Radon.fbp", "y", y, ("C", len(self.angles), self.n_detectors), like=self.angles)
-        g = self._slices()
-        filtered = self._filtered(y, window)
-        views = view_weights(self.angles, math.pi) / self.pitch
+        wanted = self._refresh()
+        wide = self._widened() if wanted else self._cached("wide", self._widened)
+        g = wide._slices()
+        rays = self._cached("rays", self._ray_weights).to(torch.promote_types(y.dtype, torch.float32))
+        filtered = self._filtered(nn.functional.pad(y * rays, self._beyond()), window)
         # Within the detector's band, averaged over the pixel as x is, but not over the bin, as y is already.
         band = g.omega <= math.pi * (self.pixel_size / self.pitch) * (1 + 1e-9)
         gain = (g.pixel.reshape(len(self.angles), -1) * band).flatten() * g.stride
-        return self._backproject(filtered * views[:, None].to(filtered), g, gain).to(y.dtype)
+        return wide._backproject(filtered, g, gain).to(y.dtype)
+
+    def _widened(self) -> Radon:
+        """The detector with bins added until it sees the whole image."""
+        before, behind = self._beyond()
+        if before == behind == 0:
+            return self
+        n, offset = self.n_detectors + before + behind, self.offset + self.pitch * (behind - before) / 2
+        return Radon(
+            self.shape, self.angles, n_detectors=n, pitch=self.pitch, offset=offset, pixel_size=self.pixel_size
+        )
+
+    def _ray_weights(self) -> Tensor:
+        """Weights of the rays (n_angles, n_detectors), or (n_angles, 1) of the views modulo half a turn."""
+        if not self._off_axis:
+            return views(self.angles, math.pi).shares[:, None] / self.pitch
+        u = self._bins()
+        return self._redundancy(u, torch.zeros_like(u)) / self.pitch
 
     # ---------------------------------------------------------------- Fourier space
 
@@ -207,12 +227,9 @@ class Radon(Projector):
     def _make_slices(self) -> _Slices:
         pitch, offset = self.pitch / self.pixel_size, float(self.offset) / self.pixel_size
         stride = bin_samples(pitch)
-        # Half the width of the image's projection, and the detector's two ends, in pixels.
-        height, width = self.shape
-        angles = self.angles.double()
-        reach = float((width * angles.cos().abs() + height * angles.sin().abs()).max()) / 2
-        half = self.n_detectors * pitch / 2
-        whole = reach + abs(offset) <= half * (1 + 1e-9)
+        # Half the width of the image's projection, and of the detector, in pixels.
+        reach, half = float(self._shadow()[1].max()) / self.pixel_size, self.n_detectors * pitch / 2
+        whole = self.sees_whole_image
         if whole:
             # The period is the detector: its bins are then a complete set, which makes A* A a convolution.
             n_bins = self.n_detectors
@@ -224,7 +241,7 @@ class Radon(Projector):
         # The highest frequency of an even period is left out: a real FFT keeps but half of it.
         n_omega = (n_fft - 1) // 2 + 1
         step = 2 * math.pi * stride / (n_fft * pitch)
-        omega = step * torch.arange(n_omega, device=angles.device, dtype=torch.float64)
+        omega = step * torch.arange(n_omega, device=self.angles.device, dtype=torch.float64)
         samples = self._samples(omega)
         nufft = NUFFT(samples["points"], self.shape)
         return _Slices(nufft, omega=omega, n_fft=n_fft, stride=stride, whole=whole, **samples)
@@ -273,6 +290,3 @@ class Radon(Projector):
             kernel = (1 - share) * kernel.index_select(axis, m) + share * behind
         eigenvalues: Tensor = torch.fft.rfft2(kernel).real
         return eigenvalues.clamp(min=0)
-
-    def __repr__(self) -> str:
-        return self._describe("n_detectors", "pitch", "offset", "pixel_size")

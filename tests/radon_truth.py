@@ -87,7 +87,16 @@ def rand(*shape: int, seed: int = 0, dtype: torch.dtype = F64) -> Tensor:
 
 
 def bins(op: Radon | FanBeam) -> Array:
-    return float(op.offset) + op.pitch * (np.arange(op.n_detectors) - (op.n_detectors - 1) / 2)
+    return float(op.offset.detach()) + op.pitch * (np.arange(op.n_detectors) - (op.n_detectors - 1) / 2)
+
+
+def truth(op: Radon | FanBeam, *ellipses: Ellipse) -> Tensor:
+    """Return the sinogram of ellipses in closed form."""
+    angles, u = op.angles.detach().numpy(), bins(op)
+    if isinstance(op, Radon):
+        return tensor(np.sum([e.sinogram(angles, u, op.pitch) for e in ellipses], 0))
+    length = op.source_origin + op.origin_detector
+    return tensor(np.sum([e.fan_sinogram(angles, u, op.pitch, op.source_origin, length) for e in ellipses], 0))
 
 
 def rel(a: Tensor, b: Tensor) -> float:
@@ -100,3 +109,7 @@ def half_turn(n: int) -> Array:
 
 def some_angles(n: int) -> Array:
     return np.random.default_rng(0).uniform(-1, 7, n)
+
+
+def turn(n: int, degrees: float = 360.0) -> Array:
+    return np.arange(n) * (math.radians(degrees) / n)

@@ -16,6 +16,9 @@ from torch import Tensor
 
 from operators import OPERATORS, Blur, FanBeam, KaiserSquires, LinearOperator, Mask, Radon, gaussian_kernel
 
+# Detectors much narrower than the image are meant here.
+pytestmark = pytest.mark.filterwarnings("ignore:.*times as wide as the image")
+
 F64 = torch.float64
 
 

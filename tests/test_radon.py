@@ -11,12 +11,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from radon_truth import F64, Ellipse, half_turn, rand, rel, shepp_logan, some_angles, tensor
+from radon_truth import F64, half_turn, rand, rel, shepp_logan, some_angles
 from torch import Tensor
 
 from operators import nufft
 from operators.radon import Radon
 from pnp.linalg import cg
+
+# Detectors much narrower than the image are meant here.
+pytestmark = pytest.mark.filterwarnings("ignore:.*times as wide as the image")
 
 # --------------------------------------------------------------------------------- adjoint and normal operator
 
@@ -150,27 +153,6 @@ def test_scaling_scales() -> None:
 # ----------------------------------------------------------------------------------------------- calculus
 
 
-@pytest.mark.parametrize("options", [{}, {"n_detectors": 3}, {"pitch": 2.0}, {"pitch": 0.4}], ids=str)
-def test_gradients_reach_image_angles_and_offset_twice(options: dict[str, float]) -> None:
-    # The angle 0 has k_y = 0 throughout, where careless derivatives of sinc are NaN.
-    angles = torch.tensor([0.0, 0.7, 2.0], dtype=F64, requires_grad=True)
-    offset = torch.tensor(0.3, dtype=F64, requires_grad=True)
-
-    def make(angles: Tensor, offset: Tensor) -> Radon:
-        return Radon((5, 4), angles, offset=offset, **options)  # type: ignore[arg-type]
-
-    x = rand(2, 1, 5, 4).requires_grad_()
-    y = rand(2, 1, 3, make(angles, offset).n_detectors, seed=1).requires_grad_()
-    for name, data in (("A", x), ("A_adjoint", y), ("A_adjoint_A", x)):
-
-        def f(data: Tensor, angles: Tensor, offset: Tensor, name: str = name) -> Tensor:
-            result: Tensor = getattr(make(angles, offset), name)(data)
-            return result
-
-        assert torch.autograd.gradcheck(f, (data, angles, offset))
-        assert torch.autograd.gradgradcheck(f, (data, angles, offset))
-
-
 def test_gradients_in_the_image_alone() -> None:
     op = Radon((5, 6), some_angles(3))
     x, y = rand(1, 2, 5, 6).requires_grad_(), rand(1, 2, 3, op.n_detectors).requires_grad_()
@@ -179,29 +161,6 @@ def test_gradients_in_the_image_alone() -> None:
         assert torch.autograd.gradgradcheck(f, (v,))
     back = torch.func.vjp(op.A, x.detach())[1](y.detach())[0]
     torch.testing.assert_close(back, op.A_adjoint(y.detach()))
-
-
-def test_an_optimizer_finds_the_centre_of_rotation_and_a_wrong_angle() -> None:
-    x = tensor(Ellipse(1.0, 9, 5, 3, -2, 0.3).image((32, 32)))
-    true = half_turn(6)
-    y = Radon((32, 32), true, n_detectors=49, offset=1.5).A(x)
-    angles = torch.tensor(true + np.array([0, 0.1, 0, 0, -0.05, 0]), requires_grad=True)
-    offset = torch.nn.Parameter(torch.tensor(0.0, dtype=F64))
-    op = Radon((32, 32), angles, n_detectors=49, offset=offset)
-    assert [name for name, _ in op.named_parameters()] == ["offset"]
-    optimizer = torch.optim.LBFGS([angles, offset], max_iter=40, line_search_fn="strong_wolfe")
-
-    def loss() -> Tensor:
-        optimizer.zero_grad()
-        value = (op.A(x) - y).square().sum()
-        value.backward()
-        return value
-
-    optimizer.step(loss)  # moves the tensors in place: the operator must notice
-    assert float(offset.detach()) == pytest.approx(1.5, abs=1e-3)
-    assert np.abs(angles.detach().numpy() - true).max() < 1e-3
-    with torch.no_grad():
-        assert rel(op.A_adjoint_A(x), op.A_adjoint(op.A(x))) < 1e-11
 
 
 # --------------------------------------------------------------------------------------------- programming
