@@ -21,14 +21,14 @@ from denoisers import MLPatch
 from operators import FanBeam
 from pnp import solve
 from pnp.metrics import matthews
-from pnp.phantoms import perforated_disc
+from pnp.phantoms import ACRYLIC, perforated_disc
 from pnp.readers import Scan, read_htc2022, read_htc2022_segmentation
 
-ARCS = {"360": slice(0, 720), "60 views": slice(0, 720, 12)} | {f"{d}": slice(0, 2 * d + 1) for d in (90, 70, 50, 30)}
+SCANS = ("360", "60 views", "90", "70", "50", "30")
 WIDTH_MM = 512 * 0.14832  # of the image, as of the challenge's segmentations
 
 p = parser(__doc__, image=None, reads=read_htc2022, accepts="a scan of the challenge, .mat (default: simulated)")
-p.add_argument("--scans", nargs="+", choices=ARCS, default=["360", "60 views", "90"], help="degrees, or 60 views")
+p.add_argument("--scans", nargs="+", choices=SCANS, default=["360", "60 views", "90"], help="degrees, or 60 views")
 p.add_argument("--segmentation", type=Path, help="default: the input's name with _recon_fbp_seg")
 p.add_argument("--size", type=int, default=512, help="side of the image in pixels")
 args = p.parse_args()
@@ -48,15 +48,29 @@ if args.input:
     name = Path(args.input)
     truth = read_htc2022_segmentation(args.segmentation or name.with_name(f"{name.stem}_recon_fbp_seg.mat"))
 else:
-    geometry = {"source_origin_mm": 410.66, "origin_detector_mm": 143.08, "pitch_mm": 112 / (70 if args.smoke else 560)}
+    n_detectors = 70 if args.smoke else 560
+    geometry = {"source_origin_mm": 410.66, "origin_detector_mm": 143.08, "pitch_mm": 112 / n_detectors}
     x = perforated_disc(size, generator=torch.Generator().manual_seed(args.seed))
-    empty = np.zeros((721, 70 if args.smoke else 560), dtype=np.float32)
+    empty = np.zeros((721, n_detectors), dtype=np.float32)
     scan = Scan(y=empty, angles=np.deg2rad(0.5 * np.arange(721)), kind="line integrals", **geometry)
     clean = operator(scan).A(x.to(args.device))[0, 0].cpu()
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(args.seed))
     scan = Scan(y=(clean + 0.0065 * noise).numpy(), angles=scan.angles, kind=scan.kind, **geometry)
     truth = (x[0, 0] > 0.5 * x.max()).numpy()
 print(f"{Path(args.input).name if args.input else 'simulated scan'}: {len(scan.angles)} views, image {size} x {size}")
+
+
+def part_of(label: str) -> Scan:
+    """Return 60 views of the turn, or an arc of so many degrees from the first view on; refuse what was not scanned."""
+    turned = np.abs(np.rad2deg(scan.angles - scan.angles[0]))
+    degrees = 360 if label == "60 views" else float(label)
+    step = np.median(np.diff(turned))
+    if turned.max() < degrees - 1.5 * step:
+        p.error(f"--scans {label}: the scan covers {turned.max():.4g} degrees")
+    inside = turned < 360 - step / 2 if degrees == 360 else turned < degrees + step / 2
+    if label != "60 views":
+        return scan.subset(inside)
+    return scan.subset(np.flatnonzero(inside)[:: round(inside.sum() / 60)])
 
 
 def score(x: torch.Tensor) -> float:
@@ -69,9 +83,9 @@ def score(x: torch.Tensor) -> float:
 
 # Solve, scan by scan
 D = MLPatch.from_pretrained("gray").to(args.device)
-panels = {"segmentation": 0.034 * torch.from_numpy(truth).float()[None, None]}
+panels = {"segmentation": ACRYLIC * torch.from_numpy(truth).float()[None, None]}
 for label in args.scans:
-    part = scan.subset(ARCS[label])
+    part = part_of(label)
     A, y = operator(part), torch.from_numpy(part.y)[None, None].to(args.device)
     options = {"bounds": (0.0, None), "max_iter": max_iter, "progress": True}
     methods = {

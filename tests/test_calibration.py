@@ -85,7 +85,7 @@ def test_units_of_length():
         return Radon((SIZE, SIZE), angles, offset=offset, n_detectors=93, pitch=0.1, pixel_size=0.1)
 
     a = calibrate(parallel, y, believed, max_iter=10)
-    b = calibrate(in_mm, 0.1 * y, believed, pixel_size=0.1, max_iter=10)
+    b = calibrate(in_mm, 0.1 * y, believed, max_iter=10)
     torch.testing.assert_close(a.angles, b.angles, rtol=0, atol=1e-4)
     assert b.offset == pytest.approx(0.1 * a.offset, rel=1e-3)
 
@@ -114,8 +114,21 @@ def test_callback_stops_and_ctrl_c_keeps_what_was_found():
         (torch.zeros(1, 1, VIEWS, 93), np.zeros(VIEWS - 1), {}, r"a view for each of \(59,\) angles"),
         (torch.zeros(1, 1, VIEWS, 93), np.zeros(VIEWS), {"max_iter": 0}, "max_iter"),
         (torch.full((1, 1, VIEWS, 93), math.nan), np.zeros(VIEWS), {}, "finite"),
+        (torch.zeros(1, 1, VIEWS, 93), np.zeros(VIEWS), {}, "zero wherever it has weight"),
+        (torch.ones(1, 1, VIEWS, 93), np.zeros(VIEWS), {"noise_std": 0.0}, "noise_std must be above 0"),
+        (torch.ones(1, 1, VIEWS, 93), np.zeros(VIEWS), {"noise_std": torch.ones(7)}, "broadcast"),
     ],
 )
 def test_bad_input_is_explained(y, angles, options, message):
     with pytest.raises(ValueError, match=message):
         calibrate(parallel, y, angles, **options)
+
+
+def test_rays_without_weight_do_not_count():
+    _, believed, y = scan(parallel, math.pi)
+    spoiled, std = y.clone(), torch.ones(y.shape[-1])
+    spoiled[..., 30:33], std[30:33] = 7.0, math.inf
+    want = calibrate(parallel, y, believed, noise_std=std, max_iter=10)
+    got = calibrate(parallel, spoiled, believed, noise_std=std, max_iter=10)
+    torch.testing.assert_close(got.angles, want.angles)
+    assert float((got.angles - calibrate(parallel, spoiled, believed, max_iter=10).angles).abs().max()) > 1e-3

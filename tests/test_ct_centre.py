@@ -6,14 +6,14 @@ import math
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pytest
 import torch
 from radon_truth import SHEPP_LOGAN, Array, Ellipse, half_turn, rel, tensor
 
-from operators import Radon
+from operators import FanBeam, Radon
 from pnp.ct import attenuation, find_centre, hounsfield, line_integrals, offset_from_centre, water_attenuation
+from pnp.readers import read_dxchange
 
 BINS, RADIUS = 161, 55
 LUMP = [Ellipse(1.0, 0.5, 0.35, 0.1, -0.05, 0.3), Ellipse(0.8, 0.08, 0.12, -0.15, 0.1, 0)]
@@ -110,17 +110,30 @@ def test_what_cannot_be_is_said(change: Any, method: str, part: str) -> None:
     assert len(str(caught.value)) < 400
 
 
+def test_transmissions_are_noticed() -> None:
+    with pytest.warns(UserWarning, match="neither counts nor transmissions"):
+        find_centre(np.exp(-sinogram(80.0, FULL)), FULL)
+
+
+def test_a_fan_over_a_full_turn_has_its_axis_found_too() -> None:
+    angles = np.arange(360) * math.radians(1)
+    for offset in (0.0, -13.4):
+        op = FanBeam((64, 64), angles, source_origin=160.0, origin_detector=60.0, n_detectors=131, offset=offset)
+        x = torch.zeros(1, 1, 64, 64)
+        x[..., 12:40, 20:50], x[..., 20:30, 26:33] = 1.0, 2.0
+        found = find_centre(op.A(x)[0, 0], angles)
+        assert offset_from_centre(found, 131) == pytest.approx(offset, abs=0.1)
+
+
 def test_degrees_are_noticed() -> None:
     with pytest.warns(UserWarning, match="deg2rad"):
         find_centre(sinogram(80.0, FULL), np.rad2deg(FULL))
 
 
 def test_the_tooth_turns_about_bin_296(data_dir: Path) -> None:
-    with h5py.File(data_dir / "ct" / "tooth.h5") as file:
-        data, flat, dark = (file[f"exchange/{k}"][:].swapaxes(0, 1) for k in ("data", "data_white", "data_dark"))
-        angles = np.deg2rad(file["exchange/theta"][:])
-    record = line_integrals(data, flat, dark)
-    assert 0.5 < record.photons_per_count < 5
+    scan = read_dxchange(data_dir / "ct" / "tooth.h5")
+    record, angles = line_integrals(scan), scan.angles
+    assert 1 < record.photons_per_count < 2
     assert abs(find_centre(record.y, angles) - 295.86) < 0.1  # where CG's residual at 448 x 448 is least, too
     assert abs(find_centre(record.y, angles, method="moments") - 296) < 0.5
     # The predicted noise is that of air between one view and the next.

@@ -13,6 +13,7 @@ from toys import Matrix, smooth
 
 from pnp import solve
 from pnp.ct import LineIntegrals, find_bad_pixels, line_integrals, simulate_counts
+from pnp.readers import Scan
 
 F64 = torch.float64
 GAIN, DARK, READ_OUT = 4.0, 100.0, 12.0  # counts a photon; counts; counts
@@ -87,7 +88,7 @@ def test_starved_rays_say_nothing_and_are_counted() -> None:
     record = line_integrals(counts, i0=100.0)
     assert (record.n_bad, record.n_starved) == (2, 2)
     assert record.noise_std.isinf().tolist() == [[False, True, True, False, False]]
-    assert record.y[0, 1] == record.y[0, 2] == record.y.max() == pytest.approx(math.log(50))
+    assert record.y[0, 1] == record.y[0, 2] == record.y.max() == pytest.approx(math.log(200))  # half a photon
     with pytest.raises(ValueError, match="2 other rays"):
         line_integrals(counts, i0=100.0, bad="raise")
 
@@ -186,8 +187,40 @@ def test_simulated_counts_are_poisson_and_seeded() -> None:
     assert torch.allclose(drawn.var(0), expected, rtol=0.03)
     assert torch.equal(drawn, simulate_counts(lines, 1000.0, background=5.0, generator=seeded(0)))
     assert not torch.equal(drawn, simulate_counts(lines, 1000.0, background=5.0, generator=seeded(1)))
-    assert isinstance(simulate_counts(lines.numpy(), 10.0), np.ndarray)
+    assert isinstance(simulate_counts(lines.numpy(), 10.0, generator=seeded(0)), np.ndarray)
     with pytest.raises(ValueError, match="i0"):
-        simulate_counts(lines, -1.0)
+        simulate_counts(lines, -1.0, generator=seeded(0))
     with pytest.raises(ValueError, match="background"):
-        simulate_counts(lines, 1.0, background=torch.ones(2))
+        simulate_counts(lines, 1.0, background=torch.ones(2), generator=seeded(0))
+
+
+def test_the_logarithm_of_hardly_any_photons_is_bounded() -> None:
+    """Read-out noise leaves 0.02 counts of a ray: its logarithm would be an attenuation of its own."""
+    flat, dark = 100 + 2000 * torch.ones(40, 8), 100 + 12 * torch.randn(40, 8, generator=seeded(0))
+    counts = torch.full((3, 8), 600.0)
+    counts[1, 4] = dark.mean(0)[4] + 0.02
+    record = line_integrals(counts, flat, dark, photons_per_count=0.25)
+    assert record.electronic_std == pytest.approx(12, rel=0.2) and record.n_starved == 0
+    assert float(record.y.max()) == pytest.approx(math.log(2000 / (record.electronic_std / 2)), rel=0.01)
+
+
+def test_a_scan_of_rows_brings_its_fields_frame_by_frame() -> None:
+    """Row 0 sees 100 counts of open beam, row 1 sees 300; both let half of them pass."""
+    beam = torch.tensor([100.0, 300.0])
+    flat = torch.poisson(beam[:, None, None].expand(2, 50, BINS), generator=seeded(0))
+    scan = Scan(y=(beam / 2)[:, None, None].expand(2, 7, BINS).numpy(), angles=np.arange(7.0), kind="counts", flat=flat)
+    record = line_integrals(scan)
+    assert np.allclose(record.y, math.log(2), atol=0.06)
+    assert record.photons_per_count == pytest.approx(1, rel=0.1)
+    np.testing.assert_array_equal(line_integrals(scan.row(1)).y, line_integrals(scan.row(1).y, scan.row(1).flat).y)
+    with pytest.raises(ValueError, match=r"2 rows or 2 frames.*flat\[:, None\]"):
+        line_integrals(scan.y, flat[:, 0])
+    with pytest.raises(ValueError, match="got a scan of line integrals; use its y"):
+        line_integrals(Scan(y=np.ones((7, 5)), angles=np.arange(7.0), kind="line integrals"))
+
+
+def test_counts_and_beam_of_different_units_are_noticed() -> None:
+    with pytest.raises(ValueError, match="what is left of the open beam, got 1e"):
+        line_integrals(torch.full((20, 10), 5000.0), i0=100.0)
+    with pytest.warns(UserWarning, match=r"brightest ray has 2e-05.*Line integrals are not counts"):
+        line_integrals(torch.full((20, 10), 2.0), i0=1e5)

@@ -167,7 +167,7 @@ def test_dicom_compressed_pixels(tmp_path):
         ({"PixelData": None}, "has no pixel data"),
         ({"Rows": None}, "holds no image"),
         ({"NumberOfFrames": "3"}, "holds 3 frames"),
-        ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "colour picture (RGB)"),
+        ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "colour picture ('RGB')"),
         ({"ModalityLUTSequence": []}, "ModalityLUTSequence"),
         ({"slope": "0"}, "RescaleSlope must not be 0"),
         ({"PixelData": bytes(20)}, "truncated or damaged"),
@@ -205,3 +205,9 @@ def test_dicom_series_by_name_and_other_files(tmp_path):
     assert read_dicom(tmp_path, series="1.2.3").volume.shape == (4, 6, 5)
     (tmp_path / "notes.txt").write_bytes(b"")
     assert "notes.txt is not a DICOM file" in refused(read_dicom, tmp_path, series="1.2.3")
+
+
+def test_dicom_slices_of_a_tilted_gantry_are_refused(tmp_path):
+    for k in range(4):
+        write_dicom(tmp_path / f"{k}.dcm", 3 * k, ImagePositionPatient=["-1", str(-2 + k), str(3 * k)])
+    assert "displaced within their plane by 3 mm (a tilted gantry?)" in refused(read_dicom, tmp_path)

@@ -171,7 +171,7 @@ def test_zero_counts_say_that_much_is_absorbed() -> None:
     [
         ({"i0": 100.0}, lambda y: y - 50, "counts >= 0"),
         ({"i0": 100.0}, lambda y: 0 * y, "zeros only"),
-        ({"i0": 0.5}, lambda y: y, "same unit"),
+        ({"i0": 0.5}, lambda y: y, "in one unit"),
         ({"i0": torch.full((7,), 100.0)}, lambda y: y, "broadcast"),
         ({"i0": 100.0, "background": torch.ones(3)}, lambda y: y, "broadcast"),
     ],

@@ -1,6 +1,6 @@
 """Angles and centre of rotation from the measurements alone.
 
-    (angles, offset) = argmin  min_x 1/2 ||A(angles, offset) x - y||^2 + alpha/2 ||x - z||^2
+    (angles, offset) = argmin  min_x 1/2 ||W^(1/2) (A(angles, offset) x - y)||^2 + alpha/2 ||x - z||^2
 
 The inner minimum is the data step h(z, alpha) of `solve`; variable projection (Golub and Pereyra, SIAM J. Numer. Anal.
 10 (1973) 413) leaves a problem in the geometry alone. Its gradient is that of the misfit at the inner minimum held
@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ..linalg import cg, operator_norm
 from ..protocols import Operator
-from ..validation import check_number
+from ..validation import broadcasts, check_number
 from .counts import as_floats
 
 __all__ = ["Calibration", "calibrate"]
@@ -68,7 +68,7 @@ def calibrate(
     angles: Any,
     offset: float = 0.0,
     *,
-    pixel_size: float = 1.0,
+    noise_std: Any = None,
     max_iter: int = 60,
     callback: Callable[[int, Tensor, float], Any] | None = None,
     progress: bool = False,
@@ -83,7 +83,8 @@ def calibrate(
             float64, since the objective is compared at nearby geometries; x comes back in y's own dtype.
         angles: (n_angles,), radians: where the views are believed to be.
         offset: where the detector is believed to be.
-        pixel_size: in the unit of offset.
+        noise_std: standard deviation of y, a number or broadcasting to y; infinite where nothing was measured. None:
+            the same everywhere.
         max_iter: at most so many iterations of L-BFGS, in rounds of ten.
         callback: called with (iteration, angles, offset); a true answer stops.
         progress: show a bar on stderr.
@@ -100,7 +101,10 @@ def calibrate(
             f"got {tuple(y.shape)}"
         )
     check_number("max_iter", max_iter, above=1, integer=True, or_equal=True, caller="calibrate")
-    problem = _Problem(make, y, start, float(offset), pixel_size)
+    weights = _weights(noise_std, y)
+    if not bool((weights * y).any()):
+        raise ValueError("calibrate: y is zero wherever it has weight; there is nothing to find angles in")
+    problem = _Problem(make, y, weights, start, float(offset))
     bar = None
     if progress:
         from tqdm import tqdm
@@ -142,14 +146,27 @@ def calibrate(
     return Calibration(found_angles, float(found_offset), x, objective, interrupted)
 
 
+def _weights(noise_std: Any, y: Tensor) -> Tensor:
+    """Return 1/noise_std^2, at most 1, as a tensor that broadcasts to y."""
+    std = torch.as_tensor(1.0 if noise_std is None else noise_std).to(y)
+    if not bool((std > 0).all()) or not broadcasts(tuple(std.shape), tuple(y.shape)):  # NaN fails too
+        raise ValueError(
+            f"calibrate: noise_std must be above 0 and a number or broadcast to y {tuple(y.shape)}, got shape "
+            f"{tuple(std.shape)} with a minimum of {float(std.min()):.4g}"
+        )
+    return (std.min() / std).square().nan_to_num(0.0)
+
+
 class _Problem:
     """The objective in q = (changes of the angles, change of the offset), both in pixels at the image's rim."""
 
-    def __init__(self, make: Make, y: Tensor, angles: Tensor, offset: float, pixel_size: float) -> None:
-        self.make, self.y, self.angles, self.offset, self.pixel_size = make, y, angles, offset, pixel_size
+    def __init__(self, make: Make, y: Tensor, weights: Tensor, angles: Tensor, offset: float) -> None:
+        self.make, self.y, self.weights, self.angles, self.offset = make, y, weights, angles, offset
         operator = self.operator(angles, torch.tensor(offset, dtype=torch.float64))
-        back = operator.A_adjoint(y)
-        self.alpha = y.new_tensor(ALPHA * operator_norm(lambda x: operator.A_adjoint(operator.A(x)), back) ** 2)
+        self.pixel_size = float(getattr(operator, "pixel_size", 1.0))
+        back = operator.A_adjoint(weights * y)
+        norm = operator_norm(lambda x: operator.A_adjoint(weights * operator.A(x)), back)
+        self.alpha = y.new_tensor(ALPHA * norm**2)
         self.radius = math.hypot(*back.shape[-2:]) / 2
         self.z = torch.zeros_like(back)
         self.best = np.zeros(len(angles) + 1)
@@ -167,10 +184,10 @@ class _Problem:
     def solve(self, q: npt.NDArray[np.float64]) -> Tensor:
         """Return the inner minimum, by conjugate gradients from the last one."""
         operator = self.operator(*self.geometry(q))
-        M = operator.preconditioner(self.y.new_ones(())) if hasattr(operator, "preconditioner") else None
+        M = operator.preconditioner(self.weights) if hasattr(operator, "preconditioner") else None
         self.x = cg(
-            lambda x: operator.A_adjoint(operator.A(x)) + self.alpha * x,
-            operator.A_adjoint(self.y) + self.alpha * self.z,
+            lambda x: operator.A_adjoint(self.weights * operator.A(x)) + self.alpha * x,
+            operator.A_adjoint(self.weights * self.y) + self.alpha * self.z,
             x0=self.x,
             preconditioner=None if M is None else lambda r: M(r, self.alpha),
             rtol=1e-5,
@@ -183,10 +200,10 @@ class _Problem:
         x = self.solve(q)
         angles, offset = (v.requires_grad_() for v in self.geometry(q))
         with torch.enable_grad():
-            misfit = 0.5 * (self.operator(angles, offset).A(x) - self.y).square().sum()
+            misfit = 0.5 * (self.weights * (self.operator(angles, offset).A(x) - self.y).square()).sum()
             slopes = torch.autograd.grad(misfit, (angles, offset))
         value = float(misfit.detach() + 0.5 * self.alpha * (x - self.z).square().sum())
         by_angle = slopes[0].cpu().numpy() / self.radius
         gradient = np.append(by_angle - by_angle.mean(), float(slopes[1]) * self.pixel_size)
-        scale = 1 / float(self.y.square().sum())
+        scale = 1 / float((self.weights * self.y.square()).sum())
         return value * scale, gradient.astype(np.float64) * scale

@@ -24,6 +24,7 @@ averaged over frames. The images of several rows of a detector are (n_rows, n_an
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -31,6 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..readers import Scan
 from ..validation import broadcasts, check_number, short
 
 __all__ = ["LineIntegrals", "find_bad_pixels", "line_integrals", "simulate_counts"]
@@ -42,6 +44,8 @@ OUTLIER = 6.0
 """Robust standard deviations beyond which a pixel is not one of its neighbours."""
 LEAST_DEFECT = 0.05
 """A pixel within this fraction of its neighbours' beam is repaired by its own flat."""
+DIMMEST = 1e-3
+"""Of the open beam: it would be an object of seven attenuation lengths everywhere."""
 NEIGHBOURS = 11
 """Bins of the running median that a pixel is compared with."""
 
@@ -56,7 +60,8 @@ class LineIntegrals:
             penalised weighted least squares are noise_std^-2.
         bad_pixels: boolean (..., n_detectors). y there is interpolated from the neighbours.
         n_bad: rays that say nothing: starved ones, and those of bad pixels.
-        n_starved: rays of good pixels with no count above the dark. y there is that of the fewest counts seen.
+        n_starved: rays of good pixels with no count above the dark. y there, and of fewer counts, is that of half a
+            photon, or of half the read-out noise where this is more.
         photons_per_count: 1/g, given or estimated.
         electronic_std: sigma_e in counts, from the darks; 0 where fewer than two were given.
     """
@@ -79,7 +84,7 @@ class _Field(NamedTuple):
 
 
 def line_integrals(
-    counts: Any,
+    counts: Scan | Any,
     flat: Any = None,
     dark: Any = None,
     *,
@@ -92,7 +97,7 @@ def line_integrals(
 
     Args:
         counts: (..., n_angles, n_detectors), raw: not yet dark-subtracted. numpy or torch, integers or floats;
-            float64 stays so, everything else becomes float32.
+            float64 stays so, everything else becomes float32. Or a `Scan` of counts, with its flat and dark.
         flat: counts of the beam without object, (n_detectors,) or (..., n_flats, n_detectors). Not with i0.
         dark: counts without beam, likewise. None: 0.
         i0: expected counts of the open beam, in place of a measured flat. Exactly one of flat and i0.
@@ -105,8 +110,14 @@ def line_integrals(
 
     >>> record = line_integrals(torch.tensor([[80.0, 50.0, 0.0]]), i0=100.0)
     >>> record.n_bad, [round(v, 3) for v in record.y[0].tolist()], [round(v, 3) for v in record.noise_std[0].tolist()]
-    (1, [0.223, 0.693, 0.693], [0.112, 0.141, inf])
+    (1, [0.223, 0.693, 5.298], [0.112, 0.141, inf])
     """
+    if isinstance(counts, Scan):
+        if counts.kind != "counts":
+            raise ValueError(f"line_integrals: counts must be raw, got a scan of {counts.kind}; use its y as it is")
+        flat = counts.flat if flat is None and i0 is None else flat
+        dark = counts.dark if dark is None else dark
+        counts = counts.y
     c, is_numpy = as_floats("line_integrals", "counts", counts, ndim=2)
     if bad not in BAD:
         raise ValueError(f"line_integrals: bad must be one of {list(BAD)}, got {short(repr(bad), 60)}")
@@ -147,10 +158,10 @@ def line_integrals(
         )
 
     gain, variance_e = _gain(light, night, dead, photons_per_count)
-    least = s[seen].min()
-    ratio = torch.where(seen, s, least) / torch.where(f > 0, f, 1)
-    y = _bridge(-ratio.log(), dead)
-    s, f = torch.where(seen, s, 1), torch.where(f > 0, f, 1)
+    check_open_beam("line_integrals", s, f, seen)
+    # The logarithm of less than half a photon, or of what the read-out noise hides, would be noise without bound.
+    s, f = s.clamp(min=0.5 * max(gain, math.sqrt(variance_e))), torch.where(f > 0, f, 1)
+    y = _bridge((f / s).log(), dead)
     # Relative variances, so that squares of large counts stay in range.
     relative = gain / s + variance_e / s / s
     if light.n_frames:
@@ -189,16 +200,14 @@ def find_bad_pixels(flat: Any, dark: Any = None) -> Any:
     return found.cpu().numpy() if is_numpy else found
 
 
-def simulate_counts(
-    line_integrals: Any, i0: Any, *, background: Any = 0.0, generator: torch.Generator | None = None
-) -> Any:
+def simulate_counts(line_integrals: Any, i0: Any, *, background: Any = 0.0, generator: torch.Generator) -> Any:
     """Draw photon counts ~ Poisson(i0 exp(-line_integrals) + background), in the shape of line_integrals.
 
     Args:
         line_integrals: (..., n_angles, n_detectors), without unit.
         i0: expected photons of the open beam a bin, a number or broadcasting.
         background: expected scattered photons and dark counts, a number or broadcasting.
-        generator: on the device of line_integrals; None: one seeded with 0.
+        generator: on the device of line_integrals.
 
     Raises:
         ValueError, TypeError: i0 or background is negative or not finite, or does not broadcast.
@@ -216,8 +225,7 @@ def simulate_counts(
                 f"got shape {tuple(level.shape)} with a minimum of {float(level.min()):.4g}"
             )
         levels.append(level)
-    g = torch.Generator(y.device).manual_seed(0) if generator is None else generator
-    drawn = torch.poisson(levels[0] * torch.exp(-y) + levels[1], generator=g)
+    drawn = torch.poisson(levels[0] * torch.exp(-y) + levels[1], generator=generator)
     return drawn.cpu().numpy() if is_numpy else drawn
 
 
@@ -260,9 +268,39 @@ def _frames(caller: str, name: str, value: Any, counts: Tensor) -> _Field:
             f"{tuple(counts.shape)}, got {tuple(t.shape)}; the last axis is the detector's, the one before it the "
             "views' or frames': move axes if rows come last"
         )
+    if len(want) == 2 and t.ndim == 2 and len(t) == want[0] > 1:
+        raise ValueError(
+            f"{caller}: {name} {tuple(t.shape)} may hold {len(t)} rows or {len(t)} frames; give it all its axes, "
+            f"(n_rows, n_frames, n_detectors): {name}[:, None] for rows, {name}[None] for frames"
+        )
     n = frames.shape[-2]
     variance = frames.double().diff(dim=-2).square().mean(-2).to(counts) / 2 if n > 1 else None
     return _Field(frames.mean(-2), n, variance)
+
+
+def check_open_beam(caller: str, counts: Tensor, open_beam: Tensor, seen: Tensor) -> None:
+    """Refuse counts that are more than the open beam's, and warn of those that come nowhere near it.
+
+    Args:
+        caller: what messages begin with.
+        counts: without background.
+        open_beam: what they would be without an object; broadcasts to counts.
+        seen: boolean, which of them count.
+    """
+    open_beam = open_beam.expand(counts.shape)
+    counted, light = float(counts[seen].double().sum()), float(open_beam[seen].double().sum())
+    if counted > 1.05 * light + 10 * light**0.5:
+        raise ValueError(
+            f"{caller}: counts must be what is left of the open beam, got {counted:.4g} in all of {light:.4g}; counts "
+            "and flat, or i0, must be in one unit, with one exposure time"
+        )
+    brightest = float((counts[seen] / open_beam[seen]).max())
+    if brightest < DIMMEST:
+        warnings.warn(
+            f"{caller}: the brightest ray has {brightest:.2g} of the open beam; are these counts, and in the unit of "
+            "the flat or i0? Line integrals are not counts",
+            stacklevel=4,
+        )
 
 
 def _check_light(light: _Field, night: _Field, caller: str) -> None:

@@ -28,6 +28,7 @@ from ..data_terms import LeastSquaresStep
 from ..linalg import cg, implicit_solve
 from ..protocols import Operator, Preconditioner
 from ..validation import broadcasts, check_number
+from .counts import check_open_beam
 
 __all__ = ["Transmission"]
 
@@ -106,12 +107,7 @@ class Transmission:
         seen = i0 > 0
         if not bool((y[seen] > 0).any()):
             raise ValueError("Transmission: y must hold counts where i0 > 0, got zeros only; check the measurements")
-        counted, open_beam = float(y[seen].double().sum()), float((i0 + r)[seen].double().sum())
-        if counted > 1.05 * open_beam + 10 * open_beam**0.5:
-            raise ValueError(
-                f"Transmission: y must be what is left of i0, got {counted:.4g} photons of an open beam of "
-                f"{open_beam:.4g}; i0 and y must be in the same unit, photons a bin"
-            )
+        check_open_beam("Transmission", y, i0 + r, seen)
         return TransmissionStep(operator, y, i0, r, n_inner=self.n_inner, rtol=self.rtol, max_iter=self.max_iter)
 
 

@@ -186,6 +186,13 @@ def _stack(headers: list[_Header]) -> tuple[list[_Header], float]:
             f"{headers[k].file} and {headers[k + 1].file.name} are {gaps[k]:.4g} mm apart, slices mostly "
             f"{typical:.4g} mm; slices must be evenly spaced: is one missing?"
         )
+    in_plane = np.stack([header.position for header in headers]) @ first.orientation.reshape(2, 3).T
+    spread = float(np.ptp(in_plane, axis=0).max())
+    if spread > (min(first.spacing) if np.isfinite(first.spacing).all() else 1.0):  # a pixel, or a millimetre
+        raise ValueError(
+            f"{headers[0].file.parent}: slices are displaced within their plane by {spread:.4g} mm (a tilted gantry?); "
+            "a volume is a straight stack: resample it, or read its slices one by one"
+        )
     return headers, typical
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..io.hdf5 import listed, open_hdf5
-from .checks import check_file, check_finite, check_memory, check_real, reading, to_float32
+from .checks import check_file, check_finite, check_memory, check_real, reading
 from .scan import Scan
 
 __all__ = ["read_dxchange"]
@@ -28,14 +28,12 @@ __all__ = ["read_dxchange"]
 RADIANS = dict.fromkeys(("deg", "degree", "degrees"), math.pi / 180) | dict.fromkeys(("rad", "radian", "radians"), 1.0)
 MM = {"m": 1e3, "mm": 1.0, "um": 1e-3, "µm": 1e-3, "micron": 1e-3, "microns": 1e-3, "nm": 1e-6}
 PIXEL = "measurement/instrument/detector/actual_pixel_size_x"
-FRAMES = 64
-"""Open or closed views that are averaged at a time."""
 
 
 def read_dxchange(
     path: str | os.PathLike[str], *, rows: slice | None = None, angles: npt.ArrayLike | None = None
 ) -> Scan:
-    """Read raw counts (n_rows, n_angles, n_detectors), parallel beam, with the mean of the flats and of the darks.
+    """Read raw counts (n_rows, n_angles, n_detectors), parallel beam, with the flats and the darks.
 
     Args:
         path: the file.
@@ -59,19 +57,18 @@ def read_dxchange(
         read = {**sizes, "y": len(range(picked.start, picked.stop, picked.step))}
         check_memory(f"{path}: data", tuple(read.values()), "read some rows, rows=slice(0, 16)")
         y = _counts(data, axes, picked)
-        fields = {name: _mean(path, file, f"data_{name}", sizes, picked) for name in ("white", "dark")}
+        fields = {name: _frames(path, file, f"data_{name}", sizes, picked) for name in ("white", "dark")}
         pixel = _pixel_size(path, file)
         title = file["exchange"].get("title")
         facts: dict[str, Any] = {"rows": (picked.start, picked.stop, picked.step)}
         if isinstance(title, h5py.Dataset) and title.shape == ():
             facts["title"] = _text(title[()])
-    facts |= {f"n_{name}": n for name, (_, n) in fields.items()}
     return Scan(
         y=y,
         angles=theta,
         kind="counts",
-        flat=fields["white"][0],
-        dark=fields["dark"][0],
+        flat=fields["white"],
+        dark=fields["dark"],
         pitch_mm=pixel,
         pixel_size_mm=pixel,
         facts=facts,
@@ -133,12 +130,12 @@ def _counts(dataset: h5py.Dataset, axes: list[str], rows: slice, views: slice = 
     return values.transpose([axes.index(axis) for axis in ("y", "theta", "x") if axis in axes])
 
 
-def _mean(
+def _frames(
     path: str | os.PathLike[str], file: h5py.File, name: str, data: dict[str, int], rows: slice
-) -> tuple[npt.NDArray[np.float32] | None, int]:
-    """Return the mean over the views of a dataset of flats or darks, (n_rows?, n_detectors), and their number."""
+) -> npt.NDArray[Any] | None:
+    """Return a dataset of flats or darks, (n_rows?, n_frames, n_detectors)."""
     if name not in file["exchange"]:
-        return None, 0
+        return None
     dataset = _dataset(path, file, name)
     expected = [axis for axis in ("theta", "y", "x") if axis in data]
     axes = _axes(path, dataset, expected[1:] if dataset.ndim == len(expected) - 1 else expected)
@@ -147,13 +144,10 @@ def _mean(
     if any(size != data[axis] for axis, size in sizes.items()):
         raise ValueError(f"{path}: {dataset.name} must have data's pixels, {data}, got {sizes}; crop both alike")
     if n == 0:
-        return None, 0
-    if "theta" not in axes:
-        return to_float32(f"{path}: {dataset.name}", _counts(dataset, axes, rows)), 1
-    # A few at a time: a scan may have as many of them as views. In float64, for counts of 16 bits add up.
-    chunks = (slice(i, i + FRAMES) for i in range(0, n, FRAMES))
-    total = sum(_counts(dataset, axes, rows, views).sum(axis=-2, dtype=np.float64) for views in chunks)
-    return to_float32(f"{path}: {dataset.name}", total / n), n
+        return None
+    check_memory(f"{path}: {dataset.name}", dataset.shape, "read some rows, rows=slice(0, 16)")
+    frames = _counts(dataset, axes, rows)
+    return frames if "theta" in axes else frames[..., None, :]
 
 
 def _angles(path: str | os.PathLike[str], file: h5py.File, n_views: int) -> npt.NDArray[np.float64]:

@@ -20,6 +20,8 @@ __all__ = ["read_htc2022", "read_htc2022_segmentation"]
 
 VARIABLES = ("CtDataFull", "CtDataLimited")
 SEGMENTATION = (512, 512)
+RADIANS = 0.02
+"""Steps between views, in degrees, below which they are radians: those of the challenge are 0.5 degrees."""
 
 
 def read_htc2022(path: str | os.PathLike[str]) -> Scan:
@@ -39,6 +41,12 @@ def read_htc2022(path: str | os.PathLike[str]) -> Scan:
     parameters = _member(path, name, content[name], "parameters")
     sinogram = _array(path, "sinogram", _member(path, name, content[name], "sinogram"))
     angles = _array(path, "angles", _member(path, "parameters", parameters, "angles"))
+    step = float(np.median(np.abs(np.diff(angles.ravel())))) if angles.size > 1 else 360.0
+    if step < RADIANS and np.ptp(angles) <= 2 * np.pi:
+        raise ValueError(
+            f"{path}: angles must be degrees, got steps of {step:.3g} over {np.ptp(angles):.4g}; these look like "
+            "radians: use np.rad2deg"
+        )
     known = {key: _plain(value) for key, value in parameters.items() if _is_plain(value)}
     if (unit := known.get("distanceUnit", "mm")) != "mm":
         raise ValueError(f"{path}: distanceUnit must be 'mm', got {unit!r:.40}; bring all lengths to mm")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -24,7 +26,8 @@ class Scan:
             counts.
         angles: (n_angles,), radians, float64; any order, repeats allowed.
         kind: "line integrals" or "counts".
-        flat: (n_detectors,) or (n_rows, n_detectors), mean counts of the open beam; None where there are none.
+        flat: counts of the open beam, frame by frame, for their spread tells the gain: (n_frames, n_detectors) or
+            (n_rows, n_frames, n_detectors); given without an axis of frames, it is one. None where there are none.
         dark: the same of the closed beam.
         source_origin_mm: from the source to the axis of rotation; None: parallel beam, or not known.
         origin_detector_mm: from the axis to the detector.
@@ -58,21 +61,20 @@ class Scan:
         _check_axes(where, y.shape, angles.shape)
         if self.kind not in KINDS:
             raise ValueError(f"{where}: kind must be one of {KINDS}, got {self.kind!r:.40}")
-        pixels = (*y.shape[:-2], y.shape[-1])
         for name in ("flat", "dark"):
             if (field_ := getattr(self, name)) is not None:
-                field_ = to_float32(f"{where}: {name}", field_)
-                if field_.shape != pixels:
-                    raise ValueError(
-                        f"{where}: {name} must be {pixels}, one value a detector pixel, got {field_.shape}; crop y and "
-                        f"{name} alike, average over views"
-                    )
-                object.__setattr__(self, name, field_)
+                object.__setattr__(self, name, _frames(f"{where}: {name}", field_, y.shape))
         given = [self.source_origin_mm is not None, self.origin_detector_mm is not None]
         if any(given) and not (all(given) and self.pitch_mm is not None):
             raise ValueError(
                 f"{where}: a fan beam needs source_origin_mm, origin_detector_mm and pitch_mm, got "
                 f"{self.source_origin_mm}, {self.origin_detector_mm} and {self.pitch_mm}"
+            )
+        span = float(np.ptp(angles))
+        if span > 4 * math.pi:
+            warnings.warn(
+                f"{where}: angles span {span:.4g} radians, more than two turns; if they are degrees, use np.deg2rad",
+                stacklevel=3,
             )
         object.__setattr__(self, "y", y)
         object.__setattr__(self, "angles", np.ascontiguousarray(angles, dtype=np.float64))
@@ -91,9 +93,12 @@ class Scan:
         """Return the scan with some of its views: a limited arc, or few of them.
 
         Args:
-            which: slice, indices or boolean mask over the angles, e.g. slice(0, 181) or slice(None, None, 12).
+            which: slice, indices or boolean mask over the angles, e.g. slice(0, 181) or slice(None, None, 12). A slice
+                ends within the scan: no view asked for is left out silently.
         """
         n = len(self.angles)
+        if isinstance(which, slice) and any(k is not None and not -n <= k <= n for k in (which.start, which.stop)):
+            raise ValueError(f"Scan.subset: which must be a slice within the {n} views, got {which}")
         index = which if isinstance(which, slice) else np.asarray(which)
         try:
             angles = self.angles[index]
@@ -110,11 +115,26 @@ class Scan:
         """Return the operator's arguments beside shape, angles and pixel_size, in mm.
 
         For FanBeam where the distances are known (source_origin, origin_detector, n_detectors, pitch), otherwise for
-        Radon (n_detectors, and pitch where it is known; without it the unit of length is a bin).
+        Radon (n_detectors, and pitch where it is known; without it the unit of length is a bin). Of a cone beam,
+        FanBeam is right for the row in the plane of the source's orbit, and less so the farther from it.
         """
         names = ("source_origin", "origin_detector", "pitch")
         lengths = {name: value for name in names if (value := getattr(self, f"{name}_mm")) is not None}
         return {"n_detectors": self.y.shape[-1], **lengths}
+
+
+def _frames(where: str, values: Any, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Return frames of the detector as (n_rows?, n_frames, n_detectors) for y of this shape."""
+    frames = to_float32(where, values)
+    pixels = (*shape[:-2], shape[-1])
+    if frames.shape == pixels:
+        frames = frames[..., None, :]
+    if frames.ndim != len(shape) or (*frames.shape[:-2], frames.shape[-1]) != pixels or frames.shape[-2] == 0:
+        raise ValueError(
+            f"{where} must be {pixels}, one value a detector pixel, or with an axis of frames before the last, got "
+            f"{frames.shape}; crop it as y"
+        )
+    return frames
 
 
 def _check_axes(where: str, shape: tuple[int, ...], angles: tuple[int, ...]) -> None:
