@@ -9,7 +9,7 @@ import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -22,7 +22,6 @@ DEFAULT_MINUTES = 60.0
 train = typer.Typer(help="Train the networks of this package.", no_args_is_help=True, rich_markup_mode=None)
 
 
-# With one command alone typer would take `pnp train` for it.
 @train.callback()
 def _train() -> None:
     """Train the networks of this package."""
@@ -79,20 +78,7 @@ def train_denoiser(
       pnp train denoiser --kind convergence --std 0.018 -o kappa.safetensors
       torchrun --nproc-per-node=2 $(which pnp) train denoiser --data photographs/ -o gray.safetensors
     """
-    from .io import check_output
-
-    # What is cheap to check comes first, then the data, then the work.
-    checkpoint = output.with_name(output.name + ".checkpoint")
-    if output.suffix != ".safetensors":
-        raise ValueError(f"--output must end in .safetensors, got {output.name!r}")
-    # Weights beside a checkpoint that is resumed are those of the same run.
-    check_output(output, overwrite=overwrite or (resume and checkpoint.exists()))
-    if checkpoint.exists() and not resume:
-        raise ValueError(f"{checkpoint} is there already: go on from it with --resume, or remove it to start anew")
-    if steps is not None and minutes is not None:
-        raise ValueError(f"give --steps or --minutes, got both ({steps} and {minutes:g})")
-    if steps is None and minutes is None:
-        minutes = DEFAULT_MINUTES
+    checkpoint, minutes = _budget(output, resume, overwrite, steps, minutes)
 
     import torch
 
@@ -137,9 +123,7 @@ def train_denoiser(
                 validate_minutes=validate_minutes,
             )
         except training.Interrupted as stop:
-            if distributed.rank() == 0:
-                print(f"pnp: {stop}; the checkpoint is {checkpoint}, go on with --resume", file=sys.stderr)
-            raise typer.Exit(128 + stop.number) from None
+            _interrupted(stop, checkpoint)
         if distributed.rank() > 0:
             return
         state = training.load_checkpoint(checkpoint)
@@ -148,6 +132,122 @@ def train_denoiser(
         about = {"command": shlex.join(["pnp", *sys.argv[1:]]), "data": job.about, "length": length, "held out": value}
         save(model, output, about={**about, "processes": str(distributed.size())})
         print(f"{output}: {length}; {value} on held-out images")
+
+
+@train.command("glimpse")
+def train_glimpse(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Weights to write: a .safetensors file.")],
+    views: Annotated[int, typer.Option(help="Views, uniform over half a turn from 0.")] = 30,
+    size: Annotated[int, typer.Option(help="Side of the slices in pixels.")] = 128,
+    detectors: Annotated[int | None, typer.Option(help="Bins; default: the least that see the whole slice.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of slices, images; default: simulated slices of chests.")
+    ] = None,
+    slices: Annotated[int, typer.Option(help="How many slices are simulated.")] = 400,
+    noise_db: Annotated[float, typer.Option(help="Decibels by which the noise is below the measurements.")] = 40.0,
+    pointwise: Annotated[
+        bool, typer.Option("--pointwise", help="The original's kind: no point hears its neighbours.")
+    ] = False,
+    learn_geometry: Annotated[
+        bool, typer.Option("--learn-geometry", help="Train the angles and the detector's offset as well.")
+    ] = False,
+    steps: Annotated[int | None, typer.Option(help="Budget in optimiser steps: deterministic on the CPU.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help=f"Budget in minutes of training; default {DEFAULT_MINUTES:g}.")
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Slices a step, of all processes.")] = 8,
+    seed: Annotated[int, typer.Option(help="Seed of the weights, the slices and the noise.")] = 0,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on from OUTPUT.checkpoint, where there is one, and replace its OUTPUT."),
+    ] = False,
+    checkpoint_minutes: Annotated[float, typer.Option(help="Minutes of training between checkpoints.")] = 3.0,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+) -> None:
+    """Train GLIMPSE for a parallel-beam scan: pixels of a slice from the projections around their sinusoids.
+
+    \b
+    Examples:
+      pnp train glimpse --views 30 --size 128 --minutes 30 -o chest30.safetensors
+      pnp train glimpse --data slices/ --size 256 --views 60 --minutes 60 -o slices60.safetensors --resume
+    """
+    checkpoint, minutes = _budget(output, resume, overwrite, steps, minutes)
+    for option, number, least in (("--views", views, 1), ("--size", size, 32), ("--slices", slices, 2)):
+        if number < least:
+            raise ValueError(f"{option} must be at least {least}, got {number}")
+
+    import torch
+
+    from operators import Radon
+
+    from . import distributed, training
+    from .learned import Glimpse, Pairs, add_noise, held_out_psnr, mean_psnr, save_glimpse
+    from .learned.slices import ARCHITECTURES, chests, folder_slices
+
+    options = training.TrainingOptions(steps=steps, minutes=minutes, batch=batch, seed=seed)
+    where = distributed.choose_device(device)
+    kind = "pointwise" if pointwise else "local"
+    radon = Radon((size, size), torch.arange(views, dtype=torch.float64) * (torch.pi / views), n_detectors=detectors)
+    torch.manual_seed(seed)
+    architecture, patches = ARCHITECTURES[kind]
+    model = Glimpse(
+        radon.shape, radon.angles, n_detectors=radon.n_detectors, learn_geometry=learn_geometry, **architecture
+    )
+    images, about = folder_slices(data, size) if data is not None else chests(slices, size, seed)
+    held_out = min(16, max(1, len(images) // 20))
+    sinograms = torch.cat([radon.A(x[None]) for x in images])
+    noisy = add_noise(sinograms[-held_out:], noise_db, torch.Generator().manual_seed(10**6))
+    measure = held_out_psnr(images[-held_out:], noisy)
+    with distributed.joined(where) as here:
+        task = Pairs(model.to(here), images[:-held_out], sinograms[:-held_out], noise_db=noise_db, **patches)
+        try:
+            training.train(
+                task,
+                options,
+                checkpoint=checkpoint,
+                resume=resume,
+                validate=measure,
+                checkpoint_minutes=checkpoint_minutes,
+            )
+        except training.Interrupted as stop:
+            _interrupted(stop, checkpoint)
+        if distributed.rank() > 0:
+            return
+        state = training.load_checkpoint(checkpoint)
+        length = f"{state['step']} steps, {state['seconds'] / 60:.1f} minutes"
+        value = f"PSNR {measure(model):.2f} dB"
+        fbp = mean_psnr(lambda y: radon.fbp(y, window="hann"), noisy, images[-held_out:])
+        command = shlex.join(["pnp", *sys.argv[1:]])
+        save_glimpse(model, output, about={"command": command, "data": about, "length": length, "held out": value})
+        print(f"{output}: {length}; {value} on {held_out} held-out slices, filtered back-projection {fbp:.2f} dB")
+
+
+def _budget(
+    output: Path, resume: bool, overwrite: bool, steps: int | None, minutes: float | None
+) -> tuple[Path, float | None]:
+    """Return the name of the checkpoint, and the minutes; refuse what is cheap to check, before the work."""
+    from .io import check_output
+
+    checkpoint = output.with_name(output.name + ".checkpoint")
+    if output.suffix != ".safetensors":
+        raise ValueError(f"--output must end in .safetensors, got {output.name!r}")
+    # Weights beside a checkpoint that is resumed are those of the same run.
+    check_output(output, overwrite=overwrite or (resume and checkpoint.exists()))
+    if checkpoint.exists() and not resume:
+        raise ValueError(f"{checkpoint} is there already: go on from it with --resume, or remove it to start anew")
+    if steps is not None and minutes is not None:
+        raise ValueError(f"give --steps or --minutes, got both ({steps} and {minutes:g})")
+    return checkpoint, DEFAULT_MINUTES if steps is None and minutes is None else minutes
+
+
+def _interrupted(stop: Any, checkpoint: Path) -> NoReturn:
+    """Say where to go on, and exit as the shell expects it of a signal."""
+    from . import distributed
+
+    if distributed.rank() == 0:
+        print(f"pnp: {stop}; the checkpoint is {checkpoint}, go on with --resume", file=sys.stderr)
+    raise typer.Exit(128 + stop.number) from None
 
 
 def _numbers(option: str, text: str) -> list[float]:

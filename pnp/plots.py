@@ -24,6 +24,7 @@ def save_panels(
     cmap: str = "gray",
     label: str = "",
     n_columns: int | None = None,
+    rgb: bool = False,
     overwrite: bool = False,
 ) -> None:
     """Save images side by side, each below its title, with one colour scale and one colour bar for all.
@@ -40,17 +41,19 @@ def save_panels(
         cmap: matplotlib colour map.
         label: name and unit of the values, beside the colour bar.
         n_columns: panels in a row; None: one row of up to four, or more rows.
+        rgb: images are (..., 3, H, W), red, green and blue in [0, 1], shown as they are and without a colour bar.
         overwrite: replace a file of that name.
 
     Raises:
-        ValueError: no panels, an image without two axes, or a path that cannot be written.
+        ValueError: no panels, an image without two axes or, with `rgb`, three channels, or a path that cannot be
+            written.
     """
     from matplotlib import colormaps
     from matplotlib.figure import Figure  # not pyplot: no global state, no display
 
     if not panels:
         raise ValueError("save_panels: panels must hold at least one image, got none")
-    images = {name: _plane(name, values) for name, values in panels.items()}
+    images = {name: _plane(name, values, rgb) for name, values in panels.items()}
     if limits is None:
         values = np.concatenate([image[np.isfinite(image)] for image in images.values()])
         low, high = np.percentile(values, [0.5, 99.5]) if values.size else (0.0, 1.0)
@@ -68,14 +71,18 @@ def save_panels(
     for axis, (name, image) in zip(axes.flat, images.items(), strict=False):
         shown = axis.imshow(image, cmap=colours, vmin=limits[0], vmax=limits[1], interpolation="nearest")
         axis.set_title(name, fontsize=10)
-    figure.colorbar(shown, ax=axes, shrink=0.8, label=label)
+    if not rgb:
+        figure.colorbar(shown, ax=axes, shrink=0.8, label=label)
     figure.suptitle(title)
     with atomic(path, overwrite=overwrite) as part:
         figure.savefig(part)
 
 
-def _plane(name: str, values: npt.ArrayLike | Tensor) -> npt.NDArray[Any]:
+def _plane(name: str, values: npt.ArrayLike | Tensor, rgb: bool) -> npt.NDArray[Any]:
+    """Return the first image, (H, W) or (H, W, 3)."""
     image = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, dtype=np.float64)
-    if image.ndim < 2 or image.size == 0:
-        raise ValueError(f"save_panels: panel '{name}' must be an image (..., H, W), got {image.shape}")
-    return np.asarray(image.reshape(-1, *image.shape[-2:])[0])
+    n_axes, axes = (3, "..., 3, H, W") if rgb else (2, "..., H, W")
+    if image.ndim < n_axes or image.size == 0 or (rgb and image.shape[-3] != 3):
+        raise ValueError(f"save_panels: panel '{name}' must be an image ({axes}), got {image.shape}")
+    first = image.reshape(-1, *image.shape[-n_axes:])[0]
+    return first.transpose(1, 2, 0).clip(0, 1) if rgb else np.asarray(first)

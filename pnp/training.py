@@ -32,9 +32,17 @@ from tqdm import tqdm
 from . import distributed
 from .data import Sampler
 from .training_options import NoiseLevels, TrainingOptions
-from .training_run import Loss, Run, like, load_checkpoint
+from .training_run import Loss, Run, Task, like, load_checkpoint
 
-__all__ = ["Interrupted", "NoiseLevels", "TrainingOptions", "denoising_psnr", "load_checkpoint", "train_denoiser"]
+__all__ = [
+    "Interrupted",
+    "NoiseLevels",
+    "TrainingOptions",
+    "denoising_psnr",
+    "load_checkpoint",
+    "train",
+    "train_denoiser",
+]
 
 
 class Interrupted(KeyboardInterrupt):
@@ -137,21 +145,46 @@ def train_denoiser(
             number of processes; there is one and `resume` is False; the batch cannot be shared; the training diverged.
         Interrupted: Ctrl-C or SIGTERM; the checkpoint is as if the run had been stopped between two steps.
     """
+    return train(
+        Loss(model, sampler, levels, options),
+        options,
+        checkpoint=checkpoint,
+        resume=resume,
+        validate=validate,
+        checkpoint_minutes=checkpoint_minutes,
+        validate_minutes=validate_minutes,
+        progress=progress,
+    )
+
+
+def train(
+    task: Task,
+    options: TrainingOptions,
+    *,
+    checkpoint: str | Path,
+    resume: bool = False,
+    validate: Callable[[Any], float] | None = None,
+    checkpoint_minutes: float = 3.0,
+    validate_minutes: float | None = None,
+    progress: bool = True,
+) -> nn.Module:
+    """Train `task.model` as `train_denoiser` does, which says what the arguments are, on the batches of any task."""
     path = Path(checkpoint)
+    model: nn.Module = task.model
     if options.batch % distributed.size():
         raise ValueError(
-            f"train_denoiser: batch must be a multiple of the processes ({distributed.size()}), got {options.batch}"
+            f"{task.caller}: batch must be a multiple of the processes ({distributed.size()}), got {options.batch}"
         )
     if path.exists() and not resume:
         raise ValueError(
-            f"train_denoiser: there is a checkpoint {path.name} already; resume it, or remove it to start anew"
+            f"{task.caller}: there is a checkpoint {path.name} already; resume it, or remove it to start anew"
         )
     options.progress(0, 0.0)
     first = distributed.rank() == 0
-    loss_of: nn.Module = Loss(model, options)
+    loss_of: nn.Module = task
     if distributed.size() > 1:
-        loss_of = DistributedDataParallel(loss_of)  # gives all processes the first one's weights
-    run = Run(model, levels, options)
+        loss_of = DistributedDataParallel(task)  # gives all processes the first one's weights
+    run = Run(task, options)
     if path.exists():
         run.load(path)
     device, begun = like(model).device, run.step
@@ -195,7 +228,7 @@ def train_denoiser(
                 _show(bar, run, min(1.0, done))
                 if finished or stopped:
                     break
-                run.advance(loss_of, sampler, done)
+                run.advance(loss_of, done)
         except Exception:
             # With several processes the others are elsewhere; alone, the state before this step is whole.
             if distributed.size() == 1 and run.step > begun:

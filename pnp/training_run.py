@@ -20,7 +20,7 @@ from .io import atomic
 from .muon import Muon, fast_bfloat16, hidden_weights
 from .training_options import NoiseLevels, TrainingOptions
 
-__all__ = ["Loss", "Run", "like", "load_checkpoint"]
+__all__ = ["Loss", "Run", "Task", "like", "load_checkpoint"]
 
 KEYS = ("step", "seconds", "weights", "average", "optimizers", "generators", "history", "options", "levels")
 """Of a checkpoint; those written since also hold config and version."""
@@ -64,14 +64,41 @@ def describe(model: nn.Module) -> dict[str, Any]:
     return {"class": type(model).__name__, **what}
 
 
-class Loss(nn.Module):
-    """The loss as one forward pass, for DistributedDataParallel to see."""
+class Task(nn.Module):
+    """What is learned, from what: batches, and their loss as one forward pass, for DistributedDataParallel to see.
 
-    def __init__(self, model: Any, options: TrainingOptions) -> None:
+    Args:
+        caller: what messages begin with.
+        model: what is trained.
+        settings: what the batches are drawn from, in plain values: kept in the checkpoint, under `levels`, and the
+            same when a run is resumed.
+        words: for the settings, in a message.
+    """
+
+    model: Any
+
+    def __init__(self, caller: str, model: nn.Module, settings: dict[str, Any], words: str) -> None:
         super().__init__()
-        self.model, self.options = model, options
+        self.caller, self.model, self.settings, self.words = caller, model, settings, words
         self.device = like(model).device
+
+    def draw(self, batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Return the arguments of `forward` for so many images, on the CPU, from the generator's randomness alone."""
+        raise NotImplementedError
+
+
+class Loss(Task):
+    """Denoising: fresh noise of a random level on clean images."""
+
+    def __init__(self, model: Any, sampler: Sampler, levels: NoiseLevels, options: TrainingOptions) -> None:
+        super().__init__("train_denoiser", model, asdict(levels), "noise levels'")
+        self.sampler, self.levels, self.options = sampler, levels, options
         self.autocast = options.mixed_precision and not hasattr(model, "compute_dtype") and fast_bfloat16(self.device)
+
+    def draw(self, batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Return clean images x, y = x + sigma n, and sigma (batch,)."""
+        x, sigma = self.sampler(batch, generator), self.levels(batch, generator)
+        return x, x + sigma.reshape(-1, 1, 1, 1) * torch.randn(x.shape, generator=generator), sigma
 
     def forward(self, x: Tensor, y: Tensor, sigma: Tensor) -> Tensor:
         """Mean weighted square error of D(y, sigma), y = x + noise of level sigma (B,)."""
@@ -96,13 +123,14 @@ class Loss(nn.Module):
 class Run:
     """What changes during a training, and is in its checkpoint."""
 
-    def __init__(self, model: nn.Module, levels: NoiseLevels, options: TrainingOptions) -> None:
-        self.model, self.levels, self.options = model, levels, options
+    def __init__(self, task: Task, options: TrainingOptions) -> None:
+        self.task, self.model, self.options = task, task.model, options
+        model = self.model
         hidden = hidden_weights(model)
         ids = {id(p) for p in hidden}
         rest = [p for p in model.parameters() if p.requires_grad and id(p) not in ids]
         if not rest:
-            raise ValueError("train_denoiser: model has no parameter that requires a gradient; use requires_grad_()")
+            raise ValueError(f"{task.caller}: model has no parameter that requires a gradient; use requires_grad_()")
         decay = options.weight_decay
         groups: list[dict[str, Any]] = [{"params": rest, "weight_decay": 0.0}]
         if hidden and options.optimizer == "adamw":
@@ -122,8 +150,8 @@ class Run:
         self.norm = torch.zeros(())
 
     def load(self, path: Path) -> None:
-        """Go on from a checkpoint; refuse one of other processes, another model, other options or noise levels."""
-        state, name = load_checkpoint(path), f"train_denoiser: {path.name}"
+        """Go on from a checkpoint; refuse one of other processes, another model, other options or settings."""
+        state, name = load_checkpoint(path), f"{self.task.caller}: {path.name}"
         if len(state["generators"]) != distributed.size():
             n = len(state["generators"])
             raise ValueError(
@@ -141,7 +169,7 @@ class Run:
                 )
         for what, begun, now in (
             ("option", state["options"], asdict(self.options)),
-            ("noise levels'", state["levels"], asdict(self.levels)),
+            (self.task.words, state["levels"], self.task.settings),
         ):
             for key, new in now.items():
                 # What an earlier version did not know cannot be compared.
@@ -164,8 +192,8 @@ class Run:
         """Write the state as it was between two steps, to a temporary name, then rename; all processes take part."""
         if not bool(self.norm.isfinite()):
             raise ValueError(
-                f"train_denoiser: the gradient is not finite at step {self.step}; lower rate or muon_rate, and resume "
-                f"from {path.name} where there is one"
+                f"{self.task.caller}: the gradient is not finite at step {self.step}; lower rate or muon_rate, and "
+                f"resume from {path.name} where there is one"
             )
         generators = distributed.gather(self.random)
         if distributed.rank() > 0:
@@ -182,21 +210,20 @@ class Run:
                     "generators": generators,
                     "history": self.history,
                     "options": asdict(self.options),
-                    "levels": asdict(self.levels),
+                    "levels": self.task.settings,
                     "config": describe(self.model),
                     "version": _version(),
                 },
                 part,
             )
 
-    def advance(self, loss_of: nn.Module, sampler: Sampler, progress: float) -> None:
+    def advance(self, loss_of: nn.Module, progress: float) -> None:
         """Take one step of the optimisers and of the average."""
         o, g = self.options, self.generator
         share = o.batch // distributed.size()
-        x, sigma = sampler(share, g), self.levels(share, g)
-        y = x + sigma.reshape(-1, 1, 1, 1) * torch.randn(x.shape, generator=g)
         p = like(self.model)
-        loss = loss_of(x.to(p), y.to(p), sigma.to(p))
+        batch = self.task.draw(share, g)
+        loss = loss_of(*(t.to(p.device, p.dtype if t.is_floating_point() else t.dtype) for t in batch))
         for optimizer, rate in zip(self.optimizers, self.rates, strict=False):
             optimizer.zero_grad(set_to_none=True)
             for group in optimizer.param_groups:

@@ -305,6 +305,15 @@ def test_figure_has_the_first_row_on_top_and_one_scale(tmp_path):
         save_panels(tmp_path / "g.png", {})
 
 
+def test_figure_in_colour(tmp_path):
+    orange = np.broadcast_to(np.array([1.0, 0.5, 0.0])[:, None, None], (3, 20, 20))
+    save_panels(tmp_path / "f.png", {"orange": orange}, rgb=True)
+    pixels = read_image(tmp_path / "f.png")
+    np.testing.assert_allclose(pixels[:, pixels.shape[1] // 2, pixels.shape[2] // 2], [1, 0.5, 0], atol=0.01)
+    with pytest.raises(ValueError, match=r"3, H, W"):
+        save_panels(tmp_path / "g.png", {"grey": np.zeros((20, 20))}, rgb=True)
+
+
 def test_a_file_that_appears_meanwhile_is_kept(tmp_path):
     path = tmp_path / "x.txt"
     with pytest.raises(ValueError, match="exists"), atomic(path) as part:

@@ -1,0 +1,109 @@
+"""What learned reconstructors ask of their arguments: one voice for a wrong geometry and wrong measurements."""
+
+from __future__ import annotations
+
+import math
+import operator as op
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["angles_of", "count", "field", "length", "points", "shape_of", "sinograms"]
+
+
+def count(caller: str, name: str, value: Any) -> int:
+    """Return a whole number of at least 1."""
+    try:
+        n = op.index(value)
+    except TypeError:
+        raise TypeError(f"{caller}: {name} must be an integer, got {value!r}") from None
+    if n < 1:
+        raise ValueError(f"{caller}: {name} must be at least 1, got {n}")
+    return n
+
+
+def length(caller: str, name: str, value: Any) -> float:
+    """Return a positive, finite length."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{caller}: {name} must be a number, got {value!r}") from None
+    if not 0 < number < math.inf:
+        raise ValueError(f"{caller}: {name} must be positive and finite, got {value!r}")
+    return number
+
+
+def shape_of(caller: str, name: str, value: Any) -> tuple[int, int]:
+    """Return (height, width) as two positive integers."""
+    try:
+        height, width = value
+    except (TypeError, ValueError):
+        raise TypeError(f"{caller}: {name} must be (height, width), got {value!r}") from None
+    return count(caller, f"{name}[0]", height), count(caller, f"{name}[1]", width)
+
+
+def angles_of(caller: str, value: Any) -> Tensor:
+    """Return angles in radians as a float64 tensor (n_angles,); warn where they look like degrees."""
+    try:
+        angles = torch.as_tensor(value if isinstance(value, Tensor) else np.array(value, dtype=np.float64))
+        angles = angles.detach().cpu().double()
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{caller}: angles must be real numbers, got {type(value).__name__}; use an array") from None
+    if angles.ndim != 1 or angles.numel() == 0:
+        got = tuple(angles.shape)
+        raise ValueError(f"{caller}: angles must be a non-empty 1-D array of radians, got shape {got}")
+    bad = int((~angles.isfinite()).sum())
+    if bad:
+        raise ValueError(f"{caller}: angles must be finite, got {bad} NaN or infinite")
+    span = float(angles.max() - angles.min())
+    if span > 4 * math.pi:
+        warnings.warn(
+            f"{caller}: angles span {span:.4g} radians, more than two turns; if they are degrees, use np.deg2rad",
+            stacklevel=3,
+        )
+    return angles
+
+
+def field(caller: str, offset: float, half: float, radius: float, name: str) -> None:
+    """Refuse a detector, `half` to each side of its offset, none of whose rays meets the image."""
+    if not math.isfinite(offset):
+        raise ValueError(f"{caller}: {name} must be finite, got {offset}")
+    if abs(offset) - half >= radius:
+        raise ValueError(
+            f"{caller}: no ray meets the image: the detector's pass the axis at {offset - half:.4g} to "
+            f"{offset + half:.4g}, the image reaches to {radius:.4g}; check {name}, pitch and pixel_size, in one unit"
+        )
+
+
+def sinograms(caller: str, y: Any, n_angles: int, n_detectors: int, like: Tensor) -> None:
+    """Check that y is (B, 1, n_angles, n_detectors), floating, on the device of `like`, and finite in sum."""
+    if not isinstance(y, Tensor):
+        raise TypeError(f"{caller}: y must be a torch.Tensor, got {type(y).__name__}; use torch.as_tensor(y)")
+    if not y.dtype.is_floating_point:
+        raise TypeError(f"{caller}: y must be floating point, got {y.dtype}; use y.float()")
+    want, got = f"(B, 1, {n_angles}, {n_detectors}) of views and bins", tuple(y.shape)
+    if got[-2:] == (n_detectors, n_angles) != (n_angles, n_detectors):
+        raise ValueError(f"{caller}: y must be {want}, got {got}: views and bins are transposed; use y.mT")
+    if y.ndim < 4 and got[-2:] == (n_angles, n_detectors):
+        raise ValueError(f"{caller}: y must be {want}, got {got}; use y[{'None, ' * (4 - y.ndim)}...]")
+    if y.ndim != 4 or got[1] != 1 or got[2:] != (n_angles, n_detectors):
+        raise ValueError(f"{caller}: y must be {want}, got {got}; this model is for one geometry, that of its training")
+    if y.device != like.device:
+        raise ValueError(f"{caller}: y is on {y.device}, the model on {like.device}; move one")
+    if y.dtype == torch.float64 and like.dtype != torch.float64:
+        raise TypeError(f"{caller}: y is float64, the model {like.dtype}; use model.double(), or y.float()")
+
+
+def points(caller: str, coords: Any) -> Tensor:
+    """Return coords (P, 2), X and Y."""
+    if not isinstance(coords, Tensor) or coords.is_complex():
+        raise TypeError(f"{caller}: coords must be a real torch.Tensor, got {type(coords).__name__}")
+    if coords.ndim != 2 or coords.shape[1] != 2 or len(coords) == 0:
+        raise ValueError(f"{caller}: coords must be (P, 2), X and Y of points, got {tuple(coords.shape)}")
+    bad = int((~coords.isfinite()).sum())
+    if bad:
+        raise ValueError(f"{caller}: coords must be finite, got {bad} NaN or infinite")
+    return coords

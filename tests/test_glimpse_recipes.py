@@ -1,0 +1,80 @@
+"""The recipes of GLIMPSE and its benchmark, from training to figure, offline and in seconds."""
+
+from __future__ import annotations
+
+import csv
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pnp.io import read_image
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Run a recipe in this process: what it prints, the rows of its table, and its messages."""
+    monkeypatch.syspath_prepend(str(ROOT / "recipes" / "talk"))
+
+    def call(recipe: str, *arguments: object, code: int = 0) -> tuple[str, list[dict[str, str]], str]:
+        script = str(ROOT / "recipes" / "talk" / f"{recipe}.py")
+        monkeypatch.setattr(sys, "argv", [script, "--output", str(tmp_path), *map(str, arguments)])
+        ended = 0
+        try:
+            runpy.run_path(script, run_name="__main__")
+        except SystemExit as stop:
+            ended = stop.code
+        out, err = capsys.readouterr()
+        assert ended == code, err
+        if code:
+            return out, [], err
+        assert read_image(tmp_path / f"{recipe}.png").std() > 0.05  # there is something on the figure
+        with (tmp_path / f"{recipe}.csv").open(newline="") as file:
+            return out, list(csv.DictReader(file)), err
+
+    return call
+
+
+def test_glimpse(run):
+    out, rows, _ = run("glimpse", "--smoke")
+    names = [row["method"] for row in rows]
+    assert names == ["FBP, Hann window", "U-Net", "GLIMPSE", "GLIMPSE, local", "MLPatch-ADMM"]
+    for row in rows:
+        for where in ("ID", "OOD: heads"):
+            assert 10 < float(row[f"{where}, PSNR in dB"]) < 60 and 0 < float(row[f"{where}, SSIM"]) < 1
+    # Trained or not, it begins with filtered back-projection.
+    assert float(rows[3]["ID, PSNR in dB"]) > float(rows[0]["ID, PSNR in dB"]) - 1
+    assert "GLIMPSE, local: 0.02 minutes" in out
+    # What has used up its minutes is read, not trained again.
+    again, same, _ = run("glimpse", "--smoke")
+    assert "0.02 minutes" not in again and same == rows
+
+
+def test_glimpse_geometry(run):
+    _, rows, _ = run("glimpse_geometry", "--smoke", "--cases", "shift")
+    (row,) = rows
+    # So few steps move little: that the geometry is recovered is tested with the model.
+    assert float(row["angles off before, deg"]) == pytest.approx(3) and float(row["after"]) == pytest.approx(3, abs=0.1)
+    assert float(row["PSNR in dB, true"]) > float(row["PSNR in dB, frozen"])
+
+
+def test_bad_data_is_one_sentence(run, tmp_path):
+    _, _, err = run("glimpse", "--data", tmp_path / "nowhere", code=2)
+    assert "not a folder" in err and len(err.splitlines()) == 1
+
+
+def test_resources():
+    script = ROOT / "benchmarks" / "glimpse_resources.py"
+    found = []
+    for size in (64, 256):
+        command = [sys.executable, str(script), "--probe", "GLIMPSE, local", str(size)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        found.append(json.loads(done.stdout))
+    assert all(f["seconds"] > 0 and f["bytes"] > 2**20 for f in found)
+    # Of sixteen times the pixels, the step reads no more.
+    assert found[1]["bytes"] < 1.5 * found[0]["bytes"] + 2**25
