@@ -68,7 +68,7 @@ def reconstruct(
         str | None, typer.Option(help="radon, fan_beam, mask, blur, kaiser_squires; needed where the file names none.")
     ] = None,
     denoiser: Annotated[
-        str, typer.Option(help="Name, with weights after a colon: mlpatch:gray, mlpatch:convergence, tv.")
+        str, typer.Option(help="Name, weights after a colon: mlpatch:gray, mlpatch:color, mlpatch:convergence, tv.")
     ] = "mlpatch:gray",
     noise_std: Annotated[
         float | None, typer.Option(help="Noise of the measurements; default: the file's, else estimated.")
@@ -146,7 +146,9 @@ def denoise(
     image: Annotated[Path, typer.Argument(help="PNG, TIFF, NPY, FITS or HDF5 image.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Denoised image: .png, .tif, .npy, .fits, .h5.")],
     sigma: Annotated[float, typer.Option(help="Noise standard deviation in units of the image; PNG, JPEG: 0 to 1.")],
-    weights: Annotated[str, typer.Option(help="Weights that come with the package, or a file.")] = "gray",
+    weights: Annotated[
+        str | None, typer.Option(help="gray, color, ..., or a file. Default: color for colour PNG, JPEG, else gray.")
+    ] = None,
     stride: Annotated[int | None, typer.Option(help="Pixels between patches: 2, or 1 (shift-equivariant).")] = None,
     device: Device = "cpu",
     overwrite: Overwrite = False,
@@ -182,6 +184,9 @@ def denoise(
     from .distributed import choose_device
 
     where = choose_device(device)
+    is_picture = image.suffix.lower() in (".png", ".jpg", ".jpeg")
+    # Three channels of another format may be anything, three slices of a volume for one.
+    weights = weights or ("color" if is_picture and channels == 3 else "gray")
     D = MLPatch.from_pretrained(weights).to(where)
     x = torch.from_numpy(pixels).to(where)
     if D.channels not in (1, channels):
@@ -192,7 +197,6 @@ def denoise(
     with torch.no_grad():
         z = D(images, sigma, stride=stride, progress=True).reshape(x.shape)
     denoised = z.cpu().numpy()
-    is_picture = image.suffix.lower() in (".png", ".jpg", ".jpeg")
     written = output if is_picture else _for_range(output, denoised)
     write_image(written, denoised, bits=png_bits(image), overwrite=overwrite and written == output)
     print(f"{written}: {' x '.join(map(str, x.shape))} in {time.perf_counter() - start:.2f} s")

