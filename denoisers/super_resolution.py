@@ -105,8 +105,8 @@ class SuperResolver(nn.Module):
             nn.init.zeros_(weight)
 
     @classmethod
-    def from_pretrained(cls, name: str | Path) -> SuperResolver:
-        """Load weights that `save` wrote, by their path; frozen, on the CPU.
+    def from_pretrained(cls, name: str | Path = "super_resolution") -> SuperResolver:
+        """Load weights of the package by name, or those that `save` wrote by their path; frozen, on the CPU.
 
         Raises:
             ValueError: no such file, or not one of SuperResolver.

@@ -112,6 +112,17 @@ def grey_image(args: argparse.Namespace, *, smoke_size: int = 96) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32))[None, None].to(args.device)
 
 
+def picture(args: argparse.Namespace, *, smoke_size: int = 96) -> Tensor:
+    """Return the user's picture, or a built-in one, as (1, 3, H, W); grey is repeated."""
+    pixels = read_image(args.input) if args.input else None
+    if pixels is None and args.image not in ("head", "phantom"):
+        pixels = np.moveaxis(skimage.util.img_as_float32(np.atleast_3d(getattr(skimage.data, args.image)())), 2, 0)
+    if pixels is None or pixels.ndim == 2 or len(pixels) != 3:
+        return grey_image(args, smoke_size=smoke_size).repeat(1, 3, 1, 1)
+    pixels = pixels[:, :smoke_size, :smoke_size] if args.smoke else pixels
+    return torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32))[None].to(args.device)
+
+
 def data_range(x: Tensor) -> float:
     """Return the peak for PSNR and SSIM: 1 for an image within [0, 1], otherwise its range."""
     low, high = float(x.min()), float(x.max())
@@ -145,7 +156,7 @@ def save(
     args: argparse.Namespace,
     panels: dict[str, Tensor],
     result: Tensor | Result,
-    truth: Tensor,
+    truth: Tensor | None,
     *,
     denoiser: str,
     title: str,
@@ -155,6 +166,7 @@ def save(
     limits: tuple[float, float] | None = None,
     cmap: str = "gray",
     label: str = "",
+    rgb: bool = False,
 ) -> None:
     """Write DIR/<recipe>.png and DIR/<recipe>.h5, over those of an earlier run, and say where they are."""
     args.output.mkdir(parents=True, exist_ok=True)
@@ -166,7 +178,7 @@ def save(
         x, history, noise_std = result.x, result.history, result.noise_std
         attributes |= {"stop": str(result.stop), "n_iter": result.n_iter, "misfit": result.misfit}
         print(f"{result.n_iter} iterations: {result.stop}")
-    save_panels(figure, panels, title=title, limits=limits, cmap=cmap, label=label, overwrite=True)
+    save_panels(figure, panels, title=title, limits=limits, cmap=cmap, label=label, rgb=rgb, overwrite=True)
     write_result(
         file,
         x,

@@ -15,12 +15,16 @@ from pnp.io import read_image, read_result, write_image
 
 RECIPES = sorted(path for path in (Path(__file__).parents[1] / "recipes").glob("*.py") if path.name[0] != "_")
 BASELINES = {
+    "calibration": ("FBP", "believed", "calibrated", "true"),
     "deblurring": ("Wiener filter", "TV"),
     "denoising": ("median", "TV"),
     "inpainting": ("linear interpolation", "TV"),
     "limited_angle": ("FBP", "TV", "MCC"),
+    "low_dose": ("FBP", "PWLS + TV", "Poisson", "HU"),
     "mass_mapping": ("Kaiser-Squires", "Wiener filter"),
+    "super_resolution": ("bilinear", "bicubic"),
     "tomography": ("FBP", "TV"),
+    "tooth": ("axis at the middle", "FBP, Hann window", "odd views"),
 }
 
 
@@ -73,3 +77,16 @@ def test_recipe_with_an_image_of_the_users(tmp_path):
     saved = read_result(tmp_path / "out" / "deblurring.h5")
     assert saved.x.shape == (1, 1, 40, 56)
     assert np.abs(saved.x - saved.reference).mean() < 45  # 5 % of the range
+
+
+def test_a_picture_of_the_users_is_enlarged_by_any_factor(tmp_path):
+    ramp = np.linspace(0, 1, 30, dtype=np.float32)
+    colours = np.stack([np.broadcast_to(ramp[:, None], (30, 44)), np.full((30, 44), 0.5), np.zeros((30, 44))])
+    write_image(tmp_path / "mine.png", colours)
+    recipe = next(path for path in RECIPES if path.stem == "super_resolution")
+    run(recipe, tmp_path / "mine.png", "--enlarge", "--factor", 2.5, "--output", tmp_path / "out")
+    saved = read_result(tmp_path / "out" / "super_resolution.h5")
+    assert saved.x.shape == (1, 3, 75, 110) and saved.reference is None
+    centres = ((np.arange(75) + 0.5) / 2.5 - 0.5) / 29
+    np.testing.assert_allclose(saved.x[0, 0, 8:-8, 55], centres[8:-8], atol=0.02)
+    np.testing.assert_allclose(saved.x[0, 1:, 8:-8, 55], [[0.5] * 59, [0.0] * 59], atol=0.02)

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 import pytest
+import skimage.data
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
@@ -299,3 +300,25 @@ def test_weights_survive_the_file_and_are_told_from_those_of_mlpatch(tmp_path, m
     monkeypatch.setattr(weights, "FOLDER", tmp_path)
     assert weights.available() == ["local"] and weights.available(SuperResolver) == ["mine"]
     assert SuperResolver.from_pretrained("mine").config() == model.config()
+
+
+@pytest.mark.parametrize("factor", [2, 2.5, 4])
+@pytest.mark.parametrize("name", ["astronaut", "coffee", "chelsea"])
+def test_the_weights_of_the_package_surpass_bicubic_interpolation(name, factor):
+    x = torch.from_numpy(getattr(skimage.data, name)()[60:260, 100:300]).movedim(2, 0)[None].float() / 255
+    size = [round(200 / factor)] * 2
+    y = F.interpolate(x, size, mode="bicubic", antialias=True, align_corners=False)
+    bicubic = F.interpolate(y, (200, 200), mode="bicubic", align_corners=False)
+    with torch.no_grad():
+        ours = SuperResolver.from_pretrained()(y, size=(200, 200))
+    before, after = ((z - x).square().mean() for z in (bicubic, ours))
+    assert after < 0.97 * before
+
+
+@pytest.mark.parametrize("name", weights.available(SuperResolver))
+def test_packaged_weights_have_a_card(name):
+    card = (weights.FOLDER / f"{name}.md").read_text()
+    model = SuperResolver.from_pretrained(name)
+    assert "seed" in card and "python recipes/" in card
+    assert f"receptive field {model.receptive_field} low-resolution pixels" in card
+    assert f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters" in card

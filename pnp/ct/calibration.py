@@ -124,7 +124,8 @@ def calibrate(
 
     interrupted = False
     try:
-        for done in range(0, max_iter, ROUND):
+        while len(objective) < max_iter:
+            done = len(objective)
             found = minimize(
                 problem.value_and_gradient,
                 problem.best,
@@ -136,6 +137,8 @@ def calibrate(
             if found.status == STOPPED:
                 break
             problem.z = problem.solve(problem.best)
+            if len(objective) == done:  # nothing to gain with this z, nor with the last one
+                break
     except KeyboardInterrupt:
         interrupted = True
     finally:
