@@ -141,15 +141,12 @@ def train_glimpse(
     size: Annotated[int, typer.Option(help="Side of the slices in pixels.")] = 128,
     detectors: Annotated[int | None, typer.Option(help="Bins; default: the least that see the whole slice.")] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Folder of slices, images; default: simulated slices of chests.")
+        Path | None, typer.Option(help="Folder of slices, images without negative values; default: simulated chests.")
     ] = None,
     slices: Annotated[int, typer.Option(help="How many slices are simulated.")] = 400,
     noise_db: Annotated[float, typer.Option(help="Decibels by which the noise is below the measurements.")] = 40.0,
     pointwise: Annotated[
         bool, typer.Option("--pointwise", help="The original's kind: no point hears its neighbours.")
-    ] = False,
-    learn_geometry: Annotated[
-        bool, typer.Option("--learn-geometry", help="Train the angles and the detector's offset as well.")
     ] = False,
     steps: Annotated[int | None, typer.Option(help="Budget in optimiser steps: deterministic on the CPU.")] = None,
     minutes: Annotated[
@@ -167,12 +164,18 @@ def train_glimpse(
 ) -> None:
     """Train GLIMPSE for a parallel-beam scan: pixels of a slice from the projections around their sinusoids.
 
+    Bins are as wide as pixels, the axis is at the detector's middle. The weights are used from Python:
+    pnp.learned.load_glimpse("chest30.safetensors")(y), y (B, 1, views, bins), gives attenuation per pixel. For a scan
+    with another geometry see docs/bring_your_data_ct.md. The last slices by name are held out.
+
     \b
     Examples:
       pnp train glimpse --views 30 --size 128 --minutes 30 -o chest30.safetensors
       pnp train glimpse --data slices/ --size 256 --views 60 --minutes 60 -o slices60.safetensors --resume
     """
     checkpoint, minutes = _budget(output, resume, overwrite, steps, minutes)
+    if not noise_db > 0:
+        raise ValueError(f"--noise-db must be above 0, e.g. 40, got {noise_db}")
     for option, number, least in (("--views", views, 1), ("--size", size, 32), ("--slices", slices, 2)):
         if number < least:
             raise ValueError(f"{option} must be at least {least}, got {number}")
@@ -191,9 +194,7 @@ def train_glimpse(
     radon = Radon((size, size), torch.arange(views, dtype=torch.float64) * (torch.pi / views), n_detectors=detectors)
     torch.manual_seed(seed)
     architecture, patches = ARCHITECTURES[kind]
-    model = Glimpse(
-        radon.shape, radon.angles, n_detectors=radon.n_detectors, learn_geometry=learn_geometry, **architecture
-    )
+    model = Glimpse(radon.shape, radon.angles, n_detectors=radon.n_detectors, **architecture)
     images, about = folder_slices(data, size) if data is not None else chests(slices, size, seed)
     held_out = min(16, max(1, len(images) // 20))
     sinograms = torch.cat([radon.A(x[None]) for x in images])

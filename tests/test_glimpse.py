@@ -64,8 +64,16 @@ def test_untrained_it_is_filtered_back_projection(geometry):
         assert float(difference.norm() / radon.fbp(y).norm()) < 2e-3
 
 
-def test_weights_of_views_that_are_not_uniform():
-    turned = torch.tensor([0.0, 0.1, 0.2, 0.5, 1.0, 1.4, 1.6, 2.0, 2.6, 3.0]).double()
+@pytest.mark.parametrize(
+    "turned",
+    [
+        [0.0, 0.1, 0.2, 0.5, 1.0, 1.4, 1.6, 2.0, 2.6, 3.0],
+        torch.arange(60, dtype=torch.float64) * (math.pi / 30),  # a full turn: opposite views coincide
+        torch.linspace(0, 2 * math.pi, 61, dtype=torch.float64),
+        torch.linspace(0, 2, 40, dtype=torch.float64),  # a wedge is missing
+    ],
+)
+def test_weights_of_views_that_are_not_uniform(turned):
     radon = Radon((64, 64), turned)
     y = radon.A(head(64))
     with torch.no_grad():
@@ -237,6 +245,16 @@ def test_slices_to_learn_from(tmp_path):
     assert x.shape == (2, 1, 36, 36) and float(x[1].min()) == pytest.approx(1, abs=1e-3)  # the black one is left out
     with pytest.raises(ValueError, match="at least 64 x 64"):
         folder_slices(tmp_path, 64)
+    (tmp_path / "mm").mkdir()
+    for k in range(2):  # in 1/mm, which bytes would cut to five levels
+        write_image(tmp_path / "mm" / f"{k}.tif", np.linspace(0, 0.02, 1600, dtype=np.float32).reshape(40, 40))
+    x, _ = folder_slices(tmp_path / "mm", 40)
+    np.testing.assert_allclose(x[0, 0].flatten(), np.linspace(0, 0.02, 1600), atol=1e-6)
+    write_image(tmp_path / "mm" / "hu.tif", np.full((40, 40), -1000, dtype=np.float32))
+    with pytest.raises(ValueError, match=r"hu\.tif .*without negative values.*convert HU"):
+        folder_slices(tmp_path / "mm", 40)
+    with pytest.raises(ValueError, match="is not a folder"):
+        folder_slices(tmp_path / "nowhere", 40)
 
 
 # ---------------------------------------------------------------- files and messages
@@ -294,6 +312,7 @@ def test_degrees_are_suspected():
         (lambda y: y.long(), TypeError, "float"),
         (lambda y: y.double(), TypeError, "model.double"),
         (lambda y: y.numpy(), TypeError, "as_tensor"),
+        (lambda y: y * math.nan, ValueError, "must be finite"),
     ],
 )
 def test_bad_measurements_are_one_sentence(scan, spoil, error, said):

@@ -43,23 +43,25 @@ def run(monkeypatch, capsys, tmp_path):
 def test_glimpse(run):
     out, rows, _ = run("glimpse", "--smoke")
     names = [row["method"] for row in rows]
-    assert names == ["FBP, Hann window", "U-Net", "GLIMPSE", "GLIMPSE, local", "MLPatch-ADMM"]
+    assert names == ["FBP", "FBP, Hann window", "U-Net", "GLIMPSE", "GLIMPSE, local", "MLPatch-ADMM"]
     for row in rows:
         for where in ("ID", "OOD: heads"):
             assert 10 < float(row[f"{where}, PSNR in dB"]) < 60 and 0 < float(row[f"{where}, SSIM"]) < 1
     # Trained or not, it begins with filtered back-projection.
-    assert float(rows[3]["ID, PSNR in dB"]) > float(rows[0]["ID, PSNR in dB"]) - 1
+    assert float(rows[4]["ID, PSNR in dB"]) > float(rows[0]["ID, PSNR in dB"]) - 1
     assert "GLIMPSE, local: 0.02 minutes" in out
     # What has used up its minutes is read, not trained again.
     again, same, _ = run("glimpse", "--smoke")
     assert "0.02 minutes" not in again and same == rows
+    # Other noise, or another seed, is not what these networks learned.
+    assert "not 30" in run("glimpse", "--smoke", "--noise-db", 30, code=2)[2]
 
 
 def test_glimpse_geometry(run):
     _, rows, _ = run("glimpse_geometry", "--smoke", "--cases", "shift")
     (row,) = rows
-    # So few steps move little: that the geometry is recovered is tested with the model.
-    assert float(row["angles off before, deg"]) == pytest.approx(3) and float(row["after"]) == pytest.approx(3, abs=0.1)
+    # How far so short a training moves them depends on the machine: that they are recovered is tested with the model.
+    assert float(row["angles off before, deg"]) == pytest.approx(3) and float(row["after"]) < 3.1
     assert float(row["PSNR in dB, true"]) > float(row["PSNR in dB, frozen"])
 
 

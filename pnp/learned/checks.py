@@ -79,7 +79,7 @@ def field(caller: str, offset: float, half: float, radius: float, name: str) -> 
 
 
 def sinograms(caller: str, y: Any, n_angles: int, n_detectors: int, like: Tensor) -> None:
-    """Check that y is (B, 1, n_angles, n_detectors), floating, on the device of `like`, and finite in sum."""
+    """Check that y is (B, 1, n_angles, n_detectors), floating, on the device of `like`, and finite."""
     if not isinstance(y, Tensor):
         raise TypeError(f"{caller}: y must be a torch.Tensor, got {type(y).__name__}; use torch.as_tensor(y)")
     if not y.dtype.is_floating_point:
@@ -93,6 +93,9 @@ def sinograms(caller: str, y: Any, n_angles: int, n_detectors: int, like: Tensor
         raise ValueError(f"{caller}: y must be {want}, got {got}; this model is for one geometry, that of its training")
     if y.device != like.device:
         raise ValueError(f"{caller}: y is on {y.device}, the model on {like.device}; move one")
+    bad = int((~y.isfinite()).sum())
+    if bad:
+        raise ValueError(f"{caller}: y must be finite, got {bad} NaN or infinite of {y.numel()}; interpolate them")
     if y.dtype == torch.float64 and like.dtype != torch.float64:
         raise TypeError(f"{caller}: y is float64, the model {like.dtype}; use model.double(), or y.float()")
 

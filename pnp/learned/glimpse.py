@@ -40,6 +40,10 @@ FINER = 8
 """Samples a bin of the filtered projections, between which they are linear."""
 TILE = 64
 """Side of the squares of points that are evaluated at a time."""
+TURN = 2**30
+"""Directions are told apart to 3 nanoradians."""
+MISSING = 5.0
+"""Times the typical gap between views: a wider one was not measured."""
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 
@@ -81,7 +85,8 @@ class Glimpse(nn.Module):
         angles: (n_angles,), radians, any order; with `learn_geometry` a first guess.
         n_detectors: number of bins.
         pitch: distance between bins, in the unit of pixel_size.
-        offset: position of the detector's centre on the t axis, in the unit of pixel_size.
+        offset: position of the detector's centre on the t axis, in the unit of pixel_size. A detector that does not
+            see the whole image is taken to see nothing beyond its ends, also of the filter's tails.
         pixel_size: side of a pixel, in any unit of length; x is per this unit.
         taps: detector samples read around a point's sinusoid in each view, at first a bin apart.
         features, hidden: width of the features and of the blocks' hidden layers.
@@ -116,8 +121,8 @@ class Glimpse(nn.Module):
         taps, features, hidden = (
             checks.count("Glimpse", k, n) for k, n in (("taps", taps), ("features", features), ("hidden", hidden))
         )
-        if any(int(b) != b or b < 0 for b in blocks):
-            raise ValueError(f"Glimpse: blocks must be distances in whole pixels, 0 or more, got {tuple(blocks)}")
+        if not isinstance(blocks, tuple | list) or any(int(b) != b or b < 0 for b in blocks):
+            raise ValueError(f"Glimpse: blocks must be distances in whole pixels, 0 or more, got {blocks!r}")
         if precision not in PRECISIONS:
             raise ValueError(f"Glimpse: precision must be one of {PRECISIONS}, got {precision!r}")
         checks.field("Glimpse", float(offset), self.n_detectors * self.pitch / 2, self._radius, "offset")
@@ -257,7 +262,8 @@ class Glimpse(nn.Module):
         Args:
             y: line integrals, float32 or, where the model is, float64.
             shape: (h, w), so many samples of the same field; None: that of the model. Multiples of it cost no more
-                a sample than itself; others are computed point by point, each with the neighbours it needs.
+                a sample than itself; others are computed point by point, each with the (2 reach + 1)^2 neighbours it
+                needs, hundreds of times slower: take the next multiple and interpolate.
             coords: (P, 2), X and Y of points instead, in the unit of pixel_size.
 
         Returns:
@@ -330,13 +336,16 @@ def ramp(n: int) -> Tensor:
 def view_weights(angles: Tensor) -> Tensor:
     """Half the gaps to the two neighbours on the circle of angles modulo pi; (n_angles,), float64.
 
-    A gap of more than ten times the median counts as missing views, not as a weight.
+    Repeated directions share theirs, and a gap far wider than the others, a wedge that was not measured, weighs no more
+    than they do: the others' median by length, which views that nearly coincide do not pull down.
     """
-    turned = angles.double().remainder(math.pi)
-    order = turned.argsort()
-    sorted_ = turned[order]
-    gaps = torch.diff(sorted_, append=sorted_[:1] + math.pi)
-    gaps = torch.where(gaps > 10 * gaps.median(), gaps.median(), gaps)
-    weights = torch.empty_like(turned)
-    weights[order] = (gaps + gaps.roll(1)) / 2
+    ticks = torch.round(angles.double() / math.pi * TURN).long() % TURN
+    ticks, view, repeats = torch.unique(ticks, return_inverse=True, return_counts=True)
+    gaps = torch.diff(ticks, append=ticks[:1] + TURN).double() * (math.pi / TURN)
+    others = gaps.sort(descending=True).values[1:]
+    if len(others):
+        total = others.cumsum(0)
+        typical = float(others[int(torch.searchsorted(total, total[-1] / 2))])
+        gaps = torch.where(gaps > MISSING * typical, typical, gaps)
+    weights: Tensor = ((gaps + gaps.roll(1)) / (2 * repeats))[view]
     return weights

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from ..data import centre, load_folder
+from ..data import centre
+from ..io import read_image
 from ..phantoms import chest
 
 __all__ = ["ARCHITECTURES", "chests", "folder_slices"]
@@ -36,19 +37,35 @@ def chests(count: int, size: int, seed: int = 0, *, progress: bool = True) -> tu
 
 
 def folder_slices(folder: str | Path, size: int) -> tuple[Tensor, str]:
-    """Read the images below a folder: their middle squares, shrunk to size x size; (n, 1, size, size) in [0, 1].
+    """Read the images below a folder: their middle squares, shrunk to size x size; (n, 1, size, size).
+
+    Args:
+        folder: searched with its subfolders for the files that `read_image` reads, in the order of their names. Values
+            keep their units, such as 1/mm; they must not be negative (attenuation, not HU). Channels are averaged.
+        size: side of the slices in pixels.
 
     Raises:
-        ValueError: see `load_folder`; there are fewer than two images, or one is smaller than that.
+        ValueError: there is no such folder; a file is unreadable, too small or has negative values (it is named); there
+            are fewer than two images.
     """
-    images = load_folder(folder, 1)
-    small = next((tuple(x.shape[1:]) for x in images if min(x.shape[1:]) < size), None)
-    if small is not None:
-        raise ValueError(f"folder_slices: images must be at least {size} x {size} pixels, got one of {small}")
-    if len(images) < 2:
-        raise ValueError(f"folder_slices: {str(folder)!r} has one image; training and validation need at least two")
-    squares = [centre(x, min(x.shape[1:]))[None].float() / 255 for x in images]
-    # An image of zeros has no range to measure a result by.
-    squares = [x for x in squares if float(x.max()) > 0]
-    x = torch.cat([F.interpolate(x, (size, size), mode="bicubic", antialias=True).clamp(0, 1) for x in squares])
-    return x, f"{len(x)} images of {Path(folder).resolve().name}, shrunk to {size} x {size}"
+    root = Path(folder)
+    if not root.is_dir():
+        raise ValueError(f"folder_slices: {str(folder)!r} is not a folder; give a folder of slices")
+    slices = []
+    for file in sorted(f for f in root.rglob("*") if f.is_file() and not f.name.startswith(".")):
+        pixels = torch.from_numpy(read_image(file))
+        x = pixels if pixels.ndim == 2 else pixels.mean(0)
+        if min(x.shape) < size or float(x.min()) < 0:
+            raise ValueError(
+                f"folder_slices: {file.name} must be at least {size} x {size} pixels without negative values, got "
+                f"{tuple(x.shape)} from {float(x.min()):.4g} up; convert HU to attenuation, or remove it"
+            )
+        # An image of zeros has no range to measure a result by.
+        if float(x.max()) > 0:
+            square = centre(x[None], min(x.shape))[None]
+            slices.append(F.interpolate(square, (size, size), mode="bicubic", antialias=True).clamp(min=0))
+    if len(slices) < 2:
+        raise ValueError(
+            f"folder_slices: {str(folder)!r} has {len(slices)} images; training and validation need at least two"
+        )
+    return torch.cat(slices), f"{len(slices)} images of {root.resolve().name}, shrunk to {size} x {size}"

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import copy
+import functools
 import sys
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from _shared import settled
 from torch import Tensor, nn
 
 from operators import Radon
@@ -87,16 +91,16 @@ class OnImages(Task):
     def __init__(self, model: nn.Module, radon: Radon, pairs: tuple[Tensor, Tensor], noise_db: float) -> None:
         super().__init__("train", model, {"noise_db": noise_db, "images": len(pairs[0])}, "the pairs'")
         self.pairs, self.noise_db = pairs, noise_db
-        self.fbp = radon.fbp  # a function: the operator is nothing to be trained
+        self.fbp = copy.deepcopy(radon).to(self.device).fbp  # a function: the operator is nothing to be trained
 
     def draw(self, batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Return filtered back-projections and slices, both (batch, 1, N, N)."""
+        """Return measurements (batch, 1, views, bins) and slices (batch, 1, N, N)."""
         which = torch.randint(len(self.pairs[0]), (batch,), generator=generator)
-        y = add_noise(self.pairs[1][which], self.noise_db, generator)
-        return self.fbp(y), self.pairs[0][which]
+        return add_noise(self.pairs[1][which], self.noise_db, generator), self.pairs[0][which]
 
-    def forward(self, fbp: Tensor, x: Tensor) -> Tensor:
+    def forward(self, y: Tensor, x: Tensor) -> Tensor:
         """Mean square error relative to the mean square of the back-projections."""
+        fbp = self.fbp(y)
         with torch.autocast(fbp.device.type, torch.bfloat16, enabled=fast_bfloat16(fbp.device)):
             z = self.model(fbp)
         scale = fbp.square().mean((1, 2, 3), keepdim=True)
@@ -150,17 +154,25 @@ def train_for(task: Task, path: Path, args: argparse.Namespace, name: str, rate:
     return state
 
 
+def checkpoints(args: argparse.Namespace, data: Scans) -> Path:
+    """Return the folder of this recipe's checkpoints; refuse one that was begun with other settings or other slices."""
+    names = ("data", "batch", "slices", "size", "views", "noise_db", "seed")
+    settings = {f"--{name.replace('_', '-')}": str(getattr(args, name)) for name in names}
+    pairs = (data.train, *data.tests.values())
+    # In steps of a thousandth: the last bits of a simulation differ from one machine to the next.
+    steps = [(x / x.max() * 1000).round().to(torch.int16).numpy() for x, _ in pairs]
+    settings["slices"] = f"checksum {functools.reduce(lambda crc, x: zlib.crc32(x, crc), steps, 0):08x}"
+    return settled(args, settings)
+
+
 def score(reconstruct: Callable[[Tensor], Tensor], pair: tuple[Tensor, Tensor]) -> tuple[float, float, Tensor]:
     """Mean PSNR in dB and SSIM (data range: a slice's maximum), and the first reconstruction (N, N)."""
     x, y = pair
     with torch.no_grad():
-        found = [reconstruct(one[None])[0].float().cpu() for one in y]
+        found = [reconstruct(one[None])[0].float().cpu().clamp(min=0) for one in y]  # attenuation is not negative
     each: Sequence[tuple[float, float]] = [
         (psnr(z, t, data_range=float(t.max())), ssim(z[None], t[None], data_range=float(t.max())))
         for z, t in zip(found, x, strict=True)
     ]
     mean = [sum(values) / len(each) for values in zip(*each, strict=True)]
     return mean[0], mean[1], found[0][0]
-
-
-__all__ = ["Normalised", "OnImages", "Scans", "glimpse", "scan_arguments", "scans", "score", "train_for", "unet"]

@@ -136,12 +136,17 @@ def checkpoints(args: argparse.Namespace, photos: Photographs) -> Path:
     Only the minutes may change: a longer budget goes on where the shorter one stopped. Of the split, a checksum of the
     images held out is kept, so that none of them can have been learned from before the folder changed.
     """
-    folder = args.output / (Path(sys.argv[0]).stem + ("_smoke" if args.smoke else ""))
-    folder.mkdir(parents=True, exist_ok=True)
     names = ("sizes", "channels", "data", "batch", "crop", "optimizer", "rate", "seed")
     settings = {f"--{name}": str(getattr(args, name)) for name in names if hasattr(args, name)}
     checksum = functools.reduce(lambda crc, x: zlib.crc32(x.contiguous().numpy(), crc), photos.test, 0)
     settings["images held out"] = f"{len(photos.test)} of checksum {checksum:08x}"
+    return settled(args, settings)
+
+
+def settled(args: argparse.Namespace, settings: dict[str, str]) -> Path:
+    """Return the folder of this recipe's checkpoints; exit where it was begun with other settings than these."""
+    folder: Path = args.output / (Path(sys.argv[0]).stem + ("_smoke" if args.smoke else ""))
+    folder.mkdir(parents=True, exist_ok=True)
     file = folder / "settings.json"
     earlier = json.loads(file.read_text()) if file.exists() else settings
     for name in settings:

@@ -10,15 +10,13 @@ MLPatch-ADMM    plug-and-play with a denoiser of photographs, which has seen nei
 
 The networks are trained under one budget, with one optimiser and on the same slices. In distribution (ID) are chests
 of other seeds, or the folder's last slices; out of distribution simulated heads. PSNR in dB and SSIM, data range a
-slice's maximum.
+slice's maximum; what is negative is set to 0.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
-from _scans import OnImages, glimpse, scan_arguments, scans, score, train_for, unet
+from _scans import OnImages, checkpoints, glimpse, scan_arguments, scans, score, train_for, unet
 from _shared import markdown, parser, record, save
 from matplotlib.figure import Figure
 
@@ -42,8 +40,8 @@ radon = data.radon
 print(f"Trained on {data.about}, {args.views} views, {radon.n_detectors} bins, {args.noise_db:g} dB.")
 
 # Networks
-folder = Path(args.output) / ("glimpse_smoke" if args.smoke else "glimpse")
-methods = {"FBP, Hann window": lambda y: radon.fbp(y, window="hann")}
+folder = checkpoints(args, data)
+methods = {"FBP": radon.fbp, "FBP, Hann window": lambda y: radon.fbp(y, window="hann")}
 budget: list[list[str]] = []
 for name in ("U-Net", "GLIMPSE", "GLIMPSE, local"):
     if name == "U-Net":

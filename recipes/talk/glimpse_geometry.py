@@ -12,10 +12,9 @@ calibration from measurements alone, pairs tell a common rotation too. PSNR in d
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import torch
-from _scans import glimpse, scan_arguments, scans, score, train_for
+from _scans import checkpoints, glimpse, scan_arguments, scans, score, train_for
 from _shared import markdown, parser, record, save
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -48,7 +47,7 @@ def error(angles: Tensor, truth: Tensor) -> float:
 
 
 # Train
-folder = Path(args.output) / ("glimpse_geometry_smoke" if args.smoke else "glimpse_geometry")
+folder = checkpoints(args, even)
 rows, curves = [], {}
 for case in args.cases:
     data, guess, offset = cases[case]
