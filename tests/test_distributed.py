@@ -51,7 +51,8 @@ with distributed.joined(torch.device("cpu")) as device:
         stopped = stop.step
     resumed = train(sampler, "stopped", resume=True)
     try:
-        train_denoiser(None, None, None, TrainingOptions(1, batch=3), checkpoint=f"{folder}/odd.pt")
+        model, levels = MLPatch(taps=3, features=8, hidden=8, dilations=(1,)), NoiseLevels(0.1, 0.2)
+        train_denoiser(model, sampler, levels, TrainingOptions(1, batch=3), checkpoint=f"{folder}/odd.pt")
     except ValueError as error:
         odd = str(error)
     state = {"whole": whole, "resumed": resumed, "crops": crops, "stopped": stopped, "looks": looks, "odd": odd}
