@@ -58,7 +58,7 @@ for case in args.cases:
         model, patches = glimpse("local", data.radon, args.seed, angles, offset=shift, learn_geometry=name == "learned")
         task = Pairs(model.to(args.device), *data.train, noise_db=args.noise_db, **patches)
         # Both cases of the even scan have the same truth.
-        path = folder / (f"{case}_{name}.pt" if name != "true" else f"{'uneven' if data is uneven else 'even'}.pt")
+        path = folder / (f"{case}_{name}.pt" if name != "true" else f"{'uneven' if case == 'blind' else 'even'}.pt")
         train_for(task, path, args, f"{case}, {name}")
         value, _, _ = score(lambda y, model=model: model(y.to(args.device)), data.tests["ID"])
         row[f"PSNR in dB, {name}"] = f"{value:.2f}"
