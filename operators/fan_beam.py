@@ -298,8 +298,7 @@ pixel_size=1.0, offset=0.0)
 
     def _rays(self, harmonics: _Harmonics) -> _Rays:
         """Compute the rays' places by differentiable operations in float64."""
-        bins = torch.arange(self.n_detectors, device=self.angles.device) - (self.n_detectors - 1) / 2
-        u = self.offset.double() + self.pitch * (bins[:, None] + self._quadrature[0])
+        u = self._bins()[:, None] + self.pitch * self._quadrature[0]
         gamma = torch.atan(u / self._length)
         t = (self.source_origin / self.pixel_size * harmonics.step) * torch.sin(gamma)
         phi = self.angles.double()[:, None, None] - gamma

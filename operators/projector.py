@@ -106,9 +106,9 @@ class Projector(LinearOperator):
         return middle - half, middle + half
 
     def _bins(self) -> Tensor:
-        """Centres of the bins on the detector's axis, (n_detectors,) float64."""
+        """Centres of the bins on the detector's axis, (n_detectors,) float64; differentiable in the offset."""
         bins = torch.arange(self.n_detectors, device=self.angles.device, dtype=torch.float64)
-        return self.offset.detach().double() + self.pitch * (bins - (self.n_detectors - 1) / 2)
+        return self.offset.double() + self.pitch * (bins - (self.n_detectors - 1) / 2)
 
     def _shadow(self) -> tuple[Tensor, Tensor]:
         """Where the image's shadow begins and ends on the detector's axis, in every view: (n_angles,) each."""

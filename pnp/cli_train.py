@@ -19,6 +19,15 @@ __all__ = ["train"]
 
 DEFAULT_MINUTES = 60.0
 
+# Options that both commands share.
+Weights = Annotated[Path, typer.Option("--output", "-o", help="Weights to write: a .safetensors file.")]
+Steps = Annotated[int | None, typer.Option(help="Budget in optimiser steps: deterministic on the CPU.")]
+Minutes = Annotated[float | None, typer.Option(help=f"Budget in minutes of training; default {DEFAULT_MINUTES:g}.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on from OUTPUT.checkpoint, where there is one, and replace its OUTPUT.")
+]
+CheckpointMinutes = Annotated[float, typer.Option(help="Minutes of training between checkpoints.")]
+
 train = typer.Typer(help="Train the networks of this package.", no_args_is_help=True, rich_markup_mode=None)
 
 
@@ -29,7 +38,7 @@ def _train() -> None:
 
 @train.command("denoiser")
 def train_denoiser(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Weights to write: a .safetensors file.")],
+    output: Weights,
     kind: Annotated[
         str, typer.Option(help="Architecture and data: gray or color (photographs), convergence (simulated).")
     ] = "gray",
@@ -37,10 +46,8 @@ def train_denoiser(
     start: Annotated[
         str | None, typer.Option(help="Weights to begin with, of the package or a file: fine-tunes them on your data.")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Budget in optimiser steps: deterministic on the CPU.")] = None,
-    minutes: Annotated[
-        float | None, typer.Option(help=f"Budget in minutes of training; default {DEFAULT_MINUTES:g}.")
-    ] = None,
+    steps: Steps = None,
+    minutes: Minutes = None,
     batch: Annotated[
         int | None, typer.Option(help="Images a step, of all processes; default 12, convergence 4.")
     ] = None,
@@ -54,11 +61,8 @@ def train_denoiser(
     ] = "0.015,0.02,0.025,0.03",
     pixel_arcmin: Annotated[float, typer.Option(help="Side of a pixel of simulated convergence.")] = 0.29,
     seed: Annotated[int, typer.Option(help="Seed of the weights, the crops and the noise.")] = 0,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Go on from OUTPUT.checkpoint, where there is one, and replace its OUTPUT."),
-    ] = False,
-    checkpoint_minutes: Annotated[float, typer.Option(help="Minutes of training between checkpoints.")] = 3.0,
+    resume: Resume = False,
+    checkpoint_minutes: CheckpointMinutes = 3.0,
     validate_minutes: Annotated[
         float | None, typer.Option(help="Minutes of training between validations; default: as checkpoints.")
     ] = None,
@@ -136,7 +140,7 @@ def train_denoiser(
 
 @train.command("glimpse")
 def train_glimpse(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Weights to write: a .safetensors file.")],
+    output: Weights,
     views: Annotated[int, typer.Option(help="Views, uniform over half a turn from 0.")] = 30,
     size: Annotated[int, typer.Option(help="Side of the slices in pixels.")] = 128,
     detectors: Annotated[int | None, typer.Option(help="Bins; default: the least that see the whole slice.")] = None,
@@ -148,17 +152,12 @@ def train_glimpse(
     pointwise: Annotated[
         bool, typer.Option("--pointwise", help="The original's kind: no point hears its neighbours.")
     ] = False,
-    steps: Annotated[int | None, typer.Option(help="Budget in optimiser steps: deterministic on the CPU.")] = None,
-    minutes: Annotated[
-        float | None, typer.Option(help=f"Budget in minutes of training; default {DEFAULT_MINUTES:g}.")
-    ] = None,
+    steps: Steps = None,
+    minutes: Minutes = None,
     batch: Annotated[int, typer.Option(help="Slices a step, of all processes.")] = 8,
     seed: Annotated[int, typer.Option(help="Seed of the weights, the slices and the noise.")] = 0,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Go on from OUTPUT.checkpoint, where there is one, and replace its OUTPUT."),
-    ] = False,
-    checkpoint_minutes: Annotated[float, typer.Option(help="Minutes of training between checkpoints.")] = 3.0,
+    resume: Resume = False,
+    checkpoint_minutes: CheckpointMinutes = 3.0,
     device: Device = "auto",
     overwrite: Overwrite = False,
 ) -> None:

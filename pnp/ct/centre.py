@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..validation import check_number, short
+from ..validation import check_number, short, warn_of_degrees
 from .counts import as_floats
 
 __all__ = ["find_centre", "offset_from_centre"]
@@ -88,11 +88,7 @@ def find_centre(sinogram: Any, angles: Any, *, method: str = "auto") -> float:
     if n_angles < 2 or n_detectors < 3:
         raise ValueError(f"find_centre: needs 2 views of 3 bins or more, got {n_angles} of {n_detectors}")
     span = float(theta.max() - theta.min())
-    if span > 4 * math.pi:
-        warnings.warn(
-            f"find_centre: angles span {span:.4g} radians, more than two turns; if they are degrees, use np.deg2rad",
-            stacklevel=2,
-        )
+    warn_of_degrees("find_centre", span, stacklevel=2)
     if not bool((p != 0).any()):
         raise ValueError("find_centre: sinogram is zero everywhere; there is nothing to find an axis in")
     profile = p.mean((0, 1))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import operator as op
-import warnings
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from ..validation import warn_of_degrees
 
 __all__ = ["angles_of", "count", "field", "length", "points", "shape_of", "sinograms"]
 
@@ -58,12 +59,7 @@ def angles_of(caller: str, value: Any) -> Tensor:
     bad = int((~angles.isfinite()).sum())
     if bad:
         raise ValueError(f"{caller}: angles must be finite, got {bad} NaN or infinite")
-    span = float(angles.max() - angles.min())
-    if span > 4 * math.pi:
-        warnings.warn(
-            f"{caller}: angles span {span:.4g} radians, more than two turns; if they are degrees, use np.deg2rad",
-            stacklevel=3,
-        )
+    warn_of_degrees(caller, float(angles.max() - angles.min()), stacklevel=3)
     return angles
 
 

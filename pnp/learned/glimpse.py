@@ -284,7 +284,7 @@ class Glimpse(nn.Module):
         up = height / 2 - (torch.arange(h, device=y.device).double() + 0.5) * (height / h)
         if h % height or w % width:
             points = torch.stack([across.repeat(h), up.repeat_interleave(w)], 1) * self.pixel_size
-            return self(y, coords=points).reshape(-1, 1, h, w)  # type: ignore[no-any-return]
+            return self.forward(y, coords=points).reshape(-1, 1, h, w)
         out = y.new_empty(len(y), 1, h, w)
         for k in range(len(y)):
             views = self.prepare(y[k : k + 1])

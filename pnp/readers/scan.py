@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-import warnings
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from ..validation import warn_of_degrees
 from .checks import check_finite, check_real, to_float32
 
 __all__ = ["Scan"]
@@ -70,12 +69,7 @@ class Scan:
                 f"{where}: a fan beam needs source_origin_mm, origin_detector_mm and pitch_mm, got "
                 f"{self.source_origin_mm}, {self.origin_detector_mm} and {self.pitch_mm}"
             )
-        span = float(np.ptp(angles))
-        if span > 4 * math.pi:
-            warnings.warn(
-                f"{where}: angles span {span:.4g} radians, more than two turns; if they are degrees, use np.deg2rad",
-                stacklevel=3,
-            )
+        warn_of_degrees(where, float(np.ptp(angles)), stacklevel=3)
         object.__setattr__(self, "y", y)
         object.__setattr__(self, "angles", np.ascontiguousarray(angles, dtype=np.float64))
 
