@@ -125,10 +125,12 @@ def test_bad_input_is_explained(y, angles, options, message):
 
 
 def test_rays_without_weight_do_not_count():
+    # Two iterations: with several threads finufft adds in any order, and every iteration magnifies that rounding.
     _, believed, y = scan(parallel, math.pi)
     spoiled, std = y.clone(), torch.ones(y.shape[-1])
     spoiled[..., 30:33], std[30:33] = 7.0, math.inf
-    want = calibrate(parallel, y, believed, noise_std=std, max_iter=10)
-    got = calibrate(parallel, spoiled, believed, noise_std=std, max_iter=10)
-    torch.testing.assert_close(got.angles, want.angles)
-    assert float((got.angles - calibrate(parallel, spoiled, believed, max_iter=10).angles).abs().max()) > 1e-3
+    want = calibrate(parallel, y, believed, noise_std=std, max_iter=2)
+    got = calibrate(parallel, spoiled, believed, noise_std=std, max_iter=2)
+    assert float((got.angles - want.angles).abs().max()) < 1e-5
+    counted = calibrate(parallel, spoiled, believed, max_iter=2)
+    assert float((counted.angles - want.angles).abs().max()) > 1e-2

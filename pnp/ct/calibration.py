@@ -10,6 +10,9 @@ geometries whose views agree on little. What a scan with noise leaves open is le
 
 No measurement tells a rotation of all views together from a rotation of the object: the mean change of the angles is
 set to 0. Objects that look alike from both sides of a symmetry axis tell little about views near it.
+
+With several threads the transforms add in any order, and the iterations magnify that rounding: two runs then agree to
+about 0.1 degrees before convergence, with one thread exactly.
 """
 
 from __future__ import annotations
