@@ -20,7 +20,7 @@ from torch import Tensor
 from .data_terms import LeastSquares
 from .interop import as_denoiser, as_operator
 from .protocols import BoundDataTerm, DataTerm, Denoiser, Operator
-from .schedules import Schedule, coupling
+from .schedules import Schedule, coupling, robust_range
 from .solvers import ALGORITHMS, State
 from .validation import (
     as_bounds,
@@ -331,11 +331,7 @@ def _bind(term: DataTerm, operator: Operator, y: Any, weights: Tensor) -> BoundD
 def _default_schedule(h: BoundDataTerm, x: Tensor, denoiser: Denoiser, max_iter: int) -> Schedule:
     """Noise levels from 0.4 times x's robust range down to ||A*WA||^(-1/2), within the denoiser's range."""
     sigma_min = h.curvature() ** -0.5
-    values = torch.real(x).flatten()
-    values = values[:: 1 + values.numel() // 1_000_000].sort().values  # torch.quantile refuses large inputs
-    last = values.numel() - 1
-    sigma_max = float(values[round(0.99 * last)] - values[round(0.01 * last)]) * FIRST_SIGMA
-    sigma_max = max(sigma_max, sigma_min)
+    sigma_max = max(robust_range(x) * FIRST_SIGMA, sigma_min)
     sigma_min = max(sigma_min, 1e-3 * sigma_max)
     lowest, highest = getattr(denoiser, "sigma_range", (0.0, math.inf))
     sigma_max, sigma_min = (min(max(s, float(lowest)), float(highest)) for s in (sigma_max, sigma_min))

@@ -19,7 +19,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-__all__ = ["COUPLING_ADMM", "COUPLING_HQS", "Schedule", "coupling"]
+import torch
+from torch import Tensor
+
+__all__ = ["COUPLING_ADMM", "COUPLING_HQS", "Schedule", "coupling", "robust_range"]
 
 COUPLING_HQS = 0.23
 """lambda of Zhang et al. 2021, table 2 and section 4.2."""
@@ -68,3 +71,11 @@ def coupling(algorithm: str, evenness: float) -> float:
     (0.23, 0.35, 1.0)
     """
     return COUPLING_HQS if algorithm == "hqs" else COUPLING_ADMM ** (1 - min(evenness, 1.0) ** 2)
+
+
+def robust_range(x: Tensor) -> float:
+    """Return the range of all but the lowest and the highest hundredth of x: what first noise levels are a share of."""
+    values = torch.real(x).flatten()
+    values = values[:: 1 + values.numel() // 1_000_000].sort().values  # torch.quantile refuses large inputs
+    last = values.numel() - 1
+    return float(values[round(0.99 * last)] - values[round(0.01 * last)])

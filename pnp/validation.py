@@ -198,20 +198,20 @@ def _not_a_schedule(schedule: object) -> TypeError:
     )
 
 
-def as_bounds(bounds: Any) -> tuple[float | None, float | None]:
+def as_bounds(bounds: Any, caller: str = "solve") -> tuple[float | None, float | None]:
     """Return (low, high), None where there is no limit."""
     if bounds is None:
         return None, None
     if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
-        raise TypeError(f"solve: bounds must be (low, high), e.g. (0, None), got {short(repr(bounds), 60)}")
+        raise TypeError(f"{caller}: bounds must be (low, high), e.g. (0, None), got {short(repr(bounds), 60)}")
     for value in bounds:
         if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float, np.number))):
-            raise TypeError(f"solve: bounds must hold numbers or None, got {short(repr(bounds), 60)}")
+            raise TypeError(f"{caller}: bounds must hold numbers or None, got {short(repr(bounds), 60)}")
     low, high = (None if value is None else float(value) for value in bounds)
     if (low is not None and math.isnan(low)) or (high is not None and math.isnan(high)):
-        raise ValueError(f"solve: bounds must not be NaN, got {bounds!r}; use None for no bound")
+        raise ValueError(f"{caller}: bounds must not be NaN, got {bounds!r}; use None for no bound")
     if low is not None and high is not None and not low < high:
-        raise ValueError(f"solve: bounds must be (low, high) with low < high, got {bounds!r}")
+        raise ValueError(f"{caller}: bounds must be (low, high) with low < high, got {bounds!r}")
     return low, high
 
 
@@ -227,27 +227,29 @@ def as_initial(x0: Any, like: Tensor) -> Tensor:
     return x.to(like.dtype)
 
 
-def guard_denoiser(denoiser: Denoiser, low: float | None, high: float | None) -> Callable[[Tensor, float], Tensor]:
+def guard_denoiser(
+    denoiser: Denoiser, low: float | None, high: float | None, caller: str = "solve"
+) -> Callable[[Tensor, float], Tensor]:
     """Return D(x, sigma) that answers in x's shape and dtype and within the bounds, or explains what went wrong."""
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
         if not bool(x.isfinite().all()):
             raise ValueError(
-                f"solve: the x-update gave NaN or infinity before the denoiser's turn at sigma = {sigma:.4g}; "
+                f"{caller}: the x-update gave NaN or infinity before the denoiser's turn at sigma = {sigma:.4g}; "
                 "check that the operator is finite and its adjoint right, and the scale of y and noise_std"
             )
         z = denoiser(x, sigma)
         if not isinstance(z, Tensor):
-            raise TypeError(f"solve: denoiser must return a torch.Tensor, got {type(z).__name__}")
+            raise TypeError(f"{caller}: denoiser must return a torch.Tensor, got {type(z).__name__}")
         if z.shape != x.shape:
             raise ValueError(
-                f"solve: denoiser must keep the shape {tuple(x.shape)}, got {tuple(z.shape)}; check its channels, "
+                f"{caller}: denoiser must keep the shape {tuple(x.shape)}, got {tuple(z.shape)}; check its channels, "
                 "or pad and crop inside it"
             )
         if not bool(z.isfinite().all()):
             real = torch.real(x)
             raise ValueError(
-                f"solve: denoiser returned NaN or infinity at sigma = {sigma:.4g} for an input in "
+                f"{caller}: denoiser returned NaN or infinity at sigma = {sigma:.4g} for an input in "
                 f"[{float(real.min()):.4g}, {float(real.max()):.4g}], expected finite values; check its weights and "
                 "the range of sigma it was made for"
             )

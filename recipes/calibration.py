@@ -1,9 +1,10 @@
 """Calibration: a scan whose angles are off by 2 degrees and whose detector has shifted, put right by its own views.
 
 y = A(angles, offset) x + n, A the Radon transform of an image in 1/mm. The angles are believed to be evenly spaced and
-the detector to be centred; neither is true. `pnp.ct.calibrate` finds both from y alone, but for a rotation of all views
-together, which no measurement tells: it is removed before angles and images are compared. Plug-and-play ADMM with
-MLPatch and filtered back-projection with the geometry believed, found and true.
+the detector to be centred; neither is true. `pnp.ct.calibrate` finds both from y, without and with MLPatch to tell what
+images are like, but for a rotation of all views together, which no measurement tells: it is removed before angles and
+images are compared. Plug-and-play ADMM with MLPatch and filtered back-projection with the geometry believed, found and
+true.
 """
 
 from __future__ import annotations
@@ -60,10 +61,6 @@ print(
     f"detector by {args.shift:g} bins, {args.snr:g} dB"
 )
 
-# Calibrate
-found = timed("calibration", lambda: calibrate(make, y, evenly, max_iter=max_iter or 60, progress=True))
-calibration = found.result
-
 
 def error_deg(angles: Tensor) -> Tensor:
     """Error of each view in degrees, without the rotation that all views share."""
@@ -87,15 +84,18 @@ def bars(error: Tensor) -> Tensor:
     return peak * ((level * error > 0) & (level.abs() <= error.abs())).float()
 
 
-print(
-    f"calibrated in {found.seconds:.1f} s, {len(calibration.objective)} iterations: "
-    f"angles off by {rms_deg(calibration.angles):.3f} degrees "
-    f"(before {rms_deg(evenly):.3f}), "
-    f"detector by {abs(calibration.offset - shift) / pixel_size:.4f} bins (before {args.shift:g})"
-)
+# Calibrate
+D = MLPatch.from_pretrained("gray").to(args.device)
+options = {"bounds": (0.0, None), "max_iter": max_iter, "progress": True}
+for name, denoiser in (("views alone", None), ("with MLPatch", D)):
+    found = timed(name, lambda denoiser=denoiser: calibrate(make, y, evenly, denoiser=denoiser, **options))
+    calibration = found.result
+    print(
+        f"{name}: angles off by {rms_deg(calibration.angles):.3f} degrees (before {rms_deg(evenly):.3f}), detector by "
+        f"{abs(calibration.offset - shift) / pixel_size:.4f} bins (before {args.shift:g}), {found.seconds:.1f} s"
+    )
 
 # Solve, with each geometry
-D = MLPatch.from_pretrained("gray").to(args.device)
 peak = data_range(truth)
 panels = {"truth": truth}
 geometries = {
@@ -105,10 +105,9 @@ geometries = {
 }
 for name, (angles, offset) in geometries.items():
     A = make(angles, offset)
-    options = {"noise_std": noise_std, "bounds": (0.0, None), "max_iter": max_iter, "progress": True}
     for entry in (
         timed("FBP, Hann window", lambda A=A: A.fbp(y, window="hann")),
-        timed("ADMM + MLPatch", lambda A=A, o=options: solve(A, y, D, **o)),
+        timed("ADMM + MLPatch", lambda A=A: solve(A, y, D, noise_std=noise_std, **options)),
     ):
         q, s = (metric(entry.image, truth, data_range=peak) for metric in (psnr, ssim))
         print(f"{name:10s} {entry.name:18s} PSNR {q:6.2f} dB   SSIM {s:6.4f}   {entry.seconds:6.2f} s")

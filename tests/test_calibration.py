@@ -9,6 +9,7 @@ import pytest
 import torch
 from radon_truth import rel
 
+from denoisers import MLPatch
 from operators import FanBeam, Radon
 from pnp.ct import calibrate
 from pnp.phantoms import perforated_disc
@@ -69,6 +70,22 @@ def test_a_fan_is_calibrated_too():
     found = calibrate(fan, y, believed, max_iter=6)
     assert found.offset == pytest.approx(0.8, abs=0.3)  # the offset comes first
     assert found.objective[-1] < found.objective[0]
+
+
+def test_a_denoiser_finds_what_the_measurements_hardly_tell():
+    true, believed, y = scan(parallel, math.pi, 0.01)
+    D = MLPatch.from_pretrained()
+    found = calibrate(parallel, y.float(), believed, denoiser=D, bounds=(0, None), max_iter=70)
+    assert angle_error(found.angles, true) < angle_error(believed, true) / 11  # the measurements alone: 9.0
+    assert rel(found.x, X) < 0.08
+
+
+def test_a_wrong_denoiser_is_explained():
+    _, believed, y = scan(parallel, math.pi)
+    with pytest.raises(ValueError, match="calibrate: denoiser must keep the shape"):
+        calibrate(parallel, y, believed, denoiser=lambda x, sigma: x[..., 1:], max_iter=40)
+    with pytest.raises(ValueError, match="calibrate: bounds"):
+        calibrate(parallel, y, believed, denoiser=lambda x, sigma: x, bounds=(1, 0))
 
 
 def test_a_right_geometry_stays():
