@@ -85,12 +85,14 @@ def glimpse(kind: str, radon: Radon, seed: int, angles: Tensor | None = None, **
     return model, patches
 
 
-class OnImages(Task):
-    """Whole slices from their filtered back-projections, for convolutional networks."""
+class WholeSlices(Task):
+    """Whole slices, from their filtered back-projections for convolutional networks, else from their measurements."""
 
-    def __init__(self, model: nn.Module, radon: Radon, pairs: tuple[Tensor, Tensor], noise_db: float) -> None:
+    def __init__(
+        self, model: nn.Module, radon: Radon, pairs: tuple[Tensor, Tensor], noise_db: float, *, from_fbp: bool = True
+    ) -> None:
         super().__init__("train", model, {"noise_db": noise_db, "images": len(pairs[0])}, "the pairs'")
-        self.pairs, self.noise_db = pairs, noise_db
+        self.pairs, self.noise_db, self.from_fbp = pairs, noise_db, from_fbp
         self.fbp = copy.deepcopy(radon).to(self.device).fbp  # a function: the operator is nothing to be trained
 
     def draw(self, batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
@@ -102,7 +104,7 @@ class OnImages(Task):
         """Mean square error relative to the mean square of the back-projections."""
         fbp = self.fbp(y)
         with torch.autocast(fbp.device.type, torch.bfloat16, enabled=fast_bfloat16(fbp.device)):
-            z = self.model(fbp)
+            z = self.model(fbp if self.from_fbp else y)
         scale = fbp.square().mean((1, 2, 3), keepdim=True)
         loss: Tensor = ((z.float() - x).square() / scale).mean()
         return 10 * loss

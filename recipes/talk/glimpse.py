@@ -4,6 +4,7 @@
 
 FBP             filtered back-projection, Hann window
 U-Net           from filtered back-projection to the slice (Jin et al., TIP 2017), trained on whole slices
+LPD             learned primal-dual (Adler and Oktem, TMI 2018): ten iterations with the whole operator
 GLIMPSE         points from the projections around their sinusoids (arXiv 2401.00816), each by itself
 GLIMPSE, local  the same where neighbouring points hear one another
 MLPatch-ADMM    plug-and-play with a denoiser of photographs, which has seen neither
@@ -16,7 +17,8 @@ slice's maximum; what is negative is set to 0.
 from __future__ import annotations
 
 import torch
-from _scans import OnImages, checkpoints, glimpse, scan_arguments, scans, score, train_for, unet
+from _learned_primal_dual import learned_primal_dual
+from _scans import WholeSlices, checkpoints, glimpse, scan_arguments, scans, score, train_for, unet
 from _shared import markdown, parser, record, save
 from matplotlib.figure import Figure
 
@@ -43,11 +45,15 @@ print(f"Trained on {data.about}, {args.views} views, {radon.n_detectors} bins, {
 folder = checkpoints(args, data)
 methods = {"FBP": radon.fbp, "FBP, Hann window": lambda y: radon.fbp(y, window="hann")}
 budget: list[list[str]] = []
-for name in ("U-Net", "GLIMPSE", "GLIMPSE, local"):
+for name in ("U-Net", "LPD", "GLIMPSE", "GLIMPSE, local"):
     if name == "U-Net":
         model = unet(args.seed).to(args.device)
-        task = OnImages(model, radon, data.train, args.noise_db)
+        task = WholeSlices(model, radon, data.train, args.noise_db)
         methods[name] = lambda y, model=model: model(radon.fbp(y).to(args.device))
+    elif name == "LPD":
+        model = learned_primal_dual(radon, args.seed).to(args.device)
+        task = WholeSlices(model, radon, data.train, args.noise_db, from_fbp=False)
+        methods[name] = lambda y, model=model: model(y.to(args.device))
     else:
         model, patches = glimpse("local" if "local" in name else "pointwise", radon, args.seed)
         task = Pairs(model.to(args.device), *data.train, noise_db=args.noise_db, **patches)
