@@ -105,6 +105,21 @@ class Scan:
             )
         return replace(self, y=self.y[..., index, :], angles=angles)
 
+    def binned(self, n: int) -> Scan:
+        """Return the scan of a detector with bins n times as wide: the mean of n neighbours, for a coarser image.
+
+        Of line integrals that is right where they vary little within n bins; of counts always.
+        """
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1 or self.y.shape[-1] % n:
+            raise ValueError(f"Scan.binned: n must divide the {self.y.shape[-1]} bins, got {n!r}; crop y first")
+
+        def mean(field_: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+            return field_.reshape(*field_.shape[:-1], -1, n).mean(-1)
+
+        wide = {name: mean(value) for name in ("y", "flat", "dark") if (value := getattr(self, name)) is not None}
+        lengths = {name: n * value for name in ("pitch_mm", "pixel_size_mm") if (value := getattr(self, name))}
+        return replace(self, **wide, **lengths)
+
     def geometry(self) -> dict[str, Any]:
         """Return the operator's arguments beside shape, angles and pixel_size, in mm.
 
