@@ -9,10 +9,25 @@ from .base import LinearOperator
 from .blur import Blur, gaussian_kernel
 from .fan_beam import FanBeam
 from .kaiser_squires import KaiserSquires
+from .kaiser_squires_eb import KaiserSquiresEB
 from .mask import Mask
 from .radon import Radon
+from .spect import SPECT
+from .spect_response import collimator_fwhm
 
-__all__ = ["OPERATORS", "Blur", "FanBeam", "KaiserSquires", "LinearOperator", "Mask", "Radon", "gaussian_kernel"]
+__all__ = [
+    "OPERATORS",
+    "SPECT",
+    "Blur",
+    "FanBeam",
+    "KaiserSquires",
+    "KaiserSquiresEB",
+    "LinearOperator",
+    "Mask",
+    "Radon",
+    "collimator_fwhm",
+    "gaussian_kernel",
+]
 
 
 class _Names(dict[str, type[LinearOperator]]):
@@ -23,6 +38,12 @@ class _Names(dict[str, type[LinearOperator]]):
 
 
 OPERATORS: dict[str, type[LinearOperator]] = _Names(
-    blur=Blur, fan_beam=FanBeam, kaiser_squires=KaiserSquires, mask=Mask, radon=Radon
+    blur=Blur,
+    fan_beam=FanBeam,
+    kaiser_squires=KaiserSquires,
+    kaiser_squires_eb=KaiserSquiresEB,
+    mask=Mask,
+    radon=Radon,
+    spect=SPECT,
 )
 """The operators by name: `OPERATORS["radon"]` is `Radon`; unknown names are a ValueError."""

@@ -87,6 +87,7 @@ def test_a_failing_process_is_reported_not_raised(timing, tmp_path):
         ("fan_beam", {"ours", "no preconditioner"}),
         ("denoising", {"MLPatch", "DRUNet", "DnCNN"}),
         ("ct_solve", {"deepinv DPIR"}),
+        ("spect", {"ours", "plain autograd"}),
     ],
 )
 def test_script_runs_at_tiny_sizes(script, peers, tmp_path):

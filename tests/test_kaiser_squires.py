@@ -1,4 +1,5 @@
-"""Kaiser-Squires against its figures, its symmetries and lenspack."""
+"""Kaiser-Squires against its figures, its symmetries and lenspack; the data step of masked surveys against dense
+solutions: complex for E + iB, real for kappa."""
 
 from __future__ import annotations
 
@@ -7,9 +8,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
-from operators import KaiserSquires
+from operators import KaiserSquires, KaiserSquiresEB
+from pnp import LeastSquares
 
 F64 = torch.float64
 SHAPES = [(9, 9), (8, 8), (16, 16), (7, 10), (10, 7), (6, 12)]
@@ -157,3 +161,94 @@ def test_bad_arguments_are_explained() -> None:
         KaiserSquires((8, 8)).inverse_eb(rand(1, 1, 8, 8))
     with pytest.raises(ValueError, match=r"KaiserSquires\.inverse: y must be \(B, 2, 8, 8\)"):
         KaiserSquires((8, 8)).inverse(rand(1, 1, 8, 8))
+
+
+def dense(op: KaiserSquires | KaiserSquiresEB, channels: int) -> Tensor:
+    """The matrix of A, (2 H W, channels H W)."""
+    n = channels * math.prod(op.shape)
+    return op.A(torch.eye(n, dtype=F64).reshape(n, channels, *op.shape)).flatten(1).T
+
+
+def survey_weights(shape: tuple[int, int], *, components: int = 1) -> Tensor:
+    """A third of the pixels blind, the others within a factor of twenty of each other."""
+    w = 36 * rand(1, components, *shape, seed=5).exp()
+    return w * (rand(1, 1, *shape, seed=6) > -0.5)
+
+
+@pytest.mark.parametrize("convention", ["lenspack", "conjugate", "transposed"])
+def test_e_and_b_modes_make_the_shear_of_a_complex_kernel(convention: str) -> None:
+    """gamma1 + i gamma2 = D (E + iB): B makes the shear of E turned by 45 degrees, and A* separates them."""
+    op, real = KaiserSquiresEB((9, 11), convention=convention), KaiserSquires((9, 11), convention=convention)
+    x = rand(2, 2, 9, 11)
+    gamma_E, gamma_B = real.A(x[:, :1]), real.A(x[:, 1:])
+    turned = torch.stack([-gamma_B[:, 1], gamma_B[:, 0]], 1)
+    assert rel(op.A(x), gamma_E + turned) < 1e-13
+    assert rel(op.A_adjoint(op.A(x)), x - x.mean((-2, -1), keepdim=True)) < 1e-13
+    assert rel(op.A_adjoint(x), real.inverse_eb(x)) < 1e-13
+
+
+@pytest.mark.parametrize("shape", [(5, 5), (7, 9), (9, 3)])
+@pytest.mark.parametrize("alpha", [1e-3, 36.0, 1e4])
+def test_closed_form_is_the_dense_complex_solution(shape: tuple[int, int], alpha: float) -> None:
+    """Complex kappa, masked and uneven weights: (D*WD + alpha) kappa = D*W gamma + alpha z."""
+    op = KaiserSquiresEB(shape)
+    gamma1, gamma2 = dense(KaiserSquires(shape), 1).chunk(2)
+    D, n = torch.complex(gamma1, gamma2), len(gamma1)
+    w, gamma, z = survey_weights(shape), rand(1, 2, *shape, seed=1), rand(1, 2, *shape, seed=2)
+    step = op.data_step(gamma, w)
+    assert step is not None and (w == 0).any()
+    got = step(z, torch.tensor(alpha, dtype=F64))[0].flatten(1)
+    wc, gc, zc = w.flatten().to(D.dtype), torch.complex(*gamma[0].flatten(1)), torch.complex(*z[0].flatten(1))
+    H = D.mH @ (wc[:, None] * D) + alpha * torch.eye(n, dtype=D.dtype)
+    want = torch.linalg.solve(H, D.mH @ (wc * gc) + alpha * zc)
+    assert rel(torch.complex(*got), want) < 1e-8
+    assert got.mean(1).sub(z.mean((-2, -1))[0]).norm() < 1e-12 * z.norm(), "the mean is z's"
+
+
+@pytest.mark.parametrize("shape", [(7, 9), (8, 6)])
+def test_real_kappa_by_conjugate_gradients_is_the_dense_real_solution(shape: tuple[int, int]) -> None:
+    op, alpha = KaiserSquires(shape), torch.tensor(36.0, dtype=F64)
+    A = dense(op, 1)
+    w, gamma, z = survey_weights(shape, components=2), rand(1, 2, *shape, seed=1), rand(1, 1, *shape, seed=2)
+    assert op.data_step(gamma, w) is None
+    got = LeastSquares(rtol=1e-12, max_iter=200).bind(op, gamma, w)(z, alpha)
+    H = A.T @ (w.flatten()[:, None] * A) + alpha * torch.eye(len(A.T), dtype=F64)
+    want = torch.linalg.solve(H, A.T @ (w * gamma).flatten() + alpha * z.flatten())
+    assert rel(got.flatten(), want) < 1e-8
+
+
+def test_which_weights_have_a_closed_form() -> None:
+    """Both components alike on odd grids; on even ones only what is even in Fourier space; else there is PCG."""
+    shared, own, even_noise = (
+        survey_weights((7, 9)),
+        survey_weights((7, 9), components=2),
+        torch.tensor(36.0, dtype=F64),
+    )
+    y = rand(1, 2, 7, 9)
+    odd, even = KaiserSquiresEB((7, 9)), KaiserSquiresEB((8, 9))
+    assert odd.data_step(y, shared) is not None and odd.data_step(y, shared.expand(1, 2, 7, 9)) is not None
+    assert odd.data_step(y, shared[0, 0]) is not None and odd.data_step(y, own) is None
+    assert odd.data_step(y, torch.tensor([1.0, 2.0], dtype=F64).reshape(2, 1, 1)) is None
+    y = rand(1, 2, 8, 9)
+    assert even.data_step(y, survey_weights((8, 9))) is None and even.data_step(y, even_noise) is not None
+    both = rand(1, 2, 7, 9), torch.tensor(2.0, dtype=F64)
+    expanded, scalar = (odd.data_step(both[0], v) for v in (both[1].expand(1, 1, 7, 9), both[1]))
+    assert expanded is not None and scalar is not None
+    assert rel(expanded(both[0], both[1]), scalar(both[0], both[1])) < 1e-13
+
+
+@settings(max_examples=25, deadline=None, derandomize=True, database=None)
+@given(rows=st.integers(1, 7), columns=st.integers(1, 7), blind=st.floats(0, 1), alpha=st.floats(1e-4, 1e4))
+def test_closed_form_is_optimal_on_any_odd_grid(rows: int, columns: int, blind: float, alpha: float) -> None:
+    """A*W(Ax - y) + alpha (x - z) = 0, whatever the mask: nothing or everything observed."""
+    shape = (2 * rows + 1, 2 * columns - 1)
+    op, a = KaiserSquiresEB(shape), torch.tensor(alpha, dtype=F64)
+    w = survey_weights(shape) * (torch.rand(shape, generator=torch.Generator().manual_seed(rows), dtype=F64) >= blind)
+    y, z = rand(2, 2, *shape, seed=1), rand(2, 2, *shape, seed=2)
+    step = op.data_step(y, w)
+    assert step is not None
+    x = step(z, a)
+    gradient = op.A_adjoint(w * (op.A(x) - y)) + a * (x - z)
+    gap = (op.A(z) * y).sum() - (z * op.A_adjoint(y)).sum()
+    assert gap.abs() < 1e-12 * y.norm() * z.norm()
+    assert gradient.norm() < 1e-11 * (w.max() * y.norm() + a * z.norm())

@@ -14,7 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from operators import OPERATORS, Blur, FanBeam, KaiserSquires, LinearOperator, Mask, Radon, gaussian_kernel
+from operators import (
+    OPERATORS,
+    SPECT,
+    Blur,
+    FanBeam,
+    KaiserSquires,
+    KaiserSquiresEB,
+    LinearOperator,
+    Mask,
+    Radon,
+    gaussian_kernel,
+)
 
 # Detectors much narrower than the image are meant here.
 pytestmark = pytest.mark.filterwarnings("ignore:.*times as wide as the image")
@@ -28,6 +39,8 @@ class Row:
 
     make: Callable[[], LinearOperator]
     channels: int = 1
+    plain: bool = False
+    """There is neither a closed form nor a preconditioner: none pays."""
 
 
 def rand(*shape: int, seed: int = 0, dtype: torch.dtype = F64) -> Tensor:
@@ -40,6 +53,11 @@ def mask(*shape: int) -> Tensor:
 
 def angles(n: int) -> Tensor:
     return torch.linspace(0.1, 3.0, n, dtype=F64)
+
+
+def psf(*shape: int) -> Tensor:
+    kernels = rand(*shape, seed=9).abs()
+    return kernels / kernels.sum((-2, -1), keepdim=True)
 
 
 ROWS = {
@@ -56,6 +74,8 @@ ROWS = {
     "kaiser-squires-odd": Row(lambda: KaiserSquires((7, 5))),
     "kaiser-squires-even": Row(lambda: KaiserSquires((6, 8), convention="conjugate")),
     "kaiser-squires-mixed": Row(lambda: KaiserSquires((6, 5), convention="transposed")),
+    "kaiser-squires-eb-odd": Row(lambda: KaiserSquiresEB((7, 5)), 2),
+    "kaiser-squires-eb-mixed": Row(lambda: KaiserSquiresEB((6, 5), convention="conjugate"), 2),
     "fan-beam-odd": Row(lambda: FanBeam((7, 7), angles(5), source_origin=9.0, origin_detector=4.0)),
     "fan-beam-even": Row(
         lambda: FanBeam((6, 8), angles(4), source_origin=30.0, origin_detector=0.0, pitch=1.7, pixel_size=2.0), 2
@@ -66,6 +86,16 @@ ROWS = {
     "radon-odd": Row(lambda: Radon((7, 7), angles(6))),
     "radon-even": Row(lambda: Radon((6, 8), angles(5), pitch=0.8, pixel_size=2.0), 2),
     "radon-narrow": Row(lambda: Radon((8, 7), angles(9), n_detectors=5, offset=1.3), 3),
+    "spect-square": Row(
+        lambda: SPECT(
+            (4, 4, 3), angles(5), voxel_size=4.8, attenuation=0.02 * rand(4, 4, 3).abs(), fwhm=rand(5, 4).abs()
+        ),
+        plain=True,
+    ),
+    "spect-rectangular": Row(
+        lambda: SPECT((3, 5, 4), angles(4), voxel_size=(4.8, 2.0), psf=psf(5, 3, 5)),
+        plain=True,
+    ),
 }
 
 
@@ -105,7 +135,7 @@ def test_every_operator_has_a_row() -> None:
 
 
 def test_unknown_names_list_the_choices() -> None:
-    with pytest.raises(ValueError, match=r"fourier.*blur, fan_beam, kaiser_squires, mask, radon"):
+    with pytest.raises(ValueError, match=r"fourier.*blur, fan_beam, kaiser_squires, kaiser_squires_eb, mask, radon"):
         OPERATORS["fourier"]
     assert OPERATORS["radon"] is Radon
 
@@ -203,6 +233,8 @@ def weights_for(y: Tensor) -> dict[str, Tensor]:
 
 def test_data_step_solves_its_equation(row: Row) -> None:
     """A*W(Ax - y) + alpha (x - z) = 0, wherever there is a closed form; else there is a preconditioner."""
+    if row.plain:
+        pytest.skip("conjugate gradients as they are")
     op = row.make()
     z = images(op, row, seed=8)
     y = like(op.A(z))
@@ -232,6 +264,8 @@ def test_closed_forms_are_where_the_design_wants_them() -> None:
     assert closed("blur-reflect-mirrored", "scalar") and not closed("blur-reflect-mirrored", "array")
     assert not closed("blur-reflect-odd", "scalar") and not closed("blur-valid-odd", "scalar")
     assert closed("kaiser-squires-even", "scalar") and not closed("kaiser-squires-even", "array")
+    assert closed("kaiser-squires-eb-odd", "per column") and not closed("kaiser-squires-eb-odd", "array")
+    assert closed("kaiser-squires-eb-mixed", "scalar") and not closed("kaiser-squires-eb-mixed", "per column")
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1e6])
@@ -252,6 +286,8 @@ def test_data_step_is_free_of_units(row: Row, scale: float) -> None:
 
 
 def test_data_step_is_differentiable(row: Row) -> None:
+    if row.plain:
+        pytest.skip("conjugate gradients as they are")
     op = row.make()
     z = images(op, row, batch=1, seed=8).requires_grad_()
     y = like(op.A(z)).requires_grad_()
@@ -267,6 +303,8 @@ def test_data_step_is_differentiable(row: Row) -> None:
 
 
 def test_preconditioner_is_symmetric_positive_definite(row: Row) -> None:
+    if row.plain:
+        pytest.skip("conjugate gradients as they are")
     op = row.make()
     x = images(op, row, batch=1)
     y = op.A(x)
@@ -298,7 +336,7 @@ def test_repr_is_the_constructor_call(row: Row) -> None:
     text = repr(op)
     assert text.startswith(type(op).__name__ + "(") and text.endswith(")") and "\n" not in text
     assert ", ".join(map(str, op.shape)) in text
-    if isinstance(op, KaiserSquires):
+    if isinstance(op, KaiserSquires | KaiserSquiresEB):
         assert repr(eval(text)) == text
 
 

@@ -1,0 +1,105 @@
+"""Collimators, and what SPECT says of bad input."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import pytest
+import torch
+
+from operators import SPECT, collimator_fwhm
+
+VOXEL = 4.8
+
+
+def test_collimator() -> None:
+    """A hole and what it lets through grow with the distance; planes behind the collimator touch it."""
+    bare = collimator_fwhm(5, 50.0, voxel_size=40.0, hole_diameter=2.0, hole_length=20.0)
+    assert bare.tolist() == pytest.approx([2.0, 3.0, 7.0, 11.0, 15.0])
+    orbit = collimator_fwhm(5, [50.0, 90.0], voxel_size=40.0, hole_diameter=2.0, hole_length=21.0, septal_attenuation=2)
+    assert orbit.shape == (2, 5) and torch.equal(orbit[0], bare) and torch.equal(orbit[0, 1:], orbit[1, :-1])
+    wide = collimator_fwhm(5, 50.0, voxel_size=40.0, hole_diameter=2.0, hole_length=20.0, intrinsic=4.0)
+    assert torch.allclose(wide.square(), bare.square() + 16, rtol=1e-14, atol=0)
+
+
+SHAPE = (4, 4, 3)
+PSF = torch.full((4, 3, 3), 1 / 9)
+
+
+@pytest.mark.parametrize(
+    ("error", "options", "parts"),
+    [
+        (ValueError, {"attenuation": torch.zeros(4, 4, 4)}, ("attenuation must be (4, 4, 3)", "(4, 4, 4)", "resample")),
+        (ValueError, {"attenuation": torch.zeros(1, 1, *SHAPE)}, ("attenuation must be", "attenuation[0, 0]")),
+        (ValueError, {"attenuation": -torch.ones(SHAPE)}, ("attenuation must be >= 0", "-1", "Hounsfield")),
+        (ValueError, {"attenuation": torch.full(SHAPE, math.nan)}, ("attenuation must be finite", "48 NaN")),
+        (ValueError, {"attenuation": torch.zeros(SHAPE).requires_grad_()}, ("attenuation requires grad", "detach()")),
+        (TypeError, {"attenuation": torch.zeros(SHAPE, dtype=torch.bool)}, ("attenuation must be real", "bool")),
+        (ValueError, {"psf": PSF[:, :2] * 1.5}, ("psf must have odd", "(4, 2, 3)", "zeros")),
+        (ValueError, {"psf": 2 * PSF}, ("psf must sum to 1", "2 to 2", "keepdims")),
+        (ValueError, {"psf": PSF[:3]}, ("psf must be (4, kx, kz)", "(3, 3, 3)")),
+        (ValueError, {"psf": PSF - 0.2}, ("psf must be >= 0", "-0.08889")),
+        (TypeError, {"psf": PSF.long()}, ("psf must be floating point", "int64")),
+        (ValueError, {"psf": PSF, "fwhm": 3.0}, ("fwhm or psf, not both",)),
+        (ValueError, {"psf": PSF, "psf_rtol": 1.0}, ("psf_rtol must be from 0 to less than 1", "1.0")),
+        (ValueError, {"fwhm": [3.0, 4.0]}, ("fwhm must be a number, (4,)", "(2, 4)", "collimator_fwhm")),
+        (ValueError, {"fwhm": -1.0}, ("fwhm must be >= 0", "-1")),
+        (ValueError, {"voxel_size": 0.0}, ("voxel_size must be positive", "0.0")),
+        (ValueError, {"voxel_size": (1.0, 1.0, 1.0)}, ("voxel_size must be a number or (transaxial, axial)",)),
+        (ValueError, {"angles": []}, ("angles must be a non-empty 1-D array", "(0,)")),
+        (ValueError, {"angles": [0.0, math.inf]}, ("angles must be finite",)),
+        (ValueError, {"interpolation": "cubic"}, ("interpolation must be one of area, bilinear", "cubic")),
+        (TypeError, {"shape": (4, 4)}, ("shape must be three integers (nx, ny, nz)", "(4, 4)")),
+        (ValueError, {"shape": (4, 0, 4)}, ("shape must be positive", "(4, 0, 4)")),
+        (ValueError, {"attenuation": torch.zeros(SHAPE, device="meta")}, ("attenuation is on meta",)),
+    ],
+)
+def test_bad_input_is_explained(error: type[Exception], options: dict[str, Any], parts: tuple[str, ...]) -> None:
+    arguments = {"shape": SHAPE, "angles": [0.0, 1.0], "voxel_size": VOXEL} | options
+    with pytest.raises(error) as caught:
+        SPECT(arguments.pop("shape"), arguments.pop("angles"), **arguments)
+    message = str(caught.value)
+    assert message.startswith("SPECT: ") and len(message) < 400, message
+    for part in parts:
+        assert part in message, message
+
+
+@pytest.mark.parametrize(
+    ("b", "n", "error"), [(2, 2, ValueError), (-1, 2, ValueError), (0, 8, ValueError), (0.5, 2, TypeError)]
+)
+def test_bad_subsets_are_explained(b: Any, n: int, error: type[Exception]) -> None:
+    with pytest.raises(error, match=r"SPECT\.subset: .*b.*n.*got"):
+        SPECT(SHAPE, torch.arange(7), voxel_size=VOXEL).subset(b, n)
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        ({"septal_attenuation": 0.05}, "septal_attenuation must exceed 2/hole_length = 0.1"),
+        ({"septal_attenuation": -1.0}, "septal_attenuation"),
+        ({"radius": [-5.0, 3.0]}, "radius must be a positive number"),
+        ({"hole_length": 0.0}, "hole_length must be positive"),
+    ],
+)
+def test_bad_collimators_are_explained(options: dict[str, Any], part: str) -> None:
+    arguments: dict[str, Any] = {
+        "radius": 100.0,
+        "voxel_size": 4.0,
+        "hole_diameter": 1.5,
+        "hole_length": 20.0,
+    } | options
+    with pytest.raises(ValueError, match=f"collimator_fwhm: {part}"):
+        collimator_fwhm(4, **arguments)
+
+
+def test_suspicious_units_are_warned_of() -> None:
+    with pytest.warns(UserWarning, match=r"attenuation reaches 0\.15.*0\.1/mm.*mu / 10"):
+        SPECT(SHAPE, [0.0], voxel_size=VOXEL, attenuation=torch.full(SHAPE, 0.15))
+    with pytest.warns(UserWarning, match=r"angles span 354 radians.*deg2rad"):
+        SPECT(SHAPE, torch.arange(60) * 6.0, voxel_size=VOXEL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        SPECT(SHAPE, [0.0], voxel_size=0.48, attenuation=torch.full(SHAPE, 0.15))  # cm and 1/cm
+        SPECT(SHAPE, [0.0], voxel_size=VOXEL, attenuation=torch.full(SHAPE, 0.03))  # bone
