@@ -114,11 +114,14 @@ class Scan:
             raise ValueError(f"Scan.binned: n must divide the {self.y.shape[-1]} bins, got {n!r}; crop y first")
 
         def mean(field_: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-            return field_.reshape(*field_.shape[:-1], -1, n).mean(-1)
+            wider: npt.NDArray[np.float32] = field_.reshape(*field_.shape[:-1], -1, n).mean(-1)
+            return wider
 
-        wide = {name: mean(value) for name in ("y", "flat", "dark") if (value := getattr(self, name)) is not None}
-        lengths = {name: n * value for name in ("pitch_mm", "pixel_size_mm") if (value := getattr(self, name))}
-        return replace(self, **wide, **lengths)
+        wide: dict[str, Any] = {
+            name: mean(value) for name in ("y", "flat", "dark") if (value := getattr(self, name)) is not None
+        }
+        wide |= {name: n * value for name in ("pitch_mm", "pixel_size_mm") if (value := getattr(self, name))}
+        return replace(self, **wide)
 
     def geometry(self) -> dict[str, Any]:
         """Return the operator's arguments beside shape, angles and pixel_size, in mm.
