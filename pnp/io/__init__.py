@@ -1,6 +1,7 @@
 """Files in and out: images in common formats, measurements and results in one HDF5 layout."""
 
 from .atomic import atomic, check_output
+from .fits import read_fits_maps, write_fits_maps
 from .hdf5 import Measurements, SavedResult, read_measurements, read_result, write_measurements, write_result
 from .images import check_image_output, png_bits, read_image, write_image
 
@@ -11,9 +12,11 @@ __all__ = [
     "check_image_output",
     "check_output",
     "png_bits",
+    "read_fits_maps",
     "read_image",
     "read_measurements",
     "read_result",
+    "write_fits_maps",
     "write_image",
     "write_measurements",
     "write_result",

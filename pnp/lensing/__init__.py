@@ -1,14 +1,61 @@
 """Weak lensing: simulated convergence maps, survey noise and baseline mass maps."""
 
 from .baselines import best_smoothing, smoothed_kaiser_squires, wiener
+from .catalogue import map_catalogue
+from .conventions import ConventionScore, ConventionScores, score_conventions
+from .diagnostics import BModeNull, b_mode_null, power_ratio, whitened_chi2
+from .ladder import Ladder, Rung, mass_map_ladder
+from .mass_map import EModeOnly, MassMap, map_mass
+from .padding import OddGrid, next_fast_odd
+from .peaks import Peaks, find_peaks, match_peaks, peak_counts
+from .reduced_shear import reduced_to_shear, shear_to_reduced, undo_reduction
 from .simulate import LognormalKappa, kappa_spectrum, pixel_spectrum, survey_noise
+from .spectrum import BandPowers, MeasuredSpectrum, band_powers, gaussian_maps, measured_spectrum
+from .starlet import starlet_inverse, starlet_map, starlet_transform
+from .uncertainty import CalibratedError, calibrate_error, simulated_errors, wiener_samples, wiener_std
 
 __all__ = [
+    "BModeNull",
+    "BandPowers",
+    "CalibratedError",
+    "ConventionScore",
+    "ConventionScores",
+    "EModeOnly",
+    "Ladder",
     "LognormalKappa",
+    "MassMap",
+    "MeasuredSpectrum",
+    "OddGrid",
+    "Peaks",
+    "Rung",
+    "b_mode_null",
+    "band_powers",
     "best_smoothing",
+    "calibrate_error",
+    "find_peaks",
+    "gaussian_maps",
     "kappa_spectrum",
+    "map_catalogue",
+    "map_mass",
+    "mass_map_ladder",
+    "match_peaks",
+    "measured_spectrum",
+    "next_fast_odd",
+    "peak_counts",
     "pixel_spectrum",
+    "power_ratio",
+    "reduced_to_shear",
+    "score_conventions",
+    "shear_to_reduced",
+    "simulated_errors",
     "smoothed_kaiser_squires",
+    "starlet_inverse",
+    "starlet_map",
+    "starlet_transform",
     "survey_noise",
+    "undo_reduction",
+    "whitened_chi2",
     "wiener",
+    "wiener_samples",
+    "wiener_std",
 ]

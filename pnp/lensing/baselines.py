@@ -17,8 +17,9 @@ from torch import Tensor
 from ..linalg import cg
 from ..metrics import nrmse
 from ..protocols import Operator
+from ..validation import broadcasts
 
-__all__ = ["best_smoothing", "smoothed_kaiser_squires", "wiener"]
+__all__ = ["best_smoothing", "check_shear", "noise_like", "smoothed_kaiser_squires", "wiener"]
 
 
 def smoothed_kaiser_squires(operator: Operator, y: Tensor, noise_std: Tensor, smoothing_px: float) -> Tensor:
@@ -32,7 +33,7 @@ def smoothed_kaiser_squires(operator: Operator, y: Tensor, noise_std: Tensor, sm
     """
     if not (math.isfinite(smoothing_px) and smoothing_px >= 0):
         raise ValueError(f"smoothed_kaiser_squires: smoothing_px must be at least 0 pixels, got {smoothing_px!r}")
-    observed = torch.where(torch.isfinite(noise_std), y, torch.zeros_like(y))
+    observed = torch.where(check_shear("smoothed_kaiser_squires", y, noise_std) > 0, y, torch.zeros_like(y))
     kappa = operator.A_adjoint(observed)
     height, width = kappa.shape[-2:]
     k2 = torch.fft.fftfreq(height, dtype=y.dtype, device=y.device)[:, None]
@@ -59,12 +60,9 @@ def best_smoothing(
         generator: draws the noise.
         candidates_px: standard deviations of the Gaussian to try, in pixels.
     """
-    observed = torch.isfinite(noise_std)
-    std = torch.where(observed, noise_std, torch.zeros_like(noise_std))
     clean = operator.A(maps)
-    noise = torch.randn(clean.shape, generator=generator, dtype=clean.dtype, device=generator.device)
-    y = clean + std * noise.to(clean.device)
-    mask = observed.all(dim=-3, keepdim=True)
+    y = clean + noise_like(clean, noise_std, generator=generator)
+    mask = torch.isfinite(noise_std).all(dim=-3, keepdim=True)
 
     def error(smoothing_px: float) -> float:
         kappa = smoothed_kaiser_squires(operator, y, noise_std, smoothing_px)
@@ -95,7 +93,7 @@ def wiener(
         rtol: relative residual at which the conjugate gradients stop.
         max_iter: most iterations of the conjugate gradients.
     """
-    weights = noise_std.to(y.dtype).square().reciprocal()
+    weights = check_shear("wiener", y, noise_std)
     height, width = y.shape[-2:]
     if spectrum.shape != (height, width):
         raise ValueError(f"wiener: spectrum must be {(height, width)}, got {tuple(spectrum.shape)}")
@@ -115,3 +113,61 @@ def wiener(
 
     v = cg(normal, right, preconditioner=lambda r: filtered(r, inverse), rtol=rtol, max_iter=max_iter).x
     return filtered(v, root)
+
+
+def noise_like(y: Tensor, noise_std: Tensor, *, generator: torch.Generator) -> Tensor:
+    """Draw the noise of shear y (B, 2, H, W): Gaussian of noise_std, 0 where that is infinite.
+
+    Args:
+        y: gives shape, dtype and device.
+        noise_std: noise standard deviation per component, broadcasts against y.
+        generator: draws, on its own device.
+    """
+    white = torch.randn(y.shape, generator=generator, dtype=y.dtype, device=generator.device).to(y.device)
+    return torch.where(torch.isfinite(noise_std), noise_std, torch.zeros_like(noise_std)).to(y.dtype) * white
+
+
+def check_shear(caller: str, y: Tensor, noise_std: Tensor, *, name: str = "y") -> Tensor:
+    """Return the weights 1/noise_std^2, in y's dtype and 0 where blind, or explain what does not fit.
+
+    Args:
+        caller: what the message begins with.
+        y: shear (B, 2, H, W); finite where observed.
+        noise_std: positive, broadcasts against y, infinity where blind.
+        name: what the caller calls y.
+
+    Raises:
+        TypeError: one of them is not a floating tensor.
+        ValueError: shape, device, sign, NaN, or nothing observed.
+    """
+    for argument, value in ((name, y), ("noise_std", noise_std)):
+        if not isinstance(value, Tensor) or not value.dtype.is_floating_point:
+            got = str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
+            raise TypeError(
+                f"{caller}: {argument} must be a floating torch.Tensor, got {got}; use torch.as_tensor({argument})"
+            )
+    if y.ndim != 4 or y.shape[1] != 2:
+        raise ValueError(f"{caller}: {name} must be (B, 2, H, W), got {tuple(y.shape)}; stack gamma1 and gamma2")
+    if not broadcasts(tuple(noise_std.shape), tuple(y.shape)):
+        raise ValueError(
+            f"{caller}: noise_std must broadcast to {name} {tuple(y.shape)}, got {tuple(noise_std.shape)}; "
+            "give (1, 2, H, W), or a scalar tensor"
+        )
+    if noise_std.device != y.device:
+        raise ValueError(f"{caller}: noise_std is on {noise_std.device}, {name} on {y.device}; move one to the other")
+    if not bool((noise_std > 0).all()):  # NaN fails too
+        raise ValueError(
+            f"{caller}: noise_std must be positive, got {float(noise_std.min()):.4g}; "
+            "set it to infinity where nothing is observed: torch.where(mask, noise_std, torch.inf)"
+        )
+    weights = noise_std.to(y.dtype).square().reciprocal()
+    seen = weights > 0
+    if not bool(seen.any()):
+        raise ValueError(
+            f"{caller}: noise_std is infinite everywhere, so {name} carries no information; check the mask"
+        )
+    if not bool((y.isfinite() | ~seen).all()):
+        raise ValueError(
+            f"{caller}: {name} must be finite where noise_std is, got NaN or infinity; set noise_std to infinity"
+        )
+    return weights

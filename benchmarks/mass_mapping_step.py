@@ -1,0 +1,203 @@
+"""Mass maps behind a mask: NRMSE and r of the plug-and-play forms and of the Wiener filter, settings, and cost.
+
+    python benchmarks/mass_mapping_step.py                    # simulated maps, simulated noise
+    python benchmarks/mass_mapping_step.py --settings         # coupling, schedule, iterations: where they were chosen
+    python benchmarks/mass_mapping_step.py --cost 1024 4096   # one map of that side, time and memory
+    python benchmarks/mass_mapping_step.py --kappa MAP.fits ... --std1 STD1.fits --std2 STD2.fits --mask MASK.fits
+
+Scores are centred and count observed pixels only. The shear is made on the periodic grid of the map; with --cut, of a
+simulated sky twice as wide, from which the map and its shear are cut, as from a real one. The Wiener filter has the
+spectrum of the simulated maps at their standard deviation (--std). "ADMM, PCG, falling" is `solve` with its defaults,
+as in recipes/mass_mapping.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import torch
+from timing import fresh_process, peak_growth
+from torch import Tensor
+
+from denoisers import MLPatch
+from operators import KaiserSquires, KaiserSquiresEB
+from pnp import LeastSquares, solve
+from pnp.io import read_image
+from pnp.lensing import LognormalKappa, pixel_spectrum, survey_noise, wiener
+from pnp.lensing.mass_map import EModeOnly, map_mass
+from pnp.lensing.padding import OddGrid
+from pnp.metrics import nrmse, pearson_r
+from pnp.solvers import State, admm, hqs
+
+Scores = dict[str, list[tuple[float, ...]]]
+
+
+def noise_map(args: argparse.Namespace, shape: tuple[int, int]) -> Tensor:
+    """Return the noise (1, 2, H, W), infinite where blind: the files', or a simulated survey's."""
+    if args.std1 is None:
+        return survey_noise(shape, generator=torch.Generator().manual_seed(1000), std=args.noise)
+    std = torch.stack([torch.from_numpy(read_image(name)) for name in (args.std1, args.std2)])[None]
+    mask = torch.from_numpy(read_image(args.mask)) > 0
+    return torch.where(mask, std, math.inf)
+
+
+def problems(args: argparse.Namespace, first_seed: int) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
+    """Name, convergence, shear and noise of every map and seed."""
+    std = noise_map(args, (args.size, args.size))
+    shape = (std.shape[-2], std.shape[-1])
+    wide = (2 * shape[0], 2 * shape[1]) if args.cut else shape
+    sky = LognormalKappa(wide, std=args.std)
+    for name in args.kappa or ["simulated"]:
+        for seed in range(first_seed, first_seed + args.seeds):
+            g = torch.Generator().manual_seed(seed)
+            kappa = torch.from_numpy(read_image(name))[None, None] if args.kappa else sky(1, generator=g)
+            clean = KaiserSquires((kappa.shape[-2], kappa.shape[-1])).A(kappa)
+            field = (..., slice(shape[0]), slice(shape[1]))
+            noise = torch.where(std.isfinite(), std, 0) * torch.randn(std.shape, generator=g)
+            yield Path(name).stem, kappa[field], clean[field] + noise, std
+
+
+def score(x: Tensor, kappa: Tensor, std: Tensor) -> tuple[float, float]:
+    mask = std.isfinite()[:, :1]
+    return nrmse(x, kappa, mask=mask, centred=True), pearson_r(x, kappa, mask=mask)
+
+
+def compare(args: argparse.Namespace, D: MLPatch) -> None:
+    """Print every method's scores, averaged over the seeds."""
+    power = pixel_spectrum((args.size, args.size) if args.std1 is None else noise_map(args, (0, 0)).shape[-2:])
+    power *= args.std**2 / power.mean()
+    found: dict[str, Scores] = {}
+    for name, kappa, y, std in problems(args, 0):
+        A = KaiserSquires((kappa.shape[-2], kappa.shape[-1]))
+        run = partial(map_mass, shear=y, noise_std=std, denoiser=D, b_mode=False)
+        methods: dict[str, Callable[[], Tensor]] = {
+            "Wiener filter": lambda A=A, y=y, std=std: wiener(A, y, std, power),
+            "ADMM, closed form, odd grid": lambda run=run: run(KaiserSquiresEB).kappa_e,
+            "ADMM, closed form, margin 40": lambda run=run: run(KaiserSquiresEB, pad=40).kappa_e,
+            "ADMM, PCG, periodic": lambda run=run: run(KaiserSquires, pad=None).kappa_e,
+            "ADMM, PCG, falling (`solve`)": lambda A=A, y=y, std=std: solve(A, y, D, noise_std=std).x,
+            "PnPMass, periodic": lambda run=run: run(KaiserSquires, pad=None, method="pnpmass").kappa_e,
+        }
+        for label, method in methods.items():
+            if args.only and not any(part in label for part in args.only):
+                continue
+            start = time.process_time()
+            x = method()
+            seconds = time.process_time() - start
+            found.setdefault(name, {}).setdefault(label, []).append((*score(x, kappa, std), seconds))
+            print(f"{name} {label}: {found[name][label][-1]}", file=sys.stderr)
+    print("| map | method | NRMSE | r | CPU seconds |\n|---|---|---|---|---|")
+    for name, scores in found.items():
+        for label, values in scores.items():
+            error, r, seconds = (sum(v) / len(v) for v in zip(*values, strict=True))
+            spread = max(v[0] for v in values) - min(v[0] for v in values)
+            print(f"| {name} | {label} | {error:.4f} (range {spread:.4f}) | {r:.4f} | {seconds:.1f} |")
+
+
+def settings(args: argparse.Namespace, D: MLPatch) -> None:
+    """Print scores after 4, 8, 12 and 16 iterations of ADMM for several couplings and schedules."""
+    found: Scores = {}
+    for _, kappa, y, std in problems(args, 100):
+        grid = OddGrid((kappa.shape[-2], kappa.shape[-1]))
+        std_e, seen = std[:, :1], std[:, :1].isfinite()
+        sigma = float((std_e[seen] ** -2).mean()) ** -0.5
+        shear = grid.embed(torch.where(seen, y, 0), 0.0)
+        h = LeastSquares().bind(KaiserSquiresEB(grid.shape), shear, grid.embed(std_e, math.inf) ** -2)
+        falling = [sigma * 2 ** max(0.0, 1 - k / 7) for k in range(16)]
+        choices: dict[str, tuple[Callable[..., Iterator[State]], list[tuple[float, float]]]] = {
+            **{f"ADMM, alpha {f:g} mean W": (admm, [((f**-0.5) * sigma, f / sigma**2)] * 16) for f in (0.5, 1, 2)},
+            **{f"ADMM, strength {f:g}": (admm, [(sigma, f / sigma**2)] * 16) for f in (0.7, 1.4)},
+            "ADMM, sigma falling from 2 sigma in 8": (admm, [(s, s**-2) for s in falling]),
+            **{f"HQS, lambda {f:g}": (hqs, [(sigma, f / sigma**2)] * 16) for f in (0.23, 1)},
+        }
+        for label, (algorithm, levels) in choices.items():
+            states = algorithm(h, EModeOnly(D), torch.zeros_like(shear), levels)
+            kept = [score(grid.crop(s.z[:, :1]), kappa, std) for s in states]
+            found.setdefault(label, []).append(tuple(v for k in (4, 8, 12, 16) for v in kept[k - 1]))
+            print(f"{label}: {found[label][-1]}", file=sys.stderr)
+    print("| NRMSE/r after | 4 | 8 | 12 | 16 iterations |\n|---|---|---|---|---|")
+    for label, values in found.items():
+        mean = [sum(v) / len(v) for v in zip(*values, strict=True)]
+        cells = (f"{e:.4f}/{r:.4f}" for e, r in zip(mean[::2], mean[1::2], strict=True))
+        print(f"| {label} | " + " | ".join(cells) + " |")
+
+
+def probe(method: str, size: int, n_iter: int | None) -> None:
+    """In a fresh process: print the time of one map, and its peak memory beside what holds shear and noise."""
+    g = torch.Generator().manual_seed(0)
+    D, std = MLPatch.from_pretrained("convergence"), survey_noise((size, size), generator=g)[:, :1].clone()
+    y = 0.17 * torch.randn(1, 2, size, size, generator=g)
+
+    def call() -> None:
+        if method == "step":
+            grid = OddGrid((size, size))
+            A = KaiserSquiresEB(grid.shape)
+            shear = grid.embed(y, 0.0)
+            h = A.data_step(shear, grid.embed(std, math.inf) ** -2)
+            assert h is not None
+            h(torch.zeros_like(shear), torch.tensor(36.0))
+        else:
+            make, pad = (KaiserSquiresEB, 0) if method == "admm" else (KaiserSquires, None)
+            map_mass(make, y, std, D, method=method, pad=pad, b_mode=False, n_iter=n_iter)
+
+    wall, cpu = time.perf_counter(), time.process_time()
+    memory = peak_growth(call)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    print(json.dumps({"s": wall, "cpu_s": cpu, "bytes": memory, "input": 4 * (y.numel() + std.numel())}))
+
+
+def cost(sizes: list[int], n_iter: int, limit_s: float) -> None:
+    """Print time and memory by side, each from a fresh process."""
+    print("| side | | seconds | CPU seconds | GB beside | GB of input |\n|---|---|---|---|---|---|")
+    for size in sizes:
+        for method, label in (("step", "data step"), ("admm", "ADMM"), ("pnpmass", "PnPMass")):
+            found = fresh_process(__file__, "--probe", method, str(size), str(n_iter), limit_s=limit_s)
+            if not isinstance(found, str):
+                found = (
+                    f"{found['s']:.1f} | {found['cpu_s']:.1f} | {found['bytes'] / 1e9:.2f} | {found['input'] / 1e9:.2f}"
+                )
+            print(f"| {size} | {label} | {found} |", flush=True)
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("--size", type=int, default=360, help="side of a simulated map in pixels")
+    p.add_argument("--seeds", type=int, default=2, help="noise seeds (and skies, where simulated)")
+    p.add_argument("--std", type=float, default=0.0274, help="standard deviation of the maps")
+    p.add_argument("--noise", type=float, default=0.125, help="median noise of a simulated survey")
+    p.add_argument("--cut", action="store_true", help="cut the maps from skies twice as wide")
+    p.add_argument("--kappa", nargs="+", help="convergence maps, FITS and others")
+    p.add_argument("--std1", help="noise of gamma1; with it --std2 and --mask")
+    p.add_argument("--std2", help="noise of gamma2")
+    p.add_argument("--mask", help="1 where observed")
+    p.add_argument("--only", nargs="+", help="methods whose name holds one of these")
+    p.add_argument("--settings", action="store_true", help="couplings, schedules, iterations instead")
+    p.add_argument("--cost", nargs="+", type=int, metavar="SIDE", help="time and memory at these sides instead")
+    p.add_argument("--limit", type=float, default=3600, help="seconds a map of --cost may take")
+    p.add_argument("--iterations", type=int, default=0, help="iterations of --cost; 0: the default of each method")
+    p.add_argument("--probe", nargs=3, help=argparse.SUPPRESS)
+    args = p.parse_args()
+    if (args.std1 is None) != (args.std2 is None) or (args.std1 is None) != (args.mask is None):
+        p.error("--std1, --std2 and --mask go together")
+    if args.cut and args.kappa:
+        p.error("--cut is for simulated skies; leave --kappa out")
+    torch.set_grad_enabled(False)
+    if args.probe:
+        probe(args.probe[0], int(args.probe[1]), int(args.probe[2]) or None)
+    elif args.cost:
+        cost(args.cost, args.iterations, args.limit)
+    elif args.settings:
+        settings(args, MLPatch.from_pretrained("convergence"))
+    else:
+        compare(args, MLPatch.from_pretrained("convergence"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""Maps in FITS files, with their place on the sky, by which every tool of astronomy reads them.
+
+One image extension a map, named (EXTNAME) and with its unit (BUNIT, empty: none), and the same world coordinates in
+each. Row 0 is the lowest, as FITS has it: show arrays with origin="lower", and with a standard WCS north is up, east to
+the left. Files are big-endian and are read into this machine's order.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from .atomic import atomic
+
+__all__ = ["celestial_wcs", "native", "open_fits", "read_fits_maps", "write_fits_maps"]
+
+
+def write_fits_maps(
+    path: str | os.PathLike[str],
+    maps: Mapping[str, npt.ArrayLike | Tensor],
+    *,
+    wcs: Any = None,
+    units: Mapping[str, str] | None = None,
+    header: Mapping[str, str | int | float | bool] | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write maps of one field, whole or not at all.
+
+    Args:
+        path: the file, .fits, or .fits.gz to compress it.
+        maps: name to map (H, W) or (1, 1, H, W), e.g. KAPPA_E, KAPPA_B, ERROR, MASK. Floats keep their precision,
+            booleans become 0 and 1 (8 bits).
+        wcs: astropy.wcs.WCS of the pixels, e.g. of a `ShearMap`; None: no place on the sky.
+        units: name to unit, as FITS spells it ("arcmin"); a map without one is dimensionless, as convergence and shear.
+        header: keywords of the first header, of at most 8 characters.
+        overwrite: replace a file of that name.
+
+    Raises:
+        TypeError: a map is not of real numbers.
+        ValueError: maps differ in shape, a name or keyword is not one of FITS, or the path cannot be written.
+    """
+    from astropy.io import fits
+
+    if not str(path).lower().endswith((".fits", ".fit", ".fits.gz")):
+        raise ValueError(f"write_fits_maps: path must end in .fits, .fit or .fits.gz, got {path}; rename it")
+    planes = {_name(name): _plane(name, values) for name, values in maps.items()}
+    if not planes or len(planes) < len(maps) or len({plane.shape for plane in planes.values()}) > 1:
+        shapes = ", ".join(f"{name} {np.shape(values)}" for name, values in maps.items()) or "nothing"
+        raise ValueError(
+            f"write_fits_maps: maps must be at least one, of different names and one shape, got {shapes:.200}"
+        )
+    place = None if wcs is None else wcs.to_header()
+    parts: list[Any] = [fits.PrimaryHDU()]
+    for key, value in (header or {}).items():
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # of a keyword too long for FITS
+                parts[0].header[key] = value
+        except Exception as error:
+            raise ValueError(f"write_fits_maps: header has no place for {key!r:.40} = {value!r:.80}: {error}") from None
+    unknown = sorted(set(units or {}) - set(maps))
+    if unknown:
+        raise ValueError(f"write_fits_maps: units names {unknown[0]!r:.40}, which is not among {', '.join(maps):.200}")
+    for (name, plane), given in zip(planes.items(), maps, strict=True):
+        part = fits.ImageHDU(plane, header=place, name=name)
+        part.header["BUNIT"] = ((units or {}).get(given, ""), "unit; empty: dimensionless")
+        parts.append(part)
+    with atomic(path, overwrite=overwrite) as file:
+        fits.HDUList(parts).writeto(file)
+
+
+def read_fits_maps(path: str | os.PathLike[str]) -> tuple[dict[str, npt.NDArray[Any]], Any]:
+    """Read every image of a FITS file: name to map, in native byte order, and their astropy WCS (None where none).
+
+    The names are the extensions' (EXTNAME), or their number where they have none; the WCS is the first map's.
+
+    Raises:
+        ValueError: the file is missing, damaged or holds no image.
+    """
+    with open_fits(path) as parts:
+        images = {str(part.name or k): part for k, part in enumerate(parts) if part.is_image and part.data is not None}
+        if not images:
+            raise ValueError(f"{path} must hold an image, it holds {contents(parts)}")
+        maps = {name: native(part.data) for name, part in images.items()}
+        return maps, celestial_wcs(next(iter(images.values())).header)
+
+
+@contextmanager
+def open_fits(path: str | os.PathLike[str], *, memmap: bool = False) -> Iterator[Any]:
+    """Open a FITS file for reading; whatever is wrong with it, or goes wrong in the block, becomes one ValueError.
+
+    Args:
+        path: the file.
+        memmap: leave on the disk what is not asked for; then copy before the block ends.
+    """
+    from astropy.io import fits
+
+    if not Path(path).is_file():
+        raise ValueError(f"{path}: there is no such file; check the name")
+    try:
+        with warnings.catch_warnings():
+            # Headers that bend the rules are common and harmless; missing bytes are not.
+            warnings.simplefilter("ignore")
+            warnings.filterwarnings("error", message=".*truncated")
+            # Opened here, so that it is closed where astropy gives up on it.
+            with open(path, "rb") as file, fits.open(file, memmap=memmap, lazy_load_hdus=False) as parts:
+                yield parts
+    except Exception as error:  # astropy has many for a broken file
+        if isinstance(error, ValueError) and str(error).startswith(str(path)):
+            raise
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise ValueError(f"{path} is not a readable FITS file (truncated or damaged?): {reason}") from error
+
+
+def contents(parts: Any) -> str:
+    """Return what a FITS file holds, the first few parts of it, for a message."""
+    names = [f"{part.name or k} ({type(part).__name__})" for k, part in enumerate(parts)]
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+
+
+def celestial_wcs(header: Any) -> Any:
+    """Return the astropy WCS of a header that places its two axes on the sky, otherwise None."""
+    from astropy.wcs import WCS
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of obsolete keywords, which astropy mends
+        wcs = WCS(header, naxis=2)
+    return wcs if wcs.has_celestial else None
+
+
+def native(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return a contiguous copy in this machine's byte order, as torch wants it."""
+    return np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
+
+
+def _name(name: str) -> str:
+    if not (isinstance(name, str) and name.isascii() and name.isprintable() and 0 < len(name.strip()) <= 68):
+        raise ValueError(
+            f"write_fits_maps: a map's name must be 1 to 68 printable ASCII characters, got {name!r:.100}; e.g. KAPPA_E"
+        )
+    return name.strip().upper()
+
+
+def _plane(name: str, values: npt.ArrayLike | Tensor) -> npt.NDArray[Any]:
+    array = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"write_fits_maps: {name} must hold real numbers, got {array.dtype}; convert it")
+    if array.size == 0 or array.ndim < 2 or any(n > 1 for n in array.shape[:-2]):
+        raise ValueError(
+            f"write_fits_maps: {name} must be one map (H, W) or (1, 1, H, W), got {array.shape}; use x[:, :1]"
+        )
+    return array.reshape(array.shape[-2:]).astype(np.uint8 if array.dtype == bool else array.dtype)

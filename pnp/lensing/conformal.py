@@ -1,0 +1,74 @@
+"""Factors that make heuristic intervals cover: split conformal, and risk control by a betting bound.
+
+`uncertainty` describes both. Scores are (n, pixels): |error| over the heuristic, of n independent simulations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor
+
+__all__ = ["check_size", "conformal_factor", "risk_controlling_factor", "upper_bound"]
+
+
+def check_size(n: int, c: float, form: str, delta: float) -> None:
+    """Check that n skies can promise the target were nothing uncovered."""
+    if form == "pixel":
+        enough = n >= 1 and math.ceil((n + 1) * c) <= n
+    else:
+        enough = n >= 1 and upper_bound([0.0] * n, delta) <= 1 - c
+    if not enough:
+        confidence = f" at delta {delta:g}" if form == "field" else ""
+        raise ValueError(
+            f"calibrate_error: simulated must leave more skies to calibrate coverage {c:g}{confidence} in the {form} "
+            f"form, got {max(n, 0)}; simulate more, or ask for less"
+        )
+
+
+def conformal_factor(scores: Tensor, c: float) -> Tensor:
+    """Return the ceil((n + 1) c)-th smallest score (n, pixels) of each pixel."""
+    return scores.kthvalue(math.ceil((len(scores) + 1) * c), dim=0).values
+
+
+def risk_controlling_factor(scores: Tensor, c: float, delta: float) -> Tensor:
+    """Return the least lambda, to 1 in 1000, whose bound on the mean uncovered fraction is at most 1 - c."""
+    low, high = 0.0, float(scores.max())  # at the largest score nothing is uncovered
+    while high - low > 1e-3 * high:
+        middle = (low + high) / 2
+        losses = (scores > middle).double().mean(1).tolist()
+        low, high = (low, middle) if upper_bound(losses, delta) <= 1 - c else (middle, high)
+    return scores.new_tensor(high)
+
+
+def upper_bound(losses: Sequence[float], delta: float) -> float:
+    """Return the 1 - delta upper confidence bound on the mean of independent losses in [0, 1].
+
+    Waudby-Smith and Ramdas: betting nu_i against a mean of R, the capital prod_i (1 - nu_i (L_i - R)) exceeds 1/delta
+    at any time with a chance of at most delta if R is the mean. The bound is the least R at which it does.
+    """
+    # Predictable bets from the running mean and variance, each with half a pseudo-loss of 1/2.
+    variance, total, squares, bets = 0.25, 0.5, 0.25, []
+    for i, value in enumerate(losses, 1):
+        bets.append(min(1.0, math.sqrt(2 * math.log(1 / delta) / (len(losses) * variance))))
+        total += value
+        squares += (value - total / (1 + i)) ** 2
+        variance = squares / (1 + i)
+
+    def broken(R: float) -> bool:
+        capital = 0.0  # its logarithm
+        for bet, value in zip(bets, losses, strict=True):
+            factor = 1 - bet * (value - R)
+            capital += math.log(factor) if factor > 0 else -math.inf
+            if capital > -math.log(delta):
+                return True
+        return False
+
+    low, high = 0.0, 1.0
+    if not broken(high):
+        return 1.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (low, middle) if broken(middle) else (middle, high)
+    return high

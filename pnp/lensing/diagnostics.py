@@ -1,0 +1,125 @@
+"""What a mass map is judged by: residuals, B modes and power, most of it without the truth.
+
+Lensing makes E modes only. Turning every shape by 45 degrees exchanges E and B, so the B map of a method is what it
+makes of (gamma2, -gamma1): noise, and E that the mask turned into B.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..protocols import Operator
+from ..validation import check_number
+from .baselines import check_shear, noise_like
+from .spectrum import b_mode, band_powers, gaussian_maps, shear_window
+
+__all__ = ["BModeNull", "b_mode_null", "power_ratio", "whitened_chi2"]
+
+
+class BModeNull(NamedTuple):
+    """What `b_mode_null` returns."""
+
+    chi2: float
+    """Sum over bands of ((measured - expected)/spread)^2."""
+    dof: int
+    """The number of bands: about what chi2 is where B is noise."""
+    p_value: float
+    """The chance of a chi2 so large where B is noise: its rank among simulations."""
+    frequency: Tensor
+    """(n,) of the bands, cycles a pixel."""
+    power: Tensor
+    """(n,) measured band powers of the weighted B map, averaged over the batch."""
+    expected: Tensor
+    """(n,) their mean in simulations."""
+    spread: Tensor
+    """(n,) their standard deviation in simulations."""
+
+
+def whitened_chi2(operator: Operator, kappa: Tensor, y: Tensor, noise_std: Tensor) -> float:
+    """Return ||W^1/2 (A kappa - y)||^2 over the number of observed shear values.
+
+    The truth has 1 +- sqrt(2/n); a map that fits noise has less, one that misses signal more. The degrees of freedom
+    that a map has used up are not taken off.
+
+    Args:
+        operator: convergence to shear.
+        kappa: maps (B, 1, H, W).
+        y: shear (B, 2, H, W); ignored where noise_std is infinite.
+        noise_std: noise standard deviation per component, broadcasts against y.
+    """
+    weights = check_shear("whitened_chi2", y, noise_std)
+    seen = (weights > 0).expand(y.shape)
+    residual = torch.where(seen, operator.A(kappa) - y, torch.zeros_like(y)).double()
+    return float((weights.double() * residual.square()).sum() / seen.sum())
+
+
+def power_ratio(x: Tensor, reference: Tensor, *, mask: Tensor | None = None, n_bands: int = 4) -> Tensor:
+    """Return the power of maps over that of a reference in bands of frequency, (n,), batches averaged.
+
+    Args:
+        x: maps (B, 1, H, W).
+        reference: the same shape.
+        mask: weights that broadcast against both; the two share what it does to the spectrum.
+        n_bands: bands, as in `band_powers`.
+    """
+    if x.shape != reference.shape:
+        raise ValueError(f"power_ratio: x and reference must have one shape, got {x.shape} and {reference.shape}")
+    mean = [band_powers(a, mask=mask, n_bands=n_bands).power.mean(0) for a in (x, reference)]
+    return mean[0] / mean[1]
+
+
+@torch.no_grad()
+def b_mode_null(
+    operator: Operator,
+    y: Tensor,
+    noise_std: Tensor,
+    *,
+    generator: torch.Generator,
+    spectrum: Tensor | None = None,
+    draws: int = 100,
+    n_bands: int = 12,
+) -> BModeNull:
+    """Test whether the B modes of the shear are its noise.
+
+    Band powers of the B map of v gamma, v the weights 1/noise_std^2, against those of simulated shear: noise, and
+    convergence of a given spectrum where there is one, since the mask turns some E into B. One half of the simulations
+    gives mean and spread of each band, the other ranks chi2, so that the p-value holds for so few draws and for bands
+    that are neither Gaussian nor independent: where the hypothesis is true, P(p <= q) <= q.
+
+    Args:
+        operator: convergence to shear.
+        y: shear (B, 2, H, W); ignored where noise_std is infinite.
+        noise_std: noise standard deviation per component, broadcasts against y.
+        generator: draws the simulations.
+        spectrum: (H, W) power of the convergence; None: noise alone, which a mask makes too little at large scales.
+        draws: simulations, at least 20; the least p-value is 1/(draws/2 + 1).
+        n_bands: bands, as in `band_powers`.
+    """
+    weights = check_shear("b_mode_null", y, noise_std).expand(y.shape)
+    check_number("draws", draws, above=20, or_equal=True, integer=True, caller="b_mode_null")
+    v = shear_window("b_mode_null", weights)[0].to(y.dtype)
+
+    def bands(shear: Tensor) -> Tensor:
+        b = band_powers(b_mode(operator, v * shear), n_bands=n_bands)
+        return torch.cat([b.frequency[None], b.power.mean(0, keepdim=True)])
+
+    frequency, power = bands(torch.where(weights > 0, y, torch.zeros_like(y)))
+    simulated = []
+    for _ in range(draws):
+        shear = noise_like(y, noise_std, generator=generator)
+        if spectrum is not None:
+            kappa = gaussian_maps(spectrum, len(y), generator=generator, dtype=y.dtype)
+            shear = shear + operator.A(kappa.to(y.device))
+        simulated.append(bands(shear)[1])
+    first, second = torch.stack(simulated[: draws // 2]), simulated[draws // 2 :]
+    expected, spread = first.mean(0), first.std(0)
+
+    def chi2(p: Tensor) -> float:
+        return float(((p - expected) / spread).square().sum())
+
+    found = chi2(power)
+    p_value = (1 + sum(chi2(p) >= found for p in second)) / (len(second) + 1)
+    return BModeNull(found, len(power), p_value, frequency, power, expected, spread)

@@ -1,0 +1,265 @@
+"""From shear to a mass map in one call, by plug-and-play with a denoiser trained on convergence.
+
+    gamma = A kappa + n,   n of variance Sigma per pixel,   W = Sigma^-1 = 1/noise_std^2, 0 where blind
+
+    "admm"      x = (A*WA + alpha)^-1 (A*W gamma + alpha (z - u)),   z = D(x + u; sigma),   u = u + x - z
+    "pnpmass"   z = D(z + tau A* Sigma^(-1/2) (gamma - A z); tau)
+
+ADMM keeps alpha at the mean of W where observed and sigma at alpha^(-1/2): D is then the proximal step of its prior,
+and the fixed point weighs every pixel by its own noise. With `operators.KaiserSquiresEB` on an odd grid its x-update
+is exact with four FFTs; D works on E, and B = 0 (`EModeOnly`).
+
+PnPMass (Leterme, Tersenov, Fadili and Starck 2026, arXiv:2603.22006) replaces Sigma^-1 by its root in a gradient step,
+because tau A* Sigma^(-1/2) n is then white with standard deviation tau wherever the sky is observed (A*A = 1): what D
+was trained for. Its fixed point weighs pixels by 1/(tau noise_std), which is W where noise_std = tau; so tau is the
+sigma of ADMM. It needs neither odd grids nor a closed form, and is stable for tau <= 2 noise_std.
+
+All settings follow from the noise map. The mean of kappa is not measured.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..data_terms import LeastSquares
+from ..interop import as_denoiser, as_operator
+from ..protocols import Denoiser, Operator
+from ..solvers import State, admm
+from ..validation import as_tensor, as_weights, broadcasts, check_device, check_number, guard_denoiser, short
+from .padding import OddGrid
+from .reduced_shear import undo_reduction
+
+__all__ = ["EModeOnly", "MassMap", "map_mass"]
+
+N_ITER = {"admm": 12, "pnpmass": 8}
+"""Iterations; chosen on simulated maps (benchmarks/mass_mapping_step.py)."""
+STABLE = 1.9
+"""Largest tau/noise_std of a PnPMass step; more exact shear counts as that."""
+SHARED = 0.01
+"""Components whose noise differs by less are given their root mean square, for the closed form."""
+
+
+@dataclass(frozen=True)
+class MassMap:
+    """What `map_mass` returns; maps are numpy where the shear was.
+
+    Attributes:
+        kappa_e: convergence (B, 1, H, W).
+        kappa_b: the same of the shear turned by 45 degrees, (B, 1, H, W): noise and systematic errors without lensing,
+            but near edges and holes, where mass unseen may pass for either mode. None where it was not asked for.
+        method: "admm" or "pnpmass".
+        sigma: noise level of the denoiser, in units of convergence.
+        n_iter: iterations, of all corrections for reduced shear together.
+        history: "change", one entry an iteration: ||z - z_old|| / ||z||; "reduced", one entry a correction for reduced
+            shear: the change of kappa relative to it.
+    """
+
+    kappa_e: Any
+    kappa_b: Any
+    method: str
+    sigma: float
+    n_iter: int
+    history: dict[str, list[float]] = field(repr=False)
+
+
+class EModeOnly(nn.Module):
+    """A denoiser of convergence, used on E and B modes (B, 2, H, W): E is denoised, B is 0.
+
+    `solve(KaiserSquiresEB(shape), y, EModeOnly(D), noise_std=...)` solves for real convergence: lensing makes no B.
+
+    Args:
+        denoiser: D(x, sigma), called with x (B, 1, H, W).
+    """
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__()
+        self.denoiser = as_denoiser(denoiser)
+        if hasattr(self.denoiser, "sigma_range"):
+            self.sigma_range = self.denoiser.sigma_range
+
+    def forward(self, x: Tensor, sigma: float) -> Tensor:
+        """Denoise E of x (B, 2, H, W); sigma in units of convergence."""
+        if x.ndim != 4 or x.shape[1] != 2:
+            raise ValueError(f"EModeOnly: x must be (B, 2, H, W), E and B modes, got {tuple(x.shape)}")
+        E = self.denoiser(x[:, :1], sigma)
+        return torch.cat([E, torch.zeros_like(E)], dim=1)
+
+
+@torch.no_grad()
+def map_mass(
+    make_operator: Callable[[tuple[int, int]], Operator],
+    shear: Any,
+    noise_std: Any,
+    denoiser: Denoiser,
+    *,
+    mask: Any = None,
+    method: str = "admm",
+    pad: int | None = 0,
+    b_mode: bool = True,
+    reduced: bool = False,
+    strength: float = 1.0,
+    n_iter: int | None = None,
+    progress: bool = False,
+) -> MassMap:
+    """Map the mass behind a shear map.
+
+    Args:
+        make_operator: called with the grid's (height, width): `KaiserSquiresEB` (exact steps on odd grids) or
+            `KaiserSquires` (conjugate gradients); `functools.partial(KaiserSquiresEB, convention="conjugate")`.
+        shear: (B, 2, H, W), float32 or float64, a tensor or numpy; where blind it may be anything, NaN too.
+        noise_std: noise standard deviation per component and pixel, broadcasts to shear; infinity where blind.
+        denoiser: D(x, sigma) for convergence (B, 1, H, W), e.g. `MLPatch.from_pretrained("convergence")`.
+        mask: true or 1 where observed, broadcasts to shear; noise_std may be 0 or NaN elsewhere. None: everywhere.
+        method: "admm" or "pnpmass", as the module describes.
+        pad: at least so many pixels between the field and its periodic copies, on an odd grid; 0: what makes it odd;
+            None: the grid of the shear as it is.
+        b_mode: map the shear turned by 45 degrees as well, which takes as long again.
+        reduced: shear is the reduced shear g = gamma/(1 - kappa): correct for it until kappa changes by less than 1 %.
+        strength: weight of the prior, 1 as trained; more is smoother.
+        n_iter: iterations. None: 12 of ADMM, 8 of PnPMass.
+        progress: show a bar on stderr.
+
+    Returns:
+        The E and B maps and how they were reached, see `MassMap`.
+
+    Raises:
+        ValueError, TypeError: an argument does not fit, e.g. a noise_std of 0 where observed.
+    """
+    if method not in N_ITER:
+        raise ValueError(f"map_mass: method must be one of {sorted(N_ITER)}, got {short(repr(method), 60)}")
+    strength = check_number("strength", strength, above=0, caller="map_mass")
+    n_iter = N_ITER[method] if n_iter is None else n_iter
+    n_iter = check_number("n_iter", n_iter, above=1, integer=True, or_equal=True, caller="map_mass")
+    y, std = _survey(shear, noise_std, mask)
+    grid = OddGrid((y.shape[-2], y.shape[-1]), margin_px=pad or 0)
+    if pad is not None:
+        y, std = grid.embed(y, 0.0), grid.embed(std.expand(-1, -1, *grid.field), math.inf)
+    A, D = _operator(make_operator, y), as_denoiser(denoiser)
+    check_device("denoiser", D, y.device)
+    sigma = _noise_level(std, D)
+    lifted = A.A_adjoint(y[:1]).shape[1] == 2
+    denoise = guard_denoiser(EModeOnly(D) if lifted else D, None, None)
+    changes: list[float] = []
+
+    def reconstruct(y: Tensor, std: Tensor) -> Tensor:
+        batch = len(y)
+        if b_mode:
+            y, std = _with_turned(y, std)
+        states = ITERATIONS[method](A, y, std, denoise, sigma, strength)
+        for _, state in zip(_counter(n_iter, progress), states, strict=False):
+            changes.append(state.dual)
+        return torch.cat(torch.split(state.z[:, :1], batch), dim=1)  # type: ignore[no-untyped-call]
+
+    maps, corrections = undo_reduction(reconstruct, y, std) if reduced else (reconstruct(y, std), [])
+    maps = grid.crop(maps) if pad is not None else maps
+    kappa = [maps[:, i : i + 1] for i in range(maps.shape[1])]
+    answer: list[Any] = [k.contiguous() if isinstance(shear, Tensor) else k.numpy().copy() for k in kappa]
+    kappa_b = answer[1] if b_mode else None
+    return MassMap(answer[0], kappa_b, method, sigma, len(changes), {"change": changes, "reduced": corrections})
+
+
+def _with_turned(y: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+    """Return shear and noise, and behind them -i gamma, whose E mode is the B mode of gamma, and its noise."""
+    if std.shape[:2] != (1, 1):
+        std = torch.cat([s.expand(len(y), -1, -1, -1) for s in (std, std.flip(1))])
+    return torch.cat([y, torch.stack([y[:, 1], -y[:, 0]], 1)]), std
+
+
+def _iterate_admm(
+    A: Operator, y: Tensor, std: Tensor, D: Callable[[Tensor, float], Tensor], sigma: float, strength: float
+) -> Iterator[State]:
+    h = LeastSquares().bind(A, y, std**-2)
+    return admm(h, D, torch.zeros_like(h.back_projection), itertools.repeat((sigma, strength / sigma**2)))
+
+
+def _iterate_pnpmass(
+    A: Operator, y: Tensor, std: Tensor, D: Callable[[Tensor, float], Tensor], sigma: float, strength: float
+) -> Iterator[State]:
+    step = sigma / strength
+    root = std.reciprocal().clamp(max=STABLE / step)  # 1/infinity = 0: blind
+    z = torch.zeros_like(A.A_adjoint(y))
+    u = torch.zeros_like(z)
+    for k in itertools.count(1):
+        x = z + step * A.A_adjoint(root * (y - A.A(z)))
+        z_old, z = z, D(x, sigma)
+        yield State(k, x, z, u, z_old, sigma, 1 / step)
+
+
+ITERATIONS = {"admm": _iterate_admm, "pnpmass": _iterate_pnpmass}
+
+
+def _noise_level(std: Tensor, denoiser: Denoiser) -> float:
+    """Return (mean W)^(-1/2) where observed, within the denoiser's range."""
+    observed = std[std.isfinite()].double()
+    sigma = float(observed.square().reciprocal().mean()) ** -0.5
+    low, high = getattr(denoiser, "sigma_range", (0.0, math.inf))
+    return float(min(max(sigma, low), high))
+
+
+def _survey(shear: Any, noise_std: Any, mask: Any) -> tuple[Tensor, Tensor]:
+    """Return shear (B, 2, H, W), 0 where blind, and its noise (1 or B, 1 or 2, 1 or H, 1 or W), infinite there."""
+    y = as_tensor("shear", shear)
+    if y.ndim != 4 or y.shape[1] != 2 or y.is_complex() or y.numel() == 0:
+        remedy = "; use shear[None]" if y.ndim == 3 else "; use np.stack([gamma1, gamma2])[None]"
+        raise ValueError(f"map_mass: shear must be real (B, 2, H, W), got {y.dtype} {tuple(y.shape)}{remedy}")
+    if isinstance(noise_std, (int, float, np.number)):
+        noise_std = torch.tensor(float(noise_std), dtype=y.dtype, device=y.device)
+    std = as_tensor("noise_std", noise_std, device=y.device)
+    seen = torch.ones((), dtype=torch.bool, device=y.device)
+    if mask is not None:
+        seen = mask > 0 if isinstance(mask, Tensor) else torch.from_numpy(np.asarray(mask) > 0).to(y.device)
+    for name, maps in (("noise_std", std), ("mask", seen)):
+        if not broadcasts(tuple(maps.shape), tuple(y.shape)):
+            raise ValueError(f"map_mass: {name} must broadcast to shear {tuple(y.shape)}, got {tuple(maps.shape)}")
+    std = torch.where(seen, std, math.inf)
+    if bool((std <= 0).any() | std.isnan().any()):
+        bad = int((~(std > 0)).sum())
+        raise ValueError(
+            f"map_mass: noise_std must be positive where observed, got 0, negative or NaN in {bad} of {std.numel()} "
+            "values; pass mask=, or set noise_std to infinity where nothing was measured"
+        )
+    as_weights(std, y)  # explains a noise_std without any or beyond the range of weights
+    y = torch.where(std.isinf(), 0, y)
+    if not bool(y.isfinite().all()):
+        bad = int((~y.isfinite()).sum())
+        raise ValueError(
+            f"map_mass: shear must be finite where observed, got NaN or infinity in {bad} of {y.numel()} values; leave "
+            "them out by mask=, or a noise_std of infinity"
+        )
+    return y, _share(std.to(y.dtype).reshape((1,) * (4 - std.ndim) + tuple(std.shape)))
+
+
+def _share(std: Tensor) -> Tensor:
+    """Return one noise map (., 1, ., .) where the components' agree within SHARED, else both."""
+    if std.shape[1] == 1:
+        return std
+    first, second = std.unbind(1)
+    alike = (first == second) | ((first - second).abs() <= SHARED * torch.minimum(first, second))
+    return std.square().mean(1, keepdim=True).sqrt() if bool(alike.all()) else std
+
+
+def _operator(make: Callable[[tuple[int, int]], Operator], y: Tensor) -> Operator:
+    """Return the operator of y's grid, on y's device."""
+    if hasattr(make, "A") and not isinstance(make, type):
+        raise TypeError(
+            f"map_mass: make_operator must be a class or function of (height, width), got a {type(make).__name__}; "
+            "pass the class, the grid is chosen here"
+        )
+    A = as_operator(make((y.shape[-2], y.shape[-1])))
+    return A.to(y.device) if isinstance(A, nn.Module) else A
+
+
+def _counter(n: int, progress: bool) -> Iterable[int]:
+    if not progress:
+        return range(n)
+    from tqdm.auto import tqdm
+
+    return tqdm(range(n), desc="map_mass", unit="it")  # type: ignore[no-any-return]  # on stderr

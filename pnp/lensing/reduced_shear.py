@@ -1,0 +1,89 @@
+"""Reduced shear: what galaxies show is not gamma but g = gamma/(1 - kappa).
+
+An estimate of kappa turns it back into shear and its noise (Seitz and Schneider 1995, A&A 297, 287),
+
+    gamma = g (1 - kappa),    noise_std of gamma = (1 - kappa) noise_std of g,
+
+and the map made of that shear is the next estimate. The error shrinks by about kappa an iteration, so that one or
+two suffice. Holds where kappa < 1 and |g| < 1, outside the critical curves of strong lenses. A sheet of mass is not
+measured: g stays the same when 1 - kappa and gamma are multiplied by one constant.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+__all__ = ["reduced_to_shear", "shear_to_reduced", "undo_reduction"]
+
+KAPPA_MAX = 0.9
+"""Convergence is taken for at most this: towards 1 the reduced shear grows without limit, then turns about."""
+
+
+def shear_to_reduced(shear: Tensor, kappa: Tensor) -> Tensor:
+    """Return the reduced shear g = gamma/(1 - kappa), (B, 2, H, W).
+
+    Args:
+        shear: gamma (B, 2, H, W).
+        kappa: convergence (B, 1, H, W), below 1 everywhere.
+    """
+    if not bool((kappa < 1).all()):
+        raise ValueError(
+            f"shear_to_reduced: kappa must be below 1, got {float(kappa.max()):.4g}; inside critical curves galaxies "
+            "show 1/g*, not g"
+        )
+    return shear / (1 - kappa)
+
+
+def reduced_to_shear(reduced: Tensor, noise_std: Tensor, kappa: Tensor) -> tuple[Tensor, Tensor]:
+    """Return shear gamma = g (1 - kappa) and its noise, given an estimate of kappa, taken for at most 0.9.
+
+    Args:
+        reduced: g (B, 2, H, W).
+        noise_std: its noise, broadcasts against g; infinity stays infinity.
+        kappa: convergence (B, 1, H, W).
+    """
+    factor = 1 - kappa.clamp(max=KAPPA_MAX)
+    return reduced * factor, noise_std * factor
+
+
+def undo_reduction(
+    reconstruct: Callable[[Tensor, Tensor], Tensor],
+    reduced: Tensor,
+    noise_std: Tensor,
+    *,
+    max_corrections: int = 4,
+    rtol: float = 0.01,
+) -> tuple[Tensor, list[float]]:
+    """Map the mass behind reduced shear with a method made for shear.
+
+    Args:
+        reconstruct: (shear, noise_std) -> maps (B, C, H, W), the convergence in channel 0.
+        reduced: g (B, 2, H, W); taken for shear the first time.
+        noise_std: its noise, broadcasts against g; infinity where blind.
+        max_corrections: at most so many maps after the first.
+        rtol: stop once kappa changes by at most this fraction of its norm.
+
+    Returns:
+        The last maps, and the relative change of kappa by each correction.
+    """
+    maps = reconstruct(reduced, noise_std)
+    changes: list[float] = []
+    for _ in range(max_corrections):
+        kappa = maps[:, :1]
+        maps = reconstruct(*reduced_to_shear(reduced, noise_std, kappa))
+        size, change = (float(torch.linalg.vector_norm(k)) for k in (maps[:, :1], maps[:, :1] - kappa))
+        changes.append(change / size if size > 0 else 0.0)
+        if change <= rtol * size:
+            break
+    highest = float(maps[:, :1].max())
+    if highest > KAPPA_MAX:
+        warnings.warn(
+            f"undo_reduction: convergence reaches {highest:.3g}; beyond {KAPPA_MAX}, towards the critical curves of a "
+            "strong lens, reduced shear does not determine it",
+            stacklevel=2,
+        )
+    return maps, changes

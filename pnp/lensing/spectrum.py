@@ -1,0 +1,259 @@
+"""Power spectra of maps behind a mask, and a Wiener spectrum measured from the shear itself.
+
+Powers are in the unit of `pixel_spectrum`: white noise of standard deviation s per pixel has the power s^2, and
+C(l) = power side^2 at l = 2 pi f/side for pixels of `side` radians and f cycles a pixel.
+
+Behind a window v a field of power P has the pseudo-power <|v kappa|^2> = |v|^2 * P, a convolution; smooth spectra
+change by mean(v^2) only, the part of the sky that counts. Shear mixes E and B on the way: with the field's phase
+e^{2 i phi} and both maps taken from v gamma (Hivon et al. 2002, ApJ 567, 2, here on a flat sky),
+
+    E_k = sum_q v_{k-q} cos 2(phi_q - phi_k) kappa_q,     B_k = sum_q v_{k-q} sin 2(phi_q - phi_k) kappa_q.
+
+`measured_spectrum` fits log P = a + b log f + c log^2 f, with the level n of the noise, to band powers of E and B by
+the likelihood of Whittle (1953), each band chi^2 distributed about its mean
+mu: -2 log L = sum nu [p/mu + log mu]. B tells n, so that the noise need not be known; a positive, smooth P comes
+out where E - B would be negative.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ..protocols import Operator
+from ..validation import check_number, short
+from .baselines import check_shear
+
+__all__ = [
+    "BandPowers",
+    "MeasuredSpectrum",
+    "b_mode",
+    "band_powers",
+    "gaussian_maps",
+    "measured_spectrum",
+    "rotated",
+    "shear_window",
+]
+
+_Array: TypeAlias = "npt.NDArray[np.float64]"
+# a: natural logarithm of P over the noise at the middle frequency; b; c, never curving up; log n.
+_BOUNDS = ((-16.0, 16.0), (-4.0, 1.0), (-1.0, 0.0), (-6.0, 6.0))
+
+
+class BandPowers(NamedTuple):
+    """Powers averaged over rings of frequency."""
+
+    edges: Tensor
+    """(n + 1,) in cycles a pixel; band i holds edges[i] <= f < edges[i + 1]."""
+    frequency: Tensor
+    """(n,) mean frequency of each band's modes, cycles a pixel."""
+    power: Tensor
+    """(B, n), in the unit of `pixel_spectrum`."""
+    n_modes: Tensor
+    """(n,) frequencies of the full FFT in each band: the independent real numbers in a real map."""
+
+    def ell(self, pixel_arcmin: float) -> Tensor:
+        """Return the multipole of each band for pixels of so many arcminutes."""
+        return 2 * math.pi * self.frequency / math.radians(pixel_arcmin / 60)
+
+
+class MeasuredSpectrum(NamedTuple):
+    """What `measured_spectrum` returns."""
+
+    spectrum: Tensor
+    """(H, W), float64: as `pixel_spectrum`, for `wiener`; 0 at frequency zero."""
+    noise_factor: float
+    """Variance of the noise over noise_std^2: about 1 where noise_std is right."""
+    e_mode: BandPowers
+    """Pseudo-powers of E, over mean(v^2)."""
+    b_mode: BandPowers
+    """Pseudo-powers of B, over mean(v^2): the noise, and E that the mask turned into B."""
+
+
+def b_mode(operator: Operator, y: Tensor) -> Tensor:
+    """Return the B map (B, 1, H, W) of shear y: its E map after a turn of all shapes by 45 degrees.
+
+    D* (gamma1 + i gamma2) = E + iB, hence B = A* (gamma2, -gamma1), whatever the signs of the operator's convention.
+    """
+    return operator.A_adjoint(rotated(y))
+
+
+def rotated(y: Tensor) -> Tensor:
+    """Return shear (B, 2, H, W) with every shape turned by 45 degrees: what was B is E, and what was E is -B."""
+    gamma1, gamma2 = y.unbind(-3)
+    return torch.stack([gamma2, -gamma1], dim=-3)
+
+
+def band_powers(x: Tensor, *, mask: Tensor | None = None, n_bands: int = 12) -> BandPowers:
+    """Return the powers of maps in logarithmic bands of frequency, corrected for the mask by mean(mask^2).
+
+    Args:
+        x: maps (B, 1, H, W); their weighted mean is taken off first.
+        mask: weights that broadcast against x, 0 where unknown (x may be NaN there); None: 1. Its edges mix
+            frequencies a border's width apart, which this does not undo.
+        n_bands: bands between one cycle a side and the Nyquist frequency; the corners beyond are left out, and so
+            is a band without modes.
+    """
+    if not isinstance(x, Tensor) or x.ndim != 4 or x.shape[1] != 1:
+        got = tuple(x.shape) if isinstance(x, Tensor) else short(repr(x), 60)
+        raise ValueError(f"band_powers: x must be maps (B, 1, H, W), got {got}; use x[None, None] for one map")
+    v = torch.ones_like(x) if mask is None else mask.to(x.dtype).expand_as(x)
+    x = torch.where(v != 0, x, torch.zeros_like(x))
+    total = v.sum((-3, -2, -1), keepdim=True)
+    if not bool((total > 0).all()):
+        raise ValueError(
+            "band_powers: mask must be positive somewhere in each map, got none; check that it is not turned"
+        )
+    x = v * (x - (v * x).sum((-3, -2, -1), keepdim=True) / total)
+    rings = _Rings((int(x.shape[-2]), int(x.shape[-1])), n_bands, x.device)
+    return rings.powers(rings.mean(_power(x)) / v.double().square().mean((-3, -2, -1))[:, None])
+
+
+def band_means(spectrum: Tensor, *, n_bands: int = 12) -> Tensor:
+    """Return the mean of a spectrum (H, W), as `pixel_spectrum`, over each band of `band_powers`, (n,)."""
+    rings = _Rings((int(spectrum.shape[0]), int(spectrum.shape[1])), n_bands, spectrum.device)
+    return rings.mean(spectrum[None].double())[0]
+
+
+def gaussian_maps(
+    spectrum: Tensor, batch: int, *, generator: torch.Generator, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Draw periodic Gaussian maps (batch, 1, H, W) of a power spectrum (H, W), on the generator's device.
+
+    >>> maps = gaussian_maps(torch.ones(8, 8), 3, generator=torch.Generator().manual_seed(0))
+    >>> maps.shape
+    torch.Size([3, 1, 8, 8])
+    """
+    height, width = spectrum.shape
+    white = torch.randn(batch, 1, height, width, generator=generator, dtype=dtype, device=generator.device)
+    root = spectrum[:, : width // 2 + 1].to(generator.device, dtype).sqrt()
+    maps: Tensor = torch.fft.irfft2(torch.fft.rfft2(white) * root, s=(height, width))
+    return maps
+
+
+@torch.no_grad()
+def measured_spectrum(operator: Operator, y: Tensor, noise_std: Tensor, *, n_bands: int = 20) -> MeasuredSpectrum:
+    """Return the power spectrum of the convergence, and the noise level, measured from the shear.
+
+    The images of a batch share both and are averaged. The window v is the weight 1/noise_std^2 where both components
+    are observed.
+
+    Args:
+        operator: convergence to shear on a periodic grid.
+        y: shear (B, 2, H, W); ignored where noise_std is infinite.
+        noise_std: noise standard deviation per component, broadcasts against y; one for all images.
+        n_bands: bands of the fit.
+    """
+    weights = check_shear("measured_spectrum", y, noise_std).expand(y.shape)
+    v, noise = shear_window("measured_spectrum", weights)
+    rings = _Rings((int(y.shape[-2]), int(y.shape[-1])), n_bands, y.device)
+    seen = v.to(y.dtype) * torch.where(weights > 0, y, torch.zeros_like(y))
+    e, b = rings.mean(_power(operator.A_adjoint(seen))), rings.mean(_power(b_mode(operator, seen)))
+    area, fourth = float(v.square().mean()), float(v.square().square().mean())
+    # In units of the noise, all bands at once: E over B.
+    powers = torch.cat([e.mean(0), b.mean(0)]) / noise
+    dof = (rings.n_modes * len(y) * area**2 / fourth).repeat(2)
+    x = torch.log(rings.frequency)
+    middle = x.mean()
+    a, slope, curvature, log_n = _whittle(
+        *(t.cpu().numpy() for t in (powers, _coupling(v[0, 0], rings) / area, dof, x - middle))
+    )
+    x = torch.log(torch.where(rings.f > 0, rings.f, rings.frequency[0])) - middle
+    spectrum = noise / area * torch.exp(a + slope * x + curvature * x.square())
+    spectrum[0, 0] = 0
+    return MeasuredSpectrum(spectrum, math.exp(log_n), rings.powers(e / area), rings.powers(b / area))
+
+
+class _Rings:
+    """Logarithmic bands of frequency on the FFT's grid of a map."""
+
+    def __init__(self, shape: tuple[int, int], n_bands: int, device: torch.device) -> None:
+        check_number("n_bands", n_bands, above=1, or_equal=True, integer=True, caller="band_powers")
+        k2 = torch.fft.fftfreq(shape[0], dtype=torch.float64, device=device)[:, None]
+        k1 = torch.fft.fftfreq(shape[1], dtype=torch.float64, device=device)
+        self.k1, self.k2, self.f = k1, k2, torch.hypot(k1, k2)
+        inside = ((self.f > 0) & (self.f <= 0.5)).flatten()
+        edges = torch.logspace(
+            -math.log10(max(shape)), math.log10(0.5), n_bands + 1, dtype=torch.float64, device=device
+        )
+        counts = torch.bincount(torch.bucketize(self.f.flatten()[inside], edges[1:-1], right=True), minlength=n_bands)
+        self.edges = torch.cat([edges[:1], edges[1:][counts > 0]])  # a band without modes joins the next
+        self._band = torch.bucketize(self.f.flatten(), self.edges[1:-1], right=True)
+        self._band[~inside] = len(self.edges) - 1
+        self.n_modes = torch.bincount(self._band, minlength=len(self.edges))[:-1]
+        self.frequency = self.mean(self.f[None])[0]
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Average values (B, H, W) over each band: (B, n)."""
+        sums = values.new_zeros(len(values), len(self.edges)).index_add_(1, self._band, values.flatten(1))
+        return sums[:, :-1] / self.n_modes
+
+    def ring(self, i: int) -> Tensor:
+        """Return 1 on band i and 0 elsewhere, (H, W)."""
+        return (self._band == i).to(self.f.dtype).reshape(self.f.shape)
+
+    def powers(self, power: Tensor) -> BandPowers:
+        return BandPowers(self.edges, self.frequency, power, self.n_modes)
+
+
+def _power(x: Tensor) -> Tensor:
+    """|FFT|^2 per pixel of maps (B, 1, H, W), as (B, H, W) float64."""
+    power: Tensor = torch.fft.fft2(x[:, 0]).abs().double().square()
+    return power / (x.shape[-1] * x.shape[-2])
+
+
+def shear_window(caller: str, weights: Tensor) -> tuple[Tensor, float]:
+    """Return v (1, 1, H, W), float64, of the weights (B, 2, H, W), and the noise's pseudo-power in v gamma's E or B."""
+    if bool((weights != weights[:1]).any()):
+        raise ValueError(f"{caller}: noise_std must be one for all images of y; take image by image")
+    w = weights[:1].double()
+    seen = (w > 0).all(dim=1, keepdim=True)
+    if not bool(seen.any()):
+        raise ValueError(f"{caller}: noise_std must be finite for both components somewhere, got no such pixel")
+    v = torch.where(seen, w.mean(dim=1, keepdim=True) / w.max(), torch.zeros_like(w[:, :1]))
+    return v, float(torch.where(seen, v.square() / w, torch.zeros_like(w)).mean())
+
+
+def _coupling(v: Tensor, rings: _Rings) -> Tensor:
+    """Return what a power of 1 in each band (columns) adds to the bands (rows) of E, then of B, behind the window.
+
+    With c = |v|^2 * P and c4 = e^{-4 i phi} (|v|^2 * P e^{4 i phi}), E is (c + Re c4)/2 and B (c - Re c4)/2.
+    """
+    phi = torch.atan2(rings.k2.expand_as(rings.f), rings.k1.expand_as(rings.f))
+    phase = torch.polar(torch.ones_like(phi), 4 * phi)
+    blur = torch.fft.fft2(torch.fft.fft2(v).abs().square() / v.numel() ** 2)
+    e, b = [], []
+    for i in range(len(rings.n_modes)):
+        ring = rings.ring(i)
+        c = torch.fft.ifft2(blur * torch.fft.fft2(ring)).real
+        c4 = (torch.fft.ifft2(blur * torch.fft.fft2(ring * phase)) * phase.conj()).real
+        both = rings.mean(torch.stack([c + c4, c - c4]) / 2)
+        e.append(both[0])
+        b.append(both[1])
+    return torch.cat([torch.stack(e, dim=1), torch.stack(b, dim=1)])
+
+
+def _whittle(p: _Array, M: _Array, nu: _Array, x: _Array) -> tuple[float, float, float, float]:
+    """Return (a, b, c, log n) of the largest likelihood of band powers p, mean M exp(a + b x + c x^2) + n."""
+    from scipy.optimize import minimize
+
+    basis = np.stack([np.ones_like(x), x, x**2])
+
+    def loss(theta: _Array) -> tuple[float, _Array]:
+        curve = np.exp(theta[:3] @ basis)
+        n = math.exp(theta[3])
+        mu = M @ curve + n
+        slope = np.vstack([basis * curve @ M.T, np.full_like(mu, n)])
+        return float(nu @ (p / mu + np.log(mu)) / nu.sum()), slope @ (nu * (1 / mu - p / mu**2)) / nu.sum()
+
+    tight = {"ftol": 1e-14, "gtol": 1e-10, "maxiter": 2000}  # one loss is a mean over many modes, flat in b and c
+    starts = ([a, -1.2, -0.1, 0.0] for a in (-6.0, -3.0, 0.0, 4.0))
+    found = [minimize(loss, t, jac=True, bounds=_BOUNDS, method="L-BFGS-B", options=tight) for t in starts]
+    best = min(found, key=lambda f: float(f.fun))
+    a, b, c, n = (float(t) for t in best.x)
+    return a, b, c, n

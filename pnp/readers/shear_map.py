@@ -1,0 +1,145 @@
+"""A shear map: what a survey saw of the shear on a grid, with what noise, where on the sky, and by which signs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["CONVENTIONS", "ShearMap", "check_convention", "check_signs"]
+
+CONVENTIONS: Mapping[str, tuple[int, int]] = {"lenspack": (1, 1), "conjugate": (1, -1), "transposed": (-1, 1)}
+"""Signs of (gamma1, gamma2) relative to columns to the right and rows up, as `operators.KaiserSquires` has them."""
+
+
+@dataclass(frozen=True, eq=False)
+class ShearMap:
+    """Shear on a grid, its noise, and where it is: what `solve(A, m.shear, D, noise_std=m.noise_std)` takes.
+
+    Axes are (1, C, H, W), row 0 the lowest (show with origin="lower").
+
+    Attributes:
+        shear: (1, 2, H, W), no unit: mean shear (gamma1, gamma2) of each pixel, 0 where not observed.
+        noise_std: (1, 2, H, W): its standard deviation, per component; infinity where not observed.
+        mask: (1, 1, H, W), bool: observed.
+        counts: (1, 1, H, W): galaxies in each pixel; None where only maps are known.
+        kappa: (1, 1, H, W): true convergence, in simulations; None: not known.
+        pixel_arcmin: side of a pixel in arcminutes; None: not known.
+        wcs: astropy.wcs.WCS of the pixels; None: not known.
+        convention: the `operators.KaiserSquires` convention that the components follow.
+        signs: what the components of the file were multiplied by to follow it.
+        sigma_e: dispersion of one galaxy's two components; None where only maps are known.
+        facts: what else is known: rows or pixels left out, columns, bias.
+        path: the file, named by messages.
+
+    Raises:
+        TypeError: values are not floating-point tensors.
+        ValueError: shapes differ, values are not finite where observed, nothing is observed, or an unknown convention.
+    """
+
+    shear: Tensor = field(repr=False)
+    noise_std: Tensor = field(repr=False)
+    mask: Tensor = field(repr=False)
+    counts: Tensor | None = field(default=None, repr=False)
+    kappa: Tensor | None = field(default=None, repr=False)
+    pixel_arcmin: float | None = None
+    wcs: Any = field(default=None, repr=False)
+    convention: str = "lenspack"
+    signs: tuple[int, int] = (1, 1)
+    sigma_e: tuple[float, float] | None = None
+    facts: dict[str, Any] = field(default_factory=dict, repr=False)
+    path: str = ""
+
+    def __post_init__(self) -> None:
+        where = self.path or "ShearMap"
+        check_convention(where, self.convention)
+        for name in ("shear", "noise_std"):
+            if not (isinstance(t := getattr(self, name), Tensor) and t.dtype.is_floating_point):
+                got = t.dtype if isinstance(t, Tensor) else type(t).__name__
+                raise TypeError(f"{where}: {name} must be a floating-point tensor, got {got}; use torch.as_tensor")
+        height, width = self.shear.shape[-2:] if self.shear.ndim >= 2 else (0, 0)
+        for name, channels in {"shear": 2, "noise_std": 2, "mask": 1, "counts": 1, "kappa": 1}.items():
+            t = getattr(self, name)
+            if t is not None and (t.shape != (1, channels, height, width) or t.numel() == 0):
+                raise ValueError(
+                    f"{where}: {name} must be (1, {channels}, H, W) like shear {tuple(self.shear.shape)}, got "
+                    f"{tuple(t.shape)}"
+                )
+        if self.mask.dtype != torch.bool:
+            raise TypeError(f"{where}: mask must be bool, got {self.mask.dtype}; use mask > 0")
+        noise = self.noise_std.masked_select(self.mask)
+        if not (bool(self.mask.any()) and bool(self.shear.isfinite().all()) and bool((noise > 0).all())):
+            raise ValueError(
+                f"{where}: shear must be finite and noise_std positive in a mask that is not empty, got "
+                f"{int(self.mask.sum())} observed pixels, {int((~self.shear.isfinite()).sum())} values not finite, "
+                f"{int((~(noise > 0)).sum())} without noise"
+            )
+
+    def __repr__(self) -> str:
+        height, width = self.shape
+        seen = f"{100 * float(self.mask.double().mean()):.0f} % observed"
+        side = "pixels of unknown size" if self.pixel_arcmin is None else f"pixels of {self.pixel_arcmin:.4g} arcmin"
+        noise = self.noise_std.masked_select(self.mask & self.noise_std.isfinite())
+        parts = [
+            f"{height} x {width} {side}",
+            seen,
+            f"noise_std about {float(noise.median()):.3g}" if len(noise) else "",
+        ]
+        if self.counts is not None:
+            parts.append(f"{int(self.counts.sum())} galaxies")
+        if dropped := self.facts.get("dropped"):
+            parts.append("left out: " + ", ".join(f"{n} {reason}" for reason, n in dropped.items()))
+        return f"ShearMap({', '.join(filter(None, parts))}; convention={self.convention!r}, signs={self.signs})"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(H, W) in pixels."""
+        return int(self.shear.shape[-2]), int(self.shear.shape[-1])
+
+    @property
+    def centre(self) -> tuple[float, float] | None:
+        """Right ascension and declination of the grid's middle in degrees; None where unknown."""
+        if self.wcs is None:
+            return None
+        height, width = self.shape
+        ra, dec = self.wcs.wcs_pix2world((width - 1) / 2, (height - 1) / 2, 0)
+        return float(ra), float(dec)
+
+    def with_signs(self, s1: int, s2: int, *, swap: bool = False) -> ShearMap:
+        """Return the map with (gamma1, gamma2) exchanged, where `swap`, then multiplied by (s1, s2), each 1 or -1.
+
+        This says that the file's components meant something else, and changes the mass that they imply.
+        """
+        check_signs("ShearMap.with_signs", (s1, s2))
+        order = [1, 0] if swap else [0, 1]
+        signs = self.signs[order[0]] * s1, self.signs[order[1]] * s2
+        return replace(
+            self, shear=_times(self.shear[:, order], (s1, s2)), noise_std=self.noise_std[:, order], signs=signs
+        )
+
+    def in_convention(self, convention: str) -> ShearMap:
+        """Return the same shear of the same mass, written in another convention of `operators.KaiserSquires`."""
+        check_convention("ShearMap.in_convention", convention)
+        old, new = CONVENTIONS[self.convention], CONVENTIONS[convention]
+        s1, s2 = old[0] * new[0], old[1] * new[1]
+        signs = self.signs[0] * s1, self.signs[1] * s2
+        return replace(self, shear=_times(self.shear, (s1, s2)), signs=signs, convention=convention)
+
+
+def check_convention(caller: str, convention: object) -> None:
+    """Refuse what is not the name of a convention."""
+    if convention not in CONVENTIONS:
+        raise ValueError(f"{caller}: convention must be one of {', '.join(CONVENTIONS)}, got {convention!r:.40}")
+
+
+def check_signs(caller: str, signs: object) -> None:
+    """Refuse what is not a pair of 1 or -1."""
+    if not (isinstance(signs, tuple | list) and len(signs) == 2 and all(s in (1, -1) for s in signs)):
+        raise ValueError(f"{caller}: signs must be two numbers, each 1 or -1, got {signs!r:.40}")
+
+
+def _times(shear: Tensor, signs: tuple[int, int]) -> Tensor:
+    return shear * torch.tensor(signs, dtype=shear.dtype, device=shear.device)[:, None, None]
