@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from .api import Result, Stop, estimate_noise_std, solve
 from .data_terms import LeastSquares, Poisson
+from .em import mlem, osem
 from .interop import to_deepinv
 from .metrics import psnr
 from .schedules import Schedule
@@ -25,6 +26,8 @@ __all__ = [
     "admm",
     "estimate_noise_std",
     "hqs",
+    "mlem",
+    "osem",
     "psnr",
     "solve",
     "to_deepinv",

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import denoisers
-from denoisers import DENOISERS, TV, Equivariant, MLPatch, PerChannel, Rescaled
+from denoisers import DENOISERS, TV, Equivariant, MLPatch, PerChannel, Rescaled, SliceWise
 
 TINY = {"taps": 3, "features": 8, "hidden": 8, "dilations": (1,)}
 
@@ -33,7 +33,7 @@ def noisy(channels=1, dtype=torch.float32):
 
 def test_every_exported_denoiser_has_a_row():
     exported = {c for c in map(denoisers.__dict__.get, denoisers.__all__) if isinstance(c, type)}
-    exported -= {denoisers.SuperResolver}  # no D(x, sigma)
+    exported -= {denoisers.SuperResolver, SliceWise}  # no D(x, sigma); of volumes
     assert {type(make()) for make in TABLE.values()} == exported
     assert set(DENOISERS) <= set(TABLE)
 
@@ -115,6 +115,36 @@ def test_channels_are_denoised_one_by_one_with_their_images_sigma():
 
     x, sigma = noisy(3), torch.tensor([1.0, 2.0])
     torch.testing.assert_close(PerChannel(blur)(x, sigma), smooth(x, 0) * sigma.reshape(-1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("axes", [(2,), (0,), (0, 1, 2)])
+def test_volumes_are_denoised_slice_by_slice_with_their_own_sigma(axes):
+    def by_sigma(x, sigma):
+        assert x.ndim == 4 and x.shape[1] == 3
+        return smooth(x, 0) * sigma.reshape(-1, 1, 1, 1)
+
+    x = torch.rand(2, 3, 5, 6, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    along = [3 if axis == 2 else 4 for axis in axes]  # `smooth` blurs along the last axis of a slice: y or z
+    expected = sum((x.roll(1, d) + 2 * x + x.roll(-1, d)) / 4 for d in along) / len(axes)
+    sigma = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    D = SliceWise(by_sigma, axes)
+    torch.testing.assert_close(D(x, sigma), expected * sigma.reshape(-1, 1, 1, 1, 1))
+    assert torch.equal(pickle.loads(pickle.dumps(SliceWise(smooth, axes)))(x, 1.0), SliceWise(smooth, axes)(x, 1.0))
+    assert SliceWise(TABLE["mlpatch"]()).sigma_range == TABLE["mlpatch"]().sigma_range
+
+
+def test_a_slice_wise_denoiser_wants_volumes_and_axes():
+    D = SliceWise(smooth)
+    for x, error, match in [
+        (noisy(), ValueError, r"volumes \(B, C, nx, ny, nz\), got \(2, 1, 12, 17\)"),
+        (noisy()[..., None].int(), TypeError, "floating point"),
+        (None, TypeError, "torch.Tensor"),
+    ]:
+        with pytest.raises(error, match=match):
+            D(x, 0.1)
+    for axes in [(), (1, 1), (3,)]:
+        with pytest.raises(ValueError, match="one or more of 0, 1 and 2"):
+            SliceWise(smooth, axes)
 
 
 def test_adapters_move_the_network_inside():

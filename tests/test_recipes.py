@@ -22,6 +22,8 @@ BASELINES = {
     "limited_angle": ("FBP", "TV", "MCC"),
     "low_dose": ("FBP", "PWLS + TV", "Poisson", "HU"),
     "mass_mapping": ("Kaiser-Squires", "Wiener filter"),
+    "shear_survey": ("Kaiser-Squires", "Wiener filter", "PSNR", "B modes", "coverage", "peaks"),
+    "spect": ("OSEM", "10 mm filter", "recovery"),
     "super_resolution": ("bilinear", "bicubic"),
     "tomography": ("FBP", "TV"),
     "tooth": ("axis at the middle", "FBP, Hann window", "odd views"),
