@@ -1,6 +1,7 @@
 """PSNR of MLPatch on a folder of clean images, by noise level and stride.
 
     python benchmarks/denoising_quality.py --data Set12
+    python benchmarks/denoising_quality.py --data Set12 --ensemble --strides 2
     python benchmarks/denoising_quality.py --data photographs --weights color
     python benchmarks/denoising_quality.py --data photographs --weights gray --channels 3    # each channel by itself
 
@@ -13,7 +14,7 @@ import argparse
 import functools
 import time
 
-from denoisers import MLPatch, PerChannel
+from denoisers import Equivariant, MLPatch, PerChannel
 from denoisers.mlpatch.geometry import grid_taps
 from pnp.data import load_folder
 from pnp.training import denoising_psnr
@@ -26,6 +27,7 @@ def main() -> None:
     p.add_argument("--strides", type=int, nargs="+", default=[2, 1])
     p.add_argument("--sigmas", type=float, nargs="+", default=[5, 15, 25, 50], help="times 255")
     p.add_argument("--channels", type=int, choices=(1, 3), help="of the images; default: what the weights are for")
+    p.add_argument("--ensemble", action="store_true", help="average over the eight turns and flips (Equivariant)")
     args = p.parse_args()
     D = MLPatch.from_pretrained(args.weights)
     channels = args.channels or D.channels
@@ -42,6 +44,7 @@ def main() -> None:
         for stride in args.strides:
             start = time.perf_counter()
             strided = functools.partial(D, stride=stride)
+            strided = Equivariant(strided) if args.ensemble else strided
             value = denoising_psnr(strided if D.channels == channels else PerChannel(strided), images, sigma / 255)
             cells.append(f"{value:.2f} dB ({time.perf_counter() - start:.1f} s)")
         print(f"| {sigma:g} | {' | '.join(cells)} |", flush=True)
