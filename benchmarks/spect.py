@@ -60,7 +60,7 @@ def operators(quick: bool) -> Iterator[Row]:
         ("A*", "ours, factors cached"): lambda: cached.A_adjoint(y),
     }
     gaps = {"ours": adjoint_gap(A.A, A.A_adjoint, x, y)}
-    if peer("pytomography") is not None:
+    if peer("pytomography", "bench-spect") is not None:
         forward, back = pytomography(A, x, y)
         calls |= {("A", "PyTomography"): forward, ("A*", "PyTomography"): back}
         gaps["PyTomography"] = adjoint_gap(forward, back, x, y)

@@ -146,12 +146,12 @@ def fresh_process(script: str, *arguments: str, limit_s: float) -> dict[str, Any
 # ---------------------------------------------------------------- peers and machine
 
 
-def peer(module: str) -> Any:
-    """Import an optional peer, or return None and say what is left out."""
+def peer(module: str, extra: str = "bench") -> Any:
+    """Import an optional peer, or return None and say what is left out and which extra brings it."""
     try:
         return importlib.import_module(module)
     except ImportError:
-        print(f"{module} is not installed and its rows are left out; to have them: pip install -e '.[bench]'")
+        print(f"{module} is not installed and its rows are left out; to have them: pip install -e '.[{extra}]'")
         return None
 
 

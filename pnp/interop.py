@@ -31,17 +31,17 @@ def as_operator(operator: Any) -> Operator:
     return operator  # type: ignore[no-any-return]
 
 
-def as_denoiser(denoiser: Any) -> Denoiser:
+def as_denoiser(denoiser: Any, caller: str = "solve") -> Denoiser:
     """Return a denoiser D(x, sigma); a deepinv model is called in the dtype of its own weights.
 
     deepinv's networks hold float32 weights and refuse float64 images; the answer is cast back.
     """
     if isinstance(denoiser, type):
-        raise TypeError(f"solve: denoiser must be an instance, got the class {denoiser.__name__}; call it first")
+        raise TypeError(f"{caller}: denoiser must be an instance, got the class {denoiser.__name__}; call it first")
     if not callable(denoiser):
         raise TypeError(
-            f"solve: denoiser must be a function D(x, sigma), got {type(denoiser).__name__}; use one of `denoisers`, "
-            "a deepinv denoiser, or a function"
+            f"{caller}: denoiser must be a function D(x, sigma), got {type(denoiser).__name__}; use one of "
+            "`denoisers`, a deepinv denoiser, or a function"
         )
     if isinstance(denoiser, nn.Module) and any(c.__module__.startswith("deepinv.") for c in type(denoiser).__mro__):
         weight = next((p for p in denoiser.parameters() if p.is_floating_point()), None)

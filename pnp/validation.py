@@ -156,13 +156,13 @@ def as_weights(noise_std: Any, y: Any) -> Tensor:
     return weights
 
 
-def check_device(name: str, guest: object, device: torch.device) -> None:
+def check_device(name: str, guest: object, device: torch.device, caller: str = "solve") -> None:
     """Check that a module's weights, if it is one and has any, are where y is."""
     if isinstance(guest, nn.Module):
         held = next((t for t in (*guest.parameters(), *guest.buffers())), None)
         if held is not None and held.device != device:
             raise ValueError(
-                f"solve: {name} is on {held.device}, y on {device}; move one, e.g. {name}.to({str(device)!r})"
+                f"{caller}: {name} is on {held.device}, y on {device}; move one, e.g. {name}.to({str(device)!r})"
             )
 
 

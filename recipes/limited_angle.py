@@ -30,7 +30,7 @@ from pnp.readers import Scan, read_htc2022, read_htc2022_segmentation
 from pnp.schedules import robust_range
 
 LEVELS = ((4, 100, 1.0), (2, 50, 0.3), (1, 20, 0.15))
-"""Of an arc: pixels that are one, iterations, and the first noise level over the image's robust range."""
+"""Of an arc: pixels that are one, iterations, first noise level over the robust range. Chosen on the disc "ta"."""
 SCANS = ("360", "60 views", "90", "70", "50", "30")
 WIDTH_MM = 512 * 0.14832  # of the image, as of the challenge's segmentations
 
@@ -45,8 +45,8 @@ pixel_size = WIDTH_MM / size
 
 
 def operator(scan: Scan, coarser: int = 1) -> FanBeam:
-    n = size // coarser
-    return FanBeam((n, n), scan.angles, **scan.geometry(), pixel_size=coarser * pixel_size).to(args.device)
+    n = math.ceil(size / coarser)
+    return FanBeam((n, n), scan.angles, **scan.geometry(), pixel_size=WIDTH_MM / n).to(args.device)
 
 
 # Data: all views of the scan, and which pixels are acrylic

@@ -67,8 +67,10 @@ def test_scan_gives_rows_and_views():
 def test_scan_with_wider_bins():
     scan = a_scan(source_origin_mm=400.0, origin_detector_mm=150.0, pitch_mm=0.2, pixel_size_mm=0.1)
     wide = scan.binned(N_BINS)
-    np.testing.assert_allclose(wide.y[..., 0], scan.y.mean(-1), rtol=1e-6)
-    np.testing.assert_allclose(wide.flat[..., 0], scan.flat.mean(-1), rtol=1e-6)
+    np.testing.assert_allclose(wide.y[..., 0], scan.y.sum(-1), rtol=1e-6)  # counts
+    np.testing.assert_allclose(wide.flat[..., 0], scan.flat.sum(-1), rtol=1e-6)
+    integrals = a_scan(kind="line integrals").binned(N_BINS)
+    np.testing.assert_allclose(integrals.y[..., 0], scan.y.mean(-1), rtol=1e-6)
     assert wide.geometry()["pitch"] == pytest.approx(0.2 * N_BINS) and wide.geometry()["n_detectors"] == 1
     assert wide.pixel_size_mm == pytest.approx(0.1 * N_BINS)
     np.testing.assert_array_equal(scan.binned(1).y, scan.y)

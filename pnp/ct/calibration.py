@@ -1,4 +1,4 @@
-"""Angles and centre of rotation from the measurements alone.
+"""Angles and centre of rotation from the measurements, and from what images are like.
 
     (angles, offset) = argmin  min_x 1/2 ||W^(1/2) (A(angles, offset) x - y)||^2 + alpha/2 ||x - z||^2
 
@@ -29,10 +29,11 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
+from ..interop import as_denoiser
 from ..linalg import cg, operator_norm
 from ..protocols import Denoiser, Operator
 from ..schedules import Schedule, robust_range
-from ..validation import as_bounds, broadcasts, check_number, guard_denoiser
+from ..validation import as_bounds, broadcasts, check_device, check_number, guard_denoiser
 from .counts import as_floats
 
 __all__ = ["Calibration", "calibrate"]
@@ -52,6 +53,7 @@ STOPPED = 99
 """scipy's status where a callback raised StopIteration."""
 
 Make = Callable[[Tensor, Tensor], Operator]
+Denoise = Callable[[Tensor, float], Tensor]
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ class Calibration:
         angles: (n_angles,), radians, with the mean of those given.
         offset: centre of the detector, in the operator's unit of length.
         x: the image (B, C, H, W) of the last data step; without a denoiser it holds the noise of y.
-        objective: its value after every iteration, over the energy of y; it may jump where z changes, every tenth.
+        objective: its value after every iteration, over the energy of y; it jumps where z or alpha changes, after at
+            most ten.
         interrupted: whether Ctrl-C ended it.
     """
 
@@ -96,8 +99,9 @@ def calibrate(
             float64, since the objective is compared at nearby geometries; x comes back in y's own dtype.
         angles: (n_angles,), radians: where the views are believed to be.
         offset: where the detector is believed to be.
-        denoiser: what images are like, as in `solve`, e.g. MLPatch. Finds what the measurements alone hardly tell.
-        bounds: (low, high) of what is denoised, as in `solve`, e.g. (0, None) for attenuation.
+        denoiser: D(x, sigma), as in `solve`, e.g. MLPatch: it tells errors that the measurements hardly do. It is
+            called between rounds of ten iterations, first after the third.
+        bounds: (low, high) of what the denoiser returns, None where open, e.g. (0, None) for attenuation.
         noise_std: standard deviation of y, a number or broadcasting to y; infinite where nothing was measured. None:
             the same everywhere.
         max_iter: at most so many iterations of L-BFGS, in rounds of ten; None: 60, with a denoiser 150.
@@ -117,7 +121,15 @@ def calibrate(
         )
     max_iter = max_iter if max_iter is not None else 60 if denoiser is None else 150
     check_number("max_iter", max_iter, above=1, integer=True, or_equal=True, caller="calibrate")
-    D = None if denoiser is None else guard_denoiser(denoiser, *as_bounds(bounds, "calibrate"), "calibrate")
+    low, high = as_bounds(bounds, "calibrate")
+    D: Denoise | None = None
+    if denoiser is not None:
+        if max_iter <= FREE * ROUND:
+            raise ValueError(
+                f"calibrate: max_iter must be above {FREE * ROUND} for the denoiser to be called, got {max_iter}"
+            )
+        check_device("denoiser", denoiser, y.device, "calibrate")
+        D = _within_range(as_denoiser(denoiser, "calibrate"), low, high)
     weights = _weights(noise_std, y)
     if not bool((weights * y).any()):
         raise ValueError("calibrate: y is zero wherever it has weight; there is nothing to find angles in")
@@ -166,6 +178,13 @@ def calibrate(
     return Calibration(found_angles, float(found_offset), x, objective, interrupted)
 
 
+def _within_range(denoiser: Denoiser, low: float | None, high: float | None) -> Denoise:
+    """Return D(x, sigma) within the bounds, sigma brought into the denoiser's own range."""
+    guarded = guard_denoiser(denoiser, low, high, "calibrate")
+    least, most = getattr(denoiser, "sigma_range", (0.0, math.inf))
+    return lambda x, sigma: guarded(x, min(max(sigma, float(least)), float(most)))
+
+
 def _weights(noise_std: Any, y: Tensor) -> Tensor:
     """Return 1/noise_std^2, at most 1, as a tensor that broadcasts to y."""
     std = torch.as_tensor(1.0 if noise_std is None else noise_std).to(y)
@@ -204,14 +223,15 @@ class _Problem:
         return self.angles + change, torch.tensor(self.offset + float(q[-1]) * self.pixel_size, dtype=torch.float64)
 
     @torch.no_grad()
-    def attach(self, denoiser: Callable[[Tensor, float], Tensor] | None, k: int) -> None:
+    def attach(self, denoiser: Denoise | None, k: int) -> None:
         """Tie the next round's image to z: the one found so far, or that denoised with noise level k >= 0."""
         x = self.solve(self.best)
         if denoiser is None or k < 0:
             self.z = x
         else:
-            self.alpha = x.new_tensor(PRIOR * ALPHA * self.curvature)
-            self.z = denoiser(x.to(self.dtype), LEVELS(k) * robust_range(x)).to(x)
+            scale = max(robust_range(x), float(x.std()))  # few bright pixels have no robust range
+            z = denoiser(x.to(self.dtype), LEVELS(k) * scale).to(x)
+            self.z, self.alpha = z, x.new_tensor(PRIOR * ALPHA * self.curvature)  # both, or after Ctrl-C neither
 
     @torch.no_grad()
     def solve(self, q: npt.NDArray[np.float64]) -> Tensor:

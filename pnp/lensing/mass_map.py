@@ -142,11 +142,11 @@ def map_mass(
     grid = OddGrid((y.shape[-2], y.shape[-1]), margin_px=pad or 0)
     if pad is not None:
         y, std = grid.embed(y, 0.0), grid.embed(std.expand(-1, -1, *grid.field), math.inf)
-    A, D = _operator(make_operator, y), as_denoiser(denoiser)
-    check_device("denoiser", D, y.device)
+    A, D = _operator(make_operator, y), as_denoiser(denoiser, "map_mass")
+    check_device("denoiser", D, y.device, "map_mass")
     sigma = _noise_level(std, D)
     lifted = A.A_adjoint(y[:1]).shape[1] == 2
-    denoise = guard_denoiser(EModeOnly(D) if lifted else D, None, None)
+    denoise = guard_denoiser(EModeOnly(D) if lifted else D, None, None, "map_mass")
     changes: list[float] = []
 
     def reconstruct(y: Tensor, std: Tensor) -> Tensor:

@@ -106,19 +106,20 @@ class Scan:
         return replace(self, y=self.y[..., index, :], angles=angles)
 
     def binned(self, n: int) -> Scan:
-        """Return the scan of a detector with bins n times as wide: the mean of n neighbours, for a coarser image.
+        """Return the scan of a detector with bins n times as wide, for a coarser image.
 
-        Of line integrals that is right where they vary little within n bins; of counts always.
+        Counts are summed; line integrals averaged, which is right where they vary little within n bins.
         """
         if isinstance(n, bool) or not isinstance(n, int) or n < 1 or self.y.shape[-1] % n:
             raise ValueError(f"Scan.binned: n must divide the {self.y.shape[-1]} bins, got {n!r}; crop y first")
 
-        def mean(field_: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-            wider: npt.NDArray[np.float32] = field_.reshape(*field_.shape[:-1], -1, n).mean(-1)
+        def gather(field_: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+            bins = field_.reshape(*field_.shape[:-1], -1, n)
+            wider: npt.NDArray[np.float32] = bins.sum(-1) if self.kind == "counts" else bins.mean(-1)
             return wider
 
         wide: dict[str, Any] = {
-            name: mean(value) for name in ("y", "flat", "dark") if (value := getattr(self, name)) is not None
+            name: gather(value) for name in ("y", "flat", "dark") if (value := getattr(self, name)) is not None
         }
         wide |= {name: n * value for name in ("pitch_mm", "pixel_size_mm") if (value := getattr(self, name))}
         return replace(self, **wide)

@@ -21,7 +21,7 @@ ITERATIONS = 10
 
 
 class Update(nn.Sequential):
-    """Three 3 x 3 convolutions, of which the last begins at zero."""
+    """Three 3 x 3 convolutions, of which the last begins small."""
 
     def __init__(self, given: int, width: int = 32) -> None:
         layers = [nn.Conv2d(i, o, 3, padding=1) for i, o in ((given, width), (width, width), (width, MEMORY))]
