@@ -152,7 +152,9 @@ class SPECT(LinearOperator):
         return self.A_adjoint(self.angles.new_ones(1, 1, len(self.angles), nx, nz, dtype=dtype))
 
     def subset(self, b: int, n: int) -> SPECT:
-        """Return the operator of the views b, b + n, b + 2n, ..., for ordered subsets; it shares this one's tables.
+        """Return the operator of the views b, b + n, b + 2n, ..., for ordered subsets; rotations are shared.
+
+        Cached attenuation factors are not: those of a subset are its own.
 
         Args:
             b: from 0 to n - 1.
@@ -276,9 +278,11 @@ class SPECT(LinearOperator):
 
     def _cached(self, key: object, make: Callable[[], T]) -> T:
         """Make a table once, and again when a buffer was exchanged or written to."""
-        versions = tuple((id(b), 0 if b.is_inference() else b._version) for b in self.buffers())
-        if self._cache.get("versions") != versions:
-            self._cache = {"versions": versions}
+        # The buffers themselves, not their ids: those are given out again.
+        held = [(b, 0 if b.is_inference() else b._version) for b in self.buffers()]
+        known = self._cache.get("buffers", [])
+        if len(known) != len(held) or any(a is not b or v != w for (a, v), (b, w) in zip(known, held, strict=True)):
+            self._cache = {"buffers": held}
         if key not in self._cache:
             # Tables outlive this call, whatever its autograd mode.
             with torch.inference_mode(False), torch.no_grad():

@@ -140,7 +140,7 @@ class _Subset(NamedTuple):
     def update(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the image after this subset's turn, and what was expected of it before."""
         expected = self.operator.A(x) + self.background
-        e = self.operator.A_adjoint(_ratio(self.y, expected))
+        e = self.operator.A_adjoint(_ratio(self.y, expected)).clamp(min=0)  # truncated responses have small lobes
         return torch.where(self.seen, x * e / torch.where(self.seen, self.sensitivity, 1), x), expected
 
 

@@ -84,7 +84,9 @@ print(
 # Solve
 D = SliceWise(MLPatch.from_pretrained("gray"), axes=(0, 1, 2)).to(args.device)
 options = {"bounds": (0.0, None), "strength": args.strength, "max_iter": max_iter, "progress": True}
-em = timed("OSEM", lambda: osem(A, y, n_subsets=4, background=scatter, max_iter=iterations, progress=True))
+em = timed(
+    "OSEM", lambda: osem(A, y, n_subsets=min(4, args.views), background=scatter, max_iter=iterations, progress=True)
+)
 width = FILTER_FWHM / SIGMAS / voxel
 smooth = torch.from_numpy(gaussian_filter(em.image.cpu().numpy(), (0, 0, width, width, width))).to(args.device)
 pnp = timed("ADMM + MLPatch", lambda: solve(A, y, D, data_term=Poisson(background=scatter), **options))
@@ -125,7 +127,8 @@ axis.set(xlabel="to the patient's left (mm)", ylabel="counts a view", xlim=(-FIE
 axis.legend()
 with atomic(args.output / "spect.png", overwrite=True) as part:
     figure.savefig(part)
-parameters = {"shape": shape, "angles": A.angles, "voxel_size": voxel, "attenuation": A.attenuation}
+fwhm = collimator_fwhm(shape[1], RADIUS, voxel_size=voxel, **COLLIMATOR)
+parameters = {"shape": shape, "angles": A.angles, "voxel_size": voxel, "attenuation": A.attenuation, "fwhm": fwhm}
 write_result(
     args.output / "spect.h5",
     pnp.image.cpu().numpy(),

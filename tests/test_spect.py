@@ -114,6 +114,11 @@ def test_cached_attenuation_is_the_same() -> None:
         twin.attenuation.mul_(2)
     assert torch.equal(cached.A(x), A.A(x))
     assert rel(A.A(x), spect(attenuation=0.04 * rand(8, 8, 6, seed=1)).A(x)) < 1e-14
+    for k in range(3):  # so does one that is exchanged, wherever it lies in memory
+        for twin in (A, cached):
+            twin.attenuation = None
+            twin.attenuation = 0.01 * (k + 1) * rand(8, 8, 6, seed=k)
+        assert torch.equal(cached.A(x), A.A(x))
 
 
 # ---------------------------------------------------------------- rotation

@@ -139,6 +139,11 @@ def map_mass(
     n_iter = N_ITER[method] if n_iter is None else n_iter
     n_iter = check_number("n_iter", n_iter, above=1, integer=True, or_equal=True, caller="map_mass")
     y, std = _survey(shear, noise_std, mask)
+    if std.shape[0] > 1:
+        raise ValueError(
+            f"map_mass: noise_std must be one map for all images, got {std.shape[0]}; every noise has settings of its "
+            "own, call map_mass image by image"
+        )
     grid = OddGrid((y.shape[-2], y.shape[-1]), margin_px=pad or 0)
     if pad is not None:
         y, std = grid.embed(y, 0.0), grid.embed(std.expand(-1, -1, *grid.field), math.inf)
