@@ -166,6 +166,7 @@ def test_gradients_in_the_image_alone() -> None:
 # --------------------------------------------------------------------------------------------- programming
 
 
+@pytest.mark.filterwarnings("ignore:Radon. the detector is")  # a narrow one is worth a warning, and right
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(
     shape=st.tuples(st.integers(1, 9), st.integers(1, 9)),
