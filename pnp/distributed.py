@@ -61,6 +61,7 @@ def joined(device: torch.device) -> Iterator[torch.device]:
     dist.init_process_group(backend)
     yield device
     # Not after an error: the others may be waiting in a reduction, and this would wait for them.
+    dist.barrier()  # a process that is torn down while another still talks to it brings that one down
     dist.destroy_process_group()
 
 
