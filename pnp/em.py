@@ -13,8 +13,7 @@ with `Poisson`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any, NamedTuple
@@ -159,15 +158,13 @@ def _em(
     check_number("max_iter", max_iter, above=1, integer=True, or_equal=True, caller=caller)
     if callback is not None and not callable(callback):
         raise TypeError(f"{caller}: callback must be a function of an EMState, got {type(callback).__name__}")
-    with _named(caller):
-        operator = as_operator(operator)
-        y, is_numpy = as_measurements(y)
-        _check_counts(caller, "y", y, "do not subtract the background, pass it as background")
-        check_device("operator", operator, y.device)
-        r = _as_background(caller, background, y)
+    operator = as_operator(operator, caller)
+    y, is_numpy = as_measurements(y, caller=caller)
+    _check_counts(caller, "y", y, "do not subtract the background, pass it as background")
+    check_device("operator", operator, y.device, caller)
+    r = _as_background(caller, background, y)
     subsets = _divide(caller, operator, y, r, n_subsets)
-    with _named(caller):
-        x = _initial(caller, x0, subsets, y, r)
+    x = _initial(caller, x0, subsets, y, r)
     _check_explained(caller, operator, x, y, r)
 
     deviances: list[float] = []
@@ -215,15 +212,6 @@ def _pearson(operator: Operator, x: Tensor, y: Tensor, r: Tensor) -> float:
 # ---------------------------------------------------------------- what it is given
 
 
-@contextmanager
-def _named(caller: str) -> Iterator[None]:
-    """Let the checks of `solve` speak in the caller's name."""
-    try:
-        yield
-    except (TypeError, ValueError) as error:
-        raise type(error)(str(error).replace("solve:", f"{caller}:", 1)) from None
-
-
 def _check_counts(caller: str, name: str, value: Any, remedy: str) -> None:
     if not isinstance(value, Tensor) or value.is_complex():
         got = value.dtype if isinstance(value, Tensor) else type(value).__name__
@@ -238,7 +226,7 @@ def _check_counts(caller: str, name: str, value: Any, remedy: str) -> None:
 def _as_background(caller: str, background: Any, y: Tensor) -> Tensor:
     """Return r in the shape of y."""
     if hasattr(background, "shape") and background.shape != ():
-        r = as_tensor("background", background, device=y.device).to(y.dtype)
+        r = as_tensor("background", background, device=y.device, caller=caller).to(y.dtype)
     else:
         value = background.item() if hasattr(background, "item") else background
         r = torch.as_tensor(check_number("background", value, above=0, or_equal=True, caller=caller), dtype=y.dtype)
@@ -284,7 +272,7 @@ def _initial(caller: str, x0: Any, subsets: list[_Subset], y: Tensor, r: Tensor)
     sensitivity = reduce(torch.add, (s.sensitivity for s in subsets))
     seen = reduce(torch.logical_or, (s.seen for s in subsets))
     if x0 is not None:
-        x = as_initial(x0, sensitivity)
+        x = as_initial(x0, sensitivity, caller=caller)
         _check_counts(caller, "x0", x, "clip it, or leave it out")
         return torch.where(seen, x, 0)
 

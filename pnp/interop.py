@@ -19,14 +19,14 @@ from .protocols import Denoiser, Operator
 __all__ = ["as_denoiser", "as_operator", "to_deepinv", "to_deepinv_prior"]
 
 
-def as_operator(operator: Any) -> Operator:
+def as_operator(operator: Any, caller: str = "solve") -> Operator:
     """Return the operator itself once it is known to have `A` and `A_adjoint`, as every LinearPhysics does."""
     if isinstance(operator, type):
-        raise TypeError(f"solve: operator must be an instance, got the class {operator.__name__}; call it first")
+        raise TypeError(f"{caller}: operator must be an instance, got the class {operator.__name__}; call it first")
     if not callable(getattr(operator, "A", None)) or not callable(getattr(operator, "A_adjoint", None)):
         raise TypeError(
-            f"solve: operator must have A(x) and A_adjoint(y), got {type(operator).__name__}; use one of `operators`, "
-            "a deepinv LinearPhysics, or an object with both methods"
+            f"{caller}: operator must have A(x) and A_adjoint(y), got {type(operator).__name__}; use one of "
+            "`operators`, a deepinv LinearPhysics, or an object with both methods"
         )
     return operator  # type: ignore[no-any-return]
 

@@ -74,25 +74,26 @@ def check_number(
     return value
 
 
-def as_tensor(name: str, value: Any, device: torch.device | None = None) -> Tensor:
+def as_tensor(name: str, value: Any, device: torch.device | None = None, *, caller: str = "solve") -> Tensor:
     """Return a floating tensor holding an array's values; an array is copied, a tensor is not."""
     if isinstance(value, np.ndarray):
         if value.dtype.newbyteorder("=").name not in ("float32", "float64", "complex64", "complex128"):
             raise TypeError(
-                f"solve: {name} must be float32 or float64, got an array of {value.dtype}; use {name}.astype('float32')"
+                f"{caller}: {name} must be float32 or float64, got an array of {value.dtype}; "
+                f"use {name}.astype('float32')"
             )
         # A copy in native byte order: FITS arrays are big-endian, and read-only arrays make torch warn.
         native = torch.from_numpy(value.astype(value.dtype.newbyteorder("="), order="C", copy=True))
         return native if device is None else native.to(device)
     if not isinstance(value, Tensor):
         raise TypeError(
-            f"solve: {name} must be a torch.Tensor or numpy array, got {type(value).__name__}; "
+            f"{caller}: {name} must be a torch.Tensor or numpy array, got {type(value).__name__}; "
             f"use np.asarray({name}, float)"
         )
     if value.dtype not in _FLOATS:
-        raise TypeError(f"solve: {name} must be float32 or float64, got {value.dtype}; use {name}.float()")
+        raise TypeError(f"{caller}: {name} must be float32 or float64, got {value.dtype}; use {name}.float()")
     if device is not None and value.device != device:
-        raise ValueError(f"solve: {name} is on {value.device}, y on {device}; move one, e.g. {name}.to(y.device)")
+        raise ValueError(f"{caller}: {name} is on {value.device}, y on {device}; move one, e.g. {name}.to(y.device)")
     return value.detach()
 
 
@@ -105,52 +106,57 @@ def broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
     return len(shape) <= len(to) and all(n in (1, m) for n, m in zip(shape[::-1], to[::-1], strict=False))
 
 
-def as_measurements(y: Any) -> tuple[Any, bool]:
+def as_measurements(y: Any, *, caller: str = "solve") -> tuple[Any, bool]:
     """Return y as a tensor and whether it came as a numpy array; a list of tensors (stacked operators) passes."""
     if not isinstance(y, (Tensor, np.ndarray, list, tuple, str)) and hasattr(y, "__getitem__"):
         parts = [part for part in y if isinstance(part, Tensor)]  # deepinv's TensorList, opaque from here on
         if len(parts) == len(y) > 0:
             if not all(bool(part.isfinite().all()) for part in parts):
-                raise ValueError("solve: y must be finite, got NaN or infinity in a list of measurements; remove it")
+                raise ValueError(
+                    f"{caller}: y must be finite, got NaN or infinity in a list of measurements; remove it"
+                )
             return y, False
-    tensor = as_tensor("y", y)
+    tensor = as_tensor("y", y, caller=caller)
     if tensor.numel() == 0:
-        raise ValueError(f"solve: y must not be empty, got shape {tuple(tensor.shape)}")
+        raise ValueError(f"{caller}: y must not be empty, got shape {tuple(tensor.shape)}")
     return tensor, isinstance(y, np.ndarray)
 
 
-def as_weights(noise_std: Any, y: Any) -> Tensor:
+def as_weights(noise_std: Any, y: Any, *, caller: str = "solve") -> Tensor:
     """Return W = 1/noise_std^2, 0-dim or broadcasting to y, and 0 where noise_std is infinite."""
     like = y if isinstance(y, Tensor) else next(iter(y))
     real = torch.real(like).dtype
     if isinstance(noise_std, (bool, str)):
-        raise TypeError(f"solve: noise_std must be a positive number or an array like y, got {noise_std!r}")
+        raise TypeError(f"{caller}: noise_std must be a positive number or an array like y, got {noise_std!r}")
     if isinstance(noise_std, (int, float, np.integer, np.floating)):
         std = torch.tensor(float(noise_std), dtype=real, device=like.device)
     else:
-        std = as_tensor("noise_std", noise_std, device=like.device).to(real)
+        std = as_tensor("noise_std", noise_std, device=like.device, caller=caller).to(real)
     if std.ndim:
         shape = tuple(y.shape) if isinstance(y, Tensor) else ()
         if not broadcasts(tuple(std.shape), shape):
             raise ValueError(
-                f"solve: noise_std must be a scalar or broadcast to y {shape}, got {tuple(std.shape)}; "
+                f"{caller}: noise_std must be a scalar or broadcast to y {shape}, got {tuple(std.shape)}; "
                 "give one standard deviation for each measurement"
             )
     if bool(std.isnan().any()) or bool((std <= 0).any()):
         raise ValueError(
-            f"solve: noise_std must be positive, got {float(std.min()):.4g}; it is a standard deviation in units of y, "
+            f"{caller}: noise_std must be positive, got {float(std.min()):.4g}; "
+            "it is a standard deviation in units of y, "
             "infinity marks a measurement without information"
         )
     if bool(std.isinf().all()):
         if isinstance(noise_std, (int, float)) and math.isfinite(noise_std):
-            raise ValueError(f"solve: noise_std {noise_std:.4g} is beyond the range of {real}; rescale y and noise_std")
-        raise ValueError("solve: noise_std is infinite everywhere, so y carries no information; give finite values")
+            raise ValueError(
+                f"{caller}: noise_std {noise_std:.4g} is beyond the range of {real}; rescale y and noise_std"
+            )
+        raise ValueError(f"{caller}: noise_std is infinite everywhere, so y carries no information; give finite values")
     weights = std**-2
     if not bool((weights.isfinite() & ((weights > 0) | std.isinf())).all()):
         low, high = (torch.finfo(real).tiny ** p for p in (0.5, -0.5))
         finite = std[std.isfinite()]
         raise ValueError(
-            f"solve: noise_std must be between {low:.1g} and {high:.1g} for {real}, or infinite, got "
+            f"{caller}: noise_std must be between {low:.1g} and {high:.1g} for {real}, or infinite, got "
             f"{float(finite.min()):.4g} to {float(finite.max()):.4g}; rescale y and noise_std"
         )
     return weights
@@ -215,15 +221,15 @@ def as_bounds(bounds: Any, caller: str = "solve") -> tuple[float | None, float |
     return low, high
 
 
-def as_initial(x0: Any, like: Tensor) -> Tensor:
+def as_initial(x0: Any, like: Tensor, *, caller: str = "solve") -> Tensor:
     """Return a given first estimate in the shape, dtype and device of the unknown."""
-    x = as_tensor("x0", x0, device=like.device)
+    x = as_tensor("x0", x0, device=like.device, caller=caller)
     if x.shape != like.shape:
         raise ValueError(
-            f"solve: x0 must have the image shape {tuple(like.shape)}, as A_adjoint(y) has, got {tuple(x.shape)}"
+            f"{caller}: x0 must have the image shape {tuple(like.shape)}, as A_adjoint(y) has, got {tuple(x.shape)}"
         )
     if not bool(x.isfinite().all()):
-        raise ValueError("solve: x0 must be finite, got NaN or infinity; replace them, e.g. torch.nan_to_num(x0)")
+        raise ValueError(f"{caller}: x0 must be finite, got NaN or infinity; replace them, e.g. torch.nan_to_num(x0)")
     return x.to(like.dtype)
 
 

@@ -87,9 +87,9 @@ def bars(error: Tensor) -> Tensor:
 # Calibrate
 D = MLPatch.from_pretrained("gray").to(args.device)
 options = {"bounds": (0.0, None), "max_iter": max_iter, "progress": True}
-for name, prior in (("views alone", {}), ("with MLPatch", {"denoiser": D, "bounds": (0.0, None)})):
-    prior["max_iter"] = 31 if args.smoke else None
-    found = timed(name, lambda prior=prior: calibrate(make, y, evenly, progress=True, **prior))
+calibration_options = options | {"max_iter": 31 if args.smoke else None}  # the denoiser is called from the 31st on
+for name, denoiser in (("views alone", None), ("with MLPatch", D)):
+    found = timed(name, lambda denoiser=denoiser: calibrate(make, y, evenly, denoiser=denoiser, **calibration_options))
     calibration = found.result
     print(
         f"{name}: angles off by {rms_deg(calibration.angles):.3f} degrees (before {rms_deg(evenly):.3f}), detector by "

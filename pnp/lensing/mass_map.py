@@ -36,6 +36,7 @@ from ..solvers import State, admm
 from ..validation import as_tensor, as_weights, broadcasts, check_device, check_number, guard_denoiser, short
 from .padding import OddGrid
 from .reduced_shear import undo_reduction
+from .spectrum import rotated
 
 __all__ = ["EModeOnly", "MassMap", "map_mass"]
 
@@ -175,7 +176,7 @@ def _with_turned(y: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
     """Return shear and noise, and behind them -i gamma, whose E mode is the B mode of gamma, and its noise."""
     if std.shape[:2] != (1, 1):
         std = torch.cat([s.expand(len(y), -1, -1, -1) for s in (std, std.flip(1))])
-    return torch.cat([y, torch.stack([y[:, 1], -y[:, 0]], 1)]), std
+    return torch.cat([y, rotated(y)]), std
 
 
 def _iterate_admm(
@@ -211,13 +212,13 @@ def _noise_level(std: Tensor, denoiser: Denoiser) -> float:
 
 def _survey(shear: Any, noise_std: Any, mask: Any) -> tuple[Tensor, Tensor]:
     """Return shear (B, 2, H, W), 0 where blind, and its noise (1 or B, 1 or 2, 1 or H, 1 or W), infinite there."""
-    y = as_tensor("shear", shear)
+    y = as_tensor("shear", shear, caller="map_mass")
     if y.ndim != 4 or y.shape[1] != 2 or y.is_complex() or y.numel() == 0:
         remedy = "; use shear[None]" if y.ndim == 3 else "; use np.stack([gamma1, gamma2])[None]"
         raise ValueError(f"map_mass: shear must be real (B, 2, H, W), got {y.dtype} {tuple(y.shape)}{remedy}")
     if isinstance(noise_std, (int, float, np.number)):
         noise_std = torch.tensor(float(noise_std), dtype=y.dtype, device=y.device)
-    std = as_tensor("noise_std", noise_std, device=y.device)
+    std = as_tensor("noise_std", noise_std, device=y.device, caller="map_mass")
     seen = torch.ones((), dtype=torch.bool, device=y.device)
     if mask is not None:
         seen = mask > 0 if isinstance(mask, Tensor) else torch.from_numpy(np.asarray(mask) > 0).to(y.device)
@@ -231,7 +232,7 @@ def _survey(shear: Any, noise_std: Any, mask: Any) -> tuple[Tensor, Tensor]:
             f"map_mass: noise_std must be positive where observed, got 0, negative or NaN in {bad} of {std.numel()} "
             "values; pass mask=, or set noise_std to infinity where nothing was measured"
         )
-    as_weights(std, y)  # explains a noise_std without any or beyond the range of weights
+    as_weights(std, y, caller="map_mass")  # explains a noise_std without any or beyond the range of weights
     y = torch.where(std.isinf(), 0, y)
     if not bool(y.isfinite().all()):
         bad = int((~y.isfinite()).sum())
@@ -258,7 +259,7 @@ def _operator(make: Callable[[tuple[int, int]], Operator], y: Tensor) -> Operato
             f"map_mass: make_operator must be a class or function of (height, width), got a {type(make).__name__}; "
             "pass the class, the grid is chosen here"
         )
-    A = as_operator(make((y.shape[-2], y.shape[-1])))
+    A = as_operator(make((y.shape[-2], y.shape[-1])), "map_mass")
     return A.to(y.device) if isinstance(A, nn.Module) else A
 
 
