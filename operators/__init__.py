@@ -13,6 +13,7 @@ from .kaiser_squires_eb import KaiserSquiresEB
 from .mask import Mask
 from .radon import Radon
 from .spect import SPECT
+from .spect_camera import spect_camera
 from .spect_response import collimator_fwhm
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Radon",
     "collimator_fwhm",
     "gaussian_kernel",
+    "spect_camera",
 ]
 
 

@@ -223,6 +223,112 @@ def train_glimpse(
         print(f"{output}: {length}; {value} on {held_out} held-out slices, filtered back-projection {fbp:.2f} dB")
 
 
+@train.command("spect")
+def train_spect(
+    output: Weights,
+    isotope: Annotated[str, typer.Option(help="lu177 or y90: what the simulated scans are of.")] = "lu177",
+    mode: Annotated[
+        str, typer.Option(help="end-to-end, truncated or sequential: where gradients pass (arXiv 2301.09710).")
+    ] = "end-to-end",
+    scans: Annotated[int, typer.Option(help="How many torsos are simulated to train on, and a fifth more.")] = 40,
+    size: Annotated[int, typer.Option(help="Voxels along x and y; 409.6 mm wide.")] = 64,
+    slices: Annotated[int, typer.Option(help="Voxels along z, as long as they are wide.")] = 40,
+    views: Annotated[int, typer.Option(help="Views, uniform over a whole turn.")] = 60,
+    iterations: Annotated[int, typer.Option(help="Outer iterations, a network each.")] = 3,
+    features: Annotated[int, typer.Option(help="Channels of the networks.")] = 8,
+    steps: Steps = None,
+    minutes: Minutes = None,
+    batch: Annotated[int, typer.Option(help="Scans a step, of all processes.")] = 1,
+    rate: Annotated[float, typer.Option(help="Learning rate.")] = 3e-3,
+    seed: Annotated[int, typer.Option(help="Seed of the weights and the scans.")] = 0,
+    resume: Resume = False,
+    checkpoint_minutes: CheckpointMinutes = 3.0,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+) -> None:
+    """Train unrolled EM for SPECT: three EM iterations after OSEM, each with a small network, on simulated torsos.
+
+    The weights are used from Python: pnp.learned.load_unrolled_em("mine.safetensors")(operator, counts, background).
+    They know no units; voxels, response and counts should be like those of the training.
+
+    \b
+    Examples:
+      pnp train spect --isotope lu177 --minutes 20 -o lu177.safetensors
+      pnp train spect --isotope y90 --mode sequential --minutes 20 -o y90.safetensors --resume
+    """
+    checkpoint, minutes = _budget(output, resume, overwrite, steps, minutes)
+    for option, number, least in (
+        ("--scans", scans, 1), ("--size", size, 8), ("--slices", slices, 1), ("--views", views, 1),
+    ):  # fmt: skip
+        if number < least:
+            raise ValueError(f"{option} must be at least {least}, got {number}")
+
+    import torch
+    from tqdm import tqdm
+
+    from operators import spect_camera
+
+    from . import distributed, training
+    from .learned import MODES, UnrolledEM, held_out_nrmse, make_scan, save_unrolled_em, train_unrolled_em
+    from .learned.unrolled_training import spent
+    from .metrics import nrmse
+    from .phantoms import ISOTOPES, emission_scan
+
+    if isotope not in ISOTOPES:
+        raise ValueError(f"--isotope must be one of {', '.join(ISOTOPES)}, got {isotope!r}")
+    if mode not in MODES:
+        raise ValueError(f"--mode must be one of {', '.join(MODES)}, got {mode!r}")
+    options = training.TrainingOptions(steps=steps, minutes=minutes, batch=batch, rate=rate, seed=seed, warmup=20)
+    where = distributed.choose_device(device)
+    torch.manual_seed(seed)
+    model = UnrolledEM(n_outer=iterations, features=features)
+    sheet, angles = ISOTOPES[isotope], torch.arange(views, dtype=torch.float64) * (2 * torch.pi / views)
+    voxel = 409.6 / size
+    with distributed.joined(where) as here:
+
+        def camera(mu: torch.Tensor, voxel_mm: float) -> Any:
+            lengths = {"voxel_size": voxel_mm, "radius": sheet.radius}
+            return spect_camera(mu, angles, **lengths, collimator=sheet.collimator, penetration=sheet.penetration).to(
+                here
+            )
+
+        def simulate(number: int) -> Any:
+            shape = (size, size, slices)
+            found = emission_scan(sheet, camera, shape, voxel_size_mm=voxel, seed=number, device=here)
+            return make_scan(model, *found[:4])
+
+        held_out = max(1, scans // 5)
+        # Each training has its own patients; what is held out never depends on it.
+        numbers = [10**6 * (seed + 1) + i for i in range(scans)] + list(range(held_out))
+        bar = tqdm(numbers, desc="scans", file=sys.stderr, disable=distributed.rank() > 0)
+        found = [simulate(i) for i in bar]
+        measure = held_out_nrmse(found[scans:])
+        try:
+            train_unrolled_em(
+                model.to(here),
+                found[:scans],
+                options,
+                mode=mode,
+                checkpoint=checkpoint,
+                resume=resume,
+                validate=measure,
+                checkpoint_minutes=checkpoint_minutes,
+            )
+        except training.Interrupted as stop:
+            _interrupted(stop, checkpoint)
+        if distributed.rank() > 0:
+            return
+        taken, seconds = spent(checkpoint)
+        length = f"{taken} steps, {seconds / 60:.1f} minutes"
+        value = f"NRMSE {measure(model):.4f}"
+        osem = sum(nrmse(s.start, s.truth) for s in found[scans:]) / held_out
+        about = f"{scans} simulated torsos, {isotope}, {size} x {size} x {slices} voxels of {voxel:g} mm, {views} views"
+        command = shlex.join(["pnp", *sys.argv[1:]])
+        facts = {"command": command, "data": about, "mode": mode, "length": length, "held out": value}
+        save_unrolled_em(model, output, about=facts)
+        print(f"{output}: {length}; {value} on {held_out} held-out torsos, OSEM {osem:.4f}")
+
+
 def _budget(
     output: Path, resume: bool, overwrite: bool, steps: int | None, minutes: float | None
 ) -> tuple[Path, float | None]:

@@ -22,9 +22,10 @@ import torch
 from torch import Tensor
 
 from .api import Result, Stop
+from .counts import as_background, check_counts, ratio
 from .interop import as_operator
 from .protocols import Operator
-from .validation import as_initial, as_measurements, as_tensor, broadcasts, check_device, check_number
+from .validation import as_initial, as_measurements, check_device, check_number
 
 __all__ = ["EMState", "mlem", "osem", "subset_order"]
 
@@ -139,7 +140,7 @@ class _Subset(NamedTuple):
     def update(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the image after this subset's turn, and what was expected of it before."""
         expected = self.operator.A(x) + self.background
-        e = self.operator.A_adjoint(_ratio(self.y, expected)).clamp(min=0)  # truncated responses have small lobes
+        e = self.operator.A_adjoint(ratio(self.y, expected)).clamp(min=0)  # truncated responses have small lobes
         return torch.where(self.seen, x * e / torch.where(self.seen, self.sensitivity, 1), x), expected
 
 
@@ -160,9 +161,9 @@ def _em(
         raise TypeError(f"{caller}: callback must be a function of an EMState, got {type(callback).__name__}")
     operator = as_operator(operator, caller)
     y, is_numpy = as_measurements(y, caller=caller)
-    _check_counts(caller, "y", y, "do not subtract the background, pass it as background")
+    check_counts(caller, "y", y, "do not subtract the background, pass it as background")
     check_device("operator", operator, y.device, caller)
-    r = _as_background(caller, background, y)
+    r = as_background(caller, background, y)
     subsets = _divide(caller, operator, y, r, n_subsets)
     x = _initial(caller, x0, subsets, y, r)
     _check_explained(caller, operator, x, y, r)
@@ -192,12 +193,6 @@ def _em(
     return Result(answer, len(deviances), stop, {"deviance": deviances}, None, False, _pearson(operator, x, y, r))
 
 
-def _ratio(y: Tensor, expected: Tensor) -> Tensor:
-    """y / (A x + r), and 0 where nothing is expected, or so little that the ratio leaves the range of floats."""
-    within = expected > y * torch.finfo(y.dtype).tiny ** 0.75
-    return torch.where(within, y / torch.where(within, expected, 1), 0)
-
-
 def _deviance(y: Tensor, expected: Tensor) -> float:
     y, m = y.double(), expected.double()
     return 2 * float((torch.xlogy(y, y / m.clamp(min=0)).where(y > 0, 0) - y + m).sum())
@@ -210,33 +205,6 @@ def _pearson(operator: Operator, x: Tensor, y: Tensor, r: Tensor) -> float:
 
 
 # ---------------------------------------------------------------- what it is given
-
-
-def _check_counts(caller: str, name: str, value: Any, remedy: str) -> None:
-    if not isinstance(value, Tensor) or value.is_complex():
-        got = value.dtype if isinstance(value, Tensor) else type(value).__name__
-        raise TypeError(f"{caller}: {name} must be one array of real numbers, got {got}")
-    if not bool(value.isfinite().all()):
-        bad = int((~value.isfinite()).sum())
-        raise ValueError(f"{caller}: {name} must be finite, got NaN or infinity in {bad} of {value.numel()} entries")
-    if bool((value < 0).any()):
-        raise ValueError(f"{caller}: {name} must be >= 0, got a minimum of {float(value.min()):.4g}; {remedy}")
-
-
-def _as_background(caller: str, background: Any, y: Tensor) -> Tensor:
-    """Return r in the shape of y."""
-    if hasattr(background, "shape") and background.shape != ():
-        r = as_tensor("background", background, device=y.device, caller=caller).to(y.dtype)
-    else:
-        value = background.item() if hasattr(background, "item") else background
-        r = torch.as_tensor(check_number("background", value, above=0, or_equal=True, caller=caller), dtype=y.dtype)
-        r = r.to(y.device)
-    _check_counts(caller, "background", r, "it is expected counts added to A x")
-    if not broadcasts(tuple(r.shape), tuple(y.shape)):
-        raise ValueError(
-            f"{caller}: background must be a scalar or broadcast to y {tuple(y.shape)}, got {tuple(r.shape)}"
-        )
-    return r.expand(y.shape)
 
 
 def _divide(caller: str, operator: Any, y: Tensor, r: Tensor, n: int) -> list[_Subset]:
@@ -273,7 +241,7 @@ def _initial(caller: str, x0: Any, subsets: list[_Subset], y: Tensor, r: Tensor)
     seen = reduce(torch.logical_or, (s.seen for s in subsets))
     if x0 is not None:
         x = as_initial(x0, sensitivity, caller=caller)
-        _check_counts(caller, "x0", x, "clip it, or leave it out")
+        check_counts(caller, "x0", x, "clip it, or leave it out")
         return torch.where(seen, x, 0)
 
     def per_image(a: Tensor) -> Tensor:

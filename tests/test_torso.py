@@ -148,3 +148,52 @@ def test_bad_input_of_region_means() -> None:
         region_means(torch.ones(3, 4), labels)
     with pytest.raises(ValueError, match="labels must be 0 to 11, got 12 to 12"):
         region_means(torch.ones(3, 4, 5), labels + 12)
+
+
+# ---------------------------------------------------------------- other patients
+
+
+@pytest.fixture(scope="module")
+def bent() -> list[Torso]:
+    return [torso(generator=torch.Generator().manual_seed(seed), virtual=True) for seed in SEEDS[:3]]
+
+
+def test_virtual_patients_are_no_ellipsoids(patients: list[Torso], bent: list[Torso]) -> None:
+    """The same skin, organs displaced within it, by less than their size."""
+    for plain, virtual in zip(patients, bent, strict=False):
+        assert torch.equal(plain.labels > 0, virtual.labels > 0)
+        liver = REGIONS.index("liver")
+        both = ((plain.labels == liver) & (virtual.labels == liver)).sum()
+        either = ((plain.labels == liver) | (virtual.labels == liver)).sum()
+        assert 0.6 < float(both / either) < 0.97
+        assert torch.dist(torch.tensor(centre(plain, "liver")), torch.tensor(centre(virtual, "liver"))) < 8
+
+
+def test_virtual_uptake_varies_within_organs(patients: list[Torso], bent: list[Torso]) -> None:
+    def spread(p: Torso) -> float:
+        """Standard deviation over mean, where the whole neighbourhood is liver."""
+        inside = torch.nn.functional.avg_pool3d((p.labels == REGIONS.index("liver")).float()[None], 3, 1, 1)[0] > 0.999
+        values = p.activity[0, 0][inside]
+        return float(values.std() / values.mean())
+
+    assert all(spread(p) < 0.01 for p in patients)
+    assert all(0.15 < spread(p) < 0.35 for p in bent)
+
+
+def test_virtual_patient_is_the_same_at_every_resolution(bent: list[Torso]) -> None:
+    """Inside the liver, where the voxels of both are whole, uptake goes up and down at the same places."""
+    g = torch.Generator().manual_seed(0)
+    coarse, fine = torso((32, 32, 20), voxel_size_mm=12.8, generator=g, virtual=True), bent[0]
+    share = torch.nn.functional.avg_pool3d((fine.labels == REGIONS.index("liver")).float()[None], 2)[0]
+    averaged = torch.nn.functional.avg_pool3d(fine.activity, 2)[0, 0]
+    inside = (share == 1) & (coarse.labels == REGIONS.index("liver"))
+    assert int(inside.sum()) > 200
+    assert float(torch.corrcoef(torch.stack([averaged[inside], coarse.activity[0, 0][inside]]))[0, 1]) > 0.9
+
+
+def test_uptake() -> None:
+    spheres = torso(generator=torch.Generator().manual_seed(0), uptake="microspheres")
+    means = region_means(spheres.activity, spheres.labels)
+    assert means["liver"] > 10 * means["body"] and means["left kidney"] < 2 * means["body"]
+    with pytest.raises(ValueError, match="uptake must be one of dotatate, microspheres"):
+        torso(uptake="fdg")

@@ -2,8 +2,26 @@
 
 from __future__ import annotations
 
-from .files import load_glimpse, save_glimpse
+from .files import load_glimpse, load_unrolled_em, save_glimpse, save_unrolled_em
 from .glimpse import Glimpse
 from .pairs import Pairs, add_noise, held_out_psnr, mean_psnr
+from .unrolled_em import UnrolledEM
+from .unrolled_training import MODES, Scan, held_out_nrmse, make_scan, train_unrolled_em
 
-__all__ = ["Glimpse", "Pairs", "add_noise", "held_out_psnr", "load_glimpse", "mean_psnr", "save_glimpse"]
+__all__ = [
+    "MODES",
+    "Glimpse",
+    "Pairs",
+    "Scan",
+    "UnrolledEM",
+    "add_noise",
+    "held_out_nrmse",
+    "held_out_psnr",
+    "load_glimpse",
+    "load_unrolled_em",
+    "make_scan",
+    "mean_psnr",
+    "save_glimpse",
+    "save_unrolled_em",
+    "train_unrolled_em",
+]

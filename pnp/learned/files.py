@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import safe_open
 from safetensors.torch import save as serialize
+from torch import nn
 
 from ..io import atomic
 from .glimpse import Glimpse
+from .unrolled_em import UnrolledEM
 
-__all__ = ["load_glimpse", "save_glimpse"]
+__all__ = ["load_glimpse", "load_unrolled_em", "save_glimpse", "save_unrolled_em"]
 
-KEY = "glimpse"
+Model = TypeVar("Model", bound=nn.Module)
+SHIPPED = Path(__file__).parent / "weights"
 
 
 def save_glimpse(model: Glimpse, path: str | Path, *, about: dict[str, str] | None = None) -> None:
@@ -25,9 +28,7 @@ def save_glimpse(model: Glimpse, path: str | Path, *, about: dict[str, str] | No
         path: file to write, over an earlier one.
         about: further facts for the header, e.g. the training command and data.
     """
-    tensors = {k: v.detach().cpu().float().contiguous() for k, v in model.state_dict().items()}
-    with atomic(Path(path), overwrite=True) as part:
-        part.write_bytes(serialize(tensors, metadata={**(about or {}), KEY: json.dumps(model.config())}))
+    _save(model, path, "glimpse", about)
 
 
 def load_glimpse(path: str | Path) -> Glimpse:
@@ -36,17 +37,44 @@ def load_glimpse(path: str | Path) -> Glimpse:
     Raises:
         ValueError: there is no such file, or it is not a weight file of Glimpse.
     """
+    return _load("load_glimpse", Glimpse, path, "glimpse")
+
+
+def save_unrolled_em(model: UnrolledEM, path: str | Path, *, about: dict[str, str] | None = None) -> None:
+    """Write a model as `save_glimpse` does."""
+    _save(model, path, "unrolled_em", about)
+
+
+def load_unrolled_em(path: str | Path) -> UnrolledEM:
+    """Read a model as `load_glimpse` does: a file, or the name of weights that come with the package.
+
+    Those are "lu177" and "y90", trained end-to-end on simulated torsos; see their model card.
+
+    Raises:
+        ValueError: there is no such file, or it is not a weight file of UnrolledEM.
+    """
+    shipped = SHIPPED / f"{path}.safetensors"
+    return _load("load_unrolled_em", UnrolledEM, shipped if shipped.exists() else path, "unrolled_em")
+
+
+def _save(model: Any, path: str | Path, key: str, about: dict[str, str] | None) -> None:
+    tensors = {k: v.detach().cpu().float().contiguous() for k, v in model.state_dict().items()}
+    with atomic(Path(path), overwrite=True) as part:
+        part.write_bytes(serialize(tensors, metadata={**(about or {}), key: json.dumps(model.config())}))
+
+
+def _load(caller: str, kind: type[Model], path: str | Path, key: str) -> Model:
     path = Path(path)
     if not path.exists():
-        raise ValueError(f"load_glimpse: no file {str(path)!r}")
+        raise ValueError(f"{caller}: no file {str(path)!r}")
     try:
         with safe_open(path, framework="pt") as file:
-            arguments = json.loads(file.metadata()[KEY])
+            arguments = json.loads(file.metadata()[key])
             tensors = {k: file.get_tensor(k) for k in file.keys()}
         config: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()}
-        model = Glimpse(**config)
+        model = kind(**config)
         model.load_state_dict(tensors)
     except Exception as error:
         what = f"{type(error).__name__}: {error}"[:200]
-        raise ValueError(f"load_glimpse: {path.name} is not a weight file of Glimpse ({what})") from error
+        raise ValueError(f"{caller}: {path.name} is not a weight file of {kind.__name__} ({what})") from error
     return model.eval().requires_grad_(False)

@@ -7,7 +7,8 @@ Axes (x, y, z) are the patient's left, back and head, the field centred on the u
 on the side of low y, sees the breastbone.
 
 Activity is relative to that of the body: concentrations chosen in the order that 177Lu-DOTATATE shows a day after
-therapy, with spleen and kidneys above the liver and lesions above all. Attenuation is that at 208 keV, 177Lu's line
+therapy, with spleen and kidneys above the liver and lesions above all ("dotatate"), or that of microspheres with 90Y,
+which stay in the liver and, more of them, in its lesions ("microspheres"). Attenuation is that at 208 keV, 177Lu's line
 for imaging: water's mu/rho there, 0.1351 cm^2/g, lies between the 0.1370 at 200 and 0.1186 at 300 keV of J. H. Hubbell
 and S. M. Seltzer, NIST Standard Reference Database 126, in logarithms. Compton scattering dominates, so that soft
 tissue and lung have 0.9908 and 0.9917 of it, in proportion to their electrons per gram (Z/A, table 2 there); densities
@@ -25,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["REGIONS", "Torso", "region_means", "torso"]
+__all__ = ["REGIONS", "UPTAKES", "Torso", "region_means", "torso"]
 
 MAX_LESIONS = 4
 REGIONS = (
@@ -34,9 +35,15 @@ REGIONS = (
 )  # fmt: skip
 """Names of the labels 0, 1, ...; a torso may have fewer lesions."""
 
-ACTIVITY = {
-    "body": (0.8, 1.2), "lungs": (0.3, 0.6), "spine": (1.0, 2.0), "liver": (4.0, 8.0), "spleen": (12.0, 24.0),
-    "left kidney": (14.0, 26.0), "lesion": (20.0, 60.0),
+UPTAKES = {
+    "dotatate": {
+        "body": (0.8, 1.2), "lungs": (0.3, 0.6), "spine": (1.0, 2.0), "liver": (4.0, 8.0), "spleen": (12.0, 24.0),
+        "left kidney": (14.0, 26.0), "lesion": (20.0, 60.0),
+    },
+    "microspheres": {
+        "body": (0.8, 1.2), "lungs": (0.5, 3.0), "spine": (0.8, 1.2), "liver": (15.0, 40.0), "spleen": (0.8, 1.5),
+        "left kidney": (0.8, 1.5), "lesion": (60.0, 200.0),
+    },
 }  # fmt: skip
 """Ranges of the activity concentration; that of the right kidney is within 10 % of the left one's."""
 ATTENUATION = {"air": 0.0, "body": 0.01365, "lungs": 0.00348, "spine": 0.0187}
@@ -48,6 +55,12 @@ WIDEST = 372.0
 """mm, of any torso."""
 SAMPLES = 2
 """Along each axis of a voxel."""
+WAVES = 16
+"""Of a random field."""
+BEND = 8.0
+"""mm, by which a virtual patient's organs are displaced at most along each axis."""
+TEXTURE = 0.25
+"""Standard deviation of the logarithm of a virtual patient's uptake within an organ."""
 
 
 class Torso(NamedTuple):
@@ -67,6 +80,8 @@ def torso(
     *,
     voxel_size_mm: float = 6.4,
     generator: torch.Generator | None = None,
+    uptake: str = "dotatate",
+    virtual: bool = False,
 ) -> Torso:
     """A random torso; the same generator gives the same patient at every resolution.
 
@@ -74,9 +89,12 @@ def torso(
         shape: (nx, ny, nz) voxels; the grid must be at least 372 mm wide in x and y, so that any torso can turn in it.
         voxel_size_mm: side of a voxel in mm.
         generator: draws the patient; None: one seeded with 0.
+        uptake: one of UPTAKES, where the activity goes.
+        virtual: a second family, which no ellipsoid describes: organs bent and dented by up to 8 mm, uptake that varies
+            by a quarter within them, and lesions that are cold inside.
 
     Raises:
-        ValueError: the grid is too small for a torso.
+        ValueError: the grid is too small for a torso, or uptake is unknown.
 
     >>> patient = torso((32, 32, 20), voxel_size_mm=12.8)
     >>> patient.activity.shape, round(region_means(patient.attenuation, patient.labels)["body"], 3)
@@ -97,8 +115,10 @@ def torso(
             f"torso: the grid must be at least {WIDEST:g} mm wide in x and y, got {nx * size:g} x {ny * size:g} mm; "
             "use more or larger voxels"
         )
-    patient = _Patient((nx, ny, nz), size, torch.Generator().manual_seed(0) if generator is None else generator)
-    return patient.draw()
+    if uptake not in UPTAKES:
+        raise ValueError(f"torso: uptake must be one of {', '.join(UPTAKES)}, got {uptake!r}")
+    g = torch.Generator().manual_seed(0) if generator is None else generator
+    return _Patient((nx, ny, nz), size, g, uptake, virtual).draw()
 
 
 def region_means(x: Tensor, labels: Tensor) -> dict[str, float]:
@@ -127,8 +147,10 @@ def region_means(x: Tensor, labels: Tensor) -> dict[str, float]:
 class _Patient:
     """Labels painted on samples finer than voxels, and what they stand for; lengths in mm."""
 
-    def __init__(self, shape: tuple[int, int, int], voxel: float, generator: torch.Generator) -> None:
-        self.shape, self.voxel, self.g = shape, voxel, generator
+    def __init__(
+        self, shape: tuple[int, int, int], voxel: float, generator: torch.Generator, uptake: str, virtual: bool
+    ) -> None:
+        self.shape, self.voxel, self.g, self.uptake, self.virtual = shape, voxel, generator, uptake, virtual
         self.t = [(torch.arange(SAMPLES * n) - (SAMPLES * n - 1) / 2) * (voxel / SAMPLES) for n in shape]
         self.labels = torch.zeros([len(t) for t in self.t], dtype=torch.uint8)
 
@@ -168,6 +190,8 @@ class _Patient:
         self.draw_trunk()
         liver = self.draw_organs()
         self.draw_lesions(liver)
+        if self.virtual:
+            self.bend()
         return self.measure()
 
     def draw_trunk(self) -> None:
@@ -208,13 +232,51 @@ class _Patient:
                     self.paint(f"lesion {i + 1}", tuple(centre), (radius,) * 3)
                     placed.append((centre, radius))
                     break
+        self.placed = placed
+
+    def wave(self, x: Tensor, y: Tensor, z: Tensor, shortest: float) -> Tensor:
+        """A random field of variance 1 at places (mm), a sum of plane waves no shorter than `shortest`, in mm."""
+        total = 0 * x + 0 * y + 0 * z
+        for _ in range(WAVES):
+            direction = torch.nn.functional.normalize(torch.randn(3, generator=self.g), dim=0)
+            k = (direction * (2 * math.pi / (shortest * self.uniform(1, 3)))).tolist()
+            # Of the sum of angles, so that no cosine is taken of a whole grid.
+            a, b, c = k[0] * x + self.uniform(0, 2 * math.pi), k[1] * y, k[2] * z
+            plane_cos, plane_sin = a.cos() * b.cos() - a.sin() * b.sin(), a.sin() * b.cos() + a.cos() * b.sin()
+            total += plane_cos * c.cos() - plane_sin * c.sin()
+        return total.mul_((2 / WAVES) ** 0.5)
+
+    def bend(self) -> None:
+        """Take every sample's label from a place beside it; the skin stays where it is, for the field to hold it."""
+        x, y, z = self.t[0][:, None, None], self.t[1][:, None], self.t[2]
+        inside = self.labels > 0
+        spacing = self.voxel / SAMPLES
+        index = []
+        for n, axis in zip(self.labels.shape, range(3), strict=True):
+            shift = (self.wave(x, y, z, 60.0) * (BEND / 2)).clamp(-BEND, BEND)
+            steps = torch.arange(n).reshape([-1 if i == axis else 1 for i in range(3)])
+            index.append((steps + torch.round(shift / spacing).long()).clamp(0, n - 1))
+        moved = self.labels[index[0], index[1], index[2]]
+        self.labels = torch.where(inside & (moved > 0), moved, self.labels)
+
+    def texture(self) -> Tensor:
+        """Factors of the uptake on voxels: lognormal with a standard deviation of a quarter, and cold cores."""
+        x, y, z = (t.view(-1, SAMPLES).mean(1) for t in self.t)
+        x, y = x[:, None, None], y[:, None]
+        factor = torch.exp(TEXTURE * self.wave(x, y, z, 25.0) - TEXTURE**2 / 2)
+        for centre, radius in self.placed:
+            core = self.uniform(0, 0.6) * radius  # a cold core of up to a fifth of the volume
+            distance = ((x - centre[0]).square() + (y - centre[1]).square() + (z - centre[2]).square()).sqrt()
+            factor = factor * (1 - 0.9 * torch.sigmoid((core - distance) / 1.5))
+        return factor
 
     def measure(self) -> Torso:
         """Give every label its activity and attenuation, and average the samples of each voxel."""
-        activity = {"air": 0.0} | {name: self.uniform(*limits) for name, limits in ACTIVITY.items() if name != "lesion"}
+        ranges = UPTAKES[self.uptake]
+        activity = {"air": 0.0} | {name: self.uniform(*limits) for name, limits in ranges.items() if name != "lesion"}
         activity["right kidney"] = activity["left kidney"] * self.uniform(0.9, 1.1)
         for name in REGIONS[-MAX_LESIONS:]:
-            activity[name] = self.uniform(*ACTIVITY["lesion"])
+            activity[name] = self.uniform(*ranges["lesion"])
         nx, ny, nz = self.shape
         a, mu, most = (torch.zeros(self.shape) for _ in range(3))
         labels = torch.zeros(self.shape, dtype=torch.uint8)
@@ -225,4 +287,6 @@ class _Patient:
             mu += ATTENUATION.get(name, ORGAN) * share
             labels[share > most] = i
             most = torch.maximum(most, share)
+        if self.virtual:
+            a *= self.texture()
         return Torso(a[None, None], mu, labels, self.voxel)

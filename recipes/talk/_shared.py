@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import functools
 import json
 import os
 import platform
+import re
 import shlex
 import sys
 import zlib
@@ -212,6 +214,20 @@ def synchronize(device: str) -> None:
     """Wait until a GPU has done what it was asked for: before and after what is timed."""
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
+
+
+def status_bytes(key: str) -> int:
+    """Return a size that Linux tells of this process: VmHWM, its resident peak, or VmData, what it may write to."""
+    return int(re.search(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+
+
+def resident_rise(call: Callable[[], object]) -> int:
+    """Return by how many bytes the resident size of this process rose at most during a call."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # the peak so far, that of the imports, is forgotten
+    before = status_bytes("VmHWM")
+    call()
+    return status_bytes("VmHWM") - before
 
 
 def noisy_score(images: list[Tensor], sigma: float) -> float:

@@ -17,7 +17,6 @@ loaded. Time is that of a second pass. A pass that does not fit in --memory-gb i
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import resource
@@ -30,7 +29,7 @@ from typing import Any
 
 import networks
 import torch
-from _shared import markdown, parser, record, save
+from _shared import markdown, parser, record, resident_rise, save, status_bytes
 from torch import Tensor
 
 from denoisers import MLPatch
@@ -100,11 +99,6 @@ def inference_pass(model: torch.nn.Module, y: Tensor, halo: int | None) -> Tenso
         return out
 
 
-def status_bytes(key: str) -> int:
-    """Return a size that Linux tells of this process: VmHWM, its resident peak, or VmData, what it may write to."""
-    return int(re.search(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
-
-
 def probe(name: str, mode: str, size: int, args: Any) -> dict[str, float]:
     """Measure one pass in this process: {"bytes", "seconds"}."""
     halo = HALOS[plain(name)] if name.endswith(IN_CROPS) else None
@@ -135,11 +129,9 @@ def probe(name: str, mode: str, size: int, args: Any) -> dict[str, float]:
         return {"bytes": torch.cuda.max_memory_allocated(), "seconds": seconds}
     # What exceeds this is refused by the system, before the machine runs out of memory.
     resource.setrlimit(resource.RLIMIT_DATA, (status_bytes("VmData") + limit,) * 2)
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # the peak so far, that of the imports, is forgotten
-    before = status_bytes("VmHWM")
-    seconds = elapsed(call)
-    peak = status_bytes("VmHWM") - before
+    first: list[float] = []
+    peak = resident_rise(lambda: first.append(elapsed(call)))
+    seconds = first[0]
     model.zero_grad(set_to_none=True)
     return {"bytes": peak, "seconds": elapsed(call) if seconds < args.limit_s / 2 else seconds}
 

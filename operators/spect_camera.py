@@ -1,0 +1,83 @@
+"""A SPECT camera from what its data sheet tells: collimator, orbit, and what passes through the septa."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .spect import SPECT
+from .spect_response import collimator_fwhm, gaussian
+
+__all__ = ["penetrated_psf", "spect_camera"]
+
+
+def penetrated_psf(fwhm: Tensor, *, share: float, penetration_fwhm: float, voxel_size: float, n: int) -> Tensor:
+    """Return the response of every plane with septal penetration: a Gaussian, and a share of a much wider one.
+
+    Photons of several hundred keV, such as those of bremsstrahlung, pass the septa and make broad tails; a second
+    Gaussian is the simplest model of them, two separable terms in `SPECT`.
+
+    Args:
+        fwhm: (ny,) of the holes' response, in the unit of voxel_size.
+        share: of the counts that are in the tails, 0 to 1.
+        penetration_fwhm: of the tails.
+        voxel_size: distance between samples.
+        n: samples of the longest row that the response will be applied to.
+
+    Returns:
+        (ny, k, k), every plane's sum 1.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"penetrated_psf: share must be from 0 to 1, got {share}; it is of the counts")
+    if not penetration_fwhm > 0:
+        raise ValueError(f"penetrated_psf: penetration_fwhm must be positive, got {penetration_fwhm}")
+    core, tails = (gaussian(w.double(), voxel_size, n) for w in (fwhm, torch.full_like(fwhm, penetration_fwhm)))
+    k = max(core.shape[-1], tails.shape[-1])
+    core, tails = (torch.nn.functional.pad(g, ((k - g.shape[-1]) // 2,) * 2) for g in (core, tails))
+    psf = (1 - share) * core[:, :, None] * core[:, None] + share * tails[:, :, None] * tails[:, None]
+    return psf / psf.sum((-2, -1), keepdim=True)
+
+
+def spect_camera(
+    attenuation: Tensor,
+    angles: Any,
+    *,
+    voxel_size: float,
+    radius: Any,
+    collimator: Mapping[str, float],
+    penetration: tuple[float, float] | None = None,
+    **options: Any,
+) -> SPECT:
+    """Return the projector of a camera with a parallel-hole collimator, all lengths in one unit, mm for instance.
+
+    Args:
+        attenuation: (nx, ny, nz) per unit of length; its shape is that of the volumes.
+        angles: (n_views,), radians.
+        voxel_size: side of a voxel.
+        radius: from the axis to the collimator's face: a number, or (n_views,) without penetration.
+        collimator: hole_diameter, hole_length and, optional, septal_attenuation and intrinsic: see `collimator_fwhm`.
+        penetration: the share of the counts that passes the septa, and the FWHM of where they are found; None: none.
+        options: more arguments of `SPECT`.
+
+    >>> mu = torch.full((8, 8, 4), 0.0135)
+    >>> sheet = {"hole_diameter": 2.94, "hole_length": 40.64}
+    >>> spect_camera(mu, [0.0, torch.pi / 2], voxel_size=9.6, radius=230.0, collimator=sheet).shape
+    (8, 8, 4)
+    """
+    nx, ny, nz = attenuation.shape
+    fwhm = collimator_fwhm(ny, radius, voxel_size=voxel_size, **collimator)
+    response: dict[str, Any] = {"fwhm": fwhm}
+    if penetration is not None:
+        if fwhm.ndim > 1:
+            raise ValueError(
+                "spect_camera: penetration needs one radius for all views, got one a view; give SPECT a psf (n_views, "
+                "ny, kx, kz) of your own"
+            )
+        share, width = penetration
+        n = max(nx, nz)
+        psf = penetrated_psf(fwhm, share=share, penetration_fwhm=width, voxel_size=voxel_size, n=n)
+        response = {"psf": psf}
+    return SPECT((nx, ny, nz), angles, voxel_size=voxel_size, attenuation=attenuation, **response, **options)

@@ -1,0 +1,214 @@
+"""Unrolled EM: a few iterations of regularised expectation maximisation, each with a small network of its own.
+
+Counts y ~ Poisson(A x + r). With s = A^T 1, a network's proposal u_k and a quadratic pull towards it,
+
+    u_k = x_k + z CNN_k(x_k / z)                                  local: 7 x 7 x 7 voxels for three layers
+    e   = x_k A^T(y / (A x_k + r))                                EM's step
+    q   = s - beta u_k
+    x_k+1 = 2 e / (q + sqrt(q^2 + 4 beta e)) = (sqrt(q^2 + 4 beta e) - q) / (2 beta)
+
+which minimises EM's surrogate of the likelihood plus beta/2 ||x - u_k||^2: EM itself for beta = 0, u_k for beta to
+infinity, never negative. Y. Li, Y. K. Dewaraja and J. A. Fessler, arXiv 2301.09710; De Pierro, IEEE Trans. Med. Imaging
+14 (1995) 132 for the surrogate.
+
+Unlike there the model has no units: z = sum x_0^2 / sum x_0, the activity where the activity is, and beta = b / z times
+the sensitivity there, so that data and proposal weigh alike for b = 1 and x(a y, a r) = a x(y, r).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..counts import as_background, check_counts, ratio
+from ..em import osem
+from ..interop import as_operator
+from ..protocols import Operator
+from ..validation import as_initial, as_tensor, check_device, check_number
+
+__all__ = ["Iteration", "Prior", "UnrolledEM", "em_update"]
+
+
+class Iteration(NamedTuple):
+    """One outer iteration."""
+
+    proposal: Tensor
+    """u_k, in the shape of the image."""
+    x: Tensor
+    """x_k+1, after the EM updates."""
+
+
+def em_update(x: Tensor, e: Tensor, s: Tensor, u: Tensor, beta: Tensor | float) -> Tensor:
+    """Return argmin over v >= 0 of sum(s v - x e log v) + beta/2 ||v - u||^2, in the form without cancellation.
+
+    Args:
+        x: image before the update, >= 0.
+        e: A^T(y / (A x + r)), >= 0.
+        s: A^T 1; 0 where nothing is measured: there the answer is max(u, 0).
+        u: where the prior pulls to, of any sign.
+        beta: its strength > 0, broadcasting to x.
+
+    >>> one = torch.ones(1)
+    >>> em_update(2 * one, 3 * one, one, 6 * one, 1e-6)  # EM's own step, x e / s
+    tensor([6.0000])
+    """
+    q, product = s - beta * u, x * e
+    square = q.square() + 4 * beta * product
+    # The root's derivative is infinite at 0, the value there is 0: no gradient passes.
+    root = torch.where(square > 0, square, 1).sqrt() * (square > 0)
+    positive = q > 0
+    return torch.where(positive, 2 * product / torch.where(positive, q + root, 1), (root - q) / (2 * beta))
+
+
+class Prior(nn.Module):
+    """x + CNN(x): convolutions of 3 x 3 x 3 with leaky rectifiers between them; before training CNN = 0.
+
+    Args:
+        features: channels between the convolutions.
+        layers: number of convolutions, at least 2.
+    """
+
+    def __init__(self, features: int, layers: int) -> None:
+        super().__init__()
+        widths = [1, *[features] * (layers - 1), 1]
+        convolutions = [nn.Conv3d(a, b, 3, padding=1) for a, b in pairwise(widths)]
+        for c in convolutions[:-1]:
+            nn.init.kaiming_normal_(c.weight, a=0.1, nonlinearity="leaky_relu")
+            nn.init.zeros_(c.bias)  # type: ignore[arg-type]
+        nn.init.zeros_(convolutions[-1].weight)
+        nn.init.zeros_(convolutions[-1].bias)  # type: ignore[arg-type]
+        modules: list[nn.Module] = []
+        for c in convolutions:
+            modules += [c, nn.LeakyReLU(0.1, inplace=True)]
+        self.network = nn.Sequential(*modules[:-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x + CNN(x), both (B, 1, nx, ny, nz)."""
+        more: Tensor = self.network(x)
+        return x + more
+
+
+class UnrolledEM(nn.Module):
+    """Reconstruct emission volumes from counts: `n_outer` regularised EM iterations after a start from OSEM.
+
+    Args:
+        n_outer: outer iterations, each with a network of its own.
+        n_inner: EM updates of an outer iteration, towards the same proposal.
+        strength: b, the weight of the proposals, about 1.
+        features, layers: width and number of a network's convolutions.
+        start_iter, start_subsets: of the OSEM that gives x_0 where none is given.
+    """
+
+    def __init__(
+        self,
+        *,
+        n_outer: int = 3,
+        n_inner: int = 1,
+        strength: float = 1.0,
+        features: int = 8,
+        layers: int = 3,
+        start_iter: int = 16,
+        start_subsets: int = 4,
+    ) -> None:
+        super().__init__()
+        for name, value, least in (
+            ("n_outer", n_outer, 1), ("n_inner", n_inner, 1), ("features", features, 1), ("layers", layers, 2),
+            ("start_iter", start_iter, 1), ("start_subsets", start_subsets, 1),
+        ):  # fmt: skip
+            check_number(name, value, above=least, integer=True, or_equal=True, caller="UnrolledEM")
+        check_number("strength", strength, above=0, caller="UnrolledEM")
+        self.n_inner, self.strength = n_inner, float(strength)
+        self.features, self.layers = features, layers
+        self.start_iter, self.start_subsets = start_iter, start_subsets
+        self.priors = nn.ModuleList(Prior(features, layers) for _ in range(n_outer))
+
+    def config(self) -> dict[str, Any]:
+        """Arguments of the constructor, in plain values."""
+        names = ("n_inner", "strength", "features", "layers", "start_iter", "start_subsets")
+        return {"n_outer": len(self.priors), **{name: getattr(self, name) for name in names}}
+
+    def start(self, operator: Operator, y: Tensor, background: Any = 0.0) -> Tensor:
+        """Return x_0: OSEM, of fewer subsets where there are fewer views."""
+        subsets = min(self.start_subsets, y.shape[2])
+        x: Tensor = osem(operator, y, n_subsets=subsets, background=background, max_iter=self.start_iter).x
+        return x
+
+    def forward(self, operator: Operator, y: Tensor, background: Any = 0.0, x0: Tensor | None = None) -> Tensor:
+        """Return the volume (B, 1, nx, ny, nz) for counts y, in y's dtype; gradients flow to the networks.
+
+        Args:
+            operator: A, without negative entries: `operators.SPECT`, or any with `A` and `A_adjoint`; where x0 is not
+                given and `start_subsets` > 1, also `subset`.
+            y: counts >= 0, e.g. (B, 1, n_views, nx, nz).
+            background: r >= 0, expected scatter: a scalar, or broadcasting to y.
+            x0: first volume >= 0; voxels of 0 stay 0 as far as the data are concerned.
+
+        Raises:
+            TypeError, ValueError: an argument does not fit, is negative or not finite.
+        """
+        operator = as_operator(operator, "UnrolledEM")
+        y = as_tensor("y", y, caller="UnrolledEM")
+        check_counts("UnrolledEM", "y", y, "do not subtract the background, pass it as background")
+        check_device("operator", operator, y.device, "UnrolledEM")
+        weight = self.priors[0].network[0].weight  # type: ignore[union-attr, index]
+        if y.dtype != weight.dtype or y.device != weight.device:
+            raise TypeError(
+                f"UnrolledEM: y is {y.dtype} on {y.device}, the model {weight.dtype} on {weight.device}; move one"
+            )
+        r = as_background("UnrolledEM", background, y)
+        s = operator.A_adjoint(torch.ones_like(y))
+        if x0 is None:
+            x = self.start(operator, y, r)
+        else:
+            x = as_initial(x0, s, caller="UnrolledEM")
+            check_counts("UnrolledEM", "x0", x, "clip it, or leave it out")
+        for step in self.iterate(operator, y, r, x, s):
+            x = step.x
+        return x
+
+    def iterate(
+        self, operator: Operator, y: Tensor, r: Tensor, x: Tensor, s: Tensor, *, truncated: bool = False
+    ) -> Iterator[Iteration]:
+        """Yield the outer iterations from x on.
+
+        Args:
+            operator, y: as in `forward`.
+            r: background in the shape of y.
+            x: x_0.
+            s: A^T 1.
+            truncated: let no gradient through A^T(y / (A x + r)).
+        """
+        x0 = x
+        for k in range(len(self.priors)):
+            step = self.advance(k, operator, y, r, x, x0, s, truncated=truncated)
+            yield step
+            x = step.x
+
+    def advance(
+        self, k: int, operator: Operator, y: Tensor, r: Tensor, x: Tensor, x0: Tensor, s: Tensor, *,
+        truncated: bool = False,
+    ) -> Iteration:  # fmt: skip
+        """Return outer iteration k from x = x_k; x0 sets the scales, the other arguments are those of `iterate`."""
+        z, beta = self.scales(x0, s)
+        seen = s > torch.finfo(s.dtype).eps * s.max()
+        u: Tensor = z * self.priors[k](x / z)
+        for _ in range(self.n_inner):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not truncated):
+                # Truncated responses have small negative lobes.
+                e = operator.A_adjoint(ratio(y, operator.A(x) + r)).clamp(min=0)
+            x = torch.where(seen, em_update(x, e, s, u, beta), 0)
+        return Iteration(u, x)
+
+    def scales(self, x: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """Return z and beta (B, 1, ..., 1) from x_0 and the sensitivity."""
+        axes = tuple(range(1, x.ndim))
+        total = x.sum(axes, keepdim=True)
+        some = total > 0
+        total = torch.where(some, total, 1)
+        z = torch.where(some, x.square().sum(axes, keepdim=True) / total, 1)
+        there = torch.where(some, (s * x).sum(axes, keepdim=True) / total, s.mean(axes, keepdim=True))
+        return z, self.strength * there / z
