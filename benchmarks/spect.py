@@ -18,13 +18,14 @@ from typing import Any
 import torch
 from report import Row, main
 from timing import Spread, fresh_process, interleaved, peak_growth, peer, seconds
-from torch import Tensor, nn
+from torch import Tensor
 
 from operators import SPECT, collimator_fwhm
+from pnp.learned import UnrolledEM
 
 VOXEL, RADIUS = 4.8, 250.0  # mm
 COLLIMATOR = {"hole_diameter": 1.45, "hole_length": 24.05, "intrinsic": 3.8}  # mm; low energy, high resolution
-ITERATIONS, BETA = 3, 1.0
+ITERATIONS = 3
 LIMIT_S = 1800.0
 
 
@@ -157,30 +158,6 @@ class Plain:
         return total.view(1, 1, nx, ny, nz)
 
 
-class Unrolled(nn.Module):
-    """CNN-regularised EM (Li, Dewaraja and Fessler, arXiv 2301.09710): 3 iterations with a small network each."""
-
-    def __init__(self, networks: bool) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        widths = ((1, 4), (4, 4), (4, 1)) if networks else ()
-        self.nets = nn.ModuleList(
-            nn.Sequential(
-                *[m for a, b in widths for m in (nn.Conv3d(a, b, 3, padding=1), nn.LeakyReLU(inplace=True))][:-1]
-            )
-            for _ in range(ITERATIONS)
-        )
-
-    def forward(self, A: Any, y: Tensor, x: Tensor, s: Tensor, background: float) -> Tensor:
-        """Return the last of x+ = 2 x e/(q + sqrt(q^2 + 4 beta x e)), e = A*(y/(Ax + r)), q = s - beta (x + net(x))."""
-        for net in self.nets:
-            e = A.A_adjoint(y / (A.A(x) + background))
-            q = s - BETA * (x + net(x))
-            root = torch.sqrt(q.square() + 4 * BETA * x * e)
-            x = torch.where(q > 0, 2 * x * e / (q + root).clamp(min=1e-12), (root - q) / (2 * BETA))
-        return x
-
-
 def probe(what: str, who: str, n: int, nz: int, n_views: int) -> None:
     """Print the peak memory and the seconds of one step as JSON: what a fresh process runs."""
     operator, truth = problem(n, nz, n_views)
@@ -193,11 +170,17 @@ def probe(what: str, who: str, n: int, nz: int, n_views: int) -> None:
         v = torch.ones_like(truth).requires_grad_()
         (A.A(v) - y).square().mean().backward()
 
-    network = Unrolled(networks=what == "training")
+    torch.manual_seed(0)
+    network = UnrolledEM(n_outer=ITERATIONS)
+    if what == "projectors":
+        for prior in network.priors:
+            prior.forward = lambda v: v  # type: ignore[method-assign]
+    r = torch.full_like(y, float(y.mean()) / 10)
 
     def training() -> None:
-        loss = (network(A, y, x, s, float(y.mean()) / 10) - truth).square().mean()
-        loss.backward()
+        for found in network.iterate(A, y, r, x, s):
+            last = found.x
+        (last - truth).square().mean().backward()
 
     step = forward_backward if what == "backward" else training
     taken = []

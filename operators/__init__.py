@@ -13,7 +13,7 @@ from .kaiser_squires_eb import KaiserSquiresEB
 from .mask import Mask
 from .radon import Radon
 from .spect import SPECT
-from .spect_camera import spect_camera
+from .spect_camera import camera_response, spect_camera
 from .spect_response import collimator_fwhm
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "LinearOperator",
     "Mask",
     "Radon",
+    "camera_response",
     "collimator_fwhm",
     "gaussian_kernel",
     "spect_camera",

@@ -11,7 +11,7 @@ from torch import Tensor
 from .spect import SPECT
 from .spect_response import collimator_fwhm, gaussian
 
-__all__ = ["penetrated_psf", "spect_camera"]
+__all__ = ["camera_response", "penetrated_psf", "spect_camera"]
 
 
 def penetrated_psf(fwhm: Tensor, *, share: float, penetration_fwhm: float, voxel_size: float, n: int) -> Tensor:
@@ -41,6 +41,34 @@ def penetrated_psf(fwhm: Tensor, *, share: float, penetration_fwhm: float, voxel
     return psf / psf.sum((-2, -1), keepdim=True)
 
 
+def camera_response(
+    shape: tuple[int, int, int],
+    *,
+    voxel_size: float,
+    radius: Any,
+    collimator: Mapping[str, float],
+    penetration: tuple[float, float] | None = None,
+) -> dict[str, Tensor]:
+    """Return the response as an argument of `SPECT`: {"fwhm": ...}, or with penetration {"psf": ...}.
+
+    Args:
+        shape: (nx, ny, nz) of the volumes.
+        voxel_size, radius, collimator, penetration: as in `spect_camera`.
+    """
+    nx, ny, nz = shape
+    fwhm = collimator_fwhm(ny, radius, voxel_size=voxel_size, **collimator)
+    if penetration is None:
+        return {"fwhm": fwhm}
+    if fwhm.ndim > 1:
+        raise ValueError(
+            "camera_response: penetration needs one radius for all views, got one a view; give SPECT a psf (n_views, "
+            "ny, kx, kz) of your own"
+        )
+    share, width = penetration
+    n = max(nx, nz)
+    return {"psf": penetrated_psf(fwhm, share=share, penetration_fwhm=width, voxel_size=voxel_size, n=n)}
+
+
 def spect_camera(
     attenuation: Tensor,
     angles: Any,
@@ -68,16 +96,6 @@ def spect_camera(
     (8, 8, 4)
     """
     nx, ny, nz = attenuation.shape
-    fwhm = collimator_fwhm(ny, radius, voxel_size=voxel_size, **collimator)
-    response: dict[str, Any] = {"fwhm": fwhm}
-    if penetration is not None:
-        if fwhm.ndim > 1:
-            raise ValueError(
-                "spect_camera: penetration needs one radius for all views, got one a view; give SPECT a psf (n_views, "
-                "ny, kx, kz) of your own"
-            )
-        share, width = penetration
-        n = max(nx, nz)
-        psf = penetrated_psf(fwhm, share=share, penetration_fwhm=width, voxel_size=voxel_size, n=n)
-        response = {"psf": psf}
+    lengths = {"voxel_size": voxel_size, "radius": radius, "penetration": penetration}
+    response: dict[str, Any] = camera_response((nx, ny, nz), collimator=collimator, **lengths)
     return SPECT((nx, ny, nz), angles, voxel_size=voxel_size, attenuation=attenuation, **response, **options)

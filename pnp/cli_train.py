@@ -235,11 +235,11 @@ def train_spect(
     slices: Annotated[int, typer.Option(help="Voxels along z, as long as they are wide.")] = 40,
     views: Annotated[int, typer.Option(help="Views, uniform over a whole turn.")] = 60,
     iterations: Annotated[int, typer.Option(help="Outer iterations, a network each.")] = 3,
-    features: Annotated[int, typer.Option(help="Channels of the networks.")] = 8,
+    features: Annotated[int, typer.Option(help="Channels of the networks.")] = 16,
     steps: Steps = None,
     minutes: Minutes = None,
     batch: Annotated[int, typer.Option(help="Scans a step, of all processes.")] = 1,
-    rate: Annotated[float, typer.Option(help="Learning rate.")] = 3e-3,
+    rate: Annotated[float, typer.Option(help="Learning rate; of the hidden layers twice as much.")] = 5e-3,
     seed: Annotated[int, typer.Option(help="Seed of the weights and the scans.")] = 0,
     resume: Resume = False,
     checkpoint_minutes: CheckpointMinutes = 3.0,
@@ -278,7 +278,8 @@ def train_spect(
         raise ValueError(f"--isotope must be one of {', '.join(ISOTOPES)}, got {isotope!r}")
     if mode not in MODES:
         raise ValueError(f"--mode must be one of {', '.join(MODES)}, got {mode!r}")
-    options = training.TrainingOptions(steps=steps, minutes=minutes, batch=batch, rate=rate, seed=seed, warmup=20)
+    schedule: dict[str, Any] = {"rate": rate, "muon_rate": 2 * rate, "warmup": 20}
+    options = training.TrainingOptions(steps=steps, minutes=minutes, batch=batch, seed=seed, **schedule)
     where = distributed.choose_device(device)
     torch.manual_seed(seed)
     model = UnrolledEM(n_outer=iterations, features=features)

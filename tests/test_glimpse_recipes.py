@@ -1,4 +1,4 @@
-"""The recipes of GLIMPSE and its benchmark, from training to figure, offline and in seconds."""
+"""The recipes of learned reconstructors and their benchmark, from training to figure, offline and in seconds."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from pnp.io import read_image
+from pnp.learned import load_unrolled_em
 
 ROOT = Path(__file__).parents[1]
 
@@ -55,6 +56,21 @@ def test_glimpse(run):
     assert "0.02 minutes" not in again and same == rows
     # Other noise, or another seed, is not what these networks learned.
     assert "not 30" in run("glimpse", "--smoke", "--noise-db", 30, code=2)[2]
+
+
+def test_unrolled_em(run, tmp_path):
+    out, rows, _ = run("unrolled_em", "--smoke")
+    assert [row["method"] for row in rows] == ["OSEM", "OSEM, 10 mm", "sequential", "truncated", "end-to-end"]
+    for row in rows:
+        assert 0.05 < float(row["NRMSE, ID"]) < 0.3 and 0.05 < float(row["NRMSE, OOD"]) < 0.4
+    # Four steps already gain on what the networks begin with.
+    assert all(float(row["NRMSE, ID"]) < float(rows[0]["NRMSE, ID"]) for row in rows[2:])
+    assert rows[4]["step"].endswith(" MB") and "### OOD" in out
+    weights = load_unrolled_em(tmp_path / "lu177_end-to-end.safetensors")
+    assert weights.features == 16 and not list(tmp_path.glob("probe*"))
+    # A training that is done is read.
+    assert [row["NRMSE, ID"] for row in run("unrolled_em", "--smoke")[1]] == [row["NRMSE, ID"] for row in rows]
+    assert "not 5" in run("unrolled_em", "--smoke", "--seed", 5, code=2)[2]
 
 
 def test_glimpse_geometry(run):

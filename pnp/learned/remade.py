@@ -1,0 +1,48 @@
+"""Intermediates that are computed again in the backward pass instead of being kept for it.
+
+`torch.utils.checkpoint` does the same, but begins by importing 150 MB, or gives parameters no gradient where the input
+needs none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["remade"]
+
+
+def remade(function: Callable[..., Tensor], *inputs: Tensor, parameters: tuple[Tensor, ...] = ()) -> Tensor:
+    """Return function(*inputs), keeping nothing of it for the backward pass but the inputs.
+
+    Args:
+        function: draws nothing at random.
+        inputs: its arguments, all tensors; gradients flow to them, of the first order only.
+        parameters: what else it depends on that needs a gradient.
+    """
+    if not torch.is_grad_enabled():
+        return function(*inputs)
+    out: Tensor = _Remade.apply(function, len(inputs), *inputs, *parameters)
+    return out
+
+
+class _Remade(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, function: Callable[..., Tensor], n: int, *tensors: Tensor) -> Tensor:
+        ctx.function, ctx.n = function, n
+        ctx.save_for_backward(*tensors)
+        return function(*tensors[:n])
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        needed, saved = ctx.needs_input_grad[2:], ctx.saved_tensors
+        inputs = [t.detach().requires_grad_(need) for t, need in zip(saved[: ctx.n], needed, strict=False)]
+        with torch.enable_grad():
+            out = ctx.function(*inputs)
+        sources = [t for t, need in zip([*inputs, *saved[ctx.n :]], needed, strict=True) if need]
+        found = iter(torch.autograd.grad(out, sources, gradient, allow_unused=True))
+        return None, None, *(next(found) if need else None for need in needed)
