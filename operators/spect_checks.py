@@ -47,10 +47,16 @@ def check_angles(angles: Any) -> Tensor:
     value = constant("angles", angles).double()
     if value.ndim != 1 or value.numel() == 0:
         raise ValueError(f"SPECT: angles must be a non-empty 1-D array of radians, got shape {tuple(value.shape)}")
-    span = float(value.max() - value.min())
-    if span > 4 * math.pi:
+    span, farthest = float(value.max() - value.min()), float(value.abs().max())
+    if max(span, farthest) > 4 * math.pi:
+        what = f"span {span:.4g}" if span > 4 * math.pi else f"reach {farthest:.4g}"
         warnings.warn(
-            f"SPECT: angles span {span:.4g} radians, more than two turns; if they are degrees, use np.deg2rad",
+            f"SPECT: angles {what} radians, more than two turns; if they are degrees, use np.deg2rad", stacklevel=3
+        )
+    elif farthest > 2 * math.pi and bool((value == value.round()).all()):  # few views, or one, within 12 degrees
+        warnings.warn(
+            f"SPECT: angles are whole numbers up to {farthest:g}, more than a turn in radians; if they are degrees, "
+            "use np.deg2rad",
             stacklevel=3,
         )
     return value

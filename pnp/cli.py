@@ -1,4 +1,4 @@
-"""The `pnp` command: reconstruct, denoise, train, info.
+"""The `pnp` command: reconstruct, osem, convert, denoise, train, info.
 
 Heavy packages are imported inside the commands, so that `pnp --help` answers at once. Bad input is one
 sentence on stderr and exit code 2; Ctrl-C during a reconstruction writes the last iterate and gives exit
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
-import shlex
 import sys
 import time
 from pathlib import Path
@@ -17,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .cli_em import convert, osem
+from .cli_files import INTERRUPTED, background, build_operator, complain, free_name, is_hdf5, read_problem, save
 from .cli_options import Device, Overwrite
 from .cli_train import train
 
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
-INTERRUPTED = 130
-LONGEST = 398
-"""Characters of a message on stderr."""
 NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
 """How torch says so, on one device or another."""
 
@@ -44,6 +42,8 @@ app = typer.Typer(
 )
 
 app.add_typer(train, name="train")
+app.command()(osem)
+app.command()(convert)
 
 
 def main() -> None:
@@ -51,21 +51,24 @@ def main() -> None:
     try:
         app()
     except (ValueError, TypeError, OSError) as error:
-        _complain(str(error))
+        complain(str(error))
         sys.exit(2)
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not any(words in str(error) for words in NO_MEMORY):
             raise
-        _complain(f"out of memory: take smaller images, fewer at a time, or another --device ({error})")
+        complain(f"out of memory: take smaller images, fewer at a time, or another --device ({error})")
         sys.exit(2)
 
 
 @app.command()
 def reconstruct(
     measurements: Annotated[Path, typer.Argument(help="HDF5 file of measurements (docs/hdf5_layout.md).")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Result: .h5 with everything, or an image.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Result: .h5 with everything, an image, or a volume in .nii.gz.")
+    ],
     operator: Annotated[
-        str | None, typer.Option(help="radon, fan_beam, mask, blur, kaiser_squires; needed where the file names none.")
+        str | None,
+        typer.Option(help="radon, fan_beam, mask, blur, kaiser_squires, spect; needed where the file names none."),
     ] = None,
     denoiser: Annotated[
         str, typer.Option(help="Name, weights after a colon: mlpatch:gray, mlpatch:color, mlpatch:convergence, tv.")
@@ -82,44 +85,53 @@ def reconstruct(
     device: Device = "cpu",
     overwrite: Overwrite = False,
 ) -> None:
-    """Reconstruct an image from measurements.
+    """Reconstruct an image from measurements, or a volume from the views of SPECT.
+
+    Measurements of SPECT, and those with a background, are counts: their Poisson likelihood is used, and 0,inf where
+    there are no --bounds. Volumes are denoised slice by slice, across all three axes.
 
     \b
     Examples:
       pnp reconstruct --operator radon measurements.h5 -o result.h5
       pnp reconstruct sinogram.h5 -o slice.tif --bounds 0,inf --denoiser tv
       pnp reconstruct shear.h5 -o kappa.fits --denoiser mlpatch:convergence
+      pnp reconstruct --operator spect scan.h5 -o volume.nii.gz
     """
-    from .io import check_image_output, check_output, read_measurements
+    from .io import check_image_output, check_output
 
     check_output(output, overwrite=overwrite)
     limits = _parse_bounds(bounds)
-    data = read_measurements(measurements, operator=operator)
+    data = read_problem(measurements, operator)
+    is_volume, is_counts = data.operator == "spect", data.operator == "spect" or data.background is not None
     channels = 1 if data.operator == "kaiser_squires" or data.y.ndim != 4 else data.y.shape[1]
-    if not _is_hdf5(output):
-        check_image_output(output, channels, overwrite=overwrite)
-        if data.y.ndim == 4 and data.y.shape[0] != 1:
+    if not is_hdf5(output):
+        check_image_output(output, channels, volume=is_volume, overwrite=overwrite)
+        if data.y.ndim >= 4 and data.y.shape[0] != 1:
             raise ValueError(f"output {output} holds one image, the result has {data.y.shape[0]}; use an .h5 file")
     if operator is not None and operator != data.operator:
         raise ValueError(f"--operator {operator}: {measurements} was measured with {data.operator!r}; leave it out")
 
     import torch
 
-    from denoisers.adapters import PerChannel
+    from denoisers.adapters import PerChannel, SliceWise
 
     from .api import solve
+    from .data_terms import Poisson
     from .distributed import choose_device
 
     where = choose_device(device)
-    A = _operator(data.operator, data.parameters).to(where)
+    A = build_operator(data.operator, data.parameters).to(where)
     D = _denoiser(denoiser, where)
-    if channels != 1 and getattr(D, "channels", None) == 1:
+    if is_volume:
+        D, denoiser = SliceWise(D, axes=(0, 1, 2)), f"{denoiser}, slices across x, y and z"
+    elif channels != 1 and getattr(D, "channels", None) == 1:
         D = PerChannel(D)
     y = torch.from_numpy(data.y).to(where)
     y = y if y.dtype == torch.float64 else y.float()
     std: float | Tensor | None = noise_std
     if std is None and data.noise_std is not None:
         std = torch.as_tensor(data.noise_std, dtype=y.dtype, device=where)
+    term = Poisson(background=background(data, y)) if is_counts else None
 
     result = solve(
         A,
@@ -128,13 +140,18 @@ def reconstruct(
         noise_std=std,
         algorithm=algorithm,
         strength=strength,
-        bounds=limits,
+        bounds=(0.0, None) if is_counts and limits is None else limits,
+        data_term=term,
         max_iter=max_iter,
         progress=True,
     )
-    written = _save(output, result, data, denoiser, overwrite)
-    source = "estimated" if result.noise_estimated else "--noise-std" if noise_std is not None else "from the file"
-    print(f"{written}: {result.n_iter} iterations, noise {_typical(result.noise_std):.3g} ({source}); {result.stop}")
+    written = save(output, result, data, {"denoiser": denoiser}, overwrite)
+    if is_counts:
+        noise = f"Poisson noise, background {'0' if data.background is None else 'from the file'}, {denoiser}"
+    else:
+        source = "estimated" if result.noise_estimated else "--noise-std" if noise_std is not None else "from the file"
+        noise = f"noise {_typical(result.noise_std):.3g} ({source})"
+    print(f"{written}: {result.n_iter} iterations, {noise}; {result.stop}")
     if result.stop.name == "INTERRUPTED":
         raise typer.Exit(INTERRUPTED)
     if written != output:
@@ -197,7 +214,7 @@ def denoise(
     with torch.no_grad():
         z = D(images, sigma, stride=stride, progress=True).reshape(x.shape)
     denoised = z.cpu().numpy()
-    written = output if is_picture else _for_range(output, denoised)
+    written = output if is_picture else free_name(output, denoised)
     write_image(written, denoised, bits=png_bits(image), overwrite=overwrite and written == output)
     print(f"{written}: {' x '.join(map(str, x.shape))} in {time.perf_counter() - start:.2f} s")
     if written != output:
@@ -239,32 +256,6 @@ def info() -> None:
             console.print(card.read_text(encoding="utf-8").strip(), markup=False, highlight=False)
 
 
-def _complain(message: str) -> None:
-    """Print one short line on stderr."""
-    line = f"pnp: {' '.join(message.split())}"
-    print(line if len(line) <= LONGEST else line[: LONGEST - 3] + "...", file=sys.stderr)
-
-
-def _is_hdf5(path: Path) -> bool:
-    return path.suffix.lower() in (".h5", ".hdf5")
-
-
-def _for_range(output: Path, x: Any) -> Path:
-    """Return `output`, or a free .h5 name beside it, and say so, where x would be lost in a PNG file's [0, 1]."""
-    low, high = float(x.min()), float(x.max())
-    # NaN fails too.
-    if output.suffix.lower() != ".png" or (low >= -0.05 and high <= 1.05 and high - low >= 0.1):
-        return output
-    name, k = output.with_suffix(".h5"), 1
-    while name.exists():
-        name, k = output.with_name(f"{output.stem}-{k}.h5"), k + 1
-    _complain(
-        f"output {output} must have values that fill [0, 1], got {low:.3g} to {high:.3g}; they are kept in {name}; "
-        "name a .tif, .npy, .fits or .h5 file"
-    )
-    return name
-
-
 def _typical(noise_std: Any) -> float:
     """Return the median of the noise levels that are finite."""
     import numpy as np
@@ -272,50 +263,6 @@ def _typical(noise_std: Any) -> float:
 
     values = noise_std.cpu().numpy() if isinstance(noise_std, torch.Tensor) else np.asarray(noise_std)
     return float(np.median(values[np.isfinite(values)]))
-
-
-def _save(output: Path, result: Any, data: Any, denoiser: str, overwrite: bool) -> Path:
-    """Write a result: everything to HDF5, the image alone to another format. Return where it is."""
-    from .io import write_image, write_result
-
-    x = result.x.cpu().numpy()
-    written = _for_range(output, x)
-    if not _is_hdf5(written):
-        write_image(output, x[0, 0] if x.shape[1] == 1 else x[0], overwrite=overwrite)
-        return output
-    write_result(
-        written,
-        x,
-        operator=data.operator,
-        parameters=data.parameters,
-        noise_std=result.noise_std,
-        history=result.history,
-        reference=data.reference,
-        attributes={
-            "stop": str(result.stop),
-            "n_iter": result.n_iter,
-            "misfit": result.misfit,
-            "noise_estimated": result.noise_estimated,
-            "denoiser": denoiser,
-            "command": shlex.join(["pnp", *sys.argv[1:]]),
-        },
-        overwrite=overwrite and written == output,
-    )
-    return written
-
-
-def _operator(name: str, parameters: dict[str, Any]) -> Any:
-    """Construct an operator from the parameters in a file."""
-    import numpy as np
-    import torch
-
-    from operators import OPERATORS
-
-    arguments = {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in parameters.items()}
-    try:
-        return OPERATORS[name](**arguments)
-    except TypeError as error:
-        raise TypeError(f"/operator ({name}) does not hold its parameters: {error}") from error
 
 
 def _denoiser(spec: str, where: torch.device) -> Any:

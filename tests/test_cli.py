@@ -301,7 +301,10 @@ def test_info_names_versions_operators_and_weights(monkeypatch, capsys):
         assert word in out
 
 
-@pytest.mark.parametrize("command", [(), ("reconstruct",), ("denoise",), ("info",), ("train", "denoiser")])
+@pytest.mark.parametrize(
+    "command",
+    [(), ("reconstruct",), ("osem",), ("convert",), ("denoise",), ("info",), ("train", "denoiser"), ("train", "spect")],
+)
 def test_help_has_examples(monkeypatch, capsys, command):
     assert run(monkeypatch, *command, "--help") == 0
     assert f"pnp {' '.join(command)}" in capsys.readouterr().out

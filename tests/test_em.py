@@ -203,6 +203,14 @@ def test_voxels_that_no_view_sees_are_zero_and_those_a_subset_does_not_see_wait(
         assert x.isfinite().all() and x[7] == 0 and x[11] > 0
 
 
+def test_a_subset_that_sees_nothing_changes_nothing() -> None:
+    A = system()
+    A.M[1::2] = 0
+    y = counts(A, 9 * rand(1, 1, *SHAPE))
+    with_blind = osem(A, y, n_subsets=2, max_iter=4).x
+    torch.testing.assert_close(with_blind, mlem(A, y, max_iter=4).x)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_empty_bins_and_faint_images_stay_finite(dtype: torch.dtype) -> None:
     A = system()
@@ -276,6 +284,7 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "a list": ({"y": [Y]}, TypeError, "y must be"),
     "empty": ({"y": Y[:0]}, ValueError, "y must not be empty"),
     "negative background": ({"background": -1.0}, ValueError, "background must be a finite number >= 0, got -1.0"),
+    "NaN in the background": ({"background": Y * math.nan}, ValueError, "background must be finite, got NaN or"),
     "negative backgrounds": ({"background": -Y}, ValueError, "background must be >= 0, got a minimum of -1"),
     "a name": ({"background": "scatter"}, TypeError, "background must be a finite number"),
     "background's shape": ({"background": Y[..., :2]}, ValueError, r"background must be a scalar or broadcast to y \("),

@@ -41,6 +41,9 @@ PSF = torch.full((4, 3, 3), 1 / 9)
         (ValueError, {"psf": 2 * PSF}, ("psf must sum to 1", "2 to 2", "keepdims")),
         (ValueError, {"psf": PSF[:3]}, ("psf must be (4, kx, kz)", "(3, 3, 3)")),
         (ValueError, {"psf": PSF - 0.2}, ("psf must be >= 0", "-0.08889")),
+        (ValueError, {"psf": PSF * torch.tensor([1, 1, 0.5, 1])[:, None, None]}, ("psf must sum to 1", "0.5 to 1")),
+        (ValueError, {"psf": PSF * math.nan}, ("psf must be finite", "36 NaN")),
+        (ValueError, {"fwhm": math.nan}, ("fwhm must be finite",)),
         (TypeError, {"psf": PSF.long()}, ("psf must be floating point", "int64")),
         (ValueError, {"psf": PSF, "fwhm": 3.0}, ("fwhm or psf, not both",)),
         (ValueError, {"psf": PSF, "psf_rtol": 1.0}, ("psf_rtol must be from 0 to less than 1", "1.0")),
@@ -99,7 +102,14 @@ def test_suspicious_units_are_warned_of() -> None:
         SPECT(SHAPE, [0.0], voxel_size=VOXEL, attenuation=torch.full(SHAPE, 0.15))
     with pytest.warns(UserWarning, match=r"angles span 354 radians.*deg2rad"):
         SPECT(SHAPE, torch.arange(60) * 6.0, voxel_size=VOXEL)
+    for few in ([90.0], [-90.0], [180.0, 183.0]):  # no span to speak of
+        with pytest.warns(UserWarning, match=r"angles reach 1?[89][03] radians.*deg2rad"):
+            SPECT(SHAPE, few, voxel_size=VOXEL)
+    with pytest.warns(UserWarning, match=r"angles are whole numbers up to 9.*deg2rad"):
+        SPECT(SHAPE, [0.0, 3.0, 6.0, 9.0], voxel_size=VOXEL)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         SPECT(SHAPE, [0.0], voxel_size=0.48, attenuation=torch.full(SHAPE, 0.15))  # cm and 1/cm
         SPECT(SHAPE, [0.0], voxel_size=VOXEL, attenuation=torch.full(SHAPE, 0.03))  # bone
+        for turns in ([0.0], [1.0, 2.0], [math.pi, 4 * math.pi], [7.5]):  # radians, up to two turns
+            SPECT(SHAPE, turns, voxel_size=VOXEL)

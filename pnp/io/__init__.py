@@ -4,6 +4,7 @@ from .atomic import atomic, check_output
 from .fits import read_fits_maps, write_fits_maps
 from .hdf5 import Measurements, SavedResult, read_measurements, read_result, write_measurements, write_result
 from .images import check_image_output, png_bits, read_image, write_image
+from .nifti import read_nifti, write_nifti
 
 __all__ = [
     "Measurements",
@@ -15,9 +16,11 @@ __all__ = [
     "read_fits_maps",
     "read_image",
     "read_measurements",
+    "read_nifti",
     "read_result",
     "write_fits_maps",
     "write_image",
     "write_measurements",
+    "write_nifti",
     "write_result",
 ]

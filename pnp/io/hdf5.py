@@ -7,14 +7,15 @@
     /operator        attribute name; parameters: scalars and tuples as attributes, arrays as datasets
     /noise_std       scalar or an array that broadcasts against the measurements; infinity: no information
     /reference       (B, C, H, W), optional
+    /background      expected counts added to A x, a scalar or an array that broadcasts, optional    (measurements)
 
-Angles are stored with their unit, "rad" or "deg", and are read in radians.
+Angles are stored with their unit, "rad" or "deg", and are read in radians; the lengths and attenuations of SPECT with
+theirs, and are read in mm and 1/mm (`units.py`).
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,17 +28,15 @@ import numpy as np
 import numpy.typing as npt
 
 from .atomic import atomic
+from .units import factor, units_of
 
 __all__ = ["Measurements", "SavedResult", "listed", "open_hdf5", "read_measurements", "read_result"]
 __all__ += ["write_measurements", "write_result"]
 
 Array = npt.NDArray[Any]
 FORMAT_VERSION = 1
-ANGLES = ("angles",)
-"""Names of operator parameters that are angles: they must state a unit."""
 INTEGERS = ("shape", "n_detectors")
 """Names of operator parameters that are whole numbers, whichever type a file stores them in."""
-_RADIANS = {"rad": 1.0, "deg": math.pi / 180}
 
 
 @dataclass(frozen=True)
@@ -47,10 +46,13 @@ class Measurements:
     Attributes:
         y: measurements (B, C, ...).
         operator: the operator's name, a key of `operators.OPERATORS`, e.g. "radon".
-        parameters: the arguments of its constructor; angles in radians.
+        parameters: the arguments of its constructor; angles in radians, of SPECT lengths in mm and attenuation in 1/mm.
         noise_std: noise standard deviation, a number or an array that broadcasts against y; None: not known.
         reference: the true image (B, C, H, W) where it is known, for a figure of merit only.
         units: unit of y, "1" where it has none.
+        background: expected counts added to A x, for a Poisson data term, a number or as y; None: there are none.
+        collimator: of SPECT, where the file has it instead of fwhm: radius, hole_diameter, hole_length and what else
+            `operators.collimator_fwhm` takes, in mm and 1/mm; radius a number or (n_views,).
     """
 
     y: Array
@@ -59,6 +61,8 @@ class Measurements:
     noise_std: float | Array | None = None
     reference: Array | None = None
     units: str = "1"
+    background: float | Array | None = None
+    collimator: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,8 @@ def write_measurements(
     noise_std: npt.ArrayLike | None = None,
     reference: npt.ArrayLike | None = None,
     units: str = "1",
+    background: npt.ArrayLike | None = None,
+    collimator: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write measurements and what is needed to invert them; the file appears whole or not at all.
@@ -101,11 +107,13 @@ def write_measurements(
         path: the file to write.
         y: measurements (B, C, ...), floating point.
         operator: name of the operator, e.g. "radon".
-        parameters: the operator's constructor arguments, angles in radians.
+        parameters: the operator's constructor arguments, angles in radians; of SPECT, in mm and 1/mm.
         noise_std: noise standard deviation, in the units of y: a scalar or an array that broadcasts against
             y.
         reference: the true image (B, C, H, W), if known.
         units: unit of y.
+        background: expected counts added to A x, a scalar or an array that broadcasts against y.
+        collimator: arguments of `operators.collimator_fwhm`, instead of the parameter fwhm, in mm and 1/mm.
         overwrite: replace a file of that name.
 
     Raises:
@@ -115,6 +123,10 @@ def write_measurements(
     with _create(path, "pnp measurements", overwrite) as file:
         _store(file, "measurements", y, units=units)
         _write_problem(file, operator, parameters, noise_std, reference)
+        if background is not None:
+            _store(file, "background", background, units=units)
+        if collimator:
+            _write_parameters(file.create_group("operator/collimator"), operator, collimator)
 
 
 def write_result(
@@ -135,7 +147,7 @@ def write_result(
         path: the file to write.
         x: the reconstruction.
         operator: name of the operator.
-        parameters: the operator's constructor arguments, angles in radians.
+        parameters: the operator's constructor arguments, angles in radians; of SPECT, in mm and 1/mm.
         noise_std: noise standard deviation that was used.
         history: a sequence of numbers per recorded quantity.
         reference: the true image, if known.
@@ -166,13 +178,15 @@ def read_measurements(path: str | os.PathLike[str], *, operator: str | None = No
         ValueError: the file is missing, unreadable or truncated, a dataset is missing, or a unit is wrong.
     """
     with open_hdf5(path) as file:
-        name, parameters, noise_std, reference = _read_problem(path, file)
-        name = name or operator or ""
+        name, parameters, noise_std, reference = _read_problem(path, file, operator or "")
         if not name:
             raise ValueError(f"{path}: /operator must have the attribute 'name', e.g. 'radon'; see docs/hdf5_layout.md")
         y = _dataset(path, file, "measurements")
         units = str(_python(file["measurements"].attrs.get("units", "1")))
-        return Measurements(y, name, parameters, noise_std, reference, units)
+        background = _scalar_or_array(path, file, "background")
+        group = file["operator"].get("collimator")
+        collimator = _read_parameters(path, group, name) if isinstance(group, h5py.Group) else {}
+        return Measurements(y, name, parameters, noise_std, reference, units, background, collimator)
 
 
 def read_result(path: str | os.PathLike[str]) -> SavedResult:
@@ -221,44 +235,57 @@ def _write_problem(
 ) -> None:
     group = file.create_group("operator")
     group.attrs["name"] = operator
-    for name, value in parameters.items():
-        if name in ANGLES:
-            _store(group, name, value, units="rad")
-        elif hasattr(value, "__array__"):
-            _store(group, name, value)
-        elif value is not None:  # None is the constructor's own default
-            _set_attribute(group, name, value)
+    _write_parameters(group, operator, parameters)
     for name, values in (("noise_std", noise_std), ("reference", reference)):
         if values is not None:
             _store(file, name, values)
 
 
+def _write_parameters(group: h5py.Group, operator: str, parameters: Mapping[str, Any]) -> None:
+    for name, value in parameters.items():
+        if value is None:  # the constructor's own default
+            continue
+        known = units_of(operator, name)
+        if known is not None or hasattr(value, "__array__"):
+            _store(group, name, value, units=None if known is None else next(iter(known)))
+        else:
+            _set_attribute(group, name, value)
+
+
 def _read_problem(
-    path: str | os.PathLike[str], file: h5py.File
+    path: str | os.PathLike[str], file: h5py.File, operator: str = ""
 ) -> tuple[str, dict[str, Any], float | Array | None, Array | None]:
+    """Return the operator's name, or the one given where the file has none, its parameters, noise and reference."""
     if not isinstance(file.get("operator"), h5py.Group):
         raise ValueError(f"{path} must have a group /operator, it holds {listed(file)}; see docs/hdf5_layout.md")
     group = file["operator"]
-    parameters: dict[str, Any] = {name: _python(value) for name, value in group.attrs.items() if name != "name"}
-    for name in group:
-        parameters[name] = _dataset(path, group, name)
-        if name in ANGLES:
-            units = _python(group[name].attrs.get("units"))
-            if units not in _RADIANS:
-                got = "none" if units is None else f"{units!r:.40}"
-                raise ValueError(f"{path}: /operator/{name} must have the attribute units 'rad' or 'deg', got {got}")
-            parameters[name] = parameters[name] * _RADIANS[units]
-        elif parameters[name].ndim == 0 or name in INTEGERS:
-            parameters[name] = _python(parameters[name])
-    parameters |= {name: _whole(parameters[name]) for name in INTEGERS if name in parameters}
-    noise_std = _dataset(path, file, "noise_std") if "noise_std" in file else None
+    operator = str(_python(group.attrs.get("name", ""))) or operator
     reference = _dataset(path, file, "reference") if "reference" in file else None
-    return (
-        str(_python(group.attrs.get("name", ""))),
-        parameters,
-        float(noise_std) if noise_std is not None and noise_std.ndim == 0 else noise_std,
-        reference,
-    )
+    return operator, _read_parameters(path, group, operator), _scalar_or_array(path, file, "noise_std"), reference
+
+
+def _read_parameters(path: str | os.PathLike[str], group: h5py.Group, operator: str) -> dict[str, Any]:
+    parameters: dict[str, Any] = {name: _python(value) for name, value in group.attrs.items() if name != "name"}
+    for name in parameters:
+        if (known := units_of(operator, name)) is not None:  # an attribute has no unit of its own
+            factor(f"{path}: {group.name}/{name} must be a dataset, not an attribute, and", None, known)
+    for name in group:
+        if name == "collimator" and operator == "spect":
+            continue
+        values: Any = _dataset(path, group, name)
+        known = units_of(operator, name)
+        if known is not None:
+            values = values * factor(f"{path}: {group.name}/{name}", _python(group[name].attrs.get("units")), known)
+        few = values.ndim == 0 or name in INTEGERS or name == "voxel_size"
+        parameters[name] = _python(np.asarray(values)) if few else values
+    return parameters | {name: _whole(parameters[name]) for name in INTEGERS if name in parameters}
+
+
+def _scalar_or_array(path: str | os.PathLike[str], file: h5py.File, name: str) -> float | Array | None:
+    if name not in file:
+        return None
+    values = _dataset(path, file, name)
+    return float(values) if values.ndim == 0 else values
 
 
 def _dataset(path: str | os.PathLike[str], group: h5py.Group, name: str) -> Array:

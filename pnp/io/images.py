@@ -1,4 +1,4 @@
-"""Images from and to PNG, TIFF, NPY, FITS and HDF5 files, as numpy arrays (H, W) or (C, H, W).
+"""Images from and to PNG, TIFF, NPY, FITS and HDF5 files, as numpy arrays (H, W) or (C, H, W); volumes to NIfTI, too.
 
 Values: the 8 or 16 bits of PNG and JPEG files are pictures and become [0, 1], without their opacity (alpha). TIFF,
 NPY, FITS and HDF5 files are measurements and keep their units, integers too, and all their channels.
@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from .atomic import atomic, check_output
 from .hdf5 import listed, open_hdf5
+from .nifti import NIFTI, write_nifti
 
 __all__ = ["check_image_output", "png_bits", "read_image", "write_image"]
 
@@ -26,6 +27,7 @@ _PNG, _TIFF, _NPY, _FITS, _HDF5 = (
     (".h5", ".hdf5"),
 )
 _FORMATS = "PNG, TIFF, NPY, FITS or HDF5 (.png, .tif, .npy, .fits, .h5)"
+_VOLUMES = "NIfTI, NPY or HDF5 (.nii.gz, .npy, .h5)"
 
 
 def read_image(path: str | os.PathLike[str], *, dataset: str = "image") -> npt.NDArray[np.float32]:
@@ -45,6 +47,8 @@ def read_image(path: str | os.PathLike[str], *, dataset: str = "image") -> npt.N
     name = path.name.lower()
     if not path.is_file():
         raise ValueError(f"read_image: there is no file {path}; check the name")
+    if name.endswith(NIFTI):
+        raise ValueError(f"read_image: {path} is NIfTI, which holds volumes; use read_nifti")
     if name.endswith(_HDF5):
         with open_hdf5(path) as file:
             if dataset not in file:
@@ -84,18 +88,20 @@ def write_image(
     *,
     dataset: str = "image",
     bits: Literal[8, 16] = 8,
+    voxel_mm: float | tuple[float, ...] | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Write an image (H, W) or (C, H, W) to a PNG, TIFF, NPY, FITS or HDF5 file.
+    """Write an image (H, W) or (C, H, W) to a PNG, TIFF, NPY, FITS or HDF5 file, a volume to NIfTI, NPY or HDF5.
 
     PNG is for looking: [0, 1] becomes 0..255 and what lies outside is clipped. The other formats keep the
     values (float32). A file is written whole or not at all.
 
     Args:
         path: the file to write; its suffix chooses the format.
-        image: (H, W) or (C, H, W).
+        image: (H, W) or (C, H, W); or, with voxel_mm, a volume (nx, ny, nz) in the axes of SPECT.
         dataset: name of the dataset in an HDF5 file.
         bits: bits of a grey PNG, 8 or 16 (0..65535); colour has 8.
+        voxel_mm: of a volume, the side of a voxel, (transaxial, axial) or (x, y, z), in mm. Only NIfTI keeps it.
         overwrite: replace a file of that name.
 
     Raises:
@@ -106,8 +112,14 @@ def write_image(
         raise ValueError(f"write_image: image must be (H, W) or (C, H, W), got {pixels.shape}; use image[0]")
     if bits not in (8, 16):
         raise ValueError(f"write_image: bits must be 8 or 16, got {bits!r}")
+    is_volume = voxel_mm is not None
+    if is_volume and pixels.ndim != 3:
+        raise ValueError(f"write_image: with voxel_mm, image must be a volume (nx, ny, nz), got {pixels.shape}")
     channels = 1 if pixels.ndim == 2 else pixels.shape[0]
-    name = check_image_output(path, channels, overwrite=overwrite).name.lower()
+    name = check_image_output(path, channels, volume=is_volume, overwrite=overwrite).name.lower()
+    if voxel_mm is not None and name.endswith(NIFTI):
+        write_nifti(path, pixels, voxel_mm, overwrite=overwrite)
+        return
     if name.endswith(".png") and not np.isfinite(pixels).all():
         raise ValueError("write_image: PNG has no place for NaN or infinity; use .tif, .npy or .h5")
     with atomic(path, overwrite=overwrite) as part:
@@ -139,14 +151,28 @@ def write_image(
                 file[dataset] = pixels
 
 
-def check_image_output(path: str | os.PathLike[str], channels: int, *, overwrite: bool = False) -> Path:
+def check_image_output(
+    path: str | os.PathLike[str], channels: int, *, volume: bool = False, overwrite: bool = False
+) -> Path:
     """Return the path of an image to be written, or explain why it cannot be; worth calling before a long computation.
+
+    Args:
+        path: the file to write.
+        channels: of an image.
+        volume: it is a volume (nx, ny, nz) instead.
+        overwrite: a file of that name may be replaced.
 
     Raises:
         ValueError: the format is unknown or has no place for so many channels, or see `check_output`.
     """
     path = check_output(path, overwrite=overwrite)
     name = path.name.lower()
+    if volume:
+        if not name.endswith((*NIFTI, *_NPY, *_HDF5)):
+            raise ValueError(f"write_image: the format of {path} is not one of volumes: {_VOLUMES}")
+        return path
+    if name.endswith(NIFTI):
+        raise ValueError(f"write_image: {path}: NIfTI holds volumes with voxel_mm, this is an image; use {_FORMATS}")
     if not name.endswith((".png", *_TIFF, *_NPY, *_FITS, *_HDF5)):
         raise ValueError(f"write_image: the format of {path} is not one of {_FORMATS}")
     if name.endswith(".png") and channels not in (1, 3):

@@ -5,23 +5,30 @@ Code in a file is never run: pickles and object arrays are refused. Whatever is 
 
 from .catalogue import ShearCatalogue, read_catalogue
 from .dicom import Slices, read_dicom
+from .dicom_nm import read_dicom_nm
 from .dxchange import read_dxchange
 from .htc2022 import read_htc2022, read_htc2022_segmentation
+from .interfile import read_interfile
 from .scan import Scan
 from .shear_map import ShearMap
 from .shear_maps import read_shear_maps, write_shear_maps
+from .spect_scan import EnergyWindow, SpectScan
 from .tiff import read_tiff_stack, write_tiff_stack
 
 __all__ = [
+    "EnergyWindow",
     "Scan",
     "ShearCatalogue",
     "ShearMap",
     "Slices",
+    "SpectScan",
     "read_catalogue",
     "read_dicom",
+    "read_dicom_nm",
     "read_dxchange",
     "read_htc2022",
     "read_htc2022_segmentation",
+    "read_interfile",
     "read_shear_maps",
     "read_tiff_stack",
     "write_shear_maps",

@@ -1,0 +1,128 @@
+"""What the commands share: a file's problem made into an operator, and a result made into a file."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .api import Result
+    from .io import Measurements
+
+__all__ = ["INTERRUPTED", "background", "build_operator", "complain", "free_name", "is_hdf5", "read_problem", "save"]
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, when the last iterate has been written."""
+LONGEST = 398
+"""Characters of a message on stderr."""
+
+
+def complain(message: str) -> None:
+    """Print one short line on stderr."""
+    line = f"pnp: {' '.join(message.split())}"
+    print(line if len(line) <= LONGEST else line[: LONGEST - 3] + "...", file=sys.stderr)
+
+
+def is_hdf5(path: Path) -> bool:
+    """Whether the name is one of an HDF5 file."""
+    return path.suffix.lower() in (".h5", ".hdf5")
+
+
+def read_problem(path: Path, operator: str | None = None) -> Measurements:
+    """Read a file of measurements; the response of a SPECT camera is computed where the file has its collimator."""
+    import h5py
+
+    from .io import read_measurements
+
+    if path.is_file() and not is_hdf5(path) and not h5py.is_hdf5(path):
+        raise ValueError(
+            f"{path} is not HDF5; of DICOM NM or Interfile, make it by: pnp convert {path.name} -o scan.h5"
+        )
+    data = read_measurements(path, operator=operator)
+    if not data.collimator:
+        return data
+    from operators import collimator_fwhm
+
+    if "fwhm" in data.parameters or "psf" in data.parameters:
+        raise ValueError(f"{path}: /operator must have one of fwhm, psf and collimator; delete the others")
+    try:
+        shape, size = data.parameters["shape"], data.parameters["voxel_size"]
+        transaxial = size[0] if isinstance(size, tuple) else size
+        fwhm = collimator_fwhm(shape[1], voxel_size=transaxial, **data.collimator)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path}: /operator/collimator does not hold its numbers: {error}") from error
+    return replace(data, parameters=data.parameters | {"fwhm": fwhm.numpy()}, collimator={})
+
+
+def background(data: Measurements, y: Tensor) -> float | Tensor:
+    """Return the background of a file on the device and in the dtype of its measurements y, 0 where it has none."""
+    import torch
+
+    r = data.background
+    return torch.from_numpy(r).to(y.device, y.dtype) if hasattr(r, "shape") else float(r or 0.0)
+
+
+def build_operator(name: str, parameters: dict[str, Any]) -> Any:
+    """Construct an operator from the parameters in a file."""
+    import numpy as np
+    import torch
+
+    from operators import OPERATORS
+
+    arguments = {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in parameters.items()}
+    try:
+        return OPERATORS[name](**arguments)
+    except TypeError as error:
+        raise TypeError(f"/operator ({name}) does not hold its parameters: {error}") from error
+
+
+def free_name(output: Path, x: Any) -> Path:
+    """Return `output`, or a free .h5 name beside it, and say so, where x would be lost in a PNG file's [0, 1]."""
+    low, high = float(x.min()), float(x.max())
+    # NaN fails too.
+    if output.suffix.lower() != ".png" or (low >= -0.05 and high <= 1.05 and high - low >= 0.1):
+        return output
+    name, k = output.with_suffix(".h5"), 1
+    while name.exists():
+        name, k = output.with_name(f"{output.stem}-{k}.h5"), k + 1
+    complain(
+        f"output {output} must have values that fill [0, 1], got {low:.3g} to {high:.3g}; they are kept in {name}; "
+        "name a .tif, .npy, .fits or .h5 file"
+    )
+    return name
+
+
+def save(output: Path, result: Result, data: Measurements, attributes: dict[str, Any], overwrite: bool) -> Path:
+    """Write a result: everything to HDF5, the image or volume alone to another format. Return where it is."""
+    from .io import write_image, write_result
+
+    x = result.x.cpu().numpy()
+    written = free_name(output, x)
+    if not is_hdf5(written):
+        voxel_mm = data.parameters["voxel_size"] if data.operator == "spect" else None
+        write_image(output, x[0, 0] if x.shape[1] == 1 else x[0], voxel_mm=voxel_mm, overwrite=overwrite)
+        return output
+    write_result(
+        written,
+        x,
+        operator=data.operator,
+        parameters=data.parameters,
+        noise_std=result.noise_std,
+        history=result.history,
+        reference=data.reference,
+        attributes={
+            "stop": str(result.stop),
+            "n_iter": result.n_iter,
+            "misfit": result.misfit,
+            "noise_estimated": result.noise_estimated,
+            **attributes,
+            "command": shlex.join(["pnp", *sys.argv[1:]]),
+        },
+        overwrite=overwrite and written == output,
+    )
+    return written

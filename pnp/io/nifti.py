@@ -1,0 +1,128 @@
+"""Volumes in NIfTI-1 files (.nii, .nii.gz), in the axes of SPECT: x to the patient's left, y back, z head.
+
+NIfTI's world is RAS+, x to the right and y to the front, in mm: a voxel (i, j, k) of (nx, ny, nz) is at
+
+    -dx (i - (nx-1)/2),  -dy (j - (ny-1)/2),  dz (k - (nz-1)/2),
+
+the middle of the grid, where the axis of rotation runs, at the origin. R. W. Cox et al., A (sort of) new image data
+format standard: NIfTI-1, NeuroImage 22 (2004) e1440.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .atomic import atomic
+
+__all__ = ["NIFTI", "read_nifti", "write_nifti"]
+
+NIFTI = (".nii", ".nii.gz")
+MM = {"mm": 1.0, "unknown": 1.0, "meter": 1000.0, "micron": 1e-3}
+OBLIQUE = 1e-3
+"""Largest deviation of an axis from one of the patient's, over its length: rounding."""
+
+
+def write_nifti(
+    path: str | os.PathLike[str],
+    volume: npt.ArrayLike,
+    voxel_mm: float | tuple[float, ...],
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Write a volume (nx, ny, nz) as float32, in the axes of SPECT; the file appears whole or not at all.
+
+    Args:
+        path: a .nii or .nii.gz file.
+        volume: (nx, ny, nz).
+        voxel_mm: side of a voxel in mm; or (transaxial, axial), or (x, y, z).
+        overwrite: replace a file of that name.
+
+    Raises:
+        ValueError: another suffix, another number of axes, or a path that cannot be written.
+    """
+    import nibabel
+
+    nifti1: Any = nibabel.nifti1  # of old, its functions have no types
+    values = np.asarray(volume, dtype=np.float32)
+    if values.ndim != 3 or values.size == 0:
+        raise ValueError(f"write_nifti: volume must be (nx, ny, nz), got {values.shape}; use volume[0, 0]")
+    sizes = _sizes(voxel_mm)
+    name = Path(path).name.lower()
+    if not name.endswith(NIFTI):
+        raise ValueError(f"write_nifti: path must end with .nii or .nii.gz, got {Path(path).name}")
+    affine = np.diag([-sizes[0], -sizes[1], sizes[2], 1.0])
+    affine[:3, 3] = -affine.diagonal()[:3] * (np.array(values.shape) - 1) / 2
+    image = nifti1.Nifti1Image(values, affine)
+    image.header.set_xyzt_units("mm")
+    image.set_sform(affine, code="scanner")
+    image.set_qform(affine, code="scanner")
+    content = image.to_bytes()
+    with atomic(path, overwrite=overwrite) as part:
+        part.write_bytes(gzip.compress(content, mtime=0) if name.endswith(".gz") else content)
+
+
+def read_nifti(path: str | os.PathLike[str]) -> tuple[npt.NDArray[np.float32], tuple[float, float, float]]:
+    """Read a volume, turned to the axes of SPECT, and the size of its voxels in mm.
+
+    Axes are exchanged and mirrored as the file's affine says; nothing is resampled or moved.
+
+    Args:
+        path: a .nii or .nii.gz file of one volume.
+
+    Returns:
+        (nx, ny, nz) float32, and (x, y, z) in mm.
+
+    Raises:
+        ValueError: the file is missing, broken, holds several volumes or numbers that are not finite, or its axes are
+            oblique to the patient's.
+    """
+    import nibabel
+
+    orientations: Any = nibabel.orientations  # of old, its functions have no types
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such file; check the name")
+    try:
+        image: Any = nibabel.load(path)
+        affine, header = np.asarray(image.affine, dtype=np.float64), image.header
+        values = np.asarray(image.dataobj, dtype=np.float32)
+        unit = MM.get(str(header.get_xyzt_units()[0]) if hasattr(header, "get_xyzt_units") else "mm", math.nan)
+    except Exception as error:  # a family of its own for broken files
+        reason = " ".join(str(error).split())[:160]
+        raise ValueError(f"{path} is not a readable NIfTI file (truncated or damaged?): {reason}") from error
+    while values.ndim > 3 and values.shape[-1] == 1:
+        values = values[..., 0]
+    if values.ndim != 3 or values.size == 0:
+        raise ValueError(f"{path} must hold one volume (nx, ny, nz), got {values.shape}; extract one")
+    bad = values.size - int(np.isfinite(values).sum())
+    if bad:
+        raise ValueError(f"{path} must be finite, got NaN or infinity in {bad} of {values.size} voxels; replace them")
+    directions = affine[:3, :3]
+    sizes = np.linalg.norm(directions, axis=0)
+    along = np.abs(directions).max(0)
+    if not (np.isfinite(directions).all() and sizes.min() > 0) or (along < sizes * (1 - OBLIQUE**2)).any():
+        raise ValueError(f"{path}: the axes of the volume must be the patient's, its affine turns them; resample it")
+    to_ours = orientations.ornt_transform(
+        orientations.io_orientation(affine), orientations.axcodes2ornt(("L", "P", "S"))
+    )
+    turned = orientations.apply_orientation(values, to_ours)
+    ours = np.empty(3)
+    ours[to_ours[:, 0].astype(int)] = sizes * unit
+    return np.ascontiguousarray(turned), (float(ours[0]), float(ours[1]), float(ours[2]))
+
+
+def _sizes(voxel_mm: float | tuple[float, ...]) -> tuple[float, float, float]:
+    given = np.atleast_1d(np.asarray(voxel_mm, dtype=np.float64)).tolist()
+    full = {1: given * 3, 2: [*given[:1], *given], 3: given}.get(len(given), [])
+    if len(full) != 3 or not all(0 < size < math.inf for size in full):
+        raise ValueError(
+            f"write_nifti: voxel_mm must be a positive size, (transaxial, axial) or (x, y, z), got {voxel_mm!r:.60}"
+        )
+    return full[0], full[1], full[2]

@@ -1,0 +1,42 @@
+"""Units that HDF5 files state, by the names of an operator's parameters, and what they are in ours: rad, mm, 1/mm.
+
+Only parameters of a table here state a unit; the first one of a table is ours, and is written.
+"""
+
+from __future__ import annotations
+
+import math
+
+__all__ = ["factor", "units_of"]
+
+ANGLE = {"rad": 1.0, "deg": math.pi / 180}
+LENGTH = {"mm": 1.0, "cm": 10.0, "m": 1000.0}
+PER_LENGTH = {"1/mm": 1.0, "1/cm": 0.1, "1/m": 0.001}
+LENGTHS = ("voxel_size", "fwhm", "radius", "hole_diameter", "hole_length", "intrinsic")
+"""Of SPECT and its collimator."""
+
+
+def units_of(operator: str, name: str) -> dict[str, float] | None:
+    """Return the units that an operator's parameter may have, None where it states none.
+
+    >>> list(units_of("spect", "attenuation") or ()), units_of("radon", "pitch")
+    (['1/mm', '1/cm', '1/m'], None)
+    """
+    if name == "angles":
+        return ANGLE
+    if operator != "spect":
+        return None
+    return LENGTH if name in LENGTHS else PER_LENGTH if name in ("attenuation", "septal_attenuation") else None
+
+
+def factor(where: str, units: object, known: dict[str, float]) -> float:
+    """Return what one of these units is in ours, or say which a file may have.
+
+    >>> factor("scan.h5: /operator/voxel_size", "cm", LENGTH)
+    10.0
+    """
+    if units not in known:
+        *others, last = (repr(name) for name in known)
+        got = "none" if units is None else f"{units!r:.40}"
+        raise ValueError(f"{where} must have the attribute units {', '.join(others)} or {last}, got {got}")
+    return known[str(units)]

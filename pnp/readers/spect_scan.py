@@ -1,0 +1,150 @@
+"""A SPECT scan: what a camera counted at each of its positions around a patient, and where it stood.
+
+Frame: that of `operators.SPECT`. Axes x, y and z are the patient's left, back and head; at the angle theta the camera
+is at (sin(theta), -cos(theta)): before the breastbone at 0, at the patient's left at pi/2. Bins lie along
+(cos(theta), sin(theta)) and z: a view is what the eye sees from the camera, once its rows run upwards.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ..spect import triple_energy_window
+from ..validation import warn_of_degrees
+from .checks import check_finite, check_real, to_float32
+
+__all__ = ["EnergyWindow", "SpectScan"]
+
+
+class EnergyWindow(NamedTuple):
+    """A range of photon energies, NaN where the file does not say."""
+
+    name: str
+    low_kev: float
+    high_kev: float
+
+    @property
+    def width_kev(self) -> float:
+        """Its width."""
+        return self.high_kev - self.low_kev
+
+
+@dataclass(frozen=True, eq=False)
+class SpectScan:
+    """Views of a patient in one or several energy windows.
+
+    Attributes:
+        projections: (n_windows, 1, n_views, nx, nz), float32: counts, or expected counts of a simulation, z upwards.
+            Those of one window are what `SPECT.A` gives.
+        angles: (n_views,), radians, float64, in the frame above.
+        pixel_mm: (transaxial, axial) size of a bin.
+        radius_mm: (n_views,), from the axis of rotation to the collimator's face; None: not known.
+        windows: an `EnergyWindow` each.
+        isotope: as the file names it, or "".
+        facts: what else the file says.
+        path: the file, named by messages.
+
+    Raises:
+        ValueError: shapes do not match each other, counts are negative or not finite, or a length is not positive.
+    """
+
+    projections: npt.NDArray[np.float32] = field(repr=False)
+    angles: npt.NDArray[np.float64] = field(repr=False)
+    pixel_mm: tuple[float, float]
+    radius_mm: npt.NDArray[np.float64] | None = field(default=None, repr=False)
+    windows: tuple[EnergyWindow, ...] = ()
+    isotope: str = ""
+    facts: dict[str, Any] = field(default_factory=dict, repr=False)
+    path: str = ""
+
+    def __post_init__(self) -> None:
+        where = self.path or "SpectScan"
+        counts, angles = to_float32(f"{where}: projections", self.projections), np.asarray(self.angles)
+        check_real(f"{where}: angles", angles.dtype)
+        check_finite(f"{where}: angles", angles)
+        if counts.ndim != 5 or 0 in counts.shape or counts.shape[1] != 1 or angles.shape != counts.shape[2:3]:
+            raise ValueError(
+                f"{where}: projections must be (n_windows, 1, n_views, nx, nz) with an angle for each view, got "
+                f"{counts.shape} and angles {angles.shape}"
+            )
+        if counts.min() < 0:
+            raise ValueError(
+                f"{where}: projections must be counts >= 0, got a minimum of {counts.min():.4g}; take the raw views, "
+                "without a background subtracted"
+            )
+        pixel = tuple(float(size) for size in self.pixel_mm)
+        if len(pixel) != 2 or not all(0 < size < math.inf for size in pixel):
+            raise ValueError(f"{where}: pixel_mm must be two positive sizes (transaxial, axial), got {self.pixel_mm}")
+        if self.radius_mm is not None:
+            radius = np.asarray(self.radius_mm, dtype=np.float64)
+            if radius.shape != angles.shape or not ((radius > 0) & (radius < np.inf)).all():
+                raise ValueError(
+                    f"{where}: radius_mm must be {len(angles)} positive numbers, one a view, got shape {radius.shape} "
+                    f"from {radius.min(initial=math.inf):.4g} on"
+                )
+            object.__setattr__(self, "radius_mm", radius)
+        windows = self.windows or tuple(EnergyWindow("", math.nan, math.nan) for _ in counts)
+        if len(windows) != len(counts):
+            raise ValueError(f"{where}: windows must be {len(counts)}, as many as projections, got {len(windows)}")
+        warn_of_degrees(where, float(np.ptp(angles)), stacklevel=3)
+        object.__setattr__(self, "projections", counts)
+        object.__setattr__(self, "angles", np.ascontiguousarray(angles, dtype=np.float64))
+        object.__setattr__(self, "pixel_mm", pixel)
+        object.__setattr__(self, "windows", tuple(windows))
+
+    def window(self, k: int) -> SpectScan:
+        """Return the scan of window k alone, counted from 0, projections (1, 1, n_views, nx, nz)."""
+        self._check_window("k", k)
+        return replace(self, projections=self.projections[k][None], windows=(self.windows[k],))
+
+    def scatter(self, peak: int, lower: int, upper: int | None = None) -> npt.NDArray[np.float32]:
+        """Return the scatter expected in the window `peak` (1, 1, n_views, nx, nz), from those on its sides.
+
+        See `pnp.spect.triple_energy_window`: noisy, a background wants it smoothed.
+
+        Args:
+            peak: number of the photopeak's window, counted from 0.
+            lower: number of the one below it.
+            upper: number of the one above it; None: nothing scatters from above.
+
+        Raises:
+            ValueError: the file does not give the windows' energies, or they are in another order.
+        """
+        chosen = [k for k in (lower, peak, upper) if k is not None]
+        for name, k in zip(("lower", "peak", "upper"), chosen, strict=False):
+            self._check_window(name, k)
+        windows = [self.windows[k] for k in chosen]
+        edges = [(w.low_kev + w.high_kev) / 2 for w in windows]
+        if not all(a < b for a, b in pairwise(edges)):  # NaN fails too
+            got = ", ".join(f"{w.low_kev:g} to {w.high_kev:g}" for w in windows)
+            raise ValueError(
+                f"SpectScan.scatter: lower, peak and upper must be windows of rising energy, got {got} keV; these are "
+                f"{self._listed()}"
+            )
+        below, above = self.projections[lower][None], None if upper is None else self.projections[upper][None]
+        return triple_energy_window(below, above, [w.width_kev for w in windows])
+
+    def geometry(self) -> dict[str, Any]:
+        """Return the arguments of SPECT that the views give: shape (nx, nx, nz), angles and voxel_size in mm."""
+        nx, nz = self.projections.shape[-2:]
+        transaxial, axial = self.pixel_mm
+        return {
+            "shape": (nx, nx, nz),
+            "angles": self.angles,
+            "voxel_size": transaxial if transaxial == axial else (transaxial, axial),
+        }
+
+    def _check_window(self, name: str, k: int) -> None:
+        if not -len(self.windows) <= k < len(self.windows):
+            raise ValueError(
+                f"SpectScan: {name} must be from 0 to {len(self.windows) - 1}, got {k}; these are {self._listed()}"
+            )
+
+    def _listed(self) -> str:
+        return ", ".join(f"{k}: {w.name[:24]} {w.low_kev:g}-{w.high_kev:g} keV" for k, w in enumerate(self.windows[:4]))
