@@ -22,6 +22,10 @@ __all__ = ["convert", "osem"]
 PER_MM = {"1/mm": 1.0, "1/cm": 0.1}
 DENSEST = 0.1
 """1/mm: more than any tissue and titanium have at the energies of SPECT."""
+THINNEST = 0.005
+"""1/mm: less than water has at any of these energies."""
+AIR_HU = -500.0
+"""Air is below."""
 SAME = 0.01
 """Relative difference of two voxel sizes that are one."""
 SMOOTHING_MM = 20.0
@@ -92,7 +96,7 @@ def convert(
         ),
     ] = None,
     radius: Annotated[
-        float | None, typer.Option(help="mm from the axis to the collimator, where the file has no orbit.")
+        float | None, typer.Option(help="mm from the axis to the collimator, instead of the file's orbit.")
     ] = None,
     photopeak: Annotated[int | None, typer.Option(help="Number of the energy window, from 1.")] = None,
     scatter: Annotated[
@@ -119,10 +123,18 @@ def convert(
     check_output(output, overwrite=overwrite)
     if not is_hdf5(output):
         raise ValueError(f"output {output} must be an .h5 file, which pnp osem and pnp reconstruct read")
+    if attenuation is None and (attenuation_unit != "1/mm" or energy is not None):
+        raise ValueError("--attenuation-unit and --energy are of a map; give --attenuation as well, or neither")
+    if energy is not None and attenuation_unit != "HU":
+        raise ValueError(f"--energy is for --attenuation-unit HU, got {attenuation_unit}; leave it out")
     with open(_existing(views), "rb") as file:
         is_interfile = b"interfile" in file.read(256).lower()
     if zero not in ("front", "back"):
         raise ValueError(f"--zero must be front or back, got {zero!r}")
+    if zero != "front" and not is_interfile:
+        raise ValueError(f"--zero {zero} is of Interfile, {views} is DICOM, which says it; leave it out")
+    if rotation is not None and is_interfile:
+        raise ValueError(f"--rotation is of DICOM, {views} is Interfile; leave it out")
     scan = read_interfile(views, zero=zero) if is_interfile else read_dicom_nm(views, rotation=rotation)  # type: ignore[arg-type]
     if photopeak is None and len(scan.windows) > 1:
         listed = ", ".join(f"{k + 1}: {w.low_kev:g}-{w.high_kev:g} keV" for k, w in enumerate(scan.windows))
@@ -181,11 +193,16 @@ def _attenuation(path: Path, unit: str, energy: float | None, parameters: dict[s
     if unit == "HU":
         if energy is None:
             raise ValueError("--attenuation-unit HU needs --energy, the photons' in keV, e.g. 140.5 or 208")
+        if values.min() > AIR_HU:
+            raise ValueError(
+                f"--attenuation {path} reaches from {values.min():.4g} to {values.max():.4g}; Hounsfield units would "
+                "have air, -1000. Is it a map of mu? Say --attenuation-unit 1/mm or 1/cm"
+            )
         return attenuation_from_hu(values, energy).astype("float32")
     if unit not in PER_MM:
         raise ValueError(f"--attenuation-unit must be 1/mm, 1/cm or HU, got {unit!r}")
     mu = values * PER_MM[unit]
-    if mu.min() < 0 or mu.max() > DENSEST:
+    if mu.min() < 0 or mu.max() > DENSEST or mu.max() < THINNEST:
         raise ValueError(
             f"--attenuation {path} reaches from {mu.min():.4g} to {mu.max():.4g} per mm, tissue from 0 to 0.05; is it "
             "in another unit? Say --attenuation-unit 1/cm, or HU"
@@ -230,6 +247,8 @@ def _collimator(text: str | None, radius: float | None, scan: SpectScan) -> dict
             ) from None
         found = dict(zip(names, values, strict=False))
     if found is None:
+        if radius is not None:
+            raise ValueError("--radius is for the response of a collimator; give --collimator as well")
         return None
     orbit: Any = scan.radius_mm if radius is None else radius
     if orbit is None:

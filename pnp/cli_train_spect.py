@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["spect"]
 
 T = TypeVar("T")
+CACHE_BYTES = 2 * 2**30
+"""Attenuation factors of all scans and views are kept up to this size, a third of the time; beyond, computed anew."""
 
 
 def spect(
@@ -76,6 +78,8 @@ def spect(
     from .learned.unrolled_training import spent
     from .metrics import nrmse
 
+    if seed < 0:
+        raise ValueError(f"--seed must be at least 0, got {seed}")
     if mode not in MODES:
         raise ValueError(f"--mode must be one of {', '.join(MODES)}, got {mode!r}")
     schedule: dict[str, Any] = {"rate": rate, "muon_rate": 2 * rate, "warmup": 20}
@@ -105,7 +109,7 @@ def spect(
             interrupted(stop, checkpoint)
         if distributed.rank() > 0:
             return
-        taken, seconds = spent(checkpoint)
+        taken, seconds = spent(checkpoint, iterations if mode == MODES[2] else 1)
         length = f"{taken} steps, {seconds / 60:.1f} minutes"
         value = f"NRMSE {measure(model):.4f}"
         osem = sum(nrmse(s.start, s.truth) for s in found[-held_out:]) / held_out
@@ -150,7 +154,7 @@ def _spect_torsos(
     model: UnrolledEM,
     device: torch.device,
 ) -> tuple[list[Scan], str]:
-    """Simulate scans of torsos, with their starts; also return what they are, in words."""
+    """Simulate scans of torsos, every second a virtual patient, with their starts; also return what they are."""
     import torch
 
     from operators import SPECT, spect_camera
@@ -160,23 +164,26 @@ def _spect_torsos(
 
     if isotope not in ISOTOPES:
         raise ValueError(f"--isotope must be one of {', '.join(ISOTOPES)}, got {isotope!r}")
+    kept = 4 * count * views * shape[0] * shape[1] * shape[2]
     sheet, voxel_mm = ISOTOPES[isotope], 409.6 / shape[0]
     angles = torch.arange(views, dtype=torch.float64) * (2 * torch.pi / views)
 
     def camera(mu: Tensor, size: float) -> SPECT:
         kinds: dict[str, Any] = {"collimator": sheet.collimator, "penetration": sheet.penetration}
-        cached = size == voxel_mm  # these are kept, and used in every step
+        cached = size == voxel_mm and kept <= CACHE_BYTES  # these are used in every step
         return spect_camera(mu, angles, voxel_size=size, radius=sheet.radius, **kinds, cache_attenuation=cached).to(
             device
         )
 
     found = []
     for i in _bar(range(count)):
-        patient = 10**6 * (seed + 1) + i  # not the recipes' and the tables'
-        scan = emission_scan(sheet, camera, shape, voxel_size_mm=voxel_mm, seed=patient, device=device)
+        patient = 10**7 * (seed + 1) + i  # not the recipes' and the tables'
+        virtual = i % 2 == 1  # what is learned of both is worth more
+        scan = emission_scan(sheet, camera, shape, voxel_size_mm=voxel_mm, seed=patient, virtual=virtual, device=device)
         found.append(make_scan(model, *scan[:4]))
     voxels = " x ".join(map(str, shape))
-    return found, f"{count} simulated torsos, {isotope}, {voxels} voxels of {voxel_mm:g} mm, {views} views"
+    about = f"{count} simulated torsos, half of them virtual patients, {isotope}, {voxels} voxels of {voxel_mm:g} mm"
+    return found, f"{about}, {views} views"
 
 
 def _bar(items: Sequence[T]) -> Iterable[T]:

@@ -104,7 +104,10 @@ def hidden_weights(model: nn.Module) -> list[nn.Parameter]:
     """What Muon is for: parameters named `weight` with two axes or more, but for the first and the last of them.
 
     Biases, norms' gains, learned taps, the layer that reads the image and the one that writes it are left out. First
-    and last are meant in order of registration.
+    and last are meant in order of registration; a model that lists its `networks` has those of each.
     """
+    networks = getattr(model, "networks", None)
+    if networks is not None:
+        return [p for network in networks for p in hidden_weights(network)]
     weights = [p for name, p in model.named_parameters() if name.split(".")[-1] == "weight" and p.ndim >= 2]
     return [p for p in weights[1:-1] if p.requires_grad]

@@ -64,6 +64,7 @@ print(
 )
 
 # Solve
+network = load_unrolled_em(args.isotope).to(args.device)
 D = SliceWise(MLPatch.from_pretrained("gray"), axes=(0, 1, 2)).to(args.device)
 options = {"bounds": (0.0, None), "strength": args.strength, "max_iter": max_iter, "progress": True}
 em = timed(
@@ -72,7 +73,6 @@ em = timed(
 width = FILTER_FWHM / SIGMAS / voxel
 smooth = torch.from_numpy(gaussian_filter(em.image.cpu().numpy(), (0, 0, width, width, width))).to(args.device)
 pnp = timed("ADMM + MLPatch", lambda: solve(A, y, D, data_term=Poisson(background=scatter), **options))
-network = load_unrolled_em(args.isotope).to(args.device)
 unrolled = timed("unrolled EM", lambda: network(A, y, scatter, em.image))
 unrolled = unrolled._replace(seconds=unrolled.seconds + em.seconds)  # which it begins with
 entries = [em, Entry(f"OSEM, {FILTER_FWHM:g} mm filter", smooth, em.seconds), pnp, unrolled]

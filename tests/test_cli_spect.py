@@ -237,6 +237,12 @@ def test_from_simind_with_its_collimator_and_a_ct(monkeypatch, scan, tmp_path, c
     write_nifti(tmp_path / "ct.nii", np.where(mu > 0, 0.0, -1000.0), VOXEL)
     arguments = ("convert", tmp_path / "a.h00", "-o", tmp_path / "y.h5", "--attenuation", tmp_path / "ct.nii")
     fails(monkeypatch, capsys, "--attenuation-unit HU needs --energy", *arguments, "--attenuation-unit", "HU")
+    for values, unit, said in (
+        (mu, ("HU", "--energy", 208), "Is it a map of mu?"),
+        (mu / 10, ("1/mm",), "another unit"),
+    ):
+        write_nifti(tmp_path / "mu.nii", values, VOXEL, overwrite=True)
+        fails(monkeypatch, capsys, said, *arguments[:-1], tmp_path / "mu.nii", "--attenuation-unit", *unit)
     assert run(monkeypatch, *arguments, "--attenuation-unit", "HU", "--energy", 208) == 0
     data = read_problem(tmp_path / "y.h5")
     np.testing.assert_array_equal(data.y, y)
@@ -281,3 +287,16 @@ def test_convert_refuses(monkeypatch, scan, tmp_path, capsys):
 def test_help_has_examples(monkeypatch, capsys, command):
     assert run(monkeypatch, command, "--help") == 0
     assert f"pnp {command}" in capsys.readouterr().out
+
+
+def test_options_that_would_be_ignored_are_refused(monkeypatch, scan, tmp_path, capsys):
+    A, y, _, _ = scan
+    write_interfile(tmp_path / "a.h00", y[0, 0].transpose(0, 2, 1)[:, ::-1], direction="CW")
+    mu = A.attenuation.numpy()
+    write_nifti(tmp_path / "mu.nii", mu, VOXEL)
+    command = ("convert", tmp_path / "a.h00", "-o", tmp_path / "y.h5")
+    fails(monkeypatch, capsys, "give --attenuation as well", *command, "--energy", 208)
+    fails(monkeypatch, capsys, "give --attenuation as well", *command, "--attenuation-unit", "1/cm")
+    fails(monkeypatch, capsys, "--rotation is of DICOM", *command, "--rotation", 1)
+    maps = (*command, "--attenuation")
+    fails(monkeypatch, capsys, "--energy is for", *maps, tmp_path / "mu.nii", "--energy", 208)

@@ -88,6 +88,7 @@ def test_penetration_is_a_share_of_the_counts() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"attenuation": torch.zeros(1, 1, 8, 8, 4)}, "attenuation must be a tensor"),
         ({"penetration": (1.5, 100.0)}, "share must be from 0 to 1"),
         ({"penetration": (0.3, 0.0)}, "penetration_fwhm must be positive"),
         ({"penetration": (0.3, 100.0), "radius": torch.full((12,), 200.0)}, "one radius for all views"),
@@ -96,4 +97,15 @@ def test_penetration_is_a_share_of_the_counts() -> None:
 def test_bad_camera(options: dict[str, object], message: str) -> None:
     arguments: dict[str, object] = {"voxel_size": 9.6, "radius": 200.0, "collimator": SHEET} | options
     with pytest.raises(ValueError, match=message):
-        spect_camera(torch.zeros(8, 8, 4), ANGLES, **arguments)
+        spect_camera(**{"attenuation": torch.zeros(8, 8, 4), "angles": ANGLES} | arguments)
+
+
+def test_voxels_may_be_longer_than_wide() -> None:
+    mu, x = torch.zeros(8, 8, 4), torch.zeros(1, 1, 8, 8, 4)
+    x[..., 4, 4, 2] = 1
+    size = (9.6, 19.2)
+    for penetration in (None, (0.2, 60.0)):
+        A = spect_camera(mu, ANGLES[:1], voxel_size=size, radius=200.0, collimator=SHEET, penetration=penetration)
+        y = A.A(x)[0, 0, 0]
+        # One bin along z is two along x.
+        assert float(y[4, 3] / y[4, 2]) == pytest.approx(float(y[2, 2] / y[4, 2]), rel=1e-4)

@@ -62,14 +62,14 @@ def test_unrolled_em(run, tmp_path):
     out, rows, _ = run("unrolled_em", "--smoke")
     assert [row["method"] for row in rows] == ["OSEM", "OSEM, 10 mm", "sequential", "truncated", "end-to-end"]
     for row in rows:
-        assert 0.05 < float(row["NRMSE, ID"]) < 0.3 and 0.05 < float(row["NRMSE, OOD"]) < 0.4
+        assert 0.05 < float(row["NRMSE, torsos"]) < 0.3 and 0.05 < float(row["NRMSE, virtual"]) < 0.4
     # Four steps already gain on what the networks begin with.
-    assert all(float(row["NRMSE, ID"]) < float(rows[0]["NRMSE, ID"]) for row in rows[2:])
-    assert rows[4]["step"].endswith(" MB") and "### OOD" in out
+    assert all(float(row["NRMSE, torsos"]) < float(rows[0]["NRMSE, torsos"]) for row in rows[2:])
+    assert rows[4]["step"].endswith(" MB") and "### virtual" in out
     weights = load_unrolled_em(tmp_path / "lu177_end-to-end.safetensors")
     assert weights.features == 16 and not list(tmp_path.glob("probe*"))
     # A training that is done is read.
-    assert [row["NRMSE, ID"] for row in run("unrolled_em", "--smoke")[1]] == [row["NRMSE, ID"] for row in rows]
+    assert [row["NRMSE, torsos"] for row in run("unrolled_em", "--smoke")[1]] == [row["NRMSE, torsos"] for row in rows]
     assert "not 5" in run("unrolled_em", "--smoke", "--seed", 5, code=2)[2]
 
 

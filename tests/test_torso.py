@@ -180,6 +180,18 @@ def test_virtual_uptake_varies_within_organs(patients: list[Torso], bent: list[T
     assert all(0.15 < spread(p) < 0.35 for p in bent)
 
 
+def test_cold_cores_are_inside_their_lesions() -> None:
+    """What is coldest in a lesion is colder than its rim; nothing else of the liver is so cold."""
+    colder = []
+    for seed in range(4):
+        p = torso(generator=torch.Generator().manual_seed(seed), virtual=True)
+        liver = p.activity[0, 0][p.labels == REGIONS.index("liver")]
+        assert float(liver.min()) > 0.2 * float(liver.mean())
+        lesion = p.activity[0, 0][p.labels == REGIONS.index("lesion 1")]
+        colder.append(float(lesion.min() / lesion.max()))
+    assert min(colder) < 0.3
+
+
 def test_virtual_patient_is_the_same_at_every_resolution(bent: list[Torso]) -> None:
     """Inside the liver, where the voxels of both are whole, uptake goes up and down at the same places."""
     g = torch.Generator().manual_seed(0)

@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -29,6 +30,7 @@ from pnp.learned import (
 from pnp.learned.unrolled_em import em_update
 from pnp.learned.unrolled_training import _last, spent
 from pnp.metrics import nrmse
+from pnp.muon import hidden_weights
 from pnp.phantoms import ISOTOPES, emission_scan
 from pnp.training_options import TrainingOptions
 
@@ -256,7 +258,7 @@ def test_training_improves_on_its_start(mode: str, scans: list[Scan], others: li
     start = sum(nrmse(s.start, s.truth) for s in others) / len(others)
     assert measure(model) < 0.97 * min(untrained, start)
     assert not any(p.requires_grad for p in model.parameters())
-    assert spent(tmp_path / "c")[0] == 60
+    assert spent(tmp_path / "c", 3 if mode == "sequential" else 1)[0] == 60
     assert sorted(p.name for p in tmp_path.iterdir()) == (["c", "c2", "c3"] if mode == "sequential" else ["c"])
 
 
@@ -290,6 +292,57 @@ def test_interrupted_training_goes_on_as_if_it_had_not_been(mode: str, scans: li
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
+def test_a_stage_whose_input_has_changed_begins_anew(scans: list[Scan], tmp_path: Path) -> None:
+    """Prolonged, the first network changes what the others learn from; the answer is that of one long run."""
+
+    def run(steps: int, name: str, **keep: bool) -> UnrolledEM:
+        torch.manual_seed(1)
+        model, options = UnrolledEM(features=2, start_iter=4), TrainingOptions(steps=steps, batch=1, warmup=2)
+        return train_unrolled_em(
+            model, scans, options, mode="sequential", checkpoint=tmp_path / name, progress=False, **keep
+        )
+
+    run(6, "part")
+    run(9, "part", resume=True)
+    assert spent(tmp_path / "part", 3)[0] == 9
+    later = torch.load(tmp_path / "part2", weights_only=True)
+    assert later["step"] == 3 and later["history"] == []
+    # Of three steps its own, not of two made for another first network and one more.
+    (tmp_path / "part2").unlink()
+    again = run(9, "part", resume=True)
+    (tmp_path / "part2").replace(tmp_path / "alone2")
+    alone = torch.load(tmp_path / "alone2", weights_only=True)
+    assert all(torch.equal(alone["average"][k], v) for k, v in later["average"].items())
+    assert spent(tmp_path / "part")[0] == 3 and again.n_inner == 1
+    with pytest.raises(ValueError, match="part, part3 already; resume"):
+        run(9, "part")
+
+
+def test_other_scans_and_models_are_not_resumed(scans: list[Scan], others: list[Scan], tmp_path: Path) -> None:
+    options = TrainingOptions(steps=3, batch=1, warmup=2)
+    for mode in ("truncated", "sequential"):
+
+        def run(given: list[Scan], mode: str = mode, **changed: Any) -> None:
+            train_unrolled_em(
+                UnrolledEM(features=2, start_iter=4, **changed), given, options, mode=mode,
+                checkpoint=tmp_path / mode, resume=True, progress=False,
+            )  # fmt: skip
+
+        run(scans)
+        less = [Scan(s.operator, s.y, 0 * s.background, s.truth, s.start, s.sensitivity) for s in scans]
+        for wrong in (others, less):
+            with pytest.raises(ValueError, match="was begun with the training's"):
+                run(wrong)
+        with pytest.raises(ValueError, match=r"strength (was )?1\.0"):
+            run(scans, strength=2.0)
+
+
+def test_all_modes_train_the_same_weights_with_the_same_optimizer() -> None:
+    model = UnrolledEM()
+    whole = [id(p) for p in hidden_weights(model)]
+    assert whole == [id(p) for network in model.networks for p in hidden_weights(network)] and len(whole) == 3
+
+
 def test_training_refuses(scans: list[Scan], tmp_path: Path) -> None:
     options = TrainingOptions(steps=1, batch=1)
     with pytest.raises(ValueError, match="mode must be one of end-to-end"):
@@ -310,6 +363,10 @@ def test_training_refuses(scans: list[Scan], tmp_path: Path) -> None:
     s = scans[0]
     with pytest.raises(ValueError, match="with activity in it"):
         make_scan(model, s.operator, s.y, s.background, 0 * s.truth)
+    with pytest.raises(ValueError, match="truth must be a volume as A_adjoint"):
+        make_scan(model, s.operator, s.y, s.background, s.truth[..., :1])
+    with pytest.raises(ValueError, match="truth must be >= 0"):
+        make_scan(model, s.operator, s.y, s.background, -s.truth)
 
 
 # ---------------------------------------------------------------- files and bad input
@@ -333,7 +390,7 @@ def test_files(tmp_path: Path) -> None:
     ("change", "error", "message"),
     [
         ({"y": -torch.ones(1, 1, 8, 6, 3, dtype=F64)}, ValueError, "y must be >= 0"),
-        ({"y": torch.ones(1, 1, 8, 6, 3)}, TypeError, "move one"),
+        ({"y": torch.ones(1, 1, 8, 6, 3)}, TypeError, "use y.float"),
         ({"background": -1.0}, ValueError, "background must be"),
         ({"background": torch.ones(2, 2)}, ValueError, "broadcast to y"),
         ({"x0": -torch.ones(1, 1, *SHAPE, dtype=F64)}, ValueError, "x0 must be >= 0"),
@@ -355,6 +412,13 @@ def test_bad_input(change: dict[str, Any], error: type[Exception], message: str)
 def test_bad_constructor(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         UnrolledEM(**options)
+
+
+def test_arrays_come_back_as_arrays() -> None:
+    A, y, r, _ = problem()
+    x = network()(A, y.numpy(), r.numpy())
+    assert isinstance(x, np.ndarray)
+    np.testing.assert_array_equal(x, network()(A, y, r).detach().numpy())
 
 
 def test_osem_is_the_start() -> None:

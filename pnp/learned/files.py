@@ -54,6 +54,9 @@ def load_unrolled_em(path: str | Path) -> UnrolledEM:
         ValueError: there is no such file, or it is not a weight file of UnrolledEM.
     """
     shipped = SHIPPED / f"{path}.safetensors"
+    if not shipped.exists() and not Path(path).exists():
+        names = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.safetensors")))
+        raise ValueError(f"load_unrolled_em: no file {str(path)!r}; give a .safetensors file, or one of {names}")
     return _load("load_unrolled_em", UnrolledEM, shipped if shipped.exists() else path, "unrolled_em")
 
 

@@ -8,7 +8,7 @@ Counts y ~ Poisson(A x + r). With s = A^T 1, a network's proposal u_k and a quad
     x_k+1 = 2 e / (q + sqrt(q^2 + 4 beta e)) = (sqrt(q^2 + 4 beta e) - q) / (2 beta)
 
 which minimises EM's surrogate of the likelihood plus beta/2 ||x - u_k||^2: EM itself for beta = 0, u_k for beta to
-infinity, never negative. Y. Li, Y. K. Dewaraja and J. A. Fessler, arXiv 2301.09710; De Pierro, IEEE Trans. Med. Imaging
+infinity, never negative. Z. Li, Y. K. Dewaraja and J. A. Fessler, arXiv 2301.09710; De Pierro, IEEE Trans. Med. Imaging
 14 (1995) 132 for the surrogate.
 
 Unlike there the model has no units: z = sum x_0^2 / sum x_0, the activity where the activity is, and beta = b / z times
@@ -28,7 +28,7 @@ from ..counts import as_background, check_counts, ratio
 from ..em import osem
 from ..interop import as_operator
 from ..protocols import Operator
-from ..validation import as_initial, as_tensor, check_device, check_number
+from ..validation import as_initial, as_measurements, check_device, check_number
 from .remade import remade
 
 __all__ = ["Iteration", "Prior", "UnrolledEM", "em_update"]
@@ -139,6 +139,11 @@ class UnrolledEM(nn.Module):
         self.start_iter, self.start_subsets = start_iter, start_subsets
         self.priors = nn.ModuleList(Prior(features, layers) for _ in range(n_outer))
 
+    @property
+    def networks(self) -> list[nn.Module]:
+        """The networks, each with a first and a last layer of its own."""
+        return list(self.priors)
+
     def config(self) -> dict[str, Any]:
         """Arguments of the constructor, in plain values."""
         names = ("n_inner", "strength", "features", "layers", "start_iter", "start_subsets")
@@ -150,8 +155,8 @@ class UnrolledEM(nn.Module):
         x: Tensor = osem(operator, y, n_subsets=subsets, background=background, max_iter=self.start_iter).x
         return x
 
-    def forward(self, operator: Operator, y: Tensor, background: Any = 0.0, x0: Tensor | None = None) -> Tensor:
-        """Return the volume (B, 1, nx, ny, nz) for counts y, in y's dtype; gradients flow to the networks.
+    def forward(self, operator: Operator, y: Any, background: Any = 0.0, x0: Any = None) -> Any:
+        """Return the volume (B, 1, nx, ny, nz) for counts y, a tensor or an array as y; gradients flow to the networks.
 
         Args:
             operator: A, without negative entries: `operators.SPECT`, or any with `A` and `A_adjoint`; where x0 is not
@@ -164,24 +169,30 @@ class UnrolledEM(nn.Module):
             TypeError, ValueError: an argument does not fit, is negative or not finite.
         """
         operator = as_operator(operator, "UnrolledEM")
-        y = as_tensor("y", y, caller="UnrolledEM")
+        y, is_numpy = as_measurements(y, caller="UnrolledEM")
         check_counts("UnrolledEM", "y", y, "do not subtract the background, pass it as background")
         check_device("operator", operator, y.device, "UnrolledEM")
         weight = self.priors[0].network[0].weight  # type: ignore[union-attr, index]
         if y.dtype != weight.dtype or y.device != weight.device:
             raise TypeError(
-                f"UnrolledEM: y is {y.dtype} on {y.device}, the model {weight.dtype} on {weight.device}; move one"
+                f"UnrolledEM: y is {y.dtype} on {y.device}, the model {weight.dtype} on {weight.device}; use "
+                "y.float(), model.double() or .to(device)"
             )
         r = as_background("UnrolledEM", background, y)
         s = operator.A_adjoint(torch.ones_like(y))
         if x0 is None:
+            if self.start_subsets > 1 and not callable(getattr(operator, "subset", None)):
+                raise TypeError(
+                    f"UnrolledEM: operator must have subset(b, n) for the OSEM that it starts from, got "
+                    f"{type(operator).__name__}; give x0, e.g. by mlem"
+                )
             x = self.start(operator, y, r)
         else:
             x = as_initial(x0, s, caller="UnrolledEM")
             check_counts("UnrolledEM", "x0", x, "clip it, or leave it out")
         for step in self.iterate(operator, y, r, x, s):
             x = step.x
-        return x
+        return x.detach().cpu().numpy() if is_numpy else x
 
     def iterate(
         self, operator: Operator, y: Tensor, r: Tensor, x: Tensor, s: Tensor, *, truncated: bool = False

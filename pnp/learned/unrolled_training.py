@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..counts import as_background, check_counts
 from ..metrics import nrmse
 from ..protocols import Operator
 from ..training import train
@@ -50,15 +51,22 @@ class Scan:
     """A^T 1."""
 
 
-def make_scan(model: UnrolledEM, operator: Operator, y: Tensor, background: Tensor, truth: Tensor) -> Scan:
+def make_scan(model: UnrolledEM, operator: Operator, y: Tensor, background: Any, truth: Tensor) -> Scan:
     """Return the scan with its start and sensitivity, so that they are computed once."""
-    if truth.shape[0] != 1 or not float(truth.norm()) > 0:
+    check_counts("make_scan", "truth", truth, "it is activity")
+    if y.shape[0] != 1 or not float(truth.norm()) > 0:
         raise ValueError(
-            f"make_scan: truth must be one volume (1, 1, nx, ny, nz) with activity in it, got {tuple(truth.shape)}, "
-            f"norm {float(truth.norm()):.3g}; give one scan at a time"
+            f"make_scan: y and truth must be of one scan with activity in it, got y {tuple(y.shape)} and a norm of "
+            f"{float(truth.norm()):.3g}; give one scan at a time"
         )
-    r = background.expand(y.shape)
-    return Scan(operator, y, r, truth, model.start(operator, y, r), operator.A_adjoint(torch.ones_like(y)))
+    r = as_background("make_scan", background, y)
+    sensitivity = operator.A_adjoint(torch.ones_like(y))
+    if truth.shape != sensitivity.shape or truth.device != y.device:
+        raise ValueError(
+            f"make_scan: truth must be a volume as A_adjoint(y), {tuple(sensitivity.shape)} on {y.device}, got "
+            f"{tuple(truth.shape)} on {truth.device}; resample it to the operator's voxels"
+        )
+    return Scan(operator, y, r, truth, model.start(operator, y, r), sensitivity)
 
 
 def held_out_nrmse(scans: Sequence[Scan]) -> Callable[[UnrolledEM], float]:
@@ -92,7 +100,8 @@ def train_unrolled_em(
         options: see `TrainingOptions`; `batch` is the scans of a step. A sequential training divides its budget
             equally among the networks.
         mode: one of MODES.
-        checkpoint: file to keep the state in. A sequential training keeps one a network: NAME, NAME2, NAME3.
+        checkpoint: file to keep the state in. A sequential training keeps one a network: NAME, NAME2, NAME3. When it
+            is resumed and an earlier network has trained on, the later ones begin anew: what they learned from is gone.
         resume, checkpoint_minutes, progress: as in `train_denoiser`.
         validate: called with the model, its value is shown and recorded; a sequential training calls it for the last
             network only.
@@ -117,9 +126,16 @@ def train_unrolled_em(
         minutes=None if options.minutes is None else options.minutes / n,
     )
     images = [scan.start for scan in scans]
-    for k, path in enumerate(_stages(checkpoint, n)):
+    paths = _stages(checkpoint, n)
+    there = [path.name for path in paths if path.exists()]
+    if there and not resume:
+        raise ValueError(f"train_unrolled_em: there are checkpoints {', '.join(there)} already; resume, or remove them")
+    for k, path in enumerate(paths):
         one = None if validate is None or k < n - 1 else (lambda _, measure=validate: measure(model))
-        train(_Stage(model, k, images, scans), share, checkpoint=path, validate=one, **keep)
+        stage = _Stage(model, k, images, scans)
+        if path.exists() and load_checkpoint(path)["levels"].get("before", stage.before) != stage.before:
+            path.unlink()
+        train(stage, share, checkpoint=path, validate=one, **keep)
         if k < n - 1:
             bar = tqdm(scans, desc=f"iteration {k + 1}", disable=not progress, file=sys.stderr)
             with torch.no_grad():
@@ -127,12 +143,9 @@ def train_unrolled_em(
     return model.eval().requires_grad_(False)
 
 
-def spent(checkpoint: str | Path) -> tuple[int, float]:
-    """Return the steps and the seconds that a training took, over all the checkpoints that it left."""
-    path, k = Path(checkpoint), 1
-    found = [load_checkpoint(path)]
-    while (more := path.with_name(f"{path.name}{(k := k + 1)}")).exists():
-        found.append(load_checkpoint(more))
+def spent(checkpoint: str | Path, stages: int = 1) -> tuple[int, float]:
+    """Return the steps and the seconds that a training took, over the checkpoints of so many stages."""
+    found = [load_checkpoint(path) for path in _stages(checkpoint, stages)]
     return sum(state["step"] for state in found), sum(state["seconds"] for state in found)
 
 
@@ -159,19 +172,18 @@ def _relative(x: Tensor, truth: Tensor) -> Tensor:
     return loss
 
 
-def _checksum(scans: Sequence[Scan]) -> str:
-    total = 0
-    for scan in scans:
-        for t in (scan.y, scan.truth):
-            total = zlib.crc32(t.detach().cpu().contiguous().numpy().tobytes(), total)
-    return f"{len(scans)} of checksum {total:08x}"
+def _described(model: UnrolledEM, mode: str, scans: Sequence[Scan]) -> dict[str, Any]:
+    """Return what a training is of; sums to four digits, since threads add in orders of their own."""
+    names = ("y", "background", "truth", "start", "sensitivity")
+    sums = {name: f"{sum(float(getattr(s, name).double().norm()) for s in scans):.4g}" for name in names}
+    return {"mode": mode, "scans": len(scans), **sums, **{f"model {k}": v for k, v in model.config().items()}}
 
 
 class _Whole(Task):
     """All iterations at once."""
 
     def __init__(self, model: UnrolledEM, scans: Sequence[Scan], *, truncated: bool) -> None:
-        settings = {"mode": MODES[truncated], "scans": _checksum(scans)}
+        settings = _described(model, MODES[truncated], scans)
         super().__init__("train_unrolled_em", model, settings, "the training's")
         self.scans, self.truncated = list(scans), truncated
 
@@ -191,7 +203,11 @@ class _Stage(Task):
 
     def __init__(self, model: UnrolledEM, k: int, images: Sequence[Tensor], scans: Sequence[Scan]) -> None:
         prior: nn.Module = model.priors[k]
-        settings = {"mode": MODES[2], "network": k + 1, "scans": _checksum(scans)}
+        total = 0
+        for p in [p for earlier in model.networks[:k] for p in earlier.parameters()]:
+            total = zlib.crc32(p.detach().cpu().contiguous().numpy().tobytes(), total)
+        self.before = f"{k} networks of checksum {total:08x}"
+        settings = {**_described(model, MODES[2], scans), "network": k + 1, "before": self.before}
         super().__init__("train_unrolled_em", prior, settings, "the training's")
         scales = [model.scales(scan.start, scan.sensitivity)[0] for scan in scans]
         self.pairs = [(x / z, scan.truth / z) for x, z, scan in zip(images, scales, scans, strict=True)]

@@ -5,7 +5,7 @@
 A is computed on voxels half as large as those that will be reconstructed. The isotopes are likenesses, not Monte Carlo:
 177Lu at 208 keV with a medium-energy collimator is sharp and has little scatter; bremsstrahlung of 90Y, counted from
 105 to 195 keV with a high-energy collimator, has fewer counts, much scatter, and broad tails of photons of up to
-2.3 MeV that pass the septa (Y. Li, Y. K. Dewaraja and J. A. Fessler, arXiv 2301.09710, study the two). Holes are those
+2.3 MeV that pass the septa (Z. Li, Y. K. Dewaraja and J. A. Fessler, arXiv 2301.09710, study the two). Holes are those
 of data sheets (medium and high energy, low penetration), lead's attenuation is NIST's at the energy; shares and widths
 of scatter and penetration, and counts, are our choice.
 """
@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
@@ -110,10 +111,12 @@ def emission_scan(
             on `device`. `operators.spect_camera` makes it.
         shape: (nx, ny, nz) voxels.
         voxel_size_mm: side of a voxel in mm.
-        seed: of the patient and of the noise.
+        seed: at least 0; of the patient, and by a stream of its own of the noise.
         virtual: as in `torso`.
         device: where the answer is; patient and noise are drawn on the CPU.
     """
+    if seed < 0:
+        raise ValueError(f"emission_scan: seed must be at least 0, got {seed}")
     fine_shape = (REFINE * shape[0], REFINE * shape[1], REFINE * shape[2])
     found = [
         torso(
@@ -128,12 +131,14 @@ def emission_scan(
     fine_mu = isotope.attenuation * found[1].attenuation
     fine = camera(fine_mu, voxel_size_mm / REFINE).A(found[1].activity.to(device))
     views = REFINE**2 * avg_pool2d(fine[0], REFINE)[None]
-    scale = isotope.counts / float(views.sum())
+    # To six digits, whatever the order in which threads have summed.
+    scale = float(f"{isotope.counts / float(views.double().sum()):.6g}")
     truth = REFINE**3 * scale * avg_pool3d(found[1].activity, REFINE).to(device)
     primary = (scale * views).cpu()
     blur = isotope.scatter_fwhm / SIGMAS / voxel_size_mm
     wide = torch.from_numpy(gaussian_filter(primary.numpy(), (0, 0, 0, blur, blur), mode="constant"))
     background = isotope.scatter * wide
-    y = torch.poisson(primary + background, generator=torch.Generator().manual_seed(seed))
+    noise = torch.Generator().manual_seed(int(np.random.SeedSequence((seed, 1)).generate_state(1)[0]))
+    y = torch.poisson(primary + background, generator=noise)
     operator = camera(avg_pool3d(fine_mu[None, None], REFINE)[0, 0], voxel_size_mm)
     return EmissionScan(operator, y.to(device), background.to(device), truth, found[0].labels)

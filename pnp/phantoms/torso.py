@@ -251,9 +251,11 @@ class _Patient:
         x, y, z = self.t[0][:, None, None], self.t[1][:, None], self.t[2]
         inside = self.labels > 0
         spacing = self.voxel / SAMPLES
-        index = []
+        index, self.shift = [], list[Tensor]()
         for n, axis in zip(self.labels.shape, range(3), strict=True):
             shift = (self.wave(x, y, z, 60.0) * (BEND / 2)).clamp(-BEND, BEND)
+            voxels = shift.view([m for size in self.shape for m in (size, SAMPLES)])
+            self.shift.append(voxels.mean((1, 3, 5)))
             steps = torch.arange(n).reshape([-1 if i == axis else 1 for i in range(3)])
             index.append((steps + torch.round(shift / spacing).long()).clamp(0, n - 1))
         moved = self.labels[index[0], index[1], index[2]]
@@ -266,7 +268,8 @@ class _Patient:
         factor = torch.exp(TEXTURE * self.wave(x, y, z, 25.0) - TEXTURE**2 / 2)
         for centre, radius in self.placed:
             core = self.uniform(0, 0.6) * radius  # a cold core of up to a fifth of the volume
-            distance = ((x - centre[0]).square() + (y - centre[1]).square() + (z - centre[2]).square()).sqrt()
+            moved = zip((x, y, z), self.shift, centre, strict=True)  # where the labels were taken from
+            distance = torch.stack([(t + shift - c).square() for t, shift, c in moved]).sum(0).sqrt()
             factor = factor * (1 - 0.9 * torch.sigmoid((core - distance) / 1.5))
         return factor
 

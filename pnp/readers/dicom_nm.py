@@ -167,7 +167,14 @@ def _orbit(
             radii[here] = values[0]
         elif values.size >= views[here].max():
             radii[here] = values[views[here] - 1]
-    return degrees, radii if (radii > 0).all() else None
+    known = radii > 0
+    if known.any() and not known.all():
+        warnings.warn(
+            f"{path}: RadialPosition is missing or 0 in {int((~known).sum())} of {len(known)} views, so that the orbit "
+            "is not known; give the radius",
+            stacklevel=4,
+        )
+    return degrees, radii if known.all() else None
 
 
 def _check_detectors(path: str | os.PathLike[str], data: Any, detectors: Array, views: Array, degrees: Array) -> None:
