@@ -2,7 +2,8 @@
 
     python benchmarks/mass_mapping_step.py                    # simulated maps, simulated noise
     python benchmarks/mass_mapping_step.py --settings         # coupling, schedule, iterations: where they were chosen
-    python benchmarks/mass_mapping_step.py --cost 1024 4096   # one map of that side, time and memory
+    python benchmarks/mass_mapping_step.py --prior            # skies that the weights were not trained on
+    python benchmarks/mass_mapping_step.py --cost 512 1024 2048 4096   # whole masked maps of these sides: time, memory
     python benchmarks/mass_mapping_step.py --kappa MAP.fits ... --std1 STD1.fits --std2 STD2.fits --mask MASK.fits
 
 Scores are centred and count observed pixels only. The shear is made on the periodic grid of the map; with --cut, of a
@@ -30,8 +31,8 @@ from denoisers import MLPatch
 from operators import KaiserSquires, KaiserSquiresEB
 from pnp import LeastSquares, solve
 from pnp.io import read_image
-from pnp.lensing import LognormalKappa, pixel_spectrum, survey_noise, wiener
-from pnp.lensing.mass_map import EModeOnly, map_mass
+from pnp.lensing import LognormalKappa, ScaledPrior, check_prior, pixel_spectrum, survey_noise, wiener
+from pnp.lensing.mass_map import ITERATIONS, EModeOnly, map_mass
 from pnp.lensing.padding import OddGrid
 from pnp.metrics import nrmse, pearson_r
 from pnp.solvers import State, admm, hqs
@@ -129,41 +130,93 @@ def settings(args: argparse.Namespace, D: MLPatch) -> None:
         print(f"| {label} | " + " | ".join(cells) + " |")
 
 
-def probe(method: str, size: int, n_iter: int | None) -> None:
-    """In a fresh process: print the time of one map, and its peak memory beside what holds shear and noise."""
+def prior(args: argparse.Namespace, D: MLPatch) -> None:
+    """Print how well periodic maps of other amplitudes and pixels are denoised, beside the Wiener filter's best."""
+    print("| std | arcmin | sigma | Wiener filter | MLPatch | MLPatch, scaled | `check_prior` |\n" + "|---" * 7 + "|")
+    around = [(std, 0.29) for std in (0.004, 0.01, 0.02, 0.04, 0.08)] + [(0.02, a) for a in (0.1, 0.23, 0.36, 0.6, 1.2)]
+    for std, arcmin in around:
+        g = torch.Generator().manual_seed(0)
+        sky, sigma = LognormalKappa((256, 256), pixel_arcmin=arcmin, std=std), 8 * std
+        kappa = sky(args.seeds, generator=g)
+        noisy = kappa + sigma * torch.randn(kappa.shape, generator=g)
+        power = pixel_spectrum(sky.shape, arcmin)
+        power *= std**2 / power.mean()
+        filtered = torch.fft.ifft2(torch.fft.fft2(noisy) * (power / (power + sigma**2)).float()).real
+        fit = check_prior(std, arcmin)
+        level = min(max(sigma, D.sigma_range[0]), D.sigma_range[1])
+        maps = (filtered, D(noisy, level), ScaledPrior(D, std / 0.02)(noisy, sigma))
+        errors = " | ".join(f"{nrmse(x, kappa, centred=True):.3f}" for x in maps)
+        verdict = "fits" if fit.fits else "scale" if fit.scale != 1 else "train"
+        print(f"| {std:g} | {arcmin:g} | {sigma:.3g} | {errors} | {verdict} |", flush=True)
+
+
+def probe(what: str, size: int, n_iter: int | None) -> None:
+    """In a fresh process: print the time of one part or map, and its peak memory beside shear, noise and weights."""
     g = torch.Generator().manual_seed(0)
     D, std = MLPatch.from_pretrained("convergence"), survey_noise((size, size), generator=g)[:, :1].clone()
     y = 0.17 * torch.randn(1, 2, size, size, generator=g)
+    times: list[tuple[float, float]] = []
+
+    def clock(_: object = None) -> None:
+        times.append((time.perf_counter(), time.process_time()))
 
     def call() -> None:
-        if method == "step":
+        clock()
+        if what == "step":
             grid = OddGrid((size, size))
-            A = KaiserSquiresEB(grid.shape)
             shear = grid.embed(y, 0.0)
-            h = A.data_step(shear, grid.embed(std, math.inf) ** -2)
+            h = KaiserSquiresEB(grid.shape).data_step(shear, grid.embed(std, math.inf) ** -2)
             assert h is not None
-            h(torch.zeros_like(shear), torch.tensor(36.0))
+            z = torch.zeros_like(shear)
+            clock()
+            h(z, torch.tensor(36.0))
+        elif what == "denoiser":
+            D(y[:, :1], 0.17)
         else:
-            make, pad = (KaiserSquiresEB, 0) if method == "admm" else (KaiserSquires, None)
-            map_mass(make, y, std, D, method=method, pad=pad, b_mode=False, n_iter=n_iter)
+            make, pad = (KaiserSquiresEB, 0) if what == "admm" else (KaiserSquires, None)
+            map_mass(make, y, std, D, method=what, pad=pad, b_mode=False, n_iter=n_iter, callback=clock)
+        clock()
 
-    wall, cpu = time.perf_counter(), time.process_time()
     memory = peak_growth(call)
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    print(json.dumps({"s": wall, "cpu_s": cpu, "bytes": memory, "input": 4 * (y.numel() + std.numel())}))
+    first, last = times[0], times[-1]
+    step = times[-2] if what == "step" else first  # without the kernel and the grid, which are made once
+    found = {"s": last[0] - step[0], "cpu_s": last[1] - step[1], "iterations": len(times) - 2}
+    print(json.dumps(found | {"bytes": memory, "input": 4 * (y.numel() + std.numel())}))
 
 
 def cost(sizes: list[int], n_iter: int, limit_s: float) -> None:
-    """Print time and memory by side, each from a fresh process."""
-    print("| side | | seconds | CPU seconds | GB beside | GB of input |\n|---|---|---|---|---|---|")
+    """Print time and memory by side, each from a fresh process, and how they grow with the number n of pixels."""
+    parts = {
+        "step": "data step",
+        "denoiser": "denoiser",
+        "admm": "ADMM, a whole map",
+        "pnpmass": "PnPMass, a whole map",
+    }
+    print(
+        "| side | | seconds | CPU seconds | CPU us a pixel and iteration | GB beside | GB of input |\n"
+        + "|---" * 7
+        + "|"
+    )
+    found: dict[str, list[tuple[int, float]]] = {what: [] for what in parts}
     for size in sizes:
-        for method, label in (("step", "data step"), ("admm", "ADMM"), ("pnpmass", "PnPMass")):
-            found = fresh_process(__file__, "--probe", method, str(size), str(n_iter), limit_s=limit_s)
-            if not isinstance(found, str):
-                found = (
-                    f"{found['s']:.1f} | {found['cpu_s']:.1f} | {found['bytes'] / 1e9:.2f} | {found['input'] / 1e9:.2f}"
-                )
-            print(f"| {size} | {label} | {found} |", flush=True)
+        for what, label in parts.items():
+            of = fresh_process(__file__, "--probe", what, str(size), str(n_iter), limit_s=limit_s)
+            if isinstance(of, str):
+                print(f"| {size} | {label} | {of} |", flush=True)
+                continue
+            n = max(of["iterations"], 1)
+            label += f", {n} iterations" if what in ITERATIONS else ""
+            found[what].append((size, of["cpu_s"] / n))
+            print(
+                f"| {size} | {label} | {of['s']:.1f} | {of['cpu_s']:.1f} | {1e6 * of['cpu_s'] / n / size**2:.2f} "
+                f"| {of['bytes'] / 1e9:.2f} | {of['input'] / 1e9:.2f} |",
+                flush=True,
+            )
+    for what, values in found.items():
+        if len(values) > 1:
+            (a, first), (b, last) = values[0], values[-1]
+            power = math.log(last / first) / math.log(b**2 / a**2)
+            print(f"{parts[what]}: CPU seconds grow as n^{power:.2f} from {a} to {b}")
 
 
 def main() -> None:
@@ -179,7 +232,8 @@ def main() -> None:
     p.add_argument("--mask", help="1 where observed")
     p.add_argument("--only", nargs="+", help="methods whose name holds one of these")
     p.add_argument("--settings", action="store_true", help="couplings, schedules, iterations instead")
-    p.add_argument("--cost", nargs="+", type=int, metavar="SIDE", help="time and memory at these sides instead")
+    p.add_argument("--prior", action="store_true", help="skies that the prior was not trained on instead")
+    p.add_argument("--cost", nargs="+", type=int, metavar="SIDE", help="time and memory of maps of these sides instead")
     p.add_argument("--limit", type=float, default=3600, help="seconds a map of --cost may take")
     p.add_argument("--iterations", type=int, default=0, help="iterations of --cost; 0: the default of each method")
     p.add_argument("--probe", nargs=3, help=argparse.SUPPRESS)
@@ -193,6 +247,8 @@ def main() -> None:
         probe(args.probe[0], int(args.probe[1]), int(args.probe[2]) or None)
     elif args.cost:
         cost(args.cost, args.iterations, args.limit)
+    elif args.prior:
+        prior(args, MLPatch.from_pretrained("convergence"))
     elif args.settings:
         settings(args, MLPatch.from_pretrained("convergence"))
     else:

@@ -231,6 +231,24 @@ def test_signs_and_conventions():
     torch.testing.assert_close(exchanged.noise_std[:, 0], m.noise_std[:, 1])
 
 
+@pytest.mark.parametrize("signs", [(1, 1), (-1, 1), (1, -1)])
+@pytest.mark.parametrize("swap", [False, True])
+def test_components_may_be_exchanged(signs, swap):
+    """Exchanged first, then signed; bias is of the column it came with; exchanging back gives the first map."""
+    c = galaxies(c1=0.01, c2=-0.02)
+    plain = map_catalogue(c, 10.0, axes="plane")
+    m = map_catalogue(c, 10.0, axes="plane", signs=signs, swap=swap)
+    want = plain.with_signs(*signs, swap=swap)
+    torch.testing.assert_close(m.shear, want.shear)
+    torch.testing.assert_close(m.noise_std, want.noise_std)
+    assert (m.signs, m.swap) == (want.signs, want.swap) == (signs, swap)
+    assert m.sigma_e == pytest.approx(want.sigma_e)
+    assert ("swap=True" in repr(m)) == swap
+    back = m.with_signs(*(signs[::-1] if swap else signs), swap=swap)
+    torch.testing.assert_close(back.shear, plain.shear)
+    assert (back.signs, back.swap) == ((1, 1), False)
+
+
 @pytest.mark.parametrize("convention", ["lenspack", "conjugate", "transposed"])
 def test_another_convention_is_the_same_mass(convention):
     m = map_catalogue(galaxies(), 10.0)

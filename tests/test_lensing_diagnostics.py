@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from operators import KaiserSquires
 from pnp.lensing import pixel_spectrum, survey_noise
-from pnp.lensing.baselines import noise_like
 from pnp.lensing.diagnostics import b_mode_null, power_ratio, whitened_chi2
 from pnp.lensing.peaks import find_peaks, match_peaks, peak_counts
+from pnp.lensing.shear import noise_like
 from pnp.lensing.spectrum import (
     _coupling,
     _power,

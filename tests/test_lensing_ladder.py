@@ -13,10 +13,10 @@ import torch
 
 from operators import KaiserSquires
 from pnp.lensing import LognormalKappa, pixel_spectrum, smoothed_kaiser_squires, survey_noise, wiener
-from pnp.lensing.baselines import noise_like
 from pnp.lensing.diagnostics import whitened_chi2
 from pnp.lensing.ladder import mass_map_ladder
 from pnp.lensing.peaks import find_peaks
+from pnp.lensing.shear import noise_like
 from pnp.metrics import nrmse, pearson_r
 
 SHAPE = (64, 64)
@@ -189,3 +189,14 @@ def test_the_benchmark_runs():
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "| MLPatch, solve |" in done.stdout and "held-out" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_whole_maps_runs():
+    script = Path(__file__).parents[1] / "benchmarks" / "mass_mapping_step.py"
+    command = [sys.executable, str(script), "--cost", "48", "96", "--iterations", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for label in ("data step", "denoiser", "ADMM, a whole map, 1 iterations", "PnPMass, a whole map, 1 iterations"):
+        assert f"| 48 | {label} |" in done.stdout and f"| 96 | {label} |" in done.stdout
+    assert done.stdout.count("CPU seconds grow as n^") == 4

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import signal
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 from toys import rand, rel
 
 from denoisers import MLPatch
 from operators import KaiserSquires, KaiserSquiresEB
-from pnp import Schedule, solve
+from pnp import Schedule, State, Stop, solve
 from pnp.io import read_image
 from pnp.lensing import pixel_spectrum, wiener
 from pnp.lensing.mass_map import EModeOnly, map_mass
-from pnp.lensing.padding import OddGrid, next_fast_odd
-from pnp.lensing.reduced_shear import reduced_to_shear, shear_to_reduced, undo_reduction
+from pnp.lensing.padding import OddGrid
+from pnp.lensing.reduced_shear import shear_to_reduced
 from pnp.metrics import nrmse, pearson_r
 
 F64 = torch.float64
@@ -171,32 +173,6 @@ def test_padding_keeps_a_lens_at_one_edge_from_the_other() -> None:
     assert error[35] < 0.1 * error[0]
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, database=None)
-@given(height=st.integers(1, 5000), width=st.integers(1, 50), margin=st.integers(0, 99))
-def test_odd_grids_hold_the_field_and_its_margin(height: int, width: int, margin: int) -> None:
-    grid = OddGrid((height, width), margin_px=margin)
-    for n, size in zip((height, width), grid.shape, strict=True):
-        assert size % 2 == 1 and n + margin <= size
-        assert (3 * 5 * 7 * 11) ** 13 % size == 0, "no prime factor beyond 11"
-        assert size <= 1.35 * (n + margin) + 2
-    maps = rand(2, 1, height, width)
-    around = grid.embed(maps, math.inf)
-    assert torch.equal(grid.crop(around), maps)
-    assert int(around.isinf().sum()) == around.numel() - maps.numel()
-
-
-def test_fast_odd_lengths_are_the_next() -> None:
-    smooth = sorted(3**a * 5**b * 7**c * 11**d for a in range(7) for b in range(5) for c in range(4) for d in range(4))
-    for n in range(1, 700):
-        assert next_fast_odd(n) == next(s for s in smooth if s >= n)
-    with pytest.raises(ValueError, match=r"OddGrid\.embed: maps must be \(\.\.\., 4, 5\), got \(5, 4\)"):
-        OddGrid((4, 5)).embed(torch.zeros(5, 4), 0)
-    with pytest.raises(ValueError, match=r"OddGrid\.crop: maps must be \(\.\.\., 5, 5\), got \(4, 5\)"):
-        OddGrid((4, 5)).crop(torch.zeros(4, 5))
-    with pytest.raises(ValueError, match="margin_px must be an integer >= 0"):
-        OddGrid((4, 5), margin_px=-1)
-
-
 def test_reduced_shear_is_undone() -> None:
     """A lens of kappa = 0.4: taken for shear its map is too steep, and two corrections mend it."""
     shape = (63, 63)
@@ -211,19 +187,6 @@ def test_reduced_shear_is_undone() -> None:
     assert len(changes) <= 3 and changes[-1] <= 0.01 and not taken_for_shear.history["reduced"]
     assert changes[1] < 0.2 * changes[0]
     assert corrected.n_iter == 12 * (1 + len(changes)) == len(corrected.history["change"])
-
-
-def test_reduced_shear_near_the_critical_curve_stays_finite() -> None:
-    g, std = torch.ones(1, 2, 1, 2, dtype=F64), torch.tensor([[[[0.1, math.inf]]]], dtype=F64)
-    kappa = torch.tensor([[[[5.0, -1.0]]]], dtype=F64)
-    shear, noise = reduced_to_shear(g, std, kappa)
-    assert torch.allclose(shear[0, 0, 0], torch.tensor([0.1, 2.0], dtype=F64))
-    assert float(noise[0, 0, 0, 0]) == pytest.approx(0.01) and noise[..., 1].isinf().all()
-    with pytest.raises(ValueError, match=r"kappa must be below 1, got 5; .*1/g\*"):
-        shear_to_reduced(g, kappa)
-    with pytest.warns(UserWarning, match=r"convergence reaches 5; beyond 0\.9"):
-        maps, changes = undo_reduction(lambda y, s: kappa, g, std)
-    assert torch.equal(maps, kappa) and changes == [0.0]
 
 
 @pytest.mark.parametrize("method", ["admm", "pnpmass"])
@@ -302,11 +265,16 @@ Y, STD = survey()
 @pytest.mark.parametrize(
     ("changed", "error", "message"),
     [
-        ({"shear": Y[0]}, ValueError, r"shear must be real \(B, 2, H, W\), got .*\(2, 7, 9\); use shear\[None\]"),
-        ({"shear": Y[:, :1]}, ValueError, r"shear must be real \(B, 2, H, W\).*np\.stack"),
+        ({"shear": Y[0]}, ValueError, r"shear must be \(B, 2, H, W\), got \(2, 7, 9\); use shear\[None\]"),
+        ({"shear": Y[:, :1]}, ValueError, r"shear must be \(B, 2, H, W\).*stack gamma1"),
+        ({"shear": Y + 0j}, TypeError, "shear must be a floating torch.Tensor, got torch.complex128"),
         ({"shear": Y.long()}, TypeError, "shear must be float32 or float64"),
         ({"shear": [[1.0]]}, TypeError, "shear must be a torch.Tensor or numpy array"),
-        ({"noise_std": torch.zeros(1, 2, *SHAPE)}, ValueError, "0, negative or NaN in 126 of 126 values; pass mask="),
+        (
+            {"noise_std": torch.zeros(1, 2, *SHAPE)},
+            ValueError,
+            "0, negative or NaN in 126 of 126 values; set it to inf",
+        ),
         (
             {"noise_std": STD[..., 1:]},
             ValueError,
@@ -316,7 +284,8 @@ Y, STD = survey()
         ({"noise_std": 1e-200}, ValueError, "noise_std must be between"),
         ({"mask": np.zeros(SHAPE)}, ValueError, "infinite everywhere"),
         ({"mask": np.ones((9, 7))}, ValueError, r"mask must broadcast to shear \(1, 2, 7, 9\), got \(9, 7\)"),
-        ({"shear": Y * math.nan}, ValueError, "shear must be finite where observed, got NaN or infinity in"),
+        ({"shear": Y * math.nan}, ValueError, "shear must be finite where noise_std is, got NaN or infinity in"),
+        ({"callback": 3}, TypeError, "callback must be a function of a State, got int"),
         ({"method": "fista"}, ValueError, r"method must be one of \['admm', 'pnpmass'\], got 'fista'"),
         ({"make_operator": KaiserSquires(SHAPE)}, TypeError, "make_operator must be a class or function"),
         ({"make_operator": lambda shape: None}, TypeError, "must have A"),
@@ -336,6 +305,70 @@ def test_bad_input_is_one_sentence(changed: dict[str, object], error: type[Excep
 def test_e_modes_only_wants_both_modes() -> None:
     with pytest.raises(ValueError, match=r"EModeOnly: x must be \(B, 2, H, W\), E and B modes, got \(1, 1, 7, 9\)"):
         EModeOnly(prior)(torch.zeros(1, 1, *SHAPE), 0.1)
+
+
+@pytest.mark.parametrize("method", ["admm", "pnpmass"])
+@pytest.mark.parametrize("make", [KaiserSquires, KaiserSquiresEB])
+def test_callback_sees_every_iteration_on_the_shears_own_pixels(make: type, method: str) -> None:
+    """With a margin, B modes and two images: E of both, what the denoiser got and gave."""
+    y, std = survey(batch=2)
+    states, got = [], []
+
+    def D(x: Tensor, sigma: float) -> Tensor:
+        got.append(x)
+        return prior(x, sigma)
+
+    found = map_mass(make, y, std, D, method=method, pad=5, n_iter=3, callback=states.append)
+    assert [s.k for s in states] == [1, 2, 3] and found.stop is Stop.MAX_ITER
+    assert all(m.shape == (2, 1, *SHAPE) for s in states for m in (s.x, s.z, s.u, s.z_old))
+    assert torch.equal(states[-1].z, found.kappa_e) and states[-1].sigma == found.sigma
+    grid = OddGrid(SHAPE, margin_px=5)
+    for s, x in zip(states, got, strict=True):
+        torch.testing.assert_close(s.x if method == "pnpmass" else s.z + s.u, grid.crop(x)[:2])
+    alone = map_mass(make, y, std, prior, method=method, pad=5, n_iter=3)
+    assert torch.equal(alone.kappa_e, found.kappa_e), "watching changes nothing"
+
+
+@pytest.mark.parametrize("reduced", [False, True])
+def test_a_true_answer_of_the_callback_stops(reduced: bool) -> None:
+    kept = []
+
+    def enough(s: State) -> Any:
+        kept.append(s.z)
+        return s.k == 2 if len(kept) > 1 else np.array([True, True])  # an array asks for nothing
+
+    found = map_mass(KaiserSquiresEB, Y, STD, prior, callback=enough, reduced=reduced)
+    assert found.stop is Stop.CALLBACK and found.n_iter == len(kept) == len(found.history["change"]) == 2
+    assert torch.equal(found.kappa_e, kept[-1]) and not found.history["reduced"]
+
+
+def interrupt_at(n: int) -> Callable[[Tensor, float], Tensor]:
+    """A denoiser during whose n-th call Ctrl-C is pressed."""
+    calls = itertools.count(1)
+
+    def D(x: Tensor, sigma: float) -> Tensor:
+        if next(calls) == n:
+            signal.raise_signal(signal.SIGINT)
+        return prior(x, sigma)
+
+    return D
+
+
+@pytest.mark.parametrize("method", ["admm", "pnpmass"])
+def test_ctrl_c_keeps_the_last_finished_iterate(method: str) -> None:
+    run = partial(map_mass, KaiserSquiresEB, Y, STD, method=method)
+    found, want = run(interrupt_at(4)), run(prior, n_iter=3)
+    assert found.stop is Stop.INTERRUPTED and "Ctrl-C" in str(found.stop) and found.n_iter == 3
+    assert torch.equal(found.kappa_e, want.kappa_e) and torch.equal(found.kappa_b, want.kappa_b)
+    with pytest.raises(KeyboardInterrupt):  # there is nothing to keep yet
+        run(interrupt_at(1))
+
+
+def test_ctrl_c_ends_the_corrections_of_reduced_shear() -> None:
+    run = partial(map_mass, KaiserSquiresEB, 0.1 * Y, STD, n_iter=3, reduced=True)
+    found, first = run(interrupt_at(4)), run(prior, callback=lambda s: s.k == 3)
+    assert found.stop is Stop.INTERRUPTED and found.n_iter == 3
+    assert torch.equal(found.kappa_e, first.kappa_e), "no iterate of the correction: the map before it"
 
 
 def test_progress_is_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,8 +28,14 @@ def sky(seed=0):
     return kappa[..., :N, :N], KaiserSquires((2 * N, 2 * N)).A(kappa)[..., :N, :N]
 
 
-def simulated(signs=(1, 1), swap=False, *, shape_noise=0.0, n=40_000):
+def simulated(signs=(1, 1), swap=False, *, shape_noise=0.0):
     """Return a map of a lognormal sky's galaxies whose components want an exchange, where `swap`, and these signs."""
+    c = catalogue(signs, swap, shape_noise=shape_noise)
+    return map_catalogue(c, PIXEL, axes="plane", centre=(30.0, 0.0), shape=(N, N))
+
+
+def catalogue(signs=(1, 1), swap=False, *, shape_noise=0.0, n=40_000):
+    """Return these galaxies."""
     kappa, shear = sky()
     g = torch.Generator().manual_seed(1)
     x, y = (N * torch.rand(2, n, generator=g, dtype=torch.float64) - 0.5).numpy()
@@ -39,8 +45,7 @@ def simulated(signs=(1, 1), swap=False, *, shape_noise=0.0, n=40_000):
     e1, e2 = (s2 * e[1], s1 * e[0]) if swap else (s1 * e[0], s2 * e[1])
     wcs = _grid().wcs
     ra, dec = wcs.wcs_pix2world(x, y, 0)
-    c = ShearCatalogue(ra, dec, e1.numpy(), e2.numpy(), kappa=kappa[0, 0, row, column].numpy(), max_e=math.inf)
-    return map_catalogue(c, PIXEL, axes="plane", centre=(30.0, 0.0), shape=(N, N))
+    return ShearCatalogue(ra, dec, e1.numpy(), e2.numpy(), kappa=kappa[0, 0, row, column].numpy(), max_e=math.inf)
 
 
 def _grid():
@@ -61,6 +66,26 @@ def test_the_signs_of_a_simulation_are_found(signs, swap, shape_noise):
     # E and B cannot tell a map from its negative: the same figures, the skewness apart
     (negative,) = [row for row in scores.rows if row.signs == (-signs[0], -signs[1]) and row.swap == swap]
     assert negative.e_over_b == scores.best.e_over_b and negative.skewness == -scores.best.skewness
+
+
+@pytest.mark.parametrize("first", [{}, {"signs": (-1, 1)}, {"signs": (1, -1), "swap": True}])
+@pytest.mark.parametrize(("signs", "swap"), [((-1, 1), False), ((1, -1), True), ((1, 1), True)])
+def test_the_answer_maps_the_catalogue(signs, swap, first):
+    """`map_catalogue(c, ..., **scores.options)` is the right map, however the map that was scored had been made."""
+    grid = {"axes": "plane", "centre": (30.0, 0.0), "shape": (N, N)}
+    c = catalogue(signs, swap, shape_noise=0.05)
+    m = map_catalogue(c, PIXEL, **grid, **first)
+    scores = score_conventions(m, KaiserSquires, n_random=16)
+    again = map_catalogue(c, PIXEL, **grid, **scores.options)
+    torch.testing.assert_close(again.shear, scores.apply(m).shear)
+    torch.testing.assert_close(again.shear, simulated(shape_noise=0.05).shear)
+    assert score_conventions(again, KaiserSquires, n_random=16).options == scores.options
+
+
+def test_no_answer_is_no_option():
+    scores = score_conventions(gaussian(), KaiserSquires, n_random=8)
+    with pytest.raises(ValueError, match=r"ConventionScores\.options: cannot tell"):
+        _ = scores.options
 
 
 @pytest.mark.parametrize(("signs", "swap"), [((1, 1), False), ((-1, 1), False), ((-1, -1), False), ((1, -1), True)])

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from operators import KaiserSquires
-from pnp.lensing.baselines import noise_like
+from pnp.lensing.shear import noise_like
 from pnp.lensing.starlet import (
     starlet_adjoint,
     starlet_inverse,

@@ -1,6 +1,7 @@
 """Weak lensing: simulated convergence maps, survey noise and baseline mass maps."""
 
 from .baselines import best_smoothing, smoothed_kaiser_squires, wiener
+from .calibration import CalibratedError, SimulatedErrors, calibrate_error, simulated_errors
 from .catalogue import map_catalogue
 from .conventions import ConventionScore, ConventionScores, score_conventions
 from .diagnostics import BModeNull, b_mode_null, power_ratio, whitened_chi2
@@ -8,11 +9,12 @@ from .ladder import Ladder, Rung, mass_map_ladder
 from .mass_map import EModeOnly, MassMap, map_mass
 from .padding import OddGrid, next_fast_odd
 from .peaks import Peaks, find_peaks, match_peaks, peak_counts
+from .prior import PriorFit, ScaledPrior, check_prior
 from .reduced_shear import reduced_to_shear, shear_to_reduced, undo_reduction
 from .simulate import LognormalKappa, kappa_spectrum, pixel_spectrum, survey_noise
 from .spectrum import BandPowers, MeasuredSpectrum, band_powers, gaussian_maps, measured_spectrum
 from .starlet import starlet_inverse, starlet_map, starlet_transform
-from .uncertainty import CalibratedError, calibrate_error, simulated_errors, wiener_samples, wiener_std
+from .uncertainty import wiener_samples, wiener_std
 
 __all__ = [
     "BModeNull",
@@ -27,11 +29,15 @@ __all__ = [
     "MeasuredSpectrum",
     "OddGrid",
     "Peaks",
+    "PriorFit",
     "Rung",
+    "ScaledPrior",
+    "SimulatedErrors",
     "b_mode_null",
     "band_powers",
     "best_smoothing",
     "calibrate_error",
+    "check_prior",
     "find_peaks",
     "gaussian_maps",
     "kappa_spectrum",

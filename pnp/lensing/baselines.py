@@ -17,9 +17,10 @@ from torch import Tensor
 from ..linalg import cg
 from ..metrics import nrmse
 from ..protocols import Operator
-from ..validation import broadcasts
+from .shear import check_shear, noise_like
+from .smoothing import Gaussian
 
-__all__ = ["best_smoothing", "check_shear", "noise_like", "smoothed_kaiser_squires", "wiener"]
+__all__ = ["best_smoothing", "smoothed_kaiser_squires", "wiener"]
 
 
 def smoothed_kaiser_squires(operator: Operator, y: Tensor, noise_std: Tensor, smoothing_px: float) -> Tensor:
@@ -35,12 +36,7 @@ def smoothed_kaiser_squires(operator: Operator, y: Tensor, noise_std: Tensor, sm
         raise ValueError(f"smoothed_kaiser_squires: smoothing_px must be at least 0 pixels, got {smoothing_px!r}")
     observed = torch.where(check_shear("smoothed_kaiser_squires", y, noise_std) > 0, y, torch.zeros_like(y))
     kappa = operator.A_adjoint(observed)
-    height, width = kappa.shape[-2:]
-    k2 = torch.fft.fftfreq(height, dtype=y.dtype, device=y.device)[:, None]
-    k1 = torch.fft.rfftfreq(width, dtype=y.dtype, device=y.device)
-    gaussian = torch.exp(-2 * (math.pi * smoothing_px) ** 2 * (k1.square() + k2.square()))
-    smooth: Tensor = torch.fft.irfft2(torch.fft.rfft2(kappa) * gaussian, s=(height, width))
-    return smooth
+    return Gaussian((int(kappa.shape[-2]), int(kappa.shape[-1])), smoothing_px, like=kappa)(kappa)
 
 
 def best_smoothing(
@@ -113,61 +109,3 @@ def wiener(
 
     v = cg(normal, right, preconditioner=lambda r: filtered(r, inverse), rtol=rtol, max_iter=max_iter).x
     return filtered(v, root)
-
-
-def noise_like(y: Tensor, noise_std: Tensor, *, generator: torch.Generator) -> Tensor:
-    """Draw the noise of shear y (B, 2, H, W): Gaussian of noise_std, 0 where that is infinite.
-
-    Args:
-        y: gives shape, dtype and device.
-        noise_std: noise standard deviation per component, broadcasts against y.
-        generator: draws, on its own device.
-    """
-    white = torch.randn(y.shape, generator=generator, dtype=y.dtype, device=generator.device).to(y.device)
-    return torch.where(torch.isfinite(noise_std), noise_std, torch.zeros_like(noise_std)).to(y.dtype) * white
-
-
-def check_shear(caller: str, y: Tensor, noise_std: Tensor, *, name: str = "y") -> Tensor:
-    """Return the weights 1/noise_std^2, in y's dtype and 0 where blind, or explain what does not fit.
-
-    Args:
-        caller: what the message begins with.
-        y: shear (B, 2, H, W); finite where observed.
-        noise_std: positive, broadcasts against y, infinity where blind.
-        name: what the caller calls y.
-
-    Raises:
-        TypeError: one of them is not a floating tensor.
-        ValueError: shape, device, sign, NaN, or nothing observed.
-    """
-    for argument, value in ((name, y), ("noise_std", noise_std)):
-        if not isinstance(value, Tensor) or not value.dtype.is_floating_point:
-            got = str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
-            raise TypeError(
-                f"{caller}: {argument} must be a floating torch.Tensor, got {got}; use torch.as_tensor({argument})"
-            )
-    if y.ndim != 4 or y.shape[1] != 2:
-        raise ValueError(f"{caller}: {name} must be (B, 2, H, W), got {tuple(y.shape)}; stack gamma1 and gamma2")
-    if not broadcasts(tuple(noise_std.shape), tuple(y.shape)):
-        raise ValueError(
-            f"{caller}: noise_std must broadcast to {name} {tuple(y.shape)}, got {tuple(noise_std.shape)}; "
-            "give (1, 2, H, W), or a scalar tensor"
-        )
-    if noise_std.device != y.device:
-        raise ValueError(f"{caller}: noise_std is on {noise_std.device}, {name} on {y.device}; move one to the other")
-    if not bool((noise_std > 0).all()):  # NaN fails too
-        raise ValueError(
-            f"{caller}: noise_std must be positive, got {float(noise_std.min()):.4g}; "
-            "set it to infinity where nothing is observed: torch.where(mask, noise_std, torch.inf)"
-        )
-    weights = noise_std.to(y.dtype).square().reciprocal()
-    seen = weights > 0
-    if not bool(seen.any()):
-        raise ValueError(
-            f"{caller}: noise_std is infinite everywhere, so {name} carries no information; check the mask"
-        )
-    if not bool((y.isfinite() | ~seen).all()):
-        raise ValueError(
-            f"{caller}: {name} must be finite where noise_std is, got NaN or infinity; set noise_std to infinity"
-        )
-    return weights

@@ -49,6 +49,7 @@ def map_catalogue(
     centre: tuple[float, float] | None = None,
     shape: tuple[int, int] | None = None,
     signs: tuple[int, int] = (1, 1),
+    swap: bool = False,
     convention: str = "lenspack",
     axes: Literal["sky", "plane"] = "sky",
     east: Literal["left", "right"] = "left",
@@ -63,7 +64,9 @@ def map_catalogue(
         pixel_arcmin: side of a pixel in arcminutes; a few galaxies in each are plenty.
         centre: (ra, dec) of the grid's middle in degrees; None: the middle of the field.
         shape: (H, W) in pixels; None: all galaxies fit. Galaxies outside are left out and counted.
-        signs: of (e1, e2), each 1 or -1: they are multiplied by these before anything else. `score_conventions` tells.
+        signs: of (e1, e2), each 1 or -1: they are multiplied by these before anything else. `score_conventions` tells,
+            and its `options` are those of this function.
+        swap: e1 and e2 are exchanged before that.
         convention: the `operators.KaiserSquires` convention that the signed components follow on this map's pixels.
         axes: what e1 and e2 refer to: "sky", north and east at each galaxy; "plane", rows and columns of an image.
         east: "left", as one sees the sky, or "right": right ascension grows with the columns, for which e2 needs the
@@ -102,7 +105,8 @@ def map_catalogue(
         )
 
     w, m = galaxies.weight[inside], np.asarray(galaxies.m)[inside]
-    e = np.stack([signs[0] * (galaxies.e1 - galaxies.c1)[inside], signs[1] * (galaxies.e2 - galaxies.c2)[inside]])
+    e = np.stack([(galaxies.e1 - galaxies.c1)[inside], (galaxies.e2 - galaxies.c2)[inside]][:: -1 if swap else 1])
+    e = np.array(signs)[:, None] * e
     if axes == "sky":
         e = _turned(e, _lean(galaxies, grid.centre, inside), handedness=math.prod(CONVENTIONS[convention]), east=east)
     response = 1 + float(np.average(m, weights=w))
@@ -135,6 +139,7 @@ def map_catalogue(
         wcs=grid.wcs,
         convention=convention,
         signs=(int(signs[0]), int(signs[1])),
+        swap=bool(swap),
         sigma_e=sigma_e,
         facts={"dropped": dropped, "columns": galaxies.columns, "response": response},
         path=galaxies.path,

@@ -1,6 +1,6 @@
-"""Factors that make heuristic intervals cover: split conformal, and risk control by a betting bound.
+"""Factors that make heuristic intervals cover: split conformal by pixel or by sky, and risk control by a betting bound.
 
-`uncertainty` describes both. Scores are (n, pixels): |error| over the heuristic, of n independent simulations.
+`calibration` describes the forms. Scores are (n, pixels): |error| over the heuristic, of n independent simulations.
 """
 
 from __future__ import annotations
@@ -8,19 +8,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
-__all__ = ["check_size", "conformal_factor", "risk_controlling_factor", "upper_bound"]
+__all__ = ["check_size", "conformal_factor", "risk_controlling_factor", "sky_factor", "upper_bound"]
 
 
 def check_size(n: int, c: float, form: str, delta: float) -> None:
     """Check that n skies can promise the target were nothing uncovered."""
     if form == "pixel":
         enough = n >= 1 and math.ceil((n + 1) * c) <= n
+    elif form == "value":
+        enough = n >= 1 and math.ceil((n + 1) * (1 - delta)) <= n
     else:
         enough = n >= 1 and upper_bound([0.0] * n, delta) <= 1 - c
     if not enough:
-        confidence = f" at delta {delta:g}" if form == "field" else ""
+        confidence = "" if form == "pixel" else f" at delta {delta:g}"
         raise ValueError(
             f"calibrate_error: simulated must leave more skies to calibrate coverage {c:g}{confidence} in the {form} "
             f"form, got {max(n, 0)}; simulate more, or ask for less"
@@ -30,6 +33,20 @@ def check_size(n: int, c: float, form: str, delta: float) -> None:
 def conformal_factor(scores: Tensor, c: float) -> Tensor:
     """Return the ceil((n + 1) c)-th smallest score (n, pixels) of each pixel."""
     return scores.kthvalue(math.ceil((len(scores) + 1) * c), dim=0).values
+
+
+def sky_factor(scores: Tensor, members: Tensor, c: float, delta: float) -> Tensor:
+    """Return the ceil((n + 1)(1 - delta))-th smallest of the factors that cover c of each sky's member pixels.
+
+    Args:
+        scores: (n, pixels).
+        members: (n, pixels), true for the pixels of the group, at least one in each sky.
+        c: part to cover.
+        delta: chance that a sky is covered less.
+    """
+    each = [s[m] for s, m in zip(scores, members, strict=True)]
+    factors = torch.stack([s.kthvalue(math.ceil(c * len(s))).values for s in each])
+    return factors.kthvalue(math.ceil((len(factors) + 1) * (1 - delta))).values
 
 
 def risk_controlling_factor(scores: Tensor, c: float, delta: float) -> Tensor:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from torch.nn.functional import avg_pool2d, pad
 from ..readers.shear_map import ShearMap
 from ..validation import check_number
 from .padding import OddGrid
+from .smoothing import Gaussian
 
 __all__ = ["ConventionScore", "ConventionScores", "score_conventions"]
 
@@ -84,12 +85,31 @@ class ConventionScores:
         best: the one that fits; None: the data cannot tell.
         verdict: a sentence.
         smoothing_px: standard deviation of the Gaussian that the maps were smoothed with, in pixels of the map.
+        made: signs, swap and convention that the map came with.
     """
 
     rows: tuple[ConventionScore, ...] = field(repr=False)
     best: ConventionScore | None
     verdict: str
     smoothing_px: float
+    made: tuple[tuple[int, int], bool, str] = ((1, 1), False, "lenspack")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The signs, swap and convention by which `map_catalogue` maps the file's galaxies as fits.
+
+        Unlike `apply`, that is right near a pole, too: `map_catalogue(galaxies, 2.0, **scores.options)`.
+
+        Raises:
+            ValueError: the data cannot tell.
+        """
+        best, (signs, swap, convention) = self._fits("options"), self.made
+        signs = signs[::-1] if best.swap else signs
+        return {
+            "signs": (signs[0] * best.signs[0], signs[1] * best.signs[1]),
+            "swap": swap != best.swap,
+            "convention": convention,
+        }
 
     def __str__(self) -> str:
         head = "order  signs       E/B (sigma)   skewness (sigma)"
@@ -102,9 +122,13 @@ class ConventionScores:
         Raises:
             ValueError: the data cannot tell.
         """
+        best = self._fits("apply")
+        return shear_map.with_signs(*best.signs, swap=best.swap)
+
+    def _fits(self, method: str) -> ConventionScore:
         if self.best is None:
-            raise ValueError(f"ConventionScores.apply: {self.verdict}"[:399])
-        return shear_map.with_signs(*self.best.signs, swap=self.best.swap)
+            raise ValueError(f"ConventionScores.{method}: {self.verdict}"[:399])
+        return self.best
 
 
 def score_conventions(
@@ -118,7 +142,7 @@ def score_conventions(
 ) -> ConventionScores:
     """Return how well each order and each pair of signs of the components fits, and which one does, if any.
 
-    Near a pole, give the signs found to `map_catalogue`: there they matter to how shear turns with the sky's axes.
+    Near a pole, map the catalogue again by `options`: there the signs matter to how shear turns with the sky's axes.
 
     Args:
         shear_map: shear (1, 2, H, W) with its noise and mask.
@@ -150,7 +174,8 @@ def score_conventions(
     decides = 0 if truth is None else 2
     rows, smoothing = max(zip(tables, scales, strict=True), key=lambda t: max(row.sigmas[decides] for row in t[0]))
     best, verdict = _verdict(rows, n_sigma)
-    return ConventionScores(tuple(rows), best, verdict, float(smoothing * factor))
+    made = (shear_map.signs, shear_map.swap, shear_map.convention)
+    return ConventionScores(tuple(rows), best, verdict, float(smoothing * factor), made)
 
 
 def _verdict(rows: list[ConventionScore], n_sigma: float) -> tuple[ConventionScore | None, str]:
@@ -207,7 +232,7 @@ def _table(
     """Return the eight scores at one smoothing."""
     grid = OddGrid((int(shear.shape[-2]), int(shear.shape[-1])), margin_px=math.ceil(8 * smoothing_px))
     mask, weights = grid.embed(weight > 0, False), grid.embed(weight, 0.0)
-    smooth = _Gaussian(grid.shape, smoothing_px)
+    smooth = Gaussian(grid.shape, smoothing_px)
     density = smooth(weights)
     inverse = make(grid.shape, convention=convention)
 
@@ -269,20 +294,6 @@ def _figures(E: Tensor, B: Tensor, mask: Tensor, truth: Tensor | None) -> tuple[
     t = truth - truth.mean()
     scale = float(e.norm() * t.norm())
     return ratio, skewness, float(e @ t) / scale if scale > 0 else 0.0
-
-
-class _Gaussian:
-    """Smoothing of maps (..., H, W) by a Gaussian, periodic."""
-
-    def __init__(self, shape: tuple[int, int], smoothing_px: float) -> None:
-        k2 = torch.fft.fftfreq(shape[0], dtype=torch.float64)[:, None]
-        k1 = torch.fft.rfftfreq(shape[1], dtype=torch.float64)
-        self.shape = shape
-        self.response = torch.exp(-2 * (math.pi * smoothing_px) ** 2 * (k1.square() + k2.square()))
-
-    def __call__(self, x: Tensor) -> Tensor:
-        smooth: Tensor = torch.fft.irfft2(torch.fft.rfft2(x) * self.response, s=self.shape)
-        return smooth
 
 
 def _reduced(shear_map: ShearMap, truth: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None, int]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..protocols import Operator
 from ..validation import check_number
-from .baselines import check_shear, noise_like
+from .shear import check_shear, noise_like
 from .spectrum import b_mode, band_powers, gaussian_maps, shear_window
 
 __all__ = ["BModeNull", "b_mode_null", "power_ratio", "whitened_chi2"]

@@ -24,9 +24,10 @@ from torch import Tensor
 from ..metrics import nrmse, pearson_r
 from ..protocols import Operator
 from ..validation import short
-from .baselines import best_smoothing, check_shear, smoothed_kaiser_squires, wiener
+from .baselines import best_smoothing, smoothed_kaiser_squires, wiener
 from .diagnostics import BModeNull, b_mode_null, power_ratio, whitened_chi2
 from .peaks import find_peaks, match_peaks
+from .shear import check_shear
 from .spectrum import band_means, band_powers, gaussian_maps, measured_spectrum, rotated
 from .starlet import starlet_map
 

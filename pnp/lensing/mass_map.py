@@ -22,20 +22,22 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..api import Stop, _is_true
 from ..data_terms import LeastSquares
 from ..interop import as_denoiser, as_operator
 from ..protocols import Denoiser, Operator
 from ..solvers import State, admm
-from ..validation import as_tensor, as_weights, broadcasts, check_device, check_number, guard_denoiser, short
+from ..validation import as_tensor, broadcasts, check_device, check_number, guard_denoiser, short
 from .padding import OddGrid
 from .reduced_shear import undo_reduction
+from .shear import check_shear
 from .spectrum import rotated
 
 __all__ = ["EModeOnly", "MassMap", "map_mass"]
@@ -58,7 +60,9 @@ class MassMap:
             but near edges and holes, where mass unseen may pass for either mode. None where it was not asked for.
         method: "admm" or "pnpmass".
         sigma: noise level of the denoiser, in units of convergence.
-        n_iter: iterations, of all corrections for reduced shear together.
+        n_iter: finished iterations, of all corrections for reduced shear together.
+        stop: why they ended: `Stop.MAX_ITER` (n_iter of them), `CALLBACK` or `INTERRUPTED` (Ctrl-C). A loop over many
+            maps looks here, lest Ctrl-C end one map of many.
         history: "change", one entry an iteration: ||z - z_old|| / ||z||; "reduced", one entry a correction for reduced
             shear: the change of kappa relative to it.
     """
@@ -68,6 +72,7 @@ class MassMap:
     method: str
     sigma: float
     n_iter: int
+    stop: Stop
     history: dict[str, list[float]] = field(repr=False)
 
 
@@ -108,9 +113,10 @@ def map_mass(
     reduced: bool = False,
     strength: float = 1.0,
     n_iter: int | None = None,
+    callback: Callable[[State], Any] | None = None,
     progress: bool = False,
 ) -> MassMap:
-    """Map the mass behind a shear map.
+    """Map the mass behind a shear map; Ctrl-C returns the last finished iterate, once there is one.
 
     Args:
         make_operator: called with the grid's (height, width): `KaiserSquiresEB` (exact steps on odd grids) or
@@ -126,6 +132,9 @@ def map_mass(
         reduced: shear is the reduced shear g = gamma/(1 - kappa): correct for it until kappa changes by less than 1 %.
         strength: weight of the prior, 1 as trained; more is smoother.
         n_iter: iterations. None: 12 of ADMM, 8 of PnPMass.
+        callback: called with each iteration's `State`, its maps the E modes (B, 1, H, W) on the shear's own pixels, for
+            reading only; the denoiser got z + u (PnPMass: x) and gave z. A true answer stops, as in `solve`, and with
+            it the corrections for reduced shear.
         progress: show a bar on stderr.
 
     Returns:
@@ -145,7 +154,10 @@ def map_mass(
             f"map_mass: noise_std must be one map for all images, got {std.shape[0]}; every noise has settings of its "
             "own, call map_mass image by image"
         )
+    if callback is not None and not callable(callback):
+        raise TypeError(f"map_mass: callback must be a function of a State, got {type(callback).__name__}")
     grid = OddGrid((y.shape[-2], y.shape[-1]), margin_px=pad or 0)
+    crop = grid.crop if pad is not None else lambda maps: maps
     if pad is not None:
         y, std = grid.embed(y, 0.0), grid.embed(std.expand(-1, -1, *grid.field), math.inf)
     A, D = _operator(make_operator, y), as_denoiser(denoiser, "map_mass")
@@ -153,23 +165,41 @@ def map_mass(
     sigma = _noise_level(std, D)
     lifted = A.A_adjoint(y[:1]).shape[1] == 2
     denoise = guard_denoiser(EModeOnly(D) if lifted else D, None, None, "map_mass")
+    batch, stop = len(y), Stop.MAX_ITER
     changes: list[float] = []
+    z: Tensor | None = None
+
+    def shown(state: State) -> State:
+        x, z, u, z_old = (crop(maps)[:batch, :1] for maps in (state.x, state.z, state.u, state.z_old))
+        return replace(state, x=x, z=z, u=u, z_old=z_old)
 
     def reconstruct(y: Tensor, std: Tensor) -> Tensor:
-        batch = len(y)
+        nonlocal z, stop
         if b_mode:
             y, std = _with_turned(y, std)
         states = ITERATIONS[method](A, y, std, denoise, sigma, strength)
-        for _, state in zip(_counter(n_iter, progress), states, strict=False):
-            changes.append(state.dual)
-        return torch.cat(torch.split(state.z[:, :1], batch), dim=1)  # type: ignore[no-untyped-call]
+        try:
+            for _, state in zip(_counter(n_iter, progress), states, strict=False):
+                z = state.z
+                changes.append(state.dual)
+                if callback is not None and _is_true(callback(shown(state))):
+                    stop = Stop.CALLBACK
+                    break
+        except KeyboardInterrupt:
+            stop = Stop.INTERRUPTED
+            if z is None:
+                raise
+        assert z is not None
+        return torch.cat(torch.split(z[:, :1], batch), dim=1)  # type: ignore[no-untyped-call]
 
-    maps, corrections = undo_reduction(reconstruct, y, std) if reduced else (reconstruct(y, std), [])
-    maps = grid.crop(maps) if pad is not None else maps
-    kappa = [maps[:, i : i + 1] for i in range(maps.shape[1])]
+    if reduced:
+        maps, corrections = undo_reduction(reconstruct, y, std, more=lambda: stop is Stop.MAX_ITER)
+    else:
+        maps, corrections = reconstruct(y, std), []
+    kappa = torch.split(crop(maps), 1, dim=1)  # type: ignore[no-untyped-call]
     answer: list[Any] = [k.contiguous() if isinstance(shear, Tensor) else k.numpy().copy() for k in kappa]
-    kappa_b = answer[1] if b_mode else None
-    return MassMap(answer[0], kappa_b, method, sigma, len(changes), {"change": changes, "reduced": corrections})
+    history = {"change": changes, "reduced": corrections}
+    return MassMap(answer[0], answer[1] if b_mode else None, method, sigma, len(changes), stop, history)
 
 
 def _with_turned(y: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
@@ -191,8 +221,7 @@ def _iterate_pnpmass(
 ) -> Iterator[State]:
     step = sigma / strength
     root = std.reciprocal().clamp(max=STABLE / step)  # 1/infinity = 0: blind
-    z = torch.zeros_like(A.A_adjoint(y))
-    u = torch.zeros_like(z)
+    z = u = y.new_zeros(len(y), *A.A_adjoint(y[:1]).shape[1:])
     for k in itertools.count(1):
         x = z + step * A.A_adjoint(root * (y - A.A(z)))
         z_old, z = z, D(x, sigma)
@@ -213,33 +242,17 @@ def _noise_level(std: Tensor, denoiser: Denoiser) -> float:
 def _survey(shear: Any, noise_std: Any, mask: Any) -> tuple[Tensor, Tensor]:
     """Return shear (B, 2, H, W), 0 where blind, and its noise (1 or B, 1 or 2, 1 or H, 1 or W), infinite there."""
     y = as_tensor("shear", shear, caller="map_mass")
-    if y.ndim != 4 or y.shape[1] != 2 or y.is_complex() or y.numel() == 0:
-        remedy = "; use shear[None]" if y.ndim == 3 else "; use np.stack([gamma1, gamma2])[None]"
-        raise ValueError(f"map_mass: shear must be real (B, 2, H, W), got {y.dtype} {tuple(y.shape)}{remedy}")
     if isinstance(noise_std, (int, float, np.number)):
         noise_std = torch.tensor(float(noise_std), dtype=y.dtype, device=y.device)
     std = as_tensor("noise_std", noise_std, device=y.device, caller="map_mass")
-    seen = torch.ones((), dtype=torch.bool, device=y.device)
     if mask is not None:
         seen = mask > 0 if isinstance(mask, Tensor) else torch.from_numpy(np.asarray(mask) > 0).to(y.device)
-    for name, maps in (("noise_std", std), ("mask", seen)):
-        if not broadcasts(tuple(maps.shape), tuple(y.shape)):
-            raise ValueError(f"map_mass: {name} must broadcast to shear {tuple(y.shape)}, got {tuple(maps.shape)}")
-    std = torch.where(seen, std, math.inf)
-    if bool((std <= 0).any() | std.isnan().any()):
-        bad = int((~(std > 0)).sum())
-        raise ValueError(
-            f"map_mass: noise_std must be positive where observed, got 0, negative or NaN in {bad} of {std.numel()} "
-            "values; pass mask=, or set noise_std to infinity where nothing was measured"
-        )
-    as_weights(std, y, caller="map_mass")  # explains a noise_std without any or beyond the range of weights
+        for name, maps in (("noise_std", std), ("mask", seen)):
+            if not broadcasts(tuple(maps.shape), tuple(y.shape)):
+                raise ValueError(f"map_mass: {name} must broadcast to shear {tuple(y.shape)}, got {tuple(maps.shape)}")
+        std = torch.where(seen, std, math.inf)
+    check_shear("map_mass", y, std, name="shear")
     y = torch.where(std.isinf(), 0, y)
-    if not bool(y.isfinite().all()):
-        bad = int((~y.isfinite()).sum())
-        raise ValueError(
-            f"map_mass: shear must be finite where observed, got NaN or infinity in {bad} of {y.numel()} values; leave "
-            "them out by mask=, or a noise_std of infinity"
-        )
     return y, _share(std.to(y.dtype).reshape((1,) * (4 - std.ndim) + tuple(std.shape)))
 
 

@@ -57,6 +57,7 @@ def undo_reduction(
     *,
     max_corrections: int = 4,
     rtol: float = 0.01,
+    more: Callable[[], bool] = lambda: True,
 ) -> tuple[Tensor, list[float]]:
     """Map the mass behind reduced shear with a method made for shear.
 
@@ -66,6 +67,7 @@ def undo_reduction(
         noise_std: its noise, broadcasts against g; infinity where blind.
         max_corrections: at most so many maps after the first.
         rtol: stop once kappa changes by at most this fraction of its norm.
+        more: asked before each correction; false stops.
 
     Returns:
         The last maps, and the relative change of kappa by each correction.
@@ -73,6 +75,8 @@ def undo_reduction(
     maps = reconstruct(reduced, noise_std)
     changes: list[float] = []
     for _ in range(max_corrections):
+        if not more():
+            break
         kappa = maps[:, :1]
         maps = reconstruct(*reduced_to_shear(reduced, noise_std, kappa))
         size, change = (float(torch.linalg.vector_norm(k)) for k in (maps[:, :1], maps[:, :1] - kappa))

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ..protocols import Operator
 from ..validation import check_number, short
-from .baselines import check_shear
+from .shear import check_shear
 
 __all__ = [
     "BandPowers",

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from ..protocols import Operator
 from ..validation import check_number, short
-from .baselines import check_shear, noise_like
+from .shear import check_shear, noise_like
 
 __all__ = ["starlet_adjoint", "starlet_inverse", "starlet_map", "starlet_noise", "starlet_transform", "white_noise_std"]
 

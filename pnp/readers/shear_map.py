@@ -31,6 +31,7 @@ class ShearMap:
         wcs: astropy.wcs.WCS of the pixels; None: not known.
         convention: the `operators.KaiserSquires` convention that the components follow.
         signs: what the components of the file were multiplied by to follow it.
+        swap: whether they were exchanged before.
         sigma_e: dispersion of one galaxy's two components; None where only maps are known.
         facts: what else is known: rows or pixels left out, columns, bias.
         path: the file, named by messages.
@@ -49,6 +50,7 @@ class ShearMap:
     wcs: Any = field(default=None, repr=False)
     convention: str = "lenspack"
     signs: tuple[int, int] = (1, 1)
+    swap: bool = False
     sigma_e: tuple[float, float] | None = None
     facts: dict[str, Any] = field(default_factory=dict, repr=False)
     path: str = ""
@@ -92,7 +94,8 @@ class ShearMap:
             parts.append(f"{int(self.counts.sum())} galaxies")
         if dropped := self.facts.get("dropped"):
             parts.append("left out: " + ", ".join(f"{n} {reason}" for reason, n in dropped.items()))
-        return f"ShearMap({', '.join(filter(None, parts))}; convention={self.convention!r}, signs={self.signs})"
+        how = f"convention={self.convention!r}, signs={self.signs}" + ", swap=True" * self.swap
+        return f"ShearMap({', '.join(filter(None, parts))}; {how})"
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -115,9 +118,13 @@ class ShearMap:
         """
         check_signs("ShearMap.with_signs", (s1, s2))
         order = [1, 0] if swap else [0, 1]
-        signs = self.signs[order[0]] * s1, self.signs[order[1]] * s2
         return replace(
-            self, shear=_times(self.shear[:, order], (s1, s2)), noise_std=self.noise_std[:, order], signs=signs
+            self,
+            shear=_times(self.shear[:, order], (s1, s2)),
+            noise_std=self.noise_std[:, order],
+            signs=(self.signs[order[0]] * s1, self.signs[order[1]] * s2),
+            swap=self.swap != swap,
+            sigma_e=self.sigma_e[::-1] if swap and self.sigma_e is not None else self.sigma_e,
         )
 
     def in_convention(self, convention: str) -> ShearMap:
