@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .data_terms import LeastSquares
 from .interop import as_denoiser, as_operator
+from .iterating import is_true, progress_bar
 from .protocols import BoundDataTerm, DataTerm, Denoiser, Operator
 from .schedules import Schedule, coupling, robust_range
 from .solvers import ALGORITHMS, State
@@ -190,7 +191,7 @@ def solve(
     history: dict[str, list[float]] = {name: [] for name in ("sigma", "alpha", "primal", "dual", "inner")}
     limit = DIVERGED * max(_norm(z), (z.numel() / h.curvature()) ** 0.5)
     n_iter, stop = 0, Stop.MAX_ITER
-    bar = _progress_bar(max_iter) if progress else None
+    bar = progress_bar("solve", max_iter) if progress else None
     try:
         for state in ALGORITHMS[algorithm](h, guard_denoiser(D, low, high), z, levels):
             if not _norm(state.x) + _norm(state.z) <= limit:  # NaN fails too
@@ -203,7 +204,7 @@ def solve(
             if bar is not None:
                 bar.set_postfix_str(f"sigma {state.sigma:.3g}, residuals {primal:.1e} {dual:.1e}", refresh=False)
                 bar.update()
-            if callback is not None and _is_true(callback(state)):
+            if callback is not None and is_true(callback(state)):
                 stop = Stop.CALLBACK
                 break
             # While sigma falls the residuals measure the schedule, not convergence; on a plateau, not the last level.
@@ -338,18 +339,5 @@ def _default_schedule(h: BoundDataTerm, x: Tensor, denoiser: Denoiser, max_iter:
     return Schedule(sigma_max, sigma_min, min(ANNEALING, max_iter))
 
 
-def _is_true(answer: Any) -> bool:
-    try:
-        return bool(answer)
-    except (RuntimeError, TypeError, ValueError):  # an array of several truth values asks for nothing
-        return False
-
-
 def _norm(x: Tensor) -> float:
     return float(torch.linalg.vector_norm(x.abs().double()))  # float32 has no room for squares of faint images
-
-
-def _progress_bar(total: int) -> Any:
-    from tqdm.auto import tqdm
-
-    return tqdm(total=total, desc="solve", unit="it")  # on stderr

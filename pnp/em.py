@@ -24,6 +24,7 @@ from torch import Tensor
 from .api import Result, Stop
 from .counts import as_background, check_counts, ratio
 from .interop import as_operator
+from .iterating import is_true, progress_bar
 from .protocols import Operator
 from .validation import as_initial, as_measurements, check_device, check_number
 
@@ -169,7 +170,7 @@ def _em(
     _check_explained(caller, operator, x, y, r)
 
     deviances: list[float] = []
-    stop, bar = Stop.MAX_ITER, _progress_bar(caller, max_iter) if progress else None
+    stop, bar = Stop.MAX_ITER, progress_bar(caller, max_iter) if progress else None
     try:
         for k in range(1, max_iter + 1):
             x_new, deviance = x, 0.0
@@ -181,7 +182,7 @@ def _em(
             if bar is not None:
                 bar.set_postfix_str(f"deviance {deviance:.6g}", refresh=False)
                 bar.update()
-            if callback is not None and callback(EMState(k, x, deviance)):
+            if callback is not None and is_true(callback(EMState(k, x, deviance))):
                 stop = Stop.CALLBACK
                 break
     except KeyboardInterrupt:
@@ -265,9 +266,3 @@ def _check_explained(caller: str, operator: Any, x: Tensor, y: Tensor, r: Tensor
             f"{caller}: y has counts in {int(orphans.sum())} measurements where A x0 + background is 0: no voxel can "
             "explain them; give a background, set them to 0 if they are faults, or widen the image or x0"
         )
-
-
-def _progress_bar(caller: str, total: int) -> Any:
-    from tqdm.auto import tqdm
-
-    return tqdm(total=total, desc=caller, unit="it")  # on stderr

@@ -29,9 +29,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..api import Stop, _is_true
+from ..api import Stop
 from ..data_terms import LeastSquares
 from ..interop import as_denoiser, as_operator
+from ..iterating import is_true
 from ..protocols import Denoiser, Operator
 from ..solvers import State, admm
 from ..validation import as_tensor, broadcasts, check_device, check_number, guard_denoiser, short
@@ -182,7 +183,7 @@ def map_mass(
             for _, state in zip(_counter(n_iter, progress), states, strict=False):
                 z = state.z
                 changes.append(state.dual)
-                if callback is not None and _is_true(callback(shown(state))):
+                if callback is not None and is_true(callback(shown(state))):
                     stop = Stop.CALLBACK
                     break
         except KeyboardInterrupt:

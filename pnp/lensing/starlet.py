@@ -31,6 +31,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..iterating import progress_bar
 from ..protocols import Operator
 from ..validation import check_number, short
 from .shear import check_shear, noise_like
@@ -204,7 +205,7 @@ def starlet_map(
 
     c, kappa = y.new_zeros(n_scales + 1, y.shape[0], 1, *shape), y.new_zeros(y.shape[0], 1, *shape)
     omega = torch.ones_like(c)
-    bar = _progress_bar((reweightings + 1) * max_iter) if progress else None
+    bar = progress_bar("starlet_map", (reweightings + 1) * max_iter) if progress else None
     for _ in range(reweightings + 1):
         threshold = step * k * omega * std
         p, t = c, 1.0
@@ -283,9 +284,3 @@ def _check_coefficients(caller: str, coefficients: Any, border: str, generation:
             f"{caller}: coefficients must be (n_scales + 1, B, C, H, W), as starlet_transform gives, got {got}"
         )
     return len(coefficients) - 1
-
-
-def _progress_bar(total: int) -> Any:
-    from tqdm.auto import tqdm
-
-    return tqdm(total=total, desc="starlet_map", unit="it")  # on stderr
