@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench docs gallery clean
 
 demo: .venv/installed
 	$(BIN)/python recipes/tomography.py --output results
@@ -19,6 +19,14 @@ lint: .venv/installed-dev
 bench: .venv/installed-dev
 	$(BIN)/python benchmarks/run_all.py
 
+# Pages in build/docs, warnings are errors; nothing is run, nothing is fetched.
+docs: .venv/installed-docs
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -n -W --keep-going -q docs build/docs
+
+# Runs the recipes whose figures docs/results.md does not have: minutes.
+gallery: .venv/installed
+	$(BIN)/python docs/gallery/draw.py
+
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
@@ -33,6 +41,10 @@ bench: .venv/installed-dev
 .venv/installed-dev: pyproject.toml | .venv/bin/python
 	$(BIN)/python -m pip install --quiet -e ".[dev]"
 	touch $@ .venv/installed .venv/installed-test
+
+.venv/installed-docs: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet -e ".[docs]"
+	touch $@ .venv/installed
 
 clean:
 	rm -rf .venv results build dist

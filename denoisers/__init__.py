@@ -10,5 +10,6 @@ from .super_resolution import SuperResolver
 from .tv import TV
 
 DENOISERS = {"mlpatch": MLPatch, "tv": TV}
+"""The denoisers of the command line, by name."""
 
 __all__ = ["DENOISERS", "TV", "Equivariant", "MLPatch", "PerChannel", "Rescaled", "SliceWise", "SuperResolver"]

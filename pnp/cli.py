@@ -1,4 +1,4 @@
-"""The `pnp` command: reconstruct, osem, convert, denoise, train, info.
+"""The `pnp` command: reconstruct, reconstruct-stack, osem, convert, report, denoise, train, info.
 
 Heavy packages are imported inside the commands, so that `pnp --help` answers at once. Bad input is one
 sentence on stderr and exit code 2; Ctrl-C during a reconstruction writes the last iterate and gives exit
@@ -17,12 +17,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .cli_em import convert, osem
-from .cli_files import INTERRUPTED, background, build_operator, complain, free_name, is_hdf5, read_problem, save
+from .cli_files import (
+    INTERRUPTED,
+    background,
+    build_denoiser,
+    build_operator,
+    complain,
+    free_name,
+    is_hdf5,
+    parse_bounds,
+    read_problem,
+    save,
+)
 from .cli_options import Device, Overwrite
+from .cli_report import report
+from .cli_stack import reconstruct_stack
 from .cli_train import train
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 
@@ -44,6 +56,8 @@ app = typer.Typer(
 app.add_typer(train, name="train")
 app.command()(osem)
 app.command()(convert)
+app.command()(report)
+app.command()(reconstruct_stack)
 
 
 def main() -> None:
@@ -100,7 +114,7 @@ def reconstruct(
     from .io import check_image_output, check_output
 
     check_output(output, overwrite=overwrite)
-    limits = _parse_bounds(bounds)
+    limits = parse_bounds(bounds)
     data = read_problem(measurements, operator)
     is_volume, is_counts = data.operator == "spect", data.operator == "spect" or data.background is not None
     channels = 1 if data.operator == "kaiser_squires" or data.y.ndim != 4 else data.y.shape[1]
@@ -121,7 +135,7 @@ def reconstruct(
 
     where = choose_device(device)
     A = build_operator(data.operator, data.parameters).to(where)
-    D = _denoiser(denoiser, where)
+    D = build_denoiser(denoiser, where)
     if is_volume:
         D, denoiser = SliceWise(D, axes=(0, 1, 2)), f"{denoiser}, slices across x, y and z"
     elif channels != 1 and getattr(D, "channels", None) == 1:
@@ -263,39 +277,6 @@ def _typical(noise_std: Any) -> float:
 
     values = noise_std.cpu().numpy() if isinstance(noise_std, torch.Tensor) else np.asarray(noise_std)
     return float(np.median(values[np.isfinite(values)]))
-
-
-def _denoiser(spec: str, where: torch.device) -> Any:
-    """Construct a denoiser from "name" or "name:weights"."""
-    import torch
-
-    from denoisers import DENOISERS
-
-    name, _, weights = spec.partition(":")
-    if name not in DENOISERS:
-        raise ValueError(f"--denoiser {spec}: the name must be one of {', '.join(sorted(DENOISERS))}, got {name!r}")
-    kind: Any = DENOISERS[name]
-    if hasattr(kind, "from_pretrained"):
-        D = kind.from_pretrained(weights) if weights else kind.from_pretrained()
-    elif weights:
-        raise ValueError(f"--denoiser {spec}: {name} has no weights to choose; use --denoiser {name}")
-    else:
-        D = kind()
-    return D.to(where) if isinstance(D, torch.nn.Module) else D
-
-
-def _parse_bounds(text: str | None) -> tuple[float | None, float | None] | None:
-    """Read "low,high", where an empty side, a low of -inf or a high of inf is open."""
-    if text is None:
-        return None
-    try:
-        left, right = text.split(",")
-        low, high = float(left.strip() or -math.inf), float(right.strip() or math.inf)
-        if not (low < math.inf and high > -math.inf):  # NaN fails too
-            raise ValueError
-    except ValueError:
-        raise ValueError(f"--bounds must be low,high, e.g. 0,1 or 0,inf, got {text!r}") from None
-    return (low if math.isfinite(low) else None, high if math.isfinite(high) else None)
 
 
 def _version(package: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 from dataclasses import replace
@@ -9,12 +10,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from .api import Result
     from .io import Measurements
 
-__all__ = ["INTERRUPTED", "background", "build_operator", "complain", "free_name", "is_hdf5", "read_problem", "save"]
+__all__ = [
+    "INTERRUPTED",
+    "background",
+    "build_denoiser",
+    "build_operator",
+    "complain",
+    "free_name",
+    "is_hdf5",
+    "parse_bounds",
+    "read_problem",
+    "save",
+]
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, when the last iterate has been written."""
@@ -95,6 +108,39 @@ def free_name(output: Path, x: Any) -> Path:
         "name a .tif, .npy, .fits or .h5 file"
     )
     return name
+
+
+def build_denoiser(spec: str, where: torch.device) -> Any:
+    """Construct a denoiser from "name" or "name:weights"."""
+    import torch
+
+    from denoisers import DENOISERS
+
+    name, _, weights = spec.partition(":")
+    if name not in DENOISERS:
+        raise ValueError(f"--denoiser {spec}: the name must be one of {', '.join(sorted(DENOISERS))}, got {name!r}")
+    kind: Any = DENOISERS[name]
+    if hasattr(kind, "from_pretrained"):
+        D = kind.from_pretrained(weights) if weights else kind.from_pretrained()
+    elif weights:
+        raise ValueError(f"--denoiser {spec}: {name} has no weights to choose; use --denoiser {name}")
+    else:
+        D = kind()
+    return D.to(where) if isinstance(D, torch.nn.Module) else D
+
+
+def parse_bounds(text: str | None) -> tuple[float | None, float | None] | None:
+    """Read "low,high", where an empty side, a low of -inf or a high of inf is open."""
+    if text is None:
+        return None
+    try:
+        left, right = text.split(",")
+        low, high = float(left.strip() or -math.inf), float(right.strip() or math.inf)
+        if not (low < math.inf and high > -math.inf):  # NaN fails too
+            raise ValueError
+    except ValueError:
+        raise ValueError(f"--bounds must be low,high, e.g. 0,1 or 0,inf, got {text!r}") from None
+    return (low if math.isfinite(low) else None, high if math.isfinite(high) else None)
 
 
 def save(output: Path, result: Result, data: Measurements, attributes: dict[str, Any], overwrite: bool) -> Path:

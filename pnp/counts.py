@@ -1,4 +1,4 @@
-"""Counts y ~ Poisson(A x + r): what they and their background may be, and the ratio that EM projects back."""
+"""Counts y ~ Poisson(A x + r): what they and their background may be, and what regularised EM does with them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,36 @@ from torch import Tensor
 
 from .validation import as_tensor, broadcasts, check_number
 
-__all__ = ["as_background", "check_counts", "ratio"]
+__all__ = ["as_background", "check_counts", "em_update", "ratio"]
 
 
 def ratio(y: Tensor, expected: Tensor) -> Tensor:
     """Return y / (A x + r), and 0 where nothing is expected, or so little that the ratio leaves the range of floats."""
     within = expected > y * torch.finfo(y.dtype).tiny ** 0.75
     return torch.where(within, y / torch.where(within, expected, 1), 0)
+
+
+def em_update(xe: Tensor, s: Tensor, u: Tensor, beta: Tensor | float) -> Tensor:
+    """Return argmin over v >= 0 of sum(s v - x e log v) + beta/2 ||v - u||^2, in the form without cancellation.
+
+    EM's surrogate of the likelihood and a quadratic prior: De Pierro, IEEE Trans. Med. Imaging 14 (1995) 132.
+
+    Args:
+        xe: x A^T(y / (A x + r)), >= 0.
+        s: A^T 1; 0 where nothing is measured: there the answer is max(u, 0).
+        u: where the prior pulls to, of any sign.
+        beta: its strength > 0, broadcasting to x.
+
+    >>> one = torch.ones(1)
+    >>> em_update(6 * one, one, 6 * one, 1e-6)  # EM's own step, x e / s
+    tensor([6.])
+    """
+    q = s - beta * u
+    square = q.square() + 4 * beta * xe
+    # The root's derivative is infinite at 0, the value there is 0: no gradient passes.
+    root = torch.where(square > 0, square, 1).sqrt() * (square > 0)
+    positive = q > 0
+    return torch.where(positive, 2 * xe / torch.where(positive, q + root, 1), (root - q) / (2 * beta))
 
 
 def check_counts(caller: str, name: str, value: Any, remedy: str) -> None:

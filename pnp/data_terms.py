@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .counts import em_update
 from .linalg import cg, implicit_solve, operator_norm
 from .protocols import Operator, Preconditioner, Step
 from .validation import broadcasts, check_number
@@ -155,8 +156,8 @@ class LeastSquaresStep:
 class Poisson:
     """Counts y ~ Poisson(A x + background), x >= 0: sum(A x + r - y log(A x + r)).
 
-    The x-update takes EM-surrogate steps (De Pierro 1995; Lim et al., arXiv 2301.09710, equation 8): with
-    s = A* 1, e = A*(y / (A x + r)) and q = s - alpha v,
+    The x-update takes EM-surrogate steps (De Pierro 1995; Z. Li, Y. K. Dewaraja and J. A. Fessler, arXiv 2301.09710,
+    equation 8): with s = A* 1, e = A*(y / (A x + r)) and q = s - alpha v,
 
         x <- (-q + sqrt(q^2 + 4 alpha x e)) / (2 alpha),
 
@@ -218,12 +219,8 @@ class PoissonStep:
     def __call__(self, v: Tensor, alpha: Tensor, /) -> Tensor:
         """Return x after n_inner surrogate steps from the last one."""
         x = self.initial() if self._x is None else self._x
-        q = self.sensitivity - alpha * v
         for _ in range(self.inner_iterations):
-            xe = self._em(x)
-            root = torch.sqrt(q * q + 4 * alpha * xe)
-            # Two forms of one root, each where it does not cancel. q > 0 makes the first denominator positive.
-            x = torch.where(q > 0, 2 * xe / torch.where(q > 0, q + root, 1), (root - q) / (2 * alpha))
+            x = em_update(self._em(x), self.sensitivity, v, alpha)
         self._x = x.detach()
         return x
 

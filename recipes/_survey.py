@@ -115,6 +115,7 @@ def write_survey(
         noise_std=survey.noise_std,
         history=mass.history,
         reference=survey.kappa,
+        b_mode=mass.kappa_b,
         attributes={"denoiser": "mlpatch:convergence", "sigma": mass.sigma, "command": shlex.join(sys.argv)},
         overwrite=True,
     )

@@ -16,7 +16,7 @@ FOLDERS = (*PACKAGES, "tests", "recipes", "benchmarks")
 MAX_LINES = 450
 
 # The command line, where the packages meet.
-COMMANDS = {f"pnp/{name}.py" for name in ("cli", "cli_em", "cli_files", "cli_report", "cli_train", "cli_train_spect")}
+COMMANDS = {f"pnp/cli{name}.py" for name in ("", "_em", "_files", "_report", "_stack", "_train", "_train_spect")}
 # Oracles of the tests and benchmarks, or GPL: the packages never import them.
 NEVER = {"astra", "lenspack", "pytest", "hypothesis", "tests", "recipes", "benchmarks"}
 # Costs over a second and 1500 modules: only inside the functions that need it.

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -88,6 +89,7 @@ def test_a_failing_process_is_reported_not_raised(timing, tmp_path):
         ("denoising", {"MLPatch", "DRUNet", "DnCNN"}),
         ("ct_solve", {"deepinv DPIR"}),
         ("spect", {"ours", "plain autograd"}),
+        ("stack", {f"{os.cpu_count()} workers and the caller"}),
     ],
 )
 def test_script_runs_at_tiny_sizes(script, peers, tmp_path):

@@ -303,7 +303,18 @@ def test_info_names_versions_operators_and_weights(monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     "command",
-    [(), ("reconstruct",), ("osem",), ("convert",), ("denoise",), ("info",), ("train", "denoiser"), ("train", "spect")],
+    [
+        (),
+        ("reconstruct",),
+        ("reconstruct-stack",),
+        ("osem",),
+        ("convert",),
+        ("report",),
+        ("denoise",),
+        ("info",),
+        ("train", "denoiser"),
+        ("train", "spect"),
+    ],
 )
 def test_help_has_examples(monkeypatch, capsys, command):
     assert run(monkeypatch, *command, "--help") == 0

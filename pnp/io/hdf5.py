@@ -138,6 +138,7 @@ def write_result(
     noise_std: npt.ArrayLike | None = None,
     history: Mapping[str, npt.ArrayLike] | None = None,
     reference: npt.ArrayLike | None = None,
+    b_mode: npt.ArrayLike | None = None,
     attributes: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> None:
@@ -151,6 +152,7 @@ def write_result(
         noise_std: noise standard deviation that was used.
         history: a sequence of numbers per recorded quantity.
         reference: the true image, if known.
+        b_mode: B modes of a mass map (B, 1, H, W), for `pnp report`.
         attributes: further facts for the root: stop, n_iter, denoiser, command, ...
         overwrite: replace a file of that name.
 
@@ -160,6 +162,8 @@ def write_result(
     """
     with _create(path, "pnp result", overwrite) as file:
         _store(file, "image", x)
+        if b_mode is not None:
+            _store(file, "b_mode", b_mode)
         for name, values in (history or {}).items():
             _store(file, f"history/{name}", values)
         _write_problem(file, operator, parameters or {}, noise_std, reference)

@@ -24,14 +24,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..counts import as_background, check_counts, ratio
+from ..counts import as_background, check_counts, em_update, ratio
 from ..em import osem
 from ..interop import as_operator
 from ..protocols import Operator
 from ..validation import as_initial, as_measurements, check_device, check_number
 from .remade import remade
 
-__all__ = ["Iteration", "Prior", "UnrolledEM", "em_update"]
+__all__ = ["Iteration", "Prior", "UnrolledEM"]
 
 
 SLAB = 2**18
@@ -45,28 +45,6 @@ class Iteration(NamedTuple):
     """u_k, in the shape of the image."""
     x: Tensor
     """x_k+1, after the EM updates."""
-
-
-def em_update(x: Tensor, e: Tensor, s: Tensor, u: Tensor, beta: Tensor | float) -> Tensor:
-    """Return argmin over v >= 0 of sum(s v - x e log v) + beta/2 ||v - u||^2, in the form without cancellation.
-
-    Args:
-        x: image before the update, >= 0.
-        e: A^T(y / (A x + r)), >= 0.
-        s: A^T 1; 0 where nothing is measured: there the answer is max(u, 0).
-        u: where the prior pulls to, of any sign.
-        beta: its strength > 0, broadcasting to x.
-
-    >>> one = torch.ones(1)
-    >>> em_update(2 * one, 3 * one, one, 6 * one, 1e-6)  # EM's own step, x e / s
-    tensor([6.0000])
-    """
-    q, product = s - beta * u, x * e
-    square = q.square() + 4 * beta * product
-    # The root's derivative is infinite at 0, the value there is 0: no gradient passes.
-    root = torch.where(square > 0, square, 1).sqrt() * (square > 0)
-    positive = q > 0
-    return torch.where(positive, 2 * product / torch.where(positive, q + root, 1), (root - q) / (2 * beta))
 
 
 class Prior(nn.Module):
@@ -224,7 +202,7 @@ class UnrolledEM(nn.Module):
             with torch.set_grad_enabled(torch.is_grad_enabled() and not truncated):
                 # Truncated responses have small negative lobes.
                 e = operator.A_adjoint(ratio(y, operator.A(x) + r)).clamp(min=0)
-            x = torch.where(seen, remade(em_update, x, e, s, u, beta), 0)
+            x = torch.where(seen, remade(em_update, x * e, s, u, beta), 0)
         return Iteration(u, x)
 
     def scales(self, x: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:

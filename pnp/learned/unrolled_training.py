@@ -32,6 +32,7 @@ from .unrolled_em import UnrolledEM
 __all__ = ["MODES", "Scan", "held_out_nrmse", "make_scan", "spent", "train_unrolled_em"]
 
 MODES = ("end-to-end", "truncated", "sequential")
+"""Where gradients pass, see above."""
 
 
 @dataclass(frozen=True)

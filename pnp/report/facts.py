@@ -1,0 +1,111 @@
+"""What the page says in words and tables: the heading, how the result was made, how its pictures were."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..io import SavedResult
+from .images import CLIPPED, Plan
+from .panels import Panel, channels_of
+from .peaks import MOST_PEAKS, PEAKS_ABOVE
+from .text import clean, escape, number
+
+__all__ = ["notes", "parameters_table", "run_table", "summary"]
+
+MOST_ROWS = 200
+"""Rows of a table."""
+
+
+def summary(result: SavedResult, shape: tuple[int, ...]) -> str:
+    """Return the line below the heading: operator, size, denoiser, iterations."""
+    size, kind = " × ".join(map(str, shape[1:])), "volume" if len(shape) == 4 else "image"
+    channels = channels_of(result, shape)
+    batch = shape[0] // channels
+    parts = [f"{batch} {kind}s of {size}" if batch > 1 else f"{kind} of {size}"]
+    parts += [f"{channels} channels"] if channels > 1 else []
+    if result.operator:
+        parts.insert(0, clean(result.operator, 60))
+    if "denoiser" in result.attributes:
+        parts.append(clean(result.attributes["denoiser"], 120))
+    if "n_iter" in result.attributes:
+        parts.append(f"{clean(result.attributes['n_iter'], 20)} iterations")
+    return escape(" · ".join(parts))
+
+
+def run_table(result: SavedResult) -> str:
+    """Return the attributes of the file but the command: how it ended first, versions last."""
+    rank = {"stop": 0, "n_iter": 1, "misfit": 2, "noise_estimated": 3, "denoiser": 4}
+    names = sorted(
+        (name for name in result.attributes if name != "command"),
+        key=lambda name: (rank.get(name, 5 + name.startswith(("format", "version"))), name),
+    )
+    return parameters_table({name: result.attributes[name] for name in names}) or "<p>The file says nothing of it.</p>"
+
+
+def parameters_table(values: Mapping[str, Any]) -> str:
+    """Return names and values as an HTML table; of arrays their shape and range."""
+    kept = [(name, value) for name, value in values.items() if value is not None]
+    rows = "".join(
+        f'<tr><th scope="row">{escape(name, 80)}</th><td>{escape(_value(value))}</td></tr>'
+        for name, value in kept[:MOST_ROWS]
+    )
+    more = f"<p>… and {len(kept) - MOST_ROWS} more.</p>" if len(kept) > MOST_ROWS else ""
+    return f'<table class="facts"><tbody>{rows}</tbody></table>{more}' if rows else ""
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, np.ndarray) and value.ndim and value.size > 8:
+        if value.dtype.kind not in "fiub":
+            return f"array {value.shape}"
+        finite = value[np.isfinite(value)]
+        if not finite.size:
+            return f"array {value.shape}, nowhere finite"
+        part = "" if finite.size == value.size else f", {value.size - finite.size} not finite"
+        return f"array {value.shape}, from {number(float(finite.min()))} to {number(float(finite.max()))}{part}"
+    if isinstance(value, np.ndarray):
+        return ", ".join(_value(part) for part in value.ravel().tolist())
+    if isinstance(value, (tuple, list)):
+        return ", ".join(_value(part) for part in value[:50]) + (", …" if len(value) > 50 else "")
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return number(value, 6) if isinstance(value, float) else str(value)
+
+
+def notes(
+    stored: Plan, shape: tuple[int, ...], clipped: bool, panels: Sequence[Panel], lensing: bool, limit: int
+) -> Iterator[str]:
+    """Yield what a reader must know of how the pictures were made."""
+    if stored.factor > 1:
+        f = stored.factor
+        block = " × ".join([str(f)] * (len(shape) - 1))
+        small, size = (" × ".join(map(str, s[1:])) for s in (stored.shape, shape))
+        yield (
+            f"Pictures are means over blocks of {block}, {small} of {size}, so that the page holds at most "
+            f"{limit / 2**20:.3g} MiB of pixels; all figures are those of the full size."
+        )
+    if len(stored.items) < shape[0]:
+        yield f"Of {shape[0]} images, {len(stored.items)}, evenly spaced, are in the page."
+    if not any(panel.role == "input" for panel in panels):
+        yield "The first estimate is not shown: it needs the measurements (pnp report --measurements)."
+    levels = 2**stored.bits - 1
+    yield f"Pictures have {stored.bits} bits a pixel: {levels} levels from each one's lowest to highest value."
+    if clipped:
+        yield f"The outermost {CLIPPED:g} % of the values at either end are shown as the values there."
+    if not all(np.isfinite(panel.values).all() for panel in panels):
+        yield "Pixels without a finite value have the colour “no value” below the colour bar."
+    if len(shape) == 4:
+        yield (
+            "Volumes are (x, y, z): axial slices show x to the right and y down, the others z up. Of SPECT, x is to "
+            "the patient's left, y to the back and z to the head."
+        )
+    else:
+        yield "The first row of an image is on top."
+    if lensing:
+        yield (
+            f"Peaks are pixels above their eight neighbours and {PEAKS_ABOVE:g} robust standard deviations (1.4826 "
+            "times the median absolute deviation) above the median of their map, where observed; the "
+            f"{MOST_PEAKS} highest are marked."
+        )

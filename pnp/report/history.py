@@ -1,0 +1,138 @@
+"""Charts of what a solver recorded, a value per iteration, as inline SVG: no script, and colours from the page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .text import clean, escape, number
+
+__all__ = ["chart", "charts"]
+
+Array = npt.NDArray[Any]
+
+WIDTH, HEIGHT = 360, 230
+LEFT, RIGHT, TOP, BOTTOM = 58, 10, 12, 40
+MOST_POINTS = 500
+MOST_CHARTS = 12
+LARGEST = 1e300
+"""Larger values are left out, as those that are not finite: the ticks around them would overflow."""
+TOGETHER = (
+    ("noise level of the denoiser", {"sigma": "sigma_k (units of x)"}),
+    ("relative residuals", {"primal": "primal ‖x − z‖", "dual": "dual, change of z"}),
+    ("coupling", {"alpha": "alpha_k (1/units of x squared)"}),
+    ("inner iterations of the x-update", {"inner": "inner iterations"}),
+    ("relative change of the map", {"change": "‖z − z_old‖ / ‖z‖"}),
+    ("correction for reduced shear", {"reduced": "change of kappa"}),
+)
+"""What belongs into one chart: its title, and the names in /history with what they are called."""
+
+
+def charts(history: Mapping[str, npt.ArrayLike]) -> list[str]:
+    """Return an SVG for every group of quantities in a history; what holds no numbers is left out."""
+    lines = {name: line for name, values in history.items() if (line := _line_of(values)) is not None}
+    known = {name for _, names in TOGETHER for name in names}
+    groups = [(title, {name: label for name, label in names.items() if name in lines}) for title, names in TOGETHER]
+    groups += [(clean(name, 40), {name: clean(name, 40)}) for name in sorted(set(lines) - known)]
+    if "inner" in lines and not lines["inner"].any():  # a closed form
+        groups = [(title, names) for title, names in groups if "inner" not in names]
+    drawn = [(title, {label: lines[name] for name, label in names.items()}) for title, names in groups if names]
+    return [chart(title, curves) for title, curves in drawn[:MOST_CHARTS]]
+
+
+def chart(title: str, curves: Mapping[str, Array]) -> str:
+    """Return an SVG of curves over the iterations 1, 2, ...: logarithmic where all are positive and span a decade.
+
+    Args:
+        title: says what is drawn.
+        curves: label -> a value per iteration; where it is not finite, the line has a gap.
+    """
+    values = np.concatenate([v[np.isfinite(v)].astype(np.float64) for v in curves.values()])
+    low, high = float(values.min()), float(values.max())
+    log = low > 0 and high / low >= 10
+    n = max(len(v) for v in curves.values())
+    ticks = _decades(low, high) if log else _even(low, high)
+    low, high = min(low, ticks[0]), max(high, ticks[-1])
+
+    def place(k: float, value: float) -> tuple[float, float]:
+        across = 0.5 if n == 1 else (k - 1) / (n - 1)
+        a, b, v = (math.log(part) if log else part / 2 for part in (low, high, value))  # halves: b - a may overflow
+        up = (v - a) / (b - a)
+        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
+
+    parts = []
+    for tick in ticks:
+        _, y = place(1, tick)
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text class="tick" x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{number(tick, 3)}</text>')
+    for k in sorted({1, *(round(1 + (n - 1) * i / 4) for i in range(1, 5))}):
+        x, _ = place(k, low)
+        parts.append(f'<text class="tick" x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{k}</text>')
+    parts.append(
+        f'<text class="tick" x="{(LEFT + WIDTH) / 2:.0f}" y="{HEIGHT - 6}" text-anchor="middle">iteration</text>'
+    )
+    legend = []
+    for index, (label, v) in enumerate(curves.items()):
+        parts.append(_path(v, place, index))
+        last = v[np.isfinite(v)]
+        legend.append(f'<span class="key-{index}">{escape(label)}</span> ends at {number(float(last[-1]))}')
+    scale = "logarithmic" if log else "linear"
+    ends = " to ".join(number(float(v)) for v in (values.min(), values.max()))
+    spoken = f"{title} over {n} iterations, {scale} scale, from {ends}"
+    return (
+        f'<figure class="chart"><figcaption>{escape(title)}</figcaption>'
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(spoken)}">{"".join(parts)}</svg>'
+        f'<p class="legend">{"<br>".join(legend)}</p></figure>'
+    )
+
+
+def _path(values: Array, place: Any, index: int) -> str:
+    """Return a path through the finite values, thinned where there are many, and dots where there are few."""
+    every = math.ceil(len(values) / MOST_POINTS)
+    kept = sorted({*range(0, len(values), every), len(values) - 1})
+    path, dots, pen = [], [], "M"
+    for i in kept:
+        if not math.isfinite(values[i]):
+            pen = "M"
+            continue
+        x, y = place(i + 1, float(values[i]))
+        path.append(f"{pen}{x:.1f} {y:.1f}")
+        dots.append(f'<circle class="dot-{index}" cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>')
+        pen = "L"
+    return f'<path class="line-{index}" d="{"".join(path)}"/>' + ("".join(dots) if len(kept) <= 60 else "")
+
+
+def _decades(low: float, high: float) -> list[float]:
+    """Return powers of ten around a range, at most six or so."""
+    first, last = math.floor(math.log10(low) + 1e-9), math.ceil(math.log10(high) - 1e-9)
+    every = math.ceil((last - first) / 5)
+    return [10.0**k for k in range(first, last + every, every) if -323 <= k <= 308]
+
+
+def _even(low: float, high: float) -> Sequence[float]:
+    """Return round numbers around a range.
+
+    >>> _even(0.0, 7.0)
+    [0.0, 2.0, 4.0, 6.0, 8.0]
+    """
+    span = high / 4 - low / 4
+    if not span > abs(low) / 1e6:  # constant, or nearly: what a chart shows then is rounding
+        return [low - abs(low) / 2, low, low + abs(low) / 2] if low else [-1.0, 0.0, 1.0]
+    power = 10.0 ** math.floor(math.log10(span))
+    step = next(power * m for m in (1, 2, 5, 10) if power * m >= span * (1 - 1e-9))
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [k * step for k in range(first, last + 1)]
+
+
+def _line_of(values: npt.ArrayLike) -> Array | None:
+    """Return a quantity's values as floats, NaN where they are out of range; None where it is no line of numbers."""
+    array = np.asarray(values)
+    if array.dtype.kind not in "fiub" or array.ndim > 1:
+        return None
+    line = np.atleast_1d(array).astype(np.float64)
+    line = np.where(np.abs(line) < LARGEST, line, np.nan)
+    return line if np.isfinite(line).any() else None

@@ -1,0 +1,12 @@
+"""More than one image, and images larger than memory, on Dask: `pip install 'pnp-local[stack]'`.
+
+`solve_stack` runs `pnp.solve` over the slices of a stack, or the fields of a survey, on the processes of this machine
+or of a cluster, and survives what happens to long runs. `denoise_mosaic` and `solve_mosaic` work on an image of any
+size in tiles that overlap by the denoiser's field, so that the tiles do not show. How to: docs/stacks.md.
+"""
+
+from .mosaic import denoise_mosaic
+from .mosaic_solve import solve_mosaic
+from .run import StackResult, solve_stack
+
+__all__ = ["StackResult", "denoise_mosaic", "solve_mosaic", "solve_stack"]

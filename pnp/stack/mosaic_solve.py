@@ -1,0 +1,137 @@
+"""`pnp.solve` on an image larger than memory, for measurements pixel by pixel: y = m x + noise.
+
+    x = (m w y + alpha (z - u)) / (m^2 w + alpha),  w = 1/noise_std^2
+    z = D(x + u; sigma)                                            tile by tile, with its halo
+    u = u + x - z
+
+z and u lie on the disk between iterations, two of each: a tile's neighbours read the old ones while it writes the
+new. Levels and couplings are those of `solve`; what `solve` estimates with one random image are sums here.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+from ..api import DIVERGED, MAX_ITER, RTOL, Result, Stop, _default_schedule
+from ..interop import as_denoiser
+from ..protocols import BoundDataTerm, Denoiser
+from ..schedules import Schedule, coupling
+from ..solvers import ALGORITHMS
+from ..validation import as_bounds, as_levels, check_number
+from .engine import require
+from .mosaic import moved, scratch, tiling_for, travelling
+from .mosaic_problem import MosaicProblem
+from .parts import free_folder
+from .sources import as_source
+
+__all__ = ["solve_mosaic"]
+
+
+def solve_mosaic(
+    mask: Any,
+    y: Any,
+    denoiser: Denoiser,
+    *,
+    noise_std: Any,
+    output: str | os.PathLike[str],
+    tile: int = 2048,
+    halo: int | None = None,
+    client: Any = None,
+    algorithm: str = "admm",
+    strength: float = 1.0,
+    schedule: Schedule | Sequence[float] | None = None,
+    bounds: tuple[float | None, float | None] | None = None,
+    max_iter: int | None = None,
+    rtol: float | None = None,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> Result:
+    """Reconstruct an image larger than memory from masked, weighted or noisy pixels, as `solve(Mask(mask), y, ...)`.
+
+    Equal to `solve` up to rounding for masks of 0 and 1 and one noise level, or given the levels and HQS. Otherwise
+    `solve` estimates ||A*A|| and the evenness by random images, where the largest m^2 and exact sums stand here:
+    alpha and the last noise level then differ by about a hundredth, for large images by less.
+
+    Args:
+        mask: gain m >= 0 of each pixel, as y or (H, W) or (1, H, W): 1 measured, 0 not; or a number.
+        y: measurements (H, W) or (C, H, W), float32 or float64 (others become float32). Like mask and noise_std a
+            Zarr array's path, "file.h5::name", a Dask or a numpy array.
+        denoiser: local, D(x, sigma) on (B, C, H, W).
+        noise_std: standard deviation of the noise in units of y: a number, or an array like mask; infinity: no
+            information, and y may be NaN.
+        output: path of a Zarr array to make, of y's shape; it appears whole or not at all. Four images lie beside
+            it meanwhile.
+        tile, halo, client: see `denoise_mosaic`.
+        algorithm, strength, schedule, bounds, max_iter, rtol: see `solve`.
+        overwrite: replace a Zarr array of that name.
+        progress: show a bar of iterations on stderr.
+
+    Returns:
+        As `solve`; x is the path of the output, noise_std what was passed.
+
+    Raises:
+        ImportError: Dask or Zarr is not installed.
+        ValueError, TypeError: an argument does not fit, or the denoiser returns NaN.
+    """
+    from tqdm.auto import tqdm
+
+    caller = "solve_mosaic"
+    require(caller)
+    if algorithm not in ALGORITHMS:
+        raise ValueError(f"{caller}: algorithm must be one of {sorted(ALGORITHMS)}, got {algorithm!r:.60}")
+    task = travelling(as_denoiser(denoiser, caller))
+    strength = check_number("strength", strength, above=0, caller=caller)
+    max_iter = MAX_ITER if max_iter is None else max_iter
+    max_iter = check_number("max_iter", max_iter, above=1, integer=True, or_equal=True, caller=caller)
+    rtol = check_number("rtol", RTOL if rtol is None else rtol, above=0, or_equal=True, caller=caller)
+    limits = as_bounds(bounds, caller)
+    source = as_source(y, caller, "y")
+    tiling = tiling_for(source, denoiser, tile, halo, caller)
+    folder = free_folder(output, caller, overwrite=overwrite)
+    problem = MosaicProblem(source, mask, noise_std, tiling, client, caller)
+
+    history: dict[str, list[float]] = {name: [] for name in ("sigma", "alpha", "primal", "dual", "inner")}
+    n_iter, stop = 0, Stop.MAX_ITER
+    with scratch(folder) as part, tqdm(total=max_iter, desc="solve", unit="it", disable=not progress) as bar:
+        z, u, alpha_old = part / "z0", None, None
+        energy = problem.first(z, limits)
+        if schedule is None:
+            h = cast(BoundDataTerm, SimpleNamespace(curvature=lambda: problem.curvature))
+            schedule = _default_schedule(h, problem.sample(z), denoiser, max_iter)
+        sigmas, last = as_levels(schedule, max_iter)
+        weight = strength * coupling(algorithm, problem.evenness)
+        diverged = DIVERGED * math.sqrt(max(energy, problem.size / problem.curvature))
+        try:
+            for k, sigma in enumerate(sigmas, start=1):
+                alpha = weight / sigma**2
+                z_new, u_new = part / f"z{k % 2}", part / f"u{k % 2}" if algorithm == "admm" else None
+                rescale = 1.0 if alpha_old is None else alpha_old / alpha
+                x_norm, z_norm, z_old_norm, gap, change = problem.iterate(
+                    task, (z, u), (z_new, u_new), sigma, alpha, rescale, limits
+                )
+                if not math.isfinite(z_norm):
+                    raise ValueError(
+                        f"{caller}: denoiser returned NaN or infinity at sigma = {sigma:.4g}, expected finite values"
+                    )
+                if x_norm + z_norm > diverged:
+                    stop = Stop.DIVERGED
+                    break
+                z, u, alpha_old, n_iter = z_new, u_new, alpha, k
+                primal, dual = gap / (max(x_norm, z_norm) or 1), change / (max(z_norm, z_old_norm) or 1)
+                for name, value in zip(history, (sigma, alpha, primal, dual, 0), strict=True):
+                    history[name].append(value)
+                bar.set_postfix_str(f"sigma {sigma:.3g}, residuals {primal:.1e} {dual:.1e}", refresh=False)
+                bar.update()
+                # As in `solve`: while sigma falls the residuals measure the schedule.
+                if k - 1 > last and rtol > 0 and dual <= rtol and (primal <= rtol or algorithm == "hqs"):
+                    stop = Stop.CONVERGED
+                    break
+        except KeyboardInterrupt:
+            stop = Stop.INTERRUPTED  # z is that of the last finished iteration
+        misfit = problem.misfit(z)
+        moved(problem.shaped(z, part / "image", source.ndim), folder)
+    return Result(folder, n_iter, stop, history, noise_std, False, misfit)
