@@ -78,6 +78,7 @@ def engine(client: Any, n_workers: int | None, caller: str) -> Iterator[tuple[An
     limits = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     before = {name: os.environ.get(name) for name in LEAKS}
     try:
+        os.environ.update(limits)  # what is there already would be stronger than `env`
         with dask.config.set({"distributed.nanny.pre-spawn-environ": {}, "distributed.comm.timeouts.connect": "60s"}):
             cluster = LocalCluster(
                 n_workers=processes,
