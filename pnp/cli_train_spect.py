@@ -28,6 +28,7 @@ CACHE_BYTES = 2 * 2**30
 
 
 def spect(
+    context: typer.Context,
     output: Weights,
     data: Annotated[
         Path | None, typer.Option(help="Folder of HDF5 scans with their /reference; default: simulated torsos.")
@@ -64,6 +65,10 @@ def spect(
       pnp train spect --isotope y90 --mode sequential --minutes 20 -o y90.safetensors --resume
       pnp train spect --data scans/ --steps 500 -o mine.safetensors
     """
+    for name in ("isotope", "scans", "size", "slices", "views"):
+        source = context.get_parameter_source(name)
+        if data is not None and source is not None and source.name != "DEFAULT":
+            raise ValueError(f"--{name} is of simulated scans, --data has scans of its own; leave one of them out")
     checkpoint, minutes = budget(output, resume, overwrite, steps, minutes)
     for option, number, least in (
         ("--scans", scans, 2), ("--size", size, 8), ("--slices", slices, 1), ("--views", views, 1),
