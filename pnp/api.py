@@ -183,7 +183,7 @@ def solve(
         )
     if low is not None or high is not None:
         z = z.clamp(low, high)
-    sigmas, last = as_levels(_default_schedule(h, z, D, max_iter) if schedule is None else schedule, max_iter)
+    sigmas, last = as_levels(default_schedule(h, z, D, max_iter) if schedule is None else schedule, max_iter)
     weight = strength * coupling(algorithm, h.evenness())
     levels = [(sigma, weight / sigma**2) for sigma in sigmas]
 
@@ -329,7 +329,7 @@ def _bind(term: DataTerm, operator: Operator, y: Any, weights: Tensor) -> BoundD
     return h
 
 
-def _default_schedule(h: BoundDataTerm, x: Tensor, denoiser: Denoiser, max_iter: int) -> Schedule:
+def default_schedule(h: BoundDataTerm, x: Tensor, denoiser: Denoiser, max_iter: int) -> Schedule:
     """Noise levels from 0.4 times x's robust range down to ||A*WA||^(-1/2), within the denoiser's range."""
     sigma_min = h.curvature() ** -0.5
     sigma_max = max(robust_range(x) * FIRST_SIGMA, sigma_min)

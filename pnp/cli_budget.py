@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated
 
 import typer
 
-__all__ = ["CheckpointMinutes", "Minutes", "Resume", "Steps", "Weights", "budget", "interrupted"]
+__all__ = ["CheckpointMinutes", "Minutes", "Resume", "Steps", "Weights", "budget", "stoppable"]
 
 DEFAULT_MINUTES = 60.0
 
@@ -39,10 +41,14 @@ def budget(
     return checkpoint, DEFAULT_MINUTES if steps is None and minutes is None else minutes
 
 
-def interrupted(stop: Any, checkpoint: Path) -> NoReturn:
-    """Say where to go on, and exit as the shell expects it of a signal."""
-    from . import distributed
+@contextmanager
+def stoppable(checkpoint: Path) -> Iterator[None]:
+    """Where a training is interrupted, say where to go on, and exit as the shell expects it of a signal."""
+    from . import distributed, training
 
-    if distributed.rank() == 0:
-        print(f"pnp: {stop}; the checkpoint is {checkpoint}, go on with --resume", file=sys.stderr)
-    raise typer.Exit(128 + stop.number) from None
+    try:
+        yield
+    except training.Interrupted as stop:
+        if distributed.rank() == 0:
+            print(f"pnp: {stop}; the checkpoint is {checkpoint}, go on with --resume", file=sys.stderr)
+        raise typer.Exit(128 + stop.number) from None

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .cli_budget import CheckpointMinutes, Minutes, Resume, Steps, Weights, budget, interrupted
+from .cli_budget import CheckpointMinutes, Minutes, Resume, Steps, Weights, budget, stoppable
 from .cli_options import Device, Overwrite
 from .cli_train_spect import spect
 
@@ -105,7 +105,7 @@ def train_denoiser(
     else:
         job = convergence_set(_numbers("--std", std), pixel_arcmin)
     with distributed.joined(where) as here:
-        try:
+        with stoppable(checkpoint):
             training.train_denoiser(
                 model.to(here),
                 job.sampler,
@@ -117,8 +117,6 @@ def train_denoiser(
                 checkpoint_minutes=checkpoint_minutes,
                 validate_minutes=validate_minutes,
             )
-        except training.Interrupted as stop:
-            interrupted(stop, checkpoint)
         if distributed.rank() > 0:
             return
         state = training.load_checkpoint(checkpoint)
@@ -192,7 +190,7 @@ def train_glimpse(
     measure = held_out_psnr(images[-held_out:], noisy)
     with distributed.joined(where) as here:
         task = Pairs(model.to(here), images[:-held_out], sinograms[:-held_out], noise_db=noise_db, **patches)
-        try:
+        with stoppable(checkpoint):
             training.train(
                 task,
                 options,
@@ -201,8 +199,6 @@ def train_glimpse(
                 validate=measure,
                 checkpoint_minutes=checkpoint_minutes,
             )
-        except training.Interrupted as stop:
-            interrupted(stop, checkpoint)
         if distributed.rank() > 0:
             return
         state = training.load_checkpoint(checkpoint)

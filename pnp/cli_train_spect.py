@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from .cli_budget import CheckpointMinutes, Minutes, Resume, Steps, Weights, budget, interrupted
+from .cli_budget import CheckpointMinutes, Minutes, Resume, Steps, Weights, budget, stoppable
 from .cli_options import Device, Overwrite
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def spect(
             found, about = _spect_torsos(isotope, scans, (size, size, slices), views, seed, model, here)
         held_out = max(1, len(found) // 6)
         measure = held_out_nrmse(found[-held_out:])
-        try:
+        with stoppable(checkpoint):
             train_unrolled_em(
                 model.to(here),
                 found[:-held_out],
@@ -110,8 +110,6 @@ def spect(
                 validate=measure,
                 checkpoint_minutes=checkpoint_minutes,
             )
-        except training.Interrupted as stop:
-            interrupted(stop, checkpoint)
         if distributed.rank() > 0:
             return
         taken, seconds = spent(checkpoint, iterations if mode == MODES[2] else 1)
@@ -170,21 +168,20 @@ def _spect_torsos(
     if isotope not in ISOTOPES:
         raise ValueError(f"--isotope must be one of {', '.join(ISOTOPES)}, got {isotope!r}")
     kept = 4 * count * views * shape[0] * shape[1] * shape[2]
-    sheet, voxel_mm = ISOTOPES[isotope], 409.6 / shape[0]
+    tracer, voxel_mm = ISOTOPES[isotope], 409.6 / shape[0]
     angles = torch.arange(views, dtype=torch.float64) * (2 * torch.pi / views)
 
     def camera(mu: Tensor, size: float) -> SPECT:
-        kinds: dict[str, Any] = {"collimator": sheet.collimator, "penetration": sheet.penetration}
         cached = size == voxel_mm and kept <= CACHE_BYTES  # these are used in every step
-        return spect_camera(mu, angles, voxel_size=size, radius=sheet.radius, **kinds, cache_attenuation=cached).to(
-            device
-        )
+        return spect_camera(mu, angles, voxel_size=size, **tracer.sheet, cache_attenuation=cached).to(device)
 
     found = []
     for i in _bar(range(count)):
         patient = 10**7 * (seed + 1) + i  # not the recipes' and the tables'
         virtual = i % 2 == 1  # what is learned of both is worth more
-        scan = emission_scan(sheet, camera, shape, voxel_size_mm=voxel_mm, seed=patient, virtual=virtual, device=device)
+        scan = emission_scan(
+            tracer, camera, shape, voxel_size_mm=voxel_mm, seed=patient, virtual=virtual, device=device
+        )
         found.append(make_scan(model, *scan[:4]))
     voxels = " x ".join(map(str, shape))
     about = f"{count} simulated torsos, half of them virtual patients, {isotope}, {voxels} voxels of {voxel_mm:g} mm"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
 
-__all__ = ["is_true", "progress_bar"]
+__all__ = ["counted", "is_true", "progress_bar"]
+
+T = TypeVar("T")
 
 
 def is_true(answer: Any) -> bool:
@@ -20,3 +23,13 @@ def progress_bar(caller: str, total: int) -> Any:
     from tqdm.auto import tqdm
 
     return tqdm(total=total, desc=caller, unit="it")
+
+
+def counted(items: Sequence[T], caller: str, progress: bool, *, unit: str = "it") -> Iterable[T]:
+    """Return the items, behind a bar on stderr where progress is asked for."""
+    if not progress:
+        return items
+    from tqdm.auto import tqdm
+
+    bar: Iterable[T] = tqdm(items, desc=caller, unit=unit)
+    return bar

@@ -48,12 +48,11 @@ voxel = FIELD / shape[0]
 # Operator and measurements: a camera, and what it counts of a patient on voxels half as large
 isotope = ISOTOPES[args.isotope]
 angles = torch.arange(args.views, dtype=torch.float64) * (2 * math.pi / args.views)
-sheet = {"radius": isotope.radius, "collimator": isotope.collimator, "penetration": isotope.penetration}
 
 
 def camera(mu: Tensor, size: float) -> SPECT:
     cached = {"cache_attenuation": mu.shape[0] == shape[0]}
-    return spect_camera(mu, angles, voxel_size=size, **sheet, **cached).to(args.device)
+    return spect_camera(mu, angles, voxel_size=size, **isotope.sheet, **cached).to(args.device)
 
 
 options = {"voxel_size_mm": voxel, "seed": args.seed, "virtual": args.virtual, "device": args.device}
@@ -114,7 +113,7 @@ axis.set(xlabel="to the patient's left (mm)", ylabel="counts a view", xlim=(-FIE
 axis.legend()
 with atomic(args.output / "spect.png", overwrite=True) as part:
     figure.savefig(part)
-response = camera_response(shape, voxel_size=voxel, **sheet)
+response = camera_response(shape, voxel_size=voxel, **isotope.sheet)
 parameters = {"shape": shape, "angles": A.angles, "voxel_size": voxel, "attenuation": A.attenuation, **response}
 write_result(
     args.output / "spect.h5",

@@ -180,17 +180,23 @@ def _described(model: UnrolledEM, mode: str, scans: Sequence[Scan]) -> dict[str,
     return {"mode": mode, "scans": len(scans), **sums, **{f"model {k}": v for k, v in model.config().items()}}
 
 
-class _Whole(Task):
+class _Scans(Task):
+    """A task whose batches are numbers of scans."""
+
+    count: int
+
+    def draw(self, batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Return the numbers of random scans."""
+        return (torch.randint(self.count, (batch,), generator=generator),)
+
+
+class _Whole(_Scans):
     """All iterations at once."""
 
     def __init__(self, model: UnrolledEM, scans: Sequence[Scan], *, truncated: bool) -> None:
         settings = _described(model, MODES[truncated], scans)
         super().__init__("train_unrolled_em", model, settings, "the training's")
-        self.scans, self.truncated = list(scans), truncated
-
-    def draw(self, batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Return the numbers of random scans."""
-        return (torch.randint(len(self.scans), (batch,), generator=generator),)
+        self.scans, self.count, self.truncated = list(scans), len(scans), truncated
 
     def forward(self, which: Tensor) -> Tensor:
         """Mean relative error of the reconstructions."""
@@ -199,7 +205,7 @@ class _Whole(Task):
         return torch.stack(losses).mean()
 
 
-class _Stage(Task):
+class _Stage(_Scans):
     """One network by itself: pairs of x_k and the truth, in units of z."""
 
     def __init__(self, model: UnrolledEM, k: int, images: Sequence[Tensor], scans: Sequence[Scan]) -> None:
@@ -212,10 +218,7 @@ class _Stage(Task):
         super().__init__("train_unrolled_em", prior, settings, "the training's")
         scales = [model.scales(scan.start, scan.sensitivity)[0] for scan in scans]
         self.pairs = [(x / z, scan.truth / z) for x, z, scan in zip(images, scales, scans, strict=True)]
-
-    def draw(self, batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Return the numbers of random scans."""
-        return (torch.randint(len(self.pairs), (batch,), generator=generator),)
+        self.count = len(self.pairs)
 
     def forward(self, which: Tensor) -> Tensor:
         """Mean relative error of the proposals."""

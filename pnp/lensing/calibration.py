@@ -27,21 +27,22 @@ sigma are, for skies like the simulated ones: a simulation's error is the survey
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from ..iterating import counted
 from ..protocols import Operator
 from ..validation import broadcasts, check_number, short
 from .conformal import check_size, conformal_factor, risk_controlling_factor, sky_factor
 from .peaks import find_peaks
 from .shear import noise_like
 
-__all__ = ["CalibratedError", "SimulatedErrors", "Sky", "calibrate_error", "progress_bar", "simulated_errors"]
+__all__ = ["CalibratedError", "SimulatedErrors", "Sky", "calibrate_error", "simulated_errors"]
 
 FORMS = ("pixel", "field", "value")
 RANKS = (0.5, 0.9, 0.99)
@@ -156,7 +157,7 @@ def simulated_errors(
     mask = torch.isfinite(noise_std).all(dim=1, keepdim=True)
     height, width = mask.shape[-2:]
     errors, truths = [], []
-    for _ in progress_bar(range(skies), "simulated_errors", progress):
+    for _ in counted(range(skies), "simulated_errors", progress, unit="sky"):
         kappa = sky(1, generator=generator).to(noise_std)
         if kappa.shape[:-2] != (1, 1) or kappa.shape[-2] < height or kappa.shape[-1] < width:
             raise ValueError(
@@ -298,13 +299,3 @@ def _peaks(x: Tensor, mask: Tensor) -> Tensor:
     at = torch.zeros_like(mask)
     at[0, 0, found.row, found.column] = True
     return at[mask][None]
-
-
-def progress_bar(items: range, name: str, progress: bool) -> Iterable[Any]:
-    """Return the items behind a bar of skies on stderr where progress is asked for."""
-    if not progress:
-        return items
-    from tqdm.auto import tqdm
-
-    bar: Iterable[Any] = tqdm(items, desc=name, unit="sky")  # on stderr
-    return bar

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..iterating import counted
 from ..metrics import nrmse, pearson_r
 from ..protocols import Operator
 from ..validation import short
@@ -194,7 +195,7 @@ def mass_map_ladder(
     truths = None if truth is None else find_peaks(truth, threshold=threshold, mask=mask)
     turned = rotated(shear), (noise_std.flip(-3) if noise_std.ndim > 2 else noise_std)
     found, maps = [], {}
-    for name, method in _with_bar(rungs, progress):
+    for name, method in counted(list(rungs.items()), "mass_map_ladder", progress, unit="map"):
         start = time.perf_counter()
         x = maps[name] = _run(name, method, shear, noise_std)
         seconds = time.perf_counter() - start
@@ -304,12 +305,3 @@ def _check_methods(methods: Mapping[str, Method] | None, baselines: Sequence[str
                 f"got {type(method).__name__}"
             )
     return dict(methods or {})
-
-
-def _with_bar(rungs: Mapping[str, Method], progress: bool) -> Iterable[tuple[str, Method]]:
-    if not progress:
-        return rungs.items()
-    from tqdm.auto import tqdm
-
-    bar: Iterable[tuple[str, Method]] = tqdm(rungs.items(), desc="mass_map_ladder", unit="map")  # on stderr
-    return bar

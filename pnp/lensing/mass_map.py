@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from ..api import Stop
 from ..data_terms import LeastSquares
 from ..interop import as_denoiser, as_operator
-from ..iterating import is_true
+from ..iterating import counted, is_true
 from ..protocols import Denoiser, Operator
 from ..solvers import State, admm
 from ..validation import as_tensor, broadcasts, check_device, check_number, guard_denoiser, short
@@ -180,7 +180,7 @@ def map_mass(
             y, std = _with_turned(y, std)
         states = ITERATIONS[method](A, y, std, denoise, sigma, strength)
         try:
-            for _, state in zip(_counter(n_iter, progress), states, strict=False):
+            for _, state in zip(counted(range(n_iter), "map_mass", progress), states, strict=False):
                 z = state.z
                 changes.append(state.dual)
                 if callback is not None and is_true(callback(shown(state))):
@@ -275,11 +275,3 @@ def _operator(make: Callable[[tuple[int, int]], Operator], y: Tensor) -> Operato
         )
     A = as_operator(make((y.shape[-2], y.shape[-1])), "map_mass")
     return A.to(y.device) if isinstance(A, nn.Module) else A
-
-
-def _counter(n: int, progress: bool) -> Iterable[int]:
-    if not progress:
-        return range(n)
-    from tqdm.auto import tqdm
-
-    return tqdm(range(n), desc="map_mass", unit="it")  # type: ignore[no-any-return]  # on stderr

@@ -15,10 +15,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from ..iterating import counted
 from ..protocols import Operator
 from ..validation import check_number
 from .baselines import wiener
-from .calibration import progress_bar
 from .shear import check_shear, noise_like
 from .spectrum import gaussian_maps
 
@@ -93,7 +93,7 @@ def _wiener_errors(
 ) -> Iterable[Tensor]:
     check_shear(caller, y, noise_std)
     check_number("draws", draws, above=1, or_equal=True, integer=True, caller=caller)
-    for _ in progress_bar(range(draws), caller, progress):
+    for _ in counted(range(draws), caller, progress, unit="sky"):
         s = gaussian_maps(spectrum, len(y), generator=generator, dtype=y.dtype).to(y.device)
         shear = operator.A(s) + noise_like(y, noise_std, generator=generator)
         yield s - wiener(operator, shear, noise_std, spectrum, rtol=rtol)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -53,6 +53,11 @@ class Isotope:
     """Expected without scatter, in all views of a torso."""
     radius: float = 230.0
     """Of a circular orbit: from the axis to the collimator's face."""
+
+    @property
+    def sheet(self) -> dict[str, Any]:
+        """What `operators.spect_camera` and `camera_response` take of it."""
+        return {"radius": self.radius, "collimator": self.collimator, "penetration": self.penetration}
 
 
 ISOTOPES = {

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
-from ..api import DIVERGED, MAX_ITER, RTOL, Result, Stop, _default_schedule
+from ..api import DIVERGED, MAX_ITER, RTOL, Result, Stop, default_schedule
 from ..interop import as_denoiser
 from ..protocols import BoundDataTerm, Denoiser
 from ..schedules import Schedule, coupling
@@ -101,7 +101,7 @@ def solve_mosaic(
         energy = problem.first(z, limits)
         if schedule is None:
             h = cast(BoundDataTerm, SimpleNamespace(curvature=lambda: problem.curvature))
-            schedule = _default_schedule(h, problem.sample(z), denoiser, max_iter)
+            schedule = default_schedule(h, problem.sample(z), denoiser, max_iter)
         sigmas, last = as_levels(schedule, max_iter)
         weight = strength * coupling(algorithm, problem.evenness)
         diverged = DIVERGED * math.sqrt(max(energy, problem.size / problem.curvature))

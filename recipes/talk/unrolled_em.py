@@ -69,13 +69,8 @@ def scan(name: str, seed: int, virtual: bool = False) -> tuple[Scan, Tensor]:
     angles = torch.arange(args.views, dtype=torch.float64) * (2 * torch.pi / args.views)
 
     def camera(mu: Tensor, size: float) -> SPECT:
-        lengths = {"voxel_size": size, "radius": isotope.radius}
-        kinds = {
-            "collimator": isotope.collimator,
-            "penetration": isotope.penetration,
-            "cache_attenuation": size == voxel,
-        }
-        return spect_camera(mu, angles, **lengths, **kinds).to(args.device)
+        cached = {"cache_attenuation": size == voxel}
+        return spect_camera(mu, angles, voxel_size=size, **isotope.sheet, **cached).to(args.device)
 
     found = emission_scan(isotope, camera, shape, voxel_size_mm=voxel, seed=seed, virtual=virtual, device=args.device)
     return make_scan(build(), *found[:4]), found.labels
