@@ -73,7 +73,7 @@ def photograph_set(folder: str | Path, *, channels: int = 1, crop: int = 96) -> 
 
 
 def convergence_set(stds: Sequence[float], pixel_arcmin: float = 0.29) -> TrainingSet:
-    """Simulated lognormal convergence, 256 x 256, sigma log-uniform in [0.01, 0.5].
+    """Simulated lognormal convergence with clusters, 256 x 256, sigma log-uniform in [0.01, 0.5].
 
     Args:
         stds: standard deviations of the maps; one is drawn for each batch. Match them to the sources' redshifts.
@@ -81,7 +81,7 @@ def convergence_set(stds: Sequence[float], pixel_arcmin: float = 0.29) -> Traini
     """
     if not stds:
         raise ValueError("convergence_set: stds must hold at least one standard deviation, e.g. [0.02]")
-    skies = [LognormalKappa((256, 256), pixel_arcmin=pixel_arcmin, std=s) for s in stds]
+    skies = [LognormalKappa((256, 256), pixel_arcmin=pixel_arcmin, std=s, clusters=True) for s in stds]
 
     def sampler(n: int, generator: torch.Generator) -> Tensor:
         return skies[int(torch.randint(len(skies), (), generator=generator))](n, generator=generator)
@@ -100,5 +100,5 @@ def convergence_set(stds: Sequence[float], pixel_arcmin: float = 0.29) -> Traini
         options=TrainingOptions(batch=4, loss_power=0.0, loss_scale=0.02),
         validate=validate,
         measure="NRMSE at sigma 0.18",
-        about=f"simulated lognormal convergence, std {list(stds)}, pixels of {pixel_arcmin:g} arcmin",
+        about=f"simulated lognormal convergence with clusters, std {list(stds)}, pixels of {pixel_arcmin:g} arcmin",
     )

@@ -13,7 +13,8 @@ The three constants were fitted here to the spectra of two kappaTNG maps (Osato,
 17 % rms, where the two maps scatter by 25 %. The amplitude gives a map of that size the two maps' mean
 standard deviation, 0.0274. The default shift, 1.28 standard deviations, gives about the skewness of the maps
 (2.5 and 3.2); two maps of other simulations and source redshifts (standard deviations 0.016 and 0.006,
-skewness 2.6 and 3.1) obey the same rule. A map for other sources is therefore these maps times a constant.
+skewness 2.6 and 3.1) obey the same rule. A map for other sources is therefore these maps times a constant. Beyond 12
+standard deviations the field has too few pixels; there clusters of galaxies are added (`clusters`).
 
 Maps are periodic, axes (B, 1, H, W), convergence has no unit, angles are in arcminutes.
 """
@@ -26,6 +27,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from .clusters import Clusters
 
 __all__ = ["LognormalKappa", "kappa_spectrum", "pixel_spectrum", "survey_noise"]
 
@@ -72,6 +75,8 @@ class LognormalKappa:
         std: standard deviation of the maps; None takes the spectrum's own (0.0274 at 360 x 360). It is set by
             the redshifts of the sources: match it to the survey.
         shift: the lowest convergence is -shift; None takes 1.28 std.
+        clusters: add the haloes of clusters of galaxies (`Clusters`, scaled as std is) and take their power from the
+            lognormal field's: the spectrum stays, the highest peaks become as frequent as in simulations.
 
     Raises:
         ValueError: a size, std or shift that is not positive.
@@ -84,6 +89,7 @@ class LognormalKappa:
         pixel_arcmin: float = 0.29,
         std: float | None = None,
         shift: float | None = None,
+        clusters: bool = False,
     ) -> None:
         power = pixel_spectrum(shape, pixel_arcmin).numpy()
         spectrum_std = math.sqrt(power.mean())
@@ -94,17 +100,23 @@ class LognormalKappa:
         self.pixel_arcmin = float(pixel_arcmin)
         self.std = spectrum_std if std is None else float(std)
         self.shift = _SHIFT * self.std if shift is None else float(shift)
+        self._scale = self.std / spectrum_std
+        self._clusters = Clusters(self.shape, self.pixel_arcmin) if clusters else None
+        if self._clusters is not None:
+            power = np.maximum(power - self._clusters.power.numpy(), 0)
+        field_std = self._scale * math.sqrt(power.mean())
         # The covariance of g; the clip keeps the logarithm defined where the covariance dips deep below 0.
-        correlation = np.fft.ifft2(power).real * (self.std / spectrum_std) ** 2
+        correlation = np.fft.ifft2(power).real * self._scale**2
         gaussian = np.fft.fft2(np.log1p(np.maximum(correlation / self.shift**2, -0.9))).real
         gaussian = np.maximum(gaussian[:, : self.shape[1] // 2 + 1], 0.0)
         # Not every lognormal covariance has a Gaussian one; the clip at 0 added variance, taken back here.
-        self._variance = math.log1p((self.std / self.shift) ** 2)
+        self._variance = math.log1p((field_std / self.shift) ** 2)
         gaussian *= self._variance / np.fft.irfft2(gaussian, s=self.shape)[0, 0]
         self._amplitude = torch.from_numpy(np.sqrt(gaussian))
 
     def __repr__(self) -> str:
         values = f"pixel_arcmin={self.pixel_arcmin:g}, std={self.std:.3g}, shift={self.shift:.3g}"
+        values += ", clusters=True" if self._clusters is not None else ""
         return f"LognormalKappa({self.shape}, {values})"
 
     def __call__(self, batch: int, *, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -114,7 +126,10 @@ class LognormalKappa:
         white = torch.randn(batch, 1, *self.shape, generator=generator, dtype=dtype, device=generator.device)
         amplitude = self._amplitude.to(generator.device, dtype)
         gaussian = torch.fft.irfft2(torch.fft.rfft2(white) * amplitude, s=self.shape)
-        return self.shift * torch.expm1(gaussian - self._variance / 2)
+        kappa = self.shift * torch.expm1(gaussian - self._variance / 2)
+        if self._clusters is None:
+            return kappa
+        return kappa + self._scale * self._clusters(batch, generator=generator, dtype=dtype)
 
 
 def survey_noise(
