@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench docs gallery clean
+.PHONY: demo test test-oldest test-package lint bench docs gallery clean
 
 demo: .venv/installed
 	$(BIN)/python recipes/tomography.py --output results
@@ -10,6 +10,14 @@ demo: .venv/installed
 # A process a core with one thread each: on small problems threads that wait for each other cost several times more.
 test: .venv/installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical
+
+# The oldest releases that pyproject.toml declares, in an environment of their own: make test-oldest PYTHON=python3.10
+test-oldest: build/oldest/installed
+	OMP_NUM_THREADS=1 build/oldest/bin/python -m pytest -n logical
+
+# Builds the wheel and the sdist, and tries what they install outside the checkout: minutes.
+test-package: .venv/installed-test
+	$(BIN)/python -m pytest -m "slow or not slow" tests/test_package.py
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
@@ -45,6 +53,11 @@ gallery: .venv/installed
 .venv/installed-docs: pyproject.toml | .venv/bin/python
 	$(BIN)/python -m pip install --quiet -e ".[docs]"
 	touch $@ .venv/installed
+
+build/oldest/installed: pyproject.toml tests/oldest.txt
+	$(PYTHON) -m venv --clear build/oldest
+	build/oldest/bin/python -m pip install --quiet -c tests/oldest.txt -e ".[test]"
+	touch $@
 
 clean:
 	rm -rf .venv results build dist
