@@ -119,14 +119,12 @@ def first_estimate(data: Measurements) -> dict[str, Array]:
 
 def _extras(path: Path) -> tuple[str, Array | None, bool]:
     """Return what else the file of a result may hold: units of /image, a B mode, and whether measurements."""
-    import numpy as np
-
-    from .io.hdf5 import open_hdf5
+    from .io.hdf5_open import numbers, open_hdf5
 
     with open_hdf5(path) as file:
         units = file["image"].attrs.get("units", "")
         units = units.decode(errors="replace") if isinstance(units, bytes) else str(units)
-        b_mode = np.asarray(file[B_MODE][()]) if hasattr(file.get(B_MODE), "shape") else None
+        b_mode = numbers(path, file[B_MODE]) if hasattr(file.get(B_MODE), "shape") else None
         return "" if units == "1" else units, b_mode, hasattr(file.get("measurements"), "shape")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import warnings
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,9 +14,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .io.checks import check_claim
+
 __all__ = ["Crops", "Sampler", "centre", "load_folder"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
+"""Of Pillow: it knows others that run programs."""
 PERMUTATIONS = tuple(itertools.permutations(range(3)))
 
 
@@ -56,10 +61,14 @@ def load_folder(folder: str | Path, channels: int = 1) -> list[Tensor]:
     images = []
     for path in files:
         try:
-            with path.open("rb") as file, Image.open(file) as opened:
-                # Grey images of any depth as they are; palettes and transparency become plain colour.
-                grey = opened.mode in ("L", "I", "F") or opened.mode.startswith("I;16")
-                x: NDArray[Any] = np.array(opened if grey else opened.convert("RGB"))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of tags that Pillow leaves out
+                with path.open("rb") as file, Image.open(file, formats=FORMATS) as opened:
+                    needed = opened.width * opened.height * len(opened.getbands())
+                    check_claim("it", needed, path.stat().st_size, "if that is right, store it unpacked")
+                    # Grey images of any depth as they are; palettes and transparency become plain colour.
+                    grey = opened.mode in ("L", "I", "F") or opened.mode.startswith("I;16")
+                    x: NDArray[Any] = np.array(opened if grey else opened.convert("RGB"))
             x = x if x.dtype == np.uint8 else _eight_bits(x)
         except Exception as error:
             name = path.relative_to(root)

@@ -43,11 +43,26 @@ def as_denoiser(denoiser: Any, caller: str = "solve") -> Denoiser:
             f"{caller}: denoiser must be a function D(x, sigma), got {type(denoiser).__name__}; use one of "
             "`denoisers`, a deepinv denoiser, or a function"
         )
+    _check_range(getattr(denoiser, "sigma_range", None), caller)
     if isinstance(denoiser, nn.Module) and any(c.__module__.startswith("deepinv.") for c in type(denoiser).__mro__):
         weight = next((p for p in denoiser.parameters() if p.is_floating_point()), None)
         if weight is not None:
             return _InOwnDtype(denoiser, weight.dtype)
     return denoiser  # type: ignore[no-any-return]
+
+
+def _check_range(levels: Any, caller: str) -> None:
+    """Refuse a `sigma_range` that is not (lowest, highest), where a denoiser has one."""
+    if levels is None:
+        return
+    try:
+        lowest, highest = map(float, levels)
+        fits = 0 <= lowest <= highest and highest > 0
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        fits = False
+    if not fits:
+        got = " ".join(repr(levels).split())[:60]
+        raise ValueError(f"{caller}: denoiser.sigma_range must be (lowest, highest), 0 <= lowest <= highest, got {got}")
 
 
 class _InOwnDtype:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,13 +49,17 @@ class Schedule:
     n_iter: int = 20
 
     def __post_init__(self) -> None:
-        if not 0 < self.sigma_min <= self.sigma_max < math.inf:
-            raise ValueError(
-                f"Schedule: expected 0 < sigma_min <= sigma_max, got sigma_max={self.sigma_max!r}, "
-                f"sigma_min={self.sigma_min!r}; both are standard deviations in units of x"
+        levels = (self.sigma_max, self.sigma_min)
+        numbers = all(isinstance(s, (int, float, np.integer, np.floating)) and not isinstance(s, bool) for s in levels)
+        if not numbers or not 0 < self.sigma_min <= self.sigma_max or not _is_finite(self.sigma_max):
+            got = [" ".join(repr(s).split())[:60] for s in levels]
+            raise (ValueError if numbers else TypeError)(
+                f"Schedule: expected 0 < sigma_min <= sigma_max, got sigma_max={got[0]}, sigma_min={got[1]}; both are "
+                "standard deviations in units of x"
             )
         if isinstance(self.n_iter, bool) or not isinstance(self.n_iter, int) or self.n_iter < 1:
-            raise ValueError(f"Schedule: n_iter must be an integer of at least 1, got {self.n_iter!r}")
+            shown = " ".join(repr(self.n_iter).split())[:60]
+            raise ValueError(f"Schedule: n_iter must be an integer of at least 1, got {shown}")
 
     def __call__(self, k: int) -> float:
         """Return the noise level of iteration k = 0, 1, ..., in units of x."""
@@ -62,6 +67,14 @@ class Schedule:
             return self.sigma_min
         fraction = k / (self.n_iter - 1)
         return math.exp((1 - fraction) * math.log(self.sigma_max) + fraction * math.log(self.sigma_min))
+
+
+def _is_finite(level: float) -> bool:
+    """Whether a level is a number of float64; whole numbers may be larger."""
+    try:
+        return math.isfinite(level)
+    except OverflowError:
+        return False
 
 
 def coupling(algorithm: str, evenness: float) -> float:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from .data import Sampler
 from .io import atomic
 from .muon import Muon, fast_bfloat16, hidden_weights
 from .training_options import NoiseLevels, TrainingOptions
+from .validation import short
 
 __all__ = ["Loss", "Run", "Task", "like", "load_checkpoint"]
 
@@ -45,7 +47,13 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         if missing:
             raise ValueError(f"it lacks {', '.join(missing)}")
     except Exception as error:
-        raise ValueError(f"load_checkpoint: {Path(path).name} is not a training checkpoint: {error}"[:390]) from error
+        # torch's own words for a pickle of code are how to run it.
+        why = (
+            "it is damaged, or holds code"
+            if isinstance(error, UnpicklingError)
+            else short(" ".join(str(error).split()))
+        )
+        raise ValueError(f"load_checkpoint: {Path(path).name} is not a training checkpoint: {why}") from error
     return checkpoint
 
 
@@ -143,7 +151,7 @@ class Run:
         self.rates = [options.rate, options.muon_rate]
         self.average = {k: v.detach().clone() for k, v in model.state_dict().items()}
         seeds = np.random.SeedSequence(options.seed).generate_state(distributed.size(), np.uint64)
-        self.generator = torch.Generator().manual_seed(int(seeds[distributed.rank()] >> 1))
+        self.generator = torch.Generator().manual_seed(int(seeds[distributed.rank()]) >> 1)
         self.random = self.generator.get_state()
         self.step, self.seconds, self.history = 0, 0.0, list[list[float]]()
         self.loss: Tensor | None = None

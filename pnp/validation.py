@@ -28,6 +28,11 @@ __all__ = [
     "warn_of_degrees",
 ]
 
+MOST_ITERATIONS = 1_000_000
+"""More noise levels than anyone waits for; all are made beforehand."""
+FAINTEST = 1e-150
+"""Least noise level, and one over the largest: their squares are within float64."""
+REAL = (int, float, np.integer, np.floating)
 _FLOATS = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
 
@@ -69,9 +74,22 @@ def check_number(
     types = (int, np.integer) if integer else (int, float, np.integer, np.floating)
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, types):
         raise TypeError(f"{caller}: {name} must be {want}, got {short(repr(value), 60)} ({type(value).__name__})")
-    if not math.isfinite(value) or value < above or (value == above and not or_equal):
-        raise ValueError(f"{caller}: {name} must be {want}, got {value!r}")
+    if not _is_finite(value) or value < above or (value == above and not or_equal):
+        raise ValueError(f"{caller}: {name} must be {want}, got {_figure(value)}")
     return value
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether a number is one of float64."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number of more than 308 digits
+        return False
+
+
+def _figure(value: Any) -> str:
+    """Return a number as it is, or cut: whole numbers have no end."""
+    return short(repr(value), 60) if _is_finite(value) or isinstance(value, float) else "a number beyond 1e308"
 
 
 def as_tensor(name: str, value: Any, device: torch.device | None = None, *, caller: str = "solve") -> Tensor:
@@ -81,6 +99,11 @@ def as_tensor(name: str, value: Any, device: torch.device | None = None, *, call
             raise TypeError(
                 f"{caller}: {name} must be float32 or float64, got an array of {value.dtype}; "
                 f"use {name}.astype('float32')"
+            )
+        if isinstance(value, np.ma.MaskedArray):
+            raise TypeError(
+                f"{caller}: {name} must be a plain array, got a masked array, whose mask would be lost; fill it, and "
+                "set noise_std to infinity where it is masked"
             )
         # A copy in native byte order: FITS arrays are big-endian, and read-only arrays make torch warn.
         native = torch.from_numpy(value.astype(value.dtype.newbyteorder("="), order="C", copy=True))
@@ -94,6 +117,10 @@ def as_tensor(name: str, value: Any, device: torch.device | None = None, *, call
         raise TypeError(f"{caller}: {name} must be float32 or float64, got {value.dtype}; use {name}.float()")
     if device is not None and value.device != device:
         raise ValueError(f"{caller}: {name} is on {value.device}, y on {device}; move one, e.g. {name}.to(y.device)")
+    if value.layout != torch.strided:
+        raise TypeError(f"{caller}: {name} must be dense, got {value.layout}; use {name}.to_dense()")
+    if value.is_meta:
+        raise ValueError(f"{caller}: {name} is on the device meta, without values; give it some")
     return value.detach()
 
 
@@ -108,7 +135,8 @@ def broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
 
 def as_measurements(y: Any, *, caller: str = "solve") -> tuple[Any, bool]:
     """Return y as a tensor and whether it came as a numpy array; a list of tensors (stacked operators) passes."""
-    if not isinstance(y, (Tensor, np.ndarray, list, tuple, str)) and hasattr(y, "__getitem__"):
+    plain = (Tensor, np.ndarray, np.generic, list, tuple, str, dict)
+    if not isinstance(y, plain) and hasattr(y, "__getitem__") and hasattr(y, "__iter__") and hasattr(y, "__len__"):
         parts = [part for part in y if isinstance(part, Tensor)]  # deepinv's TensorList, opaque from here on
         if len(parts) == len(y) > 0:
             if not all(bool(part.isfinite().all()) for part in parts):
@@ -129,9 +157,13 @@ def as_weights(noise_std: Any, y: Any, *, caller: str = "solve") -> Tensor:
     if isinstance(noise_std, (bool, str)):
         raise TypeError(f"{caller}: noise_std must be a positive number or an array like y, got {noise_std!r}")
     if isinstance(noise_std, (int, float, np.integer, np.floating)):
-        std = torch.tensor(float(noise_std), dtype=real, device=like.device)
+        number = float(noise_std) if _is_finite(noise_std) or isinstance(noise_std, float) else math.inf
+        std = torch.tensor(number, dtype=real, device=like.device)
     else:
-        std = as_tensor("noise_std", noise_std, device=like.device, caller=caller).to(real)
+        std = as_tensor("noise_std", noise_std, device=like.device, caller=caller)
+        if std.is_complex():
+            raise TypeError(f"{caller}: noise_std must be real, got {std.dtype}; give the standard deviation of |y|")
+        std = std.to(real)
     if std.ndim:
         shape = tuple(y.shape) if isinstance(y, Tensor) else ()
         if not broadcasts(tuple(std.shape), shape):
@@ -146,9 +178,9 @@ def as_weights(noise_std: Any, y: Any, *, caller: str = "solve") -> Tensor:
             "infinity marks a measurement without information"
         )
     if bool(std.isinf().all()):
-        if isinstance(noise_std, (int, float)) and math.isfinite(noise_std):
+        if isinstance(noise_std, (int, float)) and noise_std != math.inf:
             raise ValueError(
-                f"{caller}: noise_std {noise_std:.4g} is beyond the range of {real}; rescale y and noise_std"
+                f"{caller}: noise_std {_figure(noise_std)} is beyond the range of {real}; rescale y and noise_std"
             )
         raise ValueError(f"{caller}: noise_std is infinite everywhere, so y carries no information; give finite values")
     weights = std**-2
@@ -180,14 +212,15 @@ def as_levels(schedule: Any, max_iter: int) -> tuple[list[float], int]:
             are read to their own end, the function to max_iter.
         max_iter: how many levels are wanted.
     """
+    if max_iter > MOST_ITERATIONS:
+        raise ValueError(
+            f"solve: max_iter must be at most {MOST_ITERATIONS}, got {_figure(max_iter)}; let rtol or a callback stop"
+        )
     if callable(schedule):
-        n = max(max_iter, schedule.n_iter) if isinstance(schedule, Schedule) else max_iter
-        levels = [float(schedule(k)) for k in range(n)]
-        for k, sigma in enumerate(levels):
-            if not 0 < sigma < math.inf:
-                raise ValueError(f"solve: schedule must give positive noise levels, got {sigma!r} for k = {k}")
+        n = max(max_iter, min(schedule.n_iter, MOST_ITERATIONS)) if isinstance(schedule, Schedule) else max_iter
+        levels = [_level(schedule(k), k) for k in range(n)]
     elif isinstance(schedule, (Sequence, np.ndarray)) and not isinstance(schedule, str) and len(schedule):
-        levels = [float(check_number("schedule", s, above=0)) for s in schedule]
+        levels = [_level(check_number("schedule", s, above=0), k) for k, s in enumerate(schedule)]
         levels += levels[-1:] * (max_iter - len(levels))
     else:
         raise _not_a_schedule(schedule)
@@ -195,6 +228,23 @@ def as_levels(schedule: Any, max_iter: int) -> tuple[list[float], int]:
     while last > 0 and levels[last - 1] == levels[-1]:
         last -= 1
     return levels[:max_iter], last
+
+
+def _level(sigma: Any, k: int) -> float:
+    """Return a noise level, whose square is to be divided by."""
+    try:
+        level = float(sigma)
+        if isinstance(sigma, (str, bytes)) or not 0 < level < math.inf:
+            raise ValueError
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        got = short(repr(sigma), 60)
+        raise ValueError(f"solve: schedule must give positive noise levels, got {got} for k = {k}") from None
+    if not FAINTEST < level < 1 / FAINTEST:
+        raise ValueError(
+            f"solve: schedule must give noise levels between {FAINTEST:g} and {1 / FAINTEST:g}, got {level:.4g} for "
+            f"k = {k}; rescale y"
+        )
+    return level
 
 
 def _not_a_schedule(schedule: object) -> TypeError:
@@ -211,11 +261,15 @@ def as_bounds(bounds: Any, caller: str = "solve") -> tuple[float | None, float |
     if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
         raise TypeError(f"{caller}: bounds must be (low, high), e.g. (0, None), got {short(repr(bounds), 60)}")
     for value in bounds:
-        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float, np.number))):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, REAL)):
             raise TypeError(f"{caller}: bounds must hold numbers or None, got {short(repr(bounds), 60)}")
+    if any(isinstance(value, int) and not _is_finite(value) for value in bounds):
+        raise ValueError(f"{caller}: bounds must be numbers below 1e308; use None for no bound")
     low, high = (None if value is None else float(value) for value in bounds)
     if (low is not None and math.isnan(low)) or (high is not None and math.isnan(high)):
         raise ValueError(f"{caller}: bounds must not be NaN, got {bounds!r}; use None for no bound")
+    if low == math.inf or high == -math.inf:
+        raise ValueError(f"{caller}: bounds must leave room for finite values, got {bounds!r}; use None for no bound")
     if low is not None and high is not None and not low < high:
         raise ValueError(f"{caller}: bounds must be (low, high) with low < high, got {bounds!r}")
     return low, high
@@ -228,6 +282,8 @@ def as_initial(x0: Any, like: Tensor, *, caller: str = "solve") -> Tensor:
         raise ValueError(
             f"{caller}: x0 must have the image shape {tuple(like.shape)}, as A_adjoint(y) has, got {tuple(x.shape)}"
         )
+    if x.is_complex() and not like.is_complex():
+        raise TypeError(f"{caller}: x0 must be real, as A_adjoint(y) is, got {x.dtype}; use x0.real")
     if not bool(x.isfinite().all()):
         raise ValueError(f"{caller}: x0 must be finite, got NaN or infinity; replace them, e.g. torch.nan_to_num(x0)")
     return x.to(like.dtype)
@@ -252,6 +308,12 @@ def guard_denoiser(
                 f"{caller}: denoiser must keep the shape {tuple(x.shape)}, got {tuple(z.shape)}; check its channels, "
                 "or pad and crop inside it"
             )
+        if z.layout != torch.strided or z.device != x.device:
+            raise ValueError(
+                f"{caller}: denoiser must return a dense tensor on {x.device}, got {z.layout} on {z.device}"
+            )
+        if z.is_complex() and not x.is_complex():
+            raise TypeError(f"{caller}: denoiser must return real values for real ones, got {z.dtype}; use .real")
         if not bool(z.isfinite().all()):
             real = torch.real(x)
             raise ValueError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -39,12 +40,24 @@ def save(model: MLPatch | SuperResolver, path: str | Path, *, about: dict[str, s
         model: its weights are stored in float16, a relative rounding of 5e-4.
         path: file to write.
         about: further facts for the header, e.g. the training command, data and terms.
+
+    Raises:
+        ValueError: the file cannot be written, e.g. for a full disk; what was there is still.
     """
     path = Path(path)
-    temporary = path.with_name(path.name + ".part")
+    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
     tensors = {k: v.detach().cpu().to(torch.float16).contiguous() for k, v in model.state_dict().items()}
-    temporary.write_bytes(serialize(tensors, metadata={**(about or {}), _key(type(model)): json.dumps(model.config())}))
-    os.replace(temporary, path)
+    data = serialize(tensors, metadata={**(about or {}), _key(type(model)): json.dumps(model.config())})
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ValueError(f"output {path} cannot be written: {os.strerror(error.errno or 0)}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def load(name: str | Path) -> MLPatch:
@@ -74,10 +87,12 @@ def read(name: str | Path, kind: type[Model]) -> Model:
             arguments = json.loads(file.metadata()[_key(kind)])
             tensors = {k: file.get_tensor(k).float() for k in file.keys()}
         config: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()}
+        with torch.device("meta"):  # whatever sizes the header claims, none is allocated that the tensors do not have
+            kind(**config).load_state_dict(tensors, assign=True)
         model = kind(**config)
         model.load_state_dict(tensors)
     except Exception as error:
-        what = f"{type(error).__name__}: {error}"[:200]
+        what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise ValueError(f"{caller}: {path.name} is not a weight file of {kind.__name__} ({what})") from error
     # Weights that are used, not trained: images without gradients are then denoised in tiles, in any grad mode.
     return model.eval().requires_grad_(False)

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-__all__ = ["atomic", "check_output"]
+__all__ = ["NotWritten", "atomic", "atomic_hdf5", "check_output", "temporary"]
+
+PROBE_BYTES = 2**20
+"""What a disk that has just refused is asked to take, where a library did not say why."""
+
+
+class NotWritten(ValueError):
+    """The system refused to write a file: a full disk, a quota. What had that name before has it still."""
 
 
 def check_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
@@ -32,6 +41,12 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> Pa
     return path
 
 
+def temporary(path: Path) -> Path:
+    """Return a free hidden name in the same folder, so that a rename is atomic; `locking.sweep` knows its form."""
+    # With the same suffix, since writers choose by it.
+    return path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
+
+
 @contextmanager
 def atomic(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
     """Yield a temporary name beside `path` to write to; rename it to `path` when the block succeeds.
@@ -40,11 +55,11 @@ def atomic(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator
     `path` stays as it was; so does, without overwrite, a file that appeared there in the meantime.
 
     Raises:
-        ValueError: the path cannot be written (see `check_output`), or the system refused while writing.
+        ValueError: the path cannot be written (see `check_output`).
+        NotWritten: the system refused while writing.
     """
     path = check_output(path, overwrite=overwrite)
-    # In the same folder, so that the rename is atomic; with the same suffix, since writers choose by it.
-    part = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
+    part = temporary(path)
     try:
         yield part
         with open(part, "r+b") as file:
@@ -52,10 +67,70 @@ def atomic(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator
         if overwrite or not _linked(part, path):
             check_output(path, overwrite=overwrite)
             os.replace(part, path)
-    except OSError as error:
-        raise ValueError(f"output {path} cannot be written: {error.strerror or error}") from error
+    except (OSError, RuntimeError) as error:  # torch and HDF5 know the second kind only
+        if (reason := _refusal(error, part)) is None:
+            raise
+        raise NotWritten(f"output {path} cannot be written: {reason}") from error
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_hdf5(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Any]:
+    """Yield an h5py.File that appears at `path` when the block succeeds; as `atomic` in all else."""
+    import h5py
+
+    with atomic(path, overwrite=overwrite) as part:
+        with _Sink(part) as sink:
+            with h5py.File(sink, "w") as file:
+                yield file
+            if sink.refused is not None:
+                raise sink.refused
+
+
+class _Sink(io.FileIO):
+    """A file that never fails to be written: once the system refuses, the rest is dropped and the error kept.
+
+    HDF5 that cannot empty its caches to a full disk crashes the process when it closes the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "w+b")
+        self.refused: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write all of the data, or none once something failed."""
+        rest = memoryview(data).cast("B")
+        n = len(rest)
+        try:
+            while self.refused is None and len(rest):
+                rest = rest[super().write(rest) :]
+        except OSError as error:
+            self.refused = error
+        return n
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set the size, unless something failed."""
+        try:
+            if self.refused is None:
+                return super().truncate(size)
+        except OSError as error:
+            self.refused = error
+        return self.tell() if size is None else size
+
+
+def _refusal(error: Exception, part: Path) -> str | None:
+    """Return why the system does not write, in its own words; None where something else went wrong."""
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
+    try:  # NumPy, astropy and torch keep the reason to themselves: ask again
+        with open(part, "ab") as file:
+            file.write(bytes(PROBE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as refused:
+        return os.strerror(refused.errno or 0)
+    return " ".join(str(error).split())[:200] if isinstance(error, OSError) else None
 
 
 def _linked(part: Path, path: Path) -> bool:

@@ -7,20 +7,33 @@ the left. Files are big-endian and are read into this machine's order.
 
 from __future__ import annotations
 
+import gzip
+import io
+import math
 import os
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
 from .atomic import atomic
+from .checks import allowed, check_claim, check_memory, one_line
 
-__all__ = ["celestial_wcs", "native", "open_fits", "read_fits_maps", "write_fits_maps"]
+__all__ = ["celestial_wcs", "image", "images_in", "native", "open_fits", "read_fits_maps", "write_fits_maps"]
+
+GZIP = b"\x1f\x8b"
+"""The first bytes of a file in gzip."""
+BLOCK, CARD = 2880, 80
+"""Bytes of a block, and of a card of a header."""
+COUNT = re.compile(r"(?:HIERARCH\s+)?(Z?NAXIS|TFIELDS|WCSAXES.?|[AB]P?_ORDER)\s*=\s*([^\s/]+)", re.IGNORECASE)
+MOST = 999
+"""Axes and columns that the standard allows (sections 4.4.1 and 7.3.1)."""
 
 
 def write_fits_maps(
@@ -86,10 +99,10 @@ def read_fits_maps(path: str | os.PathLike[str]) -> tuple[dict[str, npt.NDArray[
         ValueError: the file is missing, damaged or holds no image.
     """
     with open_fits(path) as parts:
-        images = {str(part.name or k): part for k, part in enumerate(parts) if part.is_image and part.data is not None}
+        images = {str(part.name or k): part for k, part in images_in(parts).items()}
         if not images:
             raise ValueError(f"{path} must hold an image, it holds {contents(parts)}")
-        maps = {name: native(part.data) for name, part in images.items()}
+        maps = {name: image(path, part) for name, part in images.items()}
         return maps, celestial_wcs(next(iter(images.values())).header)
 
 
@@ -98,7 +111,7 @@ def open_fits(path: str | os.PathLike[str], *, memmap: bool = False) -> Iterator
     """Open a FITS file for reading; whatever is wrong with it, or goes wrong in the block, becomes one ValueError.
 
     Args:
-        path: the file.
+        path: the file, as it is or in gzip.
         memmap: leave on the disk what is not asked for; then copy before the block ends.
     """
     from astropy.io import fits
@@ -111,13 +124,79 @@ def open_fits(path: str | os.PathLike[str], *, memmap: bool = False) -> Iterator
             warnings.simplefilter("ignore")
             warnings.filterwarnings("error", message=".*truncated")
             # Opened here, so that it is closed where astropy gives up on it.
-            with open(path, "rb") as file, fits.open(file, memmap=memmap, lazy_load_hdus=False) as parts:
-                yield parts
+            with open(path, "rb") as packed:
+                file = _unpacked(path, packed)
+                _check_counts(path, file)
+                with fits.open(file, memmap=memmap and file is packed, lazy_load_hdus=False) as parts:
+                    yield parts
     except Exception as error:  # astropy has many for a broken file
         if isinstance(error, ValueError) and str(error).startswith(str(path)):
             raise
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise ValueError(f"{path} is not a readable FITS file (truncated or damaged?): {reason}") from error
+        raise ValueError(f"{path} is not a readable FITS file (truncated or damaged?): {one_line(error)}") from error
+
+
+def images_in(parts: Any) -> dict[int, Any]:
+    """Return the parts of a FITS file that hold an image, by their number; none is loaded."""
+    return {k: part for k, part in enumerate(parts) if part.is_image and part.shape and 0 not in part.shape}
+
+
+def image(path: str | os.PathLike[str], part: Any) -> npt.NDArray[Any]:
+    """Return the pixels of a part, in native byte order, unless they claim more than the file or the memory can hold.
+
+    A part that is packed within the file (ZIMAGE) may claim any size.
+    """
+    needed = math.prod(part.shape) * abs(int(part.header["BITPIX"])) // 8
+    where = f"{path}: {str(part.name)!r:.24}"
+    check_claim(where, needed, Path(path).stat().st_size, "if that is right, unpack it (gunzip, funpack)")
+    check_memory(where, part.shape, "cut it")
+    return native(part.data)
+
+
+def _unpacked(path: str | os.PathLike[str], file: BinaryIO) -> BinaryIO:
+    """Return the file, or what it holds in gzip; astropy would unpack all there is, of other archives too."""
+    magic = file.read(9)
+    file.seek(0)
+    if magic[:2] == GZIP:
+        limit = allowed(Path(path).stat().st_size)
+        content = gzip.GzipFile(fileobj=file).read(limit + 1)
+        if len(content) > limit:
+            raise ValueError(f"{path} unpacks to more than {limit >> 20} MiB; if that is right, unpack it (gunzip)")
+        magic, file = content[:9], io.BytesIO(content)
+    if magic != b"SIMPLE  =":
+        raise ValueError(f"{path} is not a FITS file, which begins with 'SIMPLE  ='; check the name, or unpack it")
+    return file
+
+
+def _check_counts(path: str | os.PathLike[str], file: BinaryIO) -> None:
+    """Refuse a header that counts more axes or columns than there can be: astropy would go through them all."""
+    while True:
+        sizes: dict[str, int] = {}
+        ended = False
+        while not ended and len(block := file.read(BLOCK)) == BLOCK:
+            for k in range(0, BLOCK, CARD):
+                card = block[k : k + CARD].decode("latin-1")
+                if (found := COUNT.match(card)) and not _number(found[2]) <= MOST:
+                    raise ValueError(f"{path}: {found[1]} must be at most {MOST}, got {found[2]:.24}; fetch it again")
+                name, _, value = card.partition("=")
+                sizes[name.strip()] = int(n) if math.isfinite(n := _number(value.partition("/")[0])) else 0
+                ended = ended or card.rstrip() == "END"
+        if not ended:
+            break
+        axes = [sizes.get(f"NAXIS{k + 1}", 0) for k in range(sizes.get("NAXIS", 0))]
+        elements = sizes.get("GCOUNT", 1) * (sizes.get("PCOUNT", 0) + (math.prod(axes) if axes else 0))
+        n_bytes = abs(sizes.get("BITPIX", 8)) // 8 * elements
+        if n_bytes < 0 or file.tell() + n_bytes > 2**62:  # astropy says it in its own words
+            break
+        file.seek(-(-n_bytes // BLOCK) * BLOCK, os.SEEK_CUR)
+    file.seek(0)
+
+
+def _number(text: str) -> float:
+    """Return the number that a card gives, 0 where it is none."""
+    try:
+        return float(text.strip().strip("'").upper().replace("D", "E"))
+    except ValueError:
+        return 0.0
 
 
 def contents(parts: Any) -> str:

@@ -20,14 +20,15 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import numpy.typing as npt
 
-from .atomic import atomic
+from .atomic import atomic_hdf5
+from .checks import reading
+from .hdf5_open import listed, numbers, open_hdf5
 from .units import factor, units_of
 
 __all__ = ["Measurements", "SavedResult", "listed", "open_hdf5", "read_measurements", "read_result"]
@@ -181,7 +182,7 @@ def read_measurements(path: str | os.PathLike[str], *, operator: str | None = No
     Raises:
         ValueError: the file is missing, unreadable or truncated, a dataset is missing, or a unit is wrong.
     """
-    with open_hdf5(path) as file:
+    with reading(path, "HDF5"), open_hdf5(path) as file:
         name, parameters, noise_std, reference = _read_problem(path, file, operator or "")
         if not name:
             raise ValueError(f"{path}: /operator must have the attribute 'name', e.g. 'radon'; see docs/hdf5_layout.md")
@@ -199,30 +200,19 @@ def read_result(path: str | os.PathLike[str]) -> SavedResult:
     Raises:
         ValueError: the file is missing, unreadable or truncated, a dataset is missing, or a unit is wrong.
     """
-    with open_hdf5(path) as file:
+    with reading(path, "HDF5"), open_hdf5(path) as file:
         x = _dataset(path, file, "image")
         operator, parameters, noise_std, reference = _read_problem(path, file)
-        history = {name: _dataset(path, file, f"history/{name}") for name in file.get("history", ())}
+        group = file.get("history")
+        named = list(group) if isinstance(group, h5py.Group) else []
+        history = {name: _dataset(path, file, f"history/{name}") for name in named}
         attributes = {name: _python(value) for name, value in file.attrs.items()}
         return SavedResult(x, operator, parameters, noise_std, history, reference, attributes)
 
 
 @contextmanager
-def open_hdf5(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
-    """Open an HDF5 file for reading; whatever is wrong with it becomes one ValueError."""
-    if not Path(path).is_file():
-        raise ValueError(f"{path}: there is no such file; check the name")
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except (OSError, RuntimeError, KeyError) as error:  # what h5py raises on a broken file
-        reason = " ".join(str(error).strip("'\"").split())[:160]
-        raise ValueError(f"{path} is not a readable HDF5 file (truncated or damaged?): {reason}") from error
-
-
-@contextmanager
 def _create(path: str | os.PathLike[str], kind: str, overwrite: bool) -> Iterator[h5py.File]:
-    with atomic(path, overwrite=overwrite) as part, h5py.File(part, "w") as file:
+    with atomic_hdf5(path, overwrite=overwrite) as file:
         file.attrs["format"] = kind
         file.attrs["format_version"] = FORMAT_VERSION
         for package in ("pnp-local", "torch", "numpy"):
@@ -296,10 +286,7 @@ def _dataset(path: str | os.PathLike[str], group: h5py.Group, name: str) -> Arra
     """Return a dataset's numbers, or say what the file holds instead."""
     if not isinstance(group.get(name), h5py.Dataset):
         raise ValueError(f"{path} must have a dataset '{name}', it holds {listed(group)}; see docs/hdf5_layout.md")
-    values = np.asarray(group[name][()])
-    if values.dtype.kind not in "fiub":
-        raise ValueError(f"{path}: dataset '{name}' must hold real numbers, got {values.dtype}")
-    return values.astype(values.dtype.newbyteorder("="), copy=False)
+    return numbers(path, group[name])
 
 
 def _store(group: h5py.Group, name: str, values: npt.ArrayLike, *, units: str | None = None) -> None:
@@ -337,13 +324,6 @@ def _whole(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(_whole(part) for part in value)
     return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def listed(group: h5py.Group) -> str:
-    """Return what a group holds, the first few names of it, for a message."""
-    names = sorted(group)
-    more = f" and {len(names) - 6} more" if len(names) > 6 else ""
-    return (", ".join(f"{name!r:.24}" for name in names[:6]) or "nothing") + more
 
 
 def _version(package: str) -> str:

@@ -14,8 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from .atomic import atomic, check_output
-from .hdf5 import listed, open_hdf5
+from .checks import check_claim, check_memory, reading
+from .fits import image as fits_image
+from .fits import images_in, open_fits
+from .hdf5_open import listed, numbers, open_hdf5
 from .nifti import NIFTI, write_nifti
+from .tiff import open_tiff, tiff_values
 
 __all__ = ["check_image_output", "png_bits", "read_image", "write_image"]
 
@@ -27,6 +31,7 @@ _PNG, _TIFF, _NPY, _FITS, _HDF5 = (
     (".h5", ".hdf5"),
 )
 _FORMATS = "PNG, TIFF, NPY, FITS or HDF5 (.png, .tif, .npy, .fits, .h5)"
+PICTURES = ("PNG", "JPEG")
 _VOLUMES = "NIfTI, NPY or HDF5 (.nii.gz, .npy, .h5)"
 
 
@@ -49,36 +54,29 @@ def read_image(path: str | os.PathLike[str], *, dataset: str = "image") -> npt.N
         raise ValueError(f"read_image: there is no file {path}; check the name")
     if name.endswith(NIFTI):
         raise ValueError(f"read_image: {path} is NIfTI, which holds volumes; use read_nifti")
-    if name.endswith(_HDF5):
-        with open_hdf5(path) as file:
-            if dataset not in file:
-                raise ValueError(f"read_image: {path} has no dataset '{dataset}'; it holds {listed(file)}")
-            pixels = np.asarray(file[dataset])
-    else:
-        try:
-            if name.endswith(_PNG):
-                from PIL import Image
-
-                with Image.open(path) as picture:
-                    pixels = _unit_interval(picture.convert("RGB") if picture.mode in ("P", "CMYK") else picture)
-            elif name.endswith(_TIFF):
-                import tifffile
-
-                pixels = tifffile.imread(path)
-            elif name.endswith(_NPY):
-                pixels = np.load(path, allow_pickle=False)
-            elif name.endswith(_FITS):
-                from astropy.io import fits
-
-                with fits.open(path, memmap=False) as parts:
-                    images = [part.data for part in parts if part.is_image and part.data is not None]
+    try:
+        if name.endswith(_PNG):
+            pixels = _picture(path)
+        elif name.endswith(_TIFF):
+            with open_tiff(path) as tiff:
+                pixels = tiff_values(path, tiff.series[0])
+        elif name.endswith(_NPY):
+            pixels = _npy(path)
+        elif name.endswith(_FITS):
+            with open_fits(path) as parts:
+                images = list(images_in(parts).values())
                 if not images:
-                    raise ValueError("it holds no image")
-                pixels = images[0]
-            else:
-                raise ValueError(f"its format is not one of {_FORMATS}")
-        except Exception as error:  # each reader has its own family of exceptions for a broken file
-            raise ValueError(f"read_image: {path} cannot be read: {_one_line(error)}") from error
+                    raise ValueError(f"{path}: it holds no image")
+                pixels = fits_image(path, images[0])
+        elif name.endswith(_HDF5):
+            with reading(path, "HDF5"), open_hdf5(path) as file:
+                if dataset not in file:
+                    raise ValueError(f"{path} has no dataset '{dataset}'; it holds {listed(file)}")
+                pixels = numbers(path, file[dataset])
+        else:
+            raise ValueError(f"{path} cannot be read: its format is not one of {_FORMATS}")
+    except ValueError as error:
+        raise ValueError(f"read_image: {error}") from error
     return _as_image(path, pixels)
 
 
@@ -186,8 +184,31 @@ def png_bits(path: str | os.PathLike[str]) -> Literal[8, 16]:
         return 8
     from PIL import Image
 
-    with Image.open(path) as picture:
+    with reading(path, "PNG"), Image.open(path, formats=PICTURES) as picture:
         return 16 if picture.mode.startswith("I") else 8
+
+
+def _picture(path: Path) -> npt.NDArray[np.float32]:
+    """Read a PNG or JPEG file; other formats under their names are not tried, some run programs."""
+    from PIL import Image
+
+    with reading(path, "PNG or JPEG"):
+        try:
+            with Image.open(path, formats=PICTURES) as picture:
+                needed = picture.width * picture.height * len(picture.getbands())
+                check_claim(f"{path}: the image", needed, path.stat().st_size, "if that is right, store it as .tif")
+                return _unit_interval(picture.convert("RGB") if picture.mode in ("P", "CMYK") else picture)
+        except Image.DecompressionBombError:
+            limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+            raise ValueError(f"{path} claims over {limit} pixels, too many for a picture; store it as .tif") from None
+
+
+def _npy(path: Path) -> npt.NDArray[Any]:
+    """Read a NPY file, which is mapped first: it holds no less than it claims, and no objects."""
+    with reading(path, "NPY"):
+        mapped = np.lib.format.open_memmap(path, mode="r")
+        check_memory(f"{path}: the image", mapped.shape, "cut it")
+        return np.array(mapped)
 
 
 def _unit_interval(picture: Any) -> npt.NDArray[np.float32]:
@@ -195,7 +216,7 @@ def _unit_interval(picture: Any) -> npt.NDArray[np.float32]:
     pixels = np.asarray(picture)
     if pixels.dtype.kind in "ui":
         # Mode I, 32 bits, is how some versions of PIL hold the 16 of a file.
-        pixels = pixels / (65535 if picture.mode.startswith("I") else 255)
+        pixels = np.divide(pixels, 65535 if picture.mode.startswith("I") else 255, dtype=np.float32)
     if pixels.ndim == 3:
         pixels = np.moveaxis(pixels, -1, 0)
         pixels = pixels[:-1] if len(pixels) in (2, 4) else pixels  # opacity
@@ -214,10 +235,6 @@ def _as_image(path: Path, pixels: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         if len(pixels) == 1:
             pixels = pixels[0]
     if pixels.dtype.kind in "buif":
-        # Also to this machine's byte order: FITS is big-endian.
-        return np.ascontiguousarray(pixels, dtype=np.float32)
+        with np.errstate(over="ignore"):  # beyond float32 is infinite
+            return np.ascontiguousarray(pixels, dtype=np.float32)  # of this machine's byte order
     raise ValueError(f"read_image: {path} must hold integer or real pixels, got {pixels.dtype}")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

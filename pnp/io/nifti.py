@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .atomic import atomic
+from .checks import check_claim, check_memory, reading
 
 __all__ = ["NIFTI", "read_nifti", "write_nifti"]
 
@@ -89,14 +90,21 @@ def read_nifti(path: str | os.PathLike[str]) -> tuple[npt.NDArray[np.float32], t
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file; check the name")
-    try:
-        image: Any = nibabel.load(path)
+    if not path.name.lower().endswith(NIFTI):
+        raise ValueError(f"{path}: a volume is read from .nii or .nii.gz; convert it to one of these")
+    with reading(path, "NIfTI"):
+        kinds: Any = (nibabel.Nifti1Image, nibabel.Nifti2Image)  # no other dialect of the suffix: some name files
+        kind = next((kind for kind in kinds if kind.path_maybe_image(path)[0]), kinds[0])
+        image = kind.from_filename(path)
         affine, header = np.asarray(image.affine, dtype=np.float64), image.header
+        dtype, shape = header.get_data_dtype(), image.shape
+        if dtype.kind not in "fiub" or min(shape, default=0) < 1:
+            raise ValueError(f"{path} must hold a volume of real numbers, got {shape!s:.60} of {dtype!s:.40}")
+        needed = math.prod(map(int, shape)) * dtype.itemsize
+        check_claim(f"{path}: the volume", needed, path.stat().st_size, "if that is right, unpack it (gunzip)")
+        check_memory(f"{path}: the volume", shape, "cut it")
         values = np.asarray(image.dataobj, dtype=np.float32)
-        unit = MM.get(str(header.get_xyzt_units()[0]) if hasattr(header, "get_xyzt_units") else "mm", math.nan)
-    except Exception as error:  # a family of its own for broken files
-        reason = " ".join(str(error).split())[:160]
-        raise ValueError(f"{path} is not a readable NIfTI file (truncated or damaged?): {reason}") from error
+        unit = MM.get(str(header.get_xyzt_units()[0]), math.nan)
     while values.ndim > 3 and values.shape[-1] == 1:
         values = values[..., 0]
     if values.ndim != 3 or values.size == 0:
@@ -105,9 +113,10 @@ def read_nifti(path: str | os.PathLike[str]) -> tuple[npt.NDArray[np.float32], t
     if bad:
         raise ValueError(f"{path} must be finite, got NaN or infinity in {bad} of {values.size} voxels; replace them")
     directions = affine[:3, :3]
-    sizes = np.linalg.norm(directions, axis=0)
-    along = np.abs(directions).max(0)
-    if not (np.isfinite(directions).all() and sizes.min() > 0) or (along < sizes * (1 - OBLIQUE**2)).any():
+    with np.errstate(over="ignore"):  # infinite, which is refused
+        sizes = np.linalg.norm(directions, axis=0)
+    along, distinct = np.abs(directions).max(0), len(set(np.abs(directions).argmax(0).tolist())) == 3
+    if not (distinct and np.isfinite(sizes).all() and sizes.min() > 0) or (along < sizes * (1 - OBLIQUE**2)).any():
         raise ValueError(f"{path}: the axes of the volume must be the patient's, its affine turns them; resample it")
     to_ours = orientations.ornt_transform(
         orientations.io_orientation(affine), orientations.axcodes2ornt(("L", "P", "S"))

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import save as serialize
 from torch import nn
@@ -75,9 +76,11 @@ def _load(caller: str, kind: type[Model], path: str | Path, key: str) -> Model:
             arguments = json.loads(file.metadata()[key])
             tensors = {k: file.get_tensor(k) for k in file.keys()}
         config: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()}
+        with torch.device("meta"):  # whatever sizes the header claims, none is allocated that the tensors do not have
+            kind(**config).load_state_dict(tensors, assign=True)
         model = kind(**config)
         model.load_state_dict(tensors)
     except Exception as error:
-        what = f"{type(error).__name__}: {error}"[:200]
+        what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise ValueError(f"{caller}: {path.name} is not a weight file of {kind.__name__} ({what})") from error
     return model.eval().requires_grad_(False)

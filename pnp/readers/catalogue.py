@@ -285,6 +285,8 @@ def _degrees(where: str, values: Any, unit: Any) -> Any:
 def _check_degrees(where: str, ra: Any, dec: Any) -> None:
     """Refuse angles without a unit that are likely radians or hours."""
     ra, dec = _column(where, "ra", ra), _column(where, "dec", dec)
+    if ra.shape != dec.shape:  # which is refused by the galaxies
+        return
     usable = np.isfinite(ra) & np.isfinite(dec)
     if not usable.any():
         return

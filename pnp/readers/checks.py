@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["check_file", "check_finite", "check_memory", "check_real", "one_line", "reading", "to_float32"]
+from ..io.checks import check_claim, check_memory, one_line, reading
+
+__all__ = ["check_claim", "check_file", "check_finite", "check_memory", "check_real", "one_line", "reading"]
+__all__ += ["to_float32"]
 
 
 def check_file(path: str | os.PathLike[str]) -> Path:
@@ -25,28 +25,10 @@ def check_file(path: str | os.PathLike[str]) -> Path:
     return path
 
 
-@contextmanager
-def reading(path: str | os.PathLike[str], kind: str) -> Iterator[None]:
-    """Turn what a library raises on a broken file into one ValueError; sentences that begin with the path stay."""
-    try:
-        yield
-    except Exception as error:  # each library has its own family of exceptions, MemoryError for absurd sizes too
-        if isinstance(error, ValueError) and str(error).startswith(str(path)):
-            raise
-        raise ValueError(
-            f"{path} is not a readable {kind} file (truncated or damaged?): {one_line(error)}; fetch it again"
-        ) from error
-
-
-def one_line(error: Exception) -> str:
-    """Return an error's text, short enough to stand within a message."""
-    return " ".join(str(error).strip("'\"").split())[:120] or type(error).__name__
-
-
 def check_real(where: str, dtype: np.dtype[Any]) -> None:
     """Refuse what is not a real number: complex, text, cells, objects."""
     if dtype.kind not in "fiub":
-        raise ValueError(f"{where} must hold real numbers, got {dtype}; text, cells and objects are not read")
+        raise ValueError(f"{where} must hold real numbers, got {dtype!s:.60}; text, cells and objects are not read")
 
 
 def check_finite(where: str, values: npt.NDArray[Any]) -> None:
@@ -55,17 +37,6 @@ def check_finite(where: str, values: npt.NDArray[Any]) -> None:
     if bad:
         raise ValueError(
             f"{where} must be finite, got {bad} NaN or infinite of {values.size} values; replace them in the file"
-        )
-
-
-def check_memory(where: str, shape: Sequence[int], remedy: str) -> None:
-    """Refuse a float32 array that this machine's memory cannot hold, before it is read."""
-    if not hasattr(os, "sysconf"):
-        return
-    memory, needed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), 4 * math.prod(shape)
-    if needed > memory:
-        raise ValueError(
-            f"{where} {tuple(shape)} would take {needed / 2**30:.3g} GiB, there are {memory / 2**30:.3g}; {remedy}"
         )
 
 

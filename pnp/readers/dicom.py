@@ -18,13 +18,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .checks import check_file, check_memory, one_line, reading, to_float32
+from .checks import check_claim, check_file, check_memory, one_line, reading, to_float32
 
-__all__ = ["Slices", "read_dicom"]
+__all__ = ["UNPACK", "Slices", "check_deflated", "read_dicom"]
 
 Array = npt.NDArray[Any]
+UNPACK = "if that is right, store it uncompressed"
 UNEVEN = 0.02
 """Largest deviation of a gap between slices, over the median: positions are rounded."""
+LARGEST = 1e12
+"""No length in mm and no scale of values is as large: a damaged file's."""
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 
@@ -91,10 +94,21 @@ def read_dicom(path: str | os.PathLike[str], *, series: str | None = None) -> Sl
     headers, z = _stack(headers)
     shape = (len(headers), *first.shape)
     check_memory(f"{path}: the volume", shape, "read fewer slices")
+    held = sum(header.file.stat().st_size for header in headers)
+    check_claim(f"{path}: the volume", math.prod(shape), held, UNPACK)
     volume = np.empty(shape, np.float32)
     for k, header in enumerate(headers):
         volume[k] = _pixels(header)
     return Slices(volume, (z, *first.spacing), first.unit, np.stack([header.position for header in headers]))
+
+
+def check_deflated(file: str | os.PathLike[str]) -> None:
+    """Refuse a file packed as a whole, which unpacks to anything before a word of it can be judged."""
+    from pydicom.filereader import read_file_meta_info
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    if read_file_meta_info(file).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        raise ValueError(f"{file} is deflated as a whole, which is not read; store it uncompressed (dcmconv +te)")
 
 
 def _files(path: str | os.PathLike[str]) -> list[Path]:
@@ -115,6 +129,7 @@ def _header(file: Path) -> _Header:
 
     with reading(file, "DICOM"):
         try:
+            check_deflated(file)
             header = dcmread(file, stop_before_pixels=True)
         except InvalidDicomError:
             raise ValueError(f"{file} is not a DICOM file; move it away, or name one") from None
@@ -150,8 +165,8 @@ def _numbers(header: Any, name: str, n: int) -> Array:
     if value is None or value == "":
         return np.full(n, math.nan)
     numbers = np.asarray(value, dtype=np.float64).ravel()
-    if numbers.shape != (n,) or not np.isfinite(numbers).all():
-        raise ValueError(f"{name} must be {n} finite numbers, got {value!s:.60}")
+    if numbers.shape != (n,) or not (np.abs(numbers) < LARGEST).all():  # NaN fails too
+        raise ValueError(f"{name} must be {n} numbers below {LARGEST:g}, got {value!s:.60}")
     return numbers
 
 

@@ -19,12 +19,14 @@ from __future__ import annotations
 import math
 import os
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .checks import check_file, check_memory, reading
+from .checks import check_claim, check_file, check_memory, reading
+from .dicom import LARGEST, UNPACK, check_deflated
 from .spect_scan import EnergyWindow, SpectScan
 
 __all__ = ["read_dicom_nm"]
@@ -55,8 +57,10 @@ def read_dicom_nm(path: str | os.PathLike[str], *, rotation: int | None = None) 
     from pydicom import dcmread
     from pydicom.errors import InvalidDicomError
 
+    doubts: list[str] = []
     with reading(check_file(path), "DICOM"):
         try:
+            check_deflated(path)
             data = dcmread(path)
         except InvalidDicomError:
             raise ValueError(f"{path} is not a DICOM file; for an Interfile header use read_interfile") from None
@@ -66,6 +70,7 @@ def read_dicom_nm(path: str | os.PathLike[str], *, rotation: int | None = None) 
                 f"{path} must be raw views of SPECT (Modality NM, ImageType TOMO), got {data.get('Modality')!s:.16}, "
                 f"{chr(92).join(map(str, kinds)):.60}; export the projections, not the reconstruction"
             )
+        _check_size(path, data)
         numbers = {name: _vector(path, data, name) for name in VECTORS}
         for name in GATES:
             if (_vector(path, data, name) > 1).any():
@@ -90,22 +95,38 @@ def read_dicom_nm(path: str | os.PathLike[str], *, rotation: int | None = None) 
                 "its vectors of frames are wrong: export it again"
             )
         detectors, views = first.T
-        degrees, radius = _orbit(path, data, int(turn[0]), detectors, views)
-        _check_detectors(path, data, detectors, views, degrees)
+        degrees, radius = _orbit(path, data, int(turn[0]), detectors, views, doubts)
+        _check_detectors(path, data, detectors, views, degrees, doubts)
         counts = _pixels(path, data)[kept[order]].reshape(len(window_numbers), -1, int(data.Rows), int(data.Columns))
         spacing = [float(v) for v in data.get("PixelSpacing") or ()]
         if len(spacing) != 2:
             raise ValueError(f"{path} must have PixelSpacing, two sizes in mm, got {len(spacing)}; export it again")
+        windows = tuple(_window(data, int(k)) for k in window_numbers)
+        isotope, facts = _isotope(data), _facts(data)
+    for doubt in doubts:
+        warnings.warn(f"{path}: {doubt}", stacklevel=2)
     return SpectScan(
         np.moveaxis(counts[..., ::-1, :], -2, -1)[:, None],  # rows upwards, and behind the columns
         np.deg2rad((180.0 - degrees) % 360),
         (spacing[1], spacing[0]),  # between columns, between rows
         radius,
-        tuple(_window(data, int(k)) for k in window_numbers),
-        _isotope(data),
-        _facts(data),
+        windows,
+        isotope,
+        facts,
         str(path),
     )
+
+
+def _check_size(path: str | os.PathLike[str], data: Any) -> None:
+    """Refuse more frames, and larger ones, than the file can hold, before there is an array of their number."""
+    frames, rows, columns = (int(data.get(name) or 1) for name in ("NumberOfFrames", "Rows", "Columns"))
+    held, depth = Path(path).stat().st_size, int(data.get("BitsAllocated") or 16)
+    if not 0 < frames <= held or min(rows, columns) < 1:
+        raise ValueError(
+            f"{path} must hold frames of pixels, got NumberOfFrames {frames}, {rows} x {columns}, in {held} bytes; "
+            "export it again"
+        )
+    check_claim(f"{path}: the views", frames * rows * columns * depth // 8, held, UNPACK)
 
 
 def _vector(path: str | os.PathLike[str], data: Any, name: str) -> Array:
@@ -129,16 +150,16 @@ def _one_rotation(path: str | os.PathLike[str], turns: Array, rotation: int | No
 
 def _counted(window: Array, detector: Array) -> Array:
     """Return the frames' numbers within their window and detector, for files that count no views."""
-    view = np.zeros_like(window)
-    for w in np.unique(window):
-        for d in np.unique(detector):
-            here = (window == w) & (detector == d)
-            view[here] = np.arange(1, here.sum() + 1)
+    order = np.lexsort((detector, window))  # stable: frames stay in turn
+    pairs = np.stack([window, detector])[:, order]
+    _, starts, sizes = np.unique(pairs, axis=1, return_index=True, return_counts=True)
+    view = np.empty_like(window)
+    view[order] = 1 + np.arange(len(window)) - np.repeat(starts, sizes)
     return view
 
 
 def _orbit(
-    path: str | os.PathLike[str], data: Any, turn: int, detectors: Array, views: Array
+    path: str | os.PathLike[str], data: Any, turn: int, detectors: Array, views: Array, doubts: list[str]
 ) -> tuple[Array, npt.NDArray[np.float64] | None]:
     """Return DICOM's angle of every view in degrees, and its radius in mm where the file has it."""
     rotations, heads = data.get("RotationInformationSequence") or [], data.get("DetectorInformationSequence") or []
@@ -169,16 +190,17 @@ def _orbit(
             radii[here] = values[views[here] - 1]
     known = radii > 0
     if known.any() and not known.all():
-        warnings.warn(
-            f"{path}: RadialPosition is missing or 0 in {int((~known).sum())} of {len(known)} views, so that the orbit "
-            "is not known; give the radius",
-            stacklevel=4,
+        doubts.append(
+            f"RadialPosition is missing or 0 in {int((~known).sum())} of {len(known)} views, so that the orbit is not "
+            "known; give the radius"
         )
     return degrees, radii if known.all() else None
 
 
-def _check_detectors(path: str | os.PathLike[str], data: Any, detectors: Array, views: Array, degrees: Array) -> None:
-    """Refuse collimators that are not of parallel holes; warn of what contradicts the angles."""
+def _check_detectors(
+    path: str | os.PathLike[str], data: Any, detectors: Array, views: Array, degrees: Array, doubts: list[str]
+) -> None:
+    """Refuse collimators that are not of parallel holes; note what contradicts the angles, to warn of."""
     for d, head in enumerate(data.get("DetectorInformationSequence") or [], start=1):
         kind = str(head.get("CollimatorType") or "PARA")
         if kind not in ("PARA", "UNKN"):
@@ -187,19 +209,15 @@ def _check_detectors(path: str | os.PathLike[str], data: Any, detectors: Array, 
             )
         offset = np.abs(_numbers(head, "CenterOfRotationOffset")).max(initial=0.0)
         if offset > NOTICED_MM and "COR" not in (data.get("CorrectedImage") or []):
-            warnings.warn(
-                f"{path}: CenterOfRotationOffset is {offset:g} mm and the views are not corrected for it; shift them",
-                stacklevel=4,
-            )
+            doubts.append(f"CenterOfRotationOffset is {offset:g} mm and the views are not corrected for it; shift them")
         axes, first = _numbers(head, "ImageOrientationPatient"), (detectors == d) & (views == 1)
         if axes.size == 6 and first.any() and abs(axes[5]) > math.cos(AWRY):  # rows along the axis, or junk
             theta = math.radians(180 - degrees[first][0])
             expected = np.array([math.cos(theta), math.sin(theta), 0, 0, 0, -1])
             if min(axes[:3] @ expected[:3], axes[3:] @ expected[3:]) < math.cos(AWRY):
-                warnings.warn(
-                    f"{path}: ImageOrientationPatient of detector {d} does not agree with its start angle of "
-                    f"{degrees[first][0]:g} degrees, which is used; check where the liver comes out",
-                    stacklevel=4,
+                doubts.append(
+                    f"ImageOrientationPatient of detector {d} does not agree with its start angle of "
+                    f"{degrees[first][0]:g} degrees, which is used; check where the liver comes out"
                 )
 
 
@@ -262,6 +280,6 @@ def _numbers(item: Any, name: str) -> npt.NDArray[np.float64]:
 def _number(item: Any, name: str) -> float | None:
     """Return the number of an element, None where it is absent or empty."""
     values = _numbers(item, name)
-    if values.size and not np.isfinite(values).all():
-        raise ValueError(f"{name} must be finite, got {values[0]}")
+    if values.size and not (np.abs(values) < LARGEST).all():  # NaN fails too
+        raise ValueError(f"{name} must be a number below {LARGEST:g}, got {values[0]:g}")
     return float(values[0]) if values.size else None

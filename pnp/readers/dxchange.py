@@ -19,8 +19,8 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from ..io.hdf5 import listed, open_hdf5
-from .checks import check_file, check_finite, check_memory, check_real, reading
+from ..io.hdf5_open import UNPACK, check_stored, listed, numbers, open_hdf5
+from .checks import check_claim, check_file, check_finite, check_memory, check_real, reading
 from .scan import Scan
 
 __all__ = ["read_dxchange"]
@@ -56,6 +56,7 @@ def read_dxchange(
         _check_views(path, sizes, theta.size)
         read = {**sizes, "y": len(range(picked.start, picked.stop, picked.step))}
         check_memory(f"{path}: data", tuple(read.values()), "read some rows, rows=slice(0, 16)")
+        check_claim(f"{path}: data", math.prod(read.values()) * data.dtype.itemsize, data.id.get_storage_size(), UNPACK)
         y = _counts(data, axes, picked)
         fields = {name: _frames(path, file, f"data_{name}", sizes, picked) for name in ("white", "dark")}
         pixel = _pixel_size(path, file)
@@ -145,7 +146,7 @@ def _frames(
         raise ValueError(f"{path}: {dataset.name} must have data's pixels, {data}, got {sizes}; crop both alike")
     if n == 0:
         return None
-    check_memory(f"{path}: {dataset.name}", dataset.shape, "read some rows, rows=slice(0, 16)")
+    check_stored(path, dataset)
     frames = _counts(dataset, axes, rows)
     return frames if "theta" in axes else frames[..., None, :]
 
@@ -155,7 +156,7 @@ def _angles(path: str | os.PathLike[str], file: h5py.File, n_views: int) -> npt.
     if "theta" not in file["exchange"]:
         raise ValueError(f"{path} has no exchange/theta; give angles= in radians, one for each of {n_views} views")
     dataset = _dataset(path, file, "theta")
-    theta = np.asarray(dataset[()], dtype=np.float64)
+    theta = numbers(path, dataset).astype(np.float64)
     check_finite(f"{path}: exchange/theta", theta)
     unit = _text(dataset.attrs.get("units", ""))
     if unit.lower() not in RADIANS:
@@ -177,8 +178,7 @@ def _pixel_size(path: str | os.PathLike[str], file: h5py.File) -> float | None:
     dataset = file.get(PIXEL)
     if not isinstance(dataset, h5py.Dataset):
         return None
-    check_real(f"{path}: {PIXEL}", dataset.dtype)
-    unit, size = _text(dataset.attrs.get("units", "m")), np.asarray(dataset[()]).ravel()
+    unit, size = _text(dataset.attrs.get("units", "m")), numbers(path, dataset).ravel()
     if unit not in MM or size.size != 1 or not 0 < size[0] < np.inf:
         raise ValueError(f"{path}: {PIXEL} must be one length in one of {', '.join(MM)}, got {size[:3]} {unit!r:.20}")
     return float(size[0]) * MM[unit]

@@ -40,7 +40,7 @@ def read_htc2022(path: str | os.PathLike[str]) -> Scan:
         raise ValueError(f"{path} must hold {' or '.join(VARIABLES)}, it holds {_names(content)}; take a sinogram's")
     parameters = _member(path, name, content[name], "parameters")
     sinogram = _array(path, "sinogram", _member(path, name, content[name], "sinogram"))
-    angles = _array(path, "angles", _member(path, "parameters", parameters, "angles"))
+    angles = _array(path, "angles", _member(path, "parameters", parameters, "angles")).astype(np.float64)
     step = float(np.median(np.abs(np.diff(angles.ravel())))) if angles.size > 1 else 360.0
     if step < RADIANS and np.ptp(angles) <= 2 * np.pi:
         raise ValueError(
@@ -48,8 +48,8 @@ def read_htc2022(path: str | os.PathLike[str]) -> Scan:
             "radians: use np.rad2deg"
         )
     known = {key: _plain(value) for key, value in parameters.items() if _is_plain(value)}
-    if (unit := known.get("distanceUnit", "mm")) != "mm":
-        raise ValueError(f"{path}: distanceUnit must be 'mm', got {unit!r:.40}; bring all lengths to mm")
+    if not isinstance(unit := known.get("distanceUnit", "mm"), str) or unit != "mm":
+        raise ValueError(f"{path}: distanceUnit must be 'mm', got {_said(unit)}; bring all lengths to mm")
     source_origin = _length(path, known, "distanceSourceOrigin")
     source_detector = _length(path, known, "distanceSourceDetector")
     pitch, pixel = _length(path, known, "pixelSizePost"), _length(path, known, "effectivePixelSizePost")
@@ -65,7 +65,7 @@ def read_htc2022(path: str | os.PathLike[str]) -> Scan:
         )
     scan = Scan(
         y=sinogram,
-        angles=np.deg2rad(angles.astype(np.float64).ravel()),
+        angles=np.deg2rad(angles.ravel()),
         kind="line integrals",
         source_origin_mm=source_origin,
         origin_detector_mm=source_detector - source_origin,
@@ -74,10 +74,11 @@ def read_htc2022(path: str | os.PathLike[str]) -> Scan:
         facts={key: value for key, value in known.items() if key != "angles"},
         path=str(path),
     )
-    if known.get("numDetectorsPost", scan.y.shape[1]) != scan.y.shape[1]:
+    stated = known.get("numDetectorsPost", scan.y.shape[1])
+    if not isinstance(stated, int | float) or stated != scan.y.shape[1]:
         raise ValueError(
-            f"{path}: sinogram must have numDetectorsPost = {known['numDetectorsPost']} bins, got {scan.y.shape[1]}; "
-            "it is cropped, or not of this detector, and the geometry would be wrong"
+            f"{path}: sinogram must have numDetectorsPost = {_said(stated)} bins, got {scan.y.shape[1]}; it is "
+            "cropped, or not of this detector, and the geometry would be wrong"
         )
     return scan
 
@@ -127,7 +128,7 @@ def _length(path: str | os.PathLike[str], known: dict[str, Any], name: str) -> f
     """Return a positive length of the parameters."""
     value = known.get(name)
     if not isinstance(value, int | float) or not 0 < value < np.inf:
-        raise ValueError(f"{path}: parameters.{name} must be a positive length, got {value!r:.40}")
+        raise ValueError(f"{path}: parameters.{name} must be a positive length, got {_said(value)}")
     return float(value)
 
 
@@ -139,6 +140,11 @@ def _plain(value: Any) -> Any:
 def _is_plain(value: Any) -> bool:
     """Whether a value is text or numbers: cells, structs and functions are left in the file."""
     return isinstance(value, str) or (isinstance(value, np.ndarray) and value.dtype != object)
+
+
+def _said(value: Any) -> str:
+    """Return a value, or the beginning of it, in one line."""
+    return " ".join(repr(value).split())[:40]
 
 
 def _names(content: dict[str, Any]) -> str:

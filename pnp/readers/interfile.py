@@ -28,6 +28,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from ..io.checks import within
 from .checks import check_file, check_memory, reading
 from .spect_scan import EnergyWindow, SpectScan
 
@@ -93,13 +94,13 @@ def read_interfile(
     position = header.text("patient orientation", "head_in"), header.text("patient rotation", "supine")
     if [part.lower() for part in position] != ["head_in", "supine"]:
         warnings.warn(
-            f"{path}: the patient is {' and '.join(position)}, views are read as if head_in and supine; check "
+            f"{path}: the patient is {' and '.join(position):.60}, views are read as if head_in and supine; check "
             "where the liver comes out, and turn or mirror the angles",
             stacklevel=2,
         )
+    raw = _raw(header, (n_windows, n_views, nz, nx))  # as large as the header says: steps, too, are few enough
     steps = np.arange(n_views) * (extent / n_views) * (1 if direction == "CCW" else -1)
     degrees = -(header.number("start angle", 0.0) + ZEROS[zero] + steps)
-    raw = _raw(header, (n_windows, n_views, nz, nx))
     return SpectScan(
         np.moveaxis(raw[..., ::-1, :], -2, -1)[:, None],  # rows upwards, and behind the columns
         np.deg2rad(degrees % 360),
@@ -171,20 +172,17 @@ def _raw(header: _Header, shape: tuple[int, ...]) -> npt.NDArray[Any]:
     if kind is None or size not in ((4, 8) if kind == "f" else (1, 2, 4)) or order is None:
         raise ValueError(
             f"{path}: 'number format' must be one of {', '.join(TYPES)}, of 1, 2, 4 or 8 bytes, BIGENDIAN or "
-            f"LITTLEENDIAN, got {form!r:.24} of {size} and {header.text('imagedata byte order', 'BIGENDIAN')!r:.24}"
+            f"LITTLEENDIAN, got {form!r:.24} of {size:.6g} and {header.text('imagedata byte order', 'BIGENDIAN')!r:.24}"
         )
     check_memory(f"{path}: the projections", shape, "check the matrix size and the number of projections")
     offset = header.number("data offset in bytes", header.number("data starting block", 0.0) * BLOCK)
-    stated = header.text("name of data file")
-    name = stated.replace("\\", "/").rsplit("/", 1)[-1]  # beside the header, wherever it was written
-    beside = path.parent / stated if (path.parent / stated).is_file() else path.parent / name
-    file, needed = check_file(beside), math.prod(shape) * size
+    file, needed = _beside(header, "name of data file"), math.prod(shape) * size
     held = file.stat().st_size - int(offset)
     if held != needed:
         how = "truncated?" if held < needed else "is a size or the number format wrong?"
         raise ValueError(
-            f"{file} must hold {needed} bytes for {' x '.join(map(str, shape))} pixels of {size} after an offset of "
-            f"{int(offset)}, as {path.name} says, got {held}; {how}"
+            f"{file} must hold {needed:.12g} bytes for {' x '.join(f'{n:.6g}' for n in shape)} pixels of {size} after "
+            f"an offset of {offset:.12g}, as {path.name} says, got {held:.12g}; {how}"
         )
     with reading(file, "raw"):
         values = np.fromfile(file, dtype=f"{order}{kind}{size}", offset=int(offset))
@@ -194,6 +192,19 @@ def _raw(header: _Header, shape: tuple[int, ...]) -> npt.NDArray[Any]:
             f"{file}: the largest number is {largest:.3g}, no count; correct 'imagedata byte order' in {path.name}"
         )
     return values.reshape(shape)
+
+
+def _beside(header: _Header, key: str) -> Path:
+    """Return the file that a header names, in its own folder or below, wherever it was written."""
+    folder, stated = header.path.parent, header.text(key)
+    name = stated.replace("\\", "/").rsplit("/", 1)[-1]
+    file = within(folder, stated) or within(folder, name)
+    if file is None:
+        raise ValueError(
+            f"{header.path}: {key!r} is {stated!r:.60}, and the header's folder has no such file of its own: other "
+            "places are not read, nor links to them; copy it there"
+        )
+    return file
 
 
 def _window(header: _Header, k: int) -> EnergyWindow:
@@ -209,10 +220,10 @@ def _window(header: _Header, k: int) -> EnergyWindow:
 def _radius(header: _Header, n_views: int, unit: str | None) -> npt.NDArray[np.float64] | None:
     """Return the radius of every view in mm, where the header or SIMIND's .cor file has it."""
     path, text = header.path, header.text("radii", header.text("radius", ""))
-    orbit = header.text("non-uniform orbit file", "")
-    if orbit:
-        with reading(check_file(path.parent / orbit), "orbit"):
-            values, unit = np.loadtxt(path.parent / orbit, ndmin=2)[:, 0], "cm"
+    if header.text("non-uniform orbit file", ""):
+        orbit = _beside(header, "non-uniform orbit file")
+        with reading(orbit, "orbit"):
+            values, unit = np.loadtxt(orbit, ndmin=2, max_rows=n_views + 1)[:, 0], "cm"
     elif text:
         try:
             values = np.array([float(part) for part in text.strip("{} ").split(",")])
@@ -225,7 +236,7 @@ def _radius(header: _Header, n_views: int, unit: str | None) -> npt.NDArray[np.f
     if len(values) not in (1, n_views) or not ((values > 0) & np.isfinite(values)).all():
         raise ValueError(
             f"{path}: 'radius' must be positive, one number or one for each of {n_views} views, got {len(values)} from "
-            f"{values.min():g} on"
+            f"{values.min(initial=math.inf):g} on"
         )
     if unit is None:
         unit = "cm" if header.is_simind and values.max() < NEAREST_MM else "mm"

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..io.checks import allowed
 from .checks import check_file, reading
 
 __all__ = ["read_matlab"]
@@ -42,19 +43,21 @@ def read_matlab(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         ValueError: the file is missing, broken, or of version 7.3, which is HDF5.
     """
-    content = memoryview(check_file(path).read_bytes())
+    file = check_file(path)
+    with reading(path, "MATLAB"):
+        content = memoryview(file.read_bytes())
     head = bytes(content[:HEADER])
     if head.startswith((b"MATLAB 7.3", b"\x89HDF")):
         raise ValueError(f"{path} is a MATLAB 7.3 (HDF5) file; save it in MATLAB as version 7: save(..., '-v7')")
     if not head.startswith(b"MATLAB 5.0 MAT-file") or head[-2:] not in (b"IM", b"MI"):
         raise ValueError(f"{path} is not a MATLAB file of version 5 to 7; check the name, or fetch it again")
     with reading(path, "MATLAB"):
-        elements = _elements(content[HEADER:], "<" if head[-2:] == b"IM" else ">")
+        elements = _elements(content[HEADER:], "<" if head[-2:] == b"IM" else ">", allowed(len(content)))
         return dict(_matrix(body, order) for kind, body, order in elements if kind == MATRIX)
 
 
-def _elements(data: memoryview, order: str) -> Iterator[tuple[int, memoryview, str]]:
-    """Yield the type and the bytes of every element, and their byte order."""
+def _elements(data: memoryview, order: str, room: int = 0) -> Iterator[tuple[int, memoryview, str]]:
+    """Yield the type and the bytes of every element, and their byte order; room: bytes they may unpack to."""
     at = 0
     while at < len(data):
         kind, size = struct.unpack_from(f"{order}II", data, at)
@@ -66,7 +69,12 @@ def _elements(data: memoryview, order: str) -> Iterator[tuple[int, memoryview, s
             raise ValueError(f"an element claims {size} bytes where {len(data) - start} follow")
         body = data[start : start + size]
         if kind == COMPRESSED:
-            yield from _elements(memoryview(zlib.decompress(body)), order)
+            unpacker = zlib.decompressobj()
+            unpacked = unpacker.decompress(body, room) if room > 0 else b""
+            if not unpacker.eof:  # also within another: only a bomb is packed twice
+                raise ValueError("a packed element breaks off, or unpacks to more than it may (if right, save it -v6)")
+            room -= len(unpacked)
+            yield from _elements(memoryview(unpacked), order)
         else:
             yield kind, body, order
 

@@ -19,8 +19,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..io.fits import celestial_wcs, contents, native, open_fits, write_fits_maps
-from ..io.hdf5 import listed, open_hdf5
+from ..io.fits import celestial_wcs, contents, image, images_in, native, open_fits, write_fits_maps
+from ..io.hdf5_open import listed, numbers, open_hdf5
 from ..validation import check_number
 from .checks import check_real, reading
 from .shear_map import ShearMap, check_convention
@@ -84,7 +84,6 @@ def read_shear_maps(
         loaded = [_load(place) for place in places]
         parts[name] = [array for array, _ in loaded]
         header = loaded[0][1] if name == "e1" else header
-    wcs = None if header is None else celestial_wcs(header)
     shapes = {name: array.shape for name, arrays in parts.items() for array in arrays}
     if len(set(shapes.values())) > 1:
         raise ValueError(f"{where}: maps must be of one shape, got {str(shapes)[1:-1]:.200}; cut them alike")
@@ -100,10 +99,17 @@ def read_shear_maps(
             f"{where}: no pixel has shear, noise and mask; see where noise_std is finite or weight above 0"
         )
     unseen = int(np.count_nonzero(wanted & ~observed))
-    if pixel_arcmin is None and header is not None:
-        pixel_arcmin = header.get("PIXARCMN") if wcs is None else _pixel_arcmin(wcs)
-    if convention is None:
-        convention = "lenspack" if header is None else str(header.get("SHEARCON", "lenspack"))
+    wcs = None
+    if header is not None:
+        with reading(where, "FITS"):
+            wcs = celestial_wcs(header)
+            side = header.get("PIXARCMN") if wcs is None else _pixel_arcmin(wcs)
+            noted = str(header.get("SHEARCON", "lenspack"))
+        if pixel_arcmin is None and side is not None:
+            pixel_arcmin = _positive(where, side)
+        if convention is None:
+            check_convention(where, noted)
+            convention = noted
 
     def tensor(array: npt.NDArray[Any], blank: float) -> Tensor:
         filled = np.where(observed, array, blank)
@@ -116,7 +122,7 @@ def read_shear_maps(
         kappa=torch.from_numpy(parts["kappa"][0]).to(dtype)[None, None] if "kappa" in parts else None,
         pixel_arcmin=pixel_arcmin,
         wcs=wcs,
-        convention=convention,
+        convention=convention or "lenspack",
         facts={"dropped": {"pixels without shear or noise": unseen}} if unseen else {},
         path=where if path is not None else str(e1),
     )
@@ -183,7 +189,7 @@ def _parts(path: str | os.PathLike[str]) -> list[str]:
     """Return the names of the maps in a file."""
     if str(path).lower().endswith((".h5", ".hdf5")):
         found: list[str] = []
-        with open_hdf5(path) as file:
+        with reading(path, "HDF5"), open_hdf5(path) as file:
             file.visititems(lambda name, node: found.append(name) if isinstance(node, h5py.Dataset) else None)
         return found
     with open_fits(path) as parts:
@@ -202,28 +208,27 @@ def _load(place: str) -> tuple[npt.NDArray[np.float64], Any]:
                     f"{file} has no dataset {part!r:.40}, it holds {listed(parts)}; name it, '{file}[...]'"
                 )
             check_real(place, dataset.dtype)
-            array = np.asarray(dataset)
+            array = numbers(file, dataset)
     else:
         with open_fits(file) as parts:
             found = [
                 p
-                for k, p in enumerate(parts)
-                if p.is_image
-                and p.data is not None
-                and (not bracket or str(k) == part or p.name.lower() == part.lower())
+                for k, p in images_in(parts).items()
+                if not bracket or str(k) == part or p.name.lower() == part.lower()
             ]
             if len(found) != 1:
                 raise ValueError(
                     f"{file} must hold one map{f' {part!r:.40}' if bracket else ''}, got {len(found)}; name it, "
                     f"'file.fits[NAME]'; it holds {contents(parts):.160}"
                 )
-            array, header = native(found[0].data), parts[0].header.copy()
+            array, header = image(file, found[0]), parts[0].header.copy()
             header.update(found[0].header)
     while array.ndim > 2 and len(array) == 1:
         array = array[0]
     if array.ndim != 2 or array.size < 2:
         raise ValueError(f"{place} must be a map (H, W), got {array.shape}; store each component on its own")
-    return native(array).astype(np.float64), header
+    with np.errstate(invalid="ignore"):  # NaN of any kind stays NaN
+        return native(array).astype(np.float64), header
 
 
 def _noise(
@@ -253,6 +258,13 @@ def _noise(
         return np.where(np.isfinite(values), values, np.inf)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(values > 0, values**-0.5, np.inf)
+
+
+def _positive(where: str, side: Any) -> float:
+    """Return the side of a pixel that a header states."""
+    if isinstance(side, bool) or not isinstance(side, int | float) or not 0 < side < math.inf:
+        raise ValueError(f"{where}: a pixel's side must be positive, got PIXARCMN or WCS {side!r:.40}; correct it")
+    return float(side)
 
 
 def _pixel_arcmin(wcs: Any) -> float:

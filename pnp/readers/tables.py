@@ -17,12 +17,14 @@ import h5py
 import numpy as np
 
 from ..io.fits import contents, open_fits
-from ..io.hdf5 import listed, open_hdf5
+from ..io.hdf5_open import check_stored, listed, open_hdf5
 from .checks import reading
 
 __all__ = ["Column", "Columns", "open_table", "some"]
 
 Path = str | os.PathLike[str]
+PACKED = (b"\x1f", b"BZh", b"\xfd7zXZ", b"PK\x03\x04", b"\x28\xb5\x2f\xfd")
+"""First bytes of gzip, compress, bzip2, xz, zip and zstd."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,9 @@ def some(names: Mapping[str, Any]) -> str:
 def _read_text(path: Path, kind: str) -> Any:
     from astropy.table import Table
 
+    with open(path, "rb") as file:
+        if file.read(8).startswith(PACKED):  # astropy would unpack all there is
+            raise ValueError(f"{path} is packed; unpack it (gunzip, bunzip2, unxz, unzip)")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of units that astropy does not know
         return Table.read(path, format=kind)
@@ -148,11 +153,19 @@ def _hdf5_columns(where: str, file: h5py.File, table: str | int | None) -> Colum
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of units that astropy does not know
+            for part in (node, file.get(f"{node.name}.__table_column_meta__")):  # astropy reads both whole
+                if isinstance(part, h5py.Dataset):
+                    check_stored(where, part)
             return _table_columns(where, Table.read(file, format="hdf5", path=node.name))
     columns = {name: d for name, d in node.items() if isinstance(d, h5py.Dataset) and d.ndim >= 1}
     if not any(len(d) for d in columns.values()):
         raise ValueError(f"{where} must hold a galaxy, got columns without rows: {some(columns)}")
-    return {name: Column(partial(d.__getitem__, ...), _unit(d)) for name, d in columns.items()}
+
+    def load(column: h5py.Dataset) -> Any:
+        check_stored(where, column)
+        return column[...]
+
+    return {name: Column(partial(load, d), _unit(d)) for name, d in columns.items()}
 
 
 def _unit(dataset: h5py.Dataset) -> str | None:

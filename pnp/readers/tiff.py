@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import os
 import re
-import struct
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..io.atomic import atomic
-from .checks import check_file, check_memory, check_real, reading, to_float32
+from ..io.tiff import open_tiff, tiff_values
+from .checks import check_file, check_memory, check_real, to_float32
 
 __all__ = ["read_tiff_stack", "write_tiff_stack"]
 
@@ -137,12 +137,7 @@ def _files(path: str | os.PathLike[str]) -> list[Path]:
 
 def _read_pages(file: Path) -> npt.NDArray[np.float32]:
     """Return the pages of one file, float32 (n, H, W)."""
-    import tifffile
-
-    # Without the dialects whose files name others: this one is what is read.
-    alone = {"is_ome": False, "is_mmstack": False, "is_ndtiff": False}
-    with reading(file, "TIFF"), tifffile.TiffFile(file, **alone) as tiff:
-        _check_whole(file, tiff)
+    with open_tiff(file) as tiff:
         shapes = [series.shape for series in tiff.series]
         if len(shapes) != 1:
             raise ValueError(f"{file} holds {len(shapes)} images of different shapes, {shapes[:3]!s:.80}; split it")
@@ -153,26 +148,6 @@ def _read_pages(file: Path) -> npt.NDArray[np.float32]:
                 f"{getattr(series.keyframe.photometric, 'name', 'no photometric')}; convert it to grey"
             )
         check_real(f"{file}: the image", series.dtype)
-        check_memory(f"{file}: the image", series.shape, "split it")
-        values = series.asarray()
+        values = tiff_values(file, series)
     pages = to_float32(f"{file}: the image", values)
     return pages.reshape(-1, *pages.shape[-2:])
-
-
-def _check_whole(file: Path, tiff: Any) -> None:
-    """Refuse a file that ends before its pages do, which the library would read as fewer or as zeros."""
-    handle, layout = tiff.filehandle, tiff.tiff
-    n_pages = len(tiff.pages)
-    last = tiff.pages.next_page_offset
-    if n_pages:
-        handle.seek(last)
-        (beyond,) = struct.unpack(layout.offsetformat, handle.read(layout.offsetsize))
-    if not n_pages or beyond != 0:
-        raise ValueError(
-            f"{file} is truncated or damaged: its list of pages breaks off after {n_pages}; fetch it again"
-        )
-    for k, page in enumerate(tiff.pages):
-        parts = zip(page.dataoffsets, page.databytecounts, strict=True)
-        ends = [start + n if start and n else handle.size + 1 for start, n in parts]
-        if not ends or max(ends) > handle.size:
-            raise ValueError(f"{file} is truncated or damaged: page {k} of {n_pages} is incomplete; fetch it again")

@@ -1,0 +1,117 @@
+"""What all that read files share: one sentence for whatever is wrong, and no memory for what a header only claims."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["RATIO", "ROOM", "allowed", "check_claim", "check_memory", "one_line", "reading", "within"]
+
+ROOM = 2**28
+"""Bytes, 256 MiB, that any file may unpack to, however small it is."""
+RATIO = 200
+"""Beyond that, bytes per byte of the file. Images and counts pack 2 to 50 times, empty ones up to 1000 times."""
+LOGGERS = ("tifffile", "nibabel.global", "pydicom")
+CGROUP = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+"""Where Linux says what a container may use."""
+
+
+@contextmanager
+def reading(path: str | os.PathLike[str], kind: str) -> Iterator[None]:
+    """Turn what a library raises on a broken file into one ValueError; sentences that begin with the path stay.
+
+    Libraries warn of every oddity that they mend, and log it, in words of their own: that is not repeated.
+    """
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    before = [logger.disabled for logger in loggers]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for logger in loggers:
+                logger.disabled = True
+            yield
+    except Exception as error:  # each library has its own family of exceptions, MemoryError for absurd sizes too
+        if isinstance(error, ValueError) and str(error).startswith(str(path)):
+            raise
+        raise ValueError(
+            f"{path} is not a readable {kind} file (truncated or damaged?): {one_line(error)}; fetch it again"
+        ) from error
+    finally:
+        for logger, was in zip(loggers, before, strict=True):
+            logger.disabled = was
+
+
+def one_line(error: Exception) -> str:
+    """Return an error's text, short enough to stand within a message."""
+    text = " ".join(str(error).strip("'\"").split())
+    return "".join(c if c.isprintable() else "?" for c in text)[:120] or type(error).__name__
+
+
+def allowed(held: int) -> int:
+    """Return the bytes that a file, or a part of one, of so many bytes may unpack to."""
+    return max(ROOM, RATIO * held)
+
+
+def check_claim(where: str, needed: int, held: int, remedy: str) -> None:
+    """Refuse an array that its file cannot hold, or holds packed as only a bomb is, before it is allocated.
+
+    Args:
+        where: what messages begin with.
+        needed: bytes of the array.
+        held: bytes that the file has for it.
+        remedy: what to do about an honest one.
+
+    >>> check_claim("a.h5: x", 2**40, 1000, "store it unpacked")
+    Traceback (most recent call last):
+    ValueError: a.h5: x claims 1.1e+12 bytes and has 1000, over 200 times as many (beyond 256 MiB); store it unpacked
+    """
+    if needed > allowed(held):
+        raise ValueError(
+            f"{where} claims {_figure(needed)} bytes and has {held}, over {RATIO} times as many (beyond "
+            f"{ROOM >> 20} MiB); {remedy}"
+        )
+
+
+def check_memory(where: str, shape: Sequence[int], remedy: str) -> None:
+    """Refuse a float32 array that this machine's memory cannot hold, before it is read."""
+    memory, needed = _memory(), 4 * math.prod(shape)
+    if needed > memory:
+        raise ValueError(
+            f"{where} {_shape(shape)} would take {_figure(needed >> 30)} GiB, there are {memory / 2**30:.3g}; {remedy}"
+        )
+
+
+def within(folder: Path, name: str) -> Path | None:
+    """Return the file of a name that a header gives, in its folder or below, links followed; None: outside, or none."""
+    try:
+        file = (folder / name).resolve()
+        return file if file.is_file() and file.is_relative_to(folder.resolve()) else None
+    except (OSError, ValueError):  # too long a name, or one with a null byte
+        return None
+
+
+def _memory() -> float:
+    """Return the bytes of memory that this process may use, infinity where the system does not say."""
+    if not hasattr(os, "sysconf"):
+        return math.inf
+    limits = [float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))]
+    for name in CGROUP:
+        try:
+            limits.append(float(Path(name).read_text(encoding="ascii")))
+        except (OSError, ValueError):  # no such system, or "max"
+            continue
+    return min(limits)
+
+
+def _figure(n: int) -> str:
+    """Three digits of a whole number, however large."""
+    return f"{n:.3g}" if n < 10**300 else "over 1e300"
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return f"({', '.join(str(n) if n < 10**15 else _figure(n) for n in shape)})"
