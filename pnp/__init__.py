@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from .api import Result, Stop, estimate_noise_std, solve
+from .checkpoint import Checkpoint
 from .data_terms import LeastSquares, Poisson
 from .em import mlem, osem
 from .interop import to_deepinv
@@ -17,6 +18,7 @@ from .schedules import Schedule
 from .solvers import State, admm, hqs
 
 __all__ = [
+    "Checkpoint",
     "LeastSquares",
     "Poisson",
     "Result",

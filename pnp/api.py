@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import enum
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,9 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .checkpoint import Checkpoint, checkpointed
 from .data_terms import LeastSquares
 from .interop import as_denoiser, as_operator
 from .iterating import is_true, progress_bar
+from .kept_state import end, found, identity, keep
+from .noise import estimate_noise_std
 from .protocols import BoundDataTerm, DataTerm, Denoiser, Operator
 from .schedules import Schedule, coupling, robust_range
 from .solvers import ALGORITHMS, State
@@ -45,8 +49,6 @@ MAX_ITER = 24
 RTOL = 1e-3
 EXACT = 1e-4
 """Measurements better than this fraction of their root mean square are treated as just as good."""
-MIN_WINDOWS = 1000
-"""Fewer windows of 3 x 3 do not tell the noise level to a few per cent."""
 DIVERGED = 1e6
 """An iterate so many times larger than the first estimate, or than its noise, has diverged."""
 
@@ -107,6 +109,7 @@ def solve(
     max_iter: int | None = None,
     rtol: float | None = None,
     callback: Callable[[State], Any] | None = None,
+    checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
     progress: bool = False,
 ) -> Result:
     """Reconstruct an image from measurements y = A x + noise by plug-and-play ADMM or HQS.
@@ -137,13 +140,17 @@ def solve(
         rtol: stop once the last noise level is reached and the relative residuals are at most rtol: ||x - z|| (ADMM
             only: HQS keeps a gap) and the change of z. 0: never. Default 1e-3.
         callback: called with each `State`; a true answer stops, an array of several truth values does not.
+        checkpoint: a file for the state, written every three minutes, at Ctrl-C and after an error, and removed at the
+            end; a `Checkpoint` says otherwise. Where it exists the same call goes on from it, on the same machine to
+            the same bits; a callback then sees the iterations that are left. A disk that refuses is a warning.
         progress: show a bar on stderr.
 
     Returns:
         The last denoised iterate and how it was reached, see `Result`.
 
     Raises:
-        ValueError, TypeError: an argument does not fit, or the denoiser changes shape or returns NaN.
+        ValueError, TypeError: an argument does not fit, or the denoiser changes shape or returns NaN; the checkpoint
+            is another run's, or in use by one.
 
     >>> from types import SimpleNamespace
     >>> A = SimpleNamespace(A=lambda x: 2 * x, A_adjoint=lambda y: 2 * y)
@@ -152,7 +159,7 @@ def solve(
     >>> result.stop, bool((result.x - y / 2).abs().max() < 1e-2)
     (<Stop.CONVERGED: 'The relative residuals fell below rtol at the last noise level.'>, True)
     """
-    if algorithm not in ALGORITHMS:
+    if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
         raise ValueError(f"solve: algorithm must be one of {sorted(ALGORITHMS)}, got {short(repr(algorithm), 60)}")
     operator = as_operator(operator)
     D = as_denoiser(denoiser)
@@ -164,8 +171,10 @@ def solve(
     if callback is not None and not callable(callback):
         raise TypeError(f"solve: callback must be a function of a State, got {type(callback).__name__}")
 
+    settings = {"y": y, "noise_std": noise_std, "x0": x0, "bounds": (low, high)}
+    settings |= {"algorithm": algorithm, "strength": float(strength), "max_iter": max_iter, "rtol": float(rtol)}
     term = LeastSquares() if data_term is None else data_term
-    if not hasattr(term, "bind"):
+    if not hasattr(term, "bind") or not hasattr(term, "needs_noise_std"):
         known = "LeastSquares(), Poisson() or ct.Transmission()"
         raise TypeError(f"solve: data_term must be {known}, got {short(repr(term), 60)}")
     y, is_numpy = as_measurements(y)
@@ -182,36 +191,52 @@ def solve(
             "is finite and its adjoint right, and the scale of y and noise_std"
         )
     if low is not None or high is not None:
+        if z.is_complex():
+            raise ValueError(f"solve: bounds must be None for complex images, which have no order, got {(low, high)}")
         z = z.clamp(low, high)
     sigmas, last = as_levels(default_schedule(h, z, D, max_iter) if schedule is None else schedule, max_iter)
     weight = strength * coupling(algorithm, h.evenness())
     levels = [(sigma, weight / sigma**2) for sigma in sigmas]
+    settings |= {"data_term": term, "schedule": None if schedule is None else sigmas}
+    if checkpoint is not None:
+        settings["denoiser"] = identity(denoiser)  # reads all its weights
 
     # The loop. A generator yields the iterations; here they are only counted, judged and recorded.
     history: dict[str, list[float]] = {name: [] for name in ("sigma", "alpha", "primal", "dual", "inner")}
     limit = DIVERGED * max(_norm(z), (z.numel() / h.curvature()) ** 0.5)
-    n_iter, stop = 0, Stop.MAX_ITER
+    done: State | None = None
+    stop = Stop.MAX_ITER
+    denoise = guard_denoiser(D, low, high)
     bar = progress_bar("solve", max_iter) if progress else None
     try:
-        for state in ALGORITHMS[algorithm](h, guard_denoiser(D, low, high), z, levels):
-            if not _norm(state.x) + _norm(state.z) <= limit:  # NaN fails too
-                stop = Stop.DIVERGED
-                break
-            n_iter, z = state.k, state.z
-            primal, dual = state.primal, state.dual
-            for name, value in zip(history, (state.sigma, state.alpha, primal, dual, h.inner_iterations), strict=True):
-                history[name].append(value)
-            if bar is not None:
-                bar.set_postfix_str(f"sigma {state.sigma:.3g}, residuals {primal:.1e} {dual:.1e}", refresh=False)
-                bar.update()
-            if callback is not None and is_true(callback(state)):
-                stop = Stop.CALLBACK
-                break
-            # While sigma falls the residuals measure the schedule, not convergence; on a plateau, not the last level.
-            held = state.k - 1 > last
-            if held and rtol > 0 and dual <= rtol and (primal <= rtol or algorithm == "hqs"):
-                stop = Stop.CONVERGED
-                break
+        with checkpointed(checkpoint, "solve", settings, z, lambda: operator.A(h.back_projection)) as kept:
+            done = found(kept, h, denoise, history)
+            if done is not None and bar is not None:
+                bar.update(done.k)
+            if kept.ended is not None:
+                stop, levels = Stop[kept.ended], []
+            for state in ALGORITHMS[algorithm](h, denoise, z, levels[done.k if done else 0 :], after=done):
+                if not _norm(state.x) + _norm(state.z) <= limit:  # NaN fails too
+                    stop = Stop.DIVERGED
+                    break
+                done, primal, dual = state, state.primal, state.dual
+                values = (state.sigma, state.alpha, primal, dual, h.inner_iterations)
+                for name, value in zip(history, values, strict=True):
+                    history[name].append(value)
+                if bar is not None:
+                    bar.set_postfix_str(f"sigma {state.sigma:.3g}, residuals {primal:.1e} {dual:.1e}", refresh=False)
+                    bar.update()
+                if callback is not None and is_true(callback(state)):
+                    stop = Stop.CALLBACK
+                    break
+                # While sigma falls the residuals measure the schedule, not convergence; on a plateau, not the last
+                # level.
+                held = state.k - 1 > last
+                if held and rtol > 0 and dual <= rtol and (primal <= rtol or algorithm == "hqs"):
+                    stop = Stop.CONVERGED
+                    break
+                keep(kept, state, history)
+            end(kept, done, history, stop.name)
     except KeyboardInterrupt:
         stop = Stop.INTERRUPTED
     finally:
@@ -223,49 +248,8 @@ def solve(
         used = float(weights**-0.5) if weights.ndim == 0 else weights**-0.5
     if is_numpy and isinstance(used, Tensor):
         used = used.cpu().numpy()
+    n_iter, z = (0, z) if done is None else (done.k, done.z)
     return Result(z.numpy() if is_numpy else z, n_iter, stop, history, used, estimated, h.misfit(z))
-
-
-def estimate_noise_std(y: Tensor) -> float:
-    """Estimate the standard deviation of white noise in y from second differences.
-
-    The median absolute value of y[i-1] - 2 y[i] + y[i+1] along the last axis, which cancels what is locally linear
-    and has 6 times the variance of the noise, over 0.6745 sqrt(6). Where the last two axes leave enough windows of
-    3 x 3, also that of the second difference along both axes, with 36 times the variance (Immerkaer, Computer Vision
-    and Image Understanding 64 (1996) 300), which cancels straight edges along either; the smaller of the two counts.
-    Windows that hold an exact zero are left out: masked measurements are stored as zeros.
-
-    Texture finer than the sampling is taken for noise, so that the estimate is too high for richly textured images
-    with little noise; pass noise_std where it is known.
-
-    Args:
-        y: measurements (..., n) or (..., m, n), n >= 3.
-
-    >>> y = torch.randn(1, 1, 200, 200, generator=torch.Generator().manual_seed(0)) + torch.arange(200.0)
-    >>> round(estimate_noise_std(y), 1)
-    1.0
-    """
-    if y.ndim == 0 or y.shape[-1] < 3:
-        raise ValueError(
-            f"solve: noise_std cannot be estimated from y of shape {tuple(y.shape)}: the last axis needs 3 samples "
-            "or more; pass noise_std"
-        )
-    second, whole = _second_difference(y, y != 0, -1)
-    if not bool(whole.any()):
-        raise ValueError("solve: noise_std cannot be estimated: no three neighbours in y are non-zero; pass noise_std")
-    estimate = float(second.abs()[whole].median()) / math.sqrt(6)
-    if y.ndim > 1 and y.shape[-2] >= 3:
-        mixed, whole = _second_difference(second, whole, -2)
-        if int(whole.sum()) >= MIN_WINDOWS:
-            estimate = min(estimate, float(mixed.abs()[whole].median()) / 6)
-    return estimate / 0.6744898
-
-
-def _second_difference(y: Tensor, valid: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    """Return y[i-1] - 2 y[i] + y[i+1] along an axis, and whether all three are valid."""
-    n = y.shape[axis] - 2
-    a, b, c = (y.narrow(axis, i, n) for i in range(3))
-    return a - 2 * b + c, valid.narrow(axis, 0, n) & valid.narrow(axis, 1, n) & valid.narrow(axis, 2, n)
 
 
 def _clean_and_weigh(operator: Operator, y: Any, noise_std: Any, term: DataTerm) -> tuple[Any, Tensor, bool]:
@@ -319,6 +303,8 @@ def _bind(term: DataTerm, operator: Operator, y: Any, weights: Tensor) -> BoundD
             f"solve: y {shape}does not fit the operator, whose A_adjoint(y) failed: {short(error)}; "
             "y must look like operator.A(x), batch first"
         ) from error
+    if isinstance(y, Tensor) and not isinstance(again, Tensor):
+        raise TypeError(f"solve: operator.A must return a torch.Tensor as y is, got {type(again).__name__}")
     if isinstance(y, Tensor) and again.shape != y.shape:
         raise ValueError(
             f"solve: y must have the shape of operator.A(x), {tuple(again.shape)} for images "

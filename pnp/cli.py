@@ -1,8 +1,8 @@
 """The `pnp` command: reconstruct, reconstruct-stack, osem, convert, report, denoise, train, info.
 
 Heavy packages are imported inside the commands, so that `pnp --help` answers at once. Bad input is one
-sentence on stderr and exit code 2; Ctrl-C during a reconstruction writes the last iterate and gives exit
-code 130.
+sentence on stderr and exit code 2, a full disk as well; Ctrl-C during a reconstruction writes the last iterate, or
+the checkpoint where there is one, and gives exit code 130.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import importlib.metadata
 import math
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,7 +30,7 @@ from .cli_files import (
     read_problem,
     save,
 )
-from .cli_options import Device, Overwrite
+from .cli_options import CheckpointFile, CheckpointMinutes, Device, Overwrite, as_checkpoint, goes_on
 from .cli_report import report
 from .cli_stack import reconstruct_stack
 from .cli_train import train
@@ -63,7 +64,9 @@ app.command()(reconstruct_stack)
 def main() -> None:
     """Run the command line; explain what is wrong with the input in one sentence, with exit code 2."""
     try:
-        app()
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: complain(str(message))
+            app()
     except (ValueError, TypeError, OSError) as error:
         complain(str(error))
         sys.exit(2)
@@ -96,6 +99,8 @@ def reconstruct(
         str | None, typer.Option(help="Lowest and highest value of the image, e.g. 0,1 or 0,inf.")
     ] = None,
     max_iter: Annotated[int | None, typer.Option(help="Most iterations.")] = None,
+    checkpoint: CheckpointFile = None,
+    checkpoint_minutes: CheckpointMinutes = 3.0,
     device: Device = "cpu",
     overwrite: Overwrite = False,
 ) -> None:
@@ -109,11 +114,12 @@ def reconstruct(
       pnp reconstruct --operator radon measurements.h5 -o result.h5
       pnp reconstruct sinogram.h5 -o slice.tif --bounds 0,inf --denoiser tv
       pnp reconstruct shear.h5 -o kappa.fits --denoiser mlpatch:convergence
-      pnp reconstruct --operator spect scan.h5 -o volume.nii.gz
+      pnp reconstruct --operator spect scan.h5 -o volume.nii.gz --checkpoint volume.checkpoint
     """
     from .io import check_image_output, check_output
 
     check_output(output, overwrite=overwrite)
+    kept = as_checkpoint(checkpoint, checkpoint_minutes, output)
     limits = parse_bounds(bounds)
     data = read_problem(measurements, operator)
     is_volume, is_counts = data.operator == "spect", data.operator == "spect" or data.background is not None
@@ -157,9 +163,13 @@ def reconstruct(
         bounds=(0.0, None) if is_counts and limits is None else limits,
         data_term=term,
         max_iter=max_iter,
+        checkpoint=kept,
         progress=True,
     )
+    goes_on(kept, result)
     written = save(output, result, data, {"denoiser": denoiser}, overwrite)
+    if kept is not None:
+        kept.path.unlink(missing_ok=True)
     if is_counts:
         noise = f"Poisson noise, background {'0' if data.background is None else 'from the file'}, {denoiser}"
     else:

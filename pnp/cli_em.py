@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .cli_files import INTERRUPTED, background, build_operator, is_hdf5, read_problem, save
-from .cli_options import Device, Overwrite
+from .cli_options import CheckpointFile, CheckpointMinutes, Device, Overwrite, as_checkpoint, goes_on
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,6 +39,8 @@ def osem(
     ],
     subsets: Annotated[int, typer.Option(help="Subsets of the views; 1 is MLEM.")] = 4,
     iterations: Annotated[int, typer.Option(help="Iterations, each through all subsets.")] = 16,
+    checkpoint: CheckpointFile = None,
+    checkpoint_minutes: CheckpointMinutes = 3.0,
     device: Device = "cpu",
     overwrite: Overwrite = False,
 ) -> None:
@@ -50,10 +52,12 @@ def osem(
     Examples:
       pnp osem scan.h5 -o volume.nii.gz --subsets 4 --iterations 16
       pnp osem scan.h5 -o mlem.h5 --subsets 1 --iterations 64 --device cuda
+      pnp osem scan.h5 -o volume.nii.gz --checkpoint volume.checkpoint
     """
     from .io import check_image_output, check_output
 
     check_output(output, overwrite=overwrite)
+    kept = as_checkpoint(checkpoint, checkpoint_minutes, output)
     data = read_problem(measurements)
     if not is_hdf5(output):
         check_image_output(output, 1, volume=data.operator == "spect", overwrite=overwrite)
@@ -69,8 +73,19 @@ def osem(
     A = build_operator(data.operator, data.parameters).to(where)
     y = torch.from_numpy(data.y).to(where)
     y = y if y.dtype == torch.float64 else y.float()
-    result = reconstruct(A, y, n_subsets=subsets, background=background(data, y), max_iter=iterations, progress=True)
+    result = reconstruct(
+        A,
+        y,
+        n_subsets=subsets,
+        background=background(data, y),
+        max_iter=iterations,
+        checkpoint=kept,
+        progress=True,
+    )
+    goes_on(kept, result)
     written = save(output, result, data, {"n_subsets": subsets}, overwrite)
+    if kept is not None:
+        kept.path.unlink(missing_ok=True)
     n_views = y.shape[2]
     sizes = sorted({len(range(b, n_views, subsets)) for b in range(subsets)})
     print(

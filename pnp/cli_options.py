@@ -1,12 +1,42 @@
-"""Options that several commands share."""
+"""Options that several commands share, and what `--checkpoint` does in each."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-__all__ = ["Device", "Overwrite"]
+from .cli_files import INTERRUPTED, complain
+
+if TYPE_CHECKING:
+    from .api import Result
+    from .checkpoint import Checkpoint
+
+__all__ = ["CheckpointFile", "CheckpointMinutes", "Device", "Overwrite", "as_checkpoint", "goes_on"]
 
 Device = Annotated[str, typer.Option(help="Where to compute: auto (cuda where there is one), cpu, cuda, cuda:1, ...")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output file if it exists.")]
+CheckpointFile = Annotated[
+    Path | None,
+    typer.Option("--checkpoint", help="File for the state: stopped or killed, the same command goes on from it."),
+]
+CheckpointMinutes = Annotated[float, typer.Option(help="Minutes between writings of the --checkpoint.")]
+
+
+def as_checkpoint(path: Path | None, minutes: float, output: Path) -> Checkpoint | None:
+    """Return the checkpoint, which stays until the output is written: its disk may be full."""
+    from .checkpoint import Checkpoint
+
+    if path is not None and path.resolve() == output.resolve():
+        raise ValueError(f"--checkpoint {path} is the output as well; give it another name")
+    return None if path is None else Checkpoint(path, minutes=minutes, remove=False)
+
+
+def goes_on(checkpoint: Checkpoint | None, result: Result) -> None:
+    """Exit after Ctrl-C, without an output, where the checkpoint was written."""
+    if checkpoint is not None and result.stop.name == "INTERRUPTED" and checkpoint.path.exists():
+        complain(
+            f"interrupted after {result.n_iter} iterations, kept in {checkpoint.path}; the same command goes on from it"
+        )
+        raise typer.Exit(INTERRUPTED)

@@ -60,7 +60,7 @@ class LeastSquaresStep:
         self.back_projection: Tensor = operator.A_adjoint(y * weights)  # in this order: y may be a list of tensors
         self.inner_iterations = 0
         self._curvature: float | None = None
-        self._x: Tensor | None = None  # the last x-update, where CG starts
+        self.last_x: Tensor | None = None  # the last x-update, where CG starts
         self._closed_form: Step | None = None
         self._preconditioner: Preconditioner | None = None
         if hasattr(operator, "data_step"):
@@ -76,12 +76,12 @@ class LeastSquaresStep:
         solution = implicit_solve(
             lambda x: self.normal(x) + alpha * x,
             self.back_projection + alpha * v,
-            x0=v.detach() if self._x is None else self._x,
+            x0=v.detach() if self.last_x is None else self.last_x,
             preconditioner=None if M is None else lambda r: M(r, alpha),
             rtol=self.rtol,
             max_iter=self.max_iter,
         )
-        self._x, self.inner_iterations = solution.x.detach(), solution.n_iter
+        self.last_x, self.inner_iterations = solution.x.detach(), solution.n_iter
         return solution.x
 
     def normal(self, x: Tensor) -> Tensor:
@@ -214,14 +214,14 @@ class PoissonStep:
             raise ValueError(
                 "Poisson: the operator must have non-negative entries, got A_adjoint(1) < 0; use LeastSquares"
             )
-        self._x: Tensor | None = None
+        self.last_x: Tensor | None = None
 
     def __call__(self, v: Tensor, alpha: Tensor, /) -> Tensor:
         """Return x after n_inner surrogate steps from the last one."""
-        x = self.initial() if self._x is None else self._x
+        x = self.initial() if self.last_x is None else self.last_x
         for _ in range(self.inner_iterations):
             x = em_update(self._em(x), self.sensitivity, v, alpha)
-        self._x = x.detach()
+        self.last_x = x.detach()
         return x
 
     def _em(self, x: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ with `Poisson`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 from .api import Result, Stop
+from .checkpoint import Checkpoint, checkpointed
 from .counts import as_background, check_counts, ratio
 from .interop import as_operator
 from .iterating import is_true, progress_bar
@@ -52,6 +54,7 @@ def mlem(
     x0: Any = None,
     max_iter: int = 64,
     callback: Callable[[EMState], Any] | None = None,
+    checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
     progress: bool = False,
 ) -> Result:
     """Return the image after max_iter iterations of MLEM. Arguments, result and errors as `osem`.
@@ -61,7 +64,7 @@ def mlem(
     >>> mlem(A, torch.tensor([[[[4.0, 0.0, 6.0]]]]), max_iter=1).x
     tensor([[[[2., 0., 3.]]]])
     """
-    return _em("mlem", operator, y, 1, background, x0, max_iter, callback, progress)
+    return _em("mlem", operator, y, 1, background, x0, max_iter, callback, checkpoint, progress)
 
 
 def osem(
@@ -73,6 +76,7 @@ def osem(
     x0: Any = None,
     max_iter: int = 16,
     callback: Callable[[EMState], Any] | None = None,
+    checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
     progress: bool = False,
 ) -> Result:
     """Return the image after max_iter iterations of OSEM, each of which uses every subset once.
@@ -90,6 +94,7 @@ def osem(
         x0: first image >= 0, in the image's shape; voxels of 0 stay 0. None: the constant that explains all counts.
         max_iter: iterations. EM has no other stopping rule: more of them resolve finer detail, and noise.
         callback: called with each `EMState`; a true answer stops.
+        checkpoint: a file for the state, from which the same call goes on where it exists, as in `solve`.
         progress: show a bar on stderr.
 
     Returns:
@@ -102,7 +107,7 @@ def osem(
         ValueError, TypeError: an argument does not fit, is negative or not finite, or counts cannot be explained.
     """
     check_number("n_subsets", n_subsets, above=1, integer=True, or_equal=True, caller="osem")
-    return _em("osem", operator, y, int(n_subsets), background, x0, max_iter, callback, progress)
+    return _em("osem", operator, y, int(n_subsets), background, x0, max_iter, callback, checkpoint, progress)
 
 
 def subset_order(n: int) -> list[int]:
@@ -155,12 +160,14 @@ def _em(
     x0: Any,
     max_iter: int,
     callback: Callable[[EMState], Any] | None,
+    checkpoint: Any,
     progress: bool,
 ) -> Result:
     check_number("max_iter", max_iter, above=1, integer=True, or_equal=True, caller=caller)
     if callback is not None and not callable(callback):
         raise TypeError(f"{caller}: callback must be a function of an EMState, got {type(callback).__name__}")
     operator = as_operator(operator, caller)
+    settings = {"y": y, "background": background, "x0": x0, "max_iter": max_iter, "n_subsets": n_subsets}
     y, is_numpy = as_measurements(y, caller=caller)
     check_counts(caller, "y", y, "do not subtract the background, pass it as background")
     check_device("operator", operator, y.device, caller)
@@ -172,19 +179,28 @@ def _em(
     deviances: list[float] = []
     stop, bar = Stop.MAX_ITER, progress_bar(caller, max_iter) if progress else None
     try:
-        for k in range(1, max_iter + 1):
-            x_new, deviance = x, 0.0
-            for subset in subsets:
-                x_new, expected = subset.update(x_new)
-                deviance += _deviance(subset.y, expected)
-            x = x_new
-            deviances.append(deviance)
-            if bar is not None:
-                bar.set_postfix_str(f"deviance {deviance:.6g}", refresh=False)
-                bar.update()
-            if callback is not None and is_true(callback(EMState(k, x, deviance))):
-                stop = Stop.CALLBACK
-                break
+        with checkpointed(checkpoint, caller, settings, x, lambda: operator.A(x)) as kept:
+            if kept.tensors:
+                x, deviances = kept.tensors["x"], kept.numbers["deviance"]
+                if bar is not None:
+                    bar.update(len(deviances))
+            if kept.ended is not None:
+                stop, max_iter = Stop[kept.ended], 0
+            for k in range(len(deviances) + 1, max_iter + 1):
+                x_new, deviance = x, 0.0
+                for subset in subsets:
+                    x_new, expected = subset.update(x_new)
+                    deviance += _deviance(subset.y, expected)
+                x = x_new
+                deviances.append(deviance)
+                if bar is not None:
+                    bar.set_postfix_str(f"deviance {deviance:.6g}", refresh=False)
+                    bar.update()
+                if callback is not None and is_true(callback(EMState(k, x, deviance))):
+                    stop = Stop.CALLBACK
+                    break
+                kept.keep({"x": x}, {"deviance": list(deviances)})
+            kept.end(stop.name, {"x": x}, {"deviance": list(deviances)})
     except KeyboardInterrupt:
         stop = Stop.INTERRUPTED
     finally:

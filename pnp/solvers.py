@@ -10,7 +10,8 @@ The problem is min_x f(x) + R(x) with f the data term and R known only by its de
             z = D(x; sigma_k)           Zhang et al. 2021, equations 6 and 7
 
 u is the dual variable divided by alpha: when alpha changes, u is multiplied by alpha_old / alpha_new. Both run
-with or without grad mode; unrolled under grad mode they are differentiable in all their guests.
+with or without grad mode; unrolled under grad mode they are differentiable in all their guests. After a `State` they
+go on as if they had not been stopped.
 """
 
 from __future__ import annotations
@@ -53,7 +54,12 @@ class State:
 
 
 def admm(
-    h: Step, denoise: Callable[[Tensor, float], Tensor], z: Tensor, levels: Iterable[tuple[float, float]]
+    h: Step,
+    denoise: Callable[[Tensor, float], Tensor],
+    z: Tensor,
+    levels: Iterable[tuple[float, float]],
+    *,
+    after: State | None = None,
 ) -> Iterator[State]:
     """Run plug-and-play ADMM from z and u = 0.
 
@@ -62,9 +68,12 @@ def admm(
         denoise: the z-update D(v, sigma).
         z: first estimate, (B, C, H, W).
         levels: the pairs (sigma_k, alpha_k); the iteration ends when they do.
+        after: an earlier iteration to go on from, instead of z; the levels are then those that remain.
     """
-    u, alpha_old = torch.zeros_like(z), None
-    for k, (sigma, alpha) in enumerate(levels, start=1):
+    k, u, alpha_old = 0, torch.zeros_like(z), None
+    if after is not None:
+        k, z, u, alpha_old = after.k, after.z, after.u, after.alpha
+    for k, (sigma, alpha) in enumerate(levels, start=k + 1):  # noqa: B020
         if alpha_old is not None and alpha != alpha_old:
             u = u * (alpha_old / alpha)
         x = h(z - u, _scalar(alpha, z))
@@ -75,11 +84,17 @@ def admm(
 
 
 def hqs(
-    h: Step, denoise: Callable[[Tensor, float], Tensor], z: Tensor, levels: Iterable[tuple[float, float]]
+    h: Step,
+    denoise: Callable[[Tensor, float], Tensor],
+    z: Tensor,
+    levels: Iterable[tuple[float, float]],
+    *,
+    after: State | None = None,
 ) -> Iterator[State]:
     """Run half-quadratic splitting from z: ADMM without its dual. Arguments as `admm`."""
     u = torch.zeros_like(z)
-    for k, (sigma, alpha) in enumerate(levels, start=1):
+    k, z = (0, z) if after is None else (after.k, after.z)
+    for k, (sigma, alpha) in enumerate(levels, start=k + 1):  # noqa: B020
         x = h(z, _scalar(alpha, z))
         z_old, z = z, denoise(x, sigma)
         yield State(k, x, z, u, z_old, sigma, alpha)

@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,10 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from . import distributed
+from .checkpoint import tried
 from .data import Sampler
+from .io.atomic import NotWritten
+from .locking import exclusive
 from .training_options import NoiseLevels, TrainingOptions
 from .training_run import Loss, Run, Task, like, load_checkpoint
 
@@ -132,7 +135,9 @@ def train_denoiser(
         sampler: draws clean images.
         levels: draws noise levels, in units of the images.
         options: see `TrainingOptions`; saved in the checkpoint.
-        checkpoint: file to keep the state in, every `checkpoint_minutes`, at the end and at a signal.
+        checkpoint: file to keep the state in, every `checkpoint_minutes`, at the end and at a signal. A disk that
+            refuses it is a warning, and the file of before stays; only at the end or at a signal it is an error, and
+            the model has the averaged weights all the same.
         resume: continue from that file where it exists (its step, optimisers, average and random states). The budget
             may be another one; the model, the other options, the noise levels and the number of processes may not.
         validate: called with the averaged model; its value is shown and recorded.
@@ -142,7 +147,8 @@ def train_denoiser(
 
     Raises:
         ValueError: the checkpoint to resume is unreadable or belongs to another architecture, other options or another
-            number of processes; there is one and `resume` is False; the batch cannot be shared; the training diverged.
+            number of processes; there is one and `resume` is False; another run is writing it; the batch cannot be
+            shared; the training diverged.
         Interrupted: Ctrl-C or SIGTERM; the checkpoint is as if the run had been stopped between two steps.
     """
     return train(
@@ -170,6 +176,23 @@ def train(
 ) -> nn.Module:
     """Train `task.model` as `train_denoiser` does, which says what the arguments are, on the batches of any task."""
     path = Path(checkpoint)
+    with ExitStack() as held:
+        if distributed.rank() == 0:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(exclusive(path, task.caller))
+        return _train(task, options, path, resume, validate, checkpoint_minutes, validate_minutes, progress)
+
+
+def _train(
+    task: Task,
+    options: TrainingOptions,
+    path: Path,
+    resume: bool,
+    validate: Callable[[Any], float] | None,
+    checkpoint_minutes: float,
+    validate_minutes: float | None,
+    progress: bool,
+) -> nn.Module:
     model: nn.Module = task.model
     if options.batch % distributed.size():
         raise ValueError(
@@ -223,16 +246,22 @@ def train(
                             run.validate(validate)
                     if keep or stopped:
                         kept = run.seconds
-                        run.save(path)
+                        if finished or stopped:
+                            run.save(path)
+                        else:
+                            tried(lambda: run.save(path), task.caller)
                     since += time.monotonic() - pause
                 _show(bar, run, min(1.0, done))
                 if finished or stopped:
                     break
                 run.advance(loss_of, done)
+        except NotWritten:
+            model.load_state_dict(run.average)
+            raise
         except Exception:
             # With several processes the others are elsewhere; alone, the state before this step is whole.
             if distributed.size() == 1 and run.step > begun:
-                run.save(path)
+                tried(lambda: run.save(path), task.caller)
             raise
     if stopped:
         raise Interrupted(int(number), run.step)

@@ -107,6 +107,8 @@ def test_output_is_kept_unless_asked(monkeypatch, masked, capsys):
         (("--bounds", "inf,0"), "--bounds must be low,high"),
         (("--bounds", "0,-inf"), "--bounds must be low,high"),
         (("--device", "cuda:99"), "--device cuda:99"),
+        (("--checkpoint", "absent/c"), "the folder absent does not exist"),
+        (("--checkpoint", "c", "--checkpoint-minutes", "-1"), "minutes must be a finite number >= 0"),
     ],
 )
 def test_wrong_options_are_one_sentence_and_exit_code_2(monkeypatch, masked, capsys, options, message):

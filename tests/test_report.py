@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pnp.io import SavedResult
@@ -329,6 +329,7 @@ def test_what_cannot_be_shown_is_refused(changes, options, error, part):
 
 
 @settings(max_examples=60, deadline=None)
+@example(values=[5e-324])
 @given(values=st.lists(st.floats(allow_nan=True, allow_infinity=True), min_size=1, max_size=30))
 def test_charts_stay_inside_their_frame(values):
     drawn = charts({"sigma": np.array(values)})

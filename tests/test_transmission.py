@@ -95,7 +95,7 @@ def test_the_objective_never_rises_from_a_wild_start() -> None:
     v, alpha = truth, torch.tensor(0.5, dtype=torch.float64)
     for start in (30 * rand(1, 1, *SHAPE, seed=9), torch.full_like(v, 40.0), torch.full_like(v, -3.0)):
         h = Transmission(100.0, 2.0, n_inner=1).bind(operator, y, ONE)
-        h._x = start
+        h.last_x = start
         values = [objective(operator, start, y, 100.0, 2.0, v, alpha)]
         for _ in range(40):
             values.append(objective(operator, h(v, alpha), y, 100.0, 2.0, v, alpha))

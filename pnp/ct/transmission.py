@@ -127,7 +127,7 @@ class TransmissionStep:
         self.log_i0 = torch.where(self.seen, i0, 1).log()
         self.background, self.log_r = background, background.log()  # -inf where there is none
         self.inner_iterations = 0
-        self._x: Tensor | None = None
+        self.last_x: Tensor | None = None
         # Half a photon stands for none: log(i0/(y - r)) is finite, and its weight small.
         signal = (self.y - background).clamp(min=0.5)
         weights = torch.where(self.seen, signal**2 / (signal + background), 0)
@@ -140,7 +140,7 @@ class TransmissionStep:
         """Return the x-update; differentiable, by one more solve, in v, alpha and what the operator depends on."""
         with torch.no_grad():
             x = self._minimise(v, alpha)
-        self._x = x
+        self.last_x = x
         if not torch.is_grad_enabled():
             return x
         # One Newton step from the minimum, with a graph: its value is 0, its derivative that of the minimum.
@@ -153,7 +153,7 @@ class TransmissionStep:
         return x + (d - d.detach())
 
     def _minimise(self, v: Tensor, alpha: Tensor) -> Tensor:
-        x = self.initial() if self._x is None else self._x
+        x = self.initial() if self.last_x is None else self.last_x
         line = self.operator.A(x)
         self.inner_iterations = 0
         for _ in range(self.n_inner):

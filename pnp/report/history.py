@@ -61,7 +61,7 @@ def chart(title: str, curves: Mapping[str, Array]) -> str:
     def place(k: float, value: float) -> tuple[float, float]:
         across = 0.5 if n == 1 else (k - 1) / (n - 1)
         a, b, v = (math.log(part) if log else part / 2 for part in (low, high, value))  # halves: b - a may overflow
-        up = (v - a) / (b - a)
+        up = (v - a) / (b - a) if b > a else 0.5  # their halves may be one number, next to 0
         return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
 
     parts = []

@@ -6,14 +6,14 @@ texts that are empty where nothing failed.
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import h5py
 
-from ..io import atomic
+from ..io.atomic import atomic_hdf5
 from ..io.hdf5 import FORMAT_VERSION, _version, open_hdf5
+from ..locking import discard, sweep
 from .parts import FACTS, Parts
 from .sources import FileSource
 
@@ -34,7 +34,8 @@ def to_hdf5(parts: Parts, path: Path, measurements: Any, *, remove: bool, overwr
         ValueError: the file exists or cannot be written.
     """
     image, facts = parts.array("image"), parts.array("facts")
-    with atomic(path, overwrite=overwrite) as part, h5py.File(part, "w") as file:
+    sweep(path)
+    with atomic_hdf5(path, overwrite=overwrite) as file:
         file.attrs.update({"format": "pnp result", "format_version": FORMAT_VERSION})
         for package in ("pnp-local", "torch", "numpy"):
             file.attrs[f"version_{package}"] = _version(package)
@@ -49,7 +50,7 @@ def to_hdf5(parts: Parts, path: Path, measurements: Any, *, remove: bool, overwr
         texts = [reasons.get(k, "") for k in range(image.shape[0])]
         file.create_dataset("slices/reasons", data=texts, dtype=h5py.string_dtype())
     if remove:
-        shutil.rmtree(parts.folder)
+        discard(parts.folder)
 
 
 def _copy_operator(file: h5py.File, measurements: Any) -> None:

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .settings import differences
+from ..locking import discard
+from ..settings import differences
 
 __all__ = ["DONE", "FACTS", "FAILED", "OPEN", "CannotWrite", "Parts", "Summary", "free_folder", "new_array"]
 
@@ -101,7 +102,7 @@ class Parts:
                     f"{caller}: output {folder} holds a run with other settings ({other:.200}); "
                     "choose another name, or overwrite=True to begin anew"
                 )
-            shutil.rmtree(folder)
+            discard(folder)
             return None
         return Parts(folder)
 
@@ -116,8 +117,15 @@ class Parts:
         return np.asarray(self.array("ledger")[:])
 
     def is_done(self, k: int) -> bool:
-        """Return whether slice k is finished."""
-        return bool(self.array("ledger")[k] == DONE)
+        """Return whether slice k is finished.
+
+        Raises:
+            CannotWrite: the folder is gone, or cannot be read.
+        """
+        try:
+            return bool(self.array("ledger")[k] == DONE)
+        except Exception as error:  # OSError, and what Zarr makes of it
+            raise CannotWrite(f"{type(error).__name__}: {error}") from error
 
     def summary(self, k: int) -> Summary:
         """Read what is known of slice k, which is done or failed."""

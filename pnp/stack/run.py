@@ -19,20 +19,21 @@ import numpy as np
 from ..api import solve
 from ..interop import as_denoiser, as_operator
 from ..io import check_output
+from ..locking import exclusive
 from ..protocols import Denoiser, Operator
+from ..settings import described
 from ..validation import short
 from .convert import to_hdf5
 from .engine import engine, require
 from .job import Job, because, image_like, solve_slice
 from .parts import DONE, CannotWrite, Parts, Summary, free_folder
-from .settings import described
 from .sources import SOURCES, DaskSource, FileSource, as_source, constant_or_source, content
 
 __all__ = ["StackResult", "solve_stack"]
 
 IN_FLIGHT = 2
 """Slices a thread of the workers: one is solved, one waits; memory is bounded by them."""
-OURS = ("operator", "y", "denoiser", "callback", "progress", "x0")
+OURS = ("operator", "y", "denoiser", "callback", "checkpoint", "progress", "x0")
 """Arguments of `solve` that are not options here."""
 
 
@@ -106,7 +107,8 @@ def solve_stack(
 
     Raises:
         ImportError: Dask or Zarr is not installed.
-        ValueError, TypeError: an argument does not fit; the output holds a run with other settings.
+        ValueError, TypeError: an argument does not fit; the output holds a run with other settings, or is being
+            written by another run.
         OSError: the output cannot be written any more; what is finished stays.
     """
     require("solve_stack")
@@ -134,44 +136,45 @@ def solve_stack(
     settings = {name: described(value) for name, value in options.items()}
     settings |= {"make_operator": described(make_operator), "denoiser": described(denoiser), "measurements": content(y)}
     settings["noise_std"] = content(noise) if isinstance(noise, SOURCES) else described(noise)
-    parts = Parts.resume(folder, settings, overwrite=overwrite, caller="solve_stack")
-    if parts is not None and not (parts.ledger() != DONE).any():
-        return _finished(parts, target, y, n, 0, start, overwrite)
+    with exclusive(folder, "solve_stack"):
+        parts = Parts.resume(folder, settings, overwrite=overwrite, caller="solve_stack")
+        if parts is not None and not (parts.ledger() != DONE).any():
+            return _finished(parts, target, y, n, 0, start, overwrite)
 
-    name = f"pnp-stack-{secrets.token_hex(4)}"
-    reader = y if isinstance(y, FileSource) else None
-    brought = noise if isinstance(noise, SOURCES) and not isinstance(noise, FileSource) else None
-    job_options = {**options, "noise_std": None if brought is not None else noise}
-    computed, interrupted = 0, False
-    with engine(client, n_workers, "solve_stack") as (cluster, threads):
-        job = Job(name, make_operator, denoiser, reader, job_options, threads=threads, device=device)
-        cluster.register_plugin(job, name=name)
-        try:
-            if parts is None:
-                shape = _image_shape(cluster, name, y)
-                parts = Parts.create(folder, n, shape, y.dtype, settings)
-            todo = [int(k) for k in np.flatnonzero(parts.ledger() != DONE)]
+        name = f"pnp-stack-{secrets.token_hex(4)}"
+        reader = y if isinstance(y, FileSource) else None
+        brought = noise if isinstance(noise, SOURCES) and not isinstance(noise, FileSource) else None
+        job_options = {**options, "noise_std": None if brought is not None else noise}
+        computed, interrupted = 0, False
+        with engine(client, n_workers, "solve_stack") as (cluster, threads):
+            job = Job(name, make_operator, denoiser, reader, job_options, threads=threads, device=device)
+            cluster.register_plugin(job, name=name)
+            try:
+                if parts is None:
+                    shape = _image_shape(cluster, name, y)
+                    parts = Parts.create(folder, n, shape, y.dtype, settings)
+                todo = [int(k) for k in np.flatnonzero(parts.ledger() != DONE)]
 
-            def submit(k: int) -> Any:
-                """Send a slice's number, and the data that a worker cannot read for itself."""
-                data = [None if s is None else _slice(cluster, s, k) for s in (None if reader else y, brought)]
-                return cluster.submit(solve_slice, name, str(folder), k, *data, pure=False)
+                def submit(k: int) -> Any:
+                    """Send a slice's number, and the data that a worker cannot read for itself."""
+                    data = [None if s is None else _slice(cluster, s, k) for s in (None if reader else y, brought)]
+                    return cluster.submit(solve_slice, name, str(folder), k, *data, pure=False)
 
-            with _bar(n, n - len(todo), progress) as bar:
-                for summary in _solved(cluster, submit, todo, parts):
-                    computed += summary.facts is not None
-                    bar.update(summary)
-        except KeyboardInterrupt:
-            interrupted = True
-        finally:
-            if client is not None:
-                with suppress(Exception):  # a worker that is being restarted has none to remove
-                    cluster.unregister_worker_plugin(name)
-    if interrupted or parts is None:
-        done = 0 if parts is None else int((parts.ledger() == DONE).sum())
-        reasons = {} if parts is None else parts.reasons()
-        return StackResult(folder, n, done, computed, reasons, time.perf_counter() - start, interrupted=True)
-    return _finished(parts, target, y, n, computed, start, overwrite)
+                with _bar(n, n - len(todo), progress) as bar:
+                    for summary in _solved(cluster, submit, todo, parts):
+                        computed += summary.facts is not None
+                        bar.update(summary)
+            except KeyboardInterrupt:
+                interrupted = True
+            finally:
+                if client is not None:
+                    with suppress(Exception):  # a worker that is being restarted has none to remove
+                        cluster.unregister_worker_plugin(name)
+        if interrupted or parts is None:
+            done = 0 if parts is None else int((parts.ledger() == DONE).sum())
+            reasons = {} if parts is None else parts.reasons()
+            return StackResult(folder, n, done, computed, reasons, time.perf_counter() - start, interrupted=True)
+        return _finished(parts, target, y, n, computed, start, overwrite)
 
 
 def _solved(client: Any, submit: Callable[[int], Any], todo: list[int], parts: Parts) -> Iterator[Summary]:
