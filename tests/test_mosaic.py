@@ -13,8 +13,9 @@ from torch import nn
 from toys import rel
 
 from denoisers import MLPatch
-from operators import Mask
-from pnp import Schedule, Stop, psnr, solve
+from operators import Blur, Mask
+from operators.blur import gaussian_kernel
+from pnp import LeastSquares, Schedule, Stop, psnr, solve
 
 pytest.importorskip("dask", reason="the extra 'stack' is not installed")
 zarr = pytest.importorskip("zarr", reason="the extra 'stack' is not installed")
@@ -168,6 +169,83 @@ def test_the_default_schedule_is_that_of_solve_within_its_estimates(tmp_path):
     assert found.stop is Stop.MAX_ITER and found.history["inner"] == [0, 0, 0]
 
 
+def blur(shape: tuple[int, int], std: float = 0.7) -> Blur:
+    return Blur(gaussian_kernel(std), shape, boundary="reflect")
+
+
+def skewed(shape: tuple[int, int]) -> Blur:
+    """A kernel unlike its mirror images, which has no closed form beside a border."""
+    return Blur(torch.tensor([[0.0, 0.1, 0.0], [0.2, 0.5, 0.1], [0.0, 0.1, 0.0]]), shape, boundary="reflect")
+
+
+@pytest.mark.parametrize(
+    ("make", "algorithm", "shape"),
+    [(blur, "admm", (150, 131)), (blur, "hqs", (40, 170)), (skewed, "admm", (140, 99)), (blur, "admm", (61, 50))],
+)
+def test_solving_a_blurred_mosaic_is_solving_the_whole(make, algorithm, shape, tmp_path):
+    """Borders included: the same levels, hence the same image up to the answers' tails (and CG's residual)."""
+    x, generator = torch.from_numpy(scene(*shape)), torch.Generator().manual_seed(3)
+    y = (make(shape).A(x[None, None]) + 0.05 * torch.randn(1, 1, *shape, generator=generator)).numpy()
+    options = {"noise_std": 0.05, "algorithm": algorithm, "bounds": (0, 1), "max_iter": 8}
+    options["schedule"] = Schedule(0.3, 0.05, 6)
+    D = Average()
+    found = solve_mosaic(make, y[0, 0], D, output=tmp_path / "x.zarr", tile=64, **options)
+    # The coupling of ADMM rests on one random image, here of a part: taken back by the strength.
+    whole = solve(make(shape), y, D, **options)
+    options["strength"] = found.history["alpha"][0] / whole.history["alpha"][0]
+    assert options["strength"] == pytest.approx(1, rel=0.05)
+    whole = solve(make(shape), y, D, data_term=LeastSquares(rtol=1e-6, max_iter=200), **options)
+    image = np.asarray(zarr.open(str(found.x), mode="r")[:])
+    error = np.abs(image - whole.x[0, 0])
+    assert error.max() < 2e-5
+    assert found.misfit == pytest.approx(whole.misfit, rel=1e-3)
+    assert psnr(image, x, data_range=1) > psnr(y[0, 0], x, data_range=1) + 2
+
+
+def test_a_blurred_mosaic_with_noise_for_each_pixel_and_channel(tmp_path):
+    generator = torch.Generator().manual_seed(1)
+    x = torch.from_numpy(np.stack([scene(110, 96), 1 - scene(110, 96)])).double()
+    std = 0.02 + 0.1 * torch.rand(2, 110, 96, generator=generator, dtype=torch.float64)
+    std[:, 40:50, 30:40] = math.inf
+    y = blur((110, 96)).A(x[None])[0] + std.clamp(max=1) * torch.randn(x.shape, generator=generator, dtype=x.dtype)
+    y[:, 40:50, 30:40] = math.nan
+    options = {"algorithm": "hqs", "schedule": Schedule(0.3, 0.05, 6), "max_iter": 8}
+    whole = solve(blur((110, 96)), y[None], Average(), noise_std=std[None], **options)
+    found = solve_mosaic(
+        blur, y.float(), Average(), noise_std=std.float(), output=tmp_path / "x.zarr", tile=48, **options
+    )
+    assert rel(zarr.open(str(found.x), mode="r")[:], whole.x[0]) < 1e-3  # solve's conjugate gradients stop at 1e-5
+    assert found.misfit == pytest.approx(whole.misfit, rel=2e-2)
+
+
+def test_a_mosaic_in_float64_loses_nothing(tmp_path):
+    y = scene(200, 90).astype(np.float64)
+    options = {"noise_std": 0.1, "algorithm": "hqs", "schedule": [0.3, 0.2, 0.1], "max_iter": 3}
+    found = solve_mosaic(blur, y, Average(), output=tmp_path / "x.zarr", tile=64, **options)
+    whole = solve(blur((200, 90)), y[None, None], Average(), **options)
+    # Beside rounding only the first estimate's alpha, from a norm known to 1e-2, which three averages leave.
+    assert rel(zarr.open(str(found.x), mode="r")[:], whole.x[0, 0]) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "message"),
+    [
+        (lambda shape: Blur(gaussian_kernel(0.7), shape, boundary="valid"), {}, "must keep the image's shape"),
+        (lambda shape: blur((7, 7)), {}, r"operator\(\(120, 120\)\) must act on such images"),
+        (lambda shape: None, {}, "operator must have"),
+        (blur((120, 120)), {}, "operator must be a function of a tile's shape, got Blur"),
+        (lambda shape: blur(shape, 3.0), {"tile": 16}, r"tile must be larger, as A\*A reaches .* take tile="),
+        (blur, {"noise_std": 1e-4, "tile": 16}, "tile must be larger, as h at alpha"),
+        (lambda shape: Blur(torch.ones(45, 45) / 45**2, shape, "reflect"), {"tile": 60}, "operator must be local"),
+    ],
+)
+def test_what_no_mosaic_can_solve_is_explained(make, options, message, tmp_path):
+    arguments = {"noise_std": 0.1, "tile": 24} | options
+    with pytest.raises((ValueError, TypeError), match=message) as caught:
+        solve_mosaic(make, scene(120, 120), Average(), output=tmp_path / "x.zarr", **arguments)
+    assert len(str(caught.value)) < 400 and list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -191,9 +269,9 @@ def test_bad_input_of_denoise_is_explained(change, message, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"mask": np.zeros((8, 8))}, "mask measures nothing"),
-        ({"mask": -np.ones((8, 8))}, "mask must be finite and >= 0, got -1"),
-        ({"mask": np.ones((8, 9))}, "mask must be a number or have y's shape"),
+        ({"operator": np.zeros((8, 8))}, "operator measures nothing"),
+        ({"operator": -np.ones((8, 8))}, "operator must hold gains >= 0, got -1"),
+        ({"operator": np.ones((8, 9))}, "operator must be a number or have y's shape"),
         ({"noise_std": 0.0}, "noise_std must be positive, got 0"),
         ({"noise_std": np.full((8, 8), np.inf)}, "infinite everywhere"),
         ({"y": np.full((8, 8), np.nan)}, "got NaN or infinity in 64 of 64 pixels"),
@@ -202,7 +280,7 @@ def test_bad_input_of_denoise_is_explained(change, message, tmp_path):
     ],
 )
 def test_bad_input_of_solve_is_explained(change, message, tmp_path):
-    arguments = {"mask": np.ones((8, 8)), "y": np.ones((8, 8)), "denoiser": Average(), "noise_std": 0.1} | change
+    arguments = {"operator": np.ones((8, 8)), "y": np.ones((8, 8)), "denoiser": Average(), "noise_std": 0.1} | change
     with pytest.raises((ValueError, TypeError), match=message) as caught:
         solve_mosaic(**arguments, output=tmp_path / "z.zarr")
     assert len(str(caught.value)) < 400 and list(tmp_path.iterdir()) == []

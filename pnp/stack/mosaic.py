@@ -23,8 +23,9 @@ import numpy.typing as npt
 import torch
 
 from ..interop import as_denoiser
+from ..locking import exclusive
 from ..protocols import Denoiser
-from ..validation import check_number
+from ..validation import check_number, short
 from .engine import require
 from .parts import free_folder, new_array
 from .sources import DaskSource, as_source
@@ -51,8 +52,7 @@ class Tiling:
 
     def __init__(self, shape: tuple[int, int, int], tile: int, halo: int, step: int) -> None:
         self.chunks = ((shape[0],), *(_cuts(n, tile, halo, step) for n in shape[1:]))
-        # An axis in one piece has no neighbours.
-        self.depth = {0: 0} | {axis: halo if len(self.chunks[axis]) > 1 else 0 for axis in (1, 2)}
+        self.halo = halo
 
     def of_one_channel(self) -> Tiling:
         """Return the same tiles of an image with one channel."""
@@ -62,18 +62,23 @@ class Tiling:
 
     def denoise(self, x: Any, denoiser: Any, sigma: float, low: float | None = None, high: float | None = None) -> Any:
         """Return D(x; sigma) within the bounds, as a Dask array; `denoiser` may be a `dask.delayed` one."""
+        return self.overlapped(_denoise_tile, self.halo, x, denoiser=denoiser, sigma=sigma, bounds=(low, high))
+
+    def overlapped(self, function: Any, halo: int, *arrays: Any, **options: Any) -> Any:
+        """Apply a function to tiles with a halo of their neighbours, cut off again; nothing is added at the border."""
         import dask.array as da
 
+        # An axis in one piece has no neighbours.
+        depth = {0: 0} | {axis: halo if len(self.chunks[axis]) > 1 else 0 for axis in (1, 2)}
+        dtype = arrays[0].dtype
         return da.map_overlap(
-            _denoise_tile,
-            x,
-            depth=self.depth,
+            function,
+            *arrays,
+            depth=[depth] * len(arrays),
             boundary="none",
-            dtype=x.dtype,
-            meta=np.empty((0, 0, 0), x.dtype),
-            denoiser=denoiser,
-            sigma=sigma,
-            bounds=(low, high),
+            dtype=dtype,
+            meta=np.empty((0, 0, 0), dtype),
+            **options,
         )
 
 
@@ -124,12 +129,12 @@ def denoise_mosaic(
     source = as_source(image, caller, "image")
     tiling = tiling_for(source, denoiser, tile, halo, caller)
     folder = free_folder(output, caller, overwrite=overwrite)
-    with scratch(folder) as part:
+    with scratch(folder, caller) as part:
         x = as_mosaic(source, tiling)
         z = tiling.denoise(x, travelling(D), sigma)
         new_array(part / "image", source.shape, _chunks(z, source.ndim), z.dtype, 0)
         run([written(z, part / "image", source.ndim)], client, progress)
-        moved(part / "image", folder)
+        moved(part / "image", folder, caller, overwrite=overwrite)
     return folder
 
 
@@ -196,20 +201,25 @@ def run(arrays: list[Any], client: Any, progress: bool) -> list[Any]:
 
 
 @contextmanager
-def scratch(folder: Path) -> Iterator[Path]:
-    """Yield a hidden folder beside the output, gone when the block ends."""
+def scratch(folder: Path, caller: str) -> Iterator[Path]:
+    """Yield a hidden folder beside the output, which is this run's alone; gone when the block ends."""
     part = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
-    part.mkdir()
-    try:
-        yield part
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    with exclusive(folder, caller):
+        part.mkdir()
+        try:
+            yield part
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else short(error)
+            raise OSError(f"{caller}: output {folder} cannot be written: {reason}") from error
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
 
 
-def moved(part: Path, folder: Path) -> None:
-    """Give a finished Zarr array its name."""
+def moved(part: Path, folder: Path, caller: str, *, overwrite: bool) -> None:
+    """Give a finished Zarr array its name; what had it before is there until then."""
+    free_folder(folder, caller, overwrite=overwrite)
     if folder.exists():
-        shutil.rmtree(folder)  # free_folder has seen that it may
+        os.rename(folder, part.parent / "replaced")
     os.rename(part, folder)
 
 

@@ -1,11 +1,11 @@
-"""`pnp.solve` on an image larger than memory, for measurements pixel by pixel: y = m x + noise.
+"""`pnp.solve` on an image larger than memory.
 
-    x = (m w y + alpha (z - u)) / (m^2 w + alpha),  w = 1/noise_std^2
-    z = D(x + u; sigma)                                            tile by tile, with its halo
+    x = h(z - u; alpha)     pixel by pixel (`mosaic_pixels`); local operators in tiles with a halo (`mosaic_operator`)
+    z = D(x + u; sigma)     in tiles with a halo
     u = u + x - z
 
 z and u lie on the disk between iterations, two of each: a tile's neighbours read the old ones while it writes the
-new. Levels and couplings are those of `solve`; what `solve` estimates with one random image are sums here.
+new. Levels and couplings are those of `solve`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from ..solvers import ALGORITHMS
 from ..validation import as_bounds, as_levels, check_number
 from .engine import require
 from .mosaic import moved, scratch, tiling_for, travelling
-from .mosaic_problem import MosaicProblem
+from .mosaic_operator import LocalOperator
+from .mosaic_pixels import Pixels
+from .mosaic_problem import Problem, Tiles
 from .parts import free_folder
 from .sources import as_source
 
@@ -32,7 +34,7 @@ __all__ = ["solve_mosaic"]
 
 
 def solve_mosaic(
-    mask: Any,
+    operator: Any,
     y: Any,
     denoiser: Denoiser,
     *,
@@ -50,18 +52,20 @@ def solve_mosaic(
     overwrite: bool = False,
     progress: bool = False,
 ) -> Result:
-    """Reconstruct an image larger than memory from masked, weighted or noisy pixels, as `solve(Mask(mask), y, ...)`.
+    """Reconstruct an image larger than memory from masked, weighted, blurred or noisy pixels, as `solve`.
 
     Equal to `solve` up to rounding for masks of 0 and 1 and one noise level, or given the levels and HQS. Otherwise
-    `solve` estimates ||A*A|| and the evenness by random images, where the largest m^2 and exact sums stand here:
-    alpha and the last noise level then differ by about a hundredth, for large images by less.
+    `solve` estimates ||A*A|| and the evenness by random images of the whole, where exact sums, or random images of a
+    part, stand here: alpha and the last noise level then differ by about a hundredth, for large images by less.
 
     Args:
-        mask: gain m >= 0 of each pixel, as y or (H, W) or (1, H, W): 1 measured, 0 not; or a number.
-        y: measurements (H, W) or (C, H, W), float32 or float64 (others become float32). Like mask and noise_std a
+        operator: the gain m >= 0 of each pixel, as y or (H, W) or (1, H, W): 1 measured, 0 not; or a number. Or a
+            function that makes a local operator for images (height, width) of any size, which keeps their shape:
+            `lambda shape: Blur(kernel, shape, boundary="reflect")`; for a cluster one that workers can import.
+        y: measurements (H, W) or (C, H, W), float32 or float64 (others become float32). Like gains and noise_std a
             Zarr array's path, "file.h5::name", a Dask or a numpy array.
         denoiser: local, D(x, sigma) on (B, C, H, W).
-        noise_std: standard deviation of the noise in units of y: a number, or an array like mask; infinity: no
+        noise_std: standard deviation of the noise in units of y: a number, or an array like the gains; infinity: no
             information, and y may be NaN.
         output: path of a Zarr array to make, of y's shape; it appears whole or not at all. Four images lie beside
             it meanwhile.
@@ -83,6 +87,11 @@ def solve_mosaic(
     require(caller)
     if algorithm not in ALGORITHMS:
         raise ValueError(f"{caller}: algorithm must be one of {sorted(ALGORITHMS)}, got {algorithm!r:.60}")
+    if hasattr(operator, "A_adjoint"):
+        raise TypeError(
+            f"{caller}: operator must be a function of a tile's shape, got {type(operator).__name__:.60}; "
+            'e.g. lambda shape: Blur(kernel, shape, boundary="reflect"), or the gains of a mask as an array'
+        )
     task = travelling(as_denoiser(denoiser, caller))
     strength = check_number("strength", strength, above=0, caller=caller)
     max_iter = MAX_ITER if max_iter is None else max_iter
@@ -92,26 +101,27 @@ def solve_mosaic(
     source = as_source(y, caller, "y")
     tiling = tiling_for(source, denoiser, tile, halo, caller)
     folder = free_folder(output, caller, overwrite=overwrite)
-    problem = MosaicProblem(source, mask, noise_std, tiling, client, caller)
+    tiles = Tiles(source, noise_std, tiling, client, caller)
+    problem: Problem = LocalOperator(tiles, operator) if callable(operator) else Pixels(tiles, operator)
 
     history: dict[str, list[float]] = {name: [] for name in ("sigma", "alpha", "primal", "dual", "inner")}
     n_iter, stop = 0, Stop.MAX_ITER
-    with scratch(folder) as part, tqdm(total=max_iter, desc="solve", unit="it", disable=not progress) as bar:
+    with scratch(folder, caller) as part, tqdm(total=max_iter, desc="solve", unit="it", disable=not progress) as bar:
         z, u, alpha_old = part / "z0", None, None
-        energy = problem.first(z, limits)
+        energy = tiles.keep_first(problem, z, limits)
         if schedule is None:
             h = cast(BoundDataTerm, SimpleNamespace(curvature=lambda: problem.curvature))
-            schedule = default_schedule(h, problem.sample(z), denoiser, max_iter)
+            schedule = default_schedule(h, tiles.sample(z), denoiser, max_iter)
         sigmas, last = as_levels(schedule, max_iter)
         weight = strength * coupling(algorithm, problem.evenness)
-        diverged = DIVERGED * math.sqrt(max(energy, problem.size / problem.curvature))
+        diverged = DIVERGED * math.sqrt(max(energy, tiles.size / problem.curvature))
         try:
             for k, sigma in enumerate(sigmas, start=1):
                 alpha = weight / sigma**2
                 z_new, u_new = part / f"z{k % 2}", part / f"u{k % 2}" if algorithm == "admm" else None
                 rescale = 1.0 if alpha_old is None else alpha_old / alpha
-                x_norm, z_norm, z_old_norm, gap, change = problem.iterate(
-                    task, (z, u), (z_new, u_new), sigma, alpha, rescale, limits
+                x_norm, z_norm, z_old_norm, gap, change = tiles.iterate(
+                    problem, task, (z, u), (z_new, u_new), sigma, alpha, rescale, limits
                 )
                 if not math.isfinite(z_norm):
                     raise ValueError(
@@ -132,6 +142,6 @@ def solve_mosaic(
                     break
         except KeyboardInterrupt:
             stop = Stop.INTERRUPTED  # z is that of the last finished iteration
-        misfit = problem.misfit(z)
-        moved(problem.shaped(z, part / "image", source.ndim), folder)
+        misfit = problem.misfit(tiles.read(z))
+        moved(tiles.shaped(z, part / "image", source.ndim), folder, caller, overwrite=overwrite)
     return Result(folder, n_iter, stop, history, noise_std, False, misfit)

@@ -1,0 +1,184 @@
+"""The data term of a mosaic behind a local operator, such as a blur: the x-update in tiles that do not show.
+
+h(v, alpha) = (A*WA + alpha)^-1 (A*Wy + alpha v) is not local, but forgets: what a pixel of v or y does to pixels of x
+falls exponentially with their distance. How far is measured, on the answers to one bright pixel, at each alpha; tiles
+overlap by so much. At the border of the image nothing is added: there the operator does what it does for the whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data_terms import LeastSquares, LeastSquaresStep
+from ..interop import as_operator
+from ..protocols import Operator
+from .mosaic import travelling
+from .mosaic_pixels import CONSTANT
+from .mosaic_problem import Array, Bounds, Tiles, as_column, clipped, square
+
+__all__ = ["LocalOperator"]
+
+MakeOperator = Callable[[tuple[int, int]], Operator]
+
+TAIL = {np.dtype(np.float32): 1e-6, np.dtype(np.float64): 1e-11}
+"""Share of an answer, in the sum of its magnitudes, that tiles may lose: rounding."""
+PROBE = 1024
+"""Largest side of the image on which answers are measured; an answer as wide as that is not local."""
+
+
+class LocalOperator:
+    """A operator for each shape of tile, and the overlaps that make tiles the whole.
+
+    Attributes:
+        curvature, evenness: those of `LeastSquaresStep` on a probe of at most 1024 x 1024 pixels.
+        solver: conjugate gradients, where there is no closed form: their residual is what then shows of the tiles.
+    """
+
+    def __init__(self, tiles: Tiles, make_operator: MakeOperator) -> None:
+        self.tiles, self.solver = tiles, LeastSquares(rtol=1e-6, max_iter=200)
+        self._make, self._task = make_operator, travelling(make_operator)
+        sides = tuple(min(n, PROBE) for n in tiles.shape[1:])
+        self._probe_shape = (sides[0], sides[1])
+        uniform = tiles.sums(_range, 2, tiles.w)
+        self._uniform = float(uniform[0].min()) == float(uniform[1].max())
+        mean_w = float(tiles.sums(_total, 1, tiles.w).sum() / tiles.n_live)
+        self._probe = self._bound(torch.zeros(1, 1, *self._probe_shape, dtype=torch.float64), mean_w)
+        self.curvature, self.evenness = self._probe.curvature(), self._probe.evenness()
+        self._overlaps: dict[float, int] = {}
+        self._reach = self._radius(self._probe.operator.A_adjoint(self._probe.operator.A(self._pixel())), "A*A")
+        self._alpha = 0.01 * self.curvature
+        self._constants = self._means()
+
+    def initial(self, bounds: Bounds) -> Any:
+        """See `Problem`."""
+        c = self.tiles.map(_filled, self.tiles.y, constants=self._constants)
+        return self.tiles.map(clipped, self.x_update(c, self._alpha), bounds=bounds)
+
+    def x_update(self, v: Any, alpha: float) -> Any:
+        """See `Problem`."""
+        t, options = self.tiles, {"make": self._task, "uniform": self._uniform, "solver": self.solver, "alpha": alpha}
+        return t.tiling.overlapped(_x_update, self.overlap(alpha), t.y, t.w, v, **options)
+
+    def misfit(self, z: Any) -> float:
+        """See `Problem`."""
+        r = self.tiles.tiling.overlapped(_residual, self._reach, z, self.tiles.y, self.tiles.w, make=self._task)
+        return float(self.tiles.sums(square, 1, r).sum()) / self.tiles.n_live
+
+    def overlap(self, alpha: float) -> int:
+        """Return by how many pixels tiles overlap in h(., alpha)."""
+        if alpha not in self._overlaps:
+            one, a = self._pixel(), torch.tensor(alpha, dtype=torch.float64)
+            answers = [one, self._probe.operator.A_adjoint(one * self._probe.weights) / a]
+            self._overlaps[alpha] = max(self._radius(self._probe(v, a), f"h at alpha = {alpha:.3g}") for v in answers)
+        return self._overlaps[alpha]
+
+    def _means(self) -> Array:
+        """For each channel the constant that fits the measurements best, as `LeastSquaresStep.initial`."""
+        t, make, sums = self.tiles, self._task, []
+        for function in (_back, _seen):
+            image = t.tiling.overlapped(function, self._reach, t.y, t.w, make=make)
+            sums.append(t.sums(_by_channel, t.shape[0], image).sum(axis=1))
+        back, normal = sums
+        seen = normal > CONSTANT * self._alpha * t.size / t.shape[0]
+        return np.where(seen, back / np.where(seen, normal, 1), 0).astype(t.dtype)[:, None, None]
+
+    def _bound(self, y: Tensor, w: float) -> LeastSquaresStep:
+        caller = self.tiles.caller
+        try:
+            A = as_operator(self._make(self._probe_shape))
+            seen = A.A(y)
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise ValueError(
+                f"{caller}: operator({self._probe_shape}) must act on such images: {error!s:.200}"
+            ) from error
+        if seen.shape != y.shape:
+            raise ValueError(
+                f"{caller}: operator must keep the image's shape {tuple(y.shape)}, got {tuple(seen.shape)}; "
+                'of `Blur` take boundary="reflect"'
+            )
+        return LeastSquares(rtol=1e-12, max_iter=500).bind(A, y, torch.tensor(w, dtype=torch.float64))
+
+    def _pixel(self) -> Tensor:
+        """One bright pixel in the middle of the probe."""
+        one = torch.zeros(1, 1, *self._probe_shape, dtype=torch.float64)
+        one[..., self._probe_shape[0] // 2, self._probe_shape[1] // 2] = 1
+        return one
+
+    def _radius(self, answer: Tensor, what: str) -> int:
+        """Half the side of the square about the middle that holds all of an answer but `TAIL`."""
+        a = answer[0, 0].abs()
+        far = [(torch.arange(n) - n // 2).abs() for n in a.shape]
+        distance = torch.maximum(far[0][:, None], far[1]).flatten()
+        shells = torch.zeros(int(distance.max()) + 1, dtype=a.dtype).index_add_(0, distance, a.flatten())
+        beyond = shells.flip(0).cumsum(0).flip(0)
+        radius = int((beyond > TAIL[self.tiles.dtype] * beyond[0]).sum())
+        cut = [(n, sizes) for n, sizes in zip(a.shape, self.tiles.tiling.chunks[1:], strict=True) if len(sizes) > 1]
+        if any(radius > n // 2 for n, _ in cut):
+            raise ValueError(
+                f"{self.tiles.caller}: operator must be local, but {what} reaches beyond {min(a.shape) // 2} pixels; "
+                "raise strength or noise_std, or solve the whole image with `solve`"
+            )
+        if any(radius > min(sizes) for _, sizes in cut):
+            raise ValueError(
+                f"{self.tiles.caller}: tile must be larger, as {what} reaches {radius} pixels beyond it; take "
+                f"tile={4 * radius} or more"
+            )
+        return radius
+
+
+# ---------------------------------------------------------------- tile by tile
+
+
+def _tensors(*tiles: Array) -> list[Tensor]:
+    return [torch.from_numpy(np.array(t, order="C"))[None] for t in tiles]
+
+
+def _x_update(
+    y: Array, w: Array, v: Array, *, make: MakeOperator, uniform: bool, solver: LeastSquares, alpha: float
+) -> Array:
+    data, weights, at = _tensors(y, w, v)
+    A = as_operator(make((y.shape[1], y.shape[2])))
+    with torch.no_grad():
+        h = solver.bind(A, data, weights.flatten()[0] if uniform else weights)
+        x: Array = h(at, torch.tensor(alpha, dtype=data.dtype))[0].numpy()
+    return x
+
+
+def _residual(z: Array, y: Array, w: Array, *, make: MakeOperator) -> Array:
+    x, data, weights = _tensors(z, y, w)
+    r: Array = (weights.sqrt() * (make((y.shape[1], y.shape[2])).A(x) - data))[0].numpy()
+    return r
+
+
+def _back(y: Array, w: Array, *, make: MakeOperator) -> Array:
+    data, weights = _tensors(y, w)
+    b: Array = make((y.shape[1], y.shape[2])).A_adjoint(weights * data)[0].numpy()
+    return b
+
+
+def _seen(y: Array, w: Array, *, make: MakeOperator) -> Array:
+    (weights,) = _tensors(w)
+    A = make((y.shape[1], y.shape[2]))
+    n: Array = A.A_adjoint(weights * A.A(torch.ones_like(weights)))[0].numpy()
+    return n
+
+
+def _by_channel(x: Array) -> Array:
+    return as_column(*x.astype(np.float64).sum(axis=(1, 2)))
+
+
+def _filled(y: Array, *, constants: Array) -> Array:
+    return np.broadcast_to(constants, y.shape).astype(y.dtype)
+
+
+def _range(w: Array) -> Array:
+    return as_column(w.min(), w.max())
+
+
+def _total(w: Array) -> Array:
+    return as_column(w.astype(np.float64).sum())
