@@ -98,7 +98,8 @@ def main() -> None:
         "admm": methods["MLPatch, ADMM"],
         "solve": methods["MLPatch, solve"],
     }
-    wide_sky = LognormalKappa((2 * sky.shape[0], 2 * sky.shape[1]), pixel_arcmin=args.pixel_arcmin, std=sky.std)
+    wide_shape = (2 * sky.shape[0], 2 * sky.shape[1])
+    wide_sky = LognormalKappa(wide_shape, pixel_arcmin=args.pixel_arcmin, std=sky.std, clusters=True)
     wide = KaiserSquires(wide_sky.shape)
     for name in args.calibrate:
         g.manual_seed(1000)

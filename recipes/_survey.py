@@ -68,7 +68,7 @@ def find_survey(args: argparse.Namespace, generator: torch.Generator) -> ShearMa
     shape = (64, 64) if args.smoke else (args.size, args.size)
     pixel = args.pixel_arcmin or PIXEL_ARCMIN
     wide, field = wide_sky(shape), (..., slice(shape[0]), slice(shape[1]))
-    kappa = LognormalKappa(wide, pixel_arcmin=pixel, std=args.std or 0.02)(1, generator=generator)
+    kappa = LognormalKappa(wide, pixel_arcmin=pixel, std=args.std or 0.02, clusters=True)(1, generator=generator)
     noise_std = survey_noise(shape, generator=generator, std=0.125, holes=4 if args.smoke else 60)
     seen = noise_std.isfinite()
     n = torch.where(seen, noise_std, 0) * torch.randn(noise_std.shape, generator=generator)

@@ -212,10 +212,17 @@ def _profile(mass: float, z: float, c: float, pixel_arcmin: float) -> Tensor:
     half = math.ceil(c / pixel) + 1
     core = min(half, _CORE)
     inner = slice(half - core, half + core + 1)
+
+    @lru_cache
+    def tile(row: float, column: float) -> Array:
+        whole = mean(half, row, column, 1)
+        whole[inner, inner] = mean(core, row, column, 16)
+        return whole
+
     centres = (np.arange(_OFFSETS) + 0.5) / _OFFSETS - 0.5
     tiles = []
-    for row, column in product(centres, centres):
-        tile = mean(half, row, column, 1)
-        tile[inner, inner] = mean(core, row, column, 16)
-        tiles.append(tile)
+    for row, column in product(centres, centres):  # three of the sixteen are not mirror images of others
+        near, far = sorted((abs(row), abs(column)))
+        quadrant = tile(near, far) if abs(row) <= abs(column) else tile(near, far).T
+        tiles.append(quadrant[:: 1 if row > 0 else -1, :: 1 if column > 0 else -1])
     return torch.from_numpy(np.stack(tiles)).float()
