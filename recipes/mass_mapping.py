@@ -33,7 +33,7 @@ if args.input:
     shape = tuple(kappa.shape[-2:])
 else:
     shape = (64, 64) if args.smoke else (args.size, args.size)
-sky = LognormalKappa(shape, pixel_arcmin=args.pixel_arcmin, std=args.std)
+sky = LognormalKappa(shape, pixel_arcmin=args.pixel_arcmin, std=args.std, clusters=True)
 if not args.input:
     kappa = sky(1, generator=generator)
 kappa = kappa.to(args.device)
