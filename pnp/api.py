@@ -22,7 +22,7 @@ from .checkpoint import Checkpoint, checkpointed
 from .data_terms import LeastSquares
 from .interop import as_denoiser, as_operator
 from .iterating import is_true, progress_bar
-from .kept_state import end, found, identity, keep
+from .kept_state import check_denoiser, end, found, identity, keep
 from .noise import estimate_noise_std
 from .protocols import BoundDataTerm, DataTerm, Denoiser, Operator
 from .schedules import Schedule, coupling, robust_range
@@ -172,7 +172,7 @@ def solve(
         raise TypeError(f"solve: callback must be a function of a State, got {type(callback).__name__}")
 
     settings = {"y": y, "noise_std": noise_std, "x0": x0, "bounds": (low, high)}
-    settings |= {"algorithm": algorithm, "strength": float(strength), "max_iter": max_iter, "rtol": float(rtol)}
+    settings |= {"algorithm": algorithm, "strength": float(strength), "rtol": float(rtol)}
     term = LeastSquares() if data_term is None else data_term
     if not hasattr(term, "bind") or not hasattr(term, "needs_noise_std"):
         known = "LeastSquares(), Poisson() or ct.Transmission()"
@@ -197,7 +197,9 @@ def solve(
     sigmas, last = as_levels(default_schedule(h, z, D, max_iter) if schedule is None else schedule, max_iter)
     weight = strength * coupling(algorithm, h.evenness())
     levels = [(sigma, weight / sigma**2) for sigma in sigmas]
-    settings |= {"data_term": term, "schedule": None if schedule is None else sigmas}
+    # Of max_iter only what the levels know: more iterations are the same run.
+    course = f"default over {min(ANNEALING, max_iter)}" if schedule is None else sigmas[: last + 1]
+    settings |= {"data_term": term, "schedule": course}
     if checkpoint is not None:
         settings["denoiser"] = identity(denoiser)  # reads all its weights
 
@@ -205,24 +207,30 @@ def solve(
     history: dict[str, list[float]] = {name: [] for name in ("sigma", "alpha", "primal", "dual", "inner")}
     limit = DIVERGED * max(_norm(z), (z.numel() / h.curvature()) ** 0.5)
     done: State | None = None
-    stop = Stop.MAX_ITER
+    stop, misfit = Stop.MAX_ITER, None
     denoise = guard_denoiser(D, low, high)
     bar = progress_bar("solve", max_iter) if progress else None
     try:
         with checkpointed(checkpoint, "solve", settings, z, lambda: operator.A(h.back_projection)) as kept:
-            done = found(kept, h, denoise, history)
-            if done is not None and bar is not None:
-                bar.update(done.k)
-            if kept.ended is not None:
+            done = found(kept, h, history)
+            if done is not None:
+                z = done.z
+                check_denoiser(done, denoise, denoiser)
+                if done.k > max_iter:
+                    raise ValueError(f"solve: max_iter must be at least the {done.k} iterations of checkpoint")
+                if bar is not None:
+                    bar.update(done.k)
+            if kept.ended not in (None, Stop.MAX_ITER.name):
                 stop, levels = Stop[kept.ended], []
             for state in ALGORITHMS[algorithm](h, denoise, z, levels[done.k if done else 0 :], after=done):
                 if not _norm(state.x) + _norm(state.z) <= limit:  # NaN fails too
                     stop = Stop.DIVERGED
                     break
-                done, primal, dual = state, state.primal, state.dual
+                done, z, primal, dual = state, state.z, state.primal, state.dual
                 values = (state.sigma, state.alpha, primal, dual, h.inner_iterations)
                 for name, value in zip(history, values, strict=True):
                     history[name].append(value)
+                keep(kept, state, history)
                 if bar is not None:
                     bar.set_postfix_str(f"sigma {state.sigma:.3g}, residuals {primal:.1e} {dual:.1e}", refresh=False)
                     bar.update()
@@ -235,7 +243,7 @@ def solve(
                 if held and rtol > 0 and dual <= rtol and (primal <= rtol or algorithm == "hqs"):
                     stop = Stop.CONVERGED
                     break
-                keep(kept, state, history)
+            misfit = h.misfit(z)  # while the checkpoint is there
             end(kept, done, history, stop.name)
     except KeyboardInterrupt:
         stop = Stop.INTERRUPTED
@@ -248,8 +256,8 @@ def solve(
         used = float(weights**-0.5) if weights.ndim == 0 else weights**-0.5
     if is_numpy and isinstance(used, Tensor):
         used = used.cpu().numpy()
-    n_iter, z = (0, z) if done is None else (done.k, done.z)
-    return Result(z.numpy() if is_numpy else z, n_iter, stop, history, used, estimated, h.misfit(z))
+    misfit = h.misfit(z) if misfit is None else misfit
+    return Result(z.numpy() if is_numpy else z, 0 if done is None else done.k, stop, history, used, estimated, misfit)
 
 
 def _clean_and_weigh(operator: Operator, y: Any, noise_std: Any, term: DataTerm) -> tuple[Any, Tensor, bool]:

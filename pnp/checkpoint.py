@@ -90,7 +90,7 @@ class Kept:
             with suppress(OSError):  # the answer goes before
                 self.checkpoint.path.unlink()
             self._is_written = True
-        elif tensors and self.ended is None:
+        elif tensors:
             self.tensors, self.numbers, self.ended, self._is_written = tensors, numbers, word, False
 
     def write(self) -> None:
@@ -128,6 +128,7 @@ def checkpointed(
         ValueError: the file is no checkpoint, or of a run with other settings; another run has it now.
     """
     if checkpoint is None:
+        del like  # an image of which the caller may have no more need
         yield Kept(None, caller, {})
         return
     checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
@@ -140,6 +141,7 @@ def checkpointed(
         kept = Kept(checkpoint, caller, header)
         if checkpoint.path.exists():
             _find(kept, checkpoint.path, like)
+        del like
         try:
             yield kept
         except BaseException:
@@ -197,9 +199,11 @@ def _layout(x: Tensor) -> str:
 
 def _signature(measured: Any) -> list[float]:
     """Return sums of measurements with random signs: their difference has about the norm of the measurements'."""
-    parts = [measured] if isinstance(measured, Tensor) else list(measured)
-    flat = torch.cat([(torch.view_as_real(p) if p.is_complex() else p).detach().flatten().cpu() for p in parts])
-    flat = flat.double()
-    signs = torch.randint(0, 2, flat.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    sums = torch.nn.functional.pad(flat * signs, (0, -len(flat) % SUMS)).reshape(-1, SUMS).sum(0)
+    generator, sums = torch.Generator().manual_seed(0), torch.zeros(SUMS, dtype=torch.float64)
+    for part in [measured] if isinstance(measured, Tensor) else measured:
+        flat = (torch.view_as_real(part) if part.is_complex() else part).detach().flatten()
+        for piece in flat.split(SUMS * 2**14):
+            signs = torch.randint(0, 2, piece.shape, generator=generator, dtype=torch.int8) * 2 - 1
+            signed = piece.cpu().double() * signs
+            sums += torch.nn.functional.pad(signed, (0, -len(signed) % SUMS)).reshape(-1, SUMS).sum(0)
     return [float(s) for s in sums]

@@ -65,7 +65,8 @@ def main() -> None:
     """Run the command line; explain what is wrong with the input in one sentence, with exit code 2."""
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_, **__: complain(str(message))
+            shown = warnings.showwarning
+            warnings.showwarning = lambda w, *rest: complain(str(w)) if "checkpoint:" in str(w) else shown(w, *rest)
             app()
     except (ValueError, TypeError, OSError) as error:
         complain(str(error))
@@ -100,7 +101,7 @@ def reconstruct(
     ] = None,
     max_iter: Annotated[int | None, typer.Option(help="Most iterations.")] = None,
     checkpoint: CheckpointFile = None,
-    checkpoint_minutes: CheckpointMinutes = 3.0,
+    checkpoint_minutes: CheckpointMinutes = None,
     device: Device = "cpu",
     overwrite: Overwrite = False,
 ) -> None:

@@ -40,7 +40,7 @@ def osem(
     subsets: Annotated[int, typer.Option(help="Subsets of the views; 1 is MLEM.")] = 4,
     iterations: Annotated[int, typer.Option(help="Iterations, each through all subsets.")] = 16,
     checkpoint: CheckpointFile = None,
-    checkpoint_minutes: CheckpointMinutes = 3.0,
+    checkpoint_minutes: CheckpointMinutes = None,
     device: Device = "cpu",
     overwrite: Overwrite = False,
 ) -> None:

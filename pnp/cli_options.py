@@ -21,22 +21,28 @@ CheckpointFile = Annotated[
     Path | None,
     typer.Option("--checkpoint", help="File for the state: stopped or killed, the same command goes on from it."),
 ]
-CheckpointMinutes = Annotated[float, typer.Option(help="Minutes between writings of the --checkpoint.")]
+CheckpointMinutes = Annotated[
+    float | None, typer.Option(help="Minutes between writings of the --checkpoint; default 3.", show_default=False)
+]
 
 
-def as_checkpoint(path: Path | None, minutes: float, output: Path) -> Checkpoint | None:
+def as_checkpoint(path: Path | None, minutes: float | None, output: Path) -> Checkpoint | None:
     """Return the checkpoint, which stays until the output is written: its disk may be full."""
     from .checkpoint import Checkpoint
 
     if path is not None and path.resolve() == output.resolve():
         raise ValueError(f"--checkpoint {path} is the output as well; give it another name")
-    return None if path is None else Checkpoint(path, minutes=minutes, remove=False)
+    if path is None:
+        if minutes is not None:
+            raise ValueError("--checkpoint-minutes belongs to --checkpoint; give it as well")
+        return None
+    return Checkpoint(path, remove=False) if minutes is None else Checkpoint(path, minutes=minutes, remove=False)
 
 
 def goes_on(checkpoint: Checkpoint | None, result: Result) -> None:
     """Exit after Ctrl-C, without an output, where the checkpoint was written."""
     if checkpoint is not None and result.stop.name == "INTERRUPTED" and checkpoint.path.exists():
         complain(
-            f"interrupted after {result.n_iter} iterations, kept in {checkpoint.path}; the same command goes on from it"
+            f"interrupted after {result.n_iter} iterations; the same command goes on from what {checkpoint.path} holds"
         )
         raise typer.Exit(INTERRUPTED)

@@ -167,7 +167,7 @@ def _em(
     if callback is not None and not callable(callback):
         raise TypeError(f"{caller}: callback must be a function of an EMState, got {type(callback).__name__}")
     operator = as_operator(operator, caller)
-    settings = {"y": y, "background": background, "x0": x0, "max_iter": max_iter, "n_subsets": n_subsets}
+    settings = {"y": y, "background": background, "x0": x0, "n_subsets": n_subsets}
     y, is_numpy = as_measurements(y, caller=caller)
     check_counts(caller, "y", y, "do not subtract the background, pass it as background")
     check_device("operator", operator, y.device, caller)
@@ -177,14 +177,18 @@ def _em(
     _check_explained(caller, operator, x, y, r)
 
     deviances: list[float] = []
+    misfit: float | None = None
     stop, bar = Stop.MAX_ITER, progress_bar(caller, max_iter) if progress else None
     try:
         with checkpointed(checkpoint, caller, settings, x, lambda: operator.A(x)) as kept:
             if kept.tensors:
                 x, deviances = kept.tensors["x"], kept.numbers["deviance"]
+                if len(deviances) > max_iter:
+                    n = len(deviances)
+                    raise ValueError(f"{caller}: max_iter must be at least the {n} iterations of checkpoint")
                 if bar is not None:
                     bar.update(len(deviances))
-            if kept.ended is not None:
+            if kept.ended not in (None, Stop.MAX_ITER.name):
                 stop, max_iter = Stop[kept.ended], 0
             for k in range(len(deviances) + 1, max_iter + 1):
                 x_new, deviance = x, 0.0
@@ -193,13 +197,14 @@ def _em(
                     deviance += _deviance(subset.y, expected)
                 x = x_new
                 deviances.append(deviance)
+                kept.keep({"x": x}, {"deviance": list(deviances)})
                 if bar is not None:
                     bar.set_postfix_str(f"deviance {deviance:.6g}", refresh=False)
                     bar.update()
                 if callback is not None and is_true(callback(EMState(k, x, deviance))):
                     stop = Stop.CALLBACK
                     break
-                kept.keep({"x": x}, {"deviance": list(deviances)})
+            misfit = _pearson(operator, x, y, r)  # while the checkpoint is there
             kept.end(stop.name, {"x": x}, {"deviance": list(deviances)})
     except KeyboardInterrupt:
         stop = Stop.INTERRUPTED
@@ -207,7 +212,8 @@ def _em(
         if bar is not None:
             bar.close()
     answer = x.cpu().numpy() if is_numpy else x
-    return Result(answer, len(deviances), stop, {"deviance": deviances}, None, False, _pearson(operator, x, y, r))
+    misfit = _pearson(operator, x, y, r) if misfit is None else misfit
+    return Result(answer, len(deviances), stop, {"deviance": deviances}, None, False, misfit)
 
 
 def _deviance(y: Tensor, expected: Tensor) -> float:

@@ -16,7 +16,7 @@ from .checkpoint import Kept
 from .settings import described
 from .solvers import State
 
-__all__ = ["end", "found", "identity", "keep"]
+__all__ = ["check_denoiser", "end", "found", "identity", "keep"]
 
 SAME_DENOISER = 0.1
 """Difference of two answers, relative to what the denoiser removes, that is rounding: bfloat16's, at the most."""
@@ -34,12 +34,8 @@ def end(kept: Kept, state: State | None, history: History, word: str) -> None:
     kept.end(word, *(({}, {}) if state is None else _held(state, history)))
 
 
-def found(kept: Kept, h: Any, denoise: Callable[[Tensor, float], Tensor], history: History) -> State | None:
-    """Return the iteration that was found, if any, fill the history, and start the data term's inner iteration there.
-
-    Raises:
-        ValueError: the denoiser is another one: z is not D(x + u; sigma).
-    """
+def found(kept: Kept, h: Any, history: History) -> State | None:
+    """Return the iteration that was found, if any, fill the history, and start the data term's iteration there."""
     if not kept.tensors:
         return None
     try:
@@ -48,18 +44,27 @@ def found(kept: Kept, h: Any, denoise: Callable[[Tensor, float], Tensor], histor
         history.update({name: list(values[name]) for name in history})
     except (KeyError, TypeError) as error:
         raise ValueError(f"solve: checkpoint is damaged ({error!s:.60}); remove the file to begin anew") from error
-    state = State(k, x, z, u, z, sigma, alpha)
-    v = z + u if bool(u.any()) else x  # u = u_old + x - z, and D was given x + u_old
-    again = denoise(v, sigma)
-    removed, rounding = _norm(v - z), torch.finfo(torch.real(z).dtype).eps ** 0.5 * _norm(z)
-    if not _norm(again - z) <= SAME_DENOISER * removed + rounding:
-        raise ValueError(
-            "solve: checkpoint was begun with another denoiser, which gave another image at the last iteration; go on "
-            "with that one, or remove the file to begin anew"
-        )
     if hasattr(h, "last_x"):
         h.last_x = x
-    return state
+    return State(k, x, z, u, z, sigma, alpha)
+
+
+def check_denoiser(state: State, denoise: Callable[[Tensor, float], Tensor], denoiser: Any) -> None:
+    """Ask a denoiser without weights whether z = D(x + u; sigma) still holds; those of modules are compared.
+
+    Raises:
+        ValueError: it gives another image.
+    """
+    if isinstance(denoiser, nn.Module):
+        return
+    v = state.z + state.u if bool(state.u.any()) else state.x  # u = u_old + x - z, and D was given x + u_old
+    again = denoise(v, state.sigma)
+    removed, rounding = _norm(v - state.z), torch.finfo(torch.real(v).dtype).eps ** 0.5 * _norm(state.z)
+    if not _norm(again - state.z) <= SAME_DENOISER * removed + rounding:
+        raise ValueError(
+            "solve: checkpoint was begun with another denoiser, or one that draws at random, which gave another image "
+            "at the last iteration; go on with that one, or remove the file to begin anew"
+        )
 
 
 def identity(denoiser: Any) -> str:

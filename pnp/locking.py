@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["discard", "exclusive", "sweep"]
+__all__ = ["discard", "exclusive", "hidden", "sweep"]
 
+ATTEMPTS = 100
+"""To lock a file that others remove in between."""
 TAKEN = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 """How systems say that another process has the lock; anything else: this file system has no locks."""
 
@@ -35,9 +37,12 @@ def exclusive(path: str | os.PathLike[str], caller: str) -> Iterator[None]:
     path = path.parent.resolve() / path.name
     lock = path.with_name(f".{path.name}.lock")
     try:
-        handle = _taken(lock)
+        handle, holds = _taken(lock)
     except OSError as error:
-        raise ValueError(f"{caller}: {path} cannot be locked: {os.strerror(error.errno or 0)}") from error
+        raise ValueError(
+            f"{caller}: {path} cannot be locked: {os.strerror(error.errno or 0)}; if no run is writing it, remove "
+            f"{lock.name}"
+        ) from error
     if handle is None:
         raise ValueError(
             f"{caller}: another run ({_holder(lock)}) is writing {path}; wait for its end, or choose another name"
@@ -46,12 +51,21 @@ def exclusive(path: str | os.PathLike[str], caller: str) -> Iterator[None]:
         with suppress(OSError):  # a full disk; it is for messages only
             os.ftruncate(handle, 0)
             os.write(handle, f" process {os.getpid()} on {socket.gethostname()}".encode())
-        sweep(path)
+        if holds:  # else another run may be at work
+            sweep(path)
         yield
     finally:
-        with suppress(OSError):  # Windows removes no open files
+        if sys.platform == "win32":  # where open files cannot be removed
+            os.close(handle)
+        with suppress(OSError):
             lock.unlink()
-        os.close(handle)
+        if sys.platform != "win32":
+            os.close(handle)
+
+
+def hidden(path: Path) -> Path:
+    """Return a free hidden name beside a folder, which `sweep` knows."""
+    return path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
 
 
 def sweep(path: Path) -> None:
@@ -65,9 +79,9 @@ def sweep(path: Path) -> None:
 
 def discard(folder: Path) -> None:
     """Remove a folder, under another name first: half of it is never taken for the whole."""
-    hidden = folder.with_name(f".{folder.name}.{os.urandom(4).hex()}.part")
-    os.rename(folder, hidden)
-    _remove(hidden)
+    part = hidden(folder)
+    os.rename(folder, part)
+    _remove(part)
 
 
 def _remove(path: Path) -> None:
@@ -78,33 +92,41 @@ def _remove(path: Path) -> None:
             path.unlink()
 
 
-def _taken(lock: Path) -> int | None:
-    """Return the handle of the locked file; None: another process has it."""
-    while True:
+def _taken(lock: Path) -> tuple[int | None, bool]:
+    """Return the handle of the lock's file, None if another process has it, and whether there are locks at all."""
+    for _ in range(ATTEMPTS):
         handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            if not _locked(handle):
+            locked = _locked(handle)
+            if locked is False:
                 os.close(handle)
-                return None
+                return None, True
             if os.path.samestat(os.fstat(handle), os.stat(lock)):
-                return handle
+                return handle, locked is True
         except FileNotFoundError:
             pass  # who had it removed the file between our opening and our locking it
+        except OSError:
+            os.close(handle)
+            raise
         os.close(handle)
+    return None, True
 
 
-def _locked(handle: int) -> bool:
+def _locked(handle: int) -> bool | None:
+    """Lock a file; False: another process has it; None: there are no locks here."""
     try:
         if sys.platform == "win32":
             import msvcrt
 
+            os.lseek(handle, 1024, os.SEEK_SET)  # beyond the words, which others may then read
             msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+            os.lseek(handle, 0, os.SEEK_SET)
         else:
             import fcntl
 
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        return error.errno not in TAKEN
+        return False if error.errno in TAKEN else None
     return True
 
 

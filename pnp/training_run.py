@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from itertools import chain
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from . import distributed
 from .data import Sampler
 from .io import atomic
+from .io.atomic import NotWritten
 from .muon import Muon, fast_bfloat16, hidden_weights
 from .training_options import NoiseLevels, TrainingOptions
 from .validation import short
@@ -206,7 +208,10 @@ class Run:
         generators = distributed.gather(self.random)
         if distributed.rank() > 0:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise NotWritten(f"output {path} cannot be written: {os.strerror(error.errno or 0)}") from error
         with atomic(path, overwrite=True) as part:
             torch.save(
                 {

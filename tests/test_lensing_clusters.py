@@ -10,7 +10,7 @@ import torch
 
 from pnp.io import read_image
 from pnp.lensing import LognormalKappa, pixel_spectrum
-from pnp.lensing.clusters import Clusters, _add, _haloes, _profile, cluster_density, nfw_surface
+from pnp.lensing.clusters import Clusters, _add, _profile, cluster_density, nfw_surface
 
 
 @pytest.fixture(scope="module")
@@ -96,10 +96,6 @@ def test_skies_keep_their_spectrum_and_scale_with_std():
     doubled = LognormalKappa(shape, std=0.04, clusters=True)(2, generator=torch.Generator().manual_seed(1))
     single = sky(2, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(doubled, 2 * single, rtol=1e-4, atol=1e-5)
-
-
-def test_profiles_are_made_once_for_a_pixel():
-    assert _haloes(0.29) is _haloes(0.29)
 
 
 @pytest.mark.slow

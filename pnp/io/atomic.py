@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import secrets
@@ -10,14 +11,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["NotWritten", "atomic", "atomic_hdf5", "check_output", "temporary"]
+__all__ = ["NotWritten", "atomic", "atomic_hdf5", "check_output", "refusal", "temporary"]
 
 PROBE_BYTES = 2**20
 """What a disk that has just refused is asked to take, where a library did not say why."""
+REFUSED = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO", "EACCES", "EPERM")}
+"""How systems say that they do not write; other errors come from elsewhere."""
 
 
 class NotWritten(ValueError):
-    """The system refused to write a file: a full disk, a quota. What had that name before has it still."""
+    """The system refuses to write a file: a full disk, a quota, a folder gone. What had that name has it still."""
 
 
 def check_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
@@ -26,8 +29,8 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> Pa
     Worth calling before a long computation, too.
 
     Raises:
-        ValueError: the path is a folder, exists (without overwrite), or its folder is missing or not
-            writable.
+        ValueError: the path is a folder, or exists (without overwrite).
+        NotWritten: its folder is missing or not writable.
     """
     path = Path(path)
     if path.is_dir():
@@ -35,9 +38,9 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> Pa
     if path.exists() and not overwrite:
         raise ValueError(f"output {path} exists; choose another name or allow it to be overwritten (overwrite)")
     if not path.parent.is_dir():
-        raise ValueError(f"output {path}: the folder {path.parent} does not exist; create it first")
+        raise NotWritten(f"output {path}: the folder {path.parent} does not exist; create it first")
     if not os.access(path.parent, os.W_OK):
-        raise ValueError(f"output {path}: the folder {path.parent} is not writable; choose another one")
+        raise NotWritten(f"output {path}: the folder {path.parent} is not writable; choose another one")
     return path
 
 
@@ -68,7 +71,7 @@ def atomic(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator
             check_output(path, overwrite=overwrite)
             os.replace(part, path)
     except (OSError, RuntimeError) as error:  # torch and HDF5 know the second kind only
-        if (reason := _refusal(error, part)) is None:
+        if (reason := refusal(error, part)) is None:
             raise
         raise NotWritten(f"output {path} cannot be written: {reason}") from error
     finally:
@@ -119,10 +122,10 @@ class _Sink(io.FileIO):
         return self.tell() if size is None else size
 
 
-def _refusal(error: Exception, part: Path) -> str | None:
+def refusal(error: Exception, part: Path) -> str | None:
     """Return why the system does not write, in its own words; None where something else went wrong."""
     if isinstance(error, OSError) and error.errno:
-        return os.strerror(error.errno)
+        return os.strerror(error.errno) if error.errno in REFUSED else None
     try:  # NumPy, astropy and torch keep the reason to themselves: ask again
         with open(part, "ab") as file:
             file.write(bytes(PROBE_BYTES))

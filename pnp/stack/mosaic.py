@@ -23,9 +23,10 @@ import numpy.typing as npt
 import torch
 
 from ..interop import as_denoiser
-from ..locking import exclusive
+from ..io.atomic import refusal
+from ..locking import discard, exclusive, hidden
 from ..protocols import Denoiser
-from ..validation import check_number, short
+from ..validation import check_number
 from .engine import require
 from .parts import free_folder, new_array
 from .sources import DaskSource, as_source
@@ -203,13 +204,14 @@ def run(arrays: list[Any], client: Any, progress: bool) -> list[Any]:
 @contextmanager
 def scratch(folder: Path, caller: str) -> Iterator[Path]:
     """Yield a hidden folder beside the output, which is this run's alone; gone when the block ends."""
-    part = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
+    part = hidden(folder)
     with exclusive(folder, caller):
         part.mkdir()
         try:
             yield part
         except OSError as error:
-            reason = os.strerror(error.errno) if error.errno else short(error)
+            if (reason := refusal(error, part / "probe")) is None:
+                raise
             raise OSError(f"{caller}: output {folder} cannot be written: {reason}") from error
         finally:
             shutil.rmtree(part, ignore_errors=True)
@@ -218,9 +220,17 @@ def scratch(folder: Path, caller: str) -> Iterator[Path]:
 def moved(part: Path, folder: Path, caller: str, *, overwrite: bool) -> None:
     """Give a finished Zarr array its name; what had it before is there until then."""
     free_folder(folder, caller, overwrite=overwrite)
+    replaced = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.replaced")  # `sweep` leaves it alone
     if folder.exists():
-        os.rename(folder, part.parent / "replaced")
-    os.rename(part, folder)
+        os.rename(folder, replaced)
+    try:
+        os.rename(part, folder)
+    except BaseException:
+        if replaced.exists():
+            os.rename(replaced, folder)
+        raise
+    if replaced.exists():
+        discard(replaced)
 
 
 def _denoise_tile(
@@ -246,7 +256,8 @@ def _write_tile(x: Array, *, path: str, ndim: int, block_info: Any = None) -> Ar
 def _cuts(n: int, tile: int, halo: int, step: int) -> tuple[int, ...]:
     """Return the sides of about equal tiles that cover n pixels, multiples of the step but for the last.
 
-    None is smaller than the halo, so that a tile's halo lies within its neighbours; the last is then larger.
+    None is smaller than the halo, so that a tile's halo lies within its neighbours, or than half the others; the last
+    is then larger.
 
     >>> _cuts(100, 40, 8, 8), _cuts(81, 40, 8, 8), _cuts(30, 40, 8, 8)
     ((40, 40, 20), (32, 32, 17), (30,))
@@ -254,7 +265,7 @@ def _cuts(n: int, tile: int, halo: int, step: int) -> tuple[int, ...]:
     side = -(-n // -(-n // tile))
     side = max(-(-side // step) * step, halo)
     sides = [side] * (n // side) + [n % side] * (n % side > 0)
-    if len(sides) > 1 and sides[-1] < max(halo, 1):
+    if len(sides) > 1 and sides[-1] < max(halo, side / 2):
         sides[-2:] = [sides[-2] + sides[-1]]
     return tuple(sides)
 

@@ -40,7 +40,7 @@ class LocalOperator:
     """
 
     def __init__(self, tiles: Tiles, make_operator: MakeOperator) -> None:
-        self.tiles, self.solver = tiles, LeastSquares(rtol=1e-6, max_iter=200)
+        self.tiles, self.solver = tiles, LeastSquares(rtol=TAIL[tiles.dtype], max_iter=500)
         self._make, self._task = make_operator, travelling(make_operator)
         sides = tuple(min(n, PROBE) for n in tiles.shape[1:])
         self._probe_shape = (sides[0], sides[1])
@@ -121,7 +121,7 @@ class LocalOperator:
         if any(radius > n // 2 for n, _ in cut):
             raise ValueError(
                 f"{self.tiles.caller}: operator must be local, but {what} reaches beyond {min(a.shape) // 2} pixels; "
-                "raise strength or noise_std, or solve the whole image with `solve`"
+                "narrow it, or solve the whole image with `solve`"
             )
         if any(radius > min(sizes) for _, sizes in cut):
             raise ValueError(

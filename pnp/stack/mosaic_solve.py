@@ -75,7 +75,7 @@ def solve_mosaic(
         progress: show a bar of iterations on stderr.
 
     Returns:
-        As `solve`; x is the path of the output, noise_std what was passed.
+        As `solve`; x is the path of the output, noise_std what was passed; inner iterations are not counted (0).
 
     Raises:
         ImportError: Dask or Zarr is not installed.
@@ -85,7 +85,7 @@ def solve_mosaic(
 
     caller = "solve_mosaic"
     require(caller)
-    if algorithm not in ALGORITHMS:
+    if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
         raise ValueError(f"{caller}: algorithm must be one of {sorted(ALGORITHMS)}, got {algorithm!r:.60}")
     if hasattr(operator, "A_adjoint"):
         raise TypeError(

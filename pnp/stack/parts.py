@@ -12,14 +12,13 @@ at any moment leaves a folder from which the next one goes on. Zarr 2 and 3 alik
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..locking import discard
+from ..locking import discard, hidden
 from ..settings import differences
 
 __all__ = ["DONE", "FACTS", "FAILED", "OPEN", "CannotWrite", "Parts", "Summary", "free_folder", "new_array"]
@@ -66,7 +65,7 @@ class Parts:
         """
         import zarr
 
-        part = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
+        part = hidden(folder)
         try:
             group = zarr.open_group(str(part), mode="w")
             new_array(part / "image", (n, *shape), (1, *shape), dtype, np.nan)
