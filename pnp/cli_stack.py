@@ -146,16 +146,16 @@ def _first_slice(path: Path, operator: str | None) -> Measurements:
     """Read what the file says of the operator, and the first slice: all of them may not fit into memory."""
     import h5py
 
-    from .io.hdf5 import open_hdf5
+    from .io.hdf5_open import numbers, open_hdf5
 
-    with open_hdf5(path) as file, tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:
         head = Path(folder) / path.name
-        with h5py.File(head, "w") as small:
+        with open_hdf5(path) as file, h5py.File(head, "w") as small:
             for name in ("operator", "measurements"):
                 if name not in file:
                     raise ValueError(f"{path} must have /{name}; see docs/hdf5_layout.md")
             file.copy("operator", small)
-            small["measurements"] = file["measurements"][:1]
+            small["measurements"] = numbers(path, file["measurements"], slice(0, 1))
             if "background" in file:
                 small["background"] = 0.0
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import warnings
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,7 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .io.checks import check_claim
+from .io.checks import check_claim, quiet
 
 __all__ = ["Crops", "Sampler", "centre", "load_folder"]
 
@@ -60,18 +59,23 @@ def load_folder(folder: str | Path, channels: int = 1) -> list[Tensor]:
         raise ValueError(f"load_folder: no image in {str(folder)!r}; expected {', '.join(SUFFIXES)}")
     images = []
     for path in files:
+        name = path.relative_to(root)
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of tags that Pillow leaves out
-                with path.open("rb") as file, Image.open(file, formats=FORMATS) as opened:
-                    needed = opened.width * opened.height * len(opened.getbands())
-                    check_claim("it", needed, path.stat().st_size, "if that is right, store it unpacked")
-                    # Grey images of any depth as they are; palettes and transparency become plain colour.
-                    grey = opened.mode in ("L", "I", "F") or opened.mode.startswith("I;16")
-                    x: NDArray[Any] = np.array(opened if grey else opened.convert("RGB"))
+            with quiet(), path.open("rb") as file, Image.open(file, formats=FORMATS) as opened:
+                needed = opened.width * opened.height * len(opened.getbands())
+                check_claim(
+                    f"load_folder: {name}",
+                    needed,
+                    path.stat().st_size,
+                    "if that is right, store it as uncompressed TIFF",
+                )
+                # Grey images of any depth as they are; palettes and transparency become plain colour.
+                grey = opened.mode in ("L", "I", "F") or opened.mode.startswith("I;16")
+                x: NDArray[Any] = np.array(opened if grey else opened.convert("RGB"))
             x = x if x.dtype == np.uint8 else _eight_bits(x)
         except Exception as error:
-            name = path.relative_to(root)
+            if str(error).startswith(f"load_folder: {name} claims"):
+                raise
             raise ValueError(f"load_folder: cannot read {name}: {error}; remove it or save it as PNG"[:390]) from error
         if channels == 1:
             x = (rgb2gray(x) if x.ndim == 3 else x)[..., None]

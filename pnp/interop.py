@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .data_terms import LeastSquares
 from .protocols import Denoiser, Operator
+from .validation import short
 
 __all__ = ["as_denoiser", "as_operator", "to_deepinv", "to_deepinv_prior"]
 
@@ -61,7 +62,7 @@ def _check_range(levels: Any, caller: str) -> None:
     except (TypeError, ValueError, OverflowError, RuntimeError):
         fits = False
     if not fits:
-        got = " ".join(repr(levels).split())[:60]
+        got = short(repr(levels), 60)
         raise ValueError(f"{caller}: denoiser.sigma_range must be (lowest, highest), 0 <= lowest <= highest, got {got}")
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,7 +52,7 @@ class Schedule:
     def __post_init__(self) -> None:
         levels = (self.sigma_max, self.sigma_min)
         numbers = all(isinstance(s, (int, float, np.integer, np.floating)) and not isinstance(s, bool) for s in levels)
-        if not numbers or not 0 < self.sigma_min <= self.sigma_max or not _is_finite(self.sigma_max):
+        if not numbers or not 0 < self.sigma_min <= self.sigma_max or not is_finite(self.sigma_max):
             got = [" ".join(repr(s).split())[:60] for s in levels]
             raise (ValueError if numbers else TypeError)(
                 f"Schedule: expected 0 < sigma_min <= sigma_max, got sigma_max={got[0]}, sigma_min={got[1]}; both are "
@@ -69,7 +70,7 @@ class Schedule:
         return math.exp((1 - fraction) * math.log(self.sigma_max) + fraction * math.log(self.sigma_min))
 
 
-def _is_finite(level: float) -> bool:
+def is_finite(level: Any) -> bool:
     """Whether a level is a number of float64; whole numbers may be larger."""
     try:
         return math.isfinite(level)

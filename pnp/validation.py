@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .protocols import Denoiser
-from .schedules import Schedule
+from .schedules import Schedule, is_finite
 
 __all__ = [
     "as_bounds",
@@ -74,22 +74,14 @@ def check_number(
     types = (int, np.integer) if integer else (int, float, np.integer, np.floating)
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, types):
         raise TypeError(f"{caller}: {name} must be {want}, got {short(repr(value), 60)} ({type(value).__name__})")
-    if not _is_finite(value) or value < above or (value == above and not or_equal):
+    if not is_finite(value) or value < above or (value == above and not or_equal):
         raise ValueError(f"{caller}: {name} must be {want}, got {_figure(value)}")
     return value
 
 
-def _is_finite(value: Any) -> bool:
-    """Whether a number is one of float64."""
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # a whole number of more than 308 digits
-        return False
-
-
 def _figure(value: Any) -> str:
     """Return a number as it is, or cut: whole numbers have no end."""
-    return short(repr(value), 60) if _is_finite(value) or isinstance(value, float) else "a number beyond 1e308"
+    return short(repr(value), 60) if is_finite(value) or isinstance(value, float) else "a number beyond 1e308"
 
 
 def as_tensor(name: str, value: Any, device: torch.device | None = None, *, caller: str = "solve") -> Tensor:
@@ -136,7 +128,7 @@ def broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
 def as_measurements(y: Any, *, caller: str = "solve") -> tuple[Any, bool]:
     """Return y as a tensor and whether it came as a numpy array; a list of tensors (stacked operators) passes."""
     plain = (Tensor, np.ndarray, np.generic, list, tuple, str, dict)
-    if not isinstance(y, plain) and hasattr(y, "__getitem__") and hasattr(y, "__iter__") and hasattr(y, "__len__"):
+    if not isinstance(y, plain) and hasattr(y, "__getitem__") and hasattr(y, "__len__"):
         parts = [part for part in y if isinstance(part, Tensor)]  # deepinv's TensorList, opaque from here on
         if len(parts) == len(y) > 0:
             if not all(bool(part.isfinite().all()) for part in parts):
@@ -157,7 +149,7 @@ def as_weights(noise_std: Any, y: Any, *, caller: str = "solve") -> Tensor:
     if isinstance(noise_std, (bool, str)):
         raise TypeError(f"{caller}: noise_std must be a positive number or an array like y, got {noise_std!r}")
     if isinstance(noise_std, (int, float, np.integer, np.floating)):
-        number = float(noise_std) if _is_finite(noise_std) or isinstance(noise_std, float) else math.inf
+        number = float(noise_std) if is_finite(noise_std) or isinstance(noise_std, float) else math.inf
         std = torch.tensor(number, dtype=real, device=like.device)
     else:
         std = as_tensor("noise_std", noise_std, device=like.device, caller=caller)
@@ -263,7 +255,7 @@ def as_bounds(bounds: Any, caller: str = "solve") -> tuple[float | None, float |
     for value in bounds:
         if value is not None and (isinstance(value, bool) or not isinstance(value, REAL)):
             raise TypeError(f"{caller}: bounds must hold numbers or None, got {short(repr(bounds), 60)}")
-    if any(isinstance(value, int) and not _is_finite(value) for value in bounds):
+    if any(isinstance(value, int) and not is_finite(value) for value in bounds):
         raise ValueError(f"{caller}: bounds must be numbers below 1e308; use None for no bound")
     low, high = (None if value is None else float(value) for value in bounds)
     if (low is not None and math.isnan(low)) or (high is not None and math.isnan(high)):

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reader_files import refused, write_dicom, write_htc
 
-from pnp.io import read_fits_maps, read_image, read_nifti, write_image, write_nifti
+from pnp.io import checks, read_fits_maps, read_image, read_nifti, write_image, write_nifti
 from pnp.readers import read_catalogue, read_dicom, read_dicom_nm, read_htc2022, read_interfile, read_shear_maps
 
 EDITS = st.lists(
@@ -129,6 +129,24 @@ def test_fits_headers_that_count_without_end(tmp_path, card, value):
     path.write_bytes(data)
     for read in (read_image, read_fits_maps, lambda p: read_shear_maps(e1=str(p), e2=str(p), noise_std=0.1)):
         peak(read, path)
+
+
+@pytest.mark.parametrize(
+    "cards", [{"NAXIS": 0, "PCOUNT": 10**6}, {"NAXIS": 2, "NAXIS1": 0, "NAXIS2": 2880, "GROUPS": "T", "PCOUNT": 0},
+              {"NAXIS": 0, "NAXIS  ": 1, "NAXIS1": 10**6}]
+)  # fmt: skip
+def test_fits_headers_that_hide_another(tmp_path, cards):
+    """What is counted wrongly is passed over: the part behind it, whose header counts without end."""
+
+    def header(*cards: tuple[str, object]) -> bytes:
+        return b"".join(f"{name:8.8}= {value!s:>20}".ljust(80).encode() for name, value in cards) + b"END".ljust(80)
+
+    first = header(("SIMPLE", "T"), ("BITPIX", 8), *cards.items()).ljust(2880)
+    data = bytes(2880) if "GROUPS" in cards else b""
+    second = header(("XTENSION", "'IMAGE   '"), ("BITPIX", 8), ("NAXIS", 10**12), ("PCOUNT", 0), ("GCOUNT", 1))
+    path = tmp_path / "x.fits"
+    path.write_bytes(first + data + second.ljust(2880) + bytes(2880))
+    assert "NAXIS must be at most 999" in peak(read_fits_maps, path)
 
 
 @pytest.mark.parametrize("extra", ["A_ORDER =           1000000000", "WCSAXES =           1000000000"])
@@ -305,17 +323,19 @@ def test_interfile_of_more_bytes_a_pixel_than_a_message_holds(tmp_path):
     assert "of 1e+308 and" in refused(read_interfile, path)
 
 
-def test_photograph_of_more_rows_than_the_file_has(tmp_path):
-    """Pillow makes room for what a TIFF claims: 350 MB, and eight times as much for its grey."""
+def test_photograph_of_more_rows_than_the_file_has(tmp_path, monkeypatch):
+    """Pillow makes room for what a TIFF claims, and eight times as much for its grey."""
+    monkeypatch.setattr(checks, "ROOM", 2**20)
     path = tmp_path / "photograph.tif"
     TARGETS[path.name].write(path)
     with tifffile.TiffFile(path) as tiff:
         at = tiff.pages[0].tags["ImageLength"].offset
     data = bytearray(path.read_bytes())
-    data[at + 2 : at + 12] = (4).to_bytes(2, "little") + (1).to_bytes(4, "little") + (2**24).to_bytes(4, "little")
+    data[at + 2 : at + 12] = (4).to_bytes(2, "little") + (1).to_bytes(4, "little") + (2**22).to_bytes(4, "little")
     data[at - 12 + 2 : at] = (4).to_bytes(2, "little") + (1).to_bytes(4, "little") + (20).to_bytes(4, "little")
     path.write_bytes(data)
-    peak(TARGETS[path.name].read, path)
+    message = peak(TARGETS[path.name].read, path)
+    assert "photograph.tif claims" in message and message.endswith("store it as uncompressed TIFF")
 
 
 def test_nifti_voxels_beyond_any_length(tmp_path):

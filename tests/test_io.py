@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import subprocess
+import sys
+import threading
+import warnings
 
 import h5py
 import numpy as np
@@ -14,6 +19,7 @@ from PIL import Image
 
 from pnp.io import (
     atomic,
+    checks,
     png_bits,
     read_image,
     read_measurements,
@@ -22,6 +28,7 @@ from pnp.io import (
     write_measurements,
     write_result,
 )
+from pnp.io.checks import check_memory, reading
 from pnp.plots import save_panels
 
 GREY = np.linspace(0, 1, 6 * 8, dtype=np.float32).reshape(6, 8)
@@ -330,3 +337,58 @@ def test_file_systems_without_links(tmp_path, monkeypatch):
     with atomic(tmp_path / "x.txt") as part:
         part.write_text("new")
     assert (tmp_path / "x.txt").read_text() == "new" and len(list(tmp_path.iterdir())) == 1
+
+
+# ---------------------------------------------------------------- what all readers share
+
+
+def test_two_threads_that_read_leave_warnings_and_logs_as_they_were():
+    filters, logger = list(warnings.filters), logging.getLogger("tifffile")
+    entered, left = threading.Event(), threading.Event()
+
+    def second() -> None:
+        with reading("b", "TIFF"):
+            entered.set()
+            left.wait(10)
+            assert logger.disabled
+
+    thread = threading.Thread(target=second)
+    with reading("a", "TIFF"):
+        thread.start()
+        assert entered.wait(10) and logger.disabled
+    assert logger.disabled, "the second still reads"
+    left.set()
+    thread.join()
+    assert not logger.disabled and warnings.filters == filters
+    with pytest.warns(UserWarning, match="heard"):
+        warnings.warn("heard", stacklevel=1)
+
+
+def test_reading_says_what_lacks():
+    with pytest.raises(ValueError, match=r"^a\.h5 needs more memory than is free, or is damaged; read a part of it$"):
+        with reading("a.h5", "HDF5"):
+            raise MemoryError
+    with pytest.raises(ValueError, match=r"a: x \(10000000, 5000\) would take 186 GiB, there are 0\.5; cut it"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(checks, "_memory", lambda: 2.0**29)
+            check_memory("a: x", (10**7, 5000), "cut it")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checks, "_memory", lambda: 1000.0)
+        with pytest.raises(ValueError, match=r"would take 1\.86e-06 GiB"):  # it was said to be 0
+            check_memory("a: x", (500,), "cut it")
+        with pytest.raises(ValueError, match="would take over 1e290 GiB"):
+            check_memory("a: x", (10**400,), "cut it")
+
+
+def test_hdf5_on_a_full_disk_is_one_sentence(tmp_path):
+    """HDF5 that cannot write what it still holds crashes the process that closes the file."""
+    pytest.importorskip("resource", reason="limits on the size of files are Unix's")
+    code = (
+        "import resource, sys, numpy as np; from pnp.io import write_image\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "try: write_image(sys.argv[1], np.ones((8, 8)))\n"
+        "except ValueError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "x.h5"], capture_output=True, text=True)
+    assert done.returncode == 0 and "x.h5 cannot be written: File too large" in done.stdout, done.stderr
+    assert list(tmp_path.iterdir()) == []

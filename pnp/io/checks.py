@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import os
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-__all__ = ["RATIO", "ROOM", "allowed", "check_claim", "check_memory", "one_line", "reading", "within"]
+__all__ = ["RATIO", "ROOM", "allowed", "check_claim", "check_memory", "one_line", "quiet", "reading", "within"]
 
 ROOM = 2**28
 """Bytes, 256 MiB, that any file may unpack to, however small it is."""
@@ -27,34 +29,76 @@ def reading(path: str | os.PathLike[str], kind: str) -> Iterator[None]:
 
     Libraries warn of every oddity that they mend, and log it, in words of their own: that is not repeated.
     """
-    loggers = [logging.getLogger(name) for name in LOGGERS]
-    before = [logger.disabled for logger in loggers]
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            for logger in loggers:
-                logger.disabled = True
+        with quiet():
             yield
-    except Exception as error:  # each library has its own family of exceptions, MemoryError for absurd sizes too
+    except MemoryError as error:
+        raise ValueError(f"{path} needs more memory than is free, or is damaged; read a part of it") from error
+    except Exception as error:  # each library has its own family of exceptions
         if isinstance(error, ValueError) and str(error).startswith(str(path)):
             raise
         raise ValueError(
             f"{path} is not a readable {kind} file (truncated or damaged?): {one_line(error)}; fetch it again"
         ) from error
-    finally:
-        for logger, was in zip(loggers, before, strict=True):
-            logger.disabled = was
 
 
-def one_line(error: Exception) -> str:
-    """Return an error's text, short enough to stand within a message."""
-    text = " ".join(str(error).strip("'\"").split())
-    return "".join(c if c.isprintable() else "?" for c in text)[:120] or type(error).__name__
+class _Quiet:
+    """What libraries say, switched off for the whole process: by the first thread that reads, until the last is done.
+
+    Were each to restore what it had found, the last of two that overlap would restore the silence of the other.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._depth = threading.Lock(), 0
+        self._warnings, self._disabled = warnings.catch_warnings(), [False] * len(LOGGERS)
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._depth += 1
+            if self._depth > 1:
+                return
+            self._warnings = warnings.catch_warnings()
+            self._warnings.__enter__()
+            warnings.simplefilter("ignore")
+            # Headers that bend the rules are common and harmless; missing bytes are not.
+            warnings.filterwarnings("error", message=".*truncated", module="astropy")
+            self._disabled = [logging.getLogger(name).disabled for name in LOGGERS]
+            for name in LOGGERS:
+                logging.getLogger(name).disabled = True
+
+    def __exit__(self, *error: Any) -> None:
+        with self._lock:
+            self._depth -= 1
+            if self._depth > 0:
+                return
+            self._warnings.__exit__(None, None, None)
+            for name, was in zip(LOGGERS, self._disabled, strict=True):
+                logging.getLogger(name).disabled = was
 
 
-def allowed(held: int) -> int:
-    """Return the bytes that a file, or a part of one, of so many bytes may unpack to."""
-    return max(ROOM, RATIO * held)
+_QUIET = _Quiet()
+
+
+def quiet() -> _Quiet:
+    """Return a context without the warnings and the logs of the libraries that read; it nests, in threads too."""
+    return _QUIET
+
+
+def one_line(said: object, limit: int = 120) -> str:
+    """Return an error's text, or any other, short enough to stand within a message."""
+    text = " ".join(str(said).strip("'\"").split())
+    return "".join(c if c.isprintable() else "?" for c in text)[:limit] or type(said).__name__
+
+
+def allowed(held: int) -> tuple[int, str]:
+    """Return the bytes that a file of so many bytes may unpack to, and in words which limit that is.
+
+    Half of the memory at most: what is unpacked is still to become arrays.
+    """
+    packed, half = max(ROOM, RATIO * held), _memory() / 2
+    if half < packed:
+        return int(half), f"half of the memory, {_figure(int(half), 2**30)} GiB"
+    return packed, f"{_figure(packed, 2**20)} MiB, {RATIO} times its size" if packed > ROOM else f"{ROOM >> 20} MiB"
 
 
 def check_claim(where: str, needed: int, held: int, remedy: str) -> None:
@@ -70,10 +114,14 @@ def check_claim(where: str, needed: int, held: int, remedy: str) -> None:
     Traceback (most recent call last):
     ValueError: a.h5: x claims 1.1e+12 bytes and has 1000, over 200 times as many (beyond 256 MiB); store it unpacked
     """
-    if needed > allowed(held):
+    if needed > max(ROOM, RATIO * held):
         raise ValueError(
             f"{where} claims {_figure(needed)} bytes and has {held}, over {RATIO} times as many (beyond "
             f"{ROOM >> 20} MiB); {remedy}"
+        )
+    if needed > (memory := _memory()):
+        raise ValueError(
+            f"{where} claims {_figure(needed, 2**30)} GiB, there are {memory / 2**30:.3g}; read a part of it"
         )
 
 
@@ -82,7 +130,7 @@ def check_memory(where: str, shape: Sequence[int], remedy: str) -> None:
     memory, needed = _memory(), 4 * math.prod(shape)
     if needed > memory:
         raise ValueError(
-            f"{where} {_shape(shape)} would take {_figure(needed >> 30)} GiB, there are {memory / 2**30:.3g}; {remedy}"
+            f"{where} {_shape(shape)} would take {_figure(needed, 2**30)} GiB, there are {memory / 2**30:.3g}; {remedy}"
         )
 
 
@@ -108,9 +156,9 @@ def _memory() -> float:
     return min(limits)
 
 
-def _figure(n: int) -> str:
-    """Three digits of a whole number, however large."""
-    return f"{n:.3g}" if n < 10**300 else "over 1e300"
+def _figure(n: int, unit: int = 1) -> str:
+    """Three digits of a whole number in some unit, however large."""
+    return f"{n / unit:.3g}" if n < 10**300 else "over 1e290"
 
 
 def _shape(shape: Sequence[int]) -> str:

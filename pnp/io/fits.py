@@ -23,7 +23,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from .atomic import atomic
-from .checks import allowed, check_claim, check_memory, one_line
+from .checks import allowed, check_claim, check_memory, quiet, reading
 
 __all__ = ["celestial_wcs", "image", "images_in", "native", "open_fits", "read_fits_maps", "write_fits_maps"]
 
@@ -32,6 +32,8 @@ GZIP = b"\x1f\x8b"
 BLOCK, CARD = 2880, 80
 """Bytes of a block, and of a card of a header."""
 COUNT = re.compile(r"(?:HIERARCH\s+)?(Z?NAXIS|TFIELDS|WCSAXES.?|[AB]P?_ORDER)\s*=\s*([^\s/]+)", re.IGNORECASE)
+SIZE = re.compile(r"SIMPLE|BITPIX|NAXIS\d*|PCOUNT|GCOUNT|GROUPS")
+"""Cards that say where the next header begins (sections 4.4.1 and 6)."""
 MOST = 999
 """Axes and columns that the standard allows (sections 4.4.1 and 7.3.1)."""
 
@@ -118,21 +120,12 @@ def open_fits(path: str | os.PathLike[str], *, memmap: bool = False) -> Iterator
 
     if not Path(path).is_file():
         raise ValueError(f"{path}: there is no such file; check the name")
-    try:
-        with warnings.catch_warnings():
-            # Headers that bend the rules are common and harmless; missing bytes are not.
-            warnings.simplefilter("ignore")
-            warnings.filterwarnings("error", message=".*truncated")
-            # Opened here, so that it is closed where astropy gives up on it.
-            with open(path, "rb") as packed:
-                file = _unpacked(path, packed)
-                _check_counts(path, file)
-                with fits.open(file, memmap=memmap and file is packed, lazy_load_hdus=False) as parts:
-                    yield parts
-    except Exception as error:  # astropy has many for a broken file
-        if isinstance(error, ValueError) and str(error).startswith(str(path)):
-            raise
-        raise ValueError(f"{path} is not a readable FITS file (truncated or damaged?): {one_line(error)}") from error
+    # Opened here, so that it is closed where astropy gives up on it.
+    with reading(path, "FITS"), open(path, "rb") as packed:
+        file = _unpacked(path, packed)
+        _check_counts(path, file)
+        with fits.open(file, memmap=memmap and file is packed, lazy_load_hdus=False) as parts:
+            yield parts
 
 
 def images_in(parts: Any) -> dict[int, Any]:
@@ -157,10 +150,10 @@ def _unpacked(path: str | os.PathLike[str], file: BinaryIO) -> BinaryIO:
     magic = file.read(9)
     file.seek(0)
     if magic[:2] == GZIP:
-        limit = allowed(Path(path).stat().st_size)
+        limit, why = allowed(Path(path).stat().st_size)
         content = gzip.GzipFile(fileobj=file).read(limit + 1)
         if len(content) > limit:
-            raise ValueError(f"{path} unpacks to more than {limit >> 20} MiB; if that is right, unpack it (gunzip)")
+            raise ValueError(f"{path} unpacks to more than {why}; if that is right, unpack it (gunzip)")
         magic, file = content[:9], io.BytesIO(content)
     if magic != b"SIMPLE  =":
         raise ValueError(f"{path} is not a FITS file, which begins with 'SIMPLE  ='; check the name, or unpack it")
@@ -170,7 +163,7 @@ def _unpacked(path: str | os.PathLike[str], file: BinaryIO) -> BinaryIO:
 def _check_counts(path: str | os.PathLike[str], file: BinaryIO) -> None:
     """Refuse a header that counts more axes or columns than there can be: astropy would go through them all."""
     while True:
-        sizes: dict[str, int] = {}
+        cards: dict[str, str] = {}
         ended = False
         while not ended and len(block := file.read(BLOCK)) == BLOCK:
             for k in range(0, BLOCK, CARD):
@@ -178,12 +171,16 @@ def _check_counts(path: str | os.PathLike[str], file: BinaryIO) -> None:
                 if (found := COUNT.match(card)) and not _number(found[2]) <= MOST:
                     raise ValueError(f"{path}: {found[1]} must be at most {MOST}, got {found[2]:.24}; fetch it again")
                 name, _, value = card.partition("=")
-                sizes[name.strip()] = int(n) if math.isfinite(n := _number(value.partition("/")[0])) else 0
+                if SIZE.fullmatch(name := name.strip()):
+                    cards.setdefault(name, value.partition("/")[0].strip())  # of two alike, astropy takes the first
                 ended = ended or card.rstrip() == "END"
         if not ended:
             break
+        sizes = {name: int(n) for name, value in cards.items() if math.isfinite(n := _number(value))}
         axes = [sizes.get(f"NAXIS{k + 1}", 0) for k in range(sizes.get("NAXIS", 0))]
-        elements = sizes.get("GCOUNT", 1) * (sizes.get("PCOUNT", 0) + (math.prod(axes) if axes else 0))
+        if next(iter(cards), "") == "SIMPLE" and cards.get("GROUPS") == "T":
+            axes = axes[1:]  # random groups (section 6): the first axis is 0, and does not count
+        elements = sizes.get("GCOUNT", 1) * (sizes.get("PCOUNT", 0) + math.prod(axes)) if axes else 0
         n_bytes = abs(sizes.get("BITPIX", 8)) // 8 * elements
         if n_bytes < 0 or file.tell() + n_bytes > 2**62:  # astropy says it in its own words
             break
@@ -209,8 +206,7 @@ def celestial_wcs(header: Any) -> Any:
     """Return the astropy WCS of a header that places its two axes on the sky, otherwise None."""
     from astropy.wcs import WCS
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of obsolete keywords, which astropy mends
+    with quiet():  # of obsolete keywords, which astropy mends
         wcs = WCS(header, naxis=2)
     return wcs if wcs.has_celestial else None
 

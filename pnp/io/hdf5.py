@@ -27,12 +27,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .atomic import atomic_hdf5
-from .checks import reading
 from .hdf5_open import listed, numbers, open_hdf5
 from .units import factor, units_of
 
-__all__ = ["Measurements", "SavedResult", "listed", "open_hdf5", "read_measurements", "read_result"]
-__all__ += ["write_measurements", "write_result"]
+__all__ = ["Measurements", "SavedResult", "read_measurements", "read_result", "write_measurements", "write_result"]
 
 Array = npt.NDArray[Any]
 FORMAT_VERSION = 1
@@ -182,7 +180,7 @@ def read_measurements(path: str | os.PathLike[str], *, operator: str | None = No
     Raises:
         ValueError: the file is missing, unreadable or truncated, a dataset is missing, or a unit is wrong.
     """
-    with reading(path, "HDF5"), open_hdf5(path) as file:
+    with open_hdf5(path) as file:
         name, parameters, noise_std, reference = _read_problem(path, file, operator or "")
         if not name:
             raise ValueError(f"{path}: /operator must have the attribute 'name', e.g. 'radon'; see docs/hdf5_layout.md")
@@ -200,7 +198,7 @@ def read_result(path: str | os.PathLike[str]) -> SavedResult:
     Raises:
         ValueError: the file is missing, unreadable or truncated, a dataset is missing, or a unit is wrong.
     """
-    with reading(path, "HDF5"), open_hdf5(path) as file:
+    with open_hdf5(path) as file:
         x = _dataset(path, file, "image")
         operator, parameters, noise_std, reference = _read_problem(path, file)
         group = file.get("history")

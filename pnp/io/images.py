@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from .atomic import atomic, check_output
+from .atomic import atomic, atomic_hdf5, check_output
 from .checks import check_claim, check_memory, reading
 from .fits import image as fits_image
 from .fits import images_in, open_fits
@@ -69,7 +69,7 @@ def read_image(path: str | os.PathLike[str], *, dataset: str = "image") -> npt.N
                     raise ValueError(f"{path}: it holds no image")
                 pixels = fits_image(path, images[0])
         elif name.endswith(_HDF5):
-            with reading(path, "HDF5"), open_hdf5(path) as file:
+            with open_hdf5(path) as file:
                 if dataset not in file:
                     raise ValueError(f"{path} has no dataset '{dataset}'; it holds {listed(file)}")
                 pixels = numbers(path, file[dataset])
@@ -120,6 +120,10 @@ def write_image(
         return
     if name.endswith(".png") and not np.isfinite(pixels).all():
         raise ValueError("write_image: PNG has no place for NaN or infinity; use .tif, .npy or .h5")
+    if name.endswith(_HDF5):
+        with atomic_hdf5(path, overwrite=overwrite) as file:
+            file[dataset] = pixels
+        return
     with atomic(path, overwrite=overwrite) as part:
         if name.endswith(".png"):
             from PIL import Image
@@ -138,15 +142,10 @@ def write_image(
                 tifffile.imwrite(part, pixels, photometric="minisblack")
         elif name.endswith(_NPY):
             np.save(part, pixels)
-        elif name.endswith(_FITS):
+        else:
             from astropy.io import fits
 
             fits.PrimaryHDU(pixels).writeto(part)
-        else:
-            import h5py
-
-            with h5py.File(part, "w") as file:
-                file[dataset] = pixels
 
 
 def check_image_output(

@@ -49,7 +49,7 @@ def shape_of(caller: str, name: str, value: Any) -> tuple[int, int]:
 def angles_of(caller: str, value: Any) -> Tensor:
     """Return angles in radians as a float64 tensor (n_angles,); warn where they look like degrees."""
     try:
-        angles = torch.as_tensor(value if isinstance(value, Tensor) else np.array(value, dtype=np.float64))
+        angles = value if isinstance(value, Tensor) else torch.from_numpy(np.array(value, dtype=np.float64))
         angles = angles.detach().cpu().double()
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"{caller}: angles must be real numbers, got {type(value).__name__}; use an array") from None

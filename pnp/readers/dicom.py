@@ -13,17 +13,17 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from .checks import check_claim, check_file, check_memory, one_line, reading, to_float32
 
-__all__ = ["UNPACK", "Slices", "check_deflated", "read_dicom"]
+__all__ = ["PLAIN", "Slices", "check_deflated", "read_dicom"]
 
 Array = npt.NDArray[Any]
-UNPACK = "if that is right, store it uncompressed"
+PLAIN = "if that is right, store it uncompressed"
 UNEVEN = 0.02
 """Largest deviation of a gap between slices, over the median: positions are rounded."""
 LARGEST = 1e12
@@ -95,20 +95,24 @@ def read_dicom(path: str | os.PathLike[str], *, series: str | None = None) -> Sl
     shape = (len(headers), *first.shape)
     check_memory(f"{path}: the volume", shape, "read fewer slices")
     held = sum(header.file.stat().st_size for header in headers)
-    check_claim(f"{path}: the volume", math.prod(shape), held, UNPACK)
+    check_claim(f"{path}: the volume", math.prod(shape), held, PLAIN)
     volume = np.empty(shape, np.float32)
     for k, header in enumerate(headers):
         volume[k] = _pixels(header)
     return Slices(volume, (z, *first.spacing), first.unit, np.stack([header.position for header in headers]))
 
 
-def check_deflated(file: str | os.PathLike[str]) -> None:
-    """Refuse a file packed as a whole, which unpacks to anything before a word of it can be judged."""
-    from pydicom.filereader import read_file_meta_info
+def check_deflated(path: str | os.PathLike[str], file: BinaryIO) -> None:
+    """Refuse a file packed as a whole, which unpacks to anything before a word of it can be judged; rewind it."""
+    from pydicom.filereader import read_dataset, read_preamble
     from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-    if read_file_meta_info(file).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-        raise ValueError(f"{file} is deflated as a whole, which is not read; store it uncompressed (dcmconv +te)")
+    read_preamble(file, False)
+    # The first group, which is never packed: explicit, little-endian (PS3.10, 7.1).
+    meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
+    if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        raise ValueError(f"{path} is deflated as a whole, which is not read; store it uncompressed (dcmconv +te)")
+    file.seek(0)
 
 
 def _files(path: str | os.PathLike[str]) -> list[Path]:
@@ -127,10 +131,10 @@ def _header(file: Path) -> _Header:
     from pydicom import dcmread
     from pydicom.errors import InvalidDicomError
 
-    with reading(file, "DICOM"):
+    with reading(file, "DICOM"), file.open("rb") as opened:
         try:
-            check_deflated(file)
-            header = dcmread(file, stop_before_pixels=True)
+            check_deflated(file, opened)
+            header = dcmread(opened, stop_before_pixels=True)
         except InvalidDicomError:
             raise ValueError(f"{file} is not a DICOM file; move it away, or name one") from None
         rows, columns = header.get("Rows"), header.get("Columns")

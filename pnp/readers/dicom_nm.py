@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .checks import check_claim, check_file, check_memory, reading
-from .dicom import LARGEST, UNPACK, check_deflated
+from .dicom import LARGEST, PLAIN, check_deflated
 from .spect_scan import EnergyWindow, SpectScan
 
 __all__ = ["read_dicom_nm"]
@@ -58,10 +58,10 @@ def read_dicom_nm(path: str | os.PathLike[str], *, rotation: int | None = None) 
     from pydicom.errors import InvalidDicomError
 
     doubts: list[str] = []
-    with reading(check_file(path), "DICOM"):
+    with reading(check_file(path), "DICOM"), open(path, "rb") as file:
         try:
-            check_deflated(path)
-            data = dcmread(path)
+            check_deflated(path, file)
+            data = dcmread(file)
         except InvalidDicomError:
             raise ValueError(f"{path} is not a DICOM file; for an Interfile header use read_interfile") from None
         kinds = list(data.get("ImageType") or [])
@@ -126,7 +126,7 @@ def _check_size(path: str | os.PathLike[str], data: Any) -> None:
             f"{path} must hold frames of pixels, got NumberOfFrames {frames}, {rows} x {columns}, in {held} bytes; "
             "export it again"
         )
-    check_claim(f"{path}: the views", frames * rows * columns * depth // 8, held, UNPACK)
+    check_claim(f"{path}: the views", frames * rows * columns * depth // 8, held, PLAIN)
 
 
 def _vector(path: str | os.PathLike[str], data: Any, name: str) -> Array:

@@ -19,8 +19,8 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from ..io.hdf5_open import UNPACK, check_stored, listed, numbers, open_hdf5
-from .checks import check_claim, check_file, check_finite, check_memory, check_real, reading
+from ..io.hdf5_open import check_stored, listed, numbers, open_hdf5
+from .checks import check_file, check_finite, check_real
 from .scan import Scan
 
 __all__ = ["read_dxchange"]
@@ -47,17 +47,14 @@ def read_dxchange(
     if rows is not None and not isinstance(rows, slice):
         raise TypeError(f"read_dxchange: rows must be a slice, got {rows!r:.40}; use slice(k, k + 1) for row k")
     given = None if angles is None else np.asarray(angles)
-    with reading(path, "Data Exchange"), open_hdf5(check_file(path)) as file:
+    with open_hdf5(check_file(path)) as file:
         data = _dataset(path, file, "data")
         axes = _axes(path, data, ["theta", "x"] if data.ndim == 2 else ["theta", "y", "x"])
         sizes = dict(zip(axes, data.shape, strict=True))
         picked = _rows(path, sizes.get("y", 1), rows)
         theta = _angles(path, file, sizes["theta"]) if given is None else given
         _check_views(path, sizes, theta.size)
-        read = {**sizes, "y": len(range(picked.start, picked.stop, picked.step))}
-        check_memory(f"{path}: data", tuple(read.values()), "read some rows, rows=slice(0, 16)")
-        check_claim(f"{path}: data", math.prod(read.values()) * data.dtype.itemsize, data.id.get_storage_size(), UNPACK)
-        y = _counts(data, axes, picked)
+        y = _counts(path, data, axes, picked)
         fields = {name: _frames(path, file, f"data_{name}", sizes, picked) for name in ("white", "dark")}
         pixel = _pixel_size(path, file)
         title = file["exchange"].get("title")
@@ -124,10 +121,12 @@ def _rows(path: str | os.PathLike[str], n_rows: int, rows: slice | None) -> slic
     return slice(start, stop, step)
 
 
-def _counts(dataset: h5py.Dataset, axes: list[str], rows: slice, views: slice = slice(None)) -> npt.NDArray[Any]:
-    """Read some rows and views, with the axes in the order y, theta, x."""
-    parts = {"y": rows, "theta": views, "x": slice(None)}
-    values: npt.NDArray[Any] = dataset[tuple(parts[axis] for axis in axes)]
+def _counts(path: str | os.PathLike[str], dataset: h5py.Dataset, axes: list[str], rows: slice) -> npt.NDArray[Any]:
+    """Read some rows, with the axes in the order y, theta, x."""
+    n_rows = len(range(rows.start, rows.stop, rows.step))
+    shape = [n_rows if axis == "y" else n for axis, n in zip(axes, dataset.shape, strict=True)]
+    check_stored(path, dataset, shape, "read some rows, rows=slice(0, 16)")
+    values: npt.NDArray[Any] = dataset[tuple(rows if axis == "y" else slice(None) for axis in axes)]
     return values.transpose([axes.index(axis) for axis in ("y", "theta", "x") if axis in axes])
 
 
@@ -146,8 +145,7 @@ def _frames(
         raise ValueError(f"{path}: {dataset.name} must have data's pixels, {data}, got {sizes}; crop both alike")
     if n == 0:
         return None
-    check_stored(path, dataset)
-    frames = _counts(dataset, axes, rows)
+    frames = _counts(path, dataset, axes, rows)
     return frames if "theta" in axes else frames[..., None, :]
 
 

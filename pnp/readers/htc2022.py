@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..validation import short
 from .checks import check_finite, check_real
 from .matlab import read_matlab
 from .scan import Scan
@@ -144,7 +145,7 @@ def _is_plain(value: Any) -> bool:
 
 def _said(value: Any) -> str:
     """Return a value, or the beginning of it, in one line."""
-    return " ".join(repr(value).split())[:40]
+    return short(repr(value), 40)
 
 
 def _names(content: dict[str, Any]) -> str:

@@ -52,12 +52,12 @@ def read_matlab(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not head.startswith(b"MATLAB 5.0 MAT-file") or head[-2:] not in (b"IM", b"MI"):
         raise ValueError(f"{path} is not a MATLAB file of version 5 to 7; check the name, or fetch it again")
     with reading(path, "MATLAB"):
-        elements = _elements(content[HEADER:], "<" if head[-2:] == b"IM" else ">", allowed(len(content)))
+        elements = _elements(content[HEADER:], "<" if head[-2:] == b"IM" else ">", *allowed(len(content)))
         return dict(_matrix(body, order) for kind, body, order in elements if kind == MATRIX)
 
 
-def _elements(data: memoryview, order: str, room: int = 0) -> Iterator[tuple[int, memoryview, str]]:
-    """Yield the type and the bytes of every element, and their byte order; room: bytes they may unpack to."""
+def _elements(data: memoryview, order: str, room: int = 0, why: str = "") -> Iterator[tuple[int, memoryview, str]]:
+    """Yield the type and the bytes of every element, and their byte order; room: bytes they may unpack to, and why."""
     at = 0
     while at < len(data):
         kind, size = struct.unpack_from(f"{order}II", data, at)
@@ -72,7 +72,7 @@ def _elements(data: memoryview, order: str, room: int = 0) -> Iterator[tuple[int
             unpacker = zlib.decompressobj()
             unpacked = unpacker.decompress(body, room) if room > 0 else b""
             if not unpacker.eof:  # also within another: only a bomb is packed twice
-                raise ValueError("a packed element breaks off, or unpacks to more than it may (if right, save it -v6)")
+                raise ValueError(f"packed elements break off, or unpack to over {why or 0}; if right, save it -v6")
             room -= len(unpacked)
             yield from _elements(memoryview(unpacked), order)
         else:

@@ -189,7 +189,7 @@ def _parts(path: str | os.PathLike[str]) -> list[str]:
     """Return the names of the maps in a file."""
     if str(path).lower().endswith((".h5", ".hdf5")):
         found: list[str] = []
-        with reading(path, "HDF5"), open_hdf5(path) as file:
+        with open_hdf5(path) as file:
             file.visititems(lambda name, node: found.append(name) if isinstance(node, h5py.Dataset) else None)
         return found
     with open_fits(path) as parts:
@@ -201,7 +201,7 @@ def _load(place: str) -> tuple[npt.NDArray[np.float64], Any]:
     file, bracket, part = place.partition("[") if place.endswith("]") and not Path(place).exists() else (place, "", "")
     part, header = part.removesuffix("]"), None
     if file.lower().endswith((".h5", ".hdf5")):
-        with open_hdf5(file) as parts, reading(file, "HDF5"):
+        with open_hdf5(file) as parts:
             dataset = parts.get(part) if bracket else None
             if not isinstance(dataset, h5py.Dataset):
                 raise ValueError(

@@ -6,7 +6,6 @@ Only the columns asked for are brought into memory, where the format allows it.
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,7 +56,7 @@ def open_table(source: Any, where: str, table: str | int | None) -> Iterator[Col
         with open_fits(source, memmap=not name.endswith(".gz")) as parts:
             yield _fits_columns(where, parts, table)
     elif name.endswith((".h5", ".hdf5")):
-        with open_hdf5(source) as file, reading(source, "HDF5 table"):
+        with open_hdf5(source) as file:
             yield _hdf5_columns(where, file, table)
     elif name.endswith((".csv", ".ecsv")):
         kind = "ECSV" if name.endswith(".ecsv") else "CSV"
@@ -83,9 +82,7 @@ def _read_text(path: Path, kind: str) -> Any:
     with open(path, "rb") as file:
         if file.read(8).startswith(PACKED):  # astropy would unpack all there is
             raise ValueError(f"{path} is packed; unpack it (gunzip, bunzip2, unxz, unzip)")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of units that astropy does not know
-        return Table.read(path, format=kind)
+    return Table.read(path, format=kind)
 
 
 def _table_columns(where: str, table: Any) -> Columns:
@@ -151,12 +148,10 @@ def _hdf5_columns(where: str, file: h5py.File, table: str | int | None) -> Colum
     if isinstance(node, h5py.Dataset):
         from astropy.table import Table
 
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of units that astropy does not know
-            for part in (node, file.get(f"{node.name}.__table_column_meta__")):  # astropy reads both whole
-                if isinstance(part, h5py.Dataset):
-                    check_stored(where, part)
-            return _table_columns(where, Table.read(file, format="hdf5", path=node.name))
+        for part in (node, file.get(f"{node.name}.__table_column_meta__")):  # astropy reads both whole
+            if isinstance(part, h5py.Dataset):
+                check_stored(where, part)
+        return _table_columns(where, Table.read(file, format="hdf5", path=node.name))
     columns = {name: d for name, d in node.items() if isinstance(d, h5py.Dataset) and d.ndim >= 1}
     if not any(len(d) for d in columns.values()):
         raise ValueError(f"{where} must hold a galaxy, got columns without rows: {some(columns)}")

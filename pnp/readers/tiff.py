@@ -36,7 +36,7 @@ def read_tiff_stack(path: str | os.PathLike[str]) -> npt.NDArray[np.float32]:
     files = _files(path)
     volume: npt.NDArray[np.float32] | None = None
     for k, file in enumerate(files):
-        pages = _read_pages(file)
+        pages = _read_pages(file, one_of_many=len(files) > 1)
         if len(files) == 1:
             return pages
         if len(pages) != 1:
@@ -135,9 +135,9 @@ def _files(path: str | os.PathLike[str]) -> list[Path]:
     return [check_file(path)]
 
 
-def _read_pages(file: Path) -> npt.NDArray[np.float32]:
+def _read_pages(file: Path, *, one_of_many: bool) -> npt.NDArray[np.float32]:
     """Return the pages of one file, float32 (n, H, W)."""
-    with open_tiff(file) as tiff:
+    with open_tiff(file, one_of_many=one_of_many) as tiff:
         shapes = [series.shape for series in tiff.series]
         if len(shapes) != 1:
             raise ValueError(f"{file} holds {len(shapes)} images of different shapes, {shapes[:3]!s:.80}; split it")

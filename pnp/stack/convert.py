@@ -12,7 +12,8 @@ from typing import Any
 import h5py
 
 from ..io.atomic import atomic_hdf5
-from ..io.hdf5 import FORMAT_VERSION, _version, open_hdf5
+from ..io.hdf5 import FORMAT_VERSION, _version
+from ..io.hdf5_open import open_hdf5
 from ..locking import discard, sweep
 from .parts import FACTS, Parts
 from .sources import FileSource

@@ -121,17 +121,20 @@ class Parts:
         Raises:
             CannotWrite: the folder is gone, or cannot be read.
         """
-        try:
-            return bool(self.array("ledger")[k] == DONE)
-        except Exception as error:  # OSError, and what Zarr makes of it
-            raise CannotWrite(f"{type(error).__name__}: {error}") from error
+        return bool(self._entry("ledger", k) == DONE)
 
     def summary(self, k: int) -> Summary:
-        """Read what is known of slice k, which is done or failed."""
+        """Read what is known of slice k, which is done or failed; raises as `is_done`."""
         if self.is_done(k):
-            n_iter, misfit, noise_std, seconds = map(float, self.array("facts")[k])
+            n_iter, misfit, noise_std, seconds = map(float, self._entry("facts", k))
             return Summary(k, (n_iter, misfit, noise_std, seconds))
-        return Summary(k, None, _text(self.array("reasons")[k]))
+        return Summary(k, None, _text(self._entry("reasons", k)))
+
+    def _entry(self, name: str, k: int) -> Any:
+        try:
+            return self.array(name)[k]
+        except Exception as error:  # OSError, and what Zarr makes of it
+            raise CannotWrite(f"{type(error).__name__}: {error}") from error
 
     def finish(self, summary: Summary, image: Any = None) -> None:
         """Write a slice (1, C, H, W), or why there is none, and then its line of the ledger.

@@ -222,18 +222,22 @@ def _flight(
             if future.status == "cancelled":
                 raise OSError("solve_stack: the scheduler is gone; what is finished stays: call solve_stack again")
             error = future.exception() if future.status == "error" else None
-            if isinstance(error, CannotWrite):
+            try:
+                if isinstance(error, CannotWrite):
+                    raise error
+                # What counts is on the disk: an answer dies with the worker that gave it.
+                if error is not None and not parts.is_done(k):
+                    if isinstance(error, KilledWorker):
+                        fallen.append(k)
+                        continue
+                    parts.finish(Summary(k, None, because(error)))  # what a Dask array's own tasks bring about
+                summary = parts.summary(k)
+            except CannotWrite as why:
                 raise OSError(
-                    f"solve_stack: slice {k} could not be written: {short(error)}; what is finished stays: mend it "
+                    f"solve_stack: slice {k} could not be written: {short(why)}; what is finished stays: mend it "
                     "and call solve_stack again"
-                ) from error
-            # What counts is on the disk: an answer dies with the worker that gave it.
-            if error is not None and not parts.is_done(k):
-                if isinstance(error, KilledWorker):
-                    fallen.append(k)
-                    continue
-                parts.finish(Summary(k, None, because(error)))  # what a Dask array's own tasks bring about
-            yield parts.summary(k)
+                ) from why
+            yield summary
     finally:
         if flying:
             client.cancel(list(flying))

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..io.hdf5 import listed, open_hdf5
+from ..io.hdf5_open import listed, numbers, open_hdf5
 from ..validation import short
 
 __all__ = [
@@ -50,6 +50,7 @@ class FileSource:
         if not self.path.exists():
             raise ValueError(f"{caller}: {name}: there is no such file; check the name")
         if not self.is_zarr:
+            self._seen = self._stamp()
             with open_hdf5(self.path) as file:
                 if self.dataset not in file or not hasattr(file[self.dataset], "shape"):
                     held = listed(file)
@@ -66,8 +67,11 @@ class FileSource:
         """Read a part; float64 stays, everything else becomes float32."""
         if self.is_zarr:
             return floating(np.asarray(self._zarr(named=True)[part]))
-        with open_hdf5(self.path) as file:
-            return floating(file[self.dataset][part])
+        now = self._stamp()
+        # Once for every state of the file: thousands of objects take a tenth of a second.
+        with open_hdf5(self.path, links=now != self._seen) as file:
+            self._seen = now
+            return floating(numbers(self.path, file[self.dataset], part))
 
     def beside(self, name: str) -> Any:
         """Return a number, or a source, of another dataset of an HDF5 file in our layout; None: there is none."""
@@ -79,6 +83,14 @@ class FileSource:
             if file[name].ndim == 0:
                 return float(file[name][()])
         return FileSource(f"{self.path}::{name}", self.path.name)
+
+    def _stamp(self) -> tuple[int, int]:
+        """Return what changes with the file."""
+        try:
+            now = self.path.stat()
+        except OSError:  # as `open_hdf5` says in words
+            return 0, 0
+        return now.st_mtime_ns, now.st_size
 
     def _zarr(self, *, named: bool) -> Any:
         import zarr
