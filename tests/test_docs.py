@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
+import importlib
 import importlib.util
 import os
 import re
@@ -103,6 +105,20 @@ def test_the_page_runs(name, capsys):
         result = names["result"]
         assert isinstance(result, Result) and str(result.stop) in capsys.readouterr().out
         assert 0.5 < result.misfit < 1.5  # the measurements are explained, and their noise is not
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_blocks_of_python_compile_and_import_what_there_is(path):
+    """Also those that need data of the reader's own."""
+    for block in re.findall(r"^```python\n(.*?)^```", path.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
+        for node in ast.walk(ast.parse(block, str(path))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in (
+                "pnp",
+                "operators",
+                "denoisers",
+            ):
+                module = importlib.import_module(node.module)
+                assert not [name.name for name in node.names if not hasattr(module, name.name)]
 
 
 # ---------------------------------------------------------------- the generated pages

@@ -79,7 +79,12 @@ def engine(client: Any, n_workers: int | None, caller: str) -> Iterator[tuple[An
     before = {name: os.environ.get(name) for name in LEAKS}
     try:
         os.environ.update(limits)  # what is there already would be stronger than `env`
-        with dask.config.set({"distributed.nanny.pre-spawn-environ": {}, "distributed.comm.timeouts.connect": "60s"}):
+        settings = {
+            "distributed.nanny.pre-spawn-environ": {},
+            "distributed.comm.timeouts.connect": "60s",
+            "distributed.worker.profile.enabled": False,  # it wakes a hundred times a second, beside busy threads
+        }
+        with dask.config.set(settings):
             cluster = LocalCluster(
                 n_workers=processes,
                 threads_per_worker=1,
