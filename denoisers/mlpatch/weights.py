@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
+from torch import Tensor
 
 from .model import MLPatch
 
@@ -87,8 +88,7 @@ def read(name: str | Path, kind: type[Model]) -> Model:
             arguments = json.loads(file.metadata()[_key(kind)])
             tensors = {k: file.get_tensor(k).float() for k in file.keys()}
         config: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()}
-        with torch.device("meta"):  # whatever sizes the header claims, none is allocated that the tensors do not have
-            kind(**config).load_state_dict(tensors, assign=True)
+        _check_sizes(config, tensors)
         model = kind(**config)
         model.load_state_dict(tensors)
     except Exception as error:
@@ -109,3 +109,12 @@ def _header(path: Path) -> dict[str, str]:
             return dict(file.metadata() or {})
     except (OSError, SafetensorError):
         return {}
+
+
+def _check_sizes(config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Refuse sizes that the tensors do not have, before they are allocated."""
+    largest = max([1024, *(n for t in tensors.values() for n in t.shape)])
+    for name, value in config.items():
+        for n in value if isinstance(value, tuple) else (value,):
+            if isinstance(n, int) and n > largest:
+                raise ValueError(f"{name} = {n:.3g} is larger than any of its tensors")

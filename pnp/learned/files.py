@@ -6,10 +6,9 @@ import json
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import save as serialize
-from torch import nn
+from torch import Tensor, nn
 
 from ..io import atomic
 from .glimpse import Glimpse
@@ -76,11 +75,19 @@ def _load(caller: str, kind: type[Model], path: str | Path, key: str) -> Model:
             arguments = json.loads(file.metadata()[key])
             tensors = {k: file.get_tensor(k) for k in file.keys()}
         config: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()}
-        with torch.device("meta"):  # whatever sizes the header claims, none is allocated that the tensors do not have
-            kind(**config).load_state_dict(tensors, assign=True)
+        _check_sizes(config, tensors)
         model = kind(**config)
         model.load_state_dict(tensors)
     except Exception as error:
         what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise ValueError(f"{caller}: {path.name} is not a weight file of {kind.__name__} ({what})") from error
     return model.eval().requires_grad_(False)
+
+
+def _check_sizes(config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Refuse sizes that the tensors do not have, before they are allocated."""
+    largest = max([1024, *(n for t in tensors.values() for n in t.shape)])
+    for name, value in config.items():
+        for n in value if isinstance(value, tuple) else (value,):
+            if isinstance(n, int) and n > largest:
+                raise ValueError(f"{name} = {n:.3g} is larger than any of its tensors")
