@@ -26,7 +26,8 @@ History = dict[str, list[float]]
 
 def keep(kept: Kept, state: State, history: History) -> None:
     """Keep an iteration."""
-    kept.keep(*_held(state, history))
+    if kept.checkpoint is not None:  # the history is copied
+        kept.keep(*_held(state, history))
 
 
 def end(kept: Kept, state: State | None, history: History, word: str) -> None:

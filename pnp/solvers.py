@@ -70,10 +70,10 @@ def admm(
         levels: the pairs (sigma_k, alpha_k); the iteration ends when they do.
         after: an earlier iteration to go on from, instead of z; the levels are then those that remain.
     """
-    k, u, alpha_old = 0, torch.zeros_like(z), None
+    done, u, alpha_old = 0, torch.zeros_like(z), None
     if after is not None:
-        k, z, u, alpha_old = after.k, after.z, after.u, after.alpha
-    for k, (sigma, alpha) in enumerate(levels, start=k + 1):  # noqa: B020
+        done, z, u, alpha_old = after.k, after.z, after.u, after.alpha
+    for k, (sigma, alpha) in enumerate(levels, start=done + 1):
         if alpha_old is not None and alpha != alpha_old:
             u = u * (alpha_old / alpha)
         x = h(z - u, _scalar(alpha, z))
@@ -93,8 +93,8 @@ def hqs(
 ) -> Iterator[State]:
     """Run half-quadratic splitting from z: ADMM without its dual. Arguments as `admm`."""
     u = torch.zeros_like(z)
-    k, z = (0, z) if after is None else (after.k, after.z)
-    for k, (sigma, alpha) in enumerate(levels, start=k + 1):  # noqa: B020
+    done, z = (0, z) if after is None else (after.k, after.z)
+    for k, (sigma, alpha) in enumerate(levels, start=done + 1):
         x = h(z, _scalar(alpha, z))
         z_old, z = z, denoise(x, sigma)
         yield State(k, x, z, u, z_old, sigma, alpha)
