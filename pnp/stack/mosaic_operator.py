@@ -44,9 +44,9 @@ class LocalOperator:
         self._make, self._task = make_operator, travelling(make_operator)
         sides = tuple(min(n, PROBE) for n in tiles.shape[1:])
         self._probe_shape = (sides[0], sides[1])
-        uniform = tiles.sums(_range, 2, tiles.w)
-        self._uniform = float(uniform[0].min()) == float(uniform[1].max())
-        mean_w = float(tiles.sums(_total, 1, tiles.w).sum() / tiles.n_live)
+        least, greatest, total = tiles.sums(_weighed, 3, tiles.w)
+        self._uniform = float(least.min()) == float(greatest.max())
+        mean_w = float(total.sum() / tiles.n_live)
         self._probe = self._bound(torch.zeros(1, 1, *self._probe_shape, dtype=torch.float64), mean_w)
         self.curvature, self.evenness = self._probe.curvature(), self._probe.evenness()
         self._overlaps: dict[float, int] = {}
@@ -176,9 +176,5 @@ def _filled(y: Array, *, constants: Array) -> Array:
     return np.broadcast_to(constants, y.shape).astype(y.dtype)
 
 
-def _range(w: Array) -> Array:
-    return as_column(w.min(), w.max())
-
-
-def _total(w: Array) -> Array:
-    return as_column(w.astype(np.float64).sum())
+def _weighed(w: Array) -> Array:
+    return as_column(w.min(), w.max(), w.astype(np.float64).sum())
