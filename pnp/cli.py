@@ -262,7 +262,7 @@ def info() -> None:
 
     import denoisers
     import operators
-    from denoisers.mlpatch import weights
+    from denoisers import weight_files
 
     console = Console()
     table = Table(show_header=False, box=None)
@@ -274,7 +274,7 @@ def info() -> None:
     table.add_row("operators", ", ".join(sorted(operators.OPERATORS)))
     table.add_row("denoisers", ", ".join(sorted(denoisers.DENOISERS)))
     console.print(table)
-    for path in (weights.FOLDER / f"{name}.safetensors" for name in weights.available()):
+    for path in (weight_files.FOLDER / f"{name}.safetensors" for name in weight_files.available(denoisers.MLPatch)):
         console.print(f"\n[bold]mlpatch:{path.stem}[/bold]  {path.stat().st_size / 1e6:.1f} MB")
         card = path.with_suffix(".md")
         if card.is_file():

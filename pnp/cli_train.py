@@ -78,7 +78,6 @@ def train_denoiser(
     import torch
 
     from denoisers.mlpatch import ARCHITECTURES, MLPatch
-    from denoisers.mlpatch.weights import save
 
     from . import distributed, training
     from .training_sets import convergence_set, photograph_set
@@ -123,7 +122,7 @@ def train_denoiser(
         length = f"{state['step']} steps, {state['seconds'] / 60:.1f} minutes"
         value = f"{job.measure} {job.validate(model):.3f}"
         about = {"command": shlex.join(["pnp", *sys.argv[1:]]), "data": job.about, "length": length, "held out": value}
-        save(model, output, about={**about, "processes": str(distributed.size())})
+        model.save(output, about={**about, "processes": str(distributed.size())})
         print(f"{output}: {length}; {value} on held-out images")
 
 

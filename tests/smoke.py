@@ -57,7 +57,7 @@ def every_module() -> str:
 def weights() -> str:
     """Every weight file has a card, is read by name, and does what it is for."""
     import denoisers
-    from denoisers.mlpatch.weights import FOLDER, available
+    from denoisers.weight_files import FOLDER, available
     from operators import SPECT
     from pnp.learned import files, load_unrolled_em
 
@@ -65,7 +65,7 @@ def weights() -> str:
     axis = torch.linspace(-1, 1, 48)
     radius = (axis[:, None] ** 2 + axis**2).sqrt()[None, None]
     disc = (radius < 0.7).float()
-    denoising, resolving = available(), available(denoisers.SuperResolver)
+    denoising, resolving = available(denoisers.MLPatch), available(denoisers.SuperResolver)
     for name in denoising:
         D = denoisers.MLPatch.from_pretrained(name)
         # Low, smooth and noisy, as mass maps are: weights for these have units. The others take anything.

@@ -274,12 +274,11 @@ def test_denoise_takes_the_channels_of_a_colour_picture_together(monkeypatch, tm
 
 def test_denoise_with_colour_weights_takes_the_channels_together(monkeypatch, tmp_path, capsys):
     from denoisers import MLPatch
-    from denoisers.mlpatch.weights import save
 
     torch.manual_seed(0)
     D = MLPatch(3, taps=3, features=8, hidden=8, dilations=(1,), precision="float32")
     weights = tmp_path / "w.safetensors"
-    save(D, weights)
+    D.save(weights)
     D = MLPatch.from_pretrained(str(weights))
     y = torch.rand(3, 20, 24, generator=torch.Generator().manual_seed(0))
     options = ("--sigma", 0.1, "--weights", weights, "-o", tmp_path / "x.npy")

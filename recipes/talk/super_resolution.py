@@ -30,8 +30,8 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from denoisers.mlpatch.grid import has_fast_bfloat16
-from denoisers.super_resolution import SuperResolver, downsampling_matrix, output_coords
+from denoisers.mlpatch.super_resolver import SuperResolver, downsampling_matrix, output_coords
+from denoisers.precision import has_fast_bfloat16
 from pnp.data import Crops, load_folder
 from pnp.io import atomic
 

@@ -29,10 +29,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .base import check_image
-from .mlpatch.geometry import bicubic_weights, grid_taps, reflect_indices
-from .mlpatch.grid import check_precision, compute_dtype
-from .mlpatch.weights import read, save
+from ..base import check_image
+from ..precision import check_precision, compute_dtype
+from ..weight_files import read, save
+from .geometry import bicubic_weights, grid_taps, reflect_indices
 
 __all__ = ["SuperResolver", "downsampling_matrix", "output_coords"]
 

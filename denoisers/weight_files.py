@@ -10,35 +10,29 @@ import json
 import os
 import secrets
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
-from torch import Tensor
+from torch import Tensor, nn
 
-from .model import MLPatch
+FOLDER = Path(__file__).parent / "weights"
 
-if TYPE_CHECKING:
-    from ..super_resolution import SuperResolver
-
-__all__ = ["FOLDER", "available", "load", "read", "save"]
-
-FOLDER = Path(__file__).parent.parent / "weights"
-
-Model = TypeVar("Model", MLPatch, "SuperResolver")
+Model = TypeVar("Model", bound=nn.Module)
 
 
-def available(kind: type[Any] = MLPatch) -> list[str]:
+def available(kind: type[nn.Module]) -> list[str]:
     """Names of the weight sets in the package that are of this class."""
     return sorted(p.stem for p in FOLDER.glob("*.safetensors") if _key(kind) in _header(p))
 
 
-def save(model: MLPatch | SuperResolver, path: str | Path, *, about: dict[str, str] | None = None) -> None:
+def save(model: Any, path: str | Path, *, about: dict[str, str] | None = None) -> None:
     """Write a model to a .safetensors file (to a temporary name, then renamed).
 
     Args:
-        model: its weights are stored in float16, a relative rounding of 5e-4.
+        model: a network with `config()`, its constructor's arguments; its weights are stored in float16, a relative
+            rounding of 5e-4.
         path: file to write.
         about: further facts for the header, e.g. the training command, data and terms.
 
@@ -59,11 +53,6 @@ def save(model: MLPatch | SuperResolver, path: str | Path, *, about: dict[str, s
         raise ValueError(f"output {path} cannot be written: {os.strerror(error.errno or 0)}") from error
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def load(name: str | Path) -> MLPatch:
-    """Load MLPatch: a weight set of the package by name, or a .safetensors file by path; see `read`."""
-    return read(name, MLPatch)
 
 
 def read(name: str | Path, kind: type[Model]) -> Model:
