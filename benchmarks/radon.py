@@ -22,7 +22,7 @@ from timing import Spread, interleaved, peer, seconds
 from torch import Tensor
 
 from operators import Radon
-from operators.nufft import TOLERANCE, UPSAMPLING
+from operators.ct.nufft import TOLERANCE, UPSAMPLING
 from pnp.data_terms import LeastSquares
 from pnp.linalg import cg, operator_norm
 

@@ -16,10 +16,13 @@ import torch
 from scipy.fft import next_fast_len
 from torch import Tensor, nn
 
-from .base import LinearOperator, as_buffer, check_shape
-from .views import arc_weight, views
+from ..base import LinearOperator, as_buffer, check_shape, length
+from .view_weights import arc_weight, views
 
-__all__ = ["WINDOWS", "Projector", "bin_samples", "is_smooth", "length", "pixel_spectrum"]
+__all__ = [
+    "WINDOWS",
+    "Projector",
+]
 
 WINDOWS: dict[str, Callable[[Tensor], Tensor]] = {
     # f = |omega| / (the detector's highest frequency), from 0 to 1.
@@ -261,46 +264,3 @@ class Projector(LinearOperator):
         values = {name: getattr(self, name) for name in self.SIZES} | {"offset": float(self.offset.detach())}
         options = ", ".join(f"{name}={value}" for name, value in values.items())
         return f"{type(self).__name__}({self.shape}, [{', '.join(angles)}], {options})"
-
-
-def length(caller: str, name: str, value: Any, *, zero: bool = False) -> float:
-    """Return a length as a float: positive (or zero, where that is allowed) and finite."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{caller}: {name} must be a number, got {value!r}") from None
-    if not (0 < number < math.inf or (zero and number == 0)):
-        raise ValueError(f"{caller}: {name} must be {'non-negative' if zero else 'positive'} and finite, got {value!r}")
-    return number
-
-
-def bin_samples(pitch: float) -> int:
-    """Return how many samples a bin of `pitch` pixels needs: at one a pixel and a quarter, y is within 0.5 %."""
-    return max(1, math.ceil(pitch - 0.25))
-
-
-def is_smooth(n: int) -> bool:
-    """Whether n has no prime factors but 2, 3, 5 and 7."""
-    for p in (2, 3, 5, 7):
-        while n % p == 0:
-            n //= p
-    return n == 1
-
-
-def pixel_spectrum(k_x: Tensor, k_y: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Fourier transform of a square pixel at (k_x, k_y), radians per pixel, and the phase from the NUFFT's origin.
-
-    The NUFFT's origin is pixel (H//2, W//2); ours is the centre of the image, half a pixel off for even sizes.
-    """
-    height, width = shape
-    shift_x, shift_y = width // 2 - (width - 1) / 2, height // 2 - (height - 1) / 2
-    return sinc(k_x) * sinc(k_y) * torch.exp(1j * (shift_y * k_y - shift_x * k_x))
-
-
-def sinc(k: Tensor) -> Tensor:
-    """Return sin(k/2)/(k/2), with its first and second derivative at 0 too (torch.sinc has a NaN there)."""
-    h = k / 2
-    small = h.abs() < 1e-2
-    series = 1 - h**2 / 6 + h**4 / 120 - h**6 / 5040
-    h = torch.where(small, 1.0, h)
-    return torch.where(small, series, h.sin() / h)

@@ -23,8 +23,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .base import LinearOperator, check_images
-from .blur import pixel_mean
+from ..base import LinearOperator, check_images, pixel_mean
 from .kaiser_squires import KaiserSquires
 
 __all__ = ["KaiserSquiresEB"]

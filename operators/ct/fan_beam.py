@@ -25,9 +25,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .base import check_images
+from ..base import check_images, length
+from .fourier import bin_samples, is_smooth, pixel_spectrum
 from .nufft import NUFFT
-from .projector import Projector, bin_samples, is_smooth, length, pixel_spectrum
+from .projector import Projector
 from .radon import Radon
 
 __all__ = ["FanBeam"]

@@ -22,8 +22,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .base import LinearOperator, check_images, check_shape
-from .blur import pixel_mean
+from ..base import LinearOperator, check_images, check_shape, pixel_mean
 
 __all__ = ["KaiserSquires"]
 

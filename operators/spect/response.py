@@ -19,8 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import as_buffer
-from .projector import length
+from ..base import as_buffer, length
 
 __all__ = ["collimator_fwhm", "gaussian", "separable", "toeplitz"]
 

@@ -25,10 +25,11 @@ import torch
 from scipy.fft import next_fast_len
 from torch import Tensor, nn
 
-from .base import check_images
+from ..base import check_images
+from .fourier import bin_samples, is_smooth, pixel_spectrum, sinc
 from .nufft import NUFFT
-from .projector import Projector, bin_samples, is_smooth, pixel_spectrum, sinc
-from .views import views
+from .projector import Projector
+from .view_weights import views
 
 __all__ = ["Radon"]
 

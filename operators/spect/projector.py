@@ -28,10 +28,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from .base import LinearOperator, check_images
-from .spect_checks import check_angles, check_attenuation, check_fwhm, check_psf, check_sizes, check_volume
-from .spect_response import gaussian, separable, toeplitz
-from .spect_rotation import INTERPOLATIONS, Rotation
+from ..base import LinearOperator, check_images
+from .arguments import check_angles, check_attenuation, check_fwhm, check_psf, check_sizes, check_volume
+from .response import gaussian, separable, toeplitz
+from .rotation import INTERPOLATIONS, Rotation
 
 __all__ = ["SPECT"]
 

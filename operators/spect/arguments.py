@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import as_buffer
-from .projector import length
+from ..base import as_buffer, length
 
 __all__ = ["check_angles", "check_attenuation", "check_fwhm", "check_psf", "check_sizes", "check_volume"]
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .spect import SPECT
-from .spect_checks import check_sizes
-from .spect_response import collimator_fwhm, gaussian
+from .arguments import check_sizes
+from .projector import SPECT
+from .response import collimator_fwhm, gaussian
 
 __all__ = ["camera_response", "penetrated_psf", "spect_camera"]
 
