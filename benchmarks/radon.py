@@ -23,8 +23,8 @@ from torch import Tensor
 
 from operators import Radon
 from operators.ct.nufft import TOLERANCE, UPSAMPLING
-from pnp.data_terms import LeastSquares
-from pnp.linalg import cg, operator_norm
+from pnp.algorithms.least_squares import LeastSquares
+from pnp.algorithms.linalg import cg, operator_norm
 
 RTOL = 1e-5
 

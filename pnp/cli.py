@@ -136,9 +136,9 @@ def reconstruct(
 
     from denoisers.adapters import PerChannel, SliceWise
 
-    from .api import solve
-    from .data_terms import Poisson
+    from .algorithms.poisson import Poisson
     from .distributed import choose_device
+    from .drivers.solve import solve
 
     where = choose_device(device)
     A = build_operator(data.operator, data.parameters).to(where)

@@ -67,7 +67,7 @@ def osem(
     import torch
 
     from .distributed import choose_device
-    from .em import osem as reconstruct
+    from .drivers.em import osem as reconstruct
 
     where = choose_device(device)
     A = build_operator(data.operator, data.parameters).to(where)

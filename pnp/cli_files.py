@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from .api import Result
+    from .drivers.result import Result
     from .io import Measurements
 
 __all__ = [

@@ -10,8 +10,8 @@ import typer
 from .cli_files import INTERRUPTED, complain
 
 if TYPE_CHECKING:
-    from .api import Result
-    from .checkpoint import Checkpoint
+    from .drivers.checkpoint import Checkpoint
+    from .drivers.result import Result
 
 __all__ = ["CheckpointFile", "CheckpointMinutes", "Device", "Overwrite", "as_checkpoint", "goes_on"]
 
@@ -28,7 +28,7 @@ CheckpointMinutes = Annotated[
 
 def as_checkpoint(path: Path | None, minutes: float | None, output: Path) -> Checkpoint | None:
     """Return the checkpoint, which stays until the output is written: its disk may be full."""
-    from .checkpoint import Checkpoint
+    from .drivers.checkpoint import Checkpoint
 
     if path is not None and path.resolve() == output.resolve():
         raise ValueError(f"--checkpoint {path} is the output as well; give it another name")

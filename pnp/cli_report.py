@@ -90,7 +90,7 @@ def first_estimate(data: Measurements) -> dict[str, Array]:
     import numpy as np
     import torch
 
-    from .validation import as_weights
+    from .drivers.arguments import as_weights
 
     A = build_operator(data.operator, data.parameters)
     y = torch.from_numpy(np.array(data.y, dtype=np.float64 if data.y.dtype == np.float64 else np.float32))
@@ -119,7 +119,7 @@ def first_estimate(data: Measurements) -> dict[str, Array]:
 
 def _extras(path: Path) -> tuple[str, Array | None, bool]:
     """Return what else the file of a result may hold: units of /image, a B mode, and whether measurements."""
-    from .io.hdf5_open import numbers, open_hdf5
+    from .io.hdf5_safe import numbers, open_hdf5
 
     with open_hdf5(path) as file:
         units = file["image"].attrs.get("units", "")

@@ -13,7 +13,7 @@ from .cli_files import INTERRUPTED, build_denoiser, build_operator, complain, pa
 from .cli_options import Device
 
 if TYPE_CHECKING:
-    from .data_terms import Poisson
+    from .algorithms.poisson import Poisson
     from .io import Measurements
     from .stack import StackResult
 
@@ -128,7 +128,7 @@ class PoissonOfFile:
         """Return the data term of slice k."""
         import torch
 
-        from .data_terms import Poisson
+        from .algorithms.poisson import Poisson
         from .stack.sources import FileSource
 
         source = FileSource(self.path, "pnp reconstruct-stack")
@@ -146,7 +146,7 @@ def _first_slice(path: Path, operator: str | None) -> Measurements:
     """Read what the file says of the operator, and the first slice: all of them may not fit into memory."""
     import h5py
 
-    from .io.hdf5_open import numbers, open_hdf5
+    from .io.hdf5_safe import numbers, open_hdf5
 
     with tempfile.TemporaryDirectory() as folder:
         head = Path(folder) / path.name

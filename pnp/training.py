@@ -30,10 +30,10 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from . import distributed
-from .checkpoint import tried
 from .data import Sampler
+from .drivers.checkpoint import tried
 from .io.atomic import NotWritten
-from .locking import exclusive
+from .io.lock import exclusive
 from .training_options import NoiseLevels, TrainingOptions
 from .training_run import Loss, Run, Task, like, load_checkpoint
 

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from . import distributed
+from .checks import short
 from .data import Sampler
 from .io import atomic
 from .io.atomic import NotWritten
 from .muon import Muon, fast_bfloat16, hidden_weights
 from .training_options import NoiseLevels, TrainingOptions
-from .validation import short
 
 __all__ = ["Loss", "Run", "Task", "like", "load_checkpoint"]
 

@@ -60,13 +60,13 @@ def broken_floors(path: str, source: str) -> list[str]:
 @pytest.mark.parametrize(
     ("path", "source", "part"),
     [
-        ("operators/a.py", "import pnp.linalg", "floor"),
+        ("operators/a.py", "import pnp.algorithms.linalg", "floor"),
         ("operators/a.py", "def f():\n    from denoisers import TV", "floor"),
         ("denoisers/a/b.py", "try:\n    from operators.base import LinearOperator\nexcept ImportError: ...", "floor"),
-        ("pnp/api.py", "import torch, operators", "floor"),
+        ("pnp/drivers/solve.py", "import torch, operators", "floor"),
         ("pnp/learned/cli.py", "from denoisers import TV", "floor"),
         ("pnp/training.py", "def f():\n    from denoisers import MLPatch", "floor"),
-        ("pnp/cli.py", "from pnp.api import solve", "relative"),
+        ("pnp/cli.py", "from pnp.drivers.solve import solve", "relative"),
         ("operators/a.py", "from operators.base import LinearOperator", "relative"),
         ("denoisers/a.py", "class A:\n    import deepinv.models", "module level"),
         ("pnp/a.py", "if True:\n    from deepinv import physics", "module level"),

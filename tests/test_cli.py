@@ -152,7 +152,7 @@ def test_formats_are_checked_before_the_work(monkeypatch, tmp_path, capsys, name
     y = disc().expand(-1, 5, -1, -1)
     write_measurements(tmp_path / "y.h5", y, operator="mask", parameters={"mask": np.ones((32, 32))}, noise_std=0.1)
     write_image(tmp_path / "y.npy", y[0])
-    monkeypatch.setattr("pnp.api.solve", None)  # not reached
+    monkeypatch.setattr("pnp.drivers.solve.solve", None)  # not reached
     monkeypatch.setattr("denoisers.MLPatch", None)
     for command in (("reconstruct", tmp_path / "y.h5"), ("denoise", tmp_path / "y.npy", "--sigma", 0.1)):
         assert run(monkeypatch, *command, "-o", tmp_path / name) == 2
@@ -215,7 +215,7 @@ def test_out_of_memory_is_one_sentence(monkeypatch, masked, capsys, error):
     def solve(*_, **__):
         raise error("CUDA out of memory. Tried to allocate 3 GiB.\n" + 50 * "See the documentation. ")
 
-    monkeypatch.setattr("pnp.api.solve", solve)
+    monkeypatch.setattr("pnp.drivers.solve.solve", solve)
     assert run(monkeypatch, "reconstruct", masked, "-o", masked.with_name("x.h5"), "--denoiser", "tv") == 2
     message = capsys.readouterr().err
     assert message.startswith("pnp: out of memory") and message.count("\n") == 1 and len(message) < 400
@@ -225,7 +225,7 @@ def test_other_runtime_errors_are_not_hidden(monkeypatch, masked):
     def solve(*_, **__):
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr("pnp.api.solve", solve)
+    monkeypatch.setattr("pnp.drivers.solve.solve", solve)
     monkeypatch.setattr(
         sys, "argv", ["pnp", "reconstruct", str(masked), "-o", str(masked.with_name("x.h5")), "--denoiser", "tv"]
     )

@@ -17,7 +17,7 @@ from torch import Tensor
 from operators import FanBeam, Radon
 from operators.ct import nufft
 from operators.ct.projector import WINDOWS
-from pnp.linalg import cg
+from pnp.algorithms.linalg import cg
 
 # ------------------------------------------------------------------------------------------------- physics
 

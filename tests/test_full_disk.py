@@ -22,7 +22,7 @@ from torch import nn
 from toys import smooth
 
 from pnp import cli
-from pnp.checkpoint import Checkpoint, Kept
+from pnp.drivers.checkpoint import Checkpoint, Kept
 from pnp.io import SavedResult, read_result, write_fits_maps, write_image, write_measurements, write_nifti, write_result
 from pnp.io.atomic import NotWritten, atomic_hdf5
 from pnp.learned import UnrolledEM, save_unrolled_em
@@ -228,7 +228,9 @@ def test_a_finished_solve_survives_that_its_output_cannot_be_written(tmp_path, m
     assert not x.exists() and kept.exists()
     refusing.on = False
     monkeypatch.undo()
-    monkeypatch.setattr("pnp.data_terms.LeastSquaresStep.__call__", None)  # no iteration is computed again
+    monkeypatch.setattr(
+        "pnp.algorithms.least_squares.LeastSquaresStep.__call__", None
+    )  # no iteration is computed again
     assert run(monkeypatch, capsys, *command, "-o", x, "--checkpoint", kept)[0] == 0
     first, second = read_result(tmp_path / "whole.h5"), read_result(x)
     np.testing.assert_array_equal(first.x, second.x)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from operators.ct import nufft
 from operators.ct.radon import Radon
-from pnp.linalg import cg
+from pnp.algorithms.linalg import cg
 
 # Detectors much narrower than the image are meant here.
 pytestmark = pytest.mark.filterwarnings("ignore:.*times as wide as the image")

@@ -30,7 +30,7 @@ zarr = pytest.importorskip("zarr", reason="the extra 'stack' is not installed")
 
 from test_mosaic import network, picture  # noqa: E402
 
-from pnp.settings import described  # noqa: E402
+from pnp.drivers.fingerprint import described  # noqa: E402
 from pnp.stack import denoise_mosaic, solve_stack  # noqa: E402
 from pnp.stack.engine import cores, engine  # noqa: E402
 

@@ -17,7 +17,7 @@ from toys import rel
 
 from operators import SPECT, spect_camera
 from pnp import osem
-from pnp.counts import em_update
+from pnp.algorithms.poisson import em_update
 from pnp.learned import (
     MODES,
     Scan,

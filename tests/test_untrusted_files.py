@@ -22,12 +22,12 @@ from pnp.cli_report import report
 from pnp.cli_stack import _first_slice
 from pnp.data import load_folder
 from pnp.io import (
-    checks,
+    guards,
     read_image,
     read_measurements,
     read_result,
 )
-from pnp.io.checks import within
+from pnp.io.guards import within
 from pnp.learned import load_glimpse, load_unrolled_em
 from pnp.readers import (
     read_catalogue,
@@ -179,7 +179,7 @@ def test_stacks_that_claim_what_the_file_has_not(tmp_path):
 
 
 def test_an_honest_virtual_dataset_of_its_own_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(checks, "ROOM", 0)
+    monkeypatch.setattr(guards, "ROOM", 0)
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file["stored"] = np.ones((100, 100), "f4")
         layout = h5py.VirtualLayout((100, 100), "f4")

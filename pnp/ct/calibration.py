@@ -29,11 +29,11 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
-from ..interop import as_denoiser
-from ..linalg import cg, operator_norm
-from ..protocols import Denoiser, Operator
-from ..schedules import Schedule, robust_range
-from ..validation import as_bounds, broadcasts, check_device, check_number, guard_denoiser
+from ..algorithms.linalg import cg, operator_norm
+from ..algorithms.protocols import Denoiser, Operator
+from ..algorithms.schedules import Schedule, robust_range
+from ..checks import broadcasts, check_number
+from ..drivers.arguments import as_bounds, as_denoiser, check_device, guard_denoiser
 from .counts import as_floats
 
 __all__ = ["Calibration", "calibrate"]

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..validation import check_number, short, warn_of_degrees
+from ..checks import check_number, short, warn_of_degrees
 from .counts import as_floats
 
 __all__ = ["find_centre", "offset_from_centre"]

@@ -32,8 +32,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import broadcasts, check_number, short
 from ..readers import Scan
-from ..validation import broadcasts, check_number, short
 
 __all__ = ["LineIntegrals", "find_bad_pixels", "line_integrals", "simulate_counts"]
 

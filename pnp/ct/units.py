@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 from scipy.interpolate import CubicSpline
 
-from ..validation import check_number
+from ..checks import check_number
 
 __all__ = ["attenuation", "hounsfield", "water_attenuation"]
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..validation import warn_of_degrees
+from ..checks import warn_of_degrees
 
 __all__ = ["angles_of", "count", "field", "length", "points", "shape_of", "sinograms"]
 

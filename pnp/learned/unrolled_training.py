@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..counts import as_background, check_counts
+from ..algorithms.poisson import as_background, check_counts
+from ..algorithms.protocols import Operator
 from ..metrics import nrmse
-from ..protocols import Operator
 from ..training import train
 from ..training_options import TrainingOptions
 from ..training_run import Task, load_checkpoint

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..linalg import cg
+from ..algorithms.linalg import cg
+from ..algorithms.protocols import Operator
 from ..metrics import nrmse
-from ..protocols import Operator
 from .shear import check_shear, noise_like
 from .smoothing import Gaussian
 

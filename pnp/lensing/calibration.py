@@ -35,9 +35,9 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from ..iterating import counted
-from ..protocols import Operator
-from ..validation import broadcasts, check_number, short
+from ..algorithms.protocols import Operator
+from ..checks import broadcasts, check_number, short
+from ..drivers.progress import counted
 from .conformal import check_size, conformal_factor, risk_controlling_factor, sky_factor
 from .peaks import find_peaks
 from .shear import noise_like

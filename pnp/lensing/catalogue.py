@@ -30,9 +30,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ..checks import check_number
 from ..readers.catalogue import ShearCatalogue, read_catalogue
 from ..readers.shear_map import CONVENTIONS, ShearMap, check_convention, check_signs
-from ..validation import check_number
 
 __all__ = ["map_catalogue"]
 

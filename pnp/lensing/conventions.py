@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
+from ..checks import check_number
 from ..readers.shear_map import ShearMap
-from ..validation import check_number
 from .padding import OddGrid
 from .smoothing import Gaussian
 

@@ -21,10 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..iterating import counted
+from ..algorithms.protocols import Operator
+from ..checks import short
+from ..drivers.progress import counted
 from ..metrics import nrmse, pearson_r
-from ..protocols import Operator
-from ..validation import short
 from .baselines import best_smoothing, smoothed_kaiser_squires, wiener
 from .diagnostics import BModeNull, b_mode_null, power_ratio, whitened_chi2
 from .peaks import find_peaks, match_peaks

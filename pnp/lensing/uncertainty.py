@@ -15,9 +15,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from ..iterating import counted
-from ..protocols import Operator
-from ..validation import check_number
+from ..algorithms.protocols import Operator
+from ..checks import check_number
+from ..drivers.progress import counted
 from .baselines import wiener
 from .shear import check_shear, noise_like
 from .spectrum import gaussian_maps

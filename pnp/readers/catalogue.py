@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..validation import short
-from .checks import check_file, check_real
-from .tables import Columns, open_table, some
+from ..checks import short
+from ..io.guards import check_file, check_real
+from ..io.tables import Columns, open_table, some
 
 __all__ = ["ALIASES", "ShearCatalogue", "read_catalogue"]
 

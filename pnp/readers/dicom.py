@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from .checks import check_claim, check_file, check_memory, one_line, reading, to_float32
+from ..io.guards import check_claim, check_file, check_memory, one_line, reading, to_float32
 
 __all__ = ["PLAIN", "Slices", "check_deflated", "read_dicom"]
 

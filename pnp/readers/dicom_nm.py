@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .checks import check_claim, check_file, check_memory, reading
+from ..io.guards import check_claim, check_file, check_memory, reading
 from .dicom import LARGEST, PLAIN, check_deflated
 from .spect_scan import EnergyWindow, SpectScan
 

@@ -19,8 +19,8 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from ..io.hdf5_open import check_stored, listed, numbers, open_hdf5
-from .checks import check_file, check_finite, check_real
+from ..io.guards import check_file, check_finite, check_real
+from ..io.hdf5_safe import check_stored, listed, numbers, open_hdf5
 from .scan import Scan
 
 __all__ = ["read_dxchange"]

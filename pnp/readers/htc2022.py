@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..validation import short
-from .checks import check_finite, check_real
-from .matlab import read_matlab
+from ..checks import short
+from ..io.guards import check_finite, check_real
+from ..io.matlab import read_matlab
 from .scan import Scan
 
 __all__ = ["read_htc2022", "read_htc2022_segmentation"]

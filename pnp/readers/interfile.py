@@ -28,8 +28,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ..io.checks import within
-from .checks import check_file, check_memory, reading
+from ..io.guards import check_file, check_memory, reading, within
 from .spect_scan import EnergyWindow, SpectScan
 
 __all__ = ["read_interfile"]

@@ -19,10 +19,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ..checks import check_number
 from ..io.fits import celestial_wcs, contents, image, images_in, native, open_fits, write_fits_maps
-from ..io.hdf5_open import listed, numbers, open_hdf5
-from ..validation import check_number
-from .checks import check_real, reading
+from ..io.guards import check_real, reading
+from ..io.hdf5_safe import listed, numbers, open_hdf5
 from .shear_map import ShearMap, check_convention
 
 __all__ = ["read_shear_maps", "write_shear_maps"]

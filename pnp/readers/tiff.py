@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..io.atomic import atomic
-from ..io.tiff import open_tiff, tiff_values
-from .checks import check_file, check_memory, check_real, to_float32
+from ..io.guards import check_file, check_memory, check_real, to_float32
+from ..io.tiff_safe import open_tiff, tiff_values
 
 __all__ = ["read_tiff_stack", "write_tiff_stack"]
 

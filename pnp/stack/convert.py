@@ -13,8 +13,8 @@ import h5py
 
 from ..io.atomic import atomic_hdf5
 from ..io.hdf5 import FORMAT_VERSION, _version
-from ..io.hdf5_open import open_hdf5
-from ..locking import discard, sweep
+from ..io.hdf5_safe import open_hdf5
+from ..io.lock import discard, sweep
 from .parts import FACTS, Parts
 from .sources import FileSource
 

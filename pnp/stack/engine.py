@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from ..validation import check_number
+from ..checks import check_number
 
 __all__ = ["cores", "engine", "require"]
 

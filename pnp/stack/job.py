@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..api import Result, Stop, solve
-from ..validation import short
+from ..checks import short
+from ..drivers.result import Result, Stop
+from ..drivers.solve import solve
 from .parts import Parts, Summary
 from .sources import FileSource, floating
 

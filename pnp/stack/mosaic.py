@@ -22,11 +22,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..interop import as_denoiser
+from ..algorithms.protocols import Denoiser
+from ..checks import check_number
+from ..drivers.arguments import as_denoiser
 from ..io.atomic import refusal
-from ..locking import discard, exclusive, hidden
-from ..protocols import Denoiser
-from ..validation import check_number
+from ..io.lock import discard, exclusive, hidden
 from .engine import require
 from .parts import free_folder, new_array
 from .sources import DaskSource, as_source

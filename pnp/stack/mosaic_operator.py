@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data_terms import LeastSquares, LeastSquaresStep
-from ..interop import as_operator
-from ..protocols import Operator
+from ..algorithms.least_squares import LeastSquares, LeastSquaresStep
+from ..algorithms.protocols import Operator
+from ..drivers.arguments import as_operator
 from .mosaic import travelling
 from .mosaic_pixels import CONSTANT
 from .mosaic_problem import Array, Bounds, Tiles, as_column, clipped, square

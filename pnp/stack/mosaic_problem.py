@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..api import EXACT
+from ..drivers.problem import EXACT
 from .mosaic import Tiling, as_mosaic, run, written
 from .parts import new_array
 from .sources import FileSource, as_source
@@ -24,7 +24,7 @@ SAMPLES = 1_000_000
 
 
 class Problem(Protocol):
-    """The data term of a mosaic, as `pnp.protocols.BoundDataTerm` is that of an image; images are Dask arrays."""
+    """The data term of a mosaic, as `BoundDataTerm` is that of an image; images are Dask arrays."""
 
     curvature: float
     evenness: float

@@ -16,12 +16,13 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
-from ..api import DIVERGED, MAX_ITER, RTOL, Result, Stop, default_schedule
-from ..interop import as_denoiser
-from ..protocols import BoundDataTerm, Denoiser
-from ..schedules import Schedule, coupling
-from ..solvers import ALGORITHMS
-from ..validation import as_bounds, as_levels, check_number
+from ..algorithms.iterations import ALGORITHMS
+from ..algorithms.protocols import BoundDataTerm, Denoiser
+from ..algorithms.schedules import Schedule, coupling
+from ..checks import check_number
+from ..drivers.arguments import as_bounds, as_denoiser, as_levels
+from ..drivers.problem import DIVERGED, MAX_ITER, RTOL, default_schedule
+from ..drivers.result import Result, Stop
 from .engine import require
 from .mosaic import moved, scratch, tiling_for, travelling
 from .mosaic_operator import LocalOperator

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..locking import discard, hidden
-from ..settings import differences
+from ..drivers.fingerprint import differences
+from ..io.lock import discard, hidden
 
 __all__ = ["DONE", "FACTS", "FAILED", "OPEN", "CannotWrite", "Parts", "Summary", "free_folder", "new_array"]
 

@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from ..api import solve
-from ..interop import as_denoiser, as_operator
+from ..algorithms.protocols import Denoiser, Operator
+from ..checks import short
+from ..drivers.arguments import as_denoiser, as_operator
+from ..drivers.fingerprint import described
+from ..drivers.solve import solve
 from ..io import check_output
-from ..locking import exclusive
-from ..protocols import Denoiser, Operator
-from ..settings import described
-from ..validation import short
+from ..io.lock import exclusive
 from .convert import to_hdf5
 from .engine import engine, require
 from .job import Job, because, image_like, solve_slice

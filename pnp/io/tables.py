@@ -15,9 +15,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ..io.fits import contents, open_fits
-from ..io.hdf5_open import check_stored, listed, open_hdf5
-from .checks import reading
+from .fits import contents, open_fits
+from .guards import reading
+from .hdf5_safe import check_stored, listed, open_hdf5
 
 __all__ = ["Column", "Columns", "open_table", "some"]
 

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..algorithms.iterations import State
 from .checkpoint import Kept
-from .settings import described
-from .solvers import State
+from .fingerprint import described
 
 __all__ = ["check_denoiser", "end", "found", "identity", "keep"]
 

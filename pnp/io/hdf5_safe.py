@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from .checks import check_claim, check_memory, one_line, reading
+from .guards import check_claim, check_memory, one_line, reading
 
 __all__ = ["check_stored", "listed", "numbers", "open_hdf5"]
 

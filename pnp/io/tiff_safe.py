@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .checks import check_claim, check_memory, reading
+from .guards import check_claim, check_memory, reading
 
 __all__ = ["open_tiff", "tiff_values"]
 

@@ -22,13 +22,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .api import Result, Stop
+from ..algorithms.poisson import as_background, check_counts, ratio
+from ..algorithms.protocols import Operator
+from ..checks import check_number
+from .arguments import as_initial, as_measurements, as_operator, check_device
 from .checkpoint import Checkpoint, checkpointed
-from .counts import as_background, check_counts, ratio
-from .interop import as_operator
-from .iterating import is_true, progress_bar
-from .protocols import Operator
-from .validation import as_initial, as_measurements, check_device, check_number
+from .progress import is_true, progress_bar
+from .result import Result, Stop
 
 __all__ = ["EMState", "mlem", "osem", "subset_order"]
 

@@ -18,11 +18,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from ..checks import is_finite
 
 __all__ = ["COUPLING_ADMM", "COUPLING_HQS", "Schedule", "coupling", "robust_range"]
 
@@ -68,14 +69,6 @@ class Schedule:
             return self.sigma_min
         fraction = k / (self.n_iter - 1)
         return math.exp((1 - fraction) * math.log(self.sigma_max) + fraction * math.log(self.sigma_min))
-
-
-def is_finite(level: Any) -> bool:
-    """Whether a level is a number of float64; whole numbers may be larger."""
-    try:
-        return math.isfinite(level)
-    except OverflowError:
-        return False
 
 
 def coupling(algorithm: str, evenness: float) -> float:

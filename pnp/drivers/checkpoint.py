@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .io.atomic import NotWritten, atomic, check_output
-from .locking import exclusive
-from .settings import described, differences
-from .validation import check_number, short
+from ..checks import check_number, short
+from ..io.atomic import NotWritten, atomic, check_output
+from ..io.lock import exclusive
+from .fingerprint import described, differences
 
 __all__ = ["Checkpoint", "Kept", "checkpointed", "tried"]
 

@@ -1,4 +1,4 @@
-"""What all that read files share: one sentence for whatever is wrong, and no memory for what a header only claims."""
+"""Guards shared by all readers: one-line errors, and size checks before memory is allocated."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["RATIO", "ROOM", "allowed", "check_claim", "check_memory", "one_line", "quiet", "reading", "within"]
+import numpy as np
+import numpy.typing as npt
 
 ROOM = 2**28
 """Bytes, 256 MiB, that any file may unpack to, however small it is."""
@@ -163,3 +164,38 @@ def _figure(n: int, unit: int = 1) -> str:
 
 def _shape(shape: Sequence[int]) -> str:
     return f"({', '.join(str(n) if n < 10**15 else _figure(n) for n in shape)})"
+
+
+def check_file(path: str | os.PathLike[str]) -> Path:
+    """Return the path of an existing file, or say what it is instead."""
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name the file in it")
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such file; check the name")
+    return path
+
+
+def check_real(where: str, dtype: np.dtype[Any]) -> None:
+    """Refuse what is not a real number: complex, text, cells, objects."""
+    if dtype.kind not in "fiub":
+        raise ValueError(f"{where} must hold real numbers, got {dtype!s:.60}; text, cells and objects are not read")
+
+
+def check_finite(where: str, values: npt.NDArray[Any]) -> None:
+    """Refuse NaN and infinity, with their number."""
+    bad = values.size - int(np.count_nonzero(np.isfinite(values)))
+    if bad:
+        raise ValueError(
+            f"{where} must be finite, got {bad} NaN or infinite of {values.size} values; replace them in the file"
+        )
+
+
+def to_float32(where: str, values: Any) -> npt.NDArray[np.float32]:
+    """Return values as float32 of this machine's byte order; finite real numbers are demanded."""
+    array = np.asarray(values)
+    check_real(where, array.dtype)
+    with np.errstate(over="ignore"):  # becomes infinite, which is refused
+        array = np.ascontiguousarray(array, dtype=np.float32)
+    check_finite(where, array)
+    return array

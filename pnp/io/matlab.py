@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..io.checks import allowed
-from .checks import check_file, reading
+from .guards import allowed, check_file, reading
 
 __all__ = ["read_matlab"]
 
