@@ -20,7 +20,7 @@ from timing import Spread, fresh_process, peak_growth, seconds
 from torch import Tensor, nn
 
 from pnp.learned import Glimpse
-from pnp.learned.slices import ARCHITECTURES
+from pnp.learned.glimpse_data import ARCHITECTURES
 from pnp.muon import fast_bfloat16
 
 VIEWS = 30

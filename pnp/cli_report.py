@@ -102,7 +102,7 @@ def first_estimate(data: Measurements) -> dict[str, Array]:
         if hasattr(A, "fbp"):
             return {"filtered back-projection": A.fbp(y).numpy()}
         if hasattr(A, "inverse_eb"):
-            from .lensing.smoothing import Gaussian
+            from .lensing.gaussian_filter import Gaussian
 
             maps = A.inverse_eb(y)
             smooth = Gaussian(tuple(maps.shape[-2:]), SMOOTHING_PX, like=maps)(maps)

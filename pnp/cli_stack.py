@@ -67,7 +67,7 @@ def reconstruct_stack(
         raise ValueError("--workers is for this machine, --scheduler has workers of its own; give one of them")
     if output.suffix.lower() not in (".zarr", ".h5", ".hdf5"):
         raise ValueError(f"output {output} must be a .zarr folder or an .h5 file")
-    from .stack.engine import require
+    from .stack.cluster import require
 
     try:
         require("pnp reconstruct-stack")

@@ -173,7 +173,7 @@ def train_glimpse(
 
     from . import distributed, training
     from .learned import Glimpse, Pairs, add_noise, held_out_psnr, mean_psnr, save_glimpse
-    from .learned.slices import ARCHITECTURES, chests, folder_slices
+    from .learned.glimpse_data import ARCHITECTURES, chests, folder_slices
 
     options = training.TrainingOptions(steps=steps, minutes=minutes, batch=batch, seed=seed)
     where = distributed.choose_device(device)

@@ -80,7 +80,7 @@ def spect(
 
     from . import distributed, training
     from .learned import MODES, UnrolledEM, held_out_nrmse, save_unrolled_em, train_unrolled_em
-    from .learned.unrolled_training import spent
+    from .learned.unrolled_em_training import spent
     from .metrics import nrmse
 
     if seed < 0:

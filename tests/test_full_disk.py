@@ -254,9 +254,10 @@ def test_commands_say_in_one_sentence_that_the_disk_is_full(full, tmp_path, monk
 def stack():
     pytest.importorskip("distributed", reason="the extra 'stack' is not installed")
     pytest.importorskip("zarr", reason="the extra 'stack' is not installed")
-    from pnp.stack import parts
 
-    return parts
+    from pnp.stack import results_store
+
+    return results_store
 
 
 def test_a_slice_that_cannot_be_written_is_open_and_the_others_stay(stack, full):
@@ -272,7 +273,7 @@ def test_a_slice_that_cannot_be_written_is_open_and_the_others_stay(stack, full)
 
 
 def test_the_file_of_a_stack_is_whole_or_the_slices_stay(stack, full):
-    from pnp.stack.convert import to_hdf5
+    from pnp.stack.to_hdf5 import to_hdf5
 
     parts, path = stack.Parts.create(full.folder / "x.parts", 2, X.shape[1:], X.dtype, {}), full.folder / "x.h5"
     for k in range(2):

@@ -11,7 +11,7 @@ import torch
 
 from operators import Radon
 from pnp.learned import Glimpse, Pairs, add_noise, held_out_psnr, load_glimpse, save_glimpse
-from pnp.learned.slices import ARCHITECTURES, chests, folder_slices
+from pnp.learned.glimpse_data import ARCHITECTURES, chests, folder_slices
 from pnp.phantoms import head
 from pnp.training import TrainingOptions, load_checkpoint, train
 

@@ -32,7 +32,7 @@ from test_mosaic import network, picture  # noqa: E402
 
 from pnp.drivers.fingerprint import described  # noqa: E402
 from pnp.stack import denoise_mosaic, solve_stack  # noqa: E402
-from pnp.stack.engine import cores, engine  # noqa: E402
+from pnp.stack.cluster import cores, engine  # noqa: E402
 
 SHAPE = (12, 10)
 OPTIONS = {"noise_std": 0.1, "max_iter": 4}

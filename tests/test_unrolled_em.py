@@ -28,7 +28,7 @@ from pnp.learned import (
     save_unrolled_em,
     train_unrolled_em,
 )
-from pnp.learned.unrolled_training import _last, spent
+from pnp.learned.unrolled_em_training import _last, spent
 from pnp.metrics import nrmse
 from pnp.muon import hidden_weights
 from pnp.phantoms import ISOTOPES, emission_scan

@@ -18,14 +18,7 @@ from fuzz_targets import TARGETS
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 from reader_files import VOLUME, refused, write_dicom, write_dx
 
-from pnp.io import (
-    guards,
-    read_fits_maps,
-    read_image,
-    read_nifti,
-    write_image,
-    write_nifti,
-)
+from pnp.io import guards, read_fits_maps, read_image, read_nifti, write_image, write_nifti
 from pnp.io.guards import RATIO, ROOM, allowed
 from pnp.readers import (
     read_catalogue,

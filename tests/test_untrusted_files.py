@@ -21,12 +21,7 @@ from denoisers import MLPatch, SuperResolver
 from pnp.cli_report import report
 from pnp.cli_stack import _first_slice
 from pnp.data import load_folder
-from pnp.io import (
-    guards,
-    read_image,
-    read_measurements,
-    read_result,
-)
+from pnp.io import guards, read_image, read_measurements, read_result
 from pnp.io.guards import within
 from pnp.learned import load_glimpse, load_unrolled_em
 from pnp.readers import (

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from ..checks import check_number, short, warn_of_degrees
-from .counts import as_floats
+from .line_integrals import as_floats
 
 __all__ = ["find_centre", "offset_from_centre"]
 

@@ -28,7 +28,7 @@ from ..algorithms.least_squares import LeastSquaresStep
 from ..algorithms.linalg import cg, implicit_solve
 from ..algorithms.protocols import Operator, Preconditioner
 from ..checks import broadcasts, check_number
-from .counts import check_open_beam
+from .line_integrals import check_open_beam
 
 __all__ = ["Transmission"]
 

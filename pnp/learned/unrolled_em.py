@@ -29,7 +29,7 @@ from ..algorithms.protocols import Operator
 from ..checks import check_number
 from ..drivers.arguments import as_initial, as_measurements, as_operator, check_device
 from ..drivers.em import osem
-from .remade import remade
+from .recompute import remade
 
 __all__ = ["Iteration", "Prior", "UnrolledEM"]
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from ..algorithms.linalg import cg
 from ..algorithms.protocols import Operator
 from ..metrics import nrmse
+from .gaussian_filter import Gaussian
 from .shear import check_shear, noise_like
-from .smoothing import Gaussian
 
 __all__ = ["best_smoothing", "smoothed_kaiser_squires", "wiener"]
 

@@ -17,9 +17,9 @@ from torch import Tensor
 from ..algorithms.least_squares import LeastSquares, LeastSquaresStep
 from ..algorithms.protocols import Operator
 from ..drivers.arguments import as_operator
-from .mosaic import travelling
-from .mosaic_pixels import CONSTANT
-from .mosaic_problem import Array, Bounds, Tiles, as_column, clipped, square
+from .mosaic_mask import CONSTANT
+from .mosaic_tiles import Array, Bounds, Tiles, as_column, clipped, square
+from .tiling import travelling
 
 __all__ = ["LocalOperator"]
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from operators import Radon
 from pnp.learned import Glimpse, add_noise
-from pnp.learned.slices import ARCHITECTURES, chests, folder_slices
+from pnp.learned.glimpse_data import ARCHITECTURES, chests, folder_slices
 from pnp.metrics import psnr, ssim
 from pnp.muon import fast_bfloat16
 from pnp.phantoms import head

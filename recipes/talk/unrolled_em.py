@@ -30,7 +30,7 @@ from torch import Tensor
 
 from operators import SPECT, spect_camera
 from pnp.learned import MODES, Scan, UnrolledEM, make_scan, save_unrolled_em, train_unrolled_em
-from pnp.learned.unrolled_training import spent
+from pnp.learned.unrolled_em_training import spent
 from pnp.metrics import nrmse
 from pnp.phantoms import ISOTOPES, emission_scan, region_means
 from pnp.phantoms.emission import SIGMAS

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .mosaic_problem import Array, Bounds, Tiles, as_column, clipped, square
+from .mosaic_tiles import Array, Bounds, Tiles, as_column, clipped, square
 
 __all__ = ["Pixels"]
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from ..io.guards import check_file, check_finite, check_real
 from ..io.hdf5_safe import check_stored, listed, numbers, open_hdf5
-from .scan import Scan
+from .ct_scan import Scan
 
 __all__ = ["read_dxchange"]
 

@@ -25,8 +25,8 @@ from torch.nn.functional import avg_pool2d, pad
 
 from ..checks import check_number
 from ..readers.shear_map import ShearMap
+from .gaussian_filter import Gaussian
 from .padding import OddGrid
-from .smoothing import Gaussian
 
 __all__ = ["ConventionScore", "ConventionScores", "score_conventions"]
 

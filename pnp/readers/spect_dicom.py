@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..io.guards import check_claim, check_file, check_memory, reading
-from .dicom import LARGEST, PLAIN, check_deflated
+from .ct_dicom import LARGEST, PLAIN, check_deflated
 from .spect_scan import EnergyWindow, SpectScan
 
 __all__ = ["read_dicom_nm"]

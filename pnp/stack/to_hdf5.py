@@ -15,7 +15,7 @@ from ..io.atomic import atomic_hdf5
 from ..io.hdf5 import FORMAT_VERSION, _version
 from ..io.hdf5_safe import open_hdf5
 from ..io.lock import discard, sweep
-from .parts import FACTS, Parts
+from .results_store import FACTS, Parts
 from .sources import FileSource
 
 __all__ = ["to_hdf5"]

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from ..checks import check_number
-from ..readers.catalogue import ShearCatalogue, read_catalogue
+from ..readers.shear_catalogue import ShearCatalogue, read_catalogue
 from ..readers.shear_map import CONVENTIONS, ShearMap, check_convention, check_signs
 
 __all__ = ["map_catalogue"]

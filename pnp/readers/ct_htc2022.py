@@ -15,7 +15,7 @@ import numpy.typing as npt
 from ..checks import short
 from ..io.guards import check_finite, check_real
 from ..io.matlab import read_matlab
-from .scan import Scan
+from .ct_scan import Scan
 
 __all__ = ["read_htc2022", "read_htc2022_segmentation"]
 

@@ -23,11 +23,11 @@ from ..drivers.fingerprint import described
 from ..drivers.solve import solve
 from ..io import check_output
 from ..io.lock import exclusive
-from .convert import to_hdf5
-from .engine import engine, require
-from .job import Job, because, image_like, solve_slice
-from .parts import DONE, CannotWrite, Parts, Summary, free_folder
+from .cluster import engine, require
+from .results_store import DONE, CannotWrite, Parts, Summary, free_folder
 from .sources import SOURCES, DaskSource, FileSource, as_source, constant_or_source, content
+from .to_hdf5 import to_hdf5
+from .worker import Job, because, image_like, solve_slice
 
 __all__ = ["StackResult", "solve_stack"]
 

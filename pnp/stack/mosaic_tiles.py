@@ -11,9 +11,9 @@ import numpy.typing as npt
 import torch
 
 from ..drivers.problem import EXACT
-from .mosaic import Tiling, as_mosaic, run, written
-from .parts import new_array
+from .results_store import new_array
 from .sources import FileSource, as_source
+from .tiling import Tiling, as_mosaic, run, written
 
 __all__ = ["Array", "Bounds", "Problem", "Tiles", "as_column", "clipped", "square"]
 

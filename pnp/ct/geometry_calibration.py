@@ -34,7 +34,7 @@ from ..algorithms.protocols import Denoiser, Operator
 from ..algorithms.schedules import Schedule, robust_range
 from ..checks import broadcasts, check_number
 from ..drivers.arguments import as_bounds, as_denoiser, check_device, guard_denoiser
-from .counts import as_floats
+from .line_integrals import as_floats
 
 __all__ = ["Calibration", "calibrate"]
 

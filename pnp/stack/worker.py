@@ -16,7 +16,7 @@ from torch import nn
 from ..checks import short
 from ..drivers.result import Result, Stop
 from ..drivers.solve import solve
-from .parts import Parts, Summary
+from .results_store import Parts, Summary
 from .sources import FileSource, floating
 
 try:
