@@ -20,8 +20,8 @@ from torch import Tensor
 from denoisers import MLPatch
 from operators import Blur, Mask, Radon, gaussian_kernel
 from pnp import Schedule, solve
-from pnp.data import load_folder
 from pnp.metrics import psnr
+from pnp.training.images import load_folder
 
 COUPLINGS = (0.23, 0.35, 0.5, 1.0, 2.0)
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from pnp.learned import Glimpse
 from pnp.learned.glimpse_data import ARCHITECTURES
-from pnp.muon import fast_bfloat16
+from pnp.training.muon import fast_bfloat16
 
 VIEWS = 30
 LIMIT_S = 900.0

@@ -21,7 +21,6 @@ from reader_files import VOLUME, write_dicom, write_dx, write_htc
 from spect_files import seen_from, write_interfile, write_nm
 
 from denoisers import MLPatch, SuperResolver
-from pnp.data import load_folder
 from pnp.io import (
     read_fits_maps,
     read_image,
@@ -46,7 +45,8 @@ from pnp.readers import (
     read_shear_maps,
     read_tiff_stack,
 )
-from pnp.training_run import KEYS, load_checkpoint
+from pnp.training.images import load_folder
+from pnp.training.state import KEYS, load_checkpoint
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.random((6, 7)).astype(np.float32)

@@ -28,8 +28,9 @@ from pnp.io.atomic import NotWritten, atomic_hdf5
 from pnp.learned import UnrolledEM, save_unrolled_em
 from pnp.plots import save_panels
 from pnp.report import write_report
-from pnp.training import NoiseLevels, TrainingOptions, train_denoiser
-from pnp.training_run import Loss, Run, load_checkpoint
+from pnp.training.denoiser import Loss, train_denoiser
+from pnp.training.loop import NoiseLevels, TrainingOptions
+from pnp.training.state import Run, load_checkpoint
 
 resource = pytest.importorskip("resource", reason="limits on the size of files are Unix's")
 
@@ -218,11 +219,13 @@ def test_a_finished_solve_survives_that_its_output_cannot_be_written(tmp_path, m
     command = ("reconstruct", y, "--denoiser", "tv", "--max-iter", 5)
     assert run(monkeypatch, capsys, *command, "-o", tmp_path / "whole.h5")[0] == 0
 
-    def save(*arguments, save=cli.save):
+    commands = sys.modules["pnp.cli.reconstruct"]  # the package exports the command by the same name
+
+    def save(*arguments, save=commands.save):
         refusing.on = True
         return save(*arguments)
 
-    monkeypatch.setattr(cli, "save", save)
+    monkeypatch.setattr(commands, "save", save)
     code, said = run(monkeypatch, capsys, *command, "-o", x, "--checkpoint", kept)
     assert (code, said) == (2, f"pnp: output {x} cannot be written: No space left on device")
     assert not x.exists() and kept.exists()

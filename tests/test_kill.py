@@ -20,7 +20,7 @@ from operators import SPECT, Radon
 from pnp import cli
 from pnp.io import lock, read_result, write_image, write_measurements, write_result
 from pnp.io.lock import exclusive
-from pnp.training_run import load_checkpoint
+from pnp.training.state import load_checkpoint
 
 PATIENCE_S = 200.0
 

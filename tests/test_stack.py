@@ -22,7 +22,7 @@ from torch import nn
 from denoisers import TV
 from operators import Mask
 from pnp import LeastSquares, Poisson, solve
-from pnp.cli_stack import reconstruct_stack
+from pnp.cli.reconstruct_stack import reconstruct_stack
 from pnp.io import read_result, write_measurements
 
 pytest.importorskip("distributed", reason="the extra 'stack' is not installed")

@@ -30,9 +30,9 @@ from pnp.learned import (
 )
 from pnp.learned.unrolled_em_training import _last, spent
 from pnp.metrics import nrmse
-from pnp.muon import hidden_weights
 from pnp.phantoms import ISOTOPES, emission_scan
-from pnp.training_options import TrainingOptions
+from pnp.training.muon import hidden_weights
+from pnp.training.options import TrainingOptions
 
 F64 = torch.float64
 SHAPE = (6, 6, 3)

@@ -18,9 +18,8 @@ from PIL import Image
 from reader_files import refused, write_dicom
 
 from denoisers import MLPatch, SuperResolver
-from pnp.cli_report import report
-from pnp.cli_stack import _first_slice
-from pnp.data import load_folder
+from pnp.cli.reconstruct_stack import _first_slice
+from pnp.cli.report import report
 from pnp.io import guards, read_image, read_measurements, read_result
 from pnp.io.guards import within
 from pnp.learned import load_glimpse, load_unrolled_em
@@ -34,7 +33,8 @@ from pnp.readers import (
     read_tiff_stack,
 )
 from pnp.stack.sources import FileSource, constant_or_source, content
-from pnp.training_run import load_checkpoint
+from pnp.training.images import load_folder
+from pnp.training.state import load_checkpoint
 
 HDF5 = {name: TARGETS[name].read for name in TARGETS if name.endswith(".h5")}
 MAIN = {

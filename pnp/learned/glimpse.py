@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from scipy.fft import next_fast_len
 from torch import Tensor, nn
 
-from ..muon import fast_bfloat16
+from ..training.muon import fast_bfloat16
 from . import checks
 
 __all__ = ["Block", "Glimpse", "Views"]

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from ..data import centre
 from ..io import read_image
 from ..phantoms import chest
+from ..training.images import centre
 
 __all__ = ["ARCHITECTURES", "chests", "folder_slices"]
 

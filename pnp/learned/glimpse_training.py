@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..metrics import psnr
-from ..training_run import Task, like
+from ..training.state import Task, like
 from .glimpse import Glimpse
 
 __all__ = ["Pairs", "add_noise", "held_out_psnr", "mean_psnr"]

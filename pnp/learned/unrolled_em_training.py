@@ -24,9 +24,9 @@ from tqdm import tqdm
 from ..algorithms.poisson import as_background, check_counts
 from ..algorithms.protocols import Operator
 from ..metrics import nrmse
-from ..training import train
-from ..training_options import TrainingOptions
-from ..training_run import Task, load_checkpoint
+from ..training.loop import train
+from ..training.options import TrainingOptions
+from ..training.state import Task, load_checkpoint
 from .unrolled_em import UnrolledEM
 
 __all__ = ["MODES", "Scan", "held_out_nrmse", "make_scan", "spent", "train_unrolled_em"]

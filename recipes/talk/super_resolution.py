@@ -32,8 +32,8 @@ from tqdm import tqdm
 
 from denoisers.mlpatch.super_resolver import SuperResolver, downsampling_matrix, output_coords
 from denoisers.precision import has_fast_bfloat16
-from pnp.data import Crops, load_folder
 from pnp.io import atomic
+from pnp.training.images import Crops, load_folder
 
 HIGH, LOW, FACTORS = 128, 64, (2, 4, 8)
 NETWORKS = {"SuperResolver": SuperResolver, "LIIF": partial(LIIF, largest=HIGH / LOW)}

@@ -8,18 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .cli_files import build_operator, is_hdf5, read_problem
-from .cli_options import Overwrite
+from .options import Overwrite
+from .problem import build_operator, is_hdf5, read_problem
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from .io import Measurements
+    from ..io import Measurements
 
     Array = npt.NDArray[np.floating[Any]]
-
-__all__ = ["first_estimate", "report"]
 
 PAGES = (".html", ".htm")
 NIFTI = (".nii", ".nii.gz")
@@ -50,7 +48,7 @@ def report(
       pnp report result.h5 -o report.html
       pnp report result.h5 --measurements measurements.h5 --baseline tv.h5 -o report.html
     """
-    from .io import check_output, read_result
+    from ..io import check_output, read_result
 
     check_output(output, overwrite=overwrite)
     if output.suffix.lower() not in PAGES:
@@ -62,7 +60,7 @@ def report(
     if len(compared) < len(baseline or []):
         raise ValueError("--baseline: two files have one name; rename one of them")
 
-    from .report import write_report
+    from ..report import write_report
 
     size = write_report(
         output,
@@ -90,7 +88,7 @@ def first_estimate(data: Measurements) -> dict[str, Array]:
     import numpy as np
     import torch
 
-    from .drivers.arguments import as_weights
+    from ..drivers.arguments import as_weights
 
     A = build_operator(data.operator, data.parameters)
     y = torch.from_numpy(np.array(data.y, dtype=np.float64 if data.y.dtype == np.float64 else np.float32))
@@ -102,7 +100,7 @@ def first_estimate(data: Measurements) -> dict[str, Array]:
         if hasattr(A, "fbp"):
             return {"filtered back-projection": A.fbp(y).numpy()}
         if hasattr(A, "inverse_eb"):
-            from .lensing.gaussian_filter import Gaussian
+            from ..lensing.gaussian_filter import Gaussian
 
             maps = A.inverse_eb(y)
             smooth = Gaussian(tuple(maps.shape[-2:]), SMOOTHING_PX, like=maps)(maps)
@@ -119,7 +117,7 @@ def first_estimate(data: Measurements) -> dict[str, Array]:
 
 def _extras(path: Path) -> tuple[str, Array | None, bool]:
     """Return what else the file of a result may hold: units of /image, a B mode, and whether measurements."""
-    from .io.hdf5_safe import numbers, open_hdf5
+    from ..io.hdf5_safe import numbers, open_hdf5
 
     with open_hdf5(path) as file:
         units = file["image"].attrs.get("units", "")
@@ -130,7 +128,7 @@ def _extras(path: Path) -> tuple[str, Array | None, bool]:
 
 def _values(path: Path) -> Array:
     """Return the image of another result, or of a file that holds an image or a volume alone."""
-    from .io import read_image, read_nifti, read_result
+    from ..io import read_image, read_nifti, read_result
 
     if is_hdf5(path):
         return read_result(path).x

@@ -10,8 +10,6 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["CheckpointMinutes", "Minutes", "Resume", "Steps", "Weights", "budget", "stoppable"]
-
 DEFAULT_MINUTES = 60.0
 
 Weights = Annotated[Path, typer.Option("--output", "-o", help="Weights to write: a .safetensors file.")]
@@ -27,7 +25,7 @@ def budget(
     output: Path, resume: bool, overwrite: bool, steps: int | None, minutes: float | None
 ) -> tuple[Path, float | None]:
     """Return the name of the checkpoint, and the minutes; refuse what is cheap to check, before the work."""
-    from .io import check_output
+    from ..io import check_output
 
     checkpoint = output.with_name(output.name + ".checkpoint")
     if output.suffix != ".safetensors":
@@ -44,11 +42,12 @@ def budget(
 @contextmanager
 def stoppable(checkpoint: Path) -> Iterator[None]:
     """Where a training is interrupted, say where to go on, and exit as the shell expects it of a signal."""
-    from . import distributed, training
+    from .. import training
+    from ..training import processes
 
     try:
         yield
     except training.Interrupted as stop:
-        if distributed.rank() == 0:
+        if processes.rank() == 0:
             print(f"pnp: {stop}; the checkpoint is {checkpoint}, go on with --resume", file=sys.stderr)
         raise typer.Exit(128 + stop.number) from None

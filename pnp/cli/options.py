@@ -5,15 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import torch
 import typer
 
-from .cli_files import INTERRUPTED, complain
+from .output import INTERRUPTED, complain
 
 if TYPE_CHECKING:
-    from .drivers.checkpoint import Checkpoint
-    from .drivers.result import Result
-
-__all__ = ["CheckpointFile", "CheckpointMinutes", "Device", "Overwrite", "as_checkpoint", "goes_on"]
+    from ..drivers.checkpoint import Checkpoint
+    from ..drivers.result import Result
 
 Device = Annotated[str, typer.Option(help="Where to compute: auto (cuda where there is one), cpu, cuda, cuda:1, ...")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output file if it exists.")]
@@ -28,7 +27,7 @@ CheckpointMinutes = Annotated[
 
 def as_checkpoint(path: Path | None, minutes: float | None, output: Path) -> Checkpoint | None:
     """Return the checkpoint, which stays until the output is written: its disk may be full."""
-    from .drivers.checkpoint import Checkpoint
+    from ..drivers.checkpoint import Checkpoint
 
     if path is not None and path.resolve() == output.resolve():
         raise ValueError(f"--checkpoint {path} is the output as well; give it another name")
@@ -46,3 +45,20 @@ def goes_on(checkpoint: Checkpoint | None, result: Result) -> None:
             f"interrupted after {result.n_iter} iterations; the same command goes on from what {checkpoint.path} holds"
         )
         raise typer.Exit(INTERRUPTED)
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of that name; "auto": the GPU where there is one, else the processor.
+
+    Raises:
+        ValueError: there is no such device here.
+    """
+    try:
+        where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+        if where.type not in ("cpu", "cuda"):
+            raise RuntimeError("it must be cpu or cuda")
+        torch.empty(0, device=where)
+    except (RuntimeError, AssertionError) as error:  # unknown name; not built with CUDA; no such card
+        reason = str(error).splitlines()[0][:150]
+        raise ValueError(f"--device {name} is not available here ({reason}); use --device cpu") from error
+    return where

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .io.guards import check_claim, quiet
+from ..io.guards import check_claim, quiet
 
 __all__ = ["Crops", "Sampler", "centre", "load_folder"]
 

@@ -16,15 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import distributed
-from .checks import short
-from .data import Sampler
-from .io import atomic
-from .io.atomic import NotWritten
-from .muon import Muon, fast_bfloat16, hidden_weights
-from .training_options import NoiseLevels, TrainingOptions
+from ..checks import short
+from ..io import atomic
+from ..io.atomic import NotWritten
+from . import processes
+from .muon import Muon, hidden_weights
+from .options import TrainingOptions
 
-__all__ = ["Loss", "Run", "Task", "like", "load_checkpoint"]
+__all__ = ["Run", "Task", "like", "load_checkpoint"]
 
 KEYS = ("step", "seconds", "weights", "average", "optimizers", "generators", "history", "options", "levels")
 """Of a checkpoint; those written since also hold config and version."""
@@ -97,39 +96,6 @@ class Task(nn.Module):
         raise NotImplementedError
 
 
-class Loss(Task):
-    """Denoising: fresh noise of a random level on clean images."""
-
-    def __init__(self, model: Any, sampler: Sampler, levels: NoiseLevels, options: TrainingOptions) -> None:
-        super().__init__("train_denoiser", model, asdict(levels), "noise levels'")
-        self.sampler, self.levels, self.options = sampler, levels, options
-        self.autocast = options.mixed_precision and not hasattr(model, "compute_dtype") and fast_bfloat16(self.device)
-
-    def draw(self, batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Return clean images x, y = x + sigma n, and sigma (batch,)."""
-        x, sigma = self.sampler(batch, generator), self.levels(batch, generator)
-        return x, x + sigma.reshape(-1, 1, 1, 1) * torch.randn(x.shape, generator=generator), sigma
-
-    def forward(self, x: Tensor, y: Tensor, sigma: Tensor) -> Tensor:
-        """Mean weighted square error of D(y, sigma), y = x + noise of level sigma (B,)."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-            if hasattr(self.model, "valid"):
-                field = getattr(self.model, "receptive_field", 1)
-                if min(x.shape[2:]) < field:
-                    raise ValueError(
-                        f"train_denoiser: crops must be at least the model's receptive field, {field} x {field}, "
-                        f"got {tuple(x.shape[2:])}; take larger ones"
-                    )
-                z, o = self.model.valid(y, sigma)
-                x = x[..., o : o + z.shape[2], o : o + z.shape[3]]
-            else:
-                z = self.model(y, sigma)
-        o = self.options
-        weight = 1 / (o.loss_scale**2 * sigma**o.loss_power)
-        error: Tensor = z.to(x.dtype) - x
-        return (error.square() * weight.reshape(-1, 1, 1, 1)).mean()
-
-
 class Run:
     """What changes during a training, and is in its checkpoint."""
 
@@ -152,8 +118,8 @@ class Run:
             self.optimizers.append(Muon(hidden, lr=options.muon_rate, weight_decay=decay))
         self.rates = [options.rate, options.muon_rate]
         self.average = {k: v.detach().clone() for k, v in model.state_dict().items()}
-        seeds = np.random.SeedSequence(options.seed).generate_state(distributed.size(), np.uint64)
-        self.generator = torch.Generator().manual_seed(int(seeds[distributed.rank()]) >> 1)
+        seeds = np.random.SeedSequence(options.seed).generate_state(processes.size(), np.uint64)
+        self.generator = torch.Generator().manual_seed(int(seeds[processes.rank()]) >> 1)
         self.random = self.generator.get_state()
         self.step, self.seconds, self.history = 0, 0.0, list[list[float]]()
         self.loss: Tensor | None = None
@@ -162,10 +128,10 @@ class Run:
     def load(self, path: Path) -> None:
         """Go on from a checkpoint; refuse one of other processes, another model, other options or settings."""
         state, name = load_checkpoint(path), f"{self.task.caller}: {path.name}"
-        if len(state["generators"]) != distributed.size():
+        if len(state["generators"]) != processes.size():
             n = len(state["generators"])
             raise ValueError(
-                f"{name} was written by {n} process{'es' * (n > 1)}, this run has {distributed.size()}; "
+                f"{name} was written by {n} process{'es' * (n > 1)}, this run has {processes.size()}; "
                 f"resume it with " + (f"torchrun --nproc-per-node={n}" if n > 1 else "one process, without torchrun")
             )
         config = describe(self.model)
@@ -194,7 +160,7 @@ class Run:
                 optimizer.load_state_dict(saved)
         except (RuntimeError, ValueError, KeyError) as error:
             raise ValueError(f"{name} belongs to another model: {error}"[:390]) from error
-        self.generator.set_state(state["generators"][distributed.rank()])
+        self.generator.set_state(state["generators"][processes.rank()])
         self.average = {k: v.to(self.average[k].device) for k, v in state["average"].items()}
         self.history, self.step, self.seconds = state["history"], state["step"], state["seconds"]
 
@@ -205,8 +171,8 @@ class Run:
                 f"{self.task.caller}: the gradient is not finite at step {self.step}; lower rate or muon_rate, and "
                 f"resume from {path.name} where there is one"
             )
-        generators = distributed.gather(self.random)
-        if distributed.rank() > 0:
+        generators = processes.gather(self.random)
+        if processes.rank() > 0:
             return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -233,7 +199,7 @@ class Run:
     def advance(self, loss_of: nn.Module, progress: float) -> None:
         """Take one step of the optimisers and of the average."""
         o, g = self.options, self.generator
-        share = o.batch // distributed.size()
+        share = o.batch // processes.size()
         p = like(self.model)
         batch = self.task.draw(share, g)
         loss = loss_of(*(t.to(p.device, p.dtype if t.is_floating_point() else t.dtype) for t in batch))

@@ -9,12 +9,11 @@ whose state is in the checkpoint: on the CPU and under a budget of steps a run i
 continues exactly (the model itself must draw nothing). On a GPU the draws are the same, but cuDNN's and cuBLAS's sums
 may differ from run to run.
 
-Several processes (`distributed.py`) share each batch; torch's DistributedDataParallel averages their gradients.
+Several processes (`processes.py`) share each batch; torch's DistributedDataParallel averages their gradients.
 """
 
 from __future__ import annotations
 
-import math
 import signal
 import sys
 import threading
@@ -25,26 +24,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from . import distributed
-from .data import Sampler
-from .drivers.checkpoint import tried
-from .io.atomic import NotWritten
-from .io.lock import exclusive
-from .training_options import NoiseLevels, TrainingOptions
-from .training_run import Loss, Run, Task, like, load_checkpoint
+from ..drivers.checkpoint import tried
+from ..io.atomic import NotWritten
+from ..io.lock import exclusive
+from . import processes
+from .options import NoiseLevels, TrainingOptions
+from .state import Run, Task, like, load_checkpoint
 
 __all__ = [
     "Interrupted",
     "NoiseLevels",
     "TrainingOptions",
-    "denoising_psnr",
     "load_checkpoint",
     "train",
-    "train_denoiser",
 ]
 
 
@@ -54,21 +50,6 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, number: int, step: int) -> None:
         super().__init__(f"interrupted at step {step}")
         self.number, self.step = number, step
-
-
-def denoising_psnr(denoiser: Callable[[Tensor, float], Tensor], images: list[Tensor], sigma: float) -> float:
-    """Mean PSNR in dB (data range 1, output clipped) over images (C, H, W) in [0, 1]; noise seed i for image i.
-
-    A network is given them on its own device.
-    """
-    device = like(denoiser).device if isinstance(denoiser, nn.Module) else None
-    total = 0.0
-    for i, x in enumerate(images):
-        noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(i))
-        with torch.no_grad():
-            z = denoiser((x + sigma * noise)[None].to(device), sigma)[0].to(x).clamp(0, 1)
-        total += -10 * math.log10(max((z - x).square().mean().item(), 1e-12))
-    return total / len(images)
 
 
 def _show(bar: Any, run: Run, done: float) -> None:
@@ -109,60 +90,6 @@ def _signals() -> Iterator[list[int]]:
         restore()
 
 
-def train_denoiser(
-    model: nn.Module,
-    sampler: Sampler,
-    levels: NoiseLevels,
-    options: TrainingOptions,
-    *,
-    checkpoint: str | Path,
-    resume: bool = False,
-    validate: Callable[[Any], float] | None = None,
-    checkpoint_minutes: float = 3.0,
-    validate_minutes: float | None = None,
-    progress: bool = True,
-) -> nn.Module:
-    """Train `model` in place and return it with the averaged weights, in eval mode and frozen.
-
-    Frozen as `from_pretrained` returns it: no graph is built when it is used; `requires_grad_()` thaws it.
-
-    Where a process group has been joined (`distributed.joined`), every process makes this call; the first one writes,
-    validates and shows progress, and all must read the checkpoint of a run that is resumed.
-
-    Args:
-        model: a denoiser D(x, sigma), sigma (B,); where it has `valid(y, sigma)`, the part of a crop that needs no
-            border and its offset, that is used instead.
-        sampler: draws clean images.
-        levels: draws noise levels, in units of the images.
-        options: see `TrainingOptions`; saved in the checkpoint.
-        checkpoint: file to keep the state in, every `checkpoint_minutes`, at the end and at a signal. A disk that
-            refuses it is a warning, and the file of before stays; only at the end or at a signal it is an error, and
-            the model has the averaged weights all the same.
-        resume: continue from that file where it exists (its step, optimisers, average and random states). The budget
-            may be another one; the model, the other options, the noise levels and the number of processes may not.
-        validate: called with the averaged model; its value is shown and recorded.
-        checkpoint_minutes: training minutes between checkpoints.
-        validate_minutes: training minutes between validations; None: `checkpoint_minutes`. The end has one, too.
-        progress: progress bar on stderr.
-
-    Raises:
-        ValueError: the checkpoint to resume is unreadable or belongs to another architecture, other options or another
-            number of processes; there is one and `resume` is False; another run is writing it; the batch cannot be
-            shared; the training diverged.
-        Interrupted: Ctrl-C or SIGTERM; the checkpoint is as if the run had been stopped between two steps.
-    """
-    return train(
-        Loss(model, sampler, levels, options),
-        options,
-        checkpoint=checkpoint,
-        resume=resume,
-        validate=validate,
-        checkpoint_minutes=checkpoint_minutes,
-        validate_minutes=validate_minutes,
-        progress=progress,
-    )
-
-
 def train(
     task: Task,
     options: TrainingOptions,
@@ -177,7 +104,7 @@ def train(
     """Train `task.model` as `train_denoiser` does, which says what the arguments are, on the batches of any task."""
     path = Path(checkpoint)
     with ExitStack() as held:
-        if distributed.rank() == 0:
+        if processes.rank() == 0:
             path.parent.mkdir(parents=True, exist_ok=True)
             held.enter_context(exclusive(path, task.caller))
         return _train(task, options, path, resume, validate, checkpoint_minutes, validate_minutes, progress)
@@ -194,18 +121,18 @@ def _train(
     progress: bool,
 ) -> nn.Module:
     model: nn.Module = task.model
-    if options.batch % distributed.size():
+    if options.batch % processes.size():
         raise ValueError(
-            f"{task.caller}: batch must be a multiple of the processes ({distributed.size()}), got {options.batch}"
+            f"{task.caller}: batch must be a multiple of the processes ({processes.size()}), got {options.batch}"
         )
     if path.exists() and not resume:
         raise ValueError(
             f"{task.caller}: there is a checkpoint {path.name} already; resume it, or remove it to start anew"
         )
     options.progress(0, 0.0)
-    first = distributed.rank() == 0
+    first = processes.rank() == 0
     loss_of: nn.Module = task
-    if distributed.size() > 1:
+    if processes.size() > 1:
         loss_of = DistributedDataParallel(task)  # gives all processes the first one's weights
     run = Run(task, options)
     if path.exists():
@@ -231,7 +158,7 @@ def _train(
                 run.random = run.generator.get_state()
                 # The first process's clock holds for all.
                 number = float(caught[0]) if caught else 0.0
-                run.seconds, number = distributed.largest([first * (time.monotonic() - since), number])
+                run.seconds, number = processes.largest([first * (time.monotonic() - since), number])
                 done = options.progress(run.step, run.seconds)
                 finished, stopped = done >= 1, number > 0
                 look = not stopped and (finished or run.seconds - seen >= 60 * check_every)
@@ -260,7 +187,7 @@ def _train(
             raise
         except Exception:
             # With several processes the others are elsewhere; alone, the state before this step is whole.
-            if distributed.size() == 1 and run.step > begun:
+            if processes.size() == 1 and run.step > begun:
                 tried(lambda: run.save(path), task.caller)
             raise
     if stopped:

@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .cli_files import INTERRUPTED, build_denoiser, build_operator, complain, parse_bounds, read_problem
-from .cli_options import Device
+from .options import Device, choose_device
+from .output import INTERRUPTED, complain
+from .problem import build_denoiser, build_operator, parse_bounds, read_problem
 
 if TYPE_CHECKING:
-    from .algorithms.poisson import Poisson
-    from .io import Measurements
-    from .stack import StackResult
-
-__all__ = ["reconstruct_stack"]
+    from ..algorithms.poisson import Poisson
+    from ..io import Measurements
+    from ..stack import StackResult
 
 SHOWN = 3
 """Failed slices that are named on stderr; all are in the result."""
@@ -67,7 +66,7 @@ def reconstruct_stack(
         raise ValueError("--workers is for this machine, --scheduler has workers of its own; give one of them")
     if output.suffix.lower() not in (".zarr", ".h5", ".hdf5"):
         raise ValueError(f"output {output} must be a .zarr folder or an .h5 file")
-    from .stack.cluster import require
+    from ..stack.cluster import require
 
     try:
         require("pnp reconstruct-stack")
@@ -75,8 +74,7 @@ def reconstruct_stack(
         raise ValueError(str(error)) from None
     from denoisers.adapters import PerChannel, SliceWise
 
-    from .distributed import choose_device
-    from .stack import solve_stack
+    from ..stack import solve_stack
 
     limits = parse_bounds(bounds)
     choose_device(device)  # a device that is not here is not on our workers either
@@ -128,8 +126,8 @@ class PoissonOfFile:
         """Return the data term of slice k."""
         import torch
 
-        from .algorithms.poisson import Poisson
-        from .stack.sources import FileSource
+        from ..algorithms.poisson import Poisson
+        from ..stack.sources import FileSource
 
         source = FileSource(self.path, "pnp reconstruct-stack")
         background = source.beside("background")
@@ -146,7 +144,7 @@ def _first_slice(path: Path, operator: str | None) -> Measurements:
     """Read what the file says of the operator, and the first slice: all of them may not fit into memory."""
     import h5py
 
-    from .io.hdf5_safe import numbers, open_hdf5
+    from ..io.hdf5_safe import numbers, open_hdf5
 
     with tempfile.TemporaryDirectory() as folder:
         head = Path(folder) / path.name

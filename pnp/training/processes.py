@@ -14,24 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["choose_device", "gather", "joined", "largest", "rank", "size"]
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device of that name; "auto": the GPU where there is one, else the processor.
-
-    Raises:
-        ValueError: there is no such device here.
-    """
-    try:
-        where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-        if where.type not in ("cpu", "cuda"):
-            raise RuntimeError("it must be cpu or cuda")
-        torch.empty(0, device=where)
-    except (RuntimeError, AssertionError) as error:  # unknown name; not built with CUDA; no such card
-        reason = str(error).splitlines()[0][:150]
-        raise ValueError(f"--device {name} is not available here ({reason}); use --device cpu") from error
-    return where
+__all__ = ["gather", "joined", "largest", "rank", "size"]
 
 
 @contextmanager

@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .cli_files import INTERRUPTED, background, build_operator, is_hdf5, read_problem, save
-from .cli_options import CheckpointFile, CheckpointMinutes, Device, Overwrite, as_checkpoint, goes_on
+from .options import Overwrite
+from .problem import is_hdf5
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from .readers import SpectScan
-
-__all__ = ["convert", "osem"]
+    from ..readers import SpectScan
 
 PER_MM = {"1/mm": 1.0, "1/cm": 0.1}
 DENSEST = 0.1
@@ -30,70 +28,6 @@ SAME = 0.01
 """Relative difference of two voxel sizes that are one."""
 SMOOTHING_MM = 20.0
 """FWHM of the Gaussian that smooths scatter windows: scatter is far smoother than their noise."""
-
-
-def osem(
-    measurements: Annotated[Path, typer.Argument(help="HDF5 file of counts (docs/hdf5_layout.md); see pnp convert.")],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Volume: .nii.gz, .nii, .npy, or .h5 with everything.")
-    ],
-    subsets: Annotated[int, typer.Option(help="Subsets of the views; 1 is MLEM.")] = 4,
-    iterations: Annotated[int, typer.Option(help="Iterations, each through all subsets.")] = 16,
-    checkpoint: CheckpointFile = None,
-    checkpoint_minutes: CheckpointMinutes = None,
-    device: Device = "cpu",
-    overwrite: Overwrite = False,
-) -> None:
-    """Reconstruct counts by ordered-subsets expectation maximisation, without a prior.
-
-    Views need not be divisible by the subsets: some then hold a view more.
-
-    \b
-    Examples:
-      pnp osem scan.h5 -o volume.nii.gz --subsets 4 --iterations 16
-      pnp osem scan.h5 -o mlem.h5 --subsets 1 --iterations 64 --device cuda
-      pnp osem scan.h5 -o volume.nii.gz --checkpoint volume.checkpoint
-    """
-    from .io import check_image_output, check_output
-
-    check_output(output, overwrite=overwrite)
-    kept = as_checkpoint(checkpoint, checkpoint_minutes, output)
-    data = read_problem(measurements)
-    if not is_hdf5(output):
-        check_image_output(output, 1, volume=data.operator == "spect", overwrite=overwrite)
-        if len(data.y) != 1:
-            raise ValueError(f"output {output} holds one volume, the result has {len(data.y)}; use an .h5 file")
-
-    import torch
-
-    from .distributed import choose_device
-    from .drivers.em import osem as reconstruct
-
-    where = choose_device(device)
-    A = build_operator(data.operator, data.parameters).to(where)
-    y = torch.from_numpy(data.y).to(where)
-    y = y if y.dtype == torch.float64 else y.float()
-    result = reconstruct(
-        A,
-        y,
-        n_subsets=subsets,
-        background=background(data, y),
-        max_iter=iterations,
-        checkpoint=kept,
-        progress=True,
-    )
-    goes_on(kept, result)
-    written = save(output, result, data, {"n_subsets": subsets}, overwrite)
-    if kept is not None:
-        kept.path.unlink(missing_ok=True)
-    n_views = y.shape[2]
-    sizes = sorted({len(range(b, n_views, subsets)) for b in range(subsets)})
-    print(
-        f"{written}: {result.n_iter} iterations of {subsets} subsets of {' or '.join(map(str, sizes))} views, "
-        f"background {'0' if data.background is None else 'from the file'}, misfit {result.misfit:.3g}; {result.stop}"
-    )
-    if result.stop.name == "INTERRUPTED":
-        raise typer.Exit(INTERRUPTED)
 
 
 def convert(
@@ -132,8 +66,8 @@ def convert(
       pnp convert lu177.dcm -o scan.h5 --photopeak 2 --scatter 1,3 --attenuation mu.nii.gz --collimator 2.9,41,1.04,3.8
       pnp convert simulation.h00 -o scan.h5 --attenuation ct.nii.gz --attenuation-unit HU --energy 140.5
     """
-    from .io import check_output, write_measurements
-    from .readers import read_dicom_nm, read_interfile
+    from ..io import check_output, write_measurements
+    from ..readers import read_dicom_nm, read_interfile
 
     check_output(output, overwrite=overwrite)
     if not is_hdf5(output):
@@ -192,8 +126,8 @@ def _window(option: str, k: int, scan: SpectScan) -> int:
 
 def _attenuation(path: Path, unit: str, energy: float | None, parameters: dict[str, Any]) -> npt.NDArray[np.float32]:
     """Read a map on the voxels of the volume, in 1/mm."""
-    from .io import read_nifti
-    from .spect import attenuation_from_hu
+    from ..io import read_nifti
+    from ..spect import attenuation_from_hu
 
     values, found = read_nifti(path)
     size = parameters["voxel_size"]

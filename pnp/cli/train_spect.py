@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from .cli_budget import CheckpointMinutes, Minutes, Resume, Steps, Weights, budget, stoppable
-from .cli_options import Device, Overwrite
+from .options import Device, Overwrite, choose_device
+from .training_options import CheckpointMinutes, Minutes, Resume, Steps, Weights, budget, stoppable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from .learned import Scan, UnrolledEM
-
-__all__ = ["spect"]
+    from ..learned import Scan, UnrolledEM
 
 T = TypeVar("T")
 CACHE_BYTES = 2 * 2**30
@@ -78,10 +76,11 @@ def spect(
 
     import torch
 
-    from . import distributed, training
-    from .learned import MODES, UnrolledEM, held_out_nrmse, save_unrolled_em, train_unrolled_em
-    from .learned.unrolled_em_training import spent
-    from .metrics import nrmse
+    from .. import training
+    from ..learned import MODES, UnrolledEM, held_out_nrmse, save_unrolled_em, train_unrolled_em
+    from ..learned.unrolled_em_training import spent
+    from ..metrics import nrmse
+    from ..training import processes
 
     if seed < 0:
         raise ValueError(f"--seed must be at least 0, got {seed}")
@@ -89,10 +88,10 @@ def spect(
         raise ValueError(f"--mode must be one of {', '.join(MODES)}, got {mode!r}")
     schedule: dict[str, Any] = {"rate": rate, "muon_rate": 2 * rate, "warmup": 20}
     options = training.TrainingOptions(steps=steps, minutes=minutes, batch=batch, seed=seed, **schedule)
-    where = distributed.choose_device(device)
+    where = choose_device(device)
     torch.manual_seed(seed)
     model = UnrolledEM(n_outer=iterations, features=features)
-    with distributed.joined(where) as here:
+    with processes.joined(where) as here:
         if data is not None:
             found, about = _spect_files(data, model, here)
         else:
@@ -110,7 +109,7 @@ def spect(
                 validate=measure,
                 checkpoint_minutes=checkpoint_minutes,
             )
-        if distributed.rank() > 0:
+        if processes.rank() > 0:
             return
         taken, seconds = spent(checkpoint, iterations if mode == MODES[2] else 1)
         length = f"{taken} steps, {seconds / 60:.1f} minutes"
@@ -126,8 +125,8 @@ def _spect_files(folder: Path, model: UnrolledEM, device: torch.device) -> tuple
     """Read the scans of a folder, with their starts; also return what they are, in words."""
     import torch
 
-    from .cli_files import background, build_operator, is_hdf5, read_problem
-    from .learned import make_scan
+    from ..learned import make_scan
+    from .problem import background, build_operator, is_hdf5, read_problem
 
     files = sorted(f for f in folder.rglob("*") if f.is_file() and is_hdf5(f)) if folder.is_dir() else []
     if len(files) < 2:
@@ -162,8 +161,8 @@ def _spect_torsos(
 
     from operators import SPECT, spect_camera
 
-    from .learned import make_scan
-    from .phantoms import ISOTOPES, emission_scan
+    from ..learned import make_scan
+    from ..phantoms import ISOTOPES, emission_scan
 
     if isotope not in ISOTOPES:
         raise ValueError(f"--isotope must be one of {', '.join(ISOTOPES)}, got {isotope!r}")
@@ -192,7 +191,7 @@ def _bar(items: Sequence[T]) -> Iterable[T]:
     """Show how many scans are ready."""
     from tqdm import tqdm
 
-    from . import distributed
+    from ..training import processes
 
-    bar: Iterable[T] = tqdm(items, desc="scans", file=sys.stderr, disable=distributed.rank() > 0)
+    bar: Iterable[T] = tqdm(items, desc="scans", file=sys.stderr, disable=processes.rank() > 0)
     return bar
