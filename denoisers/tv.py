@@ -11,8 +11,6 @@ from torch import Tensor
 
 from .base import check_image, check_sigma
 
-__all__ = ["TV"]
-
 
 class TV:
     """Total-variation denoiser; channels are denoised one by one.

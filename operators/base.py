@@ -14,8 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["LinearOperator", "as_buffer", "check_images", "check_shape"]
-
 
 class LinearOperator(nn.Module):
     """A linear map with an exact adjoint: <A x, y> = <x, A* y>.

@@ -28,8 +28,6 @@ from torch.nn.functional import pad
 
 from .base import LinearOperator, as_buffer, check_images, check_shape, pixel_mean
 
-__all__ = ["Blur", "gaussian_kernel"]
-
 BOUNDARIES = ("circular", "reflect", "valid")
 
 

@@ -16,8 +16,6 @@ from torch import Tensor
 
 from .base import LinearOperator, as_buffer, check_images
 
-__all__ = ["Mask"]
-
 
 class Mask(LinearOperator):
     """Keep, drop or weight pixels: y = m x; unmeasured pixels of y are 0.

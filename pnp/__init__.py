@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from .algorithms.iterations import State, admm, hqs
 from .algorithms.least_squares import LeastSquares
+from .algorithms.noise_estimate import estimate_noise_std
 from .algorithms.poisson import Poisson
 from .algorithms.schedules import Schedule
 from .drivers.checkpoint import Checkpoint
 from .drivers.em import mlem, osem
 from .drivers.result import Result, Stop
-from .drivers.solve import estimate_noise_std, solve
+from .drivers.solve import solve
 from .interop import to_deepinv
 from .metrics import psnr
 

@@ -10,13 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = [
-    "broadcasts",
-    "check_number",
-    "short",
-    "warn_of_degrees",
-]
-
 _FLOATS = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
 

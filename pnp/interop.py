@@ -16,8 +16,6 @@ from torch import Tensor
 from .algorithms.least_squares import LeastSquares
 from .drivers.arguments import as_denoiser, as_operator
 
-__all__ = ["to_deepinv", "to_deepinv_prior"]
-
 
 def to_deepinv(guest: Any, *, noise_model: Any = None) -> Any:
     """Return one of our operators as a deepinv LinearPhysics, or one of our denoisers as a deepinv Denoiser.

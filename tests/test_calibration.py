@@ -128,7 +128,7 @@ def test_callback_stops_and_ctrl_c_keeps_what_was_found():
     _, believed, y = scan(parallel, math.pi)
     seen = []
     found = calibrate(parallel, y, believed, callback=lambda k, angles, offset: seen.append(angles) or k == 3)
-    assert len(seen) == len(found.objective) == 3 and not found.interrupted
+    assert len(seen) == len(found.objective) == 3 and found.stop.name == "CALLBACK"
     torch.testing.assert_close(found.angles, seen[-1])
 
     def interrupt(k, angles, offset):
@@ -136,7 +136,7 @@ def test_callback_stops_and_ctrl_c_keeps_what_was_found():
             raise KeyboardInterrupt
 
     found = calibrate(parallel, y, believed, callback=interrupt)
-    assert found.interrupted and len(found.objective) == 2
+    assert found.stop.name == "INTERRUPTED" and len(found.objective) == 2
     assert found.objective[1] < found.objective[0]
     assert angle_error(found.angles, believed) > 0.01
 

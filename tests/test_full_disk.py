@@ -22,7 +22,7 @@ from torch import nn
 from toys import smooth
 
 from pnp import cli
-from pnp.drivers.checkpoint import Checkpoint, Kept
+from pnp.drivers.checkpoint import Checkpoint, RunState
 from pnp.io import SavedResult, read_result, write_fits_maps, write_image, write_measurements, write_nifti, write_result
 from pnp.io.atomic import NotWritten, atomic_hdf5
 from pnp.learned import UnrolledEM, save_unrolled_em
@@ -99,7 +99,7 @@ def training_checkpoint(path: Path) -> None:
 
 
 def solve_checkpoint(path: Path) -> None:
-    kept = Kept(Checkpoint(path), "solve", {})
+    kept = RunState(Checkpoint(path), "solve", {})
     kept.keep({"x": torch.from_numpy(X)}, {})
     kept.write()
 

@@ -117,7 +117,8 @@ def test_an_uneven_operator_gets_a_weaker_coupling() -> None:
         found = solve(Diagonal(d), rand(1, 1, *d.shape, seed=1), smooth, noise_std=0.1, max_iter=1)
         return found.history["alpha"][0] * found.history["sigma"][0] ** 2
 
-    # Eigenvalues t^6, 0 < t <= 1, have evenness 7/13; one random probe of 1600 pixels tells it to a few per cent.
+    # Eigenvalues t^6, 0 < t <= 1, have a spectral flatness of 7/13; one random probe of 1600 pixels tells it to a
+    # few per cent.
     uneven = torch.linspace(0, 1, 1600, dtype=torch.float64).reshape(40, 40) ** 3
     masked = (torch.arange(1600).reshape(40, 40) % 3 > 0).double()
     assert weight(masked) == pytest.approx(1, rel=0.01)

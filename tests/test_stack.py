@@ -30,7 +30,7 @@ zarr = pytest.importorskip("zarr", reason="the extra 'stack' is not installed")
 
 from test_mosaic import network, picture  # noqa: E402
 
-from pnp.drivers.fingerprint import described  # noqa: E402
+from pnp.drivers.fingerprint import fingerprint  # noqa: E402
 from pnp.stack import denoise_mosaic, solve_stack  # noqa: E402
 from pnp.stack.cluster import cores, engine  # noqa: E402
 
@@ -346,14 +346,15 @@ def test_a_mosaic_on_workers_is_the_whole_image(client, tmp_path):
 
 
 def test_settings_are_the_same_in_another_process_and_change_with_the_weights():
-    held = described({"D": Average(), "A": masks(0), "terms": [LeastSquares()], "f": masks, "bounds": (0, None)})
+    held = fingerprint({"D": Average(), "A": masks(0), "terms": [LeastSquares()], "f": masks, "bounds": (0, None)})
     code = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from test_stack import *; "
-        "print(described({'bounds': (0, None), 'D': Average(), 'A': masks(0), 'terms': [LeastSquares()], 'f': masks}))"
+        "settings = {'bounds': (0, None), 'D': Average(), 'A': masks(0), 'terms': [LeastSquares()], 'f': masks}; "
+        "print(fingerprint(settings))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == held and " at 0x" not in held
-    assert described(Average()) != described(Average(0.4)) and described(masks(0)) != described(masks(1))
+    assert fingerprint(Average()) != fingerprint(Average(0.4)) and fingerprint(masks(0)) != fingerprint(masks(1))
 
 
 # ---------------------------------------------------------------- the command line

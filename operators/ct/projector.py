@@ -19,11 +19,6 @@ from torch import Tensor, nn
 from ..base import LinearOperator, as_buffer, check_shape, length
 from .view_weights import arc_weight, views
 
-__all__ = [
-    "WINDOWS",
-    "Projector",
-]
-
 WINDOWS: dict[str, Callable[[Tensor], Tensor]] = {
     # f = |omega| / (the detector's highest frequency), from 0 to 1.
     "ramp": torch.ones_like,

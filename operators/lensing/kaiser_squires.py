@@ -24,8 +24,6 @@ from torch import Tensor
 
 from ..base import LinearOperator, check_images, check_shape, pixel_mean
 
-__all__ = ["KaiserSquires"]
-
 SIGNS = {"lenspack": (1, 1), "conjugate": (1, -1), "transposed": (-1, 1)}
 
 

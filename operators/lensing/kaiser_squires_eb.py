@@ -26,8 +26,6 @@ from torch import Tensor
 from ..base import LinearOperator, check_images, pixel_mean
 from .kaiser_squires import KaiserSquires
 
-__all__ = ["KaiserSquiresEB"]
-
 
 class KaiserSquiresEB(LinearOperator):
     """Map E and B modes (B, 2, H, W) to shear (gamma1, gamma2) (B, 2, H, W), periodic, square pixels.

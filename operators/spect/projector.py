@@ -33,8 +33,6 @@ from .arguments import check_angles, check_attenuation, check_fwhm, check_psf, c
 from .response import gaussian, separable, toeplitz
 from .rotation import INTERPOLATIONS, Rotation
 
-__all__ = ["SPECT"]
-
 T = TypeVar("T")
 
 

@@ -32,8 +32,6 @@ from torch import Tensor
 from ..checks import check_number, short, warn_of_degrees
 from .line_integrals import as_floats
 
-__all__ = ["find_centre", "offset_from_centre"]
-
 METHODS = ("auto", "opposite", "wedge", "moments")
 EXACT = 0.05
 """Angles that agree to this fraction of the usual step are the same."""

@@ -15,8 +15,6 @@ from scipy.interpolate import CubicSpline
 
 from ..checks import check_number
 
-__all__ = ["attenuation", "hounsfield", "water_attenuation"]
-
 T = TypeVar("T")
 
 # Photon energy in keV, and mass attenuation of liquid water in cm^2/g.

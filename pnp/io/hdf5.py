@@ -30,8 +30,6 @@ from .atomic import atomic_hdf5
 from .hdf5_safe import listed, numbers, open_hdf5
 from .hdf5_units import factor, units_of
 
-__all__ = ["Measurements", "SavedResult", "read_measurements", "read_result", "write_measurements", "write_result"]
-
 Array = npt.NDArray[Any]
 FORMAT_VERSION = 1
 INTEGERS = ("shape", "n_detectors")

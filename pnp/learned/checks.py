@@ -12,8 +12,6 @@ from torch import Tensor
 
 from ..checks import warn_of_degrees
 
-__all__ = ["angles_of", "count", "field", "length", "points", "shape_of", "sinograms"]
-
 
 def count(caller: str, name: str, value: Any) -> int:
     """Return a whole number of at least 1."""

@@ -34,8 +34,6 @@ from torch import Tensor, nn
 from ..training.muon import fast_bfloat16
 from . import checks
 
-__all__ = ["Block", "Glimpse", "Views"]
-
 FINER = 8
 """Samples a bin of the filtered projections, between which they are linear."""
 TILE = 64

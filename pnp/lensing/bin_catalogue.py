@@ -34,8 +34,6 @@ from ..checks import check_number
 from ..readers.shear_catalogue import ShearCatalogue, read_catalogue
 from ..readers.shear_map import CONVENTIONS, ShearMap, check_convention, check_signs
 
-__all__ = ["map_catalogue"]
-
 Array = npt.NDArray[Any]
 
 _WIDEST_DEG = 30.0  # from the middle; the plane stretches by a third there

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ..algorithms.protocols import Operator
 from ..checks import short
-from ..drivers.progress import counted
+from ..drivers.progress import with_progress
 from ..metrics import nrmse, pearson_r
 from .baselines import best_smoothing, smoothed_kaiser_squires, wiener
 from .diagnostics import BModeNull, b_mode_null, power_ratio, whitened_chi2
@@ -31,8 +31,6 @@ from .peaks import find_peaks, match_peaks
 from .shear import check_shear
 from .spectrum import band_means, band_powers, gaussian_maps, measured_spectrum, rotated
 from .starlet import starlet_map
-
-__all__ = ["BASELINES", "Ladder", "Method", "Rung", "mass_map_ladder"]
 
 Method = Callable[[Tensor, Tensor], Tensor]
 """(shear (B, 2, H, W), noise_std) -> convergence (B, 1, H, W)."""
@@ -195,7 +193,7 @@ def mass_map_ladder(
     truths = None if truth is None else find_peaks(truth, threshold=threshold, mask=mask)
     turned = rotated(shear), (noise_std.flip(-3) if noise_std.ndim > 2 else noise_std)
     found, maps = [], {}
-    for name, method in counted(list(rungs.items()), "mass_map_ladder", progress, unit="map"):
+    for name, method in with_progress(list(rungs.items()), "mass_map_ladder", progress, unit="map"):
         start = time.perf_counter()
         x = maps[name] = _run(name, method, shear, noise_std)
         seconds = time.perf_counter() - start

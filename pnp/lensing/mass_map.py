@@ -34,14 +34,12 @@ from ..algorithms.least_squares import LeastSquares
 from ..algorithms.protocols import Denoiser, Operator
 from ..checks import as_tensor, broadcasts, check_number, short
 from ..drivers.arguments import as_denoiser, as_operator, check_device, guard_denoiser
-from ..drivers.progress import counted, is_true
+from ..drivers.monitor import Monitor
 from ..drivers.result import Stop
 from .padding import OddGrid
 from .reduced_shear import undo_reduction
 from .shear import check_shear
 from .spectrum import rotated
-
-__all__ = ["EModeOnly", "MassMap", "map_mass"]
 
 N_ITER = {"admm": 12, "pnpmass": 8}
 """Iterations; chosen on simulated maps (benchmarks/mass_mapping_step.py)."""
@@ -155,8 +153,6 @@ def map_mass(
             f"map_mass: noise_std must be one map for all images, got {std.shape[0]}; every noise has settings of its "
             "own, call map_mass image by image"
         )
-    if callback is not None and not callable(callback):
-        raise TypeError(f"map_mass: callback must be a function of a State, got {type(callback).__name__}")
     grid = OddGrid((y.shape[-2], y.shape[-1]), margin_px=pad or 0)
     crop = grid.crop if pad is not None else lambda maps: maps
     if pad is not None:
@@ -166,8 +162,8 @@ def map_mass(
     sigma = _noise_level(std, D)
     lifted = A.A_adjoint(y[:1]).shape[1] == 2
     denoise = guard_denoiser(EModeOnly(D) if lifted else D, None, None, "map_mass")
-    batch, stop = len(y), Stop.MAX_ITER
-    changes: list[float] = []
+    batch = len(y)
+    monitor = Monitor("map_mass", n_iter, ("change",), callback=callback, progress=progress)
     z: Tensor | None = None
 
     def shown(state: State) -> State:
@@ -175,32 +171,28 @@ def map_mass(
         return replace(state, x=x, z=z, u=u, z_old=z_old)
 
     def reconstruct(y: Tensor, std: Tensor) -> Tensor:
-        nonlocal z, stop
+        nonlocal z
         if b_mode:
             y, std = _with_turned(y, std)
         states = ITERATIONS[method](A, y, std, denoise, sigma, strength)
-        try:
-            for _, state in zip(counted(range(n_iter), "map_mass", progress), states, strict=False):
+        with monitor:
+            for state in itertools.islice(states, n_iter):
                 z = state.z
-                changes.append(state.dual)
-                if callback is not None and is_true(callback(shown(state))):
-                    stop = Stop.CALLBACK
+                monitor.record(state.dual)
+                if monitor.asks_to_stop(shown(state)):
                     break
-        except KeyboardInterrupt:
-            stop = Stop.INTERRUPTED
-            if z is None:
-                raise
-        assert z is not None
+        if z is None:
+            raise KeyboardInterrupt
         return torch.cat(torch.split(z[:, :1], batch), dim=1)  # type: ignore[no-untyped-call]
 
     if reduced:
-        maps, corrections = undo_reduction(reconstruct, y, std, more=lambda: stop is Stop.MAX_ITER)
+        maps, corrections = undo_reduction(reconstruct, y, std, more=lambda: monitor.stop is Stop.MAX_ITER)
     else:
         maps, corrections = reconstruct(y, std), []
     kappa = torch.split(crop(maps), 1, dim=1)  # type: ignore[no-untyped-call]
     answer: list[Any] = [k.contiguous() if isinstance(shear, Tensor) else k.numpy().copy() for k in kappa]
-    history = {"change": changes, "reduced": corrections}
-    return MassMap(answer[0], answer[1] if b_mode else None, method, sigma, len(changes), stop, history)
+    history = monitor.history | {"reduced": corrections}
+    return MassMap(answer[0], answer[1] if b_mode else None, method, sigma, monitor.n_iter, monitor.stop, history)
 
 
 def _with_turned(y: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:

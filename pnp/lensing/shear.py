@@ -8,8 +8,6 @@ from torch import Tensor
 from ..checks import broadcasts
 from ..drivers.arguments import as_weights
 
-__all__ = ["check_shear", "noise_like"]
-
 
 def check_shear(caller: str, y: Tensor, noise_std: Tensor, *, name: str = "y") -> Tensor:
     """Return the weights 1/noise_std^2, in y's dtype and 0 where blind, or explain what does not fit.

@@ -28,8 +28,6 @@ from ..readers.shear_map import ShearMap
 from .gaussian_filter import Gaussian
 from .padding import OddGrid
 
-__all__ = ["ConventionScore", "ConventionScores", "score_conventions"]
-
 _SMOOTHINGS = (1, 2, 4, 8)  # pixels: from a pixel's to a cluster's scale in maps of 256 pixels
 _LARGEST = 256  # pixels a side: scoring larger maps at full resolution would add noise, not certainty
 

@@ -11,8 +11,6 @@ import numpy.typing as npt
 from ..checks import warn_of_degrees
 from ..io.guards import check_finite, check_real, to_float32
 
-__all__ = ["Scan"]
-
 KINDS = ("line integrals", "counts")
 
 

@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["CONVENTIONS", "ShearMap", "check_convention", "check_signs"]
-
 CONVENTIONS: Mapping[str, tuple[int, int]] = {"lenspack": (1, 1), "conjugate": (1, -1), "transposed": (-1, 1)}
 """Signs of (gamma1, gamma2) relative to columns to the right and rows up, as `operators.KaiserSquires` has them."""
 

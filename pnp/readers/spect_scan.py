@@ -19,8 +19,6 @@ from ..checks import warn_of_degrees
 from ..io.guards import check_finite, check_real, to_float32
 from ..spect import triple_energy_window
 
-__all__ = ["EnergyWindow", "SpectScan"]
-
 
 class EnergyWindow(NamedTuple):
     """A range of photon energies, NaN where the file does not say."""

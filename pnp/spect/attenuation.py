@@ -22,8 +22,6 @@ from torch import Tensor
 
 from ..checks import check_number
 
-__all__ = ["attenuation_from_hu"]
-
 T = TypeVar("T")
 
 # Photon energy in keV, and mass attenuation coefficients there in cm^2/g.

@@ -18,8 +18,6 @@ from ..io.lock import discard, sweep
 from .results_store import FACTS, Parts
 from .sources import FileSource
 
-__all__ = ["to_hdf5"]
-
 
 def to_hdf5(parts: Parts, path: Path, measurements: Any, *, remove: bool, overwrite: bool) -> None:
     """Write the file whole, then remove the folder where that is wanted.
