@@ -5,6 +5,7 @@ import math
 import pytest
 import skimage.data
 import torch
+from arrays import uniform
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,10 +27,6 @@ def random_model(seed=0, **options):
     return model.eval()
 
 
-def image(*shape, seed=0, dtype=torch.float64):
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
-
 @settings(max_examples=10, deadline=None)
 @given(
     h=st.integers(1, 40),
@@ -38,7 +35,7 @@ def image(*shape, seed=0, dtype=torch.float64):
     tile=st.tuples(st.integers(2, 15), st.integers(2, 15)),
 )
 def test_any_tiling_gives_the_same_image(h, w, stride, tile):
-    model, x = random_model(spacing=4), image(2, 1, h, w)
+    model, x = random_model(spacing=4), uniform(2, 1, h, w)
     with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
         whole = model(x, 0.1, stride=stride)
         patch.setattr(tiles, "TILE", tile)
@@ -49,14 +46,14 @@ def test_any_tiling_gives_the_same_image(h, w, stride, tile):
 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_with_gradients_the_result_is_the_same(stride):
-    model, x = random_model(), image(1, 1, 23, 31)
+    model, x = random_model(), uniform(1, 1, 23, 31)
     with torch.no_grad():
         expected = model(x, 0.1, stride=stride)
     torch.testing.assert_close(model(x, 0.1, stride=stride), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_a_pixel_depends_on_its_receptive_field_and_on_nothing_else():
-    model, x = random_model(), image(1, 1, 61, 61)
+    model, x = random_model(), uniform(1, 1, 61, 61)
     x.requires_grad_()
     model(x, 0.1, stride=1)[0, 0, 30, 30].backward()
     rows = x.grad[0, 0].abs().sum(1).nonzero().ravel()
@@ -66,7 +63,7 @@ def test_a_pixel_depends_on_its_receptive_field_and_on_nothing_else():
 
 
 def test_stride_one_is_shift_equivariant():
-    model, x = random_model(), image(1, 1, 48, 48)
+    model, x = random_model(), uniform(1, 1, 48, 48)
     with torch.no_grad():
         shifted = model(x.roll((3, -2), (2, 3)), 0.1, stride=1).roll((-3, 2), (2, 3))
         inside = slice(model.receptive_field // 2 + 3, -model.receptive_field // 2 - 3)
@@ -76,7 +73,7 @@ def test_stride_one_is_shift_equivariant():
 
 @pytest.mark.parametrize(("a", "b"), [(1e-6, 0.0), (3000.0, -1024.0), (0.02, 5.0)])
 def test_unit_free_weights_do_not_know_the_unit(a, b):
-    model, x = random_model(), image(1, 1, 20, 27)
+    model, x = random_model(), uniform(1, 1, 20, 27)
     with torch.no_grad():
         expected = a * model(x, 0.1) + b
         torch.testing.assert_close(model(a * x + b, 0.1 * a), expected, rtol=1e-9, atol=1e-9 * a)
@@ -92,7 +89,7 @@ def test_without_noise_the_image_is_kept_even_where_it_is_constant():
 
 def test_absolute_normalisation_keeps_its_range():
     model = random_model(normalization="absolute", unit=0.02, level=0.05, sigma_range=(0.01, 0.35))
-    x = image(1, 1, 16, 16)
+    x = uniform(1, 1, 16, 16)
     with torch.no_grad():
         assert model(x, 0.35).isfinite().all()
     with pytest.raises(ValueError, match=r"sigma must be in \[0.01, 0.35\]"):
@@ -102,7 +99,7 @@ def test_absolute_normalisation_keeps_its_range():
 @pytest.mark.parametrize("options", [{}, {"dilations": (1,), "patch": 3}, {"spacing": 3, "channels": 3}])
 def test_at_pixel_centres_is_the_grid_at_stride_one(options):
     model = random_model(**options)
-    x = image(2, model.channels, 9, 12)
+    x = uniform(2, model.channels, 9, 12)
     coords = torch.cartesian_prod(torch.arange(9), torch.arange(12)).double()
     with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(continuous, "TILE", 5)
@@ -112,7 +109,7 @@ def test_at_pixel_centres_is_the_grid_at_stride_one(options):
 
 
 def test_at_is_continuous_between_pixels():
-    model, x = random_model(), image(1, 1, 12, 12)
+    model, x = random_model(), uniform(1, 1, 12, 12)
     t = torch.linspace(3, 7, 401, dtype=torch.float64)
     with torch.no_grad():
         values = model.at(x, torch.stack([t, 10 - t], 1), 0.1)[0, 0]
@@ -121,9 +118,9 @@ def test_at_is_continuous_between_pixels():
 
 def test_coords_outside_are_an_error():
     with pytest.raises(ValueError, match="coords must lie in the image"):
-        random_model().at(image(1, 1, 8, 8), torch.tensor([[0.0, 9.0]]), 0.1)
+        random_model().at(uniform(1, 1, 8, 8), torch.tensor([[0.0, 9.0]]), 0.1)
     with pytest.raises(ValueError, match=r"coords must be a tensor \(N, 2\)"):
-        random_model().at(image(1, 1, 8, 8), torch.zeros(3), 0.1)
+        random_model().at(uniform(1, 1, 8, 8), torch.zeros(3), 0.1)
 
 
 def test_taps_are_read_by_bicubic_interpolation():
@@ -144,7 +141,7 @@ def test_tap_matrix_rows_sum_to_one_wherever_the_taps_wander(support, seed):
 
 @pytest.mark.parametrize("options", [{}, {"taps": 7, "dilations": (1,) * 4}, {"spacing": 4, "patch": 7, "margin": 0}])
 def test_training_moves_the_taps_and_sees_what_inference_sees(options):
-    model, x = random_model(**options), image(1, 1, 64, 64)
+    model, x = random_model(**options), uniform(1, 1, 64, 64)
     z, offset = model.valid(x, torch.tensor([0.1], dtype=torch.float64))
     assert offset % model.network.spacing == 0 and z.shape[2] > 0
     inside = (..., slice(offset, offset + z.shape[2]), slice(offset, offset + z.shape[3]))
@@ -154,7 +151,7 @@ def test_training_moves_the_taps_and_sees_what_inference_sees(options):
 
 
 def test_stride_one_is_the_mean_of_all_lattices():
-    model, x = random_model(), image(1, 1, 48, 48)
+    model, x = random_model(), uniform(1, 1, 48, 48)
     inside = (..., slice(20, 28), slice(20, 28))
     with torch.no_grad():
         for p in model.network.write.parameters():
@@ -164,7 +161,7 @@ def test_stride_one_is_the_mean_of_all_lattices():
 
 
 def test_the_estimate_stays_within_six_sigma():
-    model, x = random_model(), image(1, 1, 16, 16)
+    model, x = random_model(), uniform(1, 1, 16, 16)
     with torch.no_grad():
         for p in model.network.write.parameters():
             p.mul_(1e3)
@@ -173,12 +170,12 @@ def test_the_estimate_stays_within_six_sigma():
 
 def test_gradcheck_in_the_image_and_the_noise_level():
     model = random_model()
-    x, sigma = image(1, 1, 6, 5).requires_grad_(), torch.tensor([0.2], dtype=torch.float64, requires_grad=True)
+    x, sigma = uniform(1, 1, 6, 5).requires_grad_(), torch.tensor([0.2], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x, s: model(x, s, stride=2), (x, sigma))
 
 
 def test_gradients_without_noise_are_those_of_the_identity():
-    model, x = random_model().requires_grad_(False), image(2, 1, 9, 9).requires_grad_()
+    model, x = random_model().requires_grad_(False), uniform(2, 1, 9, 9).requires_grad_()
     sigma = torch.tensor([0.1, 0.0], dtype=torch.float64, requires_grad=True)
     model(x, sigma).sum().backward()
     assert x.grad.isfinite().all() and sigma.grad.isfinite().all()
@@ -187,7 +184,7 @@ def test_gradients_without_noise_are_those_of_the_identity():
 
 @pytest.mark.parametrize("offset", [1e2, 1e4])
 def test_an_offset_far_above_the_noise_is_harmless_in_single_precision(offset):
-    model, x = random_model(precision="bfloat16"), image(1, 1, 40, 40, dtype=torch.float32)
+    model, x = random_model(precision="bfloat16"), uniform(1, 1, 40, 40, dtype=torch.float32)
     with torch.no_grad():
         expected = model(x, 0.1)
         with torch.autocast("cpu", torch.bfloat16):
@@ -201,13 +198,13 @@ def test_many_small_images_share_tiles_of_bounded_memory(monkeypatch):
     estimate = model.estimate
     monkeypatch.setattr(model, "estimate", lambda y, *rest: seen.append(y.numel()) or estimate(y, *rest))
     with torch.no_grad():
-        model(image(9000, 1, 1, 1, dtype=torch.float32), 0.1)
-        model(image(1, 1, 256, 512, dtype=torch.float32), 0.1)
+        model(uniform(9000, 1, 1, 1, dtype=torch.float32), 0.1)
+        model(uniform(1, 1, 256, 512, dtype=torch.float32), 0.1)
     assert max(seen[:-1]) <= 1.01 * seen[-1]
 
 
 def test_at_takes_no_coordinates_and_any_order():
-    model, x = random_model(), image(2, 1, 300, 9)
+    model, x = random_model(), uniform(2, 1, 300, 9)
     coords = 299 * torch.rand(40, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     coords = torch.cat([coords, coords / 300 * 8], 1)
     with torch.no_grad():
@@ -217,7 +214,7 @@ def test_at_takes_no_coordinates_and_any_order():
 
 
 def test_one_noise_level_per_image():
-    model, x = random_model(), image(2, 1, 12, 12)
+    model, x = random_model(), uniform(2, 1, 12, 12)
     with torch.no_grad():
         both = model(x, torch.tensor([0.1, 0.3], dtype=torch.float64))
         torch.testing.assert_close(both[:1], model(x[:1], 0.1), rtol=1e-12, atol=1e-12)
@@ -230,7 +227,7 @@ def test_weights_survive_the_file_and_refuse_what_they_are_not(tmp_path):
     model.save(path, about={"data": "noise"})
     again = MLPatch.from_pretrained(str(path))
     assert again.config() == model.config()
-    x = image(1, 1, 16, 16, dtype=torch.float32)
+    x = uniform(1, 1, 16, 16, dtype=torch.float32)
     with torch.no_grad():
         torch.testing.assert_close(again.float()(x, 0.1), model.float()(x, 0.1), rtol=0.02, atol=0.02)
     path.write_bytes(path.read_bytes()[:100])

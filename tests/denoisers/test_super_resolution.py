@@ -2,20 +2,19 @@
 
 import importlib
 import math
-from pathlib import Path
 
 import pytest
 import skimage.data
 import torch
 import torch.nn.functional as F
+from arrays import uniform
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from denoisers import MLPatch, weight_files
 from denoisers.mlpatch import super_resolver
 from denoisers.mlpatch.super_resolver import SuperResolver, downsampling_matrix, output_coords
-
-TALK = Path(__file__).parents[1] / "recipes" / "talk"
+from recipes import TALK
 
 
 @pytest.fixture
@@ -34,10 +33,6 @@ def random_model(channels=1, seed=0, **options):
             noise = torch.randn(p.shape, generator=g)
             p.add_(0.3 * noise) if name == "taps" else p.copy_(noise / max(1, p[0].numel()) ** 0.5)
     return model.eval()
-
-
-def image(*shape, seed=0, dtype=torch.float64):
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 def at_grid(model, x, size):
@@ -72,7 +67,7 @@ def test_a_sinusoid_lies_where_it_was():
 
 @pytest.mark.parametrize("shape", [(128, 64), (60, 15), (50, 20)])
 def test_downsampling_is_torchs(shape):
-    x = image(1, 1, shape[0], shape[0], dtype=torch.float32)
+    x = uniform(1, 1, shape[0], shape[0], dtype=torch.float32)
     matrix = downsampling_matrix(*shape)
     expected = F.interpolate(x, (shape[1],) * 2, mode="bicubic", antialias=True, align_corners=False)
     torch.testing.assert_close(matrix @ x @ matrix.T, expected, rtol=1e-5, atol=1e-5)
@@ -101,7 +96,7 @@ def test_taps_read_at_their_offsets():
 @pytest.mark.parametrize("factor", [2, 2.5])
 @pytest.mark.parametrize(("a", "b"), [(1e-6, 0.0), (3000.0, -1024.0), (0.02, 5.0)])
 def test_the_unit_does_not_matter(a, b, factor):
-    model, x = random_model(3), image(1, 3, 9, 12)
+    model, x = random_model(3), uniform(1, 3, 9, 12)
     with torch.no_grad():
         expected = a * model(x, factor=factor) + b
         torch.testing.assert_close(model(a * x + b, factor=factor), expected, rtol=1e-9, atol=1e-9 * a)
@@ -110,7 +105,7 @@ def test_the_unit_does_not_matter(a, b, factor):
 @settings(max_examples=12, deadline=None)
 @given(h=st.integers(1, 12), w=st.integers(1, 12), more=st.integers(0, 20), chunk=st.integers(1, 300))
 def test_any_size_in_any_chunks_is_what_at_gives(h, w, more, chunk):
-    model, x = random_model(2), image(2, 2, h, w)
+    model, x = random_model(2), uniform(2, 2, h, w)
     size = (h + more, 2 * w)
     with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
         expected = at_grid(model, x, size)
@@ -125,7 +120,7 @@ def test_any_size_in_any_chunks_is_what_at_gives(h, w, more, chunk):
 
 @pytest.mark.parametrize("factor", [2, 3, 2.5, math.e, 20])
 def test_at_the_grids_coordinates_is_the_grid(factor, monkeypatch):
-    model, x = random_model(3), image(1, 3, 6, 8)
+    model, x = random_model(3), uniform(1, 3, 6, 8)
     with torch.no_grad():
         z = model(x, factor=factor)
         assert z.shape[2:] == (round(6 * factor), round(8 * factor))
@@ -143,7 +138,7 @@ def test_a_pixel_of_a_constant_and_a_single_pixel_stay_what_they_are():
 
 
 def test_shifts_by_whole_pixels_commute():
-    model, x = random_model(), image(1, 1, 30, 30)
+    model, x = random_model(), uniform(1, 1, 30, 30)
     inside = (..., slice(30, 60), slice(30, 60))
     with torch.no_grad():
         shifted = model(x.roll((2, -3), (2, 3)), factor=3).roll((-6, 9), (2, 3))
@@ -151,14 +146,14 @@ def test_shifts_by_whole_pixels_commute():
 
 
 def test_a_value_depends_on_its_receptive_field_and_on_nothing_else():
-    model, x = random_model(), image(1, 1, 31, 31).requires_grad_()
+    model, x = random_model(), uniform(1, 1, 31, 31).requires_grad_()
     model.at(x, torch.tensor([[15.2, 14.9]])).sum().backward()
     reach = x.grad[0, 0].abs().nonzero().sub(15).abs().amax(0)
     assert reach.tolist() == [model.receptive_field // 2] * 2
 
 
 def test_the_field_is_continuous_where_the_pixel_changes():
-    model, x = random_model(), image(1, 1, 12, 12)
+    model, x = random_model(), uniform(1, 1, 12, 12)
     t = torch.linspace(3, 7, 801, dtype=torch.float64)
     with torch.no_grad():
         values = model.at(x, torch.stack([t, 10.3 - t], 1))[0, 0]
@@ -171,7 +166,7 @@ def test_the_field_is_continuous_where_the_pixel_changes():
 
 
 def test_gradients_reach_the_taps_and_the_image():
-    model, x = random_model(2), image(1, 2, 6, 5).requires_grad_()
+    model, x = random_model(2), uniform(1, 2, 6, 5).requires_grad_()
     model(x.float(), factor=2).square().sum().backward()
     assert bool((model.taps.grad.abs().sum(1) > 0).all())
     assert all(float(p.grad.abs().max()) > 0 for p in model.parameters())
@@ -189,14 +184,14 @@ def test_the_talks_size_and_bicubic_to_begin_with():
     model = SuperResolver(3)
     assert 130_000 < sum(p.numel() for p in model.parameters()) < 145_000
     assert model.receptive_field == 11
-    x = image(1, 3, 12, 12)
+    x = uniform(1, 3, 12, 12)
     with torch.no_grad():
         # At the pixels' own centres, interpolation returns them.
         torch.testing.assert_close(model(x, factor=1), x, rtol=1e-12, atol=1e-12)
 
 
 def test_bfloat16_is_close_to_float32():
-    model, x = random_model(3, taps=7, hidden=64), image(1, 3, 16, 16, dtype=torch.float32)
+    model, x = random_model(3, taps=7, hidden=64), uniform(1, 3, 16, 16, dtype=torch.float32)
     with torch.no_grad():
         model.precision = "float32"
         expected = model(x + 1000, factor=2) - 1000
@@ -226,13 +221,13 @@ def test_bfloat16_is_close_to_float32():
 )
 def test_bad_input_is_one_clear_sentence(call, error, message):
     with pytest.raises(error, match=message) as caught:
-        call(random_model(), image(1, 1, 4, 5))
+        call(random_model(), uniform(1, 1, 4, 5))
     assert len(str(caught.value)) < 400
 
 
 def test_no_coordinates_give_no_values():
-    assert random_model().at(image(1, 1, 4, 4), torch.zeros(0, 2)).shape == (1, 1, 0)
-    assert random_model().grid(image(1, 1, 4, 4), torch.zeros(0), torch.zeros(2)).shape == (1, 1, 0, 2)
+    assert random_model().at(uniform(1, 1, 4, 4), torch.zeros(0, 2)).shape == (1, 1, 0)
+    assert random_model().grid(uniform(1, 1, 4, 4), torch.zeros(0), torch.zeros(2)).shape == (1, 1, 0, 2)
 
 
 def test_liif_has_the_papers_size(liif):
@@ -252,7 +247,7 @@ def test_the_local_ensemble_is_area_weighted(liif):
 
 def test_liif_is_aligned_and_in_chunks_the_same(liif):
     model = liif.LIIF(1, width=4, blocks=1, hidden=8, residual=True).double()
-    x = image(2, 1, 7, 9)
+    x = uniform(2, 1, 7, 9)
     with torch.no_grad():
         for p in model.decode[-1].parameters():
             p.zero_()
@@ -265,7 +260,7 @@ def test_liif_is_aligned_and_in_chunks_the_same(liif):
 
 
 def test_liif_is_asked_for_no_smaller_cell_than_it_was_trained_for(liif):
-    model, x = liif.LIIF(1, width=4, blocks=1, hidden=8, largest=2).double(), image(1, 1, 5, 6)
+    model, x = liif.LIIF(1, width=4, blocks=1, hidden=8, largest=2).double(), uniform(1, 1, 5, 6)
     with torch.no_grad():
         for factor, cell in ((1.5, 1 / 1.5), (2, 0.5), (4, 0.5)):
             size = (round(5 * factor), round(6 * factor))
@@ -277,7 +272,7 @@ def test_liif_is_asked_for_no_smaller_cell_than_it_was_trained_for(liif):
 
 @pytest.mark.parametrize("unit", [1e-15, 1e15])
 def test_units_in_float32(unit):
-    model, x = random_model(), image(1, 1, 9, 12, dtype=torch.float32)
+    model, x = random_model(), uniform(1, 1, 9, 12, dtype=torch.float32)
     model.precision = "float32"
     with torch.no_grad():
         torch.testing.assert_close(model(unit * x, factor=2) / unit, model(x, factor=2), rtol=1e-3, atol=1e-4)
@@ -288,7 +283,7 @@ def test_weights_survive_the_file_and_are_told_from_those_of_mlpatch(tmp_path, m
     model.save(path, about={"data": "noise"})
     again = SuperResolver.from_pretrained(path)
     assert again.config() == model.config() and not any(p.requires_grad for p in again.parameters())
-    x = image(1, 2, 6, 7, dtype=torch.float32)
+    x = uniform(1, 2, 6, 7, dtype=torch.float32)
     with torch.no_grad():
         torch.testing.assert_close(again(x, factor=2), model(x, factor=2), rtol=0.02, atol=0.02)
     with pytest.raises(ValueError, match="not a weight file of MLPatch"):

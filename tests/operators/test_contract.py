@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from arrays import F64, rand, rel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -30,8 +31,6 @@ from operators import (
 # Detectors much narrower than the image are meant here.
 pytestmark = pytest.mark.filterwarnings("ignore:.*times as wide as the image")
 
-F64 = torch.float64
-
 
 @dataclass(frozen=True)
 class Row:
@@ -41,10 +40,6 @@ class Row:
     channels: int = 1
     plain: bool = False
     """There is neither a closed form nor a preconditioner: none pays."""
-
-
-def rand(*shape: int, seed: int = 0, dtype: torch.dtype = F64) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64).to(dtype)
 
 
 def mask(*shape: int) -> Tensor:
@@ -111,10 +106,6 @@ def images(op: LinearOperator, row: Row, batch: int = 2, seed: int = 2, dtype: t
 
 def like(y: Tensor, seed: int = 3) -> Tensor:
     return rand(*y.shape, seed=seed, dtype=y.dtype).to(y.device)
-
-
-def rel(a: Tensor, b: Tensor) -> float:
-    return ((a - b).norm() / b.norm()).item()
 
 
 def adjoint_gap(op: LinearOperator, x: Tensor) -> float:

@@ -7,21 +7,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from arrays import F64, rand, rel
 from scipy import ndimage, signal
 from torch import Tensor
 
 from operators import Blur, Mask, Radon, gaussian_kernel
-
-F64 = torch.float64
-
-
-def rand(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
-
-
-def rel(a: Tensor, b: Tensor) -> float:
-    return ((a - b).norm() / b.norm()).item()
-
 
 # Mask
 

@@ -1,4 +1,4 @@
-"""The installed package, and nothing of the checkout: `python -I tests/smoke.py --extras` in any folder.
+"""The installed package, and nothing of the checkout: `python -I tests/project/smoke.py --extras` in any folder.
 
 It needs what pyproject.toml declares as dependencies and no other module: no pytest, no data, no network. It prints a
 line a check; exit code 1 at the first that fails, with its traceback. With --extras what the extra "stack" adds is

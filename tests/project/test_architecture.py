@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("pnp", "operators", "denoisers")
 FOLDERS = (*PACKAGES, "tests", "recipes", "benchmarks")
 MAX_LINES = 450

@@ -16,10 +16,10 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from paths import ROOT
 
 from pnp import Result
 
-ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 sys.path[:0] = [str(DOCS / "api"), str(DOCS / "gallery")]
 

@@ -4,34 +4,24 @@ from __future__ import annotations
 
 import csv
 import json
-import runpy
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 from pnp.io import read_image
 from pnp.learned import load_unrolled_em
-
-ROOT = Path(__file__).parents[1]
+from recipes import TALK, run_talk
 
 
 @pytest.fixture
 def run(monkeypatch, capsys, tmp_path):
     """Run a recipe in this process: what it prints, the rows of its table, and its messages."""
-    monkeypatch.syspath_prepend(str(ROOT / "recipes" / "talk"))
+    monkeypatch.syspath_prepend(str(TALK))
 
     def call(recipe: str, *arguments: object, code: int = 0) -> tuple[str, list[dict[str, str]], str]:
-        script = str(ROOT / "recipes" / "talk" / f"{recipe}.py")
-        monkeypatch.setattr(sys, "argv", [script, "--output", str(tmp_path), *map(str, arguments)])
-        ended = 0
-        try:
-            runpy.run_path(script, run_name="__main__")
-        except SystemExit as stop:
-            ended = stop.code
-        out, err = capsys.readouterr()
-        assert ended == code, err
+        out, err = run_talk(monkeypatch, capsys, recipe, "--output", tmp_path, *arguments, code=code)
         if code:
             return out, [], err
         assert read_image(tmp_path / f"{recipe}.png").std() > 0.05  # there is something on the figure

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
+from paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("pnp", "operators", "denoisers")
 IMPORTED_AS = {"PIL": "pillow", "skimage": "scikit-image"}
 # Offered where it is installed, for CUDA: a wheel of its own for each version of CUDA.
@@ -68,7 +68,7 @@ def test_the_sdist_holds_what_the_tests_need():
     builder = pytest.importorskip("hatchling.builders.sdist", reason="hatchling is not installed")
     files = {Path(file.distribution_path) for file in builder.SdistBuilder(str(ROOT)).recurse_included_files()}
     assert files >= set(sources())
-    for name in ("LICENSE", "README.md", "CITATION.cff", "Makefile", "tests/smoke.py", "tests/oldest.txt"):
+    for name in "LICENSE README.md CITATION.cff Makefile tests/project/smoke.py tests/project/oldest.txt".split():
         assert Path(name) in files, name
     assert {path.parts[0] for path in files}.isdisjoint({".venv", "results", "build", "dist", ".git"})
 
@@ -100,7 +100,7 @@ def test_imported_packages_are_declared(project):
 
 
 def test_the_oldest_releases_are_those_declared(project):
-    lines = (ROOT / "tests" / "oldest.txt").read_text(encoding="utf-8").splitlines()
+    lines = (ROOT / "tests" / "project" / "oldest.txt").read_text(encoding="utf-8").splitlines()
     pinned = dict(line.split("==") for line in lines if "==" in line)
     floors = {}
     for requirement in requirements(project, "stack", "bench", "test"):
@@ -142,5 +142,5 @@ def test_wheel_and_sdist_are_built_installed_and_tried(tmp_path):
     # Read as a path, not as a site folder: an editable installation there is not followed.
     purelib = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
     (purelib / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
-    out = run(python, "-I", "-W", "error", ROOT / "tests" / "smoke.py", "--extras")
+    out = run(python, "-I", "-W", "error", ROOT / "tests" / "project" / "smoke.py", "--extras")
     assert out.count("ok: ") == 6 and str(purelib) in out

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from paths import ROOT
 
 from pnp.io import read_image, read_result, write_image
 
-RECIPES = sorted(path for path in (Path(__file__).parents[1] / "recipes").glob("*.py") if path.name[0] != "_")
+RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.py") if path.name[0] != "_")
 BASELINES = {
     "calibration": ("FBP", "believed", "calibrated", "true"),
     "deblurring": ("Wiener filter", "TV"),

@@ -13,12 +13,13 @@ import torch
 from astropy.io import fits
 from astropy.table import Table
 from astropy.wcs import WCS
+from paths import ROOT
 
 from operators import KaiserSquires
 from pnp.io import read_result
 from pnp.lensing import LognormalKappa
 
-RECIPE = Path(__file__).parents[1] / "recipes" / "shear_survey.py"
+RECIPE = ROOT / "recipes" / "shear_survey.py"
 N = 72
 
 

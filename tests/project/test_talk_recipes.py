@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import importlib
-import runpy
 import sys
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,7 @@ import torch
 
 from denoisers import MLPatch, SuperResolver
 from pnp.io import read_image, write_image
-
-TALK = Path(__file__).parents[1] / "recipes" / "talk"
+from recipes import TALK, run_talk
 
 
 @pytest.fixture(scope="module")
@@ -45,19 +44,7 @@ def run(talk, monkeypatch, capsys):
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://0.0.0.0:9")
 
-    def call(recipe: str, *arguments: object, code: int = 0) -> tuple[str, str]:
-        script = str(TALK / f"{recipe}.py")
-        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
-        ended = 0
-        try:
-            runpy.run_path(script, run_name="__main__")
-        except SystemExit as stop:
-            ended = stop.code
-        out, err = capsys.readouterr()
-        assert ended == code, err
-        return out, err
-
-    return call
+    return partial(run_talk, monkeypatch, capsys)
 
 
 def table(path: Path) -> list[dict[str, str]]:

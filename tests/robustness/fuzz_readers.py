@@ -1,4 +1,4 @@
-"""Fuzz every reader for as long as you like: `python tests/fuzz_readers.py --minutes 5`.
+"""Fuzz every reader for as long as you like: `python tests/robustness/fuzz_readers.py --minutes 5`.
 
 Each target runs in a process of its own, with 4 GiB of memory and 15 seconds an input, so that crashes of C libraries,
 hangs and memory blow-ups are findings, too. Inputs are good files with bytes or fields changed; with atheris installed,
@@ -22,8 +22,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
+TESTS = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(TESTS / "support"), str(TESTS.parent)]
 
 MEMORY = 4 * 2**30
 PATIENCE = 15

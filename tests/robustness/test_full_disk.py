@@ -18,10 +18,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from command import run
 from torch import nn
 from toys import smooth
 
-from pnp import cli
 from pnp.drivers.checkpoint import Checkpoint, Kept
 from pnp.io import SavedResult, read_result, write_fits_maps, write_image, write_measurements, write_nifti, write_result
 from pnp.io.atomic import NotWritten, atomic_hdf5
@@ -201,15 +201,13 @@ def test_a_training_that_cannot_be_kept_at_its_end_says_so_and_leaves_the_checkp
     assert all(map(torch.equal, net.state_dict().values(), whole.state_dict().values()))
 
 
-def run(monkeypatch, capsys, *arguments) -> tuple[int, str]:
-    """Run the command in this process; return its exit code and the last line on stderr."""
-    monkeypatch.setattr(sys, "argv", ["pnp", *map(str, arguments)])
+def run_and_say(monkeypatch, capsys, *arguments) -> tuple[int, str]:
+    """Run the command; return its exit code and the last line on stderr."""
     capsys.readouterr()
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
+    code = run(monkeypatch, *arguments)
     err = capsys.readouterr().err
     assert "Traceback" not in err
-    return int(caught.value.code or 0), (err.strip().splitlines() or [""])[-1]
+    return code, (err.strip().splitlines() or [""])[-1]
 
 
 def test_a_finished_solve_survives_that_its_output_cannot_be_written(tmp_path, monkeypatch, capsys, refusing):
@@ -217,7 +215,7 @@ def test_a_finished_solve_survives_that_its_output_cannot_be_written(tmp_path, m
     parameters = {"mask": X[0, 0, :32, :40] > 0.3}
     write_measurements(y, X[..., :32, :40], operator="mask", parameters=parameters, noise_std=0.1)
     command = ("reconstruct", y, "--denoiser", "tv", "--max-iter", 5)
-    assert run(monkeypatch, capsys, *command, "-o", tmp_path / "whole.h5")[0] == 0
+    assert run_and_say(monkeypatch, capsys, *command, "-o", tmp_path / "whole.h5")[0] == 0
 
     commands = sys.modules["pnp.cli.reconstruct"]  # the package exports the command by the same name
 
@@ -226,7 +224,7 @@ def test_a_finished_solve_survives_that_its_output_cannot_be_written(tmp_path, m
         return save(*arguments)
 
     monkeypatch.setattr(commands, "save", save)
-    code, said = run(monkeypatch, capsys, *command, "-o", x, "--checkpoint", kept)
+    code, said = run_and_say(monkeypatch, capsys, *command, "-o", x, "--checkpoint", kept)
     assert (code, said) == (2, f"pnp: output {x} cannot be written: No space left on device")
     assert not x.exists() and kept.exists()
     refusing.on = False
@@ -234,7 +232,7 @@ def test_a_finished_solve_survives_that_its_output_cannot_be_written(tmp_path, m
     monkeypatch.setattr(
         "pnp.algorithms.least_squares.LeastSquaresStep.__call__", None
     )  # no iteration is computed again
-    assert run(monkeypatch, capsys, *command, "-o", x, "--checkpoint", kept)[0] == 0
+    assert run_and_say(monkeypatch, capsys, *command, "-o", x, "--checkpoint", kept)[0] == 0
     first, second = read_result(tmp_path / "whole.h5"), read_result(x)
     np.testing.assert_array_equal(first.x, second.x)
     assert first.attributes["stop"] == second.attributes["stop"] and second.attributes["n_iter"] == 5
@@ -248,7 +246,7 @@ def test_commands_say_in_one_sentence_that_the_disk_is_full(full, tmp_path, monk
     for name, command in (("r.html", ("report", result)), ("x.npy", ("denoise", image, "--sigma", 0.1))):
         path = full.folder / name
         with full.now():
-            code, said = run(monkeypatch, capsys, *command, "-o", path)
+            code, said = run_and_say(monkeypatch, capsys, *command, "-o", path)
         assert code == 2 and said == f"pnp: output {path} cannot be written: {full.says}"
         assert not path.exists()
 

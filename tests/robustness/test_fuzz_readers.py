@@ -1,6 +1,6 @@
 """Every reader on spoilt files: a result, or one sentence that names the file; no other error, warning or blow-up.
 
-`python tests/fuzz_readers.py --minutes 5` goes on with this for as long as you like, crashes and hangs included.
+For as long as you like, crashes and hangs included: `python tests/robustness/fuzz_readers.py --minutes 5`.
 """
 
 from __future__ import annotations

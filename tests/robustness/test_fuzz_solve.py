@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from arrays import rand
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from toys import Diagonal, rand, smooth
+from toys import Diagonal, smooth
 
 from pnp import LeastSquares, Poisson, Result, Schedule, solve
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command import run
 from safetensors.torch import load_file
 from toys import image
 
 from operators import SPECT, Radon
-from pnp import cli
 from pnp.io import lock, read_result, write_image, write_measurements, write_result
 from pnp.io.lock import exclusive
 from pnp.training.state import load_checkpoint
@@ -65,14 +65,6 @@ class Command:
         if self.process.poll() is None:
             self.kill()
         self.process.stderr.close()
-
-
-def run(monkeypatch, *arguments: object) -> int:
-    """Run the command in this process; return its exit code."""
-    monkeypatch.setattr(sys, "argv", ["pnp", *map(str, arguments)])
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    return int(caught.value.code or 0)
 
 
 def names(folder: Path) -> list[str]:

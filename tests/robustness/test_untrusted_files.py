@@ -14,6 +14,7 @@ import pytest
 import tifffile
 import torch
 from fuzz_targets import IMAGE, TARGETS
+from paths import ROOT
 from PIL import Image
 from reader_files import refused, write_dicom
 
@@ -113,7 +114,7 @@ def test_the_remedy_makes_one_file_of_them(tmp_path, way, secret):
 
 def recipe(title: str) -> str:
     """Return the code of a section of the page on tomography."""
-    page = Path(__file__).parents[1] / "docs" / "bring_your_data_ct.md"
+    page = ROOT / "docs" / "bring_your_data_ct.md"
     return page.read_text(encoding="utf-8").split(f"## {title}")[1].split("```python\n")[1].split("```")[0]
 
 

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from operators import FanBeam, Radon
 
-F64 = torch.float64
 Array = NDArray[np.float64]
 
 
@@ -82,10 +81,6 @@ def tensor(a: Array) -> Tensor:
     return torch.as_tensor(a)[None, None]
 
 
-def rand(*shape: int, seed: int = 0, dtype: torch.dtype = F64) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64).to(dtype)
-
-
 def bins(op: Radon | FanBeam) -> Array:
     return float(op.offset.detach()) + op.pitch * (np.arange(op.n_detectors) - (op.n_detectors - 1) / 2)
 
@@ -97,10 +92,6 @@ def truth(op: Radon | FanBeam, *ellipses: Ellipse) -> Tensor:
         return tensor(np.sum([e.sinogram(angles, u, op.pitch) for e in ellipses], 0))
     length = op.source_origin + op.origin_detector
     return tensor(np.sum([e.fan_sinogram(angles, u, op.pitch, op.source_origin, length) for e in ellipses], 0))
-
-
-def rel(a: Tensor, b: Tensor) -> float:
-    return float((a - b).norm() / b.norm())
 
 
 def half_turn(n: int) -> Array:

@@ -62,6 +62,17 @@ def write_dx(path, *, axes="theta:y:x", data=COUNTS, theta=None, units="degrees"
     return path
 
 
+def save_dicom(path, data, changes):
+    """Write a data set in which some elements are changed, or left out for None."""
+    for name, value in changes.items():
+        if value is None:
+            delattr(data, name)
+        else:
+            setattr(data, name, value)
+    data.save_as(path, enforce_file_format=True)
+    return path
+
+
 def write_dicom(path, z=0.0, *, pixels=None, slope="2", intercept="-1024", **changes):
     data = Dataset()
     data.file_meta = FileMetaDataset()
@@ -77,13 +88,7 @@ def write_dicom(path, z=0.0, *, pixels=None, slope="2", intercept="-1024", **cha
     data.PixelSpacing, data.SliceThickness = ["0.7", "0.8"], "3"
     data.ImagePositionPatient, data.ImageOrientationPatient = ["-1", "-2", str(z)], ["1", "0", "0", "0", "1", "0"]
     data.PixelData = pixels.tobytes()
-    for name, value in changes.items():
-        if value is None:
-            delattr(data, name)
-        else:
-            setattr(data, name, value)
-    data.save_as(path, enforce_file_format=True)
-    return path
+    return save_dicom(path, data, changes)
 
 
 def write_any(path):

@@ -12,6 +12,7 @@ import torch
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, NuclearMedicineImageStorage
+from reader_files import save_dicom
 
 from operators import SPECT, collimator_fwhm
 from pnp.io import write_measurements
@@ -75,13 +76,7 @@ def write_nm(path: Path, frames: np.ndarray, **changes: Any) -> Path:
     data.RadiopharmaceuticalInformationSequence = items({"RadionuclideCodeSequence": code})
     data.StudyDescription = "torso"
     data.PixelData = np.ascontiguousarray(frames, dtype=np.uint16).tobytes()
-    for name, value in changes.items():
-        if value is None:
-            delattr(data, name)
-        else:
-            setattr(data, name, value)
-    data.save_as(path, enforce_file_format=True)
-    return path
+    return save_dicom(path, data, changes)
 
 
 SIMIND = """!INTERFILE :=

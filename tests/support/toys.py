@@ -5,13 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from arrays import rand
 from torch import Tensor
 
 SHAPE = (6, 7)
-
-
-def rand(*shape: int, seed: int = 1, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 class Matrix:
@@ -25,6 +22,22 @@ class Matrix:
 
     def A_adjoint(self, y: Tensor) -> Tensor:
         return (y @ self.M.to(y.dtype)).unflatten(2, self.shape)
+
+
+class Views:
+    """y[v] = M[v] vec(x): views (B, 1, n_views, n_bins) of images, M (n_views, n_bins, 42), and subsets of views."""
+
+    def __init__(self, M: Tensor):
+        self.M = M
+
+    def A(self, x: Tensor) -> Tensor:
+        return torch.einsum("vmn,bcn->bcvm", self.M.to(x.dtype), x.flatten(2))
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        return torch.einsum("vmn,bcvm->bcn", self.M.to(y.dtype), y).unflatten(2, SHAPE)
+
+    def subset(self, b: int, n: int) -> Views:
+        return Views(self.M[b::n])
 
 
 class Diagonal:
@@ -59,12 +72,6 @@ def smooth(x: Tensor, sigma: Any) -> Tensor:
     """A unit-free local average: (x + mean of four neighbours)/2, periodic."""
     around = sum(x.roll(s, d) for s, d in ((1, -1), (-1, -1), (1, -2), (-1, -2)))
     return 0.5 * x + 0.125 * around
-
-
-def rel(a: Any, b: Any) -> float:
-    """||a - b|| / ||b||."""
-    a, b = torch.as_tensor(a), torch.as_tensor(b)
-    return float((a - b).norm() / b.norm())
 
 
 def image() -> Tensor:

@@ -9,9 +9,10 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from arrays import F64, rand, rel
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from radon_truth import F64, SHEPP_LOGAN, Ellipse, rand, rel, shepp_logan, some_angles, tensor, truth, turn
+from radon_truth import SHEPP_LOGAN, Ellipse, shepp_logan, some_angles, tensor, truth, turn
 from torch import Tensor
 
 from operators import FanBeam, Radon

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from arrays import rand
 from torch import Tensor
 
 from operators.ct.nufft import NUFFT
@@ -14,10 +15,6 @@ BACKENDS = ["finufft", "torch"]
 SHAPES = [(7, 10), (1, 1), (1, 6), (33, 20)]
 C64, C128 = torch.complex64, torch.complex128
 ACCURACY = {C64: 5e-5, C128: 2e-12}
-
-
-def rand(*size: int, dtype: torch.dtype = C128, seed: int = 0) -> Tensor:
-    return torch.randn(*size, dtype=dtype, generator=torch.Generator().manual_seed(seed))
 
 
 def spread_points(m: int = 40) -> Tensor:
@@ -64,7 +61,7 @@ def test_both_types_equal_the_direct_sums_and_are_adjoint(
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_batch_equals_its_members(backend: str) -> None:
-    k, x = spread_points(), rand(5, 6, 9)
+    k, x = spread_points(), rand(5, 6, 9, dtype=C128)
     nufft = NUFFT(k, (6, 9), backend=backend)
     one_by_one = torch.cat([nufft.type2(image[None]) for image in x])
     torch.testing.assert_close(nufft.type2(x), one_by_one, rtol=1e-11, atol=1e-11)
@@ -74,17 +71,17 @@ def test_a_batch_equals_its_members(backend: str) -> None:
 
 def test_torch_blocks_of_points_make_no_difference() -> None:
     # 2**22 products a block: 30 images and width 14 take 713 points a block, so that 1500 points take three.
-    k, x = spread_points(1500), rand(30, 4, 5)
+    k, x = spread_points(1500), rand(30, 4, 5, dtype=C128)
     nufft = NUFFT(k, (4, 5), backend="torch")
     assert (nufft.type2(x) - direct(x, k)).norm() <= 1e-11 * direct(x, k).norm()
-    f = rand(30, 1500, seed=3)
+    f = rand(30, 1500, seed=3, dtype=C128)
     assert (nufft.type1(f) - direct_adjoint(f, k, (4, 5))).norm() <= 1e-11 * direct_adjoint(f, k, (4, 5)).norm()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_gradients_and_their_gradients(backend: str) -> None:
     k, shape = spread_points(5).requires_grad_(), (3, 4)
-    x, f = rand(2, *shape).requires_grad_(), rand(2, 5, seed=2).requires_grad_()
+    x, f = (rand(2, *n, seed=n[0], dtype=C128).requires_grad_() for n in (shape, (5,)))
 
     def type2(x: Tensor, k: Tensor) -> Tensor:
         return torch.view_as_real(NUFFT(k, shape, backend=backend).type2(x, k))
@@ -100,7 +97,7 @@ def test_gradients_and_their_gradients(backend: str) -> None:
 def test_old_plans_make_room_for_new_ones() -> None:
     nufft = NUFFT(spread_points(), (4, 4))
     for n in range(1, 30):
-        assert nufft.type2(rand(n, 4, 4)).shape == (n, 40)
+        assert nufft.type2(rand(n, 4, 4, dtype=C128)).shape == (n, 40)
     assert len(nufft._plans) == 8
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from radon_truth import F64, Ellipse, rand, rel, tensor, truth, turn
+from arrays import F64, rand, rel
+from radon_truth import Ellipse, tensor, truth, turn
 from torch import Tensor
 
 from operators import FanBeam, Radon

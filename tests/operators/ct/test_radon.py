@@ -9,9 +9,10 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from arrays import F64, rand, rel
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from radon_truth import F64, half_turn, rand, rel, shepp_logan, some_angles
+from radon_truth import half_turn, shepp_logan, some_angles
 from torch import Tensor
 
 from operators.ct import nufft

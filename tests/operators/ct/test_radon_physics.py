@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from radon_truth import F64, SHEPP_LOGAN, Ellipse, bins, half_turn, rand, rel, shepp_logan, some_angles, tensor
+from arrays import F64, rand, rel
+from radon_truth import SHEPP_LOGAN, Ellipse, bins, half_turn, shepp_logan, some_angles, tensor
 from torch import Tensor
 
 from operators import Radon

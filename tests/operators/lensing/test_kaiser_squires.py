@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from arrays import F64, rand, rel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -15,16 +16,7 @@ from torch import Tensor
 from operators import KaiserSquires, KaiserSquiresEB
 from pnp import LeastSquares
 
-F64 = torch.float64
 SHAPES = [(9, 9), (8, 8), (16, 16), (7, 10), (10, 7), (6, 12)]
-
-
-def rand(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
-
-
-def rel(a: Tensor, b: Tensor) -> float:
-    return ((a - b).norm() / b.norm()).item()
 
 
 def test_delta() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from arrays import F64, rel, uniform
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import convolve2d
@@ -17,17 +18,8 @@ from torch import Tensor
 from operators import SPECT, Radon, collimator_fwhm
 from operators.spect.rotation import TICKS, Rotation
 
-F64 = torch.float64
 VOXEL = 4.8
 COLLIMATOR: dict[str, float] = {"hole_diameter": 1.45, "hole_length": 24.0, "septal_attenuation": 2.2, "intrinsic": 3.8}
-
-
-def rand(*shape: int, seed: int = 0) -> Tensor:
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
-
-
-def rel(a: Tensor, b: Tensor) -> float:
-    return ((a - b).norm() / b.norm()).item()
 
 
 def turn(n: int) -> Tensor:
@@ -38,7 +30,7 @@ def spect(shape: tuple[int, int, int] = (8, 8, 6), n_views: int = 7, **options: 
     """Attenuation, and a response that differs between views and planes."""
     radii = 30.0 + 3 * turn(n_views).cos()
     fwhm = collimator_fwhm(shape[1], radii, voxel_size=VOXEL, **COLLIMATOR)
-    options = {"attenuation": 0.02 * rand(*shape, seed=1), "fwhm": fwhm} | options
+    options = {"attenuation": 0.02 * uniform(*shape, seed=1), "fwhm": fwhm} | options
     return SPECT(shape, turn(n_views) + 0.1, voxel_size=VOXEL, **options)
 
 
@@ -62,9 +54,9 @@ def test_equation(interpolation: str) -> None:
     """The module's formula, plane by plane, in plain numpy."""
     shape, angles = (7, 7, 5), [0.3, 2.0, -1.1]
     nx, ny, nz = shape
-    psf = rand(3, ny, 3, 5) ** 4
+    psf = uniform(3, ny, 3, 5) ** 4
     psf = psf / psf.sum((-2, -1), keepdim=True)
-    x, mu = rand(*shape, seed=1), 0.02 * rand(*shape, seed=2)
+    x, mu = uniform(*shape, seed=1), 0.02 * uniform(*shape, seed=2)
     A = SPECT(shape, angles, voxel_size=VOXEL, attenuation=mu, psf=psf, psf_rtol=0, interpolation=interpolation)
     found = A.A(x[None, None])[0, 0]
     for v, angle in enumerate(angles):
@@ -100,24 +92,24 @@ def test_adjoint_for_any_shape(
     shape: tuple[int, int, int], n_views: int, batch: int, interpolation: str, cached: bool
 ) -> None:
     A = spect(shape, n_views, interpolation=interpolation, cache_attenuation=cached)
-    x, y = rand(batch, 1, *shape), rand(batch, 1, n_views, shape[0], shape[2], seed=1)
+    x, y = uniform(batch, 1, *shape), uniform(batch, 1, n_views, shape[0], shape[2], seed=1)
     Ax = A.A(x)
     assert abs((Ax * y).sum() - (x * A.A_adjoint(y)).sum()) < 1e-12 * Ax.norm() * y.norm()
 
 
 def test_cached_attenuation_is_the_same() -> None:
     A, cached = spect(), spect(cache_attenuation=True)
-    x = rand(2, 1, 8, 8, 6)
+    x = uniform(2, 1, 8, 8, 6)
     assert torch.equal(cached.A(x), A.A(x))
     for twin in (A, cached):  # a map that is written to counts at once
         assert twin.attenuation is not None
         twin.attenuation.mul_(2)
     assert torch.equal(cached.A(x), A.A(x))
-    assert rel(A.A(x), spect(attenuation=0.04 * rand(8, 8, 6, seed=1)).A(x)) < 1e-14
+    assert rel(A.A(x), spect(attenuation=0.04 * uniform(8, 8, 6, seed=1)).A(x)) < 1e-14
     for k in range(3):  # so does one that is exchanged, wherever it lies in memory
         for twin in (A, cached):
             twin.attenuation = None
-            twin.attenuation = 0.01 * (k + 1) * rand(8, 8, 6, seed=k)
+            twin.attenuation = 0.01 * (k + 1) * uniform(8, 8, 6, seed=k)
         assert torch.equal(cached.A(x), A.A(x))
 
 
@@ -152,7 +144,7 @@ def test_the_transpose_rotates_back(n: int) -> None:
 @pytest.mark.parametrize("dtype", [F64, torch.float32])
 def test_quarter_turns_are_rot90(n: int, dtype: torch.dtype) -> None:
     """And angles that were rounded to float32 are quarter turns still."""
-    x = rand(1, 1, n, n, 5)
+    x = uniform(1, 1, n, n, 5)
     angles = (torch.arange(4) * (math.pi / 2) + 0.3).to(dtype).double()
     at_rest = SPECT((n, n, 5), [0.3], voxel_size=1.0)
     views = SPECT((n, n, 5), angles, voxel_size=1.0).A(x)
@@ -173,13 +165,13 @@ def test_the_frame_is_radons() -> None:
 
 
 def test_opposite_views_are_mirrored() -> None:
-    y = SPECT((9, 9, 4), [0.7, 0.7 + math.pi], voxel_size=1.0).A(rand(1, 1, 9, 9, 4))
+    y = SPECT((9, 9, 4), [0.7, 0.7 + math.pi], voxel_size=1.0).A(uniform(1, 1, 9, 9, 4))
     assert rel(y[:, :, 1], y[:, :, 0].flip(2)) < 1e-13
 
 
 def test_view_order() -> None:
     A, order = spect(attenuation=None, fwhm=7.0), torch.tensor([4, 2, 6, 0, 0, 5, 1, 3])
-    x = rand(1, 1, 8, 8, 6)
+    x = uniform(1, 1, 8, 8, 6)
     shuffled = SPECT((8, 8, 6), A.angles[order], voxel_size=VOXEL, fwhm=7.0)
     assert rel(shuffled.A(x), A.A(x)[:, :, order]) < 1e-14
 
@@ -189,7 +181,7 @@ def test_view_order() -> None:
 
 def test_counts_are_conserved_without_attenuation() -> None:
     X, Y = coordinates(24)
-    x = (torch.hypot(X, Y) < 6) * rand(24, 24, 40)
+    x = (torch.hypot(X, Y) < 6) * uniform(24, 24, 40)
     x[..., :12] = x[..., -12:] = 0
     for options in ({}, {"fwhm": 8.0}):
         y = SPECT((24, 24, 40), turn(11), voxel_size=VOXEL, **options).A(x[None, None])
@@ -262,8 +254,8 @@ def test_a_uniform_cylinder_looks_alike_from_everywhere() -> None:
 def test_non_circular_orbit() -> None:
     """Every view is that of a circular orbit with its radius."""
     radii = torch.tensor([25.0, 60.0, 140.0])
-    angles, x = [0.2, 1.5, 4.0], rand(1, 1, 9, 9, 8)
-    options: dict[str, Any] = {"voxel_size": VOXEL, "attenuation": 0.02 * rand(9, 9, 8, seed=1)}
+    angles, x = [0.2, 1.5, 4.0], uniform(1, 1, 9, 9, 8)
+    options: dict[str, Any] = {"voxel_size": VOXEL, "attenuation": 0.02 * uniform(9, 9, 8, seed=1)}
 
     def views(radius: Tensor) -> Tensor:
         fwhm = collimator_fwhm(9, radius, voxel_size=VOXEL, **COLLIMATOR)
@@ -276,7 +268,7 @@ def test_non_circular_orbit() -> None:
 
 
 def test_a_points_image_is_its_planes_kernel() -> None:
-    psf = rand(7, 5, 3)
+    psf = uniform(7, 5, 3)
     psf = psf / psf.sum((-2, -1), keepdim=True)
     for rank, rtol in ((3, 0.0), (1, 0.9)):
         A = SPECT((7, 7, 9), [0.0], voxel_size=1.0, psf=psf, psf_rtol=rtol)
@@ -294,13 +286,13 @@ def test_a_gaussian_stack_is_one_separable_term() -> None:
     psf = (psf / psf.sum((-2, -1), keepdim=True)).float()
     stack = SPECT((8, 8, 6), turn(3), voxel_size=VOXEL, psf=psf)
     fwhm = sigma[:, 0, 0] * VOXEL * math.sqrt(8 * math.log(2))
-    x = rand(1, 1, 8, 8, 6)
+    x = uniform(1, 1, 8, 8, 6)
     assert stack.across is not None and stack.across.shape[1] == 1
     assert rel(stack.A(x), SPECT((8, 8, 6), turn(3), voxel_size=VOXEL, fwhm=fwhm).A(x)) < 1e-5
 
 
 def test_no_blur_at_zero_fwhm() -> None:
-    x = rand(1, 1, 5, 5, 4)
+    x = uniform(1, 1, 5, 5, 4)
     blurred, plain = (SPECT((5, 5, 4), turn(3), voxel_size=VOXEL, fwhm=f).A(x) for f in (0.0, None))
     assert rel(blurred, plain) < 1e-14
 
@@ -311,7 +303,7 @@ def test_no_blur_at_zero_fwhm() -> None:
 @pytest.mark.parametrize("n", [1, 2, 3, 7])
 def test_subsets_add_up(n: int) -> None:
     A = spect()
-    x, y = rand(2, 1, 8, 8, 6), rand(2, 1, 7, 8, 6, seed=1)
+    x, y = uniform(2, 1, 8, 8, 6), uniform(2, 1, 7, 8, 6, seed=1)
     parts = [A.subset(b, n) for b in range(n)]
     for b, part in enumerate(parts):
         assert rel(part.A(x), A.A(x)[:, :, b::n]) < 1e-14
@@ -333,7 +325,7 @@ def test_what_no_view_sees_has_no_sensitivity() -> None:
 
 def test_gradients_of_first_and_second_order() -> None:
     A = spect((4, 4, 3), 3)
-    x, y = rand(1, 1, 4, 4, 3).requires_grad_(), rand(1, 1, 3, 4, 3).requires_grad_()
+    x, y = uniform(1, 1, 4, 4, 3).requires_grad_(), uniform(1, 1, 3, 4, 3).requires_grad_()
     for f, v in ((A.A, x), (A.A_adjoint, y)):
         assert torch.autograd.gradcheck(f, (v,))
         assert torch.autograd.gradgradcheck(lambda t, f=f: f(t).square(), (v,), fast_mode=True)
@@ -341,7 +333,7 @@ def test_gradients_of_first_and_second_order() -> None:
 
 def test_gradients_are_the_adjoint_and_nothing_is_kept() -> None:
     A = spect()
-    x, y = rand(1, 1, 8, 8, 6).requires_grad_(), rand(1, 1, 7, 8, 6, seed=1)
+    x, y = uniform(1, 1, 8, 8, 6).requires_grad_(), uniform(1, 1, 7, 8, 6, seed=1)
     kept: list[Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         Ax = A.A(x)
@@ -351,7 +343,7 @@ def test_gradients_are_the_adjoint_and_nothing_is_kept() -> None:
 
 
 def test_autocast_and_inference_mode_change_nothing() -> None:
-    A, x = spect(), rand(1, 1, 8, 8, 6).float()
+    A, x = spect(), uniform(1, 1, 8, 8, 6).float()
     y = spect().A(x)
     with torch.inference_mode():
         assert torch.equal(A.A(x), y)
@@ -363,7 +355,7 @@ def test_autocast_and_inference_mode_change_nothing() -> None:
 
 def test_copies_do_not_share_what_they_exchange() -> None:
     A = spect()
-    x = rand(1, 1, 8, 8, 6)
+    x = uniform(1, 1, 8, 8, 6)
     y = A.A(x)
     for twin in (copy.copy(A), copy.deepcopy(A)):
         twin.attenuation = None
@@ -375,7 +367,7 @@ def test_copies_do_not_share_what_they_exchange() -> None:
 def test_cuda_agrees_with_the_cpu_from_batch_to_subset() -> None:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    A, x = spect(), rand(2, 1, 8, 8, 6)
+    A, x = spect(), uniform(2, 1, 8, 8, 6)
     y = A.A(x)
     moved = copy.deepcopy(A).to("cuda")
     assert rel(moved.A(x.cuda()).cpu(), y) < 1e-12

@@ -4,15 +4,10 @@ import math
 
 import pytest
 import torch
+from arrays import F64, rand
 
 from operators import Blur, KaiserSquires, Mask, Radon
 from pnp import LeastSquares
-
-F64 = torch.float64
-
-
-def rand(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
 def half_turn(n, offset=0.0):

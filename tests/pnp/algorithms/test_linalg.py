@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from arrays import rand
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -15,10 +16,6 @@ def spd(n: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
     g = torch.Generator().manual_seed(seed)
     root = torch.randn(n, n, generator=g, dtype=dtype)
     return root @ root.T / n + torch.eye(n, dtype=dtype)
-
-
-def rand(*shape: int, seed: int = 1, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 @settings(max_examples=20, deadline=None)

@@ -7,9 +7,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from arrays import rand, rel
 from scipy import optimize
 from torch import Tensor
-from toys import SHAPE, Diagonal, Matrix, image, rand, rel, smooth
+from toys import SHAPE, Diagonal, Matrix, image, smooth
 
 from operators import Radon
 from pnp import LeastSquares, Poisson, solve

@@ -6,12 +6,13 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import torch
+from command import run
+from paths import ROOT
 
 from pnp import cli
 from pnp.io import png_bits, read_image, read_measurements, read_result, write_image, write_measurements
@@ -32,14 +33,6 @@ def masked(tmp_path):
     path = tmp_path / "y.h5"
     write_measurements(path, y, operator="mask", parameters={"mask": mask}, noise_std=0.02, reference=disc())
     return path
-
-
-def run(monkeypatch, *arguments) -> int:
-    """Run the command in this process; return its exit code."""
-    monkeypatch.setattr(sys, "argv", ["pnp", *map(str, arguments)])
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    return caught.value.code or 0
 
 
 def test_reconstruct_writes_a_result_that_explains_itself(monkeypatch, masked, capsys):
@@ -442,7 +435,7 @@ def test_a_signal_during_training_keeps_a_checkpoint(photographs, number):
 @pytest.mark.parametrize("what", ["input", "output"])
 def test_recipes_check_files_before_the_work(tmp_path, what):
     (tmp_path / "file").write_text("")
-    recipe = Path(__file__).parents[1] / "recipes" / "denoising.py"
+    recipe = ROOT / "recipes" / "denoising.py"
     options = [str(tmp_path / "absent.png")] if what == "input" else ["--output", str(tmp_path / "file" / "out")]
     done = subprocess.run([sys.executable, recipe, "--smoke", *options], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2 and done.stdout == ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import h5py
 import nibabel
 import numpy as np
 import pytest
+from command import run
 from spect_files import (
     ANGLES,
     RADII,
@@ -27,7 +27,7 @@ from spect_files import (
 )
 
 from operators import SPECT, collimator_fwhm
-from pnp import cli, osem
+from pnp import osem
 from pnp.cli.problem import build_operator, read_problem
 from pnp.io import read_nifti, read_result, write_measurements, write_nifti
 
@@ -40,15 +40,6 @@ def scan() -> tuple[SPECT, np.ndarray, np.ndarray, np.ndarray]:
 @pytest.fixture
 def file(tmp_path) -> Path:
     return write_scan(tmp_path / "scan.h5")
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: Any) -> int:
-    """Run the command in this process; return its exit code."""
-    monkeypatch.setattr(sys, "argv", ["pnp", *map(str, arguments)])
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    code = caught.value.code
-    return code if isinstance(code, int) else 0
 
 
 @pytest.mark.parametrize("command", ["reconstruct", "osem"])

@@ -6,12 +6,12 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import command
 import pytest
 import torch
 from torch import Tensor
 
 from operators import SPECT, camera_response, spect_camera
-from pnp.cli import main
 from pnp.io import write_measurements
 from pnp.learned import load_unrolled_em
 from pnp.phantoms import ISOTOPES, emission_scan
@@ -24,10 +24,7 @@ SMALL = ("--size", "24", "--slices", "6", "--views", "8", "--scans", "3", "--fea
 def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     def call(*arguments: str) -> tuple[int, str, str]:
         output = str(tmp_path / "w.safetensors")
-        monkeypatch.setattr("sys.argv", ["pnp", "train", "spect", "-o", output, *arguments])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        return int(stop.value.code or 0), *capsys.readouterr()
+        return command.run(monkeypatch, "train", "spect", "-o", output, *arguments), *capsys.readouterr()
 
     return call
 

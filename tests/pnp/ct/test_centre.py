@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from radon_truth import SHEPP_LOGAN, Array, Ellipse, half_turn, rel, tensor
+from arrays import rel
+from radon_truth import SHEPP_LOGAN, Array, Ellipse, half_turn, tensor
 
 from operators import FanBeam, Radon
 from pnp.ct import attenuation, find_centre, hounsfield, line_integrals, offset_from_centre, water_attenuation

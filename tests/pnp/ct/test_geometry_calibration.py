@@ -7,14 +7,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from radon_truth import rel
+from arrays import F64, rel
 
 from denoisers import MLPatch
 from operators import FanBeam, Radon
 from pnp.ct import calibrate
 from pnp.phantoms import perforated_disc
 
-F64 = torch.float64
 SIZE, VIEWS = 64, 60
 X = perforated_disc(SIZE, generator=torch.Generator().manual_seed(9)).double() / 0.034
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from arrays import F64, seeded
 from torch import Tensor
 from toys import Matrix, smooth
 
@@ -15,13 +16,8 @@ from pnp import solve
 from pnp.ct import LineIntegrals, find_bad_pixels, line_integrals, simulate_counts
 from pnp.readers import Scan
 
-F64 = torch.float64
 GAIN, DARK, READ_OUT = 4.0, 100.0, 12.0  # counts a photon; counts; counts
 BINS = 400
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def detector(photons: Tensor, seed: int) -> Tensor:

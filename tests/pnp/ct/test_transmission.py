@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from radon_truth import Array, Ellipse, bins, half_turn, rel, shepp_logan, tensor
+from arrays import rand, rel
+from radon_truth import Array, Ellipse, bins, half_turn, shepp_logan, tensor
 from torch import Tensor
-from toys import SHAPE, Matrix, rand, smooth
+from toys import SHAPE, Matrix, smooth
 
 from denoisers import TV
 from operators import Radon

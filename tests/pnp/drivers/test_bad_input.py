@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from toys import Diagonal, Matrix, rand, smooth
+from arrays import rand
+from toys import Diagonal, Matrix, smooth
 
 from pnp import LeastSquares, Poisson, Schedule, solve
 

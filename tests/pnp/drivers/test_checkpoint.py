@@ -10,9 +10,10 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from arrays import rand
 from safetensors.torch import load_file, save_file
 from torch import nn
-from toys import Diagonal, image, rand, smooth
+from toys import Diagonal, Views, image, smooth
 
 from operators import Blur, Mask, Radon
 from pnp import LeastSquares, Poisson, Schedule, Stop, mlem, osem, solve
@@ -52,22 +53,6 @@ def problem(name: str):
         y = torch.poisson(100 * y.clamp(min=0), generator=torch.Generator().manual_seed(0))
         return A, y, {"data_term": Poisson(background=1.0), "max_iter": 9, "rtol": 0.0, "bounds": (0, None)}
     return A, y + 0.05 * rand(*y.shape), OPTIONS
-
-
-class Views:
-    """Views of an image through a matrix each, (B, 1, views, bins), and subsets of them."""
-
-    def __init__(self, M):
-        self.M = M
-
-    def A(self, x):
-        return torch.einsum("vmn,bcn->bcvm", self.M, x.flatten(2))
-
-    def A_adjoint(self, y):
-        return torch.einsum("vmn,bcvm->bcn", self.M, y).unflatten(2, (6, 7))
-
-    def subset(self, b, n):
-        return Views(self.M[b::n])
 
 
 def stopping(at: int, deed=KeyboardInterrupt):

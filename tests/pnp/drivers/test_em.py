@@ -9,44 +9,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from arrays import F64, rel, uniform
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from toys import rel
+from toys import SHAPE, Views
 
 from operators import SPECT, Radon
 from pnp import Stop, mlem, osem
 from pnp.drivers.em import EMState, subset_order
 
-F64 = torch.float64
-SHAPE = (5, 6)
 VIEWS, BINS = 12, 5
-
-
-def rand(*shape: int, seed: int = 0) -> Tensor:
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
-
-
-class Views:
-    """y[v] = M[v] vec(x): views (B, 1, n_views, n_bins) of images (B, 1, 5, 6), M (n_views, n_bins, 30) >= 0."""
-
-    def __init__(self, M: Tensor):
-        self.M = M
-
-    def A(self, x: Tensor) -> Tensor:
-        return torch.einsum("vmn,bcn->bcvm", self.M.to(x.dtype), x.flatten(2))
-
-    def A_adjoint(self, y: Tensor) -> Tensor:
-        return torch.einsum("vmn,bcvm->bcn", self.M.to(y.dtype), y).unflatten(2, SHAPE)
-
-    def subset(self, b: int, n: int) -> Views:
-        return Views(self.M[b::n])
 
 
 def system(seed: int = 1) -> Views:
     """Every bin sees some voxels, none sees all."""
-    M = rand(VIEWS, BINS, math.prod(SHAPE), seed=seed)
-    return Views(M * (rand(*M.shape, seed=seed + 50) > 0.5))
+    M = uniform(VIEWS, BINS, math.prod(SHAPE), seed=seed)
+    return Views(M * (uniform(*M.shape, seed=seed + 50) > 0.5))
 
 
 def counts(A: Any, x: Tensor, r: float | Tensor = 0.0, seed: int = 0) -> Tensor:
@@ -80,7 +59,12 @@ def dense(M: np.ndarray, y: np.ndarray, r: np.ndarray, x: np.ndarray, order: lis
 @settings(deadline=None, max_examples=15)
 @given(n=st.sampled_from([1, 2, 3, 5, 12]), n_iter=st.integers(1, 3), seed=st.integers(0, 99))
 def test_it_is_the_formula(n: int, n_iter: int, seed: int) -> None:
-    A, truth, r, x0 = system(seed), 9 * rand(1, 1, *SHAPE, seed=seed), rand(1, 1, VIEWS, BINS), rand(1, 1, *SHAPE)
+    A, truth, r, x0 = (
+        system(seed),
+        9 * uniform(1, 1, *SHAPE, seed=seed),
+        uniform(1, 1, VIEWS, BINS),
+        uniform(1, 1, *SHAPE),
+    )
     y = counts(A, truth, r, seed)
     found = osem(A, y, n_subsets=n, background=r, x0=x0, max_iter=n_iter)
     expected = dense(A.M.numpy(), y[0, 0].numpy(), r[0, 0].numpy(), x0.numpy().ravel(), subset_order(n), n_iter)
@@ -89,7 +73,7 @@ def test_it_is_the_formula(n: int, n_iter: int, seed: int) -> None:
 
 @pytest.mark.parametrize("r", [0.0, 3.0])
 def test_the_likelihood_never_falls_and_counts_are_preserved(r: float) -> None:
-    A, truth = system(), 20 * rand(1, 1, *SHAPE)
+    A, truth = system(), 20 * uniform(1, 1, *SHAPE)
     y = counts(A, truth, r)
     images = iterates(mlem, A, y, background=r, max_iter=300)
     values = [log_likelihood(A, x, y, r) for x in images]
@@ -103,7 +87,7 @@ def test_the_likelihood_never_falls_and_counts_are_preserved(r: float) -> None:
 
 def test_it_converges_to_the_maximum() -> None:
     # Kuhn and Tucker: the gradient is 0 where x > 0, and not positive where x = 0.
-    A, truth = system(), 50 * rand(1, 1, *SHAPE).square()
+    A, truth = system(), 50 * uniform(1, 1, *SHAPE).square()
     y = counts(A, truth, 1.0)
     x = mlem(A, y, background=1.0, max_iter=20_000).x
     s = A.A_adjoint(torch.ones_like(y))
@@ -114,7 +98,7 @@ def test_it_converges_to_the_maximum() -> None:
 
 @pytest.mark.parametrize("n", [1, 4])
 def test_the_truth_is_a_fixed_point_without_noise(n: int) -> None:
-    A, truth = system(), rand(2, 1, *SHAPE)
+    A, truth = system(), uniform(2, 1, *SHAPE)
     truth[0, 0, 1, 2] = 0
     found = osem(A, A.A(truth) + 0.3, n_subsets=n, background=0.3, x0=truth, max_iter=3)
     assert rel(found.x, truth) < 1e-13
@@ -122,7 +106,7 @@ def test_the_truth_is_a_fixed_point_without_noise(n: int) -> None:
 
 
 def test_one_subset_is_mlem() -> None:
-    A, y = system(), counts(system(), 9 * rand(2, 1, *SHAPE))
+    A, y = system(), counts(system(), 9 * uniform(2, 1, *SHAPE))
     a, b = mlem(A, y, background=0.5, max_iter=4), osem(A, y, n_subsets=1, background=0.5, max_iter=4)
     assert torch.equal(a.x, b.x) and a.history == b.history and a.misfit == b.misfit
 
@@ -149,7 +133,7 @@ def test_ordered_subsets_are_faster_by_about_their_number_early_on() -> None:
 
 
 def test_history_is_the_deviance_before_each_update() -> None:
-    A, y = system(), counts(system(), 9 * rand(1, 1, *SHAPE))
+    A, y = system(), counts(system(), 9 * uniform(1, 1, *SHAPE))
     images = iterates(mlem, A, y, background=2.0, max_iter=5)
     found = mlem(A, y, background=2.0, max_iter=6)
     for x, deviance in zip(images, found.history["deviance"][1:], strict=True):
@@ -170,7 +154,7 @@ def test_subsets_take_turns_far_apart(n: int) -> None:
 
 
 def test_images_of_a_batch_do_not_mix() -> None:
-    A, truth = system(), 9 * rand(3, 1, *SHAPE)
+    A, truth = system(), 9 * uniform(3, 1, *SHAPE)
     truth[1] *= 1000
     truth[2] = 0
     y = counts(A, truth)
@@ -183,7 +167,7 @@ def test_images_of_a_batch_do_not_mix() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("unit", [1.0, 1e-9])
 def test_dtype_container_and_units_are_kept(dtype: torch.dtype, unit: float) -> None:
-    A, y = Views(unit * system().M), counts(system(), 9 * rand(1, 1, *SHAPE)).to(dtype)
+    A, y = Views(unit * system().M), counts(system(), 9 * uniform(1, 1, *SHAPE)).to(dtype)
     before = y.clone()
     found = osem(A, y, n_subsets=4, max_iter=8).x
     again = osem(A, y.numpy(), n_subsets=4, max_iter=8).x
@@ -197,7 +181,7 @@ def test_voxels_that_no_view_sees_are_zero_and_those_a_subset_does_not_see_wait(
     A = system()
     A.M[:, :, 7] = 0
     A.M[::2, :, 11] = 0
-    y = counts(A, 9 * rand(1, 1, *SHAPE))
+    y = counts(A, 9 * uniform(1, 1, *SHAPE))
     for x0 in (None, torch.ones(1, 1, *SHAPE, dtype=F64)):
         x = osem(A, y, n_subsets=2, x0=x0, max_iter=3).x.flatten()
         assert x.isfinite().all() and x[7] == 0 and x[11] > 0
@@ -206,7 +190,7 @@ def test_voxels_that_no_view_sees_are_zero_and_those_a_subset_does_not_see_wait(
 def test_a_subset_that_sees_nothing_changes_nothing() -> None:
     A = system()
     A.M[1::2] = 0
-    y = counts(A, 9 * rand(1, 1, *SHAPE))
+    y = counts(A, 9 * uniform(1, 1, *SHAPE))
     with_blind = osem(A, y, n_subsets=2, max_iter=4).x
     torch.testing.assert_close(with_blind, mlem(A, y, max_iter=4).x)
 
@@ -215,7 +199,7 @@ def test_a_subset_that_sees_nothing_changes_nothing() -> None:
 def test_empty_bins_and_faint_images_stay_finite(dtype: torch.dtype) -> None:
     A = system()
     A.M[3, 2] = 0  # a bin that sees nothing and counts nothing
-    y = counts(A, 0.05 * rand(1, 1, *SHAPE)).to(dtype)
+    y = counts(A, 0.05 * uniform(1, 1, *SHAPE)).to(dtype)
     found = osem(A, y, n_subsets=6, max_iter=200)
     assert found.x.isfinite().all() and float(found.x.min()) >= 0
     assert not any(math.isnan(d) for d in found.history["deviance"]) and math.isfinite(found.misfit)
@@ -232,7 +216,7 @@ def test_a_bright_background_still_gives_a_start() -> None:
 
 
 def test_callbacks_stop_and_interrupts_keep_the_last_image(capsys: pytest.CaptureFixture[str]) -> None:
-    A, y = system(), counts(system(), 9 * rand(1, 1, *SHAPE))
+    A, y = system(), counts(system(), 9 * uniform(1, 1, *SHAPE))
     seen: list[EMState] = []
 
     def third(state: EMState) -> bool:

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from toys import SHAPE, Diagonal, Linear, Matrix, rand, smooth
+from arrays import rand, rel
+from toys import SHAPE, Diagonal, Linear, Matrix, smooth
 
 from pnp import LeastSquares, Schedule, Stop, solve, to_deepinv
 from pnp.drivers.arguments import as_denoiser, as_operator
@@ -25,10 +26,6 @@ with warnings.catch_warnings():  # what deepinv warns of at import is not ours t
 pytestmark = pytest.mark.filterwarnings("ignore:::deepinv")
 
 N = SHAPE[0] * SHAPE[1]
-
-
-def rel(a: Any, b: Any) -> float:
-    return float((a - b).norm() / b.norm())
 
 
 def inpainting() -> Any:

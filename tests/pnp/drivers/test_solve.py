@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from arrays import rand, rel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from toys import SHAPE, Diagonal, Linear, Matrix, image, rand, rel, smooth
+from toys import SHAPE, Diagonal, Linear, Matrix, image, smooth
 
 from pnp import LeastSquares, Schedule, State, Stop, admm, estimate_noise_std, hqs, solve
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from paths import ROOT
 from reader_files import refused
 from spect_files import (
     ANGLES,
@@ -107,7 +108,7 @@ def test_a_file_written_by_h5py_alone_in_other_units(scan, tmp_path):
 
 
 def test_the_layouts_page_writes_a_file_that_is_read(scan, tmp_path, monkeypatch):
-    page = Path(__file__).resolve().parents[1] / "docs" / "hdf5_layout.md"
+    page = ROOT / "docs" / "hdf5_layout.md"
     (block,) = (
         b for b in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL) if "spect" in b
     )

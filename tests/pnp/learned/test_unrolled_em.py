@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from arrays import F64, rel, uniform
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from toys import rel
 
 from operators import SPECT, spect_camera
 from pnp import osem
@@ -34,18 +34,13 @@ from pnp.phantoms import ISOTOPES, emission_scan
 from pnp.training.muon import hidden_weights
 from pnp.training.options import TrainingOptions
 
-F64 = torch.float64
 SHAPE = (6, 6, 3)
-
-
-def rand(*shape: int, seed: int = 0, dtype: torch.dtype = F64) -> Tensor:
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 def problem(dtype: torch.dtype = F64) -> tuple[SPECT, Tensor, Tensor, Tensor]:
     """Operator, counts, background and activity."""
-    A = SPECT(SHAPE, torch.arange(8) * (math.pi / 4), voxel_size=4.8, attenuation=0.01 * rand(*SHAPE), fwhm=6.0)
-    x = 50 * rand(1, 1, *SHAPE, seed=1, dtype=dtype) * (rand(1, 1, *SHAPE, seed=2, dtype=dtype) > 0.5)
+    A = SPECT(SHAPE, torch.arange(8) * (math.pi / 4), voxel_size=4.8, attenuation=0.01 * uniform(*SHAPE), fwhm=6.0)
+    x = 50 * uniform(1, 1, *SHAPE, seed=1, dtype=dtype) * (uniform(1, 1, *SHAPE, seed=2, dtype=dtype) > 0.5)
     r = torch.full((1, 1, 8, 6, 3), 2.0, dtype=dtype)
     y = torch.poisson(A.A(x) + r, generator=torch.Generator().manual_seed(3))
     return A, y, r, x
@@ -73,8 +68,8 @@ def network(seed: int = 0, **options: Any) -> UnrolledEM:
 def test_update_minimises_the_surrogate(seed: int, log_beta: float, log_unit: float) -> None:
     """The derivative s - x e/v + beta (v - u) is 0, for proposals of either sign, in any unit, at any strength."""
     unit, beta = 10**log_unit, 10 ** (log_beta - log_unit)
-    x, e, s = unit * rand(50, seed=seed) + 1e-3 * unit, rand(50, seed=seed + 1) + 0.01, rand(50, seed=seed + 2)
-    u = unit * (4 * rand(50, seed=seed + 3) - 2)
+    x, e, s = unit * uniform(50, seed=seed) + 1e-3 * unit, uniform(50, seed=seed + 1) + 0.01, uniform(50, seed=seed + 2)
+    u = unit * (4 * uniform(50, seed=seed + 3) - 2)
     v = em_update(x * e, s, u, beta)
     assert bool((v > 0).all())
     terms = torch.stack([s, x * e / v, beta * v, (beta * u).abs()])
@@ -82,7 +77,7 @@ def test_update_minimises_the_surrogate(seed: int, log_beta: float, log_unit: fl
 
 
 def test_update_between_em_and_the_proposal() -> None:
-    x, e, s, u = (rand(50, seed=i) + 0.1 for i in range(4))
+    x, e, s, u = (uniform(50, seed=i) + 0.1 for i in range(4))
     torch.testing.assert_close(em_update(x * e, s, u, 1e-12), x * e / s, rtol=1e-9, atol=0)
     torch.testing.assert_close(em_update(x * e, s, u, 1e12), u, rtol=1e-9, atol=0)
     torch.testing.assert_close(em_update(x * e, 0 * s, u - 0.6, 1e12), (u - 0.6).clamp(min=0), rtol=1e-5, atol=1e-5)
@@ -152,7 +147,7 @@ def test_voxels_that_no_view_sees_are_zero() -> None:
         def A_adjoint(self, y: Tensor) -> Tensor:
             return torch.nn.functional.pad(y, (0, 0, 0, 3))
 
-    y = 5 * rand(1, 1, 6, 3, 3)
+    y = 5 * uniform(1, 1, 6, 3, 3)
     with torch.no_grad():
         x = network()(Half(), y, 0.1, torch.ones(1, 1, 6, 6, 3, dtype=F64))
     assert float(x[..., 3:, :].abs().max()) == 0 < float(x[..., :3, :].min())
@@ -174,7 +169,7 @@ def test_end_to_end_gradients_are_those_of_differences() -> None:
     model = network()
     scan = make_scan(model, A, y, r, truth)
     parameters = list(model.parameters())
-    direction = [rand(*p.shape, seed=i) - 0.5 for i, p in enumerate(parameters)]
+    direction = [uniform(*p.shape, seed=i) - 0.5 for i, p in enumerate(parameters)]
 
     def loss(t: float) -> float:
         with torch.no_grad():

@@ -6,10 +6,11 @@ import json
 import math
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from arrays import seeded
+from paths import ROOT
 
 from operators import KaiserSquires
 from pnp.lensing import LognormalKappa, pixel_spectrum, smoothed_kaiser_squires, survey_noise, wiener
@@ -20,10 +21,6 @@ from pnp.lensing.shear import noise_like
 from pnp.metrics import nrmse, pearson_r
 
 SHAPE = (64, 64)
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +181,7 @@ def test_bad_input_is_one_sentence(survey, change, error, message):
 
 @pytest.mark.slow
 def test_the_benchmark_runs():
-    script = Path(__file__).parents[1] / "benchmarks" / "lensing_ladder.py"
+    script = ROOT / "benchmarks" / "lensing_ladder.py"
     command = [sys.executable, str(script), "--smoke", "--maps", "1", "--calibrate", "wiener", "--skies", "80"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -193,7 +190,7 @@ def test_the_benchmark_runs():
 
 @pytest.mark.slow
 def test_the_benchmark_of_whole_maps_runs():
-    script = Path(__file__).parents[1] / "benchmarks" / "mass_mapping_step.py"
+    script = ROOT / "benchmarks" / "mass_mapping_step.py"
     command = [sys.executable, str(script), "--cost", "48", "96", "--iterations", "1"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from arrays import seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,11 +28,6 @@ from pnp.lensing.spectrum import (
     rotated,
     shear_window,
 )
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
 
 # Spectra
 

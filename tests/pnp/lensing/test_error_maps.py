@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from arrays import seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,10 +23,6 @@ from pnp.lensing import (
     wiener,
 )
 from pnp.lensing.conformal import conformal_factor, risk_controlling_factor, sky_factor, upper_bound
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def made_up(skies: int, pixels: int = 400, seed: int = 0) -> SimulatedErrors:

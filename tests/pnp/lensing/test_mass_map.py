@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from arrays import F64, rand, rel
 from torch import Tensor
-from toys import rand, rel
 
 from denoisers import MLPatch
 from operators import KaiserSquires, KaiserSquiresEB
@@ -26,7 +26,6 @@ from pnp.lensing.padding import OddGrid
 from pnp.lensing.reduced_shear import shear_to_reduced
 from pnp.metrics import nrmse, pearson_r
 
-F64 = torch.float64
 SHAPE = (7, 9)
 
 

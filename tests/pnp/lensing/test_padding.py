@@ -6,14 +6,12 @@ import math
 
 import pytest
 import torch
+from arrays import F64, rand
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import rand
 
 from pnp.lensing.padding import OddGrid, next_fast_odd
 from pnp.lensing.reduced_shear import reduced_to_shear, shear_to_reduced, undo_reduction
-
-F64 = torch.float64
 
 
 @settings(max_examples=40, deadline=None, derandomize=True, database=None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from toys import rand
+from arrays import rand
 
 from denoisers import MLPatch
 from operators import KaiserSquiresEB

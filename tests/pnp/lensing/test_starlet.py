@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from arrays import seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,10 +21,6 @@ from pnp.lensing.starlet import (
     starlet_transform,
     white_noise_std,
 )
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @settings(max_examples=15, deadline=None)

@@ -6,13 +6,10 @@ import math
 
 import pytest
 import torch
+from arrays import seeded
 
 from operators import KaiserSquires
 from pnp.lensing import pixel_spectrum, survey_noise, wiener_samples, wiener_std
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def test_wiener_std_of_even_noise_is_closed_form():

@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
+from arrays import rel
 from torch import Tensor
-from toys import rel
 
 from operators import SPECT, collimator_fwhm, spect_camera
 from operators.spect.camera import penetrated_psf

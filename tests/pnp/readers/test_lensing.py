@@ -14,6 +14,7 @@ from astropy import units
 from astropy.io import fits
 from astropy.table import MaskedColumn, QTable, Table
 from astropy.wcs import WCS
+from paths import ROOT
 from reader_files import refused
 
 import pnp.readers.shear_catalogue
@@ -415,7 +416,7 @@ def test_cosmos(data_dir):
 
 def test_the_page_runs(tmp_path, monkeypatch):
     """Every block of the page, in order, on files like those that it names."""
-    page = Path(__file__).resolve().parents[1] / "docs" / "bring_your_data_lensing.md"
+    page = ROOT / "docs" / "bring_your_data_lensing.md"
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     assert len(blocks) >= 4
     rng = np.random.default_rng(2)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import typer
-from test_report import Page, noise, result
+from report_page import Page, noise, result
 from typer.testing import CliRunner
 
 import operators

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from paths import ROOT
 from reader_files import refused
 from spect_files import assert_upright, items, phantom, write_interfile, write_nm
 
@@ -100,7 +100,7 @@ def test_attenuation_refuses():
 
 def test_the_page_runs(tmp_path, monkeypatch):
     """Every block of the page, in order, on files like those that it names."""
-    page = Path(__file__).resolve().parents[1] / "docs" / "bring_your_data_spect.md"
+    page = ROOT / "docs" / "bring_your_data_spect.md"
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     assert len(blocks) >= 4
     patient, y, degrees = phantom()

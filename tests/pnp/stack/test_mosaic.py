@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from arrays import rel
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
-from toys import rel
+from mosaics import Average, blur, network, picture, scene, skewed
 
 from denoisers import MLPatch
 from operators import Blur, Mask
@@ -22,34 +22,6 @@ zarr = pytest.importorskip("zarr", reason="the extra 'stack' is not installed")
 
 from pnp.stack import denoise_mosaic, solve_mosaic  # noqa: E402
 from pnp.stack.tiling import _cuts  # noqa: E402
-
-
-def network(channels: int = 1, spacing: int = 2) -> MLPatch:
-    """A small MLPatch with random weights, a field of 17 pixels at spacing 2, in float32 on any processor."""
-    torch.manual_seed(0)
-    model = MLPatch(channels, taps=3, margin=0, features=6, hidden=5, dilations=(1, 2), spacing=spacing)
-    model.precision = "float32"
-    return model.requires_grad_(False)
-
-
-class Average(nn.Module):
-    """The mean of 3 x 3 pixels, mirrored at the border."""
-
-    receptive_field = 3
-
-    def forward(self, x, sigma):
-        padded = nn.functional.pad(x, (1, 1, 1, 1), mode="reflect")
-        return nn.functional.avg_pool2d(padded, 3, stride=1)
-
-
-def picture(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> np.ndarray:
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype).numpy()
-
-
-def scene(*shape: int) -> np.ndarray:
-    """Smooth waves and an edge, in [0, 1]."""
-    i, j = np.meshgrid(*(np.arange(n) for n in shape), indexing="ij")
-    return (0.4 + 0.2 * np.sin(i / 9) * np.cos(j / 7) + 0.3 * (i + 2 * j > 1.4 * shape[0])).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -167,15 +139,6 @@ def test_the_default_schedule_is_that_of_solve_within_its_estimates(tmp_path):
     np.testing.assert_allclose(found.history["sigma"], whole.history["sigma"], rtol=1e-2)
     np.testing.assert_allclose(found.history["alpha"], whole.history["alpha"], rtol=3e-2)
     assert found.stop is Stop.MAX_ITER and found.history["inner"] == [0, 0, 0]
-
-
-def blur(shape: tuple[int, int], std: float = 0.7) -> Blur:
-    return Blur(gaussian_kernel(std), shape, boundary="reflect")
-
-
-def skewed(shape: tuple[int, int]) -> Blur:
-    """A kernel unlike its mirror images, which has no closed form beside a border."""
-    return Blur(torch.tensor([[0.0, 0.1, 0.0], [0.2, 0.5, 0.1], [0.0, 0.1, 0.0]]), shape, boundary="reflect")
 
 
 @pytest.mark.parametrize(

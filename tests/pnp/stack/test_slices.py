@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -11,66 +10,25 @@ import time
 from functools import partial
 from pathlib import Path
 
-import click
 import h5py
 import numpy as np
 import pytest
 import torch
-import typer
-from torch import nn
+from mosaics import network, picture
+from paths import SUPPORT
+from stacks import OPTIONS, SHAPE, Average, command, data, fails, masks, without_ledger
 
 from denoisers import TV
 from operators import Mask
 from pnp import LeastSquares, Poisson, solve
-from pnp.cli.reconstruct_stack import reconstruct_stack
 from pnp.io import read_result, write_measurements
 
 pytest.importorskip("distributed", reason="the extra 'stack' is not installed")
 zarr = pytest.importorskip("zarr", reason="the extra 'stack' is not installed")
 
-from test_mosaic import network, picture  # noqa: E402
-
 from pnp.drivers.fingerprint import described  # noqa: E402
 from pnp.stack import denoise_mosaic, solve_stack  # noqa: E402
 from pnp.stack.cluster import cores, engine  # noqa: E402
-
-SHAPE = (12, 10)
-OPTIONS = {"noise_std": 0.1, "max_iter": 4}
-
-
-class Average(nn.Module):
-    """A local average; adds a line to a log for each call at the first noise level, where it has one."""
-
-    def __init__(self, weight: float = 0.5) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.tensor(weight), requires_grad=False)
-
-    def forward(self, x, sigma):
-        around = sum(x.roll(s, d) for s, d in ((1, -1), (-1, -1), (1, -2), (-1, -2)))
-        return (1 - self.weight) * x + self.weight / 4 * around
-
-
-def masks(k: int, folder: str = "") -> Mask:
-    """Return the mask of slice k; in a folder, note that slice k was begun, and do to the process what is asked."""
-    if folder:
-        with open(Path(folder) / "begun", "a") as log:
-            log.write(f"{k}\n")
-        deed = Path(folder) / f"deed{k}"
-        if deed.exists():
-            text = deed.read_text()
-            if "once" in text:
-                deed.unlink()
-            if "kill" in text:
-                os.kill(os.getpid(), signal.SIGKILL)
-            if "slow" in text:
-                time.sleep(0.4)
-            if "fail" in text:
-                raise ValueError(f"no such slice {k}")
-    return Mask(torch.rand(SHAPE, generator=torch.Generator().manual_seed(k)) < 0.7)
-
-
-def data(n: int = 6) -> np.ndarray:
-    return torch.rand(n, 1, *SHAPE, generator=torch.Generator().manual_seed(9)).numpy()
 
 
 def loop(y: np.ndarray, **options) -> np.ndarray:
@@ -189,12 +147,6 @@ def test_hdf5_with_failures_keeps_the_parts(client, tmp_path):
     assert not (tmp_path / "x.h5.parts").exists()
 
 
-def fails(block: np.ndarray) -> np.ndarray:
-    if (block == 2).all():
-        raise ArithmeticError("no such block")
-    return block
-
-
 def test_a_dask_array_that_cannot_be_computed_fails_by_slice(client, tmp_path):
     import dask.array as da
 
@@ -202,11 +154,6 @@ def test_a_dask_array_that_cannot_be_computed_fails_by_slice(client, tmp_path):
     result = solve_stack(masks, y.map_blocks(fails), Average(), output=tmp_path / "x.zarr", client=client, **OPTIONS)
     assert result.done == 3 and result.failed == {1: "ArithmeticError: no such block"}
     assert images(result.output).dtype == np.float64
-
-
-def without_ledger(k: int, folder: str) -> Mask:
-    shutil.rmtree(Path(folder) / "x.zarr" / "ledger", ignore_errors=True)
-    return masks(k)
 
 
 def test_a_run_that_cannot_write_ends(client, tmp_path):
@@ -248,8 +195,8 @@ SCRIPT = """
 import sys
 from functools import partial
 from pathlib import Path
-sys.path.insert(0, {tests!r})
-from test_stack import OPTIONS, Average, data, masks
+sys.path.insert(0, {support!r})
+from stacks import OPTIONS, Average, data, masks
 from pnp.stack import solve_stack
 
 if __name__ == "__main__":
@@ -265,7 +212,7 @@ def test_a_killed_run_goes_on_where_it_stopped(how, client, tmp_path):
     for k in range(8):
         (tmp_path / f"deed{k}").write_text("slow")
     script = tmp_path / "script.py"
-    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent), folder=str(tmp_path)))
+    script.write_text(SCRIPT.format(support=str(SUPPORT), folder=str(tmp_path)))
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     run = subprocess.Popen([sys.executable, str(script)], start_new_session=True, **pipes)
     try:
@@ -348,7 +295,8 @@ def test_a_mosaic_on_workers_is_the_whole_image(client, tmp_path):
 def test_settings_are_the_same_in_another_process_and_change_with_the_weights():
     held = described({"D": Average(), "A": masks(0), "terms": [LeastSquares()], "f": masks, "bounds": (0, None)})
     code = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from test_stack import *; "
+        f"import sys; sys.path.insert(0, {str(SUPPORT)!r}); from stacks import *; "
+        "from pnp import LeastSquares; from pnp.drivers.fingerprint import described; "
         "print(described({'bounds': (0, None), 'D': Average(), 'A': masks(0), 'terms': [LeastSquares()], 'f': masks}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -357,16 +305,6 @@ def test_settings_are_the_same_in_another_process_and_change_with_the_weights():
 
 
 # ---------------------------------------------------------------- the command line
-
-
-def command(*arguments) -> int:
-    """Run the command in this process; return its exit code."""
-    app = typer.Typer(pretty_exceptions_enable=False)
-    app.command()(reconstruct_stack)
-    try:
-        return app(list(map(str, arguments)), standalone_mode=False) or 0
-    except (typer.Exit, click.exceptions.Exit) as left:
-        return left.exit_code
 
 
 def test_the_command_runs_on_a_cluster_and_goes_on(client, tmp_path, capsys):

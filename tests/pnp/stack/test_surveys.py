@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mosaics import Average, blur, scene
 from spect_files import camera_scan, parameters
+from stacks import command
 
 from denoisers import TV, SliceWise
 from operators import KaiserSquires, Radon
@@ -18,9 +20,6 @@ from pnp.lensing import LognormalKappa, survey_noise
 
 pytest.importorskip("distributed", reason="the extra 'stack' is not installed")
 zarr = pytest.importorskip("zarr", reason="the extra 'stack' is not installed")
-
-from test_mosaic import Average, blur, scene  # noqa: E402
-from test_stack import command  # noqa: E402
 
 from pnp.stack import solve_mosaic  # noqa: E402
 from pnp.stack.cluster import engine  # noqa: E402

@@ -2,13 +2,10 @@
 
 import pytest
 import torch
+from arrays import rand
 from torch import nn
 
 from pnp.training.muon import Muon, hidden_weights, orthogonalize
-
-
-def rand(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("shape", [(8, 20), (20, 8), (7, 7), (3, 6, 9)])
