@@ -58,7 +58,7 @@ def find_centre(sinogram: Any, angles: Any, *, method: str = "auto") -> float:
 
     Of parallel beams; and of fan beams over full turns, by "opposite": rays near the middle one are seen twice there.
 
-    Errors measured on analytic phantoms (tests/test_ct_centre.py): below 0.05 bins without noise, below 0.3 bins with
+    Errors measured on analytic phantoms (tests/pnp/ct/test_centre.py): below 0.05 bins without noise, below 0.3 bins with
     noise of 5 % of the largest line integral at 180 views of 161 bins.
 
     Args:
