@@ -7,7 +7,6 @@ is taken round by round. A call shorter than LEAST_SECONDS is repeated within it
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import json
 import math
 import os
@@ -24,6 +23,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+
+from pnp.installation import version
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -168,10 +169,7 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
     }
     for name in ("torch", "numpy", "finufft", "deepinv", "astra-toolbox"):
-        try:
-            facts[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            facts[name] = "not installed"
+        facts[name] = version(name)
     return facts
 
 

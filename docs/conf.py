@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import sys
-from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +23,12 @@ import pages  # noqa: E402
 from command_line import write_command_line  # noqa: E402
 from plain_text import to_rst  # noqa: E402
 
+import pnp  # noqa: E402
+
 project = "pnp-local"
 author = "the pnp-local developers"
 project_copyright = author
-version = release = version_of("pnp-local")
+version = release = pnp.__version__
 
 extensions = [
     "sphinx.ext.autodoc",

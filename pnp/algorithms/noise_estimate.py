@@ -1,9 +1,11 @@
-"""How strong the noise of measurements is, from the measurements alone."""
+"""The noise level of measurements: estimated from them, and as one number."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 MIN_WINDOWS = 1000
@@ -44,6 +46,22 @@ def estimate_noise_std(y: Tensor) -> float:
         if int(whole.sum()) >= MIN_WINDOWS:
             estimate = min(estimate, float(mixed.abs()[whole].median()) / 6)
     return estimate / 0.6744898
+
+
+def typical_noise_std(noise_std: Any) -> float:
+    """Return the median of the finite noise levels; NaN for None or where none is finite.
+
+    Args:
+        noise_std: a number, an array or a tensor; infinity stands for "not measured".
+
+    >>> typical_noise_std([0.1, 0.3, 0.2, math.inf])
+    0.2
+    """
+    if noise_std is None:
+        return math.nan
+    values = noise_std.cpu().numpy() if isinstance(noise_std, Tensor) else np.asarray(noise_std)
+    finite = values[np.isfinite(values)]
+    return float(np.median(finite)) if finite.size else math.nan
 
 
 def _second_difference(y: Tensor, valid: Tensor, axis: int) -> tuple[Tensor, Tensor]:

@@ -10,24 +10,29 @@ from typing import Annotated
 import typer
 
 from .options import Device, Overwrite, choose_device
-from .output import free_name
+from .output import hdf5_fallback_path
 
 
 def denoise(
-    image: Annotated[Path, typer.Argument(help="PNG, TIFF, NPY, FITS or HDF5 image.")],
+    image: Annotated[Path, typer.Argument(help="PNG, JPEG, TIFF, NPY, FITS or HDF5 image.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Denoised image: .png, .tif, .npy, .fits, .h5.")],
-    sigma: Annotated[float, typer.Option(help="Noise standard deviation in units of the image; PNG, JPEG: 0 to 1.")],
+    sigma: Annotated[
+        float, typer.Option(help="Standard deviation of the noise in units of the image; PNG and JPEG are 0 to 1.")
+    ],
     weights: Annotated[
-        str | None, typer.Option(help="gray, color, ..., or a file. Default: color for colour PNG, JPEG, else gray.")
+        str | None,
+        typer.Option(help="Weights: gray, color, ..., or a file; default: color for colour PNG and JPEG, else gray."),
     ] = None,
-    stride: Annotated[int | None, typer.Option(help="Pixels between patches: 2, or 1 (shift-equivariant).")] = None,
+    stride: Annotated[
+        int | None, typer.Option(help="Pixels between patches: 2, or 1, which is shift-equivariant.")
+    ] = None,
     device: Device = "cpu",
     overwrite: Overwrite = False,
 ) -> None:
-    """Remove white Gaussian noise from an image: channel by channel, or together with weights for colour.
+    """Remove white Gaussian noise from an image.
 
-    PNG and JPEG images are scaled to [0, 1]; TIFF, NPY, FITS and HDF5 keep their values, and 8 bits in a TIFF file
-    are 0 to 255.
+    Channels are denoised one by one, or together by weights for colour. PNG and JPEG images are scaled to [0, 1];
+    TIFF, NPY, FITS and HDF5 keep their values: 8-bit TIFF images are 0 to 255.
 
     \b
     Examples:
@@ -54,19 +59,19 @@ def denoise(
 
     where = choose_device(device)
     is_picture = image.suffix.lower() in (".png", ".jpg", ".jpeg")
-    # Three channels of another format may be anything, three slices of a volume for one.
+    # In another format three channels may be anything, e.g. three slices of a volume.
     weights = weights or ("color" if is_picture and channels == 3 else "gray")
     D = MLPatch.from_pretrained(weights).to(where)
     x = torch.from_numpy(pixels).to(where)
     if D.channels not in (1, channels):
         raise ValueError(f"--weights {weights} take {D.channels} channels, {image} has {channels}; use --weights gray")
-    # Weights for one channel see the channels as a batch of grey images, those for colour see them together.
+    # Weights for one channel take the channels as a batch of grey images, weights for colour take them together.
     images = x.reshape(-1, 1, *x.shape[-2:]) if D.channels == 1 else x.reshape(1, -1, *x.shape[-2:])
     start = time.perf_counter()
     with torch.no_grad():
         z = D(images, sigma, stride=stride, progress=True).reshape(x.shape)
     denoised = z.cpu().numpy()
-    written = output if is_picture else free_name(output, denoised)
+    written = output if is_picture else hdf5_fallback_path(output, denoised)
     write_image(written, denoised, bits=png_bits(image), overwrite=overwrite and written == output)
     print(f"{written}: {' x '.join(map(str, x.shape))} in {time.perf_counter() - start:.2f} s")
     if written != output:

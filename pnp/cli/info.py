@@ -1,12 +1,19 @@
-"""The command `pnp info`: versions, operators, denoisers and weights."""
+"""The command `pnp info`: versions, devices, operators, denoisers and weights."""
 
 from __future__ import annotations
 
-import importlib.metadata
+import re
+from pathlib import Path
+
+from ..installation import version
+
+PACKAGES = ("pnp-local", "torch", "numpy", "scipy", "finufft", "deepinv")
 
 
 def info() -> None:
-    """Show versions, devices, operators, denoisers and the weights that come with the package.
+    """Show versions, devices, operators and weights.
+
+    Each set of weights that comes with the package is listed with its purpose, its size and its terms of use.
 
     \b
     Example:
@@ -18,29 +25,43 @@ def info() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    import denoisers
-    import operators
-    from denoisers import weight_files
+    from denoisers import DENOISERS
+    from operators import OPERATORS
 
     console = Console()
     table = Table(show_header=False, box=None)
     table.add_row("python", platform.python_version())
-    for package in ("pnp-local", "torch", "numpy", "scipy", "finufft", "deepinv"):
-        table.add_row(package, _version(package))
+    for package in PACKAGES:
+        table.add_row(package, version(package))
     cuda = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]
     table.add_row("devices", ", ".join([f"cpu ({torch.get_num_threads()} threads)", *cuda]))
-    table.add_row("operators", ", ".join(sorted(operators.OPERATORS)))
-    table.add_row("denoisers", ", ".join(sorted(denoisers.DENOISERS)))
+    table.add_row("operators", ", ".join(sorted(OPERATORS)))
+    table.add_row("denoisers", ", ".join(sorted(DENOISERS)))
     console.print(table)
-    for path in (weight_files.FOLDER / f"{name}.safetensors" for name in weight_files.available(denoisers.MLPatch)):
-        console.print(f"\n[bold]mlpatch:{path.stem}[/bold]  {path.stat().st_size / 1e6:.1f} MB")
-        card = path.with_suffix(".md")
-        if card.is_file():
-            console.print(card.read_text(encoding="utf-8").strip(), markup=False, highlight=False)
+    sets = weight_sets()
+    for name, path in sets:
+        about, terms = read_card(path.with_suffix(".md"))
+        print(f"\n{name}: {about}\n  terms: {terms}")
+    print("\nModel cards:", *sorted({str(path.parent) for _, path in sets}), sep="\n  ")
 
 
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+def weight_sets() -> list[tuple[str, Path]]:
+    """Return the sets of weights that come with the package: name, with the network before a colon, and file."""
+    from denoisers import MLPatch, SuperResolver, weight_files
+
+    from ..learned.weight_files import SHIPPED
+
+    found = [
+        (f"{network}:{name}", weight_files.FOLDER / f"{name}.safetensors")
+        for network, kind in (("mlpatch", MLPatch), ("super_resolver", SuperResolver))
+        for name in weight_files.available(kind)
+    ]
+    return [*found, *((f"unrolled_em:{path.stem}", path) for path in sorted(SHIPPED.glob("*.safetensors")))]
+
+
+def read_card(card: Path) -> tuple[str, str]:
+    """Return the first paragraph of a model card and its terms of use, without markup."""
+    text = re.sub(r"[*`]", "", card.read_text(encoding="utf-8")) if card.is_file() else ""
+    paragraphs = [" ".join(part.split()) for part in text.split("\n\n")]
+    terms = re.search(r"^\| terms \| (.+?) \|$", text, re.MULTILINE)
+    return paragraphs[1] if len(paragraphs) > 1 else "", terms[1] if terms else "no model card"

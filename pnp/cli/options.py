@@ -1,58 +1,94 @@
-"""Options that several commands share, and what `--checkpoint` does in each."""
+"""Options that several commands share, and the functions that read them."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
 
-from .output import INTERRUPTED, complain
+from .output import INTERRUPTED, print_error
 
 if TYPE_CHECKING:
+    import torch
+
     from ..drivers.checkpoint import Checkpoint
     from ..drivers.result import Result
 
-Device = Annotated[str, typer.Option(help="Where to compute: auto (cuda where there is one), cpu, cuda, cuda:1, ...")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output file if it exists.")]
+Operator = Annotated[
+    str | None,
+    typer.Option(help="Operator, if the file does not name one: radon, fan_beam, mask, blur, kaiser_squires or spect."),
+]
+Denoiser = Annotated[
+    str,
+    typer.Option(
+        help="Denoiser, with its weights after a colon: mlpatch:gray, mlpatch:color, mlpatch:convergence or tv."
+    ),
+]
+NoiseStd = Annotated[
+    float | None,
+    typer.Option(help="Standard deviation of the measurements' noise; default: from the file, else estimated."),
+]
+Strength = Annotated[float, typer.Option(help="Strength of the prior.")]
+Algorithm = Annotated[str, typer.Option(help="Algorithm: admm or hqs.")]
+Bounds = Annotated[str | None, typer.Option(help="Lowest and highest value of the image, e.g. 0,1 or 0,inf.")]
+MaxIter = Annotated[int | None, typer.Option(help="Maximum number of iterations.")]
 CheckpointFile = Annotated[
     Path | None,
-    typer.Option("--checkpoint", help="File for the state: stopped or killed, the same command goes on from it."),
+    typer.Option("--checkpoint", help="File for the solver's state: after a stop, the same command resumes from it."),
 ]
 CheckpointMinutes = Annotated[
-    float | None, typer.Option(help="Minutes between writings of the --checkpoint; default 3.", show_default=False)
+    float | None, typer.Option(help="Minutes between writes of the --checkpoint; default: 3.", show_default=False)
 ]
+Device = Annotated[str, typer.Option(help="Device: auto (a GPU if there is one), cpu, cuda, cuda:1, ...")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output file if it exists.")]
+
+
+def parse_bounds(text: str | None) -> tuple[float | None, float | None] | None:
+    """Read "low,high"; an empty side, a low of -inf and a high of inf mean no bound."""
+    if text is None:
+        return None
+    try:
+        left, right = text.split(",")
+        low, high = float(left.strip() or -math.inf), float(right.strip() or math.inf)
+        if not (low < math.inf and high > -math.inf):  # NaN fails too
+            raise ValueError
+    except ValueError:
+        raise ValueError(f"--bounds must be low,high, e.g. 0,1 or 0,inf, got {text!r}") from None
+    return (low if math.isfinite(low) else None, high if math.isfinite(high) else None)
 
 
 def as_checkpoint(path: Path | None, minutes: float | None, output: Path) -> Checkpoint | None:
-    """Return the checkpoint, which stays until the output is written: its disk may be full."""
+    """Return the checkpoint of --checkpoint; it is kept until the output is written, whose disk may be full."""
     from ..drivers.checkpoint import Checkpoint
 
     if path is not None and path.resolve() == output.resolve():
-        raise ValueError(f"--checkpoint {path} is the output as well; give it another name")
+        raise ValueError(f"--checkpoint {path} must differ from the output; give it another name")
     if path is None:
         if minutes is not None:
-            raise ValueError("--checkpoint-minutes belongs to --checkpoint; give it as well")
+            raise ValueError("--checkpoint-minutes needs --checkpoint; give both")
         return None
     return Checkpoint(path, remove=False) if minutes is None else Checkpoint(path, minutes=minutes, remove=False)
 
 
-def goes_on(checkpoint: Checkpoint | None, result: Result) -> None:
-    """Exit after Ctrl-C, without an output, where the checkpoint was written."""
+def exit_if_interrupted(checkpoint: Checkpoint | None, result: Result) -> None:
+    """Exit without an output if Ctrl-C stopped a run whose checkpoint was written."""
     if checkpoint is not None and result.stop.name == "INTERRUPTED" and checkpoint.path.exists():
-        complain(
-            f"interrupted after {result.n_iter} iterations; the same command goes on from what {checkpoint.path} holds"
+        print_error(
+            f"interrupted after {result.n_iter} iterations; the same command resumes from checkpoint {checkpoint.path}"
         )
         raise typer.Exit(INTERRUPTED)
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device of that name; "auto": the GPU where there is one, else the processor.
+    """Return the device of that name; "auto" is the GPU if there is one, else the CPU.
 
     Raises:
-        ValueError: there is no such device here.
+        ValueError: this machine has no such device.
     """
+    import torch
+
     try:
         where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
         if where.type not in ("cpu", "cuda"):

@@ -1,4 +1,4 @@
-"""The command `pnp osem`: expectation maximisation of emission scans."""
+"""The command `pnp osem`: expectation maximisation for emission scans."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from .options import CheckpointFile, CheckpointMinutes, Device, Overwrite, as_checkpoint, choose_device, goes_on
+from .options import (
+    CheckpointFile,
+    CheckpointMinutes,
+    Device,
+    Overwrite,
+    as_checkpoint,
+    choose_device,
+    exit_if_interrupted,
+)
 from .output import INTERRUPTED, save
 from .problem import background, build_operator, is_hdf5, read_problem
 
@@ -17,16 +25,17 @@ def osem(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Volume: .nii.gz, .nii, .npy, or .h5 with everything.")
     ],
-    subsets: Annotated[int, typer.Option(help="Subsets of the views; 1 is MLEM.")] = 4,
-    iterations: Annotated[int, typer.Option(help="Iterations, each through all subsets.")] = 16,
+    subsets: Annotated[int, typer.Option(help="Number of subsets of the views; 1 is MLEM.")] = 4,
+    iterations: Annotated[int, typer.Option(help="Number of iterations, each through all subsets.")] = 16,
     checkpoint: CheckpointFile = None,
     checkpoint_minutes: CheckpointMinutes = None,
     device: Device = "cpu",
     overwrite: Overwrite = False,
 ) -> None:
-    """Reconstruct counts by ordered-subsets expectation maximisation, without a prior.
+    """Reconstruct emission counts by OSEM or MLEM.
 
-    Views need not be divisible by the subsets: some then hold a view more.
+    Ordered-subsets expectation maximisation uses no prior. The number of views need not be a multiple of the number
+    of subsets: some subsets then have one view more.
 
     \b
     Examples:
@@ -61,7 +70,7 @@ def osem(
         checkpoint=kept,
         progress=True,
     )
-    goes_on(kept, result)
+    exit_if_interrupted(kept, result)
     written = save(output, result, data, {"n_subsets": subsets}, overwrite)
     if kept is not None:
         kept.path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""How commands write: results, names, errors and exit codes."""
+"""Output of the commands: results, names of files, messages and exit codes."""
 
 from __future__ import annotations
 
@@ -13,41 +13,48 @@ if TYPE_CHECKING:
     from ..drivers.result import Result
     from ..io import Measurements
 
-
 INTERRUPTED = 130
-"""Exit code after Ctrl-C, when the last iterate has been written."""
-LONGEST = 398
-"""Characters of a message on stderr."""
+"""Exit code after Ctrl-C, when the last iterate or the checkpoint has been written."""
+MAX_MESSAGE_LENGTH = 398
+"""Maximum length of a message on stderr, in characters."""
 
 
-def complain(message: str) -> None:
-    """Print one short line on stderr."""
+def print_error(message: str) -> None:
+    """Print a message on stderr as one line of limited length."""
     line = f"pnp: {' '.join(message.split())}"
-    print(line if len(line) <= LONGEST else line[: LONGEST - 3] + "...", file=sys.stderr)
+    print(line if len(line) <= MAX_MESSAGE_LENGTH else line[: MAX_MESSAGE_LENGTH - 3] + "...", file=sys.stderr)
 
 
-def free_name(output: Path, x: Any) -> Path:
-    """Return `output`, or a free .h5 name beside it, and say so, where x would be lost in a PNG file's [0, 1]."""
+def command_line() -> str:
+    """Return the command as it was typed, for the header of a file."""
+    return shlex.join(["pnp", *sys.argv[1:]])
+
+
+def hdf5_fallback_path(output: Path, x: Any) -> Path:
+    """Return `output`, or an unused .h5 path beside it if a PNG file, which holds [0, 1], would lose the values of x.
+
+    The second case is reported on stderr.
+    """
     low, high = float(x.min()), float(x.max())
     # NaN fails too.
     if output.suffix.lower() != ".png" or (low >= -0.05 and high <= 1.05 and high - low >= 0.1):
         return output
-    name, k = output.with_suffix(".h5"), 1
-    while name.exists():
-        name, k = output.with_name(f"{output.stem}-{k}.h5"), k + 1
-    complain(
-        f"output {output} must have values that fill [0, 1], got {low:.3g} to {high:.3g}; they are kept in {name}; "
+    path, k = output.with_suffix(".h5"), 1
+    while path.exists():
+        path, k = output.with_name(f"{output.stem}-{k}.h5"), k + 1
+    print_error(
+        f"output {output} must have values that fill [0, 1], got {low:.3g} to {high:.3g}; they are saved in {path}; "
         "name a .tif, .npy, .fits or .h5 file"
     )
-    return name
+    return path
 
 
 def save(output: Path, result: Result, data: Measurements, attributes: dict[str, Any], overwrite: bool) -> Path:
-    """Write a result: everything to HDF5, the image or volume alone to another format. Return where it is."""
+    """Write a result: everything to HDF5, only the image or volume to another format. Return the path written."""
     from ..io import write_image, write_result
 
     x = result.x.cpu().numpy()
-    written = free_name(output, x)
+    written = hdf5_fallback_path(output, x)
     if not is_hdf5(written):
         voxel_mm = data.parameters["voxel_size"] if data.operator == "spect" else None
         write_image(output, x[0, 0] if x.shape[1] == 1 else x[0], voxel_mm=voxel_mm, overwrite=overwrite)
@@ -66,7 +73,7 @@ def save(output: Path, result: Result, data: Measurements, attributes: dict[str,
             "misfit": result.misfit,
             "noise_estimated": result.noise_estimated,
             **attributes,
-            "command": shlex.join(["pnp", *sys.argv[1:]]),
+            "command": command_line(),
         },
         overwrite=overwrite and written == output,
     )

@@ -1,8 +1,7 @@
-"""What the commands share: a file's problem made into an operator, and a result made into a file."""
+"""The problem that a file and the options describe: measurements, operator, background, denoiser."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,20 +14,18 @@ if TYPE_CHECKING:
 
 
 def is_hdf5(path: Path) -> bool:
-    """Whether the name is one of an HDF5 file."""
+    """Return whether a path is named as an HDF5 file."""
     return path.suffix.lower() in (".h5", ".hdf5")
 
 
 def read_problem(path: Path, operator: str | None = None) -> Measurements:
-    """Read a file of measurements; the response of a SPECT camera is computed where the file has its collimator."""
+    """Read a file of measurements; where it holds the collimator of a SPECT camera, compute the response from it."""
     import h5py
 
     from ..io import read_measurements
 
     if path.is_file() and not is_hdf5(path) and not h5py.is_hdf5(path):
-        raise ValueError(
-            f"{path} is not HDF5; of DICOM NM or Interfile, make it by: pnp convert {path.name} -o scan.h5"
-        )
+        raise ValueError(f"{path} is not HDF5; convert DICOM NM or Interfile by: pnp convert {path.name} -o scan.h5")
     data = read_measurements(path, operator=operator)
     if not data.collimator:
         return data
@@ -45,8 +42,24 @@ def read_problem(path: Path, operator: str | None = None) -> Measurements:
     return replace(data, parameters=data.parameters | {"fwhm": fwhm.numpy()}, collimator={})
 
 
+def check_operator(option: str | None, data: Measurements, path: Path) -> None:
+    """Refuse an --operator that differs from the one that the file names."""
+    if option is not None and option != data.operator:
+        raise ValueError(f"--operator {option}: {path} was measured with {data.operator!r}; leave it out")
+
+
+def is_counts(data: Measurements) -> bool:
+    """Return whether measurements are counts with Poisson noise: those of SPECT, and any with a background."""
+    return data.operator == "spect" or data.background is not None
+
+
+def image_channels(data: Measurements) -> int:
+    """Return the number of channels of the image behind the measurements."""
+    return 1 if data.operator == "kaiser_squires" or data.y.ndim != 4 else data.y.shape[1]
+
+
 def background(data: Measurements, y: Tensor) -> float | Tensor:
-    """Return the background of a file on the device and in the dtype of its measurements y, 0 where it has none."""
+    """Return the background of a file on the device and in the dtype of its measurements y; 0 if it has none."""
     import torch
 
     r = data.background
@@ -67,11 +80,16 @@ def build_operator(name: str, parameters: dict[str, Any]) -> Any:
         raise TypeError(f"/operator ({name}) does not hold its parameters: {error}") from error
 
 
-def build_denoiser(spec: str, where: torch.device) -> Any:
-    """Construct a denoiser from "name" or "name:weights"."""
+def build_denoiser(spec: str, device: torch.device, data: Measurements) -> Any:
+    """Construct a denoiser for the images of a problem from "name" or "name:weights".
+
+    It is applied to a volume slice by slice across all three axes, and channel by channel if it has one channel and
+    the image several.
+    """
     import torch
 
     from denoisers import DENOISERS
+    from denoisers.adapters import PerChannel, SliceWise
 
     name, _, weights = spec.partition(":")
     if name not in DENOISERS:
@@ -83,18 +101,7 @@ def build_denoiser(spec: str, where: torch.device) -> Any:
         raise ValueError(f"--denoiser {spec}: {name} has no weights to choose; use --denoiser {name}")
     else:
         D = kind()
-    return D.to(where) if isinstance(D, torch.nn.Module) else D
-
-
-def parse_bounds(text: str | None) -> tuple[float | None, float | None] | None:
-    """Read "low,high", where an empty side, a low of -inf or a high of inf is open."""
-    if text is None:
-        return None
-    try:
-        left, right = text.split(",")
-        low, high = float(left.strip() or -math.inf), float(right.strip() or math.inf)
-        if not (low < math.inf and high > -math.inf):  # NaN fails too
-            raise ValueError
-    except ValueError:
-        raise ValueError(f"--bounds must be low,high, e.g. 0,1 or 0,inf, got {text!r}") from None
-    return (low if math.isfinite(low) else None, high if math.isfinite(high) else None)
+    D = D.to(device) if isinstance(D, torch.nn.Module) else D
+    if data.operator == "spect":
+        return SliceWise(D, axes=(0, 1, 2))
+    return PerChannel(D) if image_channels(data) != 1 and getattr(D, "channels", None) == 1 else D

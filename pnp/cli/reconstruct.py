@@ -1,18 +1,46 @@
-"""The command `pnp reconstruct`: measurements to an image, with the operator that the file or the options name."""
+"""The command `pnp reconstruct`: from measurements to an image or a volume."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import CheckpointFile, CheckpointMinutes, Device, Overwrite, as_checkpoint, choose_device, goes_on
+from .options import (
+    Algorithm,
+    Bounds,
+    CheckpointFile,
+    CheckpointMinutes,
+    Denoiser,
+    Device,
+    MaxIter,
+    NoiseStd,
+    Operator,
+    Overwrite,
+    Strength,
+    as_checkpoint,
+    choose_device,
+    exit_if_interrupted,
+    parse_bounds,
+)
 from .output import INTERRUPTED, save
-from .problem import background, build_denoiser, build_operator, is_hdf5, parse_bounds, read_problem
+from .problem import (
+    background,
+    build_denoiser,
+    build_operator,
+    check_operator,
+    image_channels,
+    is_counts,
+    is_hdf5,
+    read_problem,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from ..drivers.result import Result
+    from ..io import Measurements
 
 
 def reconstruct(
@@ -20,31 +48,22 @@ def reconstruct(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Result: .h5 with everything, an image, or a volume in .nii.gz.")
     ],
-    operator: Annotated[
-        str | None,
-        typer.Option(help="radon, fan_beam, mask, blur, kaiser_squires, spect; needed where the file names none."),
-    ] = None,
-    denoiser: Annotated[
-        str, typer.Option(help="Name, weights after a colon: mlpatch:gray, mlpatch:color, mlpatch:convergence, tv.")
-    ] = "mlpatch:gray",
-    noise_std: Annotated[
-        float | None, typer.Option(help="Noise of the measurements; default: the file's, else estimated.")
-    ] = None,
-    strength: Annotated[float, typer.Option(help="Strength of the prior.")] = 1.0,
-    algorithm: Annotated[str, typer.Option(help="admm or hqs.")] = "admm",
-    bounds: Annotated[
-        str | None, typer.Option(help="Lowest and highest value of the image, e.g. 0,1 or 0,inf.")
-    ] = None,
-    max_iter: Annotated[int | None, typer.Option(help="Most iterations.")] = None,
+    operator: Operator = None,
+    denoiser: Denoiser = "mlpatch:gray",
+    noise_std: NoiseStd = None,
+    strength: Strength = 1.0,
+    algorithm: Algorithm = "admm",
+    bounds: Bounds = None,
+    max_iter: MaxIter = None,
     checkpoint: CheckpointFile = None,
     checkpoint_minutes: CheckpointMinutes = None,
     device: Device = "cpu",
     overwrite: Overwrite = False,
 ) -> None:
-    """Reconstruct an image from measurements, or a volume from the views of SPECT.
+    """Reconstruct an image or a volume from measurements.
 
-    Measurements of SPECT, and those with a background, are counts: their Poisson likelihood is used, and 0,inf where
-    there are no --bounds. Volumes are denoised slice by slice, across all three axes.
+    SPECT measurements, and measurements with a background, are counts: the data term is their Poisson likelihood, and
+    the default of --bounds is 0,inf. Volumes are denoised slice by slice, across all three axes.
 
     \b
     Examples:
@@ -59,35 +78,26 @@ def reconstruct(
     kept = as_checkpoint(checkpoint, checkpoint_minutes, output)
     limits = parse_bounds(bounds)
     data = read_problem(measurements, operator)
-    is_volume, is_counts = data.operator == "spect", data.operator == "spect" or data.background is not None
-    channels = 1 if data.operator == "kaiser_squires" or data.y.ndim != 4 else data.y.shape[1]
+    is_volume = data.operator == "spect"
     if not is_hdf5(output):
-        check_image_output(output, channels, volume=is_volume, overwrite=overwrite)
+        check_image_output(output, image_channels(data), volume=is_volume, overwrite=overwrite)
         if data.y.ndim >= 4 and data.y.shape[0] != 1:
             raise ValueError(f"output {output} holds one image, the result has {data.y.shape[0]}; use an .h5 file")
-    if operator is not None and operator != data.operator:
-        raise ValueError(f"--operator {operator}: {measurements} was measured with {data.operator!r}; leave it out")
+    check_operator(operator, data, measurements)
 
     import torch
-
-    from denoisers.adapters import PerChannel, SliceWise
 
     from ..algorithms.poisson import Poisson
     from ..drivers.solve import solve
 
     where = choose_device(device)
     A = build_operator(data.operator, data.parameters).to(where)
-    D = build_denoiser(denoiser, where)
-    if is_volume:
-        D, denoiser = SliceWise(D, axes=(0, 1, 2)), f"{denoiser}, slices across x, y and z"
-    elif channels != 1 and getattr(D, "channels", None) == 1:
-        D = PerChannel(D)
+    D = build_denoiser(denoiser, where, data)
     y = torch.from_numpy(data.y).to(where)
     y = y if y.dtype == torch.float64 else y.float()
     std: float | Tensor | None = noise_std
     if std is None and data.noise_std is not None:
         std = torch.as_tensor(data.noise_std, dtype=y.dtype, device=where)
-    term = Poisson(background=background(data, y)) if is_counts else None
 
     result = solve(
         A,
@@ -96,21 +106,18 @@ def reconstruct(
         noise_std=std,
         algorithm=algorithm,
         strength=strength,
-        bounds=(0.0, None) if is_counts and limits is None else limits,
-        data_term=term,
+        bounds=(0.0, None) if is_counts(data) and limits is None else limits,
+        data_term=Poisson(background=background(data, y)) if is_counts(data) else None,
         max_iter=max_iter,
         checkpoint=kept,
         progress=True,
     )
-    goes_on(kept, result)
-    written = save(output, result, data, {"denoiser": denoiser}, overwrite)
+    exit_if_interrupted(kept, result)
+    label = f"{denoiser}, slices across x, y and z" if is_volume else denoiser
+    written = save(output, result, data, {"denoiser": label}, overwrite)
     if kept is not None:
         kept.path.unlink(missing_ok=True)
-    if is_counts:
-        noise = f"Poisson noise, background {'0' if data.background is None else 'from the file'}, {denoiser}"
-    else:
-        source = "estimated" if result.noise_estimated else "--noise-std" if noise_std is not None else "from the file"
-        noise = f"noise {_typical(result.noise_std):.3g} ({source})"
+    noise = _noise_summary(result, data, noise_std, label)
     print(f"{written}: {result.n_iter} iterations, {noise}; {result.stop}")
     if result.stop.name == "INTERRUPTED":
         raise typer.Exit(INTERRUPTED)
@@ -118,10 +125,11 @@ def reconstruct(
         raise typer.Exit(2)
 
 
-def _typical(noise_std: Any) -> float:
-    """Return the median of the noise levels that are finite."""
-    import numpy as np
-    import torch
+def _noise_summary(result: Result, data: Measurements, noise_std: float | None, denoiser: str) -> str:
+    """Return which noise was assumed and where its level is from."""
+    from ..algorithms.noise_estimate import typical_noise_std
 
-    values = noise_std.cpu().numpy() if isinstance(noise_std, torch.Tensor) else np.asarray(noise_std)
-    return float(np.median(values[np.isfinite(values)]))
+    if is_counts(data):
+        return f"Poisson noise, background {'0' if data.background is None else 'from the file'}, {denoiser}"
+    source = "estimated" if result.noise_estimated else "--noise-std" if noise_std is not None else "from the file"
+    return f"noise {typical_noise_std(result.noise_std):.3g} ({source})"

@@ -1,4 +1,4 @@
-"""`pnp reconstruct-stack`: every slice of a stack by itself, on the cores of this machine or on a Dask cluster."""
+"""The command `pnp reconstruct-stack`: every slice of a stack by itself, on this machine or on a Dask cluster."""
 
 from __future__ import annotations
 
@@ -9,52 +9,59 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import Device, choose_device
-from .output import INTERRUPTED, complain
-from .problem import build_denoiser, build_operator, parse_bounds, read_problem
+from .options import (
+    Algorithm,
+    Bounds,
+    Denoiser,
+    Device,
+    MaxIter,
+    NoiseStd,
+    Operator,
+    Strength,
+    choose_device,
+    parse_bounds,
+)
+from .output import INTERRUPTED, print_error
+from .problem import build_denoiser, build_operator, check_operator, is_counts, read_problem
 
 if TYPE_CHECKING:
     from ..algorithms.poisson import Poisson
     from ..io import Measurements
     from ..stack import StackResult
 
-SHOWN = 3
-"""Failed slices that are named on stderr; all are in the result."""
+MAX_FAILURES_SHOWN = 3
+"""Maximum number of failed slices that are named on stderr; the result has all of them."""
 
 
 def reconstruct_stack(
     measurements: Annotated[
-        Path, typer.Argument(help="HDF5 file of measurements (n, C, ...), a slice each (docs/hdf5_layout.md).")
+        Path, typer.Argument(help="HDF5 file of measurements (n, C, ...), one slice per entry (docs/hdf5_layout.md).")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Result: .zarr, or .h5, which is written at the end.")],
     workers: Annotated[
-        int | None, typer.Option(help="Processes on this machine; default: one a core. They share the cores' threads.")
+        int | None, typer.Option(help="Processes on this machine, which share its cores; default: one per core.")
     ] = None,
     scheduler: Annotated[
-        str | None, typer.Option(help="A running Dask cluster instead: tcp://host:8786. It must see both files.")
+        str | None,
+        typer.Option(help="Address of a running Dask cluster that can read both files: tcp://host:8786."),
     ] = None,
-    operator: Annotated[str | None, typer.Option(help="Needed where the file names none, as in reconstruct.")] = None,
-    denoiser: Annotated[
-        str, typer.Option(help="Name, weights after a colon: mlpatch:gray, mlpatch:convergence, tv.")
-    ] = "mlpatch:gray",
-    noise_std: Annotated[
-        float | None, typer.Option(help="Noise of the measurements; default: the file's, else estimated by slice.")
-    ] = None,
-    strength: Annotated[float, typer.Option(help="Strength of the prior.")] = 1.0,
-    algorithm: Annotated[str, typer.Option(help="admm or hqs.")] = "admm",
-    bounds: Annotated[
-        str | None, typer.Option(help="Lowest and highest value of the images, e.g. 0,1 or 0,inf.")
-    ] = None,
-    max_iter: Annotated[int | None, typer.Option(help="Most iterations of a slice.")] = None,
+    operator: Operator = None,
+    denoiser: Denoiser = "mlpatch:gray",
+    noise_std: NoiseStd = None,
+    strength: Strength = 1.0,
+    algorithm: Algorithm = "admm",
+    bounds: Bounds = None,
+    max_iter: MaxIter = None,
     device: Device = "cpu",
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Begin anew where other settings were used; replace an .h5 file.")
+        bool, typer.Option("--overwrite", help="Restart a run that had other settings; replace an .h5 file.")
     ] = False,
 ) -> None:
-    """Reconstruct the slices of a stack, or the fields of a survey, each by itself.
+    """Reconstruct every slice of a stack by itself.
 
-    Called again, it goes on where it stopped, however it stopped: what is finished is not computed twice, slices that
-    failed are tried again. Exit code 0: all slices are there; 1: some failed; 130: interrupted.
+    The entries of a file may also be the fields of a survey. After a stop of any kind the same command resumes:
+    finished slices are not computed again, failed slices are retried. The exit code is 0 if all slices are finished,
+    1 if some failed, 130 after Ctrl-C.
 
     \b
     Examples:
@@ -63,7 +70,7 @@ def reconstruct_stack(
       pnp reconstruct-stack scan.h5 -o volume.zarr --scheduler tcp://head:8786
     """
     if workers is not None and scheduler is not None:
-        raise ValueError("--workers is for this machine, --scheduler has workers of its own; give one of them")
+        raise ValueError("--workers is for this machine, --scheduler has its own workers; give one of them")
     if output.suffix.lower() not in (".zarr", ".h5", ".hdf5"):
         raise ValueError(f"output {output} must be a .zarr folder or an .h5 file")
     from ..stack.cluster import require
@@ -72,25 +79,16 @@ def reconstruct_stack(
         require("pnp reconstruct-stack")
     except ImportError as error:
         raise ValueError(str(error)) from None
-    from denoisers.adapters import PerChannel, SliceWise
-
     from ..stack import solve_stack
 
     limits = parse_bounds(bounds)
-    choose_device(device)  # a device that is not here is not on our workers either
+    choose_device(device)  # a device that this machine lacks, its workers lack too
     data = _first_slice(measurements, operator)
-    if operator is not None and operator != data.operator:
-        raise ValueError(f"--operator {operator}: {measurements} was measured with {data.operator!r}; leave it out")
-    is_counts = data.operator == "spect" or data.background is not None
-    channels = 1 if data.operator == "kaiser_squires" or data.y.ndim != 4 else data.y.shape[1]
-    D = build_denoiser(denoiser, choose_device("cpu"))
-    if data.operator == "spect":
-        D = SliceWise(D, axes=(0, 1, 2))
-    elif channels != 1 and getattr(D, "channels", None) == 1:
-        D = PerChannel(D)
+    check_operator(operator, data, measurements)
+    D = build_denoiser(denoiser, choose_device("cpu"), data)
     options: dict[str, Any] = {"algorithm": algorithm, "strength": strength}
-    if is_counts:
-        options |= {"data_term": PoissonOfFile(measurements.resolve()), "bounds": (0.0, None)}
+    if is_counts(data):
+        options |= {"data_term": PoissonFromFile(measurements.resolve()), "bounds": (0.0, None)}
     options |= {} if limits is None else {"bounds": limits}
     options |= {} if max_iter is None else {"max_iter": max_iter}
     with ExitStack() as opened:
@@ -99,7 +97,7 @@ def reconstruct_stack(
             measurements,
             D,
             output=output,
-            client=None if scheduler is None else opened.enter_context(_connected(scheduler)),
+            client=None if scheduler is None else opened.enter_context(_connect(scheduler)),
             n_workers=workers,
             noise_std=noise_std,
             device=device,
@@ -107,14 +105,14 @@ def reconstruct_stack(
             progress=True,
             **options,
         )
-    _report(result)
+    _print_summary(result)
 
 
-class PoissonOfFile:
-    """The Poisson data term of slice k, with the background that the file has for it.
+class PoissonFromFile:
+    """The Poisson data term of slice k, with that slice's background from the file.
 
     Args:
-        path: the file of measurements, which the workers read.
+        path: file of measurements, which the workers read.
     """
 
     needs_noise_std = False
@@ -141,7 +139,7 @@ class PoissonOfFile:
 
 
 def _first_slice(path: Path, operator: str | None) -> Measurements:
-    """Read what the file says of the operator, and the first slice: all of them may not fit into memory."""
+    """Read the operator of a file and its first slice; all slices may not fit into memory."""
     import h5py
 
     from ..io.hdf5_safe import numbers, open_hdf5
@@ -162,7 +160,7 @@ def _first_slice(path: Path, operator: str | None) -> Measurements:
             raise ValueError(str(error).replace(str(head), str(path))) from error
 
 
-def _connected(address: str) -> Any:
+def _connect(address: str) -> Any:
     from distributed import Client
 
     try:
@@ -171,15 +169,16 @@ def _connected(address: str) -> Any:
         raise ValueError(f"--scheduler {address} does not answer ({error!s:.120}); is it running?") from error
 
 
-def _report(result: StackResult) -> None:
-    rate = f", {3600 * result.computed / result.seconds:.0f} an hour" if result.computed else ""
+def _print_summary(result: StackResult) -> None:
+    """Print how many slices are finished and which failed; exit with 1 or 130 unless all are finished."""
+    rate = f", {3600 * result.computed / result.seconds:.0f} per hour" if result.computed else ""
     print(f"{result.output}: {result.done} of {result.n} slices, {result.computed} in this run{rate}")
-    for k, reason in list(result.failed.items())[:SHOWN]:
-        complain(f"slice {k} failed: {reason}")
-    if len(result.failed) > SHOWN:
-        complain(f"{len(result.failed)} slices failed in all; the others' reasons are in the result")
+    for k, reason in list(result.failed.items())[:MAX_FAILURES_SHOWN]:
+        print_error(f"slice {k} failed: {reason}")
+    if len(result.failed) > MAX_FAILURES_SHOWN:
+        print_error(f"{len(result.failed)} slices failed in total; the result has the other reasons")
     if result.interrupted:
-        complain("interrupted; the same command goes on")
+        print_error("interrupted; the same command resumes")
         raise typer.Exit(INTERRUPTED)
     if result.failed:
         raise typer.Exit(1)

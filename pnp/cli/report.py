@@ -1,4 +1,4 @@
-"""`pnp report`: one HTML page of a result, with the first estimate where the measurements are at hand."""
+"""The command `pnp report`: one HTML page of a result, with a first estimate if it is given the measurements."""
 
 from __future__ import annotations
 
@@ -19,29 +19,31 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[np.floating[Any]]
 
-PAGES = (".html", ".htm")
-NIFTI = (".nii", ".nii.gz")
-B_MODE = "b_mode"
-"""Dataset of a result's file that holds the B mode of a mass map."""
+PAGE_SUFFIXES = (".html", ".htm")
+NIFTI_SUFFIXES = (".nii", ".nii.gz")
+B_MODE_DATASET = "b_mode"
+"""Dataset in the file of a mass map that holds its B mode."""
 SMOOTHING_PX = 3.0
-"""Of the Kaiser-Squires maps, whose noise drowns everything where they are not smoothed."""
-SEEN = 1e-3
-"""Least share of the highest sensitivity of a voxel that a back-projection shows."""
+"""Standard deviation of the Gaussian, in pixels, that smooths Kaiser-Squires maps, whose noise is high."""
+MIN_SENSITIVITY = 1e-3
+"""Voxels below this fraction of the highest sensitivity are left blank in a back-projection."""
 
 
 def report(
     result: Annotated[Path, typer.Argument(help="HDF5 file of a result (docs/hdf5_layout.md).")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The page, .html.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Page to write: .html.")],
     baseline: Annotated[
-        list[Path] | None, typer.Option(help="Another result, or an image, to compare with; may be given again.")
+        list[Path] | None, typer.Option(help="Another result, or an image, to compare with; can be repeated.")
     ] = None,
     measurements: Annotated[
-        Path | None, typer.Option(help="What it was made from: shows the first estimate as well.")
+        Path | None, typer.Option(help="Measurements of the result; the page then shows a first estimate too.")
     ] = None,
-    title: Annotated[str | None, typer.Option(help="Heading of the page; default: the name of the file.")] = None,
+    title: Annotated[str | None, typer.Option(help="Heading of the page; default: the file's name.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Show a result on one HTML page that needs no network: pictures, slices, errors, history, parameters.
+    """Show a result on one HTML page.
+
+    The page needs no network. It shows pictures, slices, errors, the history and the parameters.
 
     \b
     Examples:
@@ -51,14 +53,14 @@ def report(
     from ..io import check_output, read_result
 
     check_output(output, overwrite=overwrite)
-    if output.suffix.lower() not in PAGES:
+    if output.suffix.lower() not in PAGE_SUFFIXES:
         raise ValueError(f"output {output} must be an .html file; name it e.g. {output.with_suffix('.html').name}")
     saved = read_result(result)
-    units, b_mode, has_data = _extras(result)
+    units, b_mode, has_data = _read_extras(result)
     source = measurements or (result if has_data else None)
-    compared = {_name(path): _values(path) for path in baseline or []}
+    compared = {_baseline_name(path): _read_baseline(path) for path in baseline or []}
     if len(compared) < len(baseline or []):
-        raise ValueError("--baseline: two files have one name; rename one of them")
+        raise ValueError("--baseline: two files have the same name; rename one of them")
 
     from ..report import write_report
 
@@ -77,13 +79,13 @@ def report(
 
 
 def first_estimate(data: Measurements) -> dict[str, Array]:
-    """Return what the measurements show without a prior, by name: at most a few applications of the operator.
+    """Return an estimate without a prior, by its name; it costs at most a few applications of the operator.
 
-    Filtered back-projection of projections, the smoothed E and B modes of shear (B, 2, H, W), what was measured of
-    masked and blurred images, and of anything else A^T y / A^T A 1. NaN where there is nothing.
+    Projections give their filtered back-projection; shear gives the smoothed E and B modes (B, 2, H, W); masked and
+    blurred images give themselves; other measurements give A^T y / A^T A 1. NaN marks pixels without data.
 
     Args:
-        data: from a file of measurements; NaN, and where noise_std is infinite, counts as not measured.
+        data: measurements of a file; a value counts as missing if it is NaN or its noise_std is infinite.
     """
     import numpy as np
     import torch
@@ -112,30 +114,31 @@ def first_estimate(data: Measurements) -> dict[str, Array]:
             return {"measured": torch.where(seen, y, math.nan).numpy()}
         ones = torch.ones_like(back)
         whole = A.A_adjoint(torch.where(seen, A.A(ones), 0))
-        return {"back-projection": torch.where(whole > SEEN * whole.max(), back / whole, math.nan).numpy()}
+        return {"back-projection": torch.where(whole > MIN_SENSITIVITY * whole.max(), back / whole, math.nan).numpy()}
 
 
-def _extras(path: Path) -> tuple[str, Array | None, bool]:
-    """Return what else the file of a result may hold: units of /image, a B mode, and whether measurements."""
+def _read_extras(path: Path) -> tuple[str, Array | None, bool]:
+    """Return the units of /image, the B mode if there is one, and whether the file holds measurements."""
     from ..io.hdf5_safe import numbers, open_hdf5
 
     with open_hdf5(path) as file:
         units = file["image"].attrs.get("units", "")
         units = units.decode(errors="replace") if isinstance(units, bytes) else str(units)
-        b_mode = numbers(path, file[B_MODE]) if hasattr(file.get(B_MODE), "shape") else None
+        b_mode = numbers(path, file[B_MODE_DATASET]) if hasattr(file.get(B_MODE_DATASET), "shape") else None
         return "" if units == "1" else units, b_mode, hasattr(file.get("measurements"), "shape")
 
 
-def _values(path: Path) -> Array:
-    """Return the image of another result, or of a file that holds an image or a volume alone."""
+def _read_baseline(path: Path) -> Array:
+    """Read the image of another result, or of a file of one image or volume."""
     from ..io import read_image, read_nifti, read_result
 
     if is_hdf5(path):
         return read_result(path).x
-    return read_nifti(path)[0] if path.name.lower().endswith(NIFTI) else read_image(path)
+    return read_nifti(path)[0] if path.name.lower().endswith(NIFTI_SUFFIXES) else read_image(path)
 
 
-def _name(path: Path) -> str:
-    """Return what a baseline is called: by the name of its file, which its user chose."""
-    stem = path.name.removesuffix("".join(path.suffixes[-2:])) if path.name.lower().endswith(NIFTI) else path.stem
+def _baseline_name(path: Path) -> str:
+    """Return the label of a baseline: the name of its file, without suffix."""
+    is_nifti = path.name.lower().endswith(NIFTI_SUFFIXES)
+    stem = path.name.removesuffix("".join(path.suffixes[-2:])) if is_nifti else path.stem
     return "baseline" if stem in ("reconstruction", "truth", "") else stem

@@ -1,4 +1,4 @@
-"""The `pnp train` command: the networks of this package, on data of your own.
+"""The command group `pnp train`: one command per network.
 
 Exit codes: 2 for bad input; 130 for Ctrl-C and 143 for SIGTERM, both after a checkpoint has been written.
 """
@@ -9,16 +9,23 @@ import typer
 
 from .train_denoiser import train_denoiser
 from .train_glimpse import train_glimpse
-from .train_spect import spect
+from .train_spect import train_spect
 
-train = typer.Typer(help="Train the networks of this package.", no_args_is_help=True, rich_markup_mode=None)
+train = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 
 @train.callback()
 def _train() -> None:
-    """Train the networks of this package."""
+    """Train the networks of this package.
+
+    \b
+    Examples:
+      pnp train denoiser --data photographs/ --minutes 60 -o mine.safetensors
+      pnp train denoiser --data photographs/ --minutes 60 -o mine.safetensors --resume
+      pnp train glimpse --help
+    """
 
 
 train.command("denoiser")(train_denoiser)
 train.command("glimpse")(train_glimpse)
-train.command("spect")(spect)
+train.command("spect")(train_spect)

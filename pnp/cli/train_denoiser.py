@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,44 +9,58 @@ from typing import Annotated, Any
 import typer
 
 from .options import Device, Overwrite, choose_device
-from .training_options import CheckpointMinutes, Minutes, Resume, Steps, Weights, budget, stoppable
+from .output import command_line
+from .training_options import (
+    CheckpointMinutes,
+    Minutes,
+    Resume,
+    Seed,
+    Steps,
+    WeightsFile,
+    checkpoint_and_minutes,
+    exit_on_interrupt,
+)
 
 
 def train_denoiser(
-    output: Weights,
+    output: WeightsFile,
     kind: Annotated[
-        str, typer.Option(help="Architecture and data: gray or color (photographs), convergence (simulated).")
+        str, typer.Option(help="Architecture and data: gray or color for photographs, convergence for simulated maps.")
     ] = "gray",
-    data: Annotated[Path | None, typer.Option(help="Folder of photographs, searched with its subfolders.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of photographs; subfolders are included.")] = None,
     start: Annotated[
-        str | None, typer.Option(help="Weights to begin with, of the package or a file: fine-tunes them on your data.")
+        str | None, typer.Option(help="Initial weights to fine-tune on your data: a name, e.g. gray, or a file.")
     ] = None,
     steps: Steps = None,
     minutes: Minutes = None,
     batch: Annotated[
-        int | None, typer.Option(help="Images a step, of all processes; default 12, convergence 4.")
+        int | None, typer.Option(help="Images per step, over all processes; default: 12, or 4 for convergence.")
     ] = None,
-    crop: Annotated[int, typer.Option(help="Side of the crops of photographs in pixels, at most 128.")] = 96,
-    optimizer: Annotated[str, typer.Option(help="muon (with AdamW for what is no hidden layer) or adamw.")] = "muon",
+    crop: Annotated[int, typer.Option(help="Side of the crops from photographs in pixels, at most 128.")] = 96,
+    optimizer: Annotated[
+        str, typer.Option(help="Optimiser: muon (for hidden layers; AdamW for the rest) or adamw.")
+    ] = "muon",
     precision: Annotated[
-        str, typer.Option(help="auto (bfloat16 where the processor multiplies it), float32 or bfloat16.")
+        str, typer.Option(help="Number format: auto (bfloat16 if the processor supports it), float32 or bfloat16.")
     ] = "auto",
     std: Annotated[
-        str, typer.Option(help="Standard deviations of simulated convergence, drawn at random, comma-separated.")
+        str, typer.Option(help="Standard deviations of the simulated convergence maps, e.g. 0.015,0.03.")
     ] = "0.015,0.02,0.025,0.03",
-    pixel_arcmin: Annotated[float, typer.Option(help="Side of a pixel of simulated convergence.")] = 0.29,
-    seed: Annotated[int, typer.Option(help="Seed of the weights, the crops and the noise.")] = 0,
+    pixel_arcmin: Annotated[float, typer.Option(help="Pixel size of the simulated convergence maps in arcmin.")] = 0.29,
+    seed: Seed = 0,
     resume: Resume = False,
     checkpoint_minutes: CheckpointMinutes = 3.0,
     validate_minutes: Annotated[
-        float | None, typer.Option(help="Minutes of training between validations; default: as checkpoints.")
+        float | None, typer.Option(help="Minutes of training between validations; default: those between checkpoints.")
     ] = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
 ) -> None:
-    """Train a denoiser. A run that was stopped goes on with --resume; with a larger budget, so does a finished one.
+    """Train a denoiser.
 
-    With torchrun the processes, a GPU each, share every batch; a run is resumed with as many as began it.
+    A stopped run resumes with --resume; a finished run can be extended by --resume and a larger budget. Under
+    torchrun each process has one GPU and a share of every batch; a run must be resumed with the same number of
+    processes.
 
     \b
     Examples:
@@ -59,7 +71,7 @@ def train_denoiser(
       pnp train denoiser --kind convergence --std 0.018 -o kappa.safetensors
       torchrun --nproc-per-node=2 $(which pnp) train denoiser --data photographs/ -o gray.safetensors
     """
-    checkpoint, minutes = budget(output, resume, overwrite, steps, minutes)
+    checkpoint, minutes = checkpoint_and_minutes(output, resume, overwrite, steps, minutes)
 
     import torch
 
@@ -73,7 +85,7 @@ def train_denoiser(
     if kind not in ARCHITECTURES:
         raise ValueError(f"--kind must be one of {', '.join(ARCHITECTURES)}, got {kind!r}")
     if kind == "convergence" and data is not None:
-        raise ValueError(f"--data {data}: convergence is simulated; leave it out, or choose another --kind")
+        raise ValueError(f"--data {data}: convergence maps are simulated; leave --data out, or choose another --kind")
     if kind != "convergence" and data is None:
         raise ValueError("--data is missing: give a folder of images to train on")
     given: dict[str, Any] = {"steps": steps, "minutes": minutes, "optimizer": optimizer, "seed": seed}
@@ -83,16 +95,16 @@ def train_denoiser(
     torch.manual_seed(seed)
     model = MLPatch(**ARCHITECTURES[kind], precision=precision)
     if start is not None:
-        begin = MLPatch.from_pretrained(start)
-        if begin.config() != model.config():
-            raise ValueError(f"--start {start} is another architecture than --kind {kind}; choose the --kind it is of")
-        model.load_state_dict(begin.state_dict())
+        initial = MLPatch.from_pretrained(start)
+        if initial.config() != model.config():
+            raise ValueError(f"--start {start} has another architecture than --kind {kind}; choose its own --kind")
+        model.load_state_dict(initial.state_dict())
     if data is not None:
         job = photograph_set(data, channels=model.channels, crop=crop)
     else:
         job = convergence_set(_numbers("--std", std), pixel_arcmin)
     with processes.joined(where) as here:
-        with stoppable(checkpoint):
+        with exit_on_interrupt(checkpoint):
             training.train_denoiser(
                 model.to(here),
                 job.sampler,
@@ -109,7 +121,7 @@ def train_denoiser(
         state = training.load_checkpoint(checkpoint)
         length = f"{state['step']} steps, {state['seconds'] / 60:.1f} minutes"
         value = f"{job.measure} {job.validate(model):.3f}"
-        about = {"command": shlex.join(["pnp", *sys.argv[1:]]), "data": job.about, "length": length, "held out": value}
+        about = {"command": command_line(), "data": job.about, "length": length, "held out": value}
         model.save(output, about={**about, "processes": str(processes.size())})
         print(f"{output}: {length}; {value} on held-out images")
 
@@ -118,4 +130,4 @@ def _numbers(option: str, text: str) -> list[float]:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
-        raise ValueError(f"{option} must be numbers with commas between them, e.g. 0.02,0.03, got {text!r}") from None
+        raise ValueError(f"{option} must be numbers separated by commas, e.g. 0.02,0.03, got {text!r}") from None

@@ -2,51 +2,62 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from .options import Device, Overwrite, choose_device
-from .training_options import CheckpointMinutes, Minutes, Resume, Steps, Weights, budget, stoppable
+from .output import command_line
+from .training_options import (
+    CheckpointMinutes,
+    Minutes,
+    Resume,
+    Seed,
+    Steps,
+    WeightsFile,
+    checkpoint_and_minutes,
+    exit_on_interrupt,
+)
 
 
 def train_glimpse(
-    output: Weights,
-    views: Annotated[int, typer.Option(help="Views, uniform over half a turn from 0.")] = 30,
+    output: WeightsFile,
+    views: Annotated[int, typer.Option(help="Number of views, uniform over half a turn from angle 0.")] = 30,
     size: Annotated[int, typer.Option(help="Side of the slices in pixels.")] = 128,
-    detectors: Annotated[int | None, typer.Option(help="Bins; default: the least that see the whole slice.")] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="Folder of slices, images without negative values; default: simulated chests.")
+    detectors: Annotated[
+        int | None, typer.Option(help="Number of detector bins; default: just enough to cover the slice.")
     ] = None,
-    slices: Annotated[int, typer.Option(help="How many slices are simulated.")] = 400,
-    noise_db: Annotated[float, typer.Option(help="Decibels by which the noise is below the measurements.")] = 40.0,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of slices (images without negative values); default: simulated chests.")
+    ] = None,
+    slices: Annotated[int, typer.Option(help="Number of simulated slices.")] = 400,
+    noise_db: Annotated[float, typer.Option(help="Signal-to-noise ratio of the measurements in dB.")] = 40.0,
     pointwise: Annotated[
-        bool, typer.Option("--pointwise", help="The original's kind: no point hears its neighbours.")
+        bool, typer.Option("--pointwise", help="Use the pointwise network of the original paper.")
     ] = False,
     steps: Steps = None,
     minutes: Minutes = None,
-    batch: Annotated[int, typer.Option(help="Slices a step, of all processes.")] = 8,
-    seed: Annotated[int, typer.Option(help="Seed of the weights, the slices and the noise.")] = 0,
+    batch: Annotated[int, typer.Option(help="Slices per step, over all processes.")] = 8,
+    seed: Seed = 0,
     resume: Resume = False,
     checkpoint_minutes: CheckpointMinutes = 3.0,
     device: Device = "auto",
     overwrite: Overwrite = False,
 ) -> None:
-    """Train GLIMPSE for a parallel-beam scan: pixels of a slice from the projections around their sinusoids.
+    """Train GLIMPSE for a parallel-beam scan.
 
-    Bins are as wide as pixels, the axis is at the detector's middle. The weights are used from Python:
-    pnp.learned.load_glimpse("chest30.safetensors")(y), y (B, 1, views, bins), gives attenuation per pixel. For a scan
-    with another geometry see docs/bring_your_data_ct.md. The last slices by name are held out.
+    GLIMPSE reconstructs each pixel of a slice from the projections around its sinusoid. Detector bins are as wide as
+    pixels, and the rotation axis is at the centre of the detector. Use the weights from Python:
+    pnp.learned.load_glimpse("chest30.safetensors")(y), y (B, 1, views, bins), returns the attenuation per pixel. For
+    other geometries see docs/bring_your_data_ct.md. The last slices in order of name are held out for validation.
 
     \b
     Examples:
       pnp train glimpse --views 30 --size 128 --minutes 30 -o chest30.safetensors
       pnp train glimpse --data slices/ --size 256 --views 60 --minutes 60 -o slices60.safetensors --resume
     """
-    checkpoint, minutes = budget(output, resume, overwrite, steps, minutes)
+    checkpoint, minutes = checkpoint_and_minutes(output, resume, overwrite, steps, minutes)
     if not noise_db > 0:
         raise ValueError(f"--noise-db must be above 0, e.g. 40, got {noise_db}")
     for option, number, least in (("--views", views, 1), ("--size", size, 32), ("--slices", slices, 2)):
@@ -76,7 +87,7 @@ def train_glimpse(
     measure = held_out_psnr(images[-held_out:], noisy)
     with processes.joined(where) as here:
         task = Pairs(model.to(here), images[:-held_out], sinograms[:-held_out], noise_db=noise_db, **patches)
-        with stoppable(checkpoint):
+        with exit_on_interrupt(checkpoint):
             training.train(
                 task,
                 options,
@@ -91,6 +102,6 @@ def train_glimpse(
         length = f"{state['step']} steps, {state['seconds'] / 60:.1f} minutes"
         value = f"PSNR {measure(model):.2f} dB"
         fbp = mean_psnr(lambda y: radon.fbp(y, window="hann"), noisy, images[-held_out:])
-        command = shlex.join(["pnp", *sys.argv[1:]])
-        save_glimpse(model, output, about={"command": command, "data": about, "length": length, "held out": value})
+        facts = {"command": command_line(), "data": about, "length": length, "held out": value}
+        save_glimpse(model, output, about=facts)
         print(f"{output}: {length}; {value} on {held_out} held-out slices, filtered back-projection {fbp:.2f} dB")

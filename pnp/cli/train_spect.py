@@ -1,8 +1,7 @@
-"""`pnp train spect`: unrolled EM on simulated torsos, or on scans of your own."""
+"""The command `pnp train spect`: unrolled EM on simulated torsos, or on scans of your own."""
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -10,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from .options import Device, Overwrite, choose_device
-from .training_options import CheckpointMinutes, Minutes, Resume, Steps, Weights, budget, stoppable
+from .output import command_line
+from .problem import background, build_operator, is_hdf5, read_problem
+from .training_options import (
+    CheckpointMinutes,
+    Minutes,
+    Resume,
+    Seed,
+    Steps,
+    WeightsFile,
+    checkpoint_and_minutes,
+    exit_on_interrupt,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -22,40 +32,42 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 CACHE_BYTES = 2 * 2**30
-"""Attenuation factors of all scans and views are kept up to this size, a third of the time; beyond, computed anew."""
+"""Attenuation factors of all scans and views are cached up to this size, which saves a third of the time."""
 
 
-def spect(
+def train_spect(
     context: typer.Context,
-    output: Weights,
+    output: WeightsFile,
     data: Annotated[
-        Path | None, typer.Option(help="Folder of HDF5 scans with their /reference; default: simulated torsos.")
+        Path | None, typer.Option(help="Folder of HDF5 scans with a /reference; default: simulated torsos.")
     ] = None,
-    isotope: Annotated[str, typer.Option(help="lu177 or y90: what simulated scans are of.")] = "lu177",
+    isotope: Annotated[str, typer.Option(help="Isotope of the simulated scans: lu177 or y90.")] = "lu177",
     mode: Annotated[
-        str, typer.Option(help="end-to-end, truncated or sequential: where gradients pass (arXiv 2301.09710).")
+        str, typer.Option(help="Flow of the gradients: end-to-end, truncated or sequential (arXiv 2301.09710).")
     ] = "end-to-end",
-    scans: Annotated[int, typer.Option(help="Torsos that are simulated.")] = 48,
-    size: Annotated[int, typer.Option(help="Their voxels along x and y, 409.6 mm.")] = 64,
-    slices: Annotated[int, typer.Option(help="Their voxels along z, as long as they are wide.")] = 40,
-    views: Annotated[int, typer.Option(help="Simulated views, uniform over a whole turn.")] = 60,
-    iterations: Annotated[int, typer.Option(help="Outer iterations, a network each.")] = 3,
-    features: Annotated[int, typer.Option(help="Channels of the networks.")] = 16,
+    scans: Annotated[int, typer.Option(help="Number of simulated torsos.")] = 48,
+    size: Annotated[int, typer.Option(help="Transaxial size of the simulated volume in voxels (409.6 mm).")] = 64,
+    slices: Annotated[int, typer.Option(help="Axial size of the simulated volume in voxels, which are cubes.")] = 40,
+    views: Annotated[int, typer.Option(help="Number of simulated views, uniform over a full turn.")] = 60,
+    iterations: Annotated[int, typer.Option(help="Number of outer iterations; each has its own network.")] = 3,
+    features: Annotated[int, typer.Option(help="Channels of each network.")] = 16,
     steps: Steps = None,
     minutes: Minutes = None,
-    batch: Annotated[int, typer.Option(help="Scans a step, of all processes.")] = 1,
-    rate: Annotated[float, typer.Option(help="Learning rate; of the hidden layers twice as much.")] = 5e-3,
-    seed: Annotated[int, typer.Option(help="Seed of the weights and the scans.")] = 0,
+    batch: Annotated[int, typer.Option(help="Scans per step, over all processes.")] = 1,
+    rate: Annotated[float, typer.Option(help="Learning rate; hidden layers take twice as much.")] = 5e-3,
+    seed: Seed = 0,
     resume: Resume = False,
     checkpoint_minutes: CheckpointMinutes = 3.0,
     device: Device = "auto",
     overwrite: Overwrite = False,
 ) -> None:
-    """Train unrolled EM for SPECT: three EM iterations after OSEM, each with a small network. A sixth is held out.
+    """Train unrolled EM for SPECT.
 
-    The weights are used from Python: pnp.learned.load_unrolled_em("mine.safetensors")(operator, counts, background).
-    They know no units, but voxels, response and counts should be like those of the training. Files are those of
-    docs/hdf5_layout.md, operator spect, with the true activity in /reference; the last ones by name are held out.
+    Each of three EM iterations after OSEM is followed by a small network. Use the weights from Python:
+    pnp.learned.load_unrolled_em("mine.safetensors")(operator, counts, background). They are independent of units, but
+    voxels, response and counts should be like those of the training scans. Scans in --data are files of
+    docs/hdf5_layout.md with operator spect and the true activity in /reference. The last sixth of the scans, in order
+    of name, is held out for validation.
 
     \b
     Examples:
@@ -66,8 +78,8 @@ def spect(
     for name in ("isotope", "scans", "size", "slices", "views"):
         source = context.get_parameter_source(name)
         if data is not None and source is not None and source.name != "DEFAULT":
-            raise ValueError(f"--{name} is of simulated scans, --data has scans of its own; leave one of them out")
-    checkpoint, minutes = budget(output, resume, overwrite, steps, minutes)
+            raise ValueError(f"--{name} is for simulated scans, --data has its own scans; leave one of them out")
+    checkpoint, minutes = checkpoint_and_minutes(output, resume, overwrite, steps, minutes)
     for option, number, least in (
         ("--scans", scans, 2), ("--size", size, 8), ("--slices", slices, 1), ("--views", views, 1),
     ):  # fmt: skip
@@ -98,7 +110,7 @@ def spect(
             found, about = _spect_torsos(isotope, scans, (size, size, slices), views, seed, model, here)
         held_out = max(1, len(found) // 6)
         measure = held_out_nrmse(found[-held_out:])
-        with stoppable(checkpoint):
+        with exit_on_interrupt(checkpoint):
             train_unrolled_em(
                 model.to(here),
                 found[:-held_out],
@@ -115,18 +127,16 @@ def spect(
         length = f"{taken} steps, {seconds / 60:.1f} minutes"
         value = f"NRMSE {measure(model):.4f}"
         osem = sum(nrmse(s.start, s.truth) for s in found[-held_out:]) / held_out
-        command = shlex.join(["pnp", *sys.argv[1:]])
-        facts = {"command": command, "data": about, "mode": mode, "length": length, "held out": value}
+        facts = {"command": command_line(), "data": about, "mode": mode, "length": length, "held out": value}
         save_unrolled_em(model, output, about=facts)
         print(f"{output}: {length}; {value} on {held_out} held-out scans, OSEM {osem:.4f}")
 
 
 def _spect_files(folder: Path, model: UnrolledEM, device: torch.device) -> tuple[list[Scan], str]:
-    """Read the scans of a folder, with their starts; also return what they are, in words."""
+    """Read the scans of a folder, with their OSEM starts; also return a description."""
     import torch
 
     from ..learned import make_scan
-    from .problem import background, build_operator, is_hdf5, read_problem
 
     files = sorted(f for f in folder.rglob("*") if f.is_file() and is_hdf5(f)) if folder.is_dir() else []
     if len(files) < 2:
@@ -134,7 +144,7 @@ def _spect_files(folder: Path, model: UnrolledEM, device: torch.device) -> tuple
             f"--data {folder} must be a folder of at least two HDF5 scans (docs/hdf5_layout.md), got {len(files)}"
         )
     found = []
-    for file in _bar(files):
+    for file in _with_progress(files):
         scan = read_problem(file)
         if scan.operator != "spect" or scan.reference is None or len(scan.y) != 1:
             raise ValueError(
@@ -156,7 +166,7 @@ def _spect_torsos(
     model: UnrolledEM,
     device: torch.device,
 ) -> tuple[list[Scan], str]:
-    """Simulate scans of torsos, every second a virtual patient, with their starts; also return what they are."""
+    """Simulate scans of torsos, every second a virtual patient, with their OSEM starts; also return a description."""
     import torch
 
     from operators import SPECT, spect_camera
@@ -166,18 +176,18 @@ def _spect_torsos(
 
     if isotope not in ISOTOPES:
         raise ValueError(f"--isotope must be one of {', '.join(ISOTOPES)}, got {isotope!r}")
-    kept = 4 * count * views * shape[0] * shape[1] * shape[2]
+    n_bytes = 4 * count * views * shape[0] * shape[1] * shape[2]
     tracer, voxel_mm = ISOTOPES[isotope], 409.6 / shape[0]
     angles = torch.arange(views, dtype=torch.float64) * (2 * torch.pi / views)
 
     def camera(mu: Tensor, size: float) -> SPECT:
-        cached = size == voxel_mm and kept <= CACHE_BYTES  # these are used in every step
+        cached = size == voxel_mm and n_bytes <= CACHE_BYTES  # used in every step
         return spect_camera(mu, angles, voxel_size=size, **tracer.sheet, cache_attenuation=cached).to(device)
 
     found = []
-    for i in _bar(range(count)):
-        patient = 10**7 * (seed + 1) + i  # not the recipes' and the tables'
-        virtual = i % 2 == 1  # what is learned of both is worth more
+    for i in _with_progress(range(count)):
+        patient = 10**7 * (seed + 1) + i  # differs from the seeds of the recipes and the tables
+        virtual = i % 2 == 1  # training on both kinds generalises better
         scan = emission_scan(
             tracer, camera, shape, voxel_size_mm=voxel_mm, seed=patient, virtual=virtual, device=device
         )
@@ -187,8 +197,8 @@ def _spect_torsos(
     return found, f"{about}, {views} views"
 
 
-def _bar(items: Sequence[T]) -> Iterable[T]:
-    """Show how many scans are ready."""
+def _with_progress(items: Sequence[T]) -> Iterable[T]:
+    """Iterate with a progress bar on stderr."""
     from tqdm import tqdm
 
     from ..training import processes

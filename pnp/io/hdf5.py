@@ -15,7 +15,6 @@ theirs, and are read in mm and 1/mm (`units.py`).
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from ..installation import version
 from .atomic import atomic_hdf5
 from .hdf5_safe import listed, numbers, open_hdf5
 from .hdf5_units import factor, units_of
@@ -212,7 +212,7 @@ def _create(path: str | os.PathLike[str], kind: str, overwrite: bool) -> Iterato
         file.attrs["format"] = kind
         file.attrs["format_version"] = FORMAT_VERSION
         for package in ("pnp-local", "torch", "numpy"):
-            file.attrs[f"version_{package}"] = _version(package)
+            file.attrs[f"version_{package}"] = version(package)
         yield file
 
 
@@ -320,10 +320,3 @@ def _whole(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(_whole(part) for part in value)
     return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"

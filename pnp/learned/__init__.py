@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from ..installation import hidden_package
+
+if hidden_package():
+    raise ImportError(hidden_package())
+
 from .glimpse import Glimpse
 from .glimpse_training import Pairs, add_noise, held_out_psnr, mean_psnr
 from .unrolled_em import UnrolledEM

@@ -1,5 +1,10 @@
 """Weak lensing: simulated convergence maps, survey noise and baseline mass maps."""
 
+from ..installation import hidden_package
+
+if hidden_package():
+    raise ImportError(hidden_package())
+
 from .baselines import best_smoothing, smoothed_kaiser_squires, wiener
 from .bin_catalogue import map_catalogue
 from .comparison import Ladder, Rung, mass_map_ladder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 from collections.abc import Callable
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import short
+from ..installation import version
 from ..io import atomic
 from ..io.atomic import NotWritten
 from . import processes
@@ -189,7 +189,7 @@ class Run:
                     "options": asdict(self.options),
                     "levels": self.task.settings,
                     "config": describe(self.model),
-                    "version": _version(),
+                    "version": version(),
                 },
                 part,
             )
@@ -225,10 +225,3 @@ class Run:
         finally:
             self.model.load_state_dict(weights)
             self.model.train()
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("pnp-local")
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"

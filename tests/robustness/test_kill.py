@@ -123,7 +123,7 @@ def test_ctrl_c_writes_the_checkpoint_and_not_the_output(sinogram):
             seen += process.process.stderr.read(64)
         process.process.send_signal(signal.SIGINT)
         _, err = process.process.communicate(timeout=100)
-    assert process.process.returncode == 130 and b"the same command goes on" in err.splitlines()[-1]
+    assert process.process.returncode == 130 and b"the same command resumes" in err.splitlines()[-1]
     assert names(sinogram.parent) == ["c", "y.h5"]
 
 

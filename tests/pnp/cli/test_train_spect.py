@@ -81,7 +81,7 @@ def test_files(run: Run, tmp_path: Path) -> None:
     code, out, err = run("--data", str(folder), "--steps", "2", "--features", "2", "--device", "cpu")
     assert code == 0 and "on 1 held-out scans" in out, err
     code, _, err = run("--data", str(folder), "--resume", "--views", "8")
-    assert code == 2 and "--views is of simulated scans" in err, err
+    assert code == 2 and "--views" in err, err
     write_measurements(
         folder / "3.h5",
         scan.y.numpy(),

@@ -1,0 +1,41 @@
+"""What is installed: versions of packages, and files that hide `operators` and `denoisers`, which come with pnp."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import sys
+from pathlib import Path
+
+__all__ = ["hidden_package", "version"]
+
+
+def version(package: str = "pnp-local") -> str:
+    """Return the version of an installed distribution, or "not installed".
+
+    >>> version("no-such-distribution")
+    'not installed'
+    """
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def hidden_package() -> str:
+    """Return one sentence that names the file by which `operators` or `denoisers` is hidden, "" where none is.
+
+    Python looks for modules beside the script, or in the current folder, first. There a file operators.py or a package
+    denoisers takes the place of ours. Nothing is imported or run here.
+    """
+    ours = Path(__file__).resolve().parents[1]
+    for name in ("operators", "denoisers"):
+        module = sys.modules.get(name)
+        spec = importlib.util.find_spec(name) if module is None else module.__spec__
+        if spec is None or spec.origin is None:
+            continue
+        file = Path(spec.origin)
+        if file.resolve().parent != ours / name:
+            found = file.parent if file.stem == "__init__" else file
+            return f"{found} hides the package {name} that comes with pnp; rename it, or run Python from another folder"
+    return ""
