@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from skimage.restoration import denoise_tv_chambolle
 
 import denoisers
 from denoisers import DENOISERS, TV, Equivariant, MLPatch, PerChannel, Rescaled, SliceWise
@@ -100,6 +101,95 @@ def test_total_variation_removes_noise_and_keeps_an_edge():
     z = TV()(y, 0.1)
     assert float((z - x).square().mean()) < 0.2 * float((y - x).square().mean())
     assert torch.equal(TV()(y, 0.0), y)
+
+
+EXACT_TV = {"max_iter": 20_000, "rtol": 1e-10}
+
+
+@pytest.mark.parametrize("sigma", [0.02, 0.2, 2.0])
+@pytest.mark.parametrize("shape", [(24, 31), (1, 20), (20, 1), (2, 2)])
+def test_total_variation_is_scikit_images(shape, sigma):
+    x = torch.rand(1, 1, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = denoise_tv_chambolle(x[0, 0].numpy(), 1.3 * sigma, eps=1e-12, max_num_iter=100_000)
+    z = TV(1.3, **EXACT_TV)(x, sigma)
+    np.testing.assert_allclose(z[0, 0].numpy(), expected, rtol=0, atol=1e-3 * sigma)
+    theirs = energy(torch.from_numpy(expected)[None, None], x, 1.3 * sigma)
+    assert float(energy(z, x, 1.3 * sigma)) <= (1 + 1e-9) * float(theirs)
+
+
+def energy(z, x, weight):
+    """1/2 ||z - x||^2 + weight TV(z), written out."""
+    down = torch.nn.functional.pad(z[:, :, 1:] - z[:, :, :-1], (0, 0, 0, 1))
+    right = torch.nn.functional.pad(z[..., 1:] - z[..., :-1], (0, 1))
+    return (z - x).square().sum((1, 2, 3)) / 2 + weight * (down**2 + right**2).sqrt().sum((1, 2, 3))
+
+
+@pytest.mark.parametrize("axis", [2, 3])
+def test_a_step_loses_lambda_over_its_width_on_either_side(axis):
+    """The one-dimensional minimiser; where the two sides would cross, it is the mean."""
+    x = torch.zeros(1, 1, 7, 24, dtype=torch.float64)
+    x[..., 8:] = 1.0
+    left, right = TV(1.0, **EXACT_TV)(x.transpose(3, axis), 0.4).transpose(3, axis).split([8, 16], 3)
+    torch.testing.assert_close(left, torch.full_like(left, 0.4 / 8), rtol=0, atol=1e-5)
+    torch.testing.assert_close(right, torch.full_like(right, 1 - 0.4 / 16), rtol=0, atol=1e-5)
+    flat = TV(1.0, **EXACT_TV)(x, 6.0)  # 6/8 + 6/16 > 1
+    torch.testing.assert_close(flat, torch.full_like(flat, 16 / 24), rtol=0, atol=1e-5)
+
+
+def test_a_disc_loses_twice_lambda_over_its_radius():
+    """Strong and Chan (2003), in the plane; here up to the pixels of its edge."""
+    n, radius, weight = 96, 24.0, 1.0
+    at = torch.arange(n, dtype=torch.float64) - (n - 1) / 2
+    disc = (at[:, None].hypot(at) < radius).double()[None, None]
+    z = TV(1.0, max_iter=3000, rtol=1e-7)(disc, weight)
+    assert float(z[0, 0, n // 2, n // 2]) == pytest.approx(1 - 2 * weight / radius, abs=0.1 * 2 / radius)
+    outside = n**2 - float(disc.sum())
+    assert float(z[0, 0, 3, 3]) == pytest.approx(2 * np.pi * radius * weight / outside, rel=0.15)
+    torch.testing.assert_close(z.mean(), disc.mean())
+
+
+@pytest.mark.parametrize("rtol", [1e-2, 1e-4])
+def test_total_variation_is_as_near_to_the_minimiser_as_it_says(rtol):
+    x, sigma = noisy(dtype=torch.float64)[:1], 0.3
+    exact, z = TV(**EXACT_TV)(x, sigma), TV(rtol=rtol, max_iter=1000)(x, sigma)
+    assert 0 < float((z - exact).square().sum()) <= 2 * rtol * float(energy(z, x, 0.9 * sigma))
+
+
+def test_total_variation_of_a_batch_is_that_of_its_images_and_channels():
+    """They stop one by one: sigma of each image sets its number of iterations."""
+    x, sigma = torch.cat([noisy(3, torch.float64)] * 2), torch.tensor([0.01, 1.0, 0.0, 0.1])
+    z = TV()(x, sigma)
+    for b, c in np.ndindex(4, 3):
+        torch.testing.assert_close(z[b, c], TV()(x[b, c][None, None], float(sigma[b]))[0, 0], rtol=1e-12, atol=0)
+    assert torch.equal(z[2], x[2])
+
+
+def test_total_variation_of_any_shape_unit_and_dtype():
+    for shape in [(1, 1), (1, 2), (1, 300), (300, 1), (2, 2)]:
+        z = TV()(torch.ones(1, 2, *shape), 0.5)
+        torch.testing.assert_close(z, torch.ones_like(z))
+    x = noisy()
+    for scale in (1e-30, 1e30):
+        torch.testing.assert_close(TV()(scale * x, scale * 0.1), scale * TV()(x, 0.1), rtol=1e-4, atol=0)
+    assert torch.equal(TV()(x, 1e-30), x)
+    for dtype in (torch.float16, torch.bfloat16):
+        z = TV()(x.to(dtype), 0.1)
+        assert z.dtype == dtype
+        torch.testing.assert_close(z.float(), TV()(x.to(dtype).float(), 0.1), rtol=0.01, atol=0.01)
+    x[0, 0, 3, 3] = torch.nan
+    z = TV()(x, 0.1)
+    assert z[0].isnan().any() and z[1].isfinite().all()
+    assert not TV()(x.requires_grad_(), 0.1).requires_grad
+
+
+@pytest.mark.gpu
+def test_total_variation_on_a_gpu_is_that_on_the_cpu():
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    x, sigma = noisy(3, torch.float64), torch.tensor([0.1, 0.3])
+    z = TV()(x.cuda(), sigma.cuda())
+    assert z.is_cuda
+    torch.testing.assert_close(z.cpu(), TV()(x, sigma), rtol=1e-9, atol=1e-9)
 
 
 def test_rescaled_shows_the_network_images_in_zero_to_one():
