@@ -7,6 +7,7 @@ the operator, and nothing is moved silently.
 
 from __future__ import annotations
 
+import operator as op
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,7 @@ def check_shape(caller: str, shape: object) -> tuple[int, int]:
     if isinstance(shape, int) and not isinstance(shape, bool):
         raise TypeError(f"{caller}: shape must be (height, width), got {shape!r}; use ({shape}, {shape})")
     try:
-        height, width = (int(n) for n in shape)  # type: ignore[attr-defined]
+        height, width = (op.index(n) for n in shape)  # type: ignore[attr-defined]
     except (TypeError, ValueError):
         raise TypeError(f"{caller}: shape must be two integers (height, width), got {shape!r}") from None
     if height < 1 or width < 1:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .base import LinearOperator, as_buffer, check_shape
 from .views import arc_weight, views
 
-__all__ = ["WINDOWS", "Projector", "bin_samples", "is_smooth", "length", "pixel_spectrum"]
+__all__ = ["WINDOWS", "Projector", "bin_samples", "is_smooth", "length", "pixel_spectrum", "ramp", "sinc"]
 
 WINDOWS: dict[str, Callable[[Tensor], Tensor]] = {
     # f = |omega| / (the detector's highest frequency), from 0 to 1.
@@ -203,11 +203,7 @@ class Projector(LinearOperator):
             raise ValueError(f"{type(self).__name__}.fbp: window must be one of {sorted(WINDOWS)}, got {window!r}")
         real = torch.promote_types(y.dtype, torch.float32)
         n = next_fast_len(2 * y.shape[-1], real=True)
-        t = torch.arange(n, device=y.device, dtype=torch.float64)
-        t = torch.minimum(t, n - t)
-        ramp = torch.where(t % 2 == 1, -1 / (math.pi * t) ** 2, 0.0)
-        ramp[0] = 0.25
-        response = torch.fft.rfft(ramp).real * WINDOWS[window](torch.fft.rfftfreq(n, 0.5, device=y.device).double())
+        response = ramp(n, y.device) * WINDOWS[window](torch.fft.rfftfreq(n, 0.5, device=y.device).double())
         spectrum = torch.fft.rfft(y.to(real), n=n) * (response * finer).to(real)
         fine: Tensor = torch.fft.irfft(spectrum, n=n * finer)
         return fine[..., : finer * y.shape[-1]]
@@ -272,6 +268,16 @@ def length(caller: str, name: str, value: Any, *, zero: bool = False) -> float:
     if not (0 < number < math.inf or (zero and number == 0)):
         raise ValueError(f"{caller}: {name} must be {'non-negative' if zero else 'positive'} and finite, got {value!r}")
     return number
+
+
+def ramp(n: int, device: torch.device | None = None) -> Tensor:
+    """Return the response (n//2 + 1,) of the spatial ramp of period n, per bin (Kak and Slaney, eq. 3.61), float64."""
+    t = torch.arange(n, device=device, dtype=torch.float64)
+    t = torch.minimum(t, n - t)
+    h = torch.where(t % 2 == 1, -1 / (math.pi * t) ** 2, 0.0)
+    h[0] = 0.25
+    response: Tensor = torch.fft.rfft(h).real
+    return response
 
 
 def bin_samples(pitch: float) -> int:
