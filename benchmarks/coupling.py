@@ -3,8 +3,8 @@
     python benchmarks/coupling.py --data FOLDER     # the last images of a folder, 192 x 192 from their middle
     python benchmarks/coupling.py                   # two that come with scikit-image, to see that it runs
 
-alpha_k = lambda/sigma_k^2; "default" is `pnp.schedules.coupling`. The development images were those held out in
-training; no recipe and no test image is among them.
+alpha_k = lambda/sigma_k^2; "default" is `pnp.algorithms.schedules.coupling`. The development images were those held
+out in training; no recipe and no test image is among them.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from torch import Tensor
 from denoisers import MLPatch
 from operators import Blur, Mask, Radon, gaussian_kernel
 from pnp import Schedule, solve
-from pnp.data import load_folder
 from pnp.metrics import psnr
+from pnp.training.images import load_folder
 
 COUPLINGS = (0.23, 0.35, 0.5, 1.0, 2.0)
 

@@ -16,8 +16,8 @@ import time
 
 from denoisers import Equivariant, MLPatch, PerChannel
 from denoisers.mlpatch.geometry import grid_taps
-from pnp.data import load_folder
-from pnp.training import denoising_psnr
+from pnp.training.denoiser import denoising_psnr
+from pnp.training.images import load_folder
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from timing import Spread, interleaved, peer
 from torch import Tensor
 
 from operators import FanBeam
-from pnp.linalg import Solution, cg, operator_norm
+from pnp.algorithms.linalg import Solution, cg, operator_norm
 
 RTOL = 1e-5
 SOURCE_ORIGIN, SOURCE_DETECTOR, PITCH, WIDTH = 410.66, 553.74, 0.2, 75.8  # mm; Zenodo 8041800

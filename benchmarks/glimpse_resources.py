@@ -20,8 +20,8 @@ from timing import Spread, fresh_process, peak_growth, seconds
 from torch import Tensor, nn
 
 from pnp.learned import Glimpse
-from pnp.learned.slices import ARCHITECTURES
-from pnp.muon import fast_bfloat16
+from pnp.learned.glimpse_data import ARCHITECTURES
+from pnp.training.muon import fast_bfloat16
 
 VIEWS = 30
 LIMIT_S = 900.0

@@ -25,8 +25,8 @@ from operators import KaiserSquires
 from pnp import solve
 from pnp.io import read_image
 from pnp.lensing import LognormalKappa, pixel_spectrum, survey_noise, wiener
-from pnp.lensing.calibration import calibrate_error, simulated_errors
-from pnp.lensing.ladder import BASELINES, Ladder, Method, mass_map_ladder
+from pnp.lensing.comparison import BASELINES, Ladder, Method, mass_map_ladder
+from pnp.lensing.error_maps import calibrate_error, simulated_errors
 from pnp.lensing.mass_map import map_mass
 from pnp.lensing.shear import noise_like
 from pnp.lensing.spectrum import measured_spectrum

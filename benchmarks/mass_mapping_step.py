@@ -30,12 +30,12 @@ from torch import Tensor
 from denoisers import MLPatch
 from operators import KaiserSquires, KaiserSquiresEB
 from pnp import LeastSquares, solve
+from pnp.algorithms.iterations import State, admm, hqs
 from pnp.io import read_image
 from pnp.lensing import LognormalKappa, ScaledPrior, check_prior, pixel_spectrum, survey_noise, wiener
 from pnp.lensing.mass_map import ITERATIONS, EModeOnly, map_mass
 from pnp.lensing.padding import OddGrid
 from pnp.metrics import nrmse, pearson_r
-from pnp.solvers import State, admm, hqs
 
 Scores = dict[str, list[tuple[float, ...]]]
 

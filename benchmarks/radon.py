@@ -22,9 +22,9 @@ from timing import Spread, interleaved, peer, seconds
 from torch import Tensor
 
 from operators import Radon
-from operators.nufft import TOLERANCE, UPSAMPLING
-from pnp.data_terms import LeastSquares
-from pnp.linalg import cg, operator_norm
+from operators.ct.nufft import TOLERANCE, UPSAMPLING
+from pnp.algorithms.least_squares import LeastSquares
+from pnp.algorithms.linalg import cg, operator_norm
 
 RTOL = 1e-5
 

@@ -34,7 +34,7 @@ from operators import Radon
 from pnp import solve
 from pnp.io import write_measurements
 from pnp.stack import denoise_mosaic, solve_stack
-from pnp.stack.engine import cores, engine
+from pnp.stack.cluster import cores, engine
 
 SNR_DB = 40.0
 MAX_ITER = 3

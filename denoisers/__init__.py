@@ -5,8 +5,7 @@ denoisers of volumes of it. `SuperResolver` is MLPatch's other use, S(x, factor=
 """
 
 from .adapters import Equivariant, PerChannel, Rescaled, SliceWise
-from .mlpatch import MLPatch
-from .super_resolution import SuperResolver
+from .mlpatch import MLPatch, SuperResolver
 from .tv import TV
 
 DENOISERS = {"mlpatch": MLPatch, "tv": TV}

@@ -7,14 +7,10 @@ from __future__ import annotations
 
 from .base import LinearOperator
 from .blur import Blur, gaussian_kernel
-from .fan_beam import FanBeam
-from .kaiser_squires import KaiserSquires
-from .kaiser_squires_eb import KaiserSquiresEB
+from .ct import FanBeam, Radon
+from .lensing import KaiserSquires, KaiserSquiresEB
 from .mask import Mask
-from .radon import Radon
-from .spect import SPECT
-from .spect_camera import camera_response, spect_camera
-from .spect_response import collimator_fwhm
+from .spect import SPECT, camera_response, collimator_fwhm, spect_camera
 
 __all__ = [
     "OPERATORS",

@@ -7,6 +7,7 @@ the operator, and nothing is moved silently.
 
 from __future__ import annotations
 
+import math
 import operator as op
 from typing import Any
 
@@ -125,3 +126,19 @@ def check_images(caller: str, name: str, x: Tensor, tail: tuple[int | str, ...],
             f"{caller}: {name} is on {x.device}, the operator on {like.device}; move one, "
             f"e.g. operator.to({name}.device)"
         )
+
+
+def length(caller: str, name: str, value: Any, *, zero: bool = False) -> float:
+    """Return a length as a float: positive (or zero, where that is allowed) and finite."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{caller}: {name} must be a number, got {value!r}") from None
+    if not (0 < number < math.inf or (zero and number == 0)):
+        raise ValueError(f"{caller}: {name} must be {'non-negative' if zero else 'positive'} and finite, got {value!r}")
+    return number
+
+
+def pixel_mean(weights: Tensor) -> Tensor:
+    """Return the mean of weights over the last two axes, kept, of what broadcasts against (B, C, H, W)."""
+    return weights.mean(dim=tuple(range(-min(2, weights.ndim), 0)), keepdim=True) if weights.ndim else weights

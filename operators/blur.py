@@ -26,7 +26,7 @@ from scipy.fft import next_fast_len
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .base import LinearOperator, as_buffer, check_images, check_shape
+from .base import LinearOperator, as_buffer, check_images, check_shape, pixel_mean
 
 __all__ = ["Blur", "gaussian_kernel"]
 
@@ -202,11 +202,6 @@ def gaussian_kernel(std_px: float, *, dtype: torch.dtype = torch.float32) -> Ten
     g = torch.exp(-t.square() / 2)
     g = g / g.sum()
     return torch.outer(g, g).to(dtype)
-
-
-def pixel_mean(weights: Tensor) -> Tensor:
-    """Return the mean of weights over the last two axes, kept, of what broadcasts against (B, C, H, W)."""
-    return weights.mean(dim=tuple(range(-min(2, weights.ndim), 0)), keepdim=True) if weights.ndim else weights
 
 
 def _abs2(z: Tensor) -> Tensor:

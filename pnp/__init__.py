@@ -8,14 +8,16 @@
 
 from __future__ import annotations
 
-from .api import Result, Stop, estimate_noise_std, solve
-from .checkpoint import Checkpoint
-from .data_terms import LeastSquares, Poisson
-from .em import mlem, osem
+from .algorithms.iterations import State, admm, hqs
+from .algorithms.least_squares import LeastSquares
+from .algorithms.poisson import Poisson
+from .algorithms.schedules import Schedule
+from .drivers.checkpoint import Checkpoint
+from .drivers.em import mlem, osem
+from .drivers.result import Result, Stop
+from .drivers.solve import estimate_noise_std, solve
 from .interop import to_deepinv
 from .metrics import psnr
-from .schedules import Schedule
-from .solvers import State, admm, hqs
 
 __all__ = [
     "Checkpoint",

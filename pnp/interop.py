@@ -11,71 +11,12 @@ import functools
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .data_terms import LeastSquares
-from .protocols import Denoiser, Operator
-from .validation import short
+from .algorithms.least_squares import LeastSquares
+from .drivers.arguments import as_denoiser, as_operator
 
-__all__ = ["as_denoiser", "as_operator", "to_deepinv", "to_deepinv_prior"]
-
-
-def as_operator(operator: Any, caller: str = "solve") -> Operator:
-    """Return the operator itself once it is known to have `A` and `A_adjoint`, as every LinearPhysics does."""
-    if isinstance(operator, type):
-        raise TypeError(f"{caller}: operator must be an instance, got the class {operator.__name__}; call it first")
-    if not callable(getattr(operator, "A", None)) or not callable(getattr(operator, "A_adjoint", None)):
-        raise TypeError(
-            f"{caller}: operator must have A(x) and A_adjoint(y), got {type(operator).__name__}; use one of "
-            "`operators`, a deepinv LinearPhysics, or an object with both methods"
-        )
-    return operator  # type: ignore[no-any-return]
-
-
-def as_denoiser(denoiser: Any, caller: str = "solve") -> Denoiser:
-    """Return a denoiser D(x, sigma); a deepinv model is called in the dtype of its own weights.
-
-    deepinv's networks hold float32 weights and refuse float64 images; the answer is cast back.
-    """
-    if isinstance(denoiser, type):
-        raise TypeError(f"{caller}: denoiser must be an instance, got the class {denoiser.__name__}; call it first")
-    if not callable(denoiser):
-        raise TypeError(
-            f"{caller}: denoiser must be a function D(x, sigma), got {type(denoiser).__name__}; use one of "
-            "`denoisers`, a deepinv denoiser, or a function"
-        )
-    _check_range(getattr(denoiser, "sigma_range", None), caller)
-    if isinstance(denoiser, nn.Module) and any(c.__module__.startswith("deepinv.") for c in type(denoiser).__mro__):
-        weight = next((p for p in denoiser.parameters() if p.is_floating_point()), None)
-        if weight is not None:
-            return _InOwnDtype(denoiser, weight.dtype)
-    return denoiser  # type: ignore[no-any-return]
-
-
-def _check_range(levels: Any, caller: str) -> None:
-    """Refuse a `sigma_range` that is not (lowest, highest), where a denoiser has one."""
-    if levels is None:
-        return
-    try:
-        lowest, highest = map(float, levels)
-        fits = 0 <= lowest <= highest and highest > 0
-    except (TypeError, ValueError, OverflowError, RuntimeError):
-        fits = False
-    if not fits:
-        got = short(repr(levels), 60)
-        raise ValueError(f"{caller}: denoiser.sigma_range must be (lowest, highest), 0 <= lowest <= highest, got {got}")
-
-
-class _InOwnDtype:
-    """A network called in the dtype of its weights."""
-
-    def __init__(self, model: nn.Module, dtype: torch.dtype):
-        self.model, self.dtype = model, dtype
-        if hasattr(model, "sigma_range"):
-            self.sigma_range = model.sigma_range
-
-    def __call__(self, x: Tensor, sigma: float, /) -> Tensor:
-        return self.model(x.to(self.dtype), sigma).to(x.dtype)  # type: ignore[no-any-return]
+__all__ = ["to_deepinv", "to_deepinv_prior"]
 
 
 def to_deepinv(guest: Any, *, noise_model: Any = None) -> Any:

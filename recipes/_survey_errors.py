@@ -7,7 +7,7 @@ from torch import Tensor
 
 from operators import KaiserSquires
 from pnp.lensing import smoothed_kaiser_squires
-from pnp.lensing.smoothing import Gaussian
+from pnp.lensing.gaussian_filter import Gaussian
 
 
 def smooth_inside(values: Tensor, mask: Tensor, px: float = 2.0) -> Tensor:

@@ -23,11 +23,11 @@ from skimage.filters import threshold_otsu
 from denoisers import MLPatch
 from operators import FanBeam
 from pnp import Result, Schedule, solve
+from pnp.algorithms.protocols import Denoiser
+from pnp.algorithms.schedules import robust_range
 from pnp.metrics import matthews
 from pnp.phantoms import ACRYLIC, perforated_disc
-from pnp.protocols import Denoiser
 from pnp.readers import Scan, read_htc2022, read_htc2022_segmentation
-from pnp.schedules import robust_range
 
 LEVELS = ((4, 100, 1.0), (2, 50, 0.3), (1, 20, 0.15))
 """Of an arc: pixels that are one, iterations, first noise level over the robust range. Chosen on the disc "ta"."""

@@ -21,8 +21,6 @@ from reader_files import VOLUME, write_dicom, write_dx, write_htc
 from spect_files import seen_from, write_interfile, write_nm
 
 from denoisers import MLPatch, SuperResolver
-from denoisers.mlpatch import weights
-from pnp.data import load_folder
 from pnp.io import (
     read_fits_maps,
     read_image,
@@ -47,7 +45,8 @@ from pnp.readers import (
     read_shear_maps,
     read_tiff_stack,
 )
-from pnp.training_run import KEYS, load_checkpoint
+from pnp.training.images import load_folder
+from pnp.training.state import KEYS, load_checkpoint
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.random((6, 7)).astype(np.float32)
@@ -173,11 +172,9 @@ TARGETS: dict[str, Target] = {
     "volume.nii.gz": Target(lambda p: write_nifti(p, VOLUME, 4.8), read_nifti),
     "second.nii": Target(lambda p: nibabel.save(nibabel.Nifti2Image(VOLUME, np.eye(4)), p), read_nifti),
     "mlpatch.safetensors": Target(
-        lambda p: weights.save(MLPatch(**SMALL, taps=3, patch=3, dilations=(1,)), p), MLPatch.from_pretrained
+        lambda p: MLPatch(**SMALL, taps=3, patch=3, dilations=(1,)).save(p), MLPatch.from_pretrained
     ),
-    "super.safetensors": Target(
-        lambda p: weights.save(SuperResolver(1, taps=3, hidden=4), p), SuperResolver.from_pretrained
-    ),
+    "super.safetensors": Target(lambda p: SuperResolver(1, taps=3, hidden=4).save(p), SuperResolver.from_pretrained),
     "glimpse.safetensors": Target(
         lambda p: save_glimpse(Glimpse((8, 8), np.linspace(0, 3, 4), n_detectors=8, **SMALL, blocks=(1,)), p),
         load_glimpse,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from reader_files import refused
 
 from operators import KaiserSquires
-from pnp.lensing.catalogue import map_catalogue
+from pnp.lensing.bin_catalogue import map_catalogue
 from pnp.readers import ShearCatalogue, ShearMap
 
 

@@ -16,9 +16,9 @@ from toys import Diagonal, image, rand, smooth
 
 from operators import Blur, Mask, Radon
 from pnp import LeastSquares, Poisson, Schedule, Stop, mlem, osem, solve
-from pnp.checkpoint import Checkpoint
 from pnp.ct import Transmission
-from pnp.locking import exclusive
+from pnp.drivers.checkpoint import Checkpoint
+from pnp.io.lock import exclusive
 
 DISC = (image() > 0.9).double()
 OPTIONS = {"noise_std": 0.05, "max_iter": 9, "rtol": 0.0}

@@ -152,7 +152,7 @@ def test_formats_are_checked_before_the_work(monkeypatch, tmp_path, capsys, name
     y = disc().expand(-1, 5, -1, -1)
     write_measurements(tmp_path / "y.h5", y, operator="mask", parameters={"mask": np.ones((32, 32))}, noise_std=0.1)
     write_image(tmp_path / "y.npy", y[0])
-    monkeypatch.setattr("pnp.api.solve", None)  # not reached
+    monkeypatch.setattr("pnp.drivers.solve.solve", None)  # not reached
     monkeypatch.setattr("denoisers.MLPatch", None)
     for command in (("reconstruct", tmp_path / "y.h5"), ("denoise", tmp_path / "y.npy", "--sigma", 0.1)):
         assert run(monkeypatch, *command, "-o", tmp_path / name) == 2
@@ -215,7 +215,7 @@ def test_out_of_memory_is_one_sentence(monkeypatch, masked, capsys, error):
     def solve(*_, **__):
         raise error("CUDA out of memory. Tried to allocate 3 GiB.\n" + 50 * "See the documentation. ")
 
-    monkeypatch.setattr("pnp.api.solve", solve)
+    monkeypatch.setattr("pnp.drivers.solve.solve", solve)
     assert run(monkeypatch, "reconstruct", masked, "-o", masked.with_name("x.h5"), "--denoiser", "tv") == 2
     message = capsys.readouterr().err
     assert message.startswith("pnp: out of memory") and message.count("\n") == 1 and len(message) < 400
@@ -225,7 +225,7 @@ def test_other_runtime_errors_are_not_hidden(monkeypatch, masked):
     def solve(*_, **__):
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr("pnp.api.solve", solve)
+    monkeypatch.setattr("pnp.drivers.solve.solve", solve)
     monkeypatch.setattr(
         sys, "argv", ["pnp", "reconstruct", str(masked), "-o", str(masked.with_name("x.h5")), "--denoiser", "tv"]
     )
@@ -274,12 +274,11 @@ def test_denoise_takes_the_channels_of_a_colour_picture_together(monkeypatch, tm
 
 def test_denoise_with_colour_weights_takes_the_channels_together(monkeypatch, tmp_path, capsys):
     from denoisers import MLPatch
-    from denoisers.mlpatch.weights import save
 
     torch.manual_seed(0)
     D = MLPatch(3, taps=3, features=8, hidden=8, dilations=(1,), precision="float32")
     weights = tmp_path / "w.safetensors"
-    save(D, weights)
+    D.save(weights)
     D = MLPatch.from_pretrained(str(weights))
     y = torch.rand(3, 20, 24, generator=torch.Generator().manual_seed(0))
     options = ("--sigma", 0.1, "--weights", weights, "-o", tmp_path / "x.npy")

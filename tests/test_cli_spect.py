@@ -28,7 +28,7 @@ from spect_files import (
 
 from operators import SPECT, collimator_fwhm
 from pnp import cli, osem
-from pnp.cli_files import build_operator, read_problem
+from pnp.cli.problem import build_operator, read_problem
 from pnp.io import read_nifti, read_result, write_measurements, write_nifti
 
 

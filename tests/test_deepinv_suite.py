@@ -19,7 +19,7 @@ import torch
 from denoisers import TV, MLPatch
 from operators import Blur, KaiserSquires, Mask, Radon
 from pnp import to_deepinv
-from pnp.linalg import operator_norm
+from pnp.algorithms.linalg import operator_norm
 
 with warnings.catch_warnings():  # what deepinv warns of at import is not ours to fix
     warnings.simplefilter("ignore")

@@ -7,20 +7,21 @@ import pytest
 import torch
 
 from denoisers import MLPatch
-from pnp import distributed
+from pnp.cli.options import choose_device
 from pnp.io import write_image
-from pnp.training import load_checkpoint
+from pnp.training import processes
+from pnp.training.loop import load_checkpoint
 
 SCRIPT = """
 import signal, sys
 import torch
 from denoisers import MLPatch
-from pnp import distributed
+from pnp.training import processes
 from pnp.training import Interrupted, NoiseLevels, TrainingOptions, train_denoiser
 
 folder = sys.argv[1]
-with distributed.joined(torch.device("cpu")) as device:
-    rank = distributed.rank()
+with processes.joined(torch.device("cpu")) as device:
+    rank = processes.rank()
     drawn, looks = [], []
 
     def sampler(batch, generator):
@@ -94,12 +95,12 @@ def test_the_command_under_torchrun(tmp_path):
 
 
 def test_alone_nothing_is_shared():
-    with distributed.joined(torch.device("cpu")) as device:
-        assert device == torch.device("cpu") and (distributed.rank(), distributed.size()) == (0, 1)
-        assert distributed.largest([1.0, 2.0]) == [1.0, 2.0]
-    assert distributed.choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    with processes.joined(torch.device("cpu")) as device:
+        assert device == torch.device("cpu") and (processes.rank(), processes.size()) == (0, 1)
+        assert processes.largest([1.0, 2.0]) == [1.0, 2.0]
+    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     with pytest.raises(ValueError, match="--device abacus"):
-        distributed.choose_device("abacus")
+        choose_device("abacus")
 
 
 @pytest.mark.parametrize(
@@ -110,5 +111,5 @@ def test_cards_and_processes_must_agree(monkeypatch, device, local, message):
     monkeypatch.setattr("torch.distributed.is_torchelastic_launched", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setenv("LOCAL_RANK", str(local))
-    with pytest.raises(ValueError, match=message), distributed.joined(torch.device(device)):
+    with pytest.raises(ValueError, match=message), processes.joined(torch.device(device)):
         raise AssertionError("not reached")

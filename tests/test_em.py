@@ -16,7 +16,7 @@ from toys import rel
 
 from operators import SPECT, Radon
 from pnp import Stop, mlem, osem
-from pnp.em import EMState, subset_order
+from pnp.drivers.em import EMState, subset_order
 
 F64 = torch.float64
 SHAPE = (5, 6)

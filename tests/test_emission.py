@@ -10,8 +10,8 @@ from torch import Tensor
 from toys import rel
 
 from operators import SPECT, collimator_fwhm, spect_camera
-from operators.spect_camera import penetrated_psf
-from operators.spect_response import gaussian
+from operators.spect.camera import penetrated_psf
+from operators.spect.response import gaussian
 from pnp.phantoms import ISOTOPES, EmissionScan, emission_scan
 
 ANGLES = torch.arange(12, dtype=torch.float64) * (math.pi / 6)

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from radon_truth import F64, SHEPP_LOGAN, Ellipse, rand, rel, shepp_logan, some_angles, tensor, truth, turn
 from torch import Tensor
 
-from operators import FanBeam, Radon, nufft
-from operators.projector import WINDOWS
-from pnp.linalg import cg
+from operators import FanBeam, Radon
+from operators.ct import nufft
+from operators.ct.projector import WINDOWS
+from pnp.algorithms.linalg import cg
 
 # ------------------------------------------------------------------------------------------------- physics
 

@@ -22,14 +22,15 @@ from torch import nn
 from toys import smooth
 
 from pnp import cli
-from pnp.checkpoint import Checkpoint, Kept
+from pnp.drivers.checkpoint import Checkpoint, Kept
 from pnp.io import SavedResult, read_result, write_fits_maps, write_image, write_measurements, write_nifti, write_result
 from pnp.io.atomic import NotWritten, atomic_hdf5
 from pnp.learned import UnrolledEM, save_unrolled_em
 from pnp.plots import save_panels
 from pnp.report import write_report
-from pnp.training import NoiseLevels, TrainingOptions, train_denoiser
-from pnp.training_run import Loss, Run, load_checkpoint
+from pnp.training.denoiser import Loss, train_denoiser
+from pnp.training.loop import NoiseLevels, TrainingOptions
+from pnp.training.state import Run, load_checkpoint
 
 resource = pytest.importorskip("resource", reason="limits on the size of files are Unix's")
 
@@ -218,17 +219,21 @@ def test_a_finished_solve_survives_that_its_output_cannot_be_written(tmp_path, m
     command = ("reconstruct", y, "--denoiser", "tv", "--max-iter", 5)
     assert run(monkeypatch, capsys, *command, "-o", tmp_path / "whole.h5")[0] == 0
 
-    def save(*arguments, save=cli.save):
+    commands = sys.modules["pnp.cli.reconstruct"]  # the package exports the command by the same name
+
+    def save(*arguments, save=commands.save):
         refusing.on = True
         return save(*arguments)
 
-    monkeypatch.setattr(cli, "save", save)
+    monkeypatch.setattr(commands, "save", save)
     code, said = run(monkeypatch, capsys, *command, "-o", x, "--checkpoint", kept)
     assert (code, said) == (2, f"pnp: output {x} cannot be written: No space left on device")
     assert not x.exists() and kept.exists()
     refusing.on = False
     monkeypatch.undo()
-    monkeypatch.setattr("pnp.data_terms.LeastSquaresStep.__call__", None)  # no iteration is computed again
+    monkeypatch.setattr(
+        "pnp.algorithms.least_squares.LeastSquaresStep.__call__", None
+    )  # no iteration is computed again
     assert run(monkeypatch, capsys, *command, "-o", x, "--checkpoint", kept)[0] == 0
     first, second = read_result(tmp_path / "whole.h5"), read_result(x)
     np.testing.assert_array_equal(first.x, second.x)
@@ -252,9 +257,10 @@ def test_commands_say_in_one_sentence_that_the_disk_is_full(full, tmp_path, monk
 def stack():
     pytest.importorskip("distributed", reason="the extra 'stack' is not installed")
     pytest.importorskip("zarr", reason="the extra 'stack' is not installed")
-    from pnp.stack import parts
 
-    return parts
+    from pnp.stack import results_store
+
+    return results_store
 
 
 def test_a_slice_that_cannot_be_written_is_open_and_the_others_stay(stack, full):
@@ -270,7 +276,7 @@ def test_a_slice_that_cannot_be_written_is_open_and_the_others_stay(stack, full)
 
 
 def test_the_file_of_a_stack_is_whole_or_the_slices_stay(stack, full):
-    from pnp.stack.convert import to_hdf5
+    from pnp.stack.to_hdf5 import to_hdf5
 
     parts, path = stack.Parts.create(full.folder / "x.parts", 2, X.shape[1:], X.dtype, {}), full.folder / "x.h5"
     for k in range(2):

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reader_files import refused, write_dicom, write_htc
 
-from pnp.io import checks, read_fits_maps, read_image, read_nifti, write_image, write_nifti
+from pnp.io import guards, read_fits_maps, read_image, read_nifti, write_image, write_nifti
 from pnp.readers import read_catalogue, read_dicom, read_dicom_nm, read_htc2022, read_interfile, read_shear_maps
 
 EDITS = st.lists(
@@ -325,7 +325,7 @@ def test_interfile_of_more_bytes_a_pixel_than_a_message_holds(tmp_path):
 
 def test_photograph_of_more_rows_than_the_file_has(tmp_path, monkeypatch):
     """Pillow makes room for what a TIFF claims, and eight times as much for its grey."""
-    monkeypatch.setattr(checks, "ROOM", 2**20)
+    monkeypatch.setattr(guards, "ROOM", 2**20)
     path = tmp_path / "photograph.tif"
     TARGETS[path.name].write(path)
     with tifffile.TiffFile(path) as tiff:

@@ -14,7 +14,8 @@ import torch
 from toys import SHAPE, Diagonal, Linear, Matrix, rand, smooth
 
 from pnp import LeastSquares, Schedule, Stop, solve, to_deepinv
-from pnp.interop import as_denoiser, as_operator, to_deepinv_prior
+from pnp.drivers.arguments import as_denoiser, as_operator
+from pnp.interop import to_deepinv_prior
 
 with warnings.catch_warnings():  # what deepinv warns of at import is not ours to fix
     warnings.simplefilter("ignore")

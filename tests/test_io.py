@@ -19,7 +19,7 @@ from PIL import Image
 
 from pnp.io import (
     atomic,
-    checks,
+    guards,
     png_bits,
     read_image,
     read_measurements,
@@ -28,7 +28,7 @@ from pnp.io import (
     write_measurements,
     write_result,
 )
-from pnp.io.checks import check_memory, reading
+from pnp.io.guards import check_memory, reading
 from pnp.plots import save_panels
 
 GREY = np.linspace(0, 1, 6 * 8, dtype=np.float32).reshape(6, 8)
@@ -370,10 +370,10 @@ def test_reading_says_what_lacks():
             raise MemoryError
     with pytest.raises(ValueError, match=r"a: x \(10000000, 5000\) would take 186 GiB, there are 0\.5; cut it"):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(checks, "_memory", lambda: 2.0**29)
+            patch.setattr(guards, "_memory", lambda: 2.0**29)
             check_memory("a: x", (10**7, 5000), "cut it")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checks, "_memory", lambda: 1000.0)
+        patch.setattr(guards, "_memory", lambda: 1000.0)
         with pytest.raises(ValueError, match=r"would take 1\.86e-06 GiB"):  # it was said to be 0
             check_memory("a: x", (500,), "cut it")
         with pytest.raises(ValueError, match="would take over 1e290 GiB"):

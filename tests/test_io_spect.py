@@ -24,7 +24,7 @@ from spect_files import (
 )
 
 from operators import SPECT, collimator_fwhm
-from pnp.cli_files import build_operator, read_problem
+from pnp.cli.problem import build_operator, read_problem
 from pnp.io import read_measurements, read_result, write_measurements, write_result
 
 

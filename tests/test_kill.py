@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 from toys import image
 
 from operators import SPECT, Radon
-from pnp import cli, locking
-from pnp.io import read_result, write_image, write_measurements, write_result
-from pnp.locking import exclusive
-from pnp.training_run import load_checkpoint
+from pnp import cli
+from pnp.io import lock, read_result, write_image, write_measurements, write_result
+from pnp.io.lock import exclusive
+from pnp.training.state import load_checkpoint
 
 PATIENCE_S = 200.0
 
@@ -301,7 +301,7 @@ HOLD = """if True:
 
 def test_a_lock_dies_with_its_process(tmp_path):
     output = tmp_path / "x"
-    with Command(output, locking.__file__, script=HOLD) as process:
+    with Command(output, lock.__file__, script=HOLD) as process:
         process.wait_for((tmp_path / "x.held").exists)
         with pytest.raises(
             ValueError, match=rf"second: another run \(process {process.process.pid} on .*\) is writing"

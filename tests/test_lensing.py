@@ -18,7 +18,7 @@ from pnp.lensing import (
     survey_noise,
     wiener,
 )
-from pnp.lensing.smoothing import Gaussian
+from pnp.lensing.gaussian_filter import Gaussian
 
 
 def test_maps_have_the_spectrum_the_floor_and_the_skewness():

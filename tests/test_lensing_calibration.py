@@ -42,9 +42,11 @@ def made_up(skies: int, pixels: int = 400, seed: int = 0) -> SimulatedErrors:
 @settings(max_examples=10, deadline=None)
 @given(coverage=st.sampled_from([0.5, 0.68, 0.9]), seed=st.integers(0, 1000))
 def test_pixel_form_covers_as_promised(coverage, seed):
-    found = calibrate_error(made_up(200, seed=seed), coverage=coverage, n_heuristic=20, n_test=120)
+    # The size of a sky is shared by all its pixels: with so many skies it moves the coverage by 0.003, a fifth of the
+    # tolerance.
+    found = calibrate_error(made_up(800, seed=seed), coverage=coverage, n_heuristic=20, n_test=480)
     n = found.n_calibration
-    assert n == 60
+    assert n == 300
     promise = math.ceil((n + 1) * coverage) / (n + 1)  # exactly, for continuous errors
     assert found.coverage == pytest.approx(promise, abs=0.015)
     assert found.coverage > coverage - 0.015

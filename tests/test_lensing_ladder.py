@@ -13,8 +13,8 @@ import torch
 
 from operators import KaiserSquires
 from pnp.lensing import LognormalKappa, pixel_spectrum, smoothed_kaiser_squires, survey_noise, wiener
+from pnp.lensing.comparison import mass_map_ladder
 from pnp.lensing.diagnostics import whitened_chi2
-from pnp.lensing.ladder import mass_map_ladder
 from pnp.lensing.peaks import find_peaks
 from pnp.lensing.shear import noise_like
 from pnp.metrics import nrmse, pearson_r

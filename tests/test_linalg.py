@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pnp.linalg import adjoint_gap, cg, implicit_solve, operator_norm
+from pnp.algorithms.linalg import adjoint_gap, cg, implicit_solve, operator_norm
 
 
 def spd(n: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:

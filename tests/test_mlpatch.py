@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from denoisers import MLPatch
-from denoisers.mlpatch import ARCHITECTURES, continuous, geometry, grid, weights
+from denoisers import MLPatch, weight_files
+from denoisers.mlpatch import ARCHITECTURES, continuous, geometry, tiles
 
 SMALL = {"taps": 5, "margin": 1, "features": 8, "hidden": 10, "dilations": (1, 2, 1)}
 
@@ -41,7 +41,7 @@ def test_any_tiling_gives_the_same_image(h, w, stride, tile):
     model, x = random_model(spacing=4), image(2, 1, h, w)
     with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
         whole = model(x, 0.1, stride=stride)
-        patch.setattr(grid, "TILE", tile)
+        patch.setattr(tiles, "TILE", tile)
         tiled = model(x, 0.1, stride=stride)
     assert whole.shape == x.shape
     torch.testing.assert_close(tiled, whole, rtol=1e-12, atol=1e-12)
@@ -227,7 +227,7 @@ def test_one_noise_level_per_image():
 def test_weights_survive_the_file_and_refuse_what_they_are_not(tmp_path):
     model = random_model(sigma_range=(0.0, math.inf))
     path = tmp_path / "mine.safetensors"
-    weights.save(model, path, about={"data": "noise"})
+    model.save(path, about={"data": "noise"})
     again = MLPatch.from_pretrained(str(path))
     assert again.config() == model.config()
     x = image(1, 1, 16, 16, dtype=torch.float32)
@@ -240,9 +240,9 @@ def test_weights_survive_the_file_and_refuse_what_they_are_not(tmp_path):
         MLPatch.from_pretrained("photographs")
 
 
-@pytest.mark.parametrize("name", weights.available())
+@pytest.mark.parametrize("name", weight_files.available(MLPatch))
 def test_packaged_weights_have_a_card_and_state_a_local_field(name):
-    card = (weights.FOLDER / f"{name}.md").read_text()
+    card = (weight_files.FOLDER / f"{name}.md").read_text()
     assert "seed" in card and "pnp train" in card and "python benchmarks/" in card
     model = MLPatch.from_pretrained(name)
     assert model.receptive_field < (128 if model.normalization == "absolute" else 64)

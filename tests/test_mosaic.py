@@ -21,7 +21,7 @@ pytest.importorskip("dask", reason="the extra 'stack' is not installed")
 zarr = pytest.importorskip("zarr", reason="the extra 'stack' is not installed")
 
 from pnp.stack import denoise_mosaic, solve_mosaic  # noqa: E402
-from pnp.stack.mosaic import _cuts  # noqa: E402
+from pnp.stack.tiling import _cuts  # noqa: E402
 
 
 def network(channels: int = 1, spacing: int = 2) -> MLPatch:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pnp.muon import Muon, hidden_weights, orthogonalize
+from pnp.training.muon import Muon, hidden_weights, orthogonalize
 
 
 def rand(*shape, seed=0):

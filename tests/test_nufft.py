@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from operators.nufft import NUFFT
+from operators.ct.nufft import NUFFT
 
 BACKENDS = ["finufft", "torch"]
 SHAPES = [(7, 10), (1, 1), (1, 6), (33, 20)]

@@ -101,7 +101,7 @@ def test_a_chest_does_not_depend_on_the_resolution(chests):
 
 
 def test_a_tube_covers_the_area_of_its_section():
-    from pnp.phantoms.strokes import cover
+    from pnp.phantoms.tubes import cover
 
     n, r = 200, 0.1
     one = torch.full((1,), r)

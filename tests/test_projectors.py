@@ -14,7 +14,7 @@ from radon_truth import F64, Ellipse, rand, rel, tensor, truth, turn
 from torch import Tensor
 
 from operators import FanBeam, Radon
-from operators.views import views
+from operators.ct.view_weights import views
 
 RNG = np.random.default_rng(0)
 PROJECTORS: dict[str, Callable[..., Radon | FanBeam]] = {

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from radon_truth import F64, half_turn, rand, rel, shepp_logan, some_angles
 from torch import Tensor
 
-from operators import nufft
-from operators.radon import Radon
-from pnp.linalg import cg
+from operators.ct import nufft
+from operators.ct.radon import Radon
+from pnp.algorithms.linalg import cg
 
 # Detectors much narrower than the image are meant here.
 pytestmark = pytest.mark.filterwarnings("ignore:.*times as wide as the image")

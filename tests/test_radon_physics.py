@@ -11,7 +11,7 @@ from radon_truth import F64, SHEPP_LOGAN, Ellipse, bins, half_turn, rand, rel, s
 from torch import Tensor
 
 from operators import Radon
-from operators.projector import WINDOWS
+from operators.ct.projector import WINDOWS
 
 # ------------------------------------------------------------------------------------------------- physics
 

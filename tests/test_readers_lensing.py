@@ -16,7 +16,7 @@ from astropy.table import MaskedColumn, QTable, Table
 from astropy.wcs import WCS
 from reader_files import refused
 
-import pnp.readers.catalogue
+import pnp.readers.shear_catalogue
 from denoisers.mlpatch import ARCHITECTURES, MLPatch
 from operators import KaiserSquires
 from pnp.lensing import LognormalKappa, survey_noise
@@ -248,7 +248,7 @@ def test_what_is_no_table(tmp_path):
 
 
 def test_aliases_are_lower_case_and_unique():
-    every = [name for names in pnp.readers.catalogue.ALIASES.values() for name in names]
+    every = [name for names in pnp.readers.shear_catalogue.ALIASES.values() for name in names]
     assert len(set(every)) == len(every) and all(name == name.lower() for name in every)
 
 

@@ -15,7 +15,7 @@ from test_report import Page, noise, result
 from typer.testing import CliRunner
 
 import operators
-from pnp.cli_report import first_estimate, report
+from pnp.cli.report import first_estimate, report
 from pnp.io import Measurements, write_measurements, write_result
 from pnp.metrics import nrmse, pearson_r
 from pnp.report import write_report

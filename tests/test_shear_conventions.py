@@ -11,8 +11,8 @@ from reader_files import refused
 
 from operators import KaiserSquires
 from pnp.lensing import LognormalKappa
-from pnp.lensing.catalogue import map_catalogue
-from pnp.lensing.conventions import score_conventions
+from pnp.lensing.bin_catalogue import map_catalogue
+from pnp.lensing.sign_conventions import score_conventions
 from pnp.readers import ShearCatalogue, ShearMap, read_catalogue
 
 SIGNS = [(1, 1), (1, -1), (-1, 1), (-1, -1)]

@@ -15,7 +15,7 @@ from scipy.signal import convolve2d
 from torch import Tensor
 
 from operators import SPECT, Radon, collimator_fwhm
-from operators.spect_rotation import TICKS, Rotation
+from operators.spect.rotation import TICKS, Rotation
 
 F64 = torch.float64
 VOXEL = 4.8

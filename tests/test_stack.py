@@ -22,7 +22,7 @@ from torch import nn
 from denoisers import TV
 from operators import Mask
 from pnp import LeastSquares, Poisson, solve
-from pnp.cli_stack import reconstruct_stack
+from pnp.cli.reconstruct_stack import reconstruct_stack
 from pnp.io import read_result, write_measurements
 
 pytest.importorskip("distributed", reason="the extra 'stack' is not installed")
@@ -30,9 +30,9 @@ zarr = pytest.importorskip("zarr", reason="the extra 'stack' is not installed")
 
 from test_mosaic import network, picture  # noqa: E402
 
-from pnp.settings import described  # noqa: E402
+from pnp.drivers.fingerprint import described  # noqa: E402
 from pnp.stack import denoise_mosaic, solve_stack  # noqa: E402
-from pnp.stack.engine import cores, engine  # noqa: E402
+from pnp.stack.cluster import cores, engine  # noqa: E402
 
 SHAPE = (12, 10)
 OPTIONS = {"noise_std": 0.1, "max_iter": 4}

@@ -23,7 +23,7 @@ from test_mosaic import Average, blur, scene  # noqa: E402
 from test_stack import command  # noqa: E402
 
 from pnp.stack import solve_mosaic  # noqa: E402
-from pnp.stack.engine import engine  # noqa: E402
+from pnp.stack.cluster import engine  # noqa: E402
 
 
 @pytest.fixture(scope="module")

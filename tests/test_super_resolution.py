@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from denoisers import MLPatch, super_resolution
-from denoisers.mlpatch import weights
-from denoisers.super_resolution import SuperResolver, downsampling_matrix, output_coords
+from denoisers import MLPatch, weight_files
+from denoisers.mlpatch import super_resolver
+from denoisers.mlpatch.super_resolver import SuperResolver, downsampling_matrix, output_coords
 
 TALK = Path(__file__).parents[1] / "recipes" / "talk"
 
@@ -114,9 +114,9 @@ def test_any_size_in_any_chunks_is_what_at_gives(h, w, more, chunk):
     size = (h + more, 2 * w)
     with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
         expected = at_grid(model, x, size)
-        patch.setattr(super_resolution, "POINTS_PER_PHASE", 0)
+        patch.setattr(super_resolver, "POINTS_PER_PHASE", 0)
         whole = model(x, size=size)
-        patch.setattr(super_resolution, "POINTS_PER_CHUNK", chunk)
+        patch.setattr(super_resolver, "POINTS_PER_CHUNK", chunk)
         pieces = model(x, size=size)
     assert whole.shape == (2, 2, *size)
     torch.testing.assert_close(whole, expected, rtol=1e-10, atol=1e-10)
@@ -131,7 +131,7 @@ def test_at_the_grids_coordinates_is_the_grid(factor, monkeypatch):
         assert z.shape[2:] == (round(6 * factor), round(8 * factor))
         expected = at_grid(model, x, tuple(z.shape[2:]))
         torch.testing.assert_close(z, expected, rtol=1e-10, atol=1e-10)
-        monkeypatch.setattr(super_resolution, "POINTS_PER_PHASE", 0)
+        monkeypatch.setattr(super_resolver, "POINTS_PER_PHASE", 0)
         torch.testing.assert_close(model(x, factor=factor), expected, rtol=1e-10, atol=1e-10)
 
 
@@ -296,9 +296,9 @@ def test_weights_survive_the_file_and_are_told_from_those_of_mlpatch(tmp_path, m
     with pytest.raises(ValueError, match=r"SuperResolver\.from_pretrained: name must be one of"):
         SuperResolver.from_pretrained("gray")
     (tmp_path / "broken.safetensors").write_bytes(b"no weights")
-    weights.save(MLPatch(taps=3, features=4, hidden=4, dilations=(1,)), tmp_path / "local.safetensors")
-    monkeypatch.setattr(weights, "FOLDER", tmp_path)
-    assert weights.available() == ["local"] and weights.available(SuperResolver) == ["mine"]
+    MLPatch(taps=3, features=4, hidden=4, dilations=(1,)).save(tmp_path / "local.safetensors")
+    monkeypatch.setattr(weight_files, "FOLDER", tmp_path)
+    assert weight_files.available(MLPatch) == ["local"] and weight_files.available(SuperResolver) == ["mine"]
     assert SuperResolver.from_pretrained("mine").config() == model.config()
 
 
@@ -315,9 +315,9 @@ def test_the_weights_of_the_package_surpass_bicubic_interpolation(name, factor):
     assert after < 0.97 * before
 
 
-@pytest.mark.parametrize("name", weights.available(SuperResolver))
+@pytest.mark.parametrize("name", weight_files.available(SuperResolver))
 def test_packaged_weights_have_a_card(name):
-    card = (weights.FOLDER / f"{name}.md").read_text()
+    card = (weight_files.FOLDER / f"{name}.md").read_text()
     model = SuperResolver.from_pretrained(name)
     assert "seed" in card and "python recipes/" in card
     assert f"receptive field {model.receptive_field} low-resolution pixels" in card

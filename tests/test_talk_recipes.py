@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from denoisers import MLPatch, SuperResolver
-from denoisers.mlpatch import weights
 from pnp.io import read_image, write_image
 
 TALK = Path(__file__).parents[1] / "recipes" / "talk"
@@ -273,7 +272,7 @@ def test_equivariance(run, tmp_path):
     model, path = MLPatch(**tiny, dilations=(1,)), tmp_path / "tiny.safetensors"
     with torch.no_grad():
         model.network.write.weight.mul_(5)
-    weights.save(model, path)
+    model.save(path)
     run("equivariance", "--smoke", "--weights", path, "--output", tmp_path)
     gaps = {row["denoiser"]: row for row in table(tmp_path / "equivariance.csv")}
     shift, turn = "shift by 1 pixel", "turn by 90 degrees"
@@ -282,10 +281,10 @@ def test_equivariance(run, tmp_path):
     averaged = gaps["Equivariant(MLPatch), stride 2"]
     assert float(averaged[turn]) < 1e-12 < 1e-3 < float(gaps["MLPatch, stride 1"][turn])
     assert read_image(tmp_path / "equivariance.png").std() > 0.05
-    weights.save(MLPatch(**tiny, dilations=(200,)), path)
+    MLPatch(**tiny, dilations=(200,)).save(path)
     _, err = run("equivariance", "--weights", path, "--output", tmp_path, code=2)
     assert "too many for an image of 512" in err
-    weights.save(MLPatch(3, **tiny, dilations=(1,)), path)
+    MLPatch(3, **tiny, dilations=(1,)).save(path)
     _, err = run("equivariance", "--weights", path, "--output", tmp_path, code=2)
     assert "for 3 channels; give some for 1" in err
 

@@ -13,9 +13,11 @@ from tifffile import imwrite
 from torch import nn
 
 from denoisers import MLPatch
-from pnp.data import Crops, load_folder
-from pnp.training import Interrupted, NoiseLevels, TrainingOptions, denoising_psnr, load_checkpoint, train_denoiser
-from pnp.training_sets import convergence_set, photograph_set
+from pnp.lensing.training_set import convergence_set
+from pnp.training.denoiser import denoising_psnr, train_denoiser
+from pnp.training.images import Crops, load_folder
+from pnp.training.loop import Interrupted, NoiseLevels, TrainingOptions, load_checkpoint
+from pnp.training.photographs import photograph_set
 
 LEVELS = NoiseLevels(0.02, 0.2)
 
@@ -142,7 +144,7 @@ def test_signals_keep_a_checkpoint_between_two_steps(folder, tmp_path, number):
 
 def test_a_budget_of_minutes_counts_training_alone(folder, tmp_path, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("pnp.training.time", SimpleNamespace(monotonic=lambda: now[0], time=lambda: now[0]))
+    monkeypatch.setattr("pnp.training.loop.time", SimpleNamespace(monotonic=lambda: now[0], time=lambda: now[0]))
     sampler = crops(folder)
 
     def second(batch, generator):
@@ -199,7 +201,7 @@ def test_what_cannot_be_trained_is_said(folder, tmp_path):
 
 @pytest.mark.parametrize("fast", [True, False])
 def test_foreign_networks_train_under_autocast(folder, tmp_path, monkeypatch, fast):
-    monkeypatch.setattr("pnp.training_run.fast_bfloat16", lambda device: fast)
+    monkeypatch.setattr("pnp.training.denoiser.fast_bfloat16", lambda device: fast)
     seen = []
 
     def dtypes(o, **attributes):

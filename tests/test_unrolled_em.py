@@ -17,7 +17,7 @@ from toys import rel
 
 from operators import SPECT, spect_camera
 from pnp import osem
-from pnp.counts import em_update
+from pnp.algorithms.poisson import em_update
 from pnp.learned import (
     MODES,
     Scan,
@@ -28,11 +28,11 @@ from pnp.learned import (
     save_unrolled_em,
     train_unrolled_em,
 )
-from pnp.learned.unrolled_training import _last, spent
+from pnp.learned.unrolled_em_training import _last, spent
 from pnp.metrics import nrmse
-from pnp.muon import hidden_weights
 from pnp.phantoms import ISOTOPES, emission_scan
-from pnp.training_options import TrainingOptions
+from pnp.training.muon import hidden_weights
+from pnp.training.options import TrainingOptions
 
 F64 = torch.float64
 SHAPE = (6, 6, 3)

@@ -18,15 +18,8 @@ from fuzz_targets import TARGETS
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 from reader_files import VOLUME, refused, write_dicom, write_dx
 
-from pnp.io import (
-    checks,
-    read_fits_maps,
-    read_image,
-    read_nifti,
-    write_image,
-    write_nifti,
-)
-from pnp.io.checks import RATIO, ROOM, allowed
+from pnp.io import guards, read_fits_maps, read_image, read_nifti, write_image, write_nifti
+from pnp.io.guards import RATIO, ROOM, allowed
 from pnp.readers import (
     read_catalogue,
     read_dicom,
@@ -118,7 +111,7 @@ BOMBS: dict[str, Any] = {
 def test_bombs_are_refused_before_they_go_off(tmp_path, name, monkeypatch):
     read, write, remedy = BOMBS[name]
     write(tmp_path / name)
-    monkeypatch.setattr(checks, "ROOM", SMALL)
+    monkeypatch.setattr(guards, "ROOM", SMALL)
     tracemalloc.start()
     try:
         message = refused(read, tmp_path / name)
@@ -132,16 +125,16 @@ def test_bombs_are_refused_before_they_go_off(tmp_path, name, monkeypatch):
 def test_what_unpacks_to_more_than_the_memory(tmp_path, name, monkeypatch):
     read, write, remedy = BOMBS[name]
     write(tmp_path / name)
-    monkeypatch.setattr(checks, "_memory", lambda: float(2 * SMALL))
+    monkeypatch.setattr(guards, "_memory", lambda: float(2 * SMALL))
     message = refused(read, tmp_path / name)
     assert "half of the memory, 0.000977 GiB" in message and remedy in message
-    monkeypatch.setattr(checks, "_memory", lambda: math.inf)
+    monkeypatch.setattr(guards, "_memory", lambda: math.inf)
     assert "half of the memory" not in refused(read, tmp_path / name)  # only that they hold nothing
 
 
 def test_what_packs_well_is_read(tmp_path, monkeypatch):
     """Empty maps pack a thousand times; up to 256 MiB nobody asks."""
-    monkeypatch.setattr(checks, "_memory", lambda: math.inf)
+    monkeypatch.setattr(guards, "_memory", lambda: math.inf)
     assert allowed(0) == (ROOM, "256 MiB") and allowed(2**28) == (RATIO * 2**28, "5.12e+04 MiB, 200 times its size")
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file.create_dataset("image", (1024, 2048), "f4", data=np.zeros((1024, 2048), "f4"), compression="gzip")

@@ -18,16 +18,10 @@ from PIL import Image
 from reader_files import refused, write_dicom
 
 from denoisers import MLPatch, SuperResolver
-from pnp.cli_report import report
-from pnp.cli_stack import _first_slice
-from pnp.data import load_folder
-from pnp.io import (
-    checks,
-    read_image,
-    read_measurements,
-    read_result,
-)
-from pnp.io.checks import within
+from pnp.cli.reconstruct_stack import _first_slice
+from pnp.cli.report import report
+from pnp.io import guards, read_image, read_measurements, read_result
+from pnp.io.guards import within
 from pnp.learned import load_glimpse, load_unrolled_em
 from pnp.readers import (
     read_catalogue,
@@ -39,7 +33,8 @@ from pnp.readers import (
     read_tiff_stack,
 )
 from pnp.stack.sources import FileSource, constant_or_source, content
-from pnp.training_run import load_checkpoint
+from pnp.training.images import load_folder
+from pnp.training.state import load_checkpoint
 
 HDF5 = {name: TARGETS[name].read for name in TARGETS if name.endswith(".h5")}
 MAIN = {
@@ -179,7 +174,7 @@ def test_stacks_that_claim_what_the_file_has_not(tmp_path):
 
 
 def test_an_honest_virtual_dataset_of_its_own_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(checks, "ROOM", 0)
+    monkeypatch.setattr(guards, "ROOM", 0)
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file["stored"] = np.ones((100, 100), "f4")
         layout = h5py.VirtualLayout((100, 100), "f4")

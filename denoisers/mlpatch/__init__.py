@@ -1,5 +1,6 @@
-"""MLPatch, the local patch denoiser: model, grid evaluation, continuous coordinates, weights."""
+"""MLPatch, the local patch denoiser, and its super-resolver: network, tiles, continuous coordinates."""
 
 from .model import ARCHITECTURES, MLPatch
+from .super_resolver import SuperResolver
 
-__all__ = ["ARCHITECTURES", "MLPatch"]
+__all__ = ["ARCHITECTURES", "MLPatch", "SuperResolver"]

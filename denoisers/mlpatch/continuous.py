@@ -8,20 +8,12 @@ is the grid's result.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .geometry import bicubic_weights
-from .grid import mirrored
-from .network import Folded
-
-if TYPE_CHECKING:
-    from .model import MLPatch
-
-__all__ = ["evaluate_at"]
+from .geometry import bicubic_weights, mirrored
+from .network import Folded, LocalModel
 
 TILE = 128
 """Side in pixels of the pieces of the image whose features are held at a time."""
@@ -29,7 +21,7 @@ VALUES_PER_CHUNK = 2**21
 """Numbers read around the coordinates of one chunk."""
 
 
-def evaluate_at(model: MLPatch, x: Tensor, coords: Tensor, sigma: Tensor) -> Tensor:
+def evaluate_at(model: LocalModel, x: Tensor, coords: Tensor, sigma: Tensor) -> Tensor:
     """Values (B, C, N) of x (B, C, H, W) denoised at coords (N, 2), (row, column) in pixels."""
     height, width = x.shape[2:]
     if not isinstance(coords, Tensor) or coords.ndim != 2 or coords.shape[1] != 2:
@@ -58,7 +50,7 @@ def evaluate_at(model: MLPatch, x: Tensor, coords: Tensor, sigma: Tensor) -> Ten
     return torch.cat(values, 2)[:, :, order.argsort()]
 
 
-def _query_tile(model: MLPatch, folded: Folded, x: Tensor, coords: Tensor, sigma: Tensor) -> Tensor:
+def _query_tile(model: LocalModel, folded: Folded, x: Tensor, coords: Tensor, sigma: Tensor) -> Tensor:
     """Values (B, C, n) at coordinates that lie in one tile."""
     net, level = model.network, model.log_level(sigma)
     half = net.patch // 2

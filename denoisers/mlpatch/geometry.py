@@ -60,3 +60,12 @@ def reflect_indices(start: int, stop: int, n: int) -> Tensor:
     period = max(2 * (n - 1), 1)
     i = torch.arange(start, stop) % period
     return torch.where(i < n, i, period - i)
+
+
+def mirrored(x: Tensor, rows: tuple[int, int], cols: tuple[int, int]) -> Tensor:
+    """Samples rows[0]..rows[1]-1, cols[0]..cols[1]-1 of x (B, C, H, W), mirrored at the edges."""
+    i, j = reflect_indices(*rows, x.shape[2]), reflect_indices(*cols, x.shape[3])
+    # Only the part that is used is read: a strip of a wide image would be larger than a tile.
+    top, left = int(i.min()), int(j.min())
+    part = x[:, :, top : int(i.max()) + 1, left : int(j.max()) + 1]
+    return part.index_select(2, (i - top).to(x.device)).index_select(3, (j - left).to(x.device))

@@ -16,20 +16,22 @@ and Harmeling (CVPR 2012): output patches that overlap; DnCNN (Zhang et al., TIP
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..base import check_image, check_sigma
-from . import grid
+from ..precision import check_precision, compute_dtype
+from ..weight_files import read, save
+from .continuous import evaluate_at
 from .network import Folded, Network
-
-__all__ = ["ARCHITECTURES", "MLPatch"]
+from .tiles import evaluate
 
 NORMALIZATIONS = ("unit-free", "absolute")
 LIMIT = 6.0
-"""Of the noise estimate, in sigmas."""
+"""Largest noise estimate, in standard deviations."""
 
 
 class MLPatch(nn.Module):
@@ -92,7 +94,7 @@ class MLPatch(nn.Module):
             raise ValueError(f"MLPatch: sigma_range must be 0 <= low < high{zero}, got {sigma_range}")
         self.channels, self.normalization, self.unit, self.level = channels, normalization, unit, level
         self.sigma_range = (float(sigma_range[0]), float(sigma_range[1]))
-        self.precision = grid.check_precision("MLPatch", precision)
+        self.precision = check_precision("MLPatch", precision)
         self._sizes: dict[str, Any] = {
             "taps": taps,
             "margin": margin,
@@ -106,15 +108,21 @@ class MLPatch(nn.Module):
         self.stride = spacing if stride is None else self._check_stride(stride)
 
     @classmethod
-    def from_pretrained(cls, name: str = "gray") -> MLPatch:
+    def from_pretrained(cls, name: str | Path = "gray") -> MLPatch:
         """Load weights that come with the package, or a `.safetensors` file of your own by its path.
 
         Raises:
             ValueError: no such weights; the message lists those there are.
         """
-        from .weights import load
+        return read(name, cls)
 
-        return load(name)
+    def save(self, path: str | Path, *, about: dict[str, str] | None = None) -> None:
+        """Write a .safetensors file, in float16; `about` holds further facts for its header.
+
+        Raises:
+            ValueError: the file cannot be written; what was there before remains.
+        """
+        save(self, path, about=about)
 
     def config(self) -> dict[str, Any]:
         """The constructor's arguments, as plain values."""
@@ -149,7 +157,7 @@ class MLPatch(nn.Module):
 
     def compute_dtype(self, x: Tensor) -> torch.dtype:
         """The dtype of the matrix products for input x."""
-        return grid.compute_dtype(x, self.precision)
+        return compute_dtype(x, self.precision)
 
     def fold(self, x: Tensor) -> Folded:
         """The network's kernels for input x, taps folded in."""
@@ -195,7 +203,7 @@ class MLPatch(nn.Module):
         check_image("MLPatch", x, self.channels)
         s = check_sigma("MLPatch", sigma, x, self.sigma_range)
         stride = self.stride if stride is None else self._check_stride(stride)
-        return grid.evaluate(self, x, s, stride, progress=progress)
+        return evaluate(self, x, s, stride, progress=progress)
 
     def valid(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, int]:
         """Denoise the part of x (B, C, H, W) that needs no border, sigma (B,); returns it and its offset in x.
@@ -216,8 +224,6 @@ class MLPatch(nn.Module):
         Returns:
             Values (B, C, N). At pixel centres they are those of `forward` with stride=1.
         """
-        from .continuous import evaluate_at
-
         check_image("MLPatch.at", x, self.channels)
         return evaluate_at(self, x, coords, check_sigma("MLPatch.at", sigma, x, self.sigma_range))
 

@@ -17,15 +17,14 @@ In the unit-free scheme the rows of W_r sum to zero, hence g((a y + b) / (a sigm
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .geometry import grid_taps, tap_matrix
-
-__all__ = ["Block", "Folded", "Network"]
 
 
 class Folded(NamedTuple):
@@ -196,3 +195,24 @@ class Network(nn.Module):
         # The patches overlap (spacing / stride)^2 times as often as they do at the largest stride.
         g = F.conv_transpose2d(f, folded.write * (stride / self.spacing) ** 2, stride=stride)
         return g[:, :, crop + lead : g.shape[2] - crop, crop + lead : g.shape[3] - crop]
+
+
+class LocalModel(Protocol):
+    """What the evaluation on the grid and between its pixels needs of a model around `Network`."""
+
+    network: Network
+
+    def fold(self, x: Tensor) -> Folded:
+        """The network's kernels for input x."""
+
+    def log_level(self, sigma: Tensor) -> Tensor | None:
+        """The noise level as the network takes it, (B,), or None."""
+
+    def estimate(self, y: Tensor, sigma: Tensor, stride: int, folded: Folded) -> Tensor:
+        """The denoised part of y (B, C, H, W) that has all its input."""
+
+    def combine(self, y: Tensor, g: Tensor, sigma: Tensor) -> Tensor:
+        """The estimate from noisy values and the network's output."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """The weights."""

@@ -3,11 +3,11 @@
 `calibrate` finds the angles and the offset of a scan from its measurements alone.
 """
 
-from .calibration import Calibration, calibrate
 from .centre import find_centre, offset_from_centre
-from .counts import LineIntegrals, find_bad_pixels, line_integrals, simulate_counts
+from .geometry_calibration import Calibration, calibrate
+from .hounsfield import attenuation, hounsfield, water_attenuation
+from .line_integrals import LineIntegrals, find_bad_pixels, line_integrals, simulate_counts
 from .transmission import Transmission
-from .units import attenuation, hounsfield, water_attenuation
 
 __all__ = [
     "Calibration",

@@ -29,8 +29,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..validation import check_number, short, warn_of_degrees
-from .counts import as_floats
+from ..checks import check_number, short, warn_of_degrees
+from .line_integrals import as_floats
 
 __all__ = ["find_centre", "offset_from_centre"]
 

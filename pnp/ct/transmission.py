@@ -24,11 +24,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data_terms import LeastSquaresStep
-from ..linalg import cg, implicit_solve
-from ..protocols import Operator, Preconditioner
-from ..validation import broadcasts, check_number
-from .counts import check_open_beam
+from ..algorithms.least_squares import LeastSquaresStep
+from ..algorithms.linalg import cg, implicit_solve
+from ..algorithms.protocols import Operator, Preconditioner
+from ..checks import broadcasts, check_number
+from .line_integrals import check_open_beam
 
 __all__ = ["Transmission"]
 

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from .atomic import atomic
-from .checks import allowed, check_claim, check_memory, quiet, reading
+from .guards import allowed, check_claim, check_memory, quiet, reading
 
 __all__ = ["celestial_wcs", "image", "images_in", "native", "open_fits", "read_fits_maps", "write_fits_maps"]
 

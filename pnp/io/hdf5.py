@@ -27,8 +27,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .atomic import atomic_hdf5
-from .hdf5_open import listed, numbers, open_hdf5
-from .units import factor, units_of
+from .hdf5_safe import listed, numbers, open_hdf5
+from .hdf5_units import factor, units_of
 
 __all__ = ["Measurements", "SavedResult", "read_measurements", "read_result", "write_measurements", "write_result"]
 

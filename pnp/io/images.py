@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from .atomic import atomic, atomic_hdf5, check_output
-from .checks import check_claim, check_memory, reading
 from .fits import image as fits_image
 from .fits import images_in, open_fits
-from .hdf5_open import listed, numbers, open_hdf5
+from .guards import check_claim, check_memory, reading
+from .hdf5_safe import listed, numbers, open_hdf5
 from .nifti import NIFTI, write_nifti
-from .tiff import open_tiff, tiff_values
+from .tiff_safe import open_tiff, tiff_values
 
 __all__ = ["check_image_output", "png_bits", "read_image", "write_image"]
 

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .atomic import atomic
-from .checks import check_claim, check_memory, reading
+from .guards import check_claim, check_memory, reading
 
 __all__ = ["NIFTI", "read_nifti", "write_nifti"]
 

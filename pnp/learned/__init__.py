@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from .files import load_glimpse, load_unrolled_em, save_glimpse, save_unrolled_em
 from .glimpse import Glimpse
-from .pairs import Pairs, add_noise, held_out_psnr, mean_psnr
+from .glimpse_training import Pairs, add_noise, held_out_psnr, mean_psnr
 from .unrolled_em import UnrolledEM
-from .unrolled_training import MODES, Scan, held_out_nrmse, make_scan, train_unrolled_em
+from .unrolled_em_training import MODES, Scan, held_out_nrmse, make_scan, train_unrolled_em
+from .weight_files import load_glimpse, load_unrolled_em, save_glimpse, save_unrolled_em
 
 __all__ = [
     "MODES",

@@ -31,12 +31,12 @@ import torch.nn.functional as F
 from scipy.fft import next_fast_len
 from torch import Tensor, nn
 
-from operators.base import check_shape
-from operators.projector import length, ramp, sinc
-from operators.views import views as view_weights
+from operators.base import check_shape, length
+from operators.ct.fourier import ramp, sinc
+from operators.ct.view_weights import views as view_weights
 
-from ..muon import fast_bfloat16
-from ..validation import check_number
+from ..checks import check_number
+from ..training.muon import fast_bfloat16
 from . import checks
 
 __all__ = ["Block", "Glimpse", "Views"]

@@ -24,12 +24,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..counts import as_background, check_counts, em_update, ratio
-from ..em import osem
-from ..interop import as_operator
-from ..protocols import Operator
-from ..validation import as_initial, as_measurements, check_device, check_number
-from .remade import remade
+from ..algorithms.poisson import as_background, check_counts, em_update, ratio
+from ..algorithms.protocols import Operator
+from ..checks import check_number
+from ..drivers.arguments import as_initial, as_measurements, as_operator, check_device
+from ..drivers.em import osem
+from .recompute import remade
 
 __all__ = ["Iteration", "Prior", "UnrolledEM"]
 

@@ -1,20 +1,20 @@
 """Weak lensing: simulated convergence maps, survey noise and baseline mass maps."""
 
 from .baselines import best_smoothing, smoothed_kaiser_squires, wiener
-from .calibration import CalibratedError, SimulatedErrors, calibrate_error, simulated_errors
-from .catalogue import map_catalogue
-from .conventions import ConventionScore, ConventionScores, score_conventions
+from .bin_catalogue import map_catalogue
+from .comparison import Ladder, Rung, mass_map_ladder
 from .diagnostics import BModeNull, b_mode_null, power_ratio, whitened_chi2
-from .ladder import Ladder, Rung, mass_map_ladder
+from .error_maps import CalibratedError, SimulatedErrors, calibrate_error, simulated_errors
 from .mass_map import EModeOnly, MassMap, map_mass
 from .padding import OddGrid, next_fast_odd
 from .peaks import Peaks, find_peaks, match_peaks, peak_counts
 from .prior import PriorFit, ScaledPrior, check_prior
 from .reduced_shear import reduced_to_shear, shear_to_reduced, undo_reduction
+from .sign_conventions import ConventionScore, ConventionScores, score_conventions
 from .simulate import LognormalKappa, kappa_spectrum, pixel_spectrum, survey_noise
 from .spectrum import BandPowers, MeasuredSpectrum, band_powers, gaussian_maps, measured_spectrum
 from .starlet import starlet_inverse, starlet_map, starlet_transform
-from .uncertainty import wiener_samples, wiener_std
+from .wiener_errors import wiener_samples, wiener_std
 
 __all__ = [
     "BModeNull",

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..linalg import cg
+from ..algorithms.linalg import cg
+from ..algorithms.protocols import Operator
 from ..metrics import nrmse
-from ..protocols import Operator
+from .gaussian_filter import Gaussian
 from .shear import check_shear, noise_like
-from .smoothing import Gaussian
 
 __all__ = ["best_smoothing", "smoothed_kaiser_squires", "wiener"]
 

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..protocols import Operator
-from ..validation import check_number
+from ..algorithms.protocols import Operator
+from ..checks import check_number
 from .shear import check_shear, noise_like
 from .spectrum import b_mode, band_powers, gaussian_maps, shear_window
 

@@ -32,13 +32,13 @@ from torch import Tensor, nn
 from denoisers import MLPatch
 from operators import KaiserSquiresEB
 
-from ..api import Stop
-from ..data_terms import LeastSquares
-from ..interop import as_denoiser, as_operator
-from ..iterating import counted, is_true
-from ..protocols import Denoiser, Operator
-from ..solvers import State, admm
-from ..validation import as_tensor, broadcasts, check_device, check_number, guard_denoiser, short
+from ..algorithms.iterations import State, admm
+from ..algorithms.least_squares import LeastSquares
+from ..algorithms.protocols import Denoiser, Operator
+from ..checks import as_tensor, broadcasts, check_number, short
+from ..drivers.arguments import as_denoiser, as_operator, check_device, guard_denoiser
+from ..drivers.progress import counted, is_true
+from ..drivers.result import Stop
 from .padding import OddGrid
 from .reduced_shear import undo_reduction
 from .shear import check_shear

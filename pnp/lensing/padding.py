@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..validation import check_number
+from ..checks import check_number
 
 __all__ = ["OddGrid", "next_fast_odd"]
 

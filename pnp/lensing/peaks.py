@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..validation import check_number, short
+from ..checks import check_number, short
 
 __all__ = ["Peaks", "find_peaks", "match_peaks", "peak_counts"]
 

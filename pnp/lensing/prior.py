@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from ..interop import as_denoiser
-from ..protocols import Denoiser
-from ..validation import check_number
+from ..algorithms.protocols import Denoiser
+from ..checks import check_number
+from ..drivers.arguments import as_denoiser
 
 __all__ = ["PriorFit", "ScaledPrior", "check_prior"]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..validation import as_weights, broadcasts
+from ..checks import broadcasts
+from ..drivers.arguments import as_weights
 
 __all__ = ["check_shear", "noise_like"]
 

@@ -25,8 +25,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..protocols import Operator
-from ..validation import check_number, short
+from ..algorithms.protocols import Operator
+from ..checks import check_number, short
 from .shear import check_shear
 
 __all__ = [

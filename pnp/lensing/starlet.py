@@ -31,9 +31,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..iterating import progress_bar
-from ..protocols import Operator
-from ..validation import check_number, short
+from ..algorithms.protocols import Operator
+from ..checks import check_number, short
+from ..drivers.progress import progress_bar
 from .shear import check_shear, noise_like
 
 __all__ = ["starlet_adjoint", "starlet_inverse", "starlet_map", "starlet_noise", "starlet_transform", "white_noise_std"]

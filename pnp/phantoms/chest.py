@@ -17,8 +17,8 @@ import math
 import torch
 from torch import Tensor
 
-from .fields import check_size, random_fields
-from .strokes import cover
+from .random_fields import check_size, random_fields
+from .tubes import cover
 
 __all__ = ["chest"]
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from .fields import check_size
+from .random_fields import check_size
 
 __all__ = ["ACRYLIC", "perforated_disc"]
 

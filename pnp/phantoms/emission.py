@@ -23,7 +23,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, avg_pool3d
 
-from ..protocols import Operator
+from ..algorithms.protocols import Operator
 from .torso import torso
 
 __all__ = ["ISOTOPES", "EmissionScan", "Isotope", "emission_scan"]

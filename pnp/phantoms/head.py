@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .fields import check_size, random_fields
+from .random_fields import check_size, random_fields
 
 __all__ = ["BONE", "head"]
 

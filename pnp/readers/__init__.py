@@ -3,17 +3,17 @@
 Code in a file is never run: pickles and object arrays are refused. Whatever is wrong with a file is one ValueError.
 """
 
-from .catalogue import ShearCatalogue, read_catalogue
-from .dicom import Slices, read_dicom
-from .dicom_nm import read_dicom_nm
-from .dxchange import read_dxchange
-from .htc2022 import read_htc2022, read_htc2022_segmentation
-from .interfile import read_interfile
-from .scan import Scan
+from .ct_dicom import Slices, read_dicom
+from .ct_dxchange import read_dxchange
+from .ct_htc2022 import read_htc2022, read_htc2022_segmentation
+from .ct_scan import Scan
+from .shear_catalogue import ShearCatalogue, read_catalogue
 from .shear_map import ShearMap
-from .shear_maps import read_shear_maps, write_shear_maps
+from .shear_map_files import read_shear_maps, write_shear_maps
+from .spect_dicom import read_dicom_nm
+from .spect_interfile import read_interfile
 from .spect_scan import EnergyWindow, SpectScan
-from .tiff import read_tiff_stack, write_tiff_stack
+from .tiff_stack import read_tiff_stack, write_tiff_stack
 
 __all__ = [
     "EnergyWindow",

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from operators.kaiser_squires import SIGNS
+from operators.lensing.kaiser_squires import SIGNS
 
 __all__ = ["ShearMap", "check_convention", "check_signs"]
 

@@ -20,7 +20,7 @@ import numpy as np
 from scipy.interpolate import CubicSpline
 from torch import Tensor
 
-from ..validation import check_number
+from ..checks import check_number
 
 __all__ = ["attenuation_from_hu"]
 

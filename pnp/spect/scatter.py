@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypeVar, cast
 
-from ..validation import check_number
+from ..checks import check_number
 
 __all__ = ["triple_energy_window"]
 

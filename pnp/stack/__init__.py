@@ -5,8 +5,8 @@ or of a cluster, and survives what happens to long runs. `denoise_mosaic` and `s
 size in tiles that overlap by the denoiser's field, so that the tiles do not show. How to: docs/stacks.md.
 """
 
-from .mosaic import denoise_mosaic
-from .mosaic_solve import solve_mosaic
-from .run import StackResult, solve_stack
+from .mosaic import solve_mosaic
+from .slices import StackResult, solve_stack
+from .tiling import denoise_mosaic
 
 __all__ = ["StackResult", "denoise_mosaic", "solve_mosaic", "solve_stack"]

@@ -1,275 +1,148 @@
-"""An image larger than memory, denoised in tiles that do not show.
+"""`pnp.solve` on an image larger than memory.
 
-A local denoiser gives a pixel a value that depends on the `receptive_field` around it and on nothing else. Tiles that
-overlap by half of it, cut off again afterwards (`dask.array.map_overlap`), therefore give the values of the whole
-image. At the image's own border nothing is added: there the denoiser mirrors, as it does for the whole. Tiles begin at
-multiples of the denoiser's stride, so that its queries are the same pixels in any tiling.
+    x = h(z - u; alpha)     pixel by pixel (`mosaic_pixels`); local operators in tiles with a halo (`mosaic_operator`)
+    z = D(x + u; sigma)     in tiles with a halo
+    u = u + x - z
+
+z and u lie on the disk between iterations, two of each: a tile's neighbours read the old ones while it writes the
+new. Levels and couplings are those of `solve`.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 import os
-import secrets
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any, cast
 
-import numpy as np
-import numpy.typing as npt
-import torch
+from ..algorithms.iterations import ALGORITHMS
+from ..algorithms.protocols import BoundDataTerm, Denoiser
+from ..algorithms.schedules import Schedule, coupling
+from ..checks import check_number
+from ..drivers.arguments import as_bounds, as_denoiser, as_levels
+from ..drivers.problem import DIVERGED, MAX_ITER, RTOL, default_schedule
+from ..drivers.result import Result, Stop
+from .cluster import require
+from .mosaic_mask import Pixels
+from .mosaic_operator import LocalOperator
+from .mosaic_tiles import Problem, Tiles
+from .results_store import free_folder
+from .sources import as_source
+from .tiling import moved, scratch, tiling_for, travelling
 
-from ..interop import as_denoiser
-from ..io.atomic import refusal
-from ..locking import discard, exclusive, hidden
-from ..protocols import Denoiser
-from ..validation import check_number
-from .engine import require
-from .parts import free_folder, new_array
-from .sources import DaskSource, as_source
-
-__all__ = [
-    "Tiling",
-    "as_mosaic",
-    "denoise_mosaic",
-    "moved",
-    "run",
-    "scratch",
-    "tiling_for",
-    "travelling",
-    "written",
-]
-
-Array = npt.NDArray[Any]
-STEP = 8
-"""Tiles and halos are multiples of it, and so of the strides there are; of another one, of that as well."""
+__all__ = ["solve_mosaic"]
 
 
-class Tiling:
-    """How an image (C, H, W) is cut, and how a function of a tile with its halo is applied to all of it."""
-
-    def __init__(self, shape: tuple[int, int, int], tile: int, halo: int, step: int) -> None:
-        self.chunks = ((shape[0],), *(_cuts(n, tile, halo, step) for n in shape[1:]))
-        self.halo = halo
-
-    def of_one_channel(self) -> Tiling:
-        """Return the same tiles of an image with one channel."""
-        other = copy.copy(self)
-        other.chunks = ((1,), *self.chunks[1:])
-        return other
-
-    def denoise(self, x: Any, denoiser: Any, sigma: float, low: float | None = None, high: float | None = None) -> Any:
-        """Return D(x; sigma) within the bounds, as a Dask array; `denoiser` may be a `dask.delayed` one."""
-        return self.overlapped(_denoise_tile, self.halo, x, denoiser=denoiser, sigma=sigma, bounds=(low, high))
-
-    def overlapped(self, function: Any, halo: int, *arrays: Any, **options: Any) -> Any:
-        """Apply a function to tiles with a halo of their neighbours, cut off again; nothing is added at the border."""
-        import dask.array as da
-
-        # An axis in one piece has no neighbours.
-        depth = {0: 0} | {axis: halo if len(self.chunks[axis]) > 1 else 0 for axis in (1, 2)}
-        dtype = arrays[0].dtype
-        return da.map_overlap(
-            function,
-            *arrays,
-            depth=[depth] * len(arrays),
-            boundary="none",
-            dtype=dtype,
-            meta=np.empty((0, 0, 0), dtype),
-            **options,
-        )
-
-
-def denoise_mosaic(
-    image: Any,
+def solve_mosaic(
+    operator: Any,
+    y: Any,
     denoiser: Denoiser,
-    sigma: float,
     *,
+    noise_std: Any,
     output: str | os.PathLike[str],
     tile: int = 2048,
     halo: int | None = None,
     client: Any = None,
+    algorithm: str = "admm",
+    strength: float = 1.0,
+    schedule: Schedule | Sequence[float] | None = None,
+    bounds: tuple[float | None, float | None] | None = None,
+    max_iter: int | None = None,
+    rtol: float | None = None,
     overwrite: bool = False,
     progress: bool = False,
-) -> Path:
-    """Denoise an image larger than memory: equal to the denoiser on the whole image up to rounding, borders included.
+) -> Result:
+    """Reconstruct an image larger than memory from masked, weighted, blurred or noisy pixels, as `solve`.
 
-    MLPatch computes in bfloat16 where a processor multiplies it; rounding is then that of bfloat16, unless its
-    `precision` is "float32".
+    Equal to `solve` up to rounding for masks of 0 and 1 and one noise level, or given the levels and HQS. Otherwise
+    `solve` estimates ||A*A|| and the evenness by random images of the whole, where exact sums, or random images of a
+    part, stand here: alpha and the last noise level then differ by about a hundredth, for large images by less.
 
     Args:
-        image: (H, W) or (C, H, W), float32 or float64 (others become float32): a Zarr array's path, "file.h5::name",
-            a Dask or a numpy array.
+        operator: the gain m >= 0 of each pixel, as y or (H, W) or (1, H, W): 1 measured, 0 not; or a number. Or a
+            function that makes a local operator for images (height, width) of any size, which keeps their shape:
+            `lambda shape: Blur(kernel, shape, boundary="reflect")`; for a cluster one that workers can import.
+        y: measurements (H, W) or (C, H, W), float32 or float64 (others become float32). Like gains and noise_std a
+            Zarr array's path, "file.h5::name", a Dask or a numpy array.
         denoiser: local, D(x, sigma) on (B, C, H, W).
-        sigma: standard deviation of the noise, in units of the image.
-        output: path of a Zarr array to make, of the image's shape; it appears whole or not at all.
-        tile: side of the tiles in pixels, about. A few tiles are in memory at a time, for each process.
-        halo: pixels beyond a tile that the denoiser sees; None: half its `receptive_field`.
-        client: a `distributed.Client`. None: this process, with all of torch's threads.
+        noise_std: standard deviation of the noise in units of y: a number, or an array like the gains; infinity: no
+            information, and y may be NaN.
+        output: path of a Zarr array to make, of y's shape; it appears whole or not at all. Four images lie beside
+            it meanwhile.
+        tile, halo, client: see `denoise_mosaic`.
+        algorithm, strength, schedule, bounds, max_iter, rtol: see `solve`.
         overwrite: replace a Zarr array of that name.
-        progress: show a bar of Dask's tasks on stderr; without a client only.
+        progress: show a bar of iterations on stderr.
 
     Returns:
-        The path of the output.
+        As `solve`; x is the path of the output, noise_std what was passed; inner iterations are not counted (0).
 
     Raises:
         ImportError: Dask or Zarr is not installed.
-        ValueError, TypeError: an argument does not fit; the denoiser has no receptive field and halo is None.
-
-    >>> denoise_mosaic(np.zeros((4, 4)), lambda x, sigma: x, 0.1, output="none.zarr")  # doctest: +ELLIPSIS
-    Traceback (most recent call last):
-    ValueError: denoise_mosaic: halo must be given ...
+        ValueError, TypeError: an argument does not fit, or the denoiser returns NaN.
     """
-    require("denoise_mosaic")
-    caller = "denoise_mosaic"
-    D = as_denoiser(denoiser, caller)
-    sigma = check_number("sigma", sigma, above=0, or_equal=True, caller=caller)
-    source = as_source(image, caller, "image")
+    from tqdm.auto import tqdm
+
+    caller = "solve_mosaic"
+    require(caller)
+    if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
+        raise ValueError(f"{caller}: algorithm must be one of {sorted(ALGORITHMS)}, got {algorithm!r:.60}")
+    if hasattr(operator, "A_adjoint"):
+        raise TypeError(
+            f"{caller}: operator must be a function of a tile's shape, got {type(operator).__name__:.60}; "
+            'e.g. lambda shape: Blur(kernel, shape, boundary="reflect"), or the gains of a mask as an array'
+        )
+    task = travelling(as_denoiser(denoiser, caller))
+    strength = check_number("strength", strength, above=0, caller=caller)
+    max_iter = MAX_ITER if max_iter is None else max_iter
+    max_iter = check_number("max_iter", max_iter, above=1, integer=True, or_equal=True, caller=caller)
+    rtol = check_number("rtol", RTOL if rtol is None else rtol, above=0, or_equal=True, caller=caller)
+    limits = as_bounds(bounds, caller)
+    source = as_source(y, caller, "y")
     tiling = tiling_for(source, denoiser, tile, halo, caller)
     folder = free_folder(output, caller, overwrite=overwrite)
-    with scratch(folder, caller) as part:
-        x = as_mosaic(source, tiling)
-        z = tiling.denoise(x, travelling(D), sigma)
-        new_array(part / "image", source.shape, _chunks(z, source.ndim), z.dtype, 0)
-        run([written(z, part / "image", source.ndim)], client, progress)
-        moved(part / "image", folder, caller, overwrite=overwrite)
-    return folder
+    tiles = Tiles(source, noise_std, tiling, client, caller)
+    problem: Problem = LocalOperator(tiles, operator) if callable(operator) else Pixels(tiles, operator)
 
-
-def tiling_for(source: Any, denoiser: Any, tile: int, halo: int | None, caller: str) -> Tiling:
-    """Return the tiling of a source (H, W) or (C, H, W) for a denoiser."""
-    if source.ndim not in (2, 3) or 0 in source.shape:
-        raise ValueError(f"{caller}: image must be (H, W) or (C, H, W), got {tuple(source.shape)}")
-    tile = check_number("tile", tile, above=1, integer=True, or_equal=True, caller=caller)
-    if halo is None:
-        field = getattr(denoiser, "receptive_field", None)
-        if not isinstance(field, int):
-            raise ValueError(
-                f"{caller}: halo must be given in pixels for a denoiser without receptive_field, as "
-                f"{type(denoiser).__name__:.60} is; half the side of what a pixel depends on"
-            )
-        halo = field // 2
-    halo = check_number("halo", halo, above=0, integer=True, or_equal=True, caller=caller)
-    step = math.lcm(STEP, int(getattr(denoiser, "stride", 1)))
-    return Tiling((1, *source.shape)[-3:], tile, -(-halo // step) * step, step)
-
-
-def as_mosaic(source: Any, tiling: Tiling) -> Any:
-    """Return a source as a Dask array (C, H, W), a tile a chunk, read where it is needed."""
-    import dask.array as da
-
-    chunks = tiling.chunks[3 - source.ndim :]
-    if isinstance(source, DaskSource):
-        x = source.array.rechunk(chunks)
-    else:
-        x = da.from_array(source, chunks=chunks, name=f"mosaic-{secrets.token_hex(8)}", meta=np.empty(0, source.dtype))
-    return x if source.ndim == 3 else x[None]
-
-
-def travelling(denoiser: Any) -> Any:
-    """Return the denoiser as a task of its own, which goes to each worker once and not with each tile."""
-    from dask import delayed
-
-    return delayed(denoiser, name=f"denoiser-{secrets.token_hex(8)}", traverse=False)
-
-
-def written(x: Any, path: Path, ndim: int = 3) -> Any:
-    """Return a Dask array of one number a tile, whose computing writes x to a Zarr array of ndim axes."""
-    import dask.array as da
-
-    ones = tuple((1,) * len(sizes) for sizes in x.chunks)
-    return da.map_blocks(
-        _write_tile, x, path=str(path), ndim=ndim, dtype=np.uint8, chunks=ones, meta=np.empty((0,) * 3)
-    )
-
-
-def run(arrays: list[Any], client: Any, progress: bool) -> list[Any]:
-    """Compute Dask arrays together, by a client or, tile by tile, in this process."""
-    import dask
-    from dask.diagnostics import ProgressBar
-
-    if client is not None:
-        return list(client.gather(client.compute(arrays)))
-    if not progress:
-        return list(dask.compute(*arrays, scheduler="synchronous"))
-    import sys
-
-    with ProgressBar(out=sys.stderr):
-        return list(dask.compute(*arrays, scheduler="synchronous"))
-
-
-@contextmanager
-def scratch(folder: Path, caller: str) -> Iterator[Path]:
-    """Yield a hidden folder beside the output, which is this run's alone; gone when the block ends."""
-    part = hidden(folder)
-    with exclusive(folder, caller):
-        part.mkdir()
+    history: dict[str, list[float]] = {name: [] for name in ("sigma", "alpha", "primal", "dual", "inner")}
+    n_iter, stop = 0, Stop.MAX_ITER
+    with scratch(folder, caller) as part, tqdm(total=max_iter, desc="solve", unit="it", disable=not progress) as bar:
+        z, u, alpha_old = part / "z0", None, None
+        energy = tiles.keep_first(problem, z, limits)
+        if schedule is None:
+            h = cast(BoundDataTerm, SimpleNamespace(curvature=lambda: problem.curvature))
+            schedule = default_schedule(h, tiles.sample(z), denoiser, max_iter)
+        sigmas, last = as_levels(schedule, max_iter)
+        weight = strength * coupling(algorithm, problem.evenness)
+        diverged = DIVERGED * math.sqrt(max(energy, tiles.size / problem.curvature))
         try:
-            yield part
-        except OSError as error:
-            if (reason := refusal(error, part / "probe")) is None:
-                raise
-            raise OSError(f"{caller}: output {folder} cannot be written: {reason}") from error
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
-
-
-def moved(part: Path, folder: Path, caller: str, *, overwrite: bool) -> None:
-    """Give a finished Zarr array its name; what had it before is there until then."""
-    free_folder(folder, caller, overwrite=overwrite)
-    replaced = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.replaced")  # `sweep` leaves it alone
-    if folder.exists():
-        os.rename(folder, replaced)
-    try:
-        os.rename(part, folder)
-    except BaseException:
-        if replaced.exists():
-            os.rename(replaced, folder)
-        raise
-    if replaced.exists():
-        discard(replaced)
-
-
-def _denoise_tile(
-    x: Array, *, denoiser: Callable[..., Any], sigma: float, bounds: tuple[float | None, float | None]
-) -> Array:
-    with torch.no_grad():
-        z = denoiser(torch.from_numpy(np.array(x, order="C"))[None], sigma)[0]
-    if z.shape != x.shape:
-        raise ValueError(f"denoiser must keep the shape {x.shape}, got {tuple(z.shape)}; check its channels")
-    if bounds != (None, None):
-        z = z.clamp(*bounds)
-    return z.numpy().astype(x.dtype, copy=False)  # type: ignore[no-any-return]
-
-
-def _write_tile(x: Array, *, path: str, ndim: int, block_info: Any = None) -> Array:
-    import zarr
-
-    place = tuple(slice(*ends) for ends in block_info[0]["array-location"])
-    zarr.open_array(path, mode="r+")[place[3 - ndim :]] = x.reshape(x.shape[3 - ndim :])
-    return np.ones((1, 1, 1), np.uint8)
-
-
-def _cuts(n: int, tile: int, halo: int, step: int) -> tuple[int, ...]:
-    """Return the sides of about equal tiles that cover n pixels, multiples of the step but for the last.
-
-    None is smaller than the halo, so that a tile's halo lies within its neighbours, or than half the others; the last
-    is then larger.
-
-    >>> _cuts(100, 40, 8, 8), _cuts(81, 40, 8, 8), _cuts(30, 40, 8, 8)
-    ((40, 40, 20), (32, 32, 17), (30,))
-    """
-    side = -(-n // -(-n // tile))
-    side = max(-(-side // step) * step, halo)
-    sides = [side] * (n // side) + [n % side] * (n % side > 0)
-    if len(sides) > 1 and sides[-1] < max(halo, side / 2):
-        sides[-2:] = [sides[-2] + sides[-1]]
-    return tuple(sides)
-
-
-def _chunks(x: Any, ndim: int) -> tuple[int, ...]:
-    """Return the chunks of a Zarr array: the first tile's; a larger last tile is then written by one process still."""
-    return tuple(sizes[0] for sizes in x.chunks)[3 - ndim :]
+            for k, sigma in enumerate(sigmas, start=1):
+                alpha = weight / sigma**2
+                z_new, u_new = part / f"z{k % 2}", part / f"u{k % 2}" if algorithm == "admm" else None
+                rescale = 1.0 if alpha_old is None else alpha_old / alpha
+                x_norm, z_norm, z_old_norm, gap, change = tiles.iterate(
+                    problem, task, (z, u), (z_new, u_new), sigma, alpha, rescale, limits
+                )
+                if not math.isfinite(z_norm):
+                    raise ValueError(
+                        f"{caller}: denoiser returned NaN or infinity at sigma = {sigma:.4g}, expected finite values"
+                    )
+                if x_norm + z_norm > diverged:
+                    stop = Stop.DIVERGED
+                    break
+                z, u, alpha_old, n_iter = z_new, u_new, alpha, k
+                primal, dual = gap / (max(x_norm, z_norm) or 1), change / (max(z_norm, z_old_norm) or 1)
+                for name, value in zip(history, (sigma, alpha, primal, dual, 0), strict=True):
+                    history[name].append(value)
+                bar.set_postfix_str(f"sigma {sigma:.3g}, residuals {primal:.1e} {dual:.1e}", refresh=False)
+                bar.update()
+                # As in `solve`: while sigma falls the residuals measure the schedule.
+                if k - 1 > last and rtol > 0 and dual <= rtol and (primal <= rtol or algorithm == "hqs"):
+                    stop = Stop.CONVERGED
+                    break
+        except KeyboardInterrupt:
+            stop = Stop.INTERRUPTED  # z is that of the last finished iteration
+        misfit = problem.misfit(tiles.read(z))
+        moved(tiles.shaped(z, part / "image", source.ndim), folder, caller, overwrite=overwrite)
+    return Result(folder, n_iter, stop, history, noise_std, False, misfit)

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data_terms import LeastSquares, LeastSquaresStep
-from ..interop import as_operator
-from ..protocols import Operator
-from .mosaic import travelling
-from .mosaic_pixels import CONSTANT
-from .mosaic_problem import Array, Bounds, Tiles, as_column, clipped, square
+from ..algorithms.least_squares import LeastSquares, LeastSquaresStep
+from ..algorithms.protocols import Operator
+from ..drivers.arguments import as_operator
+from .mosaic_mask import CONSTANT
+from .mosaic_tiles import Array, Bounds, Tiles, as_column, clipped, square
+from .tiling import travelling
 
 __all__ = ["LocalOperator"]
 

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..io.hdf5_open import listed, numbers, open_hdf5
-from ..validation import short
+from ..checks import short
+from ..io.hdf5_safe import listed, numbers, open_hdf5
 
 __all__ = [
     "SOURCES",

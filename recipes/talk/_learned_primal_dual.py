@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from operators import Radon
-from pnp.linalg import operator_norm
+from pnp.algorithms.linalg import operator_norm
 
 MEMORY = 5
 """Channels of primal and dual."""

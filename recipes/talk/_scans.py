@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from operators import Radon
 from pnp.learned import Glimpse, add_noise
-from pnp.learned.slices import ARCHITECTURES, chests, folder_slices
+from pnp.learned.glimpse_data import ARCHITECTURES, chests, folder_slices
 from pnp.metrics import psnr, ssim
-from pnp.muon import fast_bfloat16
 from pnp.phantoms import head
-from pnp.training import Interrupted, TrainingOptions, load_checkpoint, train
-from pnp.training_run import Task
+from pnp.training.loop import Interrupted, TrainingOptions, load_checkpoint, train
+from pnp.training.muon import fast_bfloat16
+from pnp.training.state import Task
 
 HELD_OUT = 2 * 10**6
 """Seed of what is tested: no training draws from it, and no default was chosen on it."""

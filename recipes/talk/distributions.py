@@ -25,9 +25,9 @@ import skimage.util
 import torch
 from torch import Tensor
 
-from pnp.data import centre, load_folder
 from pnp.lensing import LognormalKappa
 from pnp.phantoms import head
+from pnp.training.images import centre, load_folder
 
 __all__ = ["OUT_OF_DISTRIBUTION", "Photographs", "as_float", "centre", "out_of_distribution", "photographs"]
 

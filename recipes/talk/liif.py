@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from denoisers.super_resolution import output_coords
+from denoisers.mlpatch.super_resolver import output_coords
 
 __all__ = ["LIIF", "ensemble"]
 

@@ -30,10 +30,10 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from denoisers.mlpatch.grid import has_fast_bfloat16
-from denoisers.super_resolution import SuperResolver, downsampling_matrix, output_coords
-from pnp.data import Crops, load_folder
+from denoisers.mlpatch.super_resolver import SuperResolver, downsampling_matrix, output_coords
+from denoisers.precision import has_fast_bfloat16
 from pnp.io import atomic
+from pnp.training.images import Crops, load_folder
 
 HIGH, LOW, FACTORS = 128, 64, (2, 4, 8)
 NETWORKS = {"SuperResolver": SuperResolver, "LIIF": partial(LIIF, largest=HIGH / LOW)}

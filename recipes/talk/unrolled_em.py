@@ -30,11 +30,11 @@ from torch import Tensor
 
 from operators import SPECT, spect_camera
 from pnp.learned import MODES, Scan, UnrolledEM, make_scan, save_unrolled_em, train_unrolled_em
-from pnp.learned.unrolled_training import spent
+from pnp.learned.unrolled_em_training import spent
 from pnp.metrics import nrmse
 from pnp.phantoms import ISOTOPES, emission_scan, region_means
 from pnp.phantoms.emission import SIGMAS
-from pnp.training import Interrupted, TrainingOptions
+from pnp.training.loop import Interrupted, TrainingOptions
 
 FIELD, FILTER_FWHM = 409.6, 10.0  # mm
 GROUPS = {"lungs": "lungs", "liver": "liver", "spleen": "spleen", "kidneys": "kidney", "lesions": "lesion"}

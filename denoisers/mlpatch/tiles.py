@@ -1,0 +1,49 @@
+"""Evaluate MLPatch on the pixel grid: mirrored borders, tiles with halo, one set of numbers whatever the tiling."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from .geometry import mirrored
+from .network import LocalModel
+
+# Queries of one tile, rows and columns: bounds the memory of the features. Smaller images share a tile.
+TILE = (128, 256)
+
+
+def evaluate(model: LocalModel, x: Tensor, sigma: Tensor, stride: int, *, progress: bool = False) -> Tensor:
+    """Denoise x (B, C, H, W) tile by tile; where gradients are wanted, in one piece."""
+    wanted = x.requires_grad or sigma.requires_grad or any(p.requires_grad for p in model.parameters())
+    if torch.is_grad_enabled() and not wanted:
+        with torch.no_grad():
+            return evaluate(model, x, sigma, stride, progress=progress)
+    folded = model.fold(x)
+    before, after = model.network.margins(stride)
+    height, width = x.shape[2:]
+    if torch.is_grad_enabled():
+        y = mirrored(x, (-before, height + after), (-before, width + after))
+        return model.estimate(y, sigma, stride, folded)[:, :, :height, :width]
+    rows, cols = (_tile(n, most, stride) for n, most in zip((height, width), TILE, strict=True))
+    halo = before + after
+    images = max(1, (TILE[0] * stride + halo) * (TILE[1] * stride + halo) // ((rows + halo) * (cols + halo)))
+    corners = list(product(range(0, len(x), images), range(0, height, rows), range(0, width, cols)))
+    out = torch.empty_like(x)
+    for b, r, c in tqdm(corners, desc="MLPatch", unit="tile", disable=not progress):  # on stderr
+        h, w = min(rows, height - r), min(cols, width - c)
+        y = mirrored(x[b : b + images], (r - before, r + h + after), (c - before, c + w + after))
+        piece = model.estimate(y, sigma[b : b + images], stride, folded)
+        out[b : b + images, :, r : r + h, c : c + w] = piece[:, :, :h, :w]
+    return out
+
+
+def _tile(n: int, queries: int, stride: int) -> int:
+    """Side of the tiles that cover n pixels: about equal, at most about so many queries, and a multiple of the stride.
+
+    A multiple, so that the lattice of queries is the same for any tiling.
+    """
+    count = -(-n // (queries * stride))
+    return -(-n // (count * stride)) * stride

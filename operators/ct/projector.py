@@ -1,0 +1,263 @@
+"""What the X-ray projectors share: a detector that turns around the image, its units, and the ramp filter of FBP.
+
+The image's frame is X = pixel_size (column - (W-1)/2), Y = pixel_size ((H-1)/2 - row), in any unit of length; x is
+attenuation per this unit, y its line integrals averaged over a bin, without unit.
+"""
+
+from __future__ import annotations
+
+import math
+import operator as op
+import warnings
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from scipy.fft import next_fast_len
+from torch import Tensor, nn
+
+from ..base import LinearOperator, as_buffer, check_shape, length
+from .fourier import ramp
+from .view_weights import arc_weight, views
+
+__all__ = [
+    "WINDOWS",
+    "Projector",
+]
+
+WINDOWS: dict[str, Callable[[Tensor], Tensor]] = {
+    # f = |omega| / (the detector's highest frequency), from 0 to 1.
+    "ramp": torch.ones_like,
+    "shepp-logan": lambda f: torch.sinc(f / 2),
+    "cosine": lambda f: torch.cos(math.pi * f / 2),
+    "hamming": lambda f: 0.54 + 0.46 * torch.cos(math.pi * f),
+    "hann": lambda f: 0.5 + 0.5 * torch.cos(math.pi * f),
+}
+
+NARROWEST, WIDEST = 1 / 6, 8
+"""Of a detector, over the image's shadow: beyond it lengths are probably in different units."""
+
+T = TypeVar("T")
+
+
+class Projector(LinearOperator):
+    """Images (B, C, H, W) to sinograms (B, C, n_angles, n_detectors): geometry, its tables, and how both move.
+
+    Subclasses set `n_detectors` and implement `A`, `A_adjoint`, `fbp` and `_shadow`.
+    """
+
+    SIZES: ClassVar[tuple[str, ...]]
+    """Attributes that describe the geometry beside shape, angles and offset, in the order of the constructor."""
+    angles: Tensor
+    offset: Tensor
+    n_detectors: int
+
+    def __init__(
+        self, shape: tuple[int, int], angles: Any, *, pitch: float, offset: float | Tensor, pixel_size: float
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        self.shape = check_shape(name, shape)
+        self.pitch = length(name, "pitch", pitch)
+        self.pixel_size = length(name, "pixel_size", pixel_size)
+        self._keep("angles", angles)
+        self._keep("offset", offset)
+        if self.angles.ndim != 1 or self.angles.numel() == 0:
+            got = tuple(self.angles.shape)
+            raise ValueError(f"{name}: angles must be a non-empty 1-D array of radians, got shape {got}")
+        if self.offset.ndim != 0:
+            raise ValueError(f"{name}: offset must be a scalar, got shape {tuple(self.offset.shape)}")
+        if self.offset.device != self.angles.device:
+            raise ValueError(f"{name}: offset is on {self.offset.device}, angles on {self.angles.device}; move one")
+        span = float(self.angles.detach().max() - self.angles.detach().min())
+        if span > 4 * math.pi:
+            warnings.warn(
+                f"{name}: angles span {span:.4g} radians, more than two turns; if they are degrees, use np.deg2rad",
+                stacklevel=3,
+            )
+        self._cache: dict[object, Any] = {}
+
+    def _keep(self, name: str, value: Any) -> None:
+        """Register angles or offset: float64, or the caller's own tensor where it wants gradients."""
+        caller = type(self).__name__
+        value = as_buffer(caller, name, value)
+        if not value.requires_grad:
+            if value.is_complex() or value.dtype == torch.bool:
+                raise TypeError(f"{caller}: {name} must be real numbers, got {value.dtype}")
+            device = self.angles.device if name == "offset" else value.device
+            value = value.to(device, torch.float64)
+        bad = int((~torch.isfinite(value)).sum())
+        if bad:
+            raise ValueError(f"{caller}: {name} must be finite, got {bad} NaN or infinite")
+        if isinstance(value, nn.Parameter):
+            self.register_parameter(name, value)
+        else:
+            self.register_buffer(name, value)
+
+    def _count(self, n_detectors: Any) -> int:
+        """Return the number of bins, checked."""
+        try:
+            n = op.index(n_detectors)
+        except TypeError:
+            raise TypeError(f"{type(self).__name__}: n_detectors must be an integer, got {n_detectors!r}") from None
+        if n < 1:
+            raise ValueError(f"{type(self).__name__}: n_detectors must be at least 1, got {n_detectors}")
+        return n
+
+    def _edges(self) -> tuple[float, float]:
+        """The detector's two ends on its axis."""
+        middle, half = float(self.offset.detach()), self.n_detectors * self.pitch / 2
+        return middle - half, middle + half
+
+    def _bins(self) -> Tensor:
+        """Centres of the bins on the detector's axis, (n_detectors,) float64; differentiable in the offset."""
+        bins = torch.arange(self.n_detectors, device=self.angles.device, dtype=torch.float64)
+        return self.offset.double() + self.pitch * (bins - (self.n_detectors - 1) / 2)
+
+    def _shadow(self) -> tuple[Tensor, Tensor]:
+        """Where the image's shadow begins and ends on the detector's axis, in every view: (n_angles,) each."""
+        raise NotImplementedError
+
+    def _check_field(self) -> None:
+        """Refuse a detector none of whose rays meets the image; warn of one that hardly fits it."""
+        (low, high), (left, right) = self._edges(), self._shadow()
+        name = type(self).__name__
+        if not bool(((left < high) & (right > low)).any()):
+            raise ValueError(
+                f"{name}: no ray meets the image: the detector reaches from {low:.4g} to {high:.4g}, the image's "
+                f"shadow from {float(left.min()):.4g} to {float(right.max()):.4g}; check offset, pitch and pixel_size, "
+                "in one unit"
+            )
+        share = (high - low) / float((right - left).max())
+        if not NARROWEST <= share <= WIDEST:
+            warnings.warn(
+                f"{name}: the detector is {share:.3g} times as wide as the image's shadow; are pitch, pixel_size and "
+                "distances in one unit?",
+                stacklevel=3,
+            )
+
+    @property
+    def sees_whole_image(self) -> bool:
+        """Whether the detector truncates no view of the image.
+
+        Where an object reaches beyond the detector, `fbp` is wrong by tens of percent inside as well (the ramp filter
+        is not local): use `solve`, with an image that holds the whole object.
+        """
+        (low, high), (left, right) = self._edges(), self._shadow()
+        return bool(left.min() >= low * (1 + 1e-9)) and bool(right.max() <= high * (1 + 1e-9))
+
+    def _beyond(self) -> tuple[int, int]:
+        """Bins to add before and behind the detector, so that it would see the whole image."""
+        (low, high), (left, right) = self._edges(), self._shadow()
+        lacking = (low - float(left.min())) / self.pitch, (float(right.max()) - high) / self.pitch
+        before, behind = (max(0, math.ceil(n - 1e-9)) for n in lacking)
+        return before, behind
+
+    def fbp(self, y: Tensor, window: str = "ramp") -> Tensor:
+        """Filtered backprojection of sinograms y (B, C, n_angles, n_detectors): images (B, C, H, W), per unit length.
+
+        Every view has its share of the circle, wedges that were not measured stay missing. Beyond the detector, y is
+        taken for 0. The weights of views and rays are held fixed where gradients are taken.
+
+        Args:
+            y: line integrals.
+            window: "ramp" (none), "shepp-logan", "cosine", "hamming" or "hann", from least to most smoothing.
+        """
+        raise NotImplementedError
+
+    def _redundancy(self, u: Tensor, gamma: Tensor) -> Tensor:
+        """What every ray counts, (n_angles, n_detectors): its view's share of the turn, less what runs back along it.
+
+        Rays that are measured twice, from opposite sides, are weighted smoothly to one (Noo et al., Phys. Med. Biol.
+        47 (2002) 2525, eq. 43), so that full and short scans, and detectors off the axis, need no setting.
+
+        Args:
+            u: (n_detectors,), where the rays meet the detector's axis.
+            gamma: (n_detectors,), their angles to the middle ray: the same line is seen from angle + pi - 2 gamma.
+        """
+        angles = self.angles.detach().double()
+        shares, arcs = views(angles, 2 * math.pi)
+        mine = arc_weight(angles, arcs, 2 * math.pi)[:, None] * self._side(u)
+        opposite = arc_weight(angles[:, None] + math.pi - 2 * gamma, arcs, 2 * math.pi) * self._side(-u)
+        return shares[:, None] * mine / (mine + opposite)
+
+    @property
+    def _off_axis(self) -> bool:
+        """Whether one half of the image is seen from one side only."""
+        low, high = self._edges()
+        return low < 0 < high and max(-low, high) > 1.05 * min(-low, high) and not self.sees_whole_image
+
+    def _side(self, u: Tensor) -> Tensor:
+        """Weight of rays by their side of the axis: 1, but for a detector off the axis, which sees one side less."""
+        if not self._off_axis:
+            return torch.ones_like(u)
+        low, high = self._edges()
+        from_short = u / -low if -low < high else -u / high
+        return torch.sin((1 + from_short.clamp(-1, 1)) * (math.pi / 4)).square()
+
+    def _filtered(self, y: Tensor, window: str, finer: int = 1) -> Tensor:
+        """The views of y, ramp-filtered per bin: spatial ramp, linear convolution (Kak and Slaney, eq. 3.61-3.66).
+
+        Args:
+            y: (..., bins).
+            window: one of WINDOWS.
+            finer: samples a bin that are returned, from the first bin's centre on; between the bins by Fourier series.
+        """
+        if window not in WINDOWS:
+            raise ValueError(f"{type(self).__name__}.fbp: window must be one of {sorted(WINDOWS)}, got {window!r}")
+        real = torch.promote_types(y.dtype, torch.float32)
+        n = next_fast_len(2 * y.shape[-1], real=True)
+        response = ramp(n, y.device) * WINDOWS[window](torch.fft.rfftfreq(n, 0.5, device=y.device).double())
+        spectrum = torch.fft.rfft(y.to(real), n=n) * (response * finer).to(real)
+        fine: Tensor = torch.fft.irfft(spectrum, n=n * finer)
+        return fine[..., : finer * y.shape[-1]]
+
+    # ---------------------------------------------------------------- tables
+
+    def _refresh(self) -> bool:
+        """Forget every table if the geometry was changed; return whether gradients to it are wanted."""
+        moved = tuple((id(t), 0 if t.is_inference() else t._version) for t in (self.angles, self.offset))
+        versions = (self.shape, *(getattr(self, name) for name in self.SIZES), *moved)
+        if self._cache.get("versions") != versions:
+            self._cache = {"versions": versions}
+        return torch.is_grad_enabled() and (self.angles.requires_grad or self.offset.requires_grad)
+
+    def _cached(self, key: object, make: Callable[[], T]) -> T:
+        if key not in self._cache:
+            # Tables outlive this call, whatever its autograd mode.
+            with torch.inference_mode(False), torch.no_grad():
+                self._cache[key] = make()
+        found: T = self._cache[key]
+        return found
+
+    # ---------------------------------------------------------------- moving and printing
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Projector:
+        """Move the geometry, but keep its precision: `.to(torch.float32)` is about data, not about angles."""
+        kept = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}
+        parameters = {name: p.data for name, p in self._parameters.items() if p is not None}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, before in parameters.items():
+            p = self._parameters[name]
+            if p is not None and p.dtype != before.dtype:
+                p.data = before.to(p.device)
+        for name, before in kept.items():
+            after = self._buffers[name]
+            if after is not None and after.dtype != before.dtype:
+                self._buffers[name] = before.to(after.device)
+        self._cache = {}
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Plans belong to this process, and copies get leaves, as torch can copy nothing else.
+        buffers = {k: b if b is None or b.is_leaf else b.detach() for k, b in self._buffers.items()}
+        return {**self.__dict__, "_buffers": buffers, "_cache": {}}
+
+    def __repr__(self) -> str:
+        """Return the constructor call."""
+        angles = [str(a) for a in self.angles.tolist()]
+        if len(angles) > 6:
+            angles = [*angles[:2], "...", angles[-1]]
+        values = {name: getattr(self, name) for name in self.SIZES} | {"offset": float(self.offset.detach())}
+        options = ", ".join(f"{name}={value}" for name, value in values.items())
+        return f"{type(self).__name__}({self.shape}, [{', '.join(angles)}], {options})"

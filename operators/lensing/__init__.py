@@ -1,0 +1,6 @@
+"""Weak lensing: convergence, or its E and B modes, to shear on the flat sky."""
+
+from .kaiser_squires import KaiserSquires
+from .kaiser_squires_eb import KaiserSquiresEB
+
+__all__ = ["KaiserSquires", "KaiserSquiresEB"]

@@ -1,0 +1,146 @@
+"""What a SPECT projector is given, checked: every message says argument, expected, got and remedy."""
+
+from __future__ import annotations
+
+import math
+import operator as op
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..base import as_buffer, length
+
+__all__ = ["check_angles", "check_attenuation", "check_fwhm", "check_psf", "check_sizes", "check_volume"]
+
+SUM_RTOL = 1e-3
+"""How far from 1 the sum of a plane's psf may be; it is then normalised."""
+TISSUE = {"mm": 0.1, "cm": 1.0}
+"""More than any tissue's attenuation: bone has 0.03/mm at 140 keV, and less at higher energies."""
+
+
+def check_volume(shape: object) -> tuple[int, int, int]:
+    """Return (nx, ny, nz) as positive ints."""
+    try:
+        nx, ny, nz = (op.index(n) for n in shape)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        raise TypeError(f"SPECT: shape must be three integers (nx, ny, nz), got {shape!r}") from None
+    if min(nx, ny, nz) < 1:
+        raise ValueError(f"SPECT: shape must be positive, got {(nx, ny, nz)}")
+    return nx, ny, nz
+
+
+def check_sizes(voxel_size: Any) -> tuple[float, float]:
+    """Return the transaxial and the axial size of a voxel."""
+    both = voxel_size if isinstance(voxel_size, (tuple, list)) else (voxel_size, voxel_size)
+    if len(both) != 2:
+        raise ValueError(
+            f"SPECT: voxel_size must be a number or (transaxial, axial), got {voxel_size!r}; voxels are square"
+        )
+    return length("SPECT", "voxel_size", both[0]), length("SPECT", "voxel_size", both[1])
+
+
+def check_angles(angles: Any) -> Tensor:
+    """Return the angles as (n_views,) float64; warn where they look like degrees."""
+    value = constant("angles", angles).double()
+    if value.ndim != 1 or value.numel() == 0:
+        raise ValueError(f"SPECT: angles must be a non-empty 1-D array of radians, got shape {tuple(value.shape)}")
+    span, farthest = float(value.max() - value.min()), float(value.abs().max())
+    if max(span, farthest) > 4 * math.pi:
+        what = f"span {span:.4g}" if span > 4 * math.pi else f"reach {farthest:.4g}"
+        warnings.warn(
+            f"SPECT: angles {what} radians, more than two turns; if they are degrees, use np.deg2rad", stacklevel=3
+        )
+    elif farthest > 2 * math.pi and bool((value == value.round()).all()):  # few views, or one, within 12 degrees
+        warnings.warn(
+            f"SPECT: angles are whole numbers up to {farthest:g}, more than a turn in radians; if they are degrees, "
+            "use np.deg2rad",
+            stacklevel=3,
+        )
+    return value
+
+
+def check_attenuation(
+    attenuation: Any, shape: tuple[int, int, int], voxel_size: float, device: torch.device
+) -> Tensor | None:
+    """Return the attenuation map; warn where it is too dense for any tissue, in the unit that voxels seem to have."""
+    if attenuation is None:
+        return None
+    mu = constant("attenuation", attenuation, device)
+    mu = mu if mu.dtype.is_floating_point else mu.float()
+    if mu.shape != shape:
+        remedy = "; use attenuation[0, 0]" if mu.shape == (1, 1, *shape) else "; resample it to the volume's voxels"
+        raise ValueError(f"SPECT: attenuation must be {shape}, as the volume is, got {tuple(mu.shape)}{remedy}")
+    if bool((mu < 0).any()):
+        raise ValueError(
+            f"SPECT: attenuation must be >= 0, got {float(mu.min()):.4g}; is it in Hounsfield units? Convert it "
+            "to mu, or clip what interpolation left below 0"
+        )
+    unit = "mm" if voxel_size >= 1 else "cm"
+    highest = float(mu.max())
+    if highest > TISSUE[unit]:
+        warnings.warn(
+            f"SPECT: attenuation reaches {highest:.4g}, more than any tissue's {TISSUE[unit]:g}/{unit}, with voxels of "
+            f"{voxel_size:g}; give it in the inverse of voxel_size's unit, e.g. mu / 10 for 1/cm to 1/mm",
+            stacklevel=3,
+        )
+    return mu
+
+
+def constant(name: str, value: Any, device: torch.device | None = None) -> Tensor:
+    """Return an array of finite real numbers, on the device, that the operator may keep as its own."""
+    array = as_buffer("SPECT", name, value)
+    if device is not None and array.device != device and isinstance(value, Tensor):
+        raise ValueError(
+            f"SPECT: {name} is on {array.device}, angles on {device}; build the operator on one device, then move it, "
+            "e.g. operator.to('cuda')"
+        )
+    array = array if device is None else array.to(device)
+    if array.requires_grad:
+        raise ValueError(f"SPECT: {name} requires grad, but no gradient flows to it; use {name}.detach()")
+    if array.is_complex() or array.dtype == torch.bool:
+        raise TypeError(f"SPECT: {name} must be real numbers, got {array.dtype}")
+    bad = int((~torch.isfinite(array)).sum())
+    if bad:
+        raise ValueError(f"SPECT: {name} must be finite, got {bad} NaN or infinite")
+    return array
+
+
+def check_fwhm(fwhm: Any, n_views: int, ny: int, device: torch.device) -> Tensor:
+    """Return the FWHM as (1, ny) or (n_views, ny) float64, or explain what is wrong with it."""
+    value = constant("fwhm", fwhm, device).double()
+    if value.shape not in ((), (ny,), (n_views, ny)):
+        raise ValueError(
+            f"SPECT: fwhm must be a number, ({ny},) for each plane or ({n_views}, {ny}) for each view and plane, got "
+            f"shape {tuple(value.shape)}; collimator_fwhm gives it"
+        )
+    if bool((value < 0).any()):
+        raise ValueError(f"SPECT: fwhm must be >= 0, got {float(value.min()):.4g}")
+    return value.expand(1, ny).clone() if value.ndim < 2 else value
+
+
+def check_psf(psf: Any, n_views: int, ny: int, device: torch.device) -> Tensor:
+    """Return the response as (1, ny, kx, kz) or (n_views, ny, kx, kz), or explain what is wrong with it."""
+    value = constant("psf", psf, device)
+    got = tuple(value.shape)
+    if value.shape[:-2] not in ((ny,), (n_views, ny)):
+        raise ValueError(
+            f"SPECT: psf must be ({ny}, kx, kz), a kernel for each plane from the detector's side on, or ({n_views}, "
+            f"{ny}, kx, kz), got {got}"
+        )
+    if value.shape[-2] % 2 == 0 or value.shape[-1] % 2 == 0:
+        raise ValueError(
+            f"SPECT: psf must have odd kx and kz, so that it has a middle, got {got}; add a row or column of zeros"
+        )
+    if not value.dtype.is_floating_point:
+        raise TypeError(f"SPECT: psf must be floating point, got {value.dtype}")
+    if bool((value < 0).any()):
+        raise ValueError(f"SPECT: psf must be >= 0, got {float(value.min()):.4g}")
+    sums = value.double().sum((-2, -1))
+    if bool(((sums - 1).abs() > SUM_RTOL).any()):
+        raise ValueError(
+            f"SPECT: every plane of psf must sum to 1, got {float(sums.min()):.4g} to {float(sums.max()):.4g}; use "
+            "psf / psf.sum((-2, -1), keepdims=True), and keep the camera's sensitivity as a factor of x"
+        )
+    return value if value.ndim == 4 else value[None]

@@ -1,0 +1,170 @@
+"""Data terms f and their x-updates h(v, alpha) = argmin_x f(x) + alpha/2 ||x - v||^2.
+
+    LeastSquares  f(x) = 1/2 ||W^(1/2) (A x - y)||^2,  W = 1/noise_std^2
+                  h(v, alpha) = (A*WA + alpha)^-1 (A*Wy + alpha v)
+    Poisson       f(x) = sum(A x + r - y log(A x + r)),  x >= 0
+
+Both run with or without grad mode. The least-squares step is differentiable in y, v, alpha, the weights and the
+operator's own parameters: through its closed form, or implicitly, by one more solve (`linalg.implicit_solve`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..checks import check_number
+from .linalg import cg, implicit_solve, operator_norm
+from .protocols import Operator, Preconditioner, Step
+
+__all__ = [
+    "LeastSquares",
+]
+
+
+class LeastSquares:
+    """Gaussian noise: 1/2 ||W^(1/2) (A x - y)||^2.
+
+    Args:
+        rtol: conjugate gradients stop at this residual, relative to the right-hand side.
+        max_iter: at most so many conjugate gradient iterations an x-update. Each starts from the last x.
+    """
+
+    needs_noise_std = True
+
+    def __init__(self, *, rtol: float = 1e-5, max_iter: int = 50):
+        self.rtol = check_number("rtol", rtol, above=0, caller="LeastSquares")
+        self.max_iter = check_number("max_iter", max_iter, above=1, integer=True, or_equal=True, caller="LeastSquares")
+
+    def __repr__(self) -> str:
+        return f"LeastSquares(rtol={self.rtol!r}, max_iter={self.max_iter!r})"
+
+    def bind(self, operator: Operator, y: Any, weights: Tensor) -> LeastSquaresStep:
+        """Return h for these measurements; weights is 0-dim or broadcasts to y, 0 where y says nothing."""
+        return LeastSquaresStep(operator, y, weights, rtol=self.rtol, max_iter=self.max_iter)
+
+
+class LeastSquaresStep:
+    """h(v, alpha) = (A*WA + alpha)^-1 (A*Wy + alpha v): the operator's closed form, or warm-started CG."""
+
+    def __init__(self, operator: Operator, y: Any, weights: Tensor, *, rtol: float, max_iter: int):
+        self.operator, self.y, self.weights = operator, y, weights
+        self.rtol, self.max_iter = rtol, max_iter
+        self.back_projection: Tensor = operator.A_adjoint(y * weights)  # in this order: y may be a list of tensors
+        self.inner_iterations = 0
+        self._curvature: float | None = None
+        self.last_x: Tensor | None = None  # the last x-update, where CG starts
+        self._closed_form: Step | None = None
+        self._preconditioner: Preconditioner | None = None
+        if hasattr(operator, "data_step"):
+            self._closed_form = operator.data_step(y, weights)
+        if self._closed_form is None and hasattr(operator, "preconditioner"):
+            self._preconditioner = operator.preconditioner(weights)
+
+    def __call__(self, v: Tensor, alpha: Tensor, /) -> Tensor:
+        """Return the x-update; alpha is 0-dim, or (B, 1, 1, 1) where there is no closed form."""
+        if self._closed_form is not None:
+            return self._closed_form(v, alpha)
+        M = self._preconditioner
+        solution = implicit_solve(
+            lambda x: self.normal(x) + alpha * x,
+            self.back_projection + alpha * v,
+            x0=v.detach() if self.last_x is None else self.last_x,
+            preconditioner=None if M is None else lambda r: M(r, alpha),
+            rtol=self.rtol,
+            max_iter=self.max_iter,
+        )
+        self.last_x, self.inner_iterations = solution.x.detach(), solution.n_iter
+        return solution.x
+
+    def normal(self, x: Tensor) -> Tensor:
+        """Return A*WA x."""
+        if self.weights.numel() == 1:
+            return self.weights.reshape(()) * _normal(self.operator, x)
+        return self.operator.A_adjoint(self.operator.A(x) * self.weights)
+
+    def initial(self) -> Tensor:
+        """Return `operator.fbp(y)` where it is to be trusted, else a regularised solution.
+
+        To be trusted, every measurement must count and the operator must not say that it truncates the image.
+
+        The regularised one is h(c, alpha) with alpha at 1 % of the curvature and c the constant image, one for each
+        channel, that fits the measurements best: what A does not see starts at the mean of what it sees.
+        """
+        b = self.back_projection
+        whole = getattr(self.operator, "sees_whole_image", True)
+        if whole and hasattr(self.operator, "fbp") and bool((self.weights > 0).all()):
+            x: Tensor = self.operator.fbp(self.y)
+            if x.shape == b.shape:
+                return x
+        ones = torch.ones_like(b)
+        seen = self.normal(ones)
+        axes = tuple(range(2, b.ndim)) or (-1,)
+        fit, energy = b.sum(dim=axes, keepdim=True), seen.sum(dim=axes, keepdim=True)
+        alpha = 0.01 * self.curvature()
+        # Where A* W A 1 vanishes against the curvature, as in mass mapping, constants are not measured.
+        measured = torch.real(energy) > 1e-3 * alpha * ones[0, 0].numel()
+        constant = torch.where(measured, fit / torch.where(measured, energy, torch.ones_like(energy)), 0)
+        c = constant * ones
+        if self._closed_form is not None:
+            return self._closed_form(c, torch.as_tensor(alpha, dtype=self.weights.dtype).to(b.device))
+        return cg(lambda x: self.normal(x) + alpha * x, b + alpha * c, x0=c, rtol=1e-2, max_iter=10).x
+
+    def curvature(self) -> float:
+        """Return ||A*A||, A without the measurements that do not count, times the mean of W over those that do.
+
+        For scalar weights this is ||A*WA||, for A*A = 1 the mean weight; one very exact measurement does not
+        set it alone.
+        """
+        if self._curvature is None:
+            counts = self.weights > 0
+            all_count = bool(counts.all())
+
+            def normal(x: Tensor) -> Tensor:
+                if all_count:
+                    return _normal(self.operator, x)
+                return self.operator.A_adjoint(counts * self.operator.A(x))
+
+            norm = operator_norm(normal, self.back_projection, rtol=1e-2)
+            self._curvature = float(self.weights[counts].double().mean()) * norm**2
+        return self._curvature
+
+    def evenness(self) -> float:
+        """Return tr(M^2) / (||M|| tr M) of M = A*WA, with ||M|| the `curvature`."""
+        return _evenness(self.normal, self.back_projection, self.curvature())
+
+    def misfit(self, x: Tensor, /) -> float:
+        """Return ||W^(1/2) (A x - y)||^2 per measurement that counts and that A reaches.
+
+        What a mask drops is stored as an exact zero, which A gives whatever the image.
+        """
+        residual, reached = self.operator.A(x) - self.y, self.operator.A(_probe(x))
+        if not isinstance(residual, Tensor):  # a list of tensors, of a stacked operator
+            residual, reached = (torch.cat([r.flatten() for r in parts]) for parts in (residual, reached))
+        counted = (self.weights > 0) & (reached != 0)
+        # The root of W first: squares of faint residuals leave the range of float32.
+        return float(((self.weights.sqrt() * residual.abs())[counted] ** 2).mean())
+
+
+def _evenness(normal: Callable[[Tensor], Tensor], like: Tensor, norm: float) -> float:
+    """tr(M^2) / (norm tr M) from one random probe v: E <v, M v> = tr M and E |M v|^2 = tr(M^2)."""
+    v = _probe(like)
+    Mv = normal(v) / norm  # before it is squared
+    trace = float(torch.real(v.conj() * Mv).sum())
+    return min(1.0, float((Mv.abs() ** 2).sum()) / trace) if trace > 0 else 1.0
+
+
+def _probe(like: Tensor) -> Tensor:
+    """One image of white noise, always the same."""
+    generator = torch.Generator(like.device).manual_seed(0)
+    return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
+
+
+def _normal(operator: Operator, x: Tensor) -> Tensor:
+    """A* A x by the operator's own shortcut where it has one."""
+    if hasattr(operator, "A_adjoint_A"):
+        return operator.A_adjoint_A(x)  # type: ignore[no-any-return]
+    return operator.A_adjoint(operator.A(x))

@@ -1,0 +1,73 @@
+"""The command `pnp denoise`."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import Device, Overwrite, choose_device
+from .output import free_name
+
+
+def denoise(
+    image: Annotated[Path, typer.Argument(help="PNG, TIFF, NPY, FITS or HDF5 image.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Denoised image: .png, .tif, .npy, .fits, .h5.")],
+    sigma: Annotated[float, typer.Option(help="Noise standard deviation in units of the image; PNG, JPEG: 0 to 1.")],
+    weights: Annotated[
+        str | None, typer.Option(help="gray, color, ..., or a file. Default: color for colour PNG, JPEG, else gray.")
+    ] = None,
+    stride: Annotated[int | None, typer.Option(help="Pixels between patches: 2, or 1 (shift-equivariant).")] = None,
+    device: Device = "cpu",
+    overwrite: Overwrite = False,
+) -> None:
+    """Remove white Gaussian noise from an image: channel by channel, or together with weights for colour.
+
+    PNG and JPEG images are scaled to [0, 1]; TIFF, NPY, FITS and HDF5 keep their values, and 8 bits in a TIFF file
+    are 0 to 255.
+
+    \b
+    Examples:
+      pnp denoise image.png --sigma 0.1 -o out.png
+      pnp denoise slice.tif --sigma 12.5 -o slice_denoised.tif
+    """
+    import numpy as np
+
+    from ..io import check_image_output, check_output, png_bits, read_image, write_image
+
+    check_output(output, overwrite=overwrite)
+    pixels = read_image(image)
+    channels = 1 if pixels.ndim == 2 else pixels.shape[0]
+    check_image_output(output, channels, overwrite=overwrite)
+    bad = pixels.size - int(np.isfinite(pixels).sum())
+    if bad:
+        raise ValueError(f"{image} must be finite, got NaN or infinity in {bad} of {pixels.size} pixels; fill them")
+    if not (math.isfinite(sigma) and sigma >= 0):
+        raise ValueError(f"--sigma must be a finite number, at least 0, in units of the image, got {sigma}")
+
+    import torch
+
+    from denoisers import MLPatch
+
+    where = choose_device(device)
+    is_picture = image.suffix.lower() in (".png", ".jpg", ".jpeg")
+    # Three channels of another format may be anything, three slices of a volume for one.
+    weights = weights or ("color" if is_picture and channels == 3 else "gray")
+    D = MLPatch.from_pretrained(weights).to(where)
+    x = torch.from_numpy(pixels).to(where)
+    if D.channels not in (1, channels):
+        raise ValueError(f"--weights {weights} take {D.channels} channels, {image} has {channels}; use --weights gray")
+    # Weights for one channel see the channels as a batch of grey images, those for colour see them together.
+    images = x.reshape(-1, 1, *x.shape[-2:]) if D.channels == 1 else x.reshape(1, -1, *x.shape[-2:])
+    start = time.perf_counter()
+    with torch.no_grad():
+        z = D(images, sigma, stride=stride, progress=True).reshape(x.shape)
+    denoised = z.cpu().numpy()
+    written = output if is_picture else free_name(output, denoised)
+    write_image(written, denoised, bits=png_bits(image), overwrite=overwrite and written == output)
+    print(f"{written}: {' x '.join(map(str, x.shape))} in {time.perf_counter() - start:.2f} s")
+    if written != output:
+        raise typer.Exit(2)

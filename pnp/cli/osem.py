@@ -1,0 +1,75 @@
+"""The command `pnp osem`: expectation maximisation of emission scans."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import CheckpointFile, CheckpointMinutes, Device, Overwrite, as_checkpoint, choose_device, goes_on
+from .output import INTERRUPTED, save
+from .problem import background, build_operator, is_hdf5, read_problem
+
+
+def osem(
+    measurements: Annotated[Path, typer.Argument(help="HDF5 file of counts (docs/hdf5_layout.md); see pnp convert.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Volume: .nii.gz, .nii, .npy, or .h5 with everything.")
+    ],
+    subsets: Annotated[int, typer.Option(help="Subsets of the views; 1 is MLEM.")] = 4,
+    iterations: Annotated[int, typer.Option(help="Iterations, each through all subsets.")] = 16,
+    checkpoint: CheckpointFile = None,
+    checkpoint_minutes: CheckpointMinutes = None,
+    device: Device = "cpu",
+    overwrite: Overwrite = False,
+) -> None:
+    """Reconstruct counts by ordered-subsets expectation maximisation, without a prior.
+
+    Views need not be divisible by the subsets: some then hold a view more.
+
+    \b
+    Examples:
+      pnp osem scan.h5 -o volume.nii.gz --subsets 4 --iterations 16
+      pnp osem scan.h5 -o mlem.h5 --subsets 1 --iterations 64 --device cuda
+      pnp osem scan.h5 -o volume.nii.gz --checkpoint volume.checkpoint
+    """
+    from ..io import check_image_output, check_output
+
+    check_output(output, overwrite=overwrite)
+    kept = as_checkpoint(checkpoint, checkpoint_minutes, output)
+    data = read_problem(measurements)
+    if not is_hdf5(output):
+        check_image_output(output, 1, volume=data.operator == "spect", overwrite=overwrite)
+        if len(data.y) != 1:
+            raise ValueError(f"output {output} holds one volume, the result has {len(data.y)}; use an .h5 file")
+
+    import torch
+
+    from ..drivers.em import osem as reconstruct
+
+    where = choose_device(device)
+    A = build_operator(data.operator, data.parameters).to(where)
+    y = torch.from_numpy(data.y).to(where)
+    y = y if y.dtype == torch.float64 else y.float()
+    result = reconstruct(
+        A,
+        y,
+        n_subsets=subsets,
+        background=background(data, y),
+        max_iter=iterations,
+        checkpoint=kept,
+        progress=True,
+    )
+    goes_on(kept, result)
+    written = save(output, result, data, {"n_subsets": subsets}, overwrite)
+    if kept is not None:
+        kept.path.unlink(missing_ok=True)
+    n_views = y.shape[2]
+    sizes = sorted({len(range(b, n_views, subsets)) for b in range(subsets)})
+    print(
+        f"{written}: {result.n_iter} iterations of {subsets} subsets of {' or '.join(map(str, sizes))} views, "
+        f"background {'0' if data.background is None else 'from the file'}, misfit {result.misfit:.3g}; {result.stop}"
+    )
+    if result.stop.name == "INTERRUPTED":
+        raise typer.Exit(INTERRUPTED)

@@ -1,0 +1,96 @@
+"""The command `pnp train glimpse`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import Device, Overwrite, choose_device
+from .training_options import CheckpointMinutes, Minutes, Resume, Steps, Weights, budget, stoppable
+
+
+def train_glimpse(
+    output: Weights,
+    views: Annotated[int, typer.Option(help="Views, uniform over half a turn from 0.")] = 30,
+    size: Annotated[int, typer.Option(help="Side of the slices in pixels.")] = 128,
+    detectors: Annotated[int | None, typer.Option(help="Bins; default: the least that see the whole slice.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of slices, images without negative values; default: simulated chests.")
+    ] = None,
+    slices: Annotated[int, typer.Option(help="How many slices are simulated.")] = 400,
+    noise_db: Annotated[float, typer.Option(help="Decibels by which the noise is below the measurements.")] = 40.0,
+    pointwise: Annotated[
+        bool, typer.Option("--pointwise", help="The original's kind: no point hears its neighbours.")
+    ] = False,
+    steps: Steps = None,
+    minutes: Minutes = None,
+    batch: Annotated[int, typer.Option(help="Slices a step, of all processes.")] = 8,
+    seed: Annotated[int, typer.Option(help="Seed of the weights, the slices and the noise.")] = 0,
+    resume: Resume = False,
+    checkpoint_minutes: CheckpointMinutes = 3.0,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+) -> None:
+    """Train GLIMPSE for a parallel-beam scan: pixels of a slice from the projections around their sinusoids.
+
+    Bins are as wide as pixels, the axis is at the detector's middle. The weights are used from Python:
+    pnp.learned.load_glimpse("chest30.safetensors")(y), y (B, 1, views, bins), gives attenuation per pixel. For a scan
+    with another geometry see docs/bring_your_data_ct.md. The last slices by name are held out.
+
+    \b
+    Examples:
+      pnp train glimpse --views 30 --size 128 --minutes 30 -o chest30.safetensors
+      pnp train glimpse --data slices/ --size 256 --views 60 --minutes 60 -o slices60.safetensors --resume
+    """
+    checkpoint, minutes = budget(output, resume, overwrite, steps, minutes)
+    if not noise_db > 0:
+        raise ValueError(f"--noise-db must be above 0, e.g. 40, got {noise_db}")
+    for option, number, least in (("--views", views, 1), ("--size", size, 32), ("--slices", slices, 2)):
+        if number < least:
+            raise ValueError(f"{option} must be at least {least}, got {number}")
+
+    import torch
+
+    from operators import Radon
+
+    from .. import training
+    from ..learned import Glimpse, Pairs, add_noise, held_out_psnr, mean_psnr, save_glimpse
+    from ..learned.glimpse_data import ARCHITECTURES, chests, folder_slices
+    from ..training import processes
+
+    options = training.TrainingOptions(steps=steps, minutes=minutes, batch=batch, seed=seed)
+    where = choose_device(device)
+    kind = "pointwise" if pointwise else "local"
+    radon = Radon((size, size), torch.arange(views, dtype=torch.float64) * (torch.pi / views), n_detectors=detectors)
+    torch.manual_seed(seed)
+    architecture, patches = ARCHITECTURES[kind]
+    model = Glimpse(radon.shape, radon.angles, n_detectors=radon.n_detectors, **architecture)
+    images, about = folder_slices(data, size) if data is not None else chests(slices, size, seed)
+    held_out = min(16, max(1, len(images) // 20))
+    sinograms = torch.cat([radon.A(x[None]) for x in images])
+    noisy = add_noise(sinograms[-held_out:], noise_db, torch.Generator().manual_seed(10**6))
+    measure = held_out_psnr(images[-held_out:], noisy)
+    with processes.joined(where) as here:
+        task = Pairs(model.to(here), images[:-held_out], sinograms[:-held_out], noise_db=noise_db, **patches)
+        with stoppable(checkpoint):
+            training.train(
+                task,
+                options,
+                checkpoint=checkpoint,
+                resume=resume,
+                validate=measure,
+                checkpoint_minutes=checkpoint_minutes,
+            )
+        if processes.rank() > 0:
+            return
+        state = training.load_checkpoint(checkpoint)
+        length = f"{state['step']} steps, {state['seconds'] / 60:.1f} minutes"
+        value = f"PSNR {measure(model):.2f} dB"
+        fbp = mean_psnr(lambda y: radon.fbp(y, window="hann"), noisy, images[-held_out:])
+        command = shlex.join(["pnp", *sys.argv[1:]])
+        save_glimpse(model, output, about={"command": command, "data": about, "length": length, "held out": value})
+        print(f"{output}: {length}; {value} on {held_out} held-out slices, filtered back-projection {fbp:.2f} dB")

@@ -1,0 +1,1 @@
+"""Reconstruction from start to end: arguments, iterations, checkpoints, results."""

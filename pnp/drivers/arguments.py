@@ -1,0 +1,273 @@
+"""Checks of the arguments of `solve` and its like: each says argument, expected, got and remedy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..algorithms.protocols import Denoiser, Operator
+from ..algorithms.schedules import Schedule
+from ..checks import _figure, as_tensor, broadcasts, check_number, is_finite, short
+
+MOST_ITERATIONS = 1_000_000
+"""More noise levels than anyone waits for; all are made beforehand."""
+FAINTEST = 1e-150
+"""Least noise level, and one over the largest: their squares are within float64."""
+REAL = (int, float, np.integer, np.floating)
+
+
+def as_measurements(y: Any, *, caller: str = "solve") -> tuple[Any, bool]:
+    """Return y as a tensor and whether it came as a numpy array; a list of tensors (stacked operators) passes."""
+    plain = (Tensor, np.ndarray, np.generic, list, tuple, str, dict)
+    if not isinstance(y, plain) and hasattr(y, "__getitem__") and hasattr(y, "__len__"):
+        parts = [part for part in y if isinstance(part, Tensor)]  # deepinv's TensorList, opaque from here on
+        if len(parts) == len(y) > 0:
+            if not all(bool(part.isfinite().all()) for part in parts):
+                raise ValueError(
+                    f"{caller}: y must be finite, got NaN or infinity in a list of measurements; remove it"
+                )
+            return y, False
+    tensor = as_tensor("y", y, caller=caller)
+    if tensor.numel() == 0:
+        raise ValueError(f"{caller}: y must not be empty, got shape {tuple(tensor.shape)}")
+    return tensor, isinstance(y, np.ndarray)
+
+
+def as_weights(noise_std: Any, y: Any, *, caller: str = "solve") -> Tensor:
+    """Return W = 1/noise_std^2, 0-dim or broadcasting to y, and 0 where noise_std is infinite."""
+    like = y if isinstance(y, Tensor) else next(iter(y))
+    real = torch.real(like).dtype
+    if isinstance(noise_std, (bool, str)):
+        raise TypeError(f"{caller}: noise_std must be a positive number or an array like y, got {noise_std!r}")
+    if isinstance(noise_std, (int, float, np.integer, np.floating)):
+        number = float(noise_std) if is_finite(noise_std) or isinstance(noise_std, float) else math.inf
+        std = torch.tensor(number, dtype=real, device=like.device)
+    else:
+        std = as_tensor("noise_std", noise_std, device=like.device, caller=caller)
+        if std.is_complex():
+            raise TypeError(f"{caller}: noise_std must be real, got {std.dtype}; give the standard deviation of |y|")
+        std = std.to(real)
+    if std.ndim:
+        shape = tuple(y.shape) if isinstance(y, Tensor) else ()
+        if not broadcasts(tuple(std.shape), shape):
+            raise ValueError(
+                f"{caller}: noise_std must be a scalar or broadcast to y {shape}, got {tuple(std.shape)}; "
+                "give one standard deviation for each measurement"
+            )
+    if bool(std.isnan().any()) or bool((std <= 0).any()):
+        raise ValueError(
+            f"{caller}: noise_std must be positive, got {float(std.min()):.4g}; "
+            "it is a standard deviation in units of y, "
+            "infinity marks a measurement without information"
+        )
+    if bool(std.isinf().all()):
+        if isinstance(noise_std, (int, float)) and noise_std != math.inf:
+            raise ValueError(
+                f"{caller}: noise_std {_figure(noise_std)} is beyond the range of {real}; rescale y and noise_std"
+            )
+        raise ValueError(f"{caller}: noise_std is infinite everywhere, so y carries no information; give finite values")
+    weights = std**-2
+    if not bool((weights.isfinite() & ((weights > 0) | std.isinf())).all()):
+        low, high = (torch.finfo(real).tiny ** p for p in (0.5, -0.5))
+        finite = std[std.isfinite()]
+        raise ValueError(
+            f"{caller}: noise_std must be between {low:.1g} and {high:.1g} for {real}, or infinite, got "
+            f"{float(finite.min()):.4g} to {float(finite.max()):.4g}; rescale y and noise_std"
+        )
+    return weights
+
+
+def check_device(name: str, guest: object, device: torch.device, caller: str = "solve") -> None:
+    """Check that a module's weights, if it is one and has any, are where y is."""
+    if isinstance(guest, nn.Module):
+        held = next((t for t in (*guest.parameters(), *guest.buffers())), None)
+        if held is not None and held.device != device:
+            raise ValueError(
+                f"{caller}: {name} is on {held.device}, y on {device}; move one, e.g. {name}.to({str(device)!r})"
+            )
+
+
+def as_levels(schedule: Any, max_iter: int) -> tuple[list[float], int]:
+    """Return sigma_k for k < max_iter, and the k from which on sigma_k is the last level.
+
+    Args:
+        schedule: a Schedule, a function of k, or a sequence of levels whose last one is held. The first and the last
+            are read to their own end, the function to max_iter.
+        max_iter: how many levels are wanted.
+    """
+    if max_iter > MOST_ITERATIONS:
+        raise ValueError(
+            f"solve: max_iter must be at most {MOST_ITERATIONS}, got {_figure(max_iter)}; let rtol or a callback stop"
+        )
+    if callable(schedule):
+        n = max(max_iter, min(schedule.n_iter, MOST_ITERATIONS)) if isinstance(schedule, Schedule) else max_iter
+        levels = [_level(schedule(k), k) for k in range(n)]
+    elif isinstance(schedule, (Sequence, np.ndarray)) and not isinstance(schedule, str) and len(schedule):
+        levels = [_level(check_number("schedule", s, above=0), k) for k, s in enumerate(schedule)]
+        levels += levels[-1:] * (max_iter - len(levels))
+    else:
+        raise _not_a_schedule(schedule)
+    last = len(levels) - 1
+    while last > 0 and levels[last - 1] == levels[-1]:
+        last -= 1
+    return levels[:max_iter], last
+
+
+def _level(sigma: Any, k: int) -> float:
+    """Return a noise level, whose square is to be divided by."""
+    try:
+        level = float(sigma)
+        if isinstance(sigma, (str, bytes)) or not 0 < level < math.inf:
+            raise ValueError
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        got = short(repr(sigma), 60)
+        raise ValueError(f"solve: schedule must give positive noise levels, got {got} for k = {k}") from None
+    if not FAINTEST < level < 1 / FAINTEST:
+        raise ValueError(
+            f"solve: schedule must give noise levels between {FAINTEST:g} and {1 / FAINTEST:g}, got {level:.4g} for "
+            f"k = {k}; rescale y"
+        )
+    return level
+
+
+def _not_a_schedule(schedule: object) -> TypeError:
+    return TypeError(
+        f"solve: schedule must be a {Schedule.__name__}, a sequence of noise levels or a function k -> sigma_k, "
+        f"got {short(repr(schedule), 60)}"
+    )
+
+
+def as_bounds(bounds: Any, caller: str = "solve") -> tuple[float | None, float | None]:
+    """Return (low, high), None where there is no limit."""
+    if bounds is None:
+        return None, None
+    if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
+        raise TypeError(f"{caller}: bounds must be (low, high), e.g. (0, None), got {short(repr(bounds), 60)}")
+    for value in bounds:
+        if value is not None and (isinstance(value, bool) or not isinstance(value, REAL)):
+            raise TypeError(f"{caller}: bounds must hold numbers or None, got {short(repr(bounds), 60)}")
+    if any(isinstance(value, int) and not is_finite(value) for value in bounds):
+        raise ValueError(f"{caller}: bounds must be numbers below 1e308; use None for no bound")
+    low, high = (None if value is None else float(value) for value in bounds)
+    if (low is not None and math.isnan(low)) or (high is not None and math.isnan(high)):
+        raise ValueError(f"{caller}: bounds must not be NaN, got {bounds!r}; use None for no bound")
+    if low == math.inf or high == -math.inf:
+        raise ValueError(f"{caller}: bounds must leave room for finite values, got {bounds!r}; use None for no bound")
+    if low is not None and high is not None and not low < high:
+        raise ValueError(f"{caller}: bounds must be (low, high) with low < high, got {bounds!r}")
+    return low, high
+
+
+def as_initial(x0: Any, like: Tensor, *, caller: str = "solve") -> Tensor:
+    """Return a given first estimate in the shape, dtype and device of the unknown."""
+    x = as_tensor("x0", x0, device=like.device, caller=caller)
+    if x.shape != like.shape:
+        raise ValueError(
+            f"{caller}: x0 must have the image shape {tuple(like.shape)}, as A_adjoint(y) has, got {tuple(x.shape)}"
+        )
+    if x.is_complex() and not like.is_complex():
+        raise TypeError(f"{caller}: x0 must be real, as A_adjoint(y) is, got {x.dtype}; use x0.real")
+    if not bool(x.isfinite().all()):
+        raise ValueError(f"{caller}: x0 must be finite, got NaN or infinity; replace them, e.g. torch.nan_to_num(x0)")
+    return x.to(like.dtype)
+
+
+def guard_denoiser(
+    denoiser: Denoiser, low: float | None, high: float | None, caller: str = "solve"
+) -> Callable[[Tensor, float], Tensor]:
+    """Return D(x, sigma) that answers in x's shape and dtype and within the bounds, or explains what went wrong."""
+
+    def denoise(x: Tensor, sigma: float) -> Tensor:
+        if not bool(x.isfinite().all()):
+            raise ValueError(
+                f"{caller}: the x-update gave NaN or infinity before the denoiser's turn at sigma = {sigma:.4g}; "
+                "check that the operator is finite and its adjoint right, and the scale of y and noise_std"
+            )
+        z = denoiser(x, sigma)
+        if not isinstance(z, Tensor):
+            raise TypeError(f"{caller}: denoiser must return a torch.Tensor, got {type(z).__name__}")
+        if z.shape != x.shape:
+            raise ValueError(
+                f"{caller}: denoiser must keep the shape {tuple(x.shape)}, got {tuple(z.shape)}; check its channels, "
+                "or pad and crop inside it"
+            )
+        if z.layout != torch.strided or z.device != x.device:
+            raise ValueError(
+                f"{caller}: denoiser must return a dense tensor on {x.device}, got {z.layout} on {z.device}"
+            )
+        if z.is_complex() and not x.is_complex():
+            raise TypeError(f"{caller}: denoiser must return real values for real ones, got {z.dtype}; use .real")
+        if not bool(z.isfinite().all()):
+            real = torch.real(x)
+            raise ValueError(
+                f"{caller}: denoiser returned NaN or infinity at sigma = {sigma:.4g} for an input in "
+                f"[{float(real.min()):.4g}, {float(real.max()):.4g}], expected finite values; check its weights and "
+                "the range of sigma it was made for"
+            )
+        z = z.to(x.dtype)
+        return z if low is None and high is None else z.clamp(low, high)
+
+    return denoise
+
+
+def as_operator(operator: Any, caller: str = "solve") -> Operator:
+    """Return the operator itself once it is known to have `A` and `A_adjoint`, as every LinearPhysics does."""
+    if isinstance(operator, type):
+        raise TypeError(f"{caller}: operator must be an instance, got the class {operator.__name__}; call it first")
+    if not callable(getattr(operator, "A", None)) or not callable(getattr(operator, "A_adjoint", None)):
+        raise TypeError(
+            f"{caller}: operator must have A(x) and A_adjoint(y), got {type(operator).__name__}; use one of "
+            "`operators`, a deepinv LinearPhysics, or an object with both methods"
+        )
+    return operator  # type: ignore[no-any-return]
+
+
+def as_denoiser(denoiser: Any, caller: str = "solve") -> Denoiser:
+    """Return a denoiser D(x, sigma); a deepinv model is called in the dtype of its own weights.
+
+    deepinv's networks hold float32 weights and refuse float64 images; the answer is cast back.
+    """
+    if isinstance(denoiser, type):
+        raise TypeError(f"{caller}: denoiser must be an instance, got the class {denoiser.__name__}; call it first")
+    if not callable(denoiser):
+        raise TypeError(
+            f"{caller}: denoiser must be a function D(x, sigma), got {type(denoiser).__name__}; use one of "
+            "`denoisers`, a deepinv denoiser, or a function"
+        )
+    _check_range(getattr(denoiser, "sigma_range", None), caller)
+    if isinstance(denoiser, nn.Module) and any(c.__module__.startswith("deepinv.") for c in type(denoiser).__mro__):
+        weight = next((p for p in denoiser.parameters() if p.is_floating_point()), None)
+        if weight is not None:
+            return _InOwnDtype(denoiser, weight.dtype)
+    return denoiser  # type: ignore[no-any-return]
+
+
+def _check_range(levels: Any, caller: str) -> None:
+    """Refuse a `sigma_range` that is not (lowest, highest), where a denoiser has one."""
+    if levels is None:
+        return
+    try:
+        lowest, highest = map(float, levels)
+        fits = 0 <= lowest <= highest and highest > 0
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        fits = False
+    if not fits:
+        got = short(repr(levels), 60)
+        raise ValueError(f"{caller}: denoiser.sigma_range must be (lowest, highest), 0 <= lowest <= highest, got {got}")
+
+
+class _InOwnDtype:
+    """A network called in the dtype of its weights."""
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype):
+        self.model, self.dtype = model, dtype
+        if hasattr(model, "sigma_range"):
+            self.sigma_range = model.sigma_range
+
+    def __call__(self, x: Tensor, sigma: float, /) -> Tensor:
+        return self.model(x.to(self.dtype), sigma).to(x.dtype)  # type: ignore[no-any-return]

@@ -1,0 +1,290 @@
+"""Maximum-likelihood expectation maximisation: `mlem`, and `osem` over ordered subsets of the views.
+
+Counts y ~ Poisson(A x + r), A and x not negative. With A_b the views b, b + n, b + 2n, ..., y_b and r_b theirs,
+
+    x <- x A_b^T(y_b / (A_b x + r_b)) / A_b^T 1,    b through a permutation of 0, ..., n - 1.
+
+For n = 1 this is MLEM (Shepp and Vardi, IEEE Trans. Med. Imaging 1 (1982) 113; Lange and Carson, J. Comput. Assist.
+Tomogr. 8 (1984) 306): the likelihood never falls, and without a background A x holds as many counts as y after every
+iteration. For n > 1 it is OSEM (Hudson and Larkin, IEEE Trans. Med. Imaging 13 (1994) 601), early on about n times
+faster and in the end on a cycle around the maximum. There is no prior: stop early, smooth the image, or use `solve`
+with `Poisson`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..algorithms.poisson import as_background, check_counts, ratio
+from ..algorithms.protocols import Operator
+from ..checks import check_number
+from .arguments import as_initial, as_measurements, as_operator, check_device
+from .checkpoint import Checkpoint, checkpointed
+from .progress import is_true, progress_bar
+from .result import Result, Stop
+
+__all__ = ["EMState", "mlem", "osem", "subset_order"]
+
+VIEWS = 2
+"""The axis of measurements (B, C, n_views, ...) that subsets divide."""
+
+
+@dataclass(frozen=True)
+class EMState:
+    """Iteration k, counted from 1, after its last update, as a callback sees it."""
+
+    k: int
+    x: Tensor
+    deviance: float
+    """As in the history of `osem`."""
+
+
+def mlem(
+    operator: Operator,
+    y: Any,
+    *,
+    background: Any = 0.0,
+    x0: Any = None,
+    max_iter: int = 64,
+    callback: Callable[[EMState], Any] | None = None,
+    checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
+    progress: bool = False,
+) -> Result:
+    """Return the image after max_iter iterations of MLEM. Arguments, result and errors as `osem`.
+
+    >>> from types import SimpleNamespace
+    >>> A = SimpleNamespace(A=lambda x: 2 * x, A_adjoint=lambda y: 2 * y)
+    >>> mlem(A, torch.tensor([[[[4.0, 0.0, 6.0]]]]), max_iter=1).x
+    tensor([[[[2., 0., 3.]]]])
+    """
+    return _em("mlem", operator, y, 1, background, x0, max_iter, callback, checkpoint, progress)
+
+
+def osem(
+    operator: Operator,
+    y: Any,
+    *,
+    n_subsets: int,
+    background: Any = 0.0,
+    x0: Any = None,
+    max_iter: int = 16,
+    callback: Callable[[EMState], Any] | None = None,
+    checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
+    progress: bool = False,
+) -> Result:
+    """Return the image after max_iter iterations of OSEM, each of which uses every subset once.
+
+    Voxels that no view sees are 0; those that a subset does not see keep their value in its turn.
+
+    Args:
+        operator: A, without negative entries, with `A(x)`, `A_adjoint(y)` and, for n_subsets > 1, `subset(b, n)`: the
+            operator of the views b, b + n, b + 2n, ...
+        y: counts >= 0 in the layout of `operator.A(x)`, batch first and views on axis 2, float32 or float64, a tensor
+            or a numpy array: the answer comes back as the same, on the same device.
+        n_subsets: from 1 to the number of views; `subset_order` says in which order they are used. Fewer are safer:
+            with so few views or counts that a subset has none for a voxel, that voxel becomes and stays 0.
+        background: r >= 0, expected scatter and other counts added to A x: a scalar, or broadcasting to y.
+        x0: first image >= 0, in the image's shape; voxels of 0 stay 0. None: the constant that explains all counts.
+        max_iter: iterations. EM has no other stopping rule: more of them resolve finer detail, and noise.
+        callback: called with each `EMState`; a true answer stops.
+        checkpoint: a file for the state, from which the same call goes on where it exists, as in `solve`.
+        progress: show a bar on stderr.
+
+    Returns:
+        See `pnp.Result`. Its history holds "deviance", 2 sum(y log(y/m) - y + m), twice the log-likelihood that is
+        missing to m = y, where m is what each subset expected when its turn came, before its update; infinite where
+        there are counts and none were expected. `misfit` is Pearson's (m - y)^2/m, a measurement, for the final image.
+        Ctrl-C returns the last finished iterate.
+
+    Raises:
+        ValueError, TypeError: an argument does not fit, is negative or not finite, or counts cannot be explained.
+    """
+    check_number("n_subsets", n_subsets, above=1, integer=True, or_equal=True, caller="osem")
+    return _em("osem", operator, y, int(n_subsets), background, x0, max_iter, callback, checkpoint, progress)
+
+
+def subset_order(n: int) -> list[int]:
+    """Return 0, ..., n - 1 so that successive subsets see views far apart, their numbers counted in a circle.
+
+    Each is the one farthest from all before it, and of these the farthest from the last: for powers of two an order
+    by bit reversal (Herman and Meyer, IEEE Trans. Med. Imaging 12 (1993) 600).
+
+    >>> subset_order(8)
+    [0, 4, 2, 6, 1, 5, 3, 7]
+    """
+
+    def apart(a: int, b: int) -> int:
+        return min((a - b) % n, (b - a) % n)
+
+    order, nearest = [0], {b: apart(b, 0) for b in range(1, n)}
+    while nearest:
+        last = order[-1]
+        b = max(nearest, key=lambda b: (nearest[b], apart(b, last)))
+        order.append(b)
+        del nearest[b]
+        nearest = {c: min(d, apart(c, b)) for c, d in nearest.items()}
+    return order
+
+
+# ---------------------------------------------------------------- the iteration
+
+
+class _Subset(NamedTuple):
+    operator: Operator
+    y: Tensor
+    background: Tensor
+    sensitivity: Tensor  # A_b^T 1
+    seen: Tensor
+
+    def update(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the image after this subset's turn, and what was expected of it before."""
+        expected = self.operator.A(x) + self.background
+        e = self.operator.A_adjoint(ratio(self.y, expected)).clamp(min=0)  # truncated responses have small lobes
+        return torch.where(self.seen, x * e / torch.where(self.seen, self.sensitivity, 1), x), expected
+
+
+@torch.no_grad()
+def _em(
+    caller: str,
+    operator: Any,
+    y: Any,
+    n_subsets: int,
+    background: Any,
+    x0: Any,
+    max_iter: int,
+    callback: Callable[[EMState], Any] | None,
+    checkpoint: Any,
+    progress: bool,
+) -> Result:
+    check_number("max_iter", max_iter, above=1, integer=True, or_equal=True, caller=caller)
+    if callback is not None and not callable(callback):
+        raise TypeError(f"{caller}: callback must be a function of an EMState, got {type(callback).__name__}")
+    operator = as_operator(operator, caller)
+    settings = {"y": y, "background": background, "x0": x0, "n_subsets": n_subsets}
+    y, is_numpy = as_measurements(y, caller=caller)
+    check_counts(caller, "y", y, "do not subtract the background, pass it as background")
+    check_device("operator", operator, y.device, caller)
+    r = as_background(caller, background, y)
+    subsets = _divide(caller, operator, y, r, n_subsets)
+    x = _initial(caller, x0, subsets, y, r)
+    _check_explained(caller, operator, x, y, r)
+
+    deviances: list[float] = []
+    misfit: float | None = None
+    stop, bar = Stop.MAX_ITER, progress_bar(caller, max_iter) if progress else None
+    try:
+        with checkpointed(checkpoint, caller, settings, x, lambda: operator.A(x)) as kept:
+            if kept.tensors:
+                x, deviances = kept.tensors["x"], kept.numbers["deviance"]
+                if len(deviances) > max_iter:
+                    n = len(deviances)
+                    raise ValueError(f"{caller}: max_iter must be at least the {n} iterations of checkpoint")
+                if bar is not None:
+                    bar.update(len(deviances))
+            if kept.ended not in (None, Stop.MAX_ITER.name):
+                stop, max_iter = Stop[kept.ended], 0
+            for k in range(len(deviances) + 1, max_iter + 1):
+                x_new, deviance = x, 0.0
+                for subset in subsets:
+                    x_new, expected = subset.update(x_new)
+                    deviance += _deviance(subset.y, expected)
+                x = x_new
+                deviances.append(deviance)
+                kept.keep({"x": x}, {"deviance": list(deviances)})
+                if bar is not None:
+                    bar.set_postfix_str(f"deviance {deviance:.6g}", refresh=False)
+                    bar.update()
+                if callback is not None and is_true(callback(EMState(k, x, deviance))):
+                    stop = Stop.CALLBACK
+                    break
+            misfit = _pearson(operator, x, y, r)  # while the checkpoint is there
+            kept.end(stop.name, {"x": x}, {"deviance": list(deviances)})
+    except KeyboardInterrupt:
+        stop = Stop.INTERRUPTED
+    finally:
+        if bar is not None:
+            bar.close()
+    answer = x.cpu().numpy() if is_numpy else x
+    misfit = _pearson(operator, x, y, r) if misfit is None else misfit
+    return Result(answer, len(deviances), stop, {"deviance": deviances}, None, False, misfit)
+
+
+def _deviance(y: Tensor, expected: Tensor) -> float:
+    y, m = y.double(), expected.double()
+    return 2 * float((torch.xlogy(y, y / m.clamp(min=0)).where(y > 0, 0) - y + m).sum())
+
+
+def _pearson(operator: Operator, x: Tensor, y: Tensor, r: Tensor) -> float:
+    m = (operator.A(x) + r).double()
+    reached = m > 0
+    return float(((m - y).square() / m)[reached].mean()) if bool(reached.any()) else 0.0
+
+
+# ---------------------------------------------------------------- what it is given
+
+
+def _divide(caller: str, operator: Any, y: Tensor, r: Tensor, n: int) -> list[_Subset]:
+    """Return the subsets in the order of their turns, with their sensitivities."""
+    if n > 1:
+        if not callable(getattr(operator, "subset", None)):
+            got = type(operator).__name__
+            raise TypeError(f"{caller}: operator must have subset(b, n) where n_subsets > 1, got {got}; use mlem")
+        n_views = y.shape[VIEWS] if y.ndim > VIEWS else 0
+        if n > n_views:
+            raise ValueError(
+                f"{caller}: n_subsets must be at most the number of views, axis {VIEWS} of y {tuple(y.shape)}, got {n}"
+            )
+    parts = []
+    for b in subset_order(n):
+        A, which = (operator.subset(b, n), (slice(None),) * VIEWS + (slice(b, None, n),)) if n > 1 else (operator, ...)
+        s = A.A_adjoint(torch.ones_like(y[which]))
+        largest = s.max().clamp(min=0)
+        rounding = torch.finfo(s.dtype).eps * largest
+        if bool((s < -rounding).any()):
+            raise ValueError(
+                f"{caller}: operator must have non-negative entries, got A_adjoint(1) down to {float(s.min()):.4g}, up "
+                f"to {float(largest):.4g}; use solve(..., data_term=Poisson()), which bears a little ringing"
+            )
+        parts.append(_Subset(A, y[which], r[which], s, s > rounding))
+    if not any(bool(part.seen.any()) for part in parts):
+        raise ValueError(f"{caller}: operator must see something, got A_adjoint(1) = 0 everywhere; check its geometry")
+    return parts
+
+
+def _initial(caller: str, x0: Any, subsets: list[_Subset], y: Tensor, r: Tensor) -> Tensor:
+    """Return x0, or the constant that explains all counts of each image of the batch, on the voxels that are seen."""
+    sensitivity = reduce(torch.add, (s.sensitivity for s in subsets))
+    seen = reduce(torch.logical_or, (s.seen for s in subsets))
+    if x0 is not None:
+        x = as_initial(x0, sensitivity, caller=caller)
+        check_counts(caller, "x0", x, "clip it, or leave it out")
+        return torch.where(seen, x, 0)
+
+    def per_image(a: Tensor) -> Tensor:
+        return a.flatten(1).sum(1).reshape(-1, *(1,) * (sensitivity.ndim - 1))
+
+    counts = per_image(y - r)
+    # A background as bright as the counts leaves nothing to start from: then all counts are x's.
+    counts = torch.where(counts > 0, counts, per_image(y))
+    return torch.where(seen, counts / per_image(sensitivity), 0)
+
+
+def _check_explained(caller: str, operator: Any, x: Tensor, y: Tensor, r: Tensor) -> None:
+    expected = operator.A(x)
+    if expected.shape != y.shape:
+        raise ValueError(
+            f"{caller}: y must have the shape of operator.A(x), {tuple(expected.shape)}, got {tuple(y.shape)}"
+        )
+    orphans = (y > 0) & ~(expected + r > 0)
+    if bool(orphans.any()):
+        raise ValueError(
+            f"{caller}: y has counts in {int(orphans.sum())} measurements where A x0 + background is 0: no voxel can "
+            "explain them; give a background, set them to 0 if they are faults, or widen the image or x0"
+        )

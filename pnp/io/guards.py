@@ -1,0 +1,201 @@
+"""Guards shared by all readers: one-line errors, and size checks before memory is allocated."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+ROOM = 2**28
+"""Bytes, 256 MiB, that any file may unpack to, however small it is."""
+RATIO = 200
+"""Beyond that, bytes per byte of the file. Images and counts pack 2 to 50 times, empty ones up to 1000 times."""
+LOGGERS = ("tifffile", "nibabel.global", "pydicom")
+CGROUP = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+"""Where Linux says what a container may use."""
+
+
+@contextmanager
+def reading(path: str | os.PathLike[str], kind: str) -> Iterator[None]:
+    """Turn what a library raises on a broken file into one ValueError; sentences that begin with the path stay.
+
+    Libraries warn of every oddity that they mend, and log it, in words of their own: that is not repeated.
+    """
+    try:
+        with quiet():
+            yield
+    except MemoryError as error:
+        raise ValueError(f"{path} needs more memory than is free, or is damaged; read a part of it") from error
+    except Exception as error:  # each library has its own family of exceptions
+        if isinstance(error, ValueError) and str(error).startswith(str(path)):
+            raise
+        raise ValueError(
+            f"{path} is not a readable {kind} file (truncated or damaged?): {one_line(error)}; fetch it again"
+        ) from error
+
+
+class _Quiet:
+    """What libraries say, switched off for the whole process: by the first thread that reads, until the last is done.
+
+    Were each to restore what it had found, the last of two that overlap would restore the silence of the other.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._depth = threading.Lock(), 0
+        self._warnings, self._disabled = warnings.catch_warnings(), [False] * len(LOGGERS)
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._depth += 1
+            if self._depth > 1:
+                return
+            self._warnings = warnings.catch_warnings()
+            self._warnings.__enter__()
+            warnings.simplefilter("ignore")
+            # Headers that bend the rules are common and harmless; missing bytes are not.
+            warnings.filterwarnings("error", message=".*truncated", module="astropy")
+            self._disabled = [logging.getLogger(name).disabled for name in LOGGERS]
+            for name in LOGGERS:
+                logging.getLogger(name).disabled = True
+
+    def __exit__(self, *error: Any) -> None:
+        with self._lock:
+            self._depth -= 1
+            if self._depth > 0:
+                return
+            self._warnings.__exit__(None, None, None)
+            for name, was in zip(LOGGERS, self._disabled, strict=True):
+                logging.getLogger(name).disabled = was
+
+
+_QUIET = _Quiet()
+
+
+def quiet() -> _Quiet:
+    """Return a context without the warnings and the logs of the libraries that read; it nests, in threads too."""
+    return _QUIET
+
+
+def one_line(said: object, limit: int = 120) -> str:
+    """Return an error's text, or any other, short enough to stand within a message."""
+    text = " ".join(str(said).strip("'\"").split())
+    return "".join(c if c.isprintable() else "?" for c in text)[:limit] or type(said).__name__
+
+
+def allowed(held: int) -> tuple[int, str]:
+    """Return the bytes that a file of so many bytes may unpack to, and in words which limit that is.
+
+    Half of the memory at most: what is unpacked is still to become arrays.
+    """
+    packed, half = max(ROOM, RATIO * held), _memory() / 2
+    if half < packed:
+        return int(half), f"half of the memory, {_figure(int(half), 2**30)} GiB"
+    return packed, f"{_figure(packed, 2**20)} MiB, {RATIO} times its size" if packed > ROOM else f"{ROOM >> 20} MiB"
+
+
+def check_claim(where: str, needed: int, held: int, remedy: str) -> None:
+    """Refuse an array that its file cannot hold, or holds packed as only a bomb is, before it is allocated.
+
+    Args:
+        where: what messages begin with.
+        needed: bytes of the array.
+        held: bytes that the file has for it.
+        remedy: what to do about an honest one.
+
+    >>> check_claim("a.h5: x", 2**40, 1000, "store it unpacked")
+    Traceback (most recent call last):
+    ValueError: a.h5: x claims 1.1e+12 bytes and has 1000, over 200 times as many (beyond 256 MiB); store it unpacked
+    """
+    if needed > max(ROOM, RATIO * held):
+        raise ValueError(
+            f"{where} claims {_figure(needed)} bytes and has {held}, over {RATIO} times as many (beyond "
+            f"{ROOM >> 20} MiB); {remedy}"
+        )
+    if needed > (memory := _memory()):
+        raise ValueError(
+            f"{where} claims {_figure(needed, 2**30)} GiB, there are {memory / 2**30:.3g}; read a part of it"
+        )
+
+
+def check_memory(where: str, shape: Sequence[int], remedy: str) -> None:
+    """Refuse a float32 array that this machine's memory cannot hold, before it is read."""
+    memory, needed = _memory(), 4 * math.prod(shape)
+    if needed > memory:
+        raise ValueError(
+            f"{where} {_shape(shape)} would take {_figure(needed, 2**30)} GiB, there are {memory / 2**30:.3g}; {remedy}"
+        )
+
+
+def within(folder: Path, name: str) -> Path | None:
+    """Return the file of a name that a header gives, in its folder or below, links followed; None: outside, or none."""
+    try:
+        file = (folder / name).resolve()
+        return file if file.is_file() and file.is_relative_to(folder.resolve()) else None
+    except (OSError, ValueError):  # too long a name, or one with a null byte
+        return None
+
+
+def _memory() -> float:
+    """Return the bytes of memory that this process may use, infinity where the system does not say."""
+    if not hasattr(os, "sysconf"):
+        return math.inf
+    limits = [float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))]
+    for name in CGROUP:
+        try:
+            limits.append(float(Path(name).read_text(encoding="ascii")))
+        except (OSError, ValueError):  # no such system, or "max"
+            continue
+    return min(limits)
+
+
+def _figure(n: int, unit: int = 1) -> str:
+    """Three digits of a whole number in some unit, however large."""
+    return f"{n / unit:.3g}" if n < 10**300 else "over 1e290"
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return f"({', '.join(str(n) if n < 10**15 else _figure(n) for n in shape)})"
+
+
+def check_file(path: str | os.PathLike[str]) -> Path:
+    """Return the path of an existing file, or say what it is instead."""
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name the file in it")
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such file; check the name")
+    return path
+
+
+def check_real(where: str, dtype: np.dtype[Any]) -> None:
+    """Refuse what is not a real number: complex, text, cells, objects."""
+    if dtype.kind not in "fiub":
+        raise ValueError(f"{where} must hold real numbers, got {dtype!s:.60}; text, cells and objects are not read")
+
+
+def check_finite(where: str, values: npt.NDArray[Any]) -> None:
+    """Refuse NaN and infinity, with their number."""
+    bad = values.size - int(np.count_nonzero(np.isfinite(values)))
+    if bad:
+        raise ValueError(
+            f"{where} must be finite, got {bad} NaN or infinite of {values.size} values; replace them in the file"
+        )
+
+
+def to_float32(where: str, values: Any) -> npt.NDArray[np.float32]:
+    """Return values as float32 of this machine's byte order; finite real numbers are demanded."""
+    array = np.asarray(values)
+    check_real(where, array.dtype)
+    with np.errstate(over="ignore"):  # becomes infinite, which is refused
+        array = np.ascontiguousarray(array, dtype=np.float32)
+    check_finite(where, array)
+    return array

@@ -1,0 +1,122 @@
+"""HDF5 files opened for reading, wherever they come from.
+
+A file of a few bytes can name other files (external links, external storage, virtual datasets), whose content would
+then pass for its own, or claim terabytes. Links to other files are refused, whole files for one of them, before
+anything is read; sizes where an array is read.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from .guards import check_claim, check_memory, one_line, reading
+
+__all__ = ["check_stored", "listed", "numbers", "open_hdf5"]
+
+UNPACK = "if that is right, store it unpacked (h5repack -f NONE)"
+
+
+@contextmanager
+def open_hdf5(path: str | os.PathLike[str], *, links: bool = True) -> Iterator[h5py.File]:
+    """Open an HDF5 file for reading; whatever is wrong with it, or goes wrong in the block, becomes one ValueError.
+
+    Args:
+        path: the file.
+        links: look for links to other files, by a visit to every object; False: that was done.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"{path}: there is no such file; check the name")
+    with reading(path, "HDF5"), h5py.File(path, "r") as file:
+        if links and (away := _leads_away(file)):
+            raise ValueError(
+                f"{path}: {away[0]}; other files are not read through this one: copy its data to a new file, by h5py's "
+                f"{away[1]}"
+            )
+        yield file
+
+
+def numbers(path: str | os.PathLike[str], dataset: Any, part: Any = ()) -> npt.NDArray[Any]:
+    """Return the real numbers of a dataset, or of a part of it, in this machine's byte order.
+
+    Args:
+        path: the file, for messages.
+        dataset: what the file holds under some name.
+        part: integers and slices, as h5py takes them.
+
+    Raises:
+        ValueError: it holds something else, or claims a size that the file or the memory cannot hold.
+    """
+    if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "fiub" or dataset.shape is None:
+        got = f"{dataset.dtype!s:.60}" if isinstance(dataset, h5py.Dataset) else "a group"
+        name = one_line(getattr(dataset, "name", ""))
+        raise ValueError(f"{path}: dataset '{name.strip('/')}' must hold real numbers, got {got}")
+    whole = isinstance(part, tuple) and not part
+    check_stored(path, dataset, None if whole else np.broadcast_to(np.int8(0), dataset.shape)[part].shape)
+    values = np.asarray(dataset[part])
+    return values.astype(values.dtype.newbyteorder("="), copy=False)
+
+
+def check_stored(
+    path: str | os.PathLike[str],
+    dataset: h5py.Dataset,
+    shape: Sequence[int] | None = None,
+    remedy: str = "read a part of it",
+) -> None:
+    """Refuse to read what claims more than the file, or this machine's memory, can hold.
+
+    Args:
+        path: the file, for messages.
+        dataset: what is to be read.
+        shape: of the part that is; None: all of it.
+        remedy: where the memory is too small.
+    """
+    where, shape = f"{path}: {one_line(dataset.name)}", (dataset.shape or ()) if shape is None else shape
+    # A virtual dataset stores nothing itself: its sources are in the same file, others are refused.
+    held = dataset.file.id.get_filesize() if dataset.is_virtual else dataset.id.get_storage_size()
+    check_memory(where, shape, remedy)
+    check_claim(where, math.prod(shape) * dataset.dtype.itemsize if shape else 0, held, UNPACK)
+
+
+def listed(group: h5py.Group) -> str:
+    """Return what a group holds, the first few names of it, for a message."""
+    names = sorted(group)
+    more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+    return (", ".join(f"{name!r:.24}" for name in names[:6]) or "nothing") + more
+
+
+def _leads_away(file: h5py.File) -> tuple[str, str] | None:
+    """Return what in a file names another one, in words, and the code that brings it to one's own, or None."""
+    inside = (h5py.h5l.TYPE_HARD, h5py.h5l.TYPE_SOFT)
+    link = file.id.links.visit(lambda name, info: None if info.type in inside else name, info=True)
+    if link is not None:
+        name = _text(link)
+        return f"{name} is an external link", f"source.copy({name}, target, {name}, expand_external=True)"
+
+    def elsewhere(name: bytes, info: Any) -> tuple[str, str] | None:
+        if info.type != h5py.h5o.TYPE_DATASET:
+            return None
+        layout = h5py.h5d.open(file.id, name).get_create_plist()
+        read = f"target[{_text(name)}] = source[{_text(name)}][()]"
+        if layout.get_external_count():
+            return f"{_text(name)} is stored in another file (external=)", read
+        if layout.get_layout() != h5py.h5d.VIRTUAL:
+            return None
+        sources = {layout.get_virtual_filename(k) for k in range(layout.get_virtual_count())}
+        return (f"{_text(name)} is a virtual dataset of other files", read) if sources - {"."} else None
+
+    found: tuple[str, str] | None = h5py.h5o.visit(file.id, elsewhere, info=True)
+    return found
+
+
+def _text(name: bytes | str) -> str:
+    text = name.decode("utf-8", "replace") if isinstance(name, bytes) else name
+    return f"'{one_line(text, 60)}'"

@@ -1,0 +1,170 @@
+"""Tables in files: columns by name, with their units, from FITS, CSV, ECSV and HDF5.
+
+Only the columns asked for are brought into memory, where the format allows it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import h5py
+import numpy as np
+
+from .fits import contents, open_fits
+from .guards import reading
+from .hdf5_safe import check_stored, listed, open_hdf5
+
+__all__ = ["Column", "Columns", "open_table", "some"]
+
+Path = str | os.PathLike[str]
+PACKED = (b"\x1f", b"BZh", b"\xfd7zXZ", b"PK\x03\x04", b"\x28\xb5\x2f\xfd")
+"""First bytes of gzip, compress, bzip2, xz, zip and zstd."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table: what loads its values, and its unit, None where the file says none."""
+
+    load: Callable[[], Any]
+    unit: Any = None
+
+    @property
+    def values(self) -> Any:
+        """The values; masked where the table has none."""
+        return self.load()
+
+
+Columns = Mapping[str, Column]
+
+
+@contextmanager
+def open_table(source: Any, where: str, table: str | int | None) -> Iterator[Columns]:
+    """Yield the columns of a file's table, or of an astropy Table.
+
+    Args:
+        source: path or Table.
+        where: what messages begin with.
+        table: extension of a FITS file or path in an HDF5 file; None: the only one there is.
+    """
+    name = str(source).lower() if isinstance(source, str | os.PathLike) else ""
+    if name.endswith((".fits", ".fit", ".fits.gz", ".fit.gz", ".cat")):
+        with open_fits(source, memmap=not name.endswith(".gz")) as parts:
+            yield _fits_columns(where, parts, table)
+    elif name.endswith((".h5", ".hdf5")):
+        with open_hdf5(source) as file:
+            yield _hdf5_columns(where, file, table)
+    elif name.endswith((".csv", ".ecsv")):
+        kind = "ECSV" if name.endswith(".ecsv") else "CSV"
+        with reading(source, f"{kind} table"):
+            yield _table_columns(where, _read_text(source, f"ascii.{kind.lower()}"))
+    elif not name and hasattr(source, "colnames"):
+        yield _table_columns(where, source)
+    elif name:
+        raise ValueError(f"{where}: a table is read from .fits, .csv, .ecsv, .h5 or .hdf5; convert it to one of these")
+    else:
+        raise TypeError(f"read_catalogue: source must be a path or an astropy Table, got {type(source).__name__}")
+
+
+def some(names: Mapping[str, Any]) -> str:
+    """Return the first few names, for a message."""
+    shown, more = ", ".join(f"{name:.24}" for name in list(names)[:8]), len(names) - 8
+    return (shown or "no columns") + (f" and {more} more" if more > 0 else "")
+
+
+def _read_text(path: Path, kind: str) -> Any:
+    from astropy.table import Table
+
+    with open(path, "rb") as file:
+        if file.read(8).startswith(PACKED):  # astropy would unpack all there is
+            raise ValueError(f"{path} is packed; unpack it (gunzip, bunzip2, unxz, unzip)")
+    return Table.read(path, format=kind)
+
+
+def _table_columns(where: str, table: Any) -> Columns:
+    if len(table) == 0:
+        raise ValueError(
+            f"{where} must hold a galaxy, got a table without rows, of {some(dict.fromkeys(table.colnames))}"
+        )
+    # .value: a column's numbers without its unit, with their mask where it has one
+    return {
+        name: Column(partial(getattr, table[name], "value", None), getattr(table[name], "unit", None))
+        for name in table.colnames
+    }
+
+
+def _fits_columns(where: str, parts: Any, table: str | int | None) -> Columns:
+    tables = {k: part for k, part in enumerate(parts) if hasattr(part, "columns")}
+    wanted = [
+        part
+        for k, part in tables.items()
+        if table is None or k == table or (isinstance(table, str) and part.name.lower() == table.lower())
+    ]
+    if len(wanted) != 1:
+        if not tables:
+            raise ValueError(f"{where} must hold a table, it holds {contents(parts):.200}; is it a map?")
+        raise ValueError(
+            f"{where} has {len(tables)} tables and table={table!r:.40}; name one by its number or extension: "
+            f"{contents(parts):.200}"
+        )
+    (part,) = wanted
+    if len(part.data) == 0:
+        raise ValueError(
+            f"{where} must hold a galaxy, got a table without rows, of {some(dict.fromkeys(part.columns.names))}"
+        )
+
+    def load(name: str, null: Any) -> Any:
+        values = np.array(part.data[name])
+        return values if null is None or values.dtype.kind not in "iu" else np.ma.masked_equal(values, int(null))
+
+    return {c.name: Column(partial(load, c.name, c.null), c.unit) for c in part.columns}
+
+
+def _hdf5_columns(where: str, file: h5py.File, table: str | int | None) -> Columns:
+    """Return the columns of a compound dataset (as astropy writes tables) or of a group of 1-D datasets."""
+    found: dict[str, h5py.Dataset | h5py.Group] = {}
+
+    def visit(name: str, node: h5py.Dataset | h5py.Group) -> None:
+        is_column = isinstance(node, h5py.Dataset) and node.ndim == 1 and node.dtype.kind in "fiub"
+        if is_column:
+            found[node.parent.name.strip("/")] = node.parent
+        elif isinstance(node, h5py.Dataset) and node.dtype.names:
+            found[name] = node
+
+    file.visititems(visit)
+    if isinstance(table, str):
+        found = {name: node for name, node in found.items() if name == table.strip("/")}
+    if len(found) != 1:
+        held = ", ".join(name or "/" for name in found) or listed(file)
+        raise ValueError(
+            f"{where} must hold one table, columns side by side in a group or a compound dataset, got {len(found)} "
+            f"with table={table!r:.40}; name it, table='...'; it holds {held:.120}"
+        )
+    (node,) = found.values()
+    if isinstance(node, h5py.Dataset):
+        from astropy.table import Table
+
+        for part in (node, file.get(f"{node.name}.__table_column_meta__")):  # astropy reads both whole
+            if isinstance(part, h5py.Dataset):
+                check_stored(where, part)
+        return _table_columns(where, Table.read(file, format="hdf5", path=node.name))
+    columns = {name: d for name, d in node.items() if isinstance(d, h5py.Dataset) and d.ndim >= 1}
+    if not any(len(d) for d in columns.values()):
+        raise ValueError(f"{where} must hold a galaxy, got columns without rows: {some(columns)}")
+
+    def load(column: h5py.Dataset) -> Any:
+        check_stored(where, column)
+        return column[...]
+
+    return {name: Column(partial(load, d), _unit(d)) for name, d in columns.items()}
+
+
+def _unit(dataset: h5py.Dataset) -> str | None:
+    for name in ("unit", "units"):
+        if isinstance(value := dataset.attrs.get(name), str | bytes):
+            return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    return None

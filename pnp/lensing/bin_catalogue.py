@@ -1,0 +1,299 @@
+"""From a catalogue of galaxies to shear maps with their noise: the tangent plane, weighted means, world coordinates.
+
+Galaxies are projected gnomonically (TAN, Calabretta and Greisen 2002, A&A 395, 1077, section 5.1.3) about the middle of
+the field, and averaged in square pixels with their weights w:
+
+    gamma_c = sum w (e_c - bias_c) / ((1 + m) sum w),   noise_std_c = sigma_c / ((1 + m) sqrt(n_eff)),
+    n_eff = (sum w)^2 / sum w^2,
+
+m the weighted mean of the multiplicative bias of all galaxies: that of the few in a pixel is too noisy to divide by
+(Miller et al. 2013, MNRAS 429, 2858). sigma_c is the weighted scatter of one galaxy's component c over the
+field, without outliers; it holds the scatter of shear itself, which that of real shapes exceeds tenfold.
+
+Shear is measured against the axes of the sky, north and east, at each galaxy. In the plane these axes turn: north leans
+
+    psi = atan2(sin(ra - ra0) sin(dec0), cos(ra - ra0))
+
+towards the middle meridian. That is negligible in small fields (0.25 degrees at the sides of a square degree at
+declination 30) but not near a pole, and it is undone: gamma1 + i gamma2 turns by 2 psi. What is left is of the order of
+the radius squared, 0.03 % one degree from the middle.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from operators.lensing.kaiser_squires import SIGNS
+
+from ..checks import check_number
+from ..readers.shear_catalogue import ShearCatalogue, read_catalogue
+from ..readers.shear_map import ShearMap, check_convention, check_signs
+
+__all__ = ["map_catalogue"]
+
+Array = npt.NDArray[Any]
+
+_WIDEST_DEG = 30.0  # from the middle; the plane stretches by a third there
+_OUTLIER = 5.0  # of robust standard deviations: beyond any shape that a Gaussian would give
+
+
+def map_catalogue(
+    catalogue: ShearCatalogue | str | os.PathLike[str],
+    pixel_arcmin: float,
+    *,
+    centre: tuple[float, float] | None = None,
+    shape: tuple[int, int] | None = None,
+    signs: tuple[int, int] = (1, 1),
+    swap: bool = False,
+    convention: str = "lenspack",
+    axes: Literal["sky", "plane"] = "sky",
+    east: Literal["left", "right"] = "left",
+    noise: Literal["scatter", "weights"] | float = "scatter",
+    max_side: int = 20_000,
+    dtype: torch.dtype = torch.float32,
+) -> ShearMap:
+    """Return the mean shear of a catalogue's galaxies in square pixels, with its noise, mask, counts and WCS.
+
+    Args:
+        catalogue: galaxies, or the file of them, for `read_catalogue`.
+        pixel_arcmin: side of a pixel in arcminutes; a few galaxies in each are plenty.
+        centre: (ra, dec) of the grid's middle in degrees; None: the middle of the field.
+        shape: (H, W) in pixels; None: all galaxies fit. Galaxies outside are left out and counted.
+        signs: of (e1, e2), each 1 or -1: they are multiplied by these before anything else. `score_conventions` tells,
+            and its `options` are those of this function.
+        swap: e1 and e2 are exchanged before that.
+        convention: the `operators.KaiserSquires` convention that the signed components follow on this map's pixels.
+        axes: what e1 and e2 refer to: "sky", north and east at each galaxy; "plane", rows and columns of an image.
+        east: "left", as one sees the sky, or "right": right ascension grows with the columns, for which e2 needs the
+            other sign.
+        noise: "scatter": a galaxy's dispersion is `catalogue.sigma_e`, estimated where that is None; a number: it is
+            this; "weights": the weights are inverse variances.
+        max_side: more pixels a side than this are refused.
+        dtype: of the maps.
+
+    Raises:
+        TypeError: pixel_arcmin is not a number, or a bad value of another argument's type.
+        ValueError: the map is a single pixel or enormous, the field is too wide for a plane, no galaxy lies on it, or
+            the galaxies have no scatter.
+    """
+    galaxies = catalogue if isinstance(catalogue, ShearCatalogue) else read_catalogue(catalogue)
+    check_number("pixel_arcmin", pixel_arcmin, above=0, caller="map_catalogue")
+    check_convention("map_catalogue", convention)
+    check_signs("map_catalogue", signs)
+    for name, value, choices in (("axes", axes, ("sky", "plane")), ("east", east, ("left", "right"))):
+        if value not in choices:
+            raise ValueError(f"map_catalogue: {name} must be one of {', '.join(choices)}, got {value!r:.40}")
+    grid = _grid(galaxies, pixel_arcmin, centre, shape, east, max_side)
+    column, row = (np.floor(v + 0.5) for v in _pixels(grid.wcs, galaxies))
+    inside = (column >= 0) & (column < grid.shape[1]) & (row >= 0) & (row < grid.shape[0])
+    if not inside.any():
+        raise ValueError(
+            f"map_catalogue: no galaxy falls on the map, {grid.shape} pixels of {pixel_arcmin:g} arcmin about ra, dec "
+            f"{grid.centre[0]:.5g}, {grid.centre[1]:.5g}; see centre= and shape="
+        )
+    index = (row[inside] * grid.shape[1] + column[inside]).astype(np.int64)
+    n_pixels = math.prod(grid.shape)
+    if np.ptp(index) == 0:
+        raise ValueError(
+            f"map_catalogue: all {len(index)} galaxies fall into one pixel of {pixel_arcmin:g} arcmin, expected "
+            "several; take smaller pixels"
+        )
+
+    w, m = galaxies.weight[inside], np.asarray(galaxies.m)[inside]
+    e = np.stack([(galaxies.e1 - galaxies.c1)[inside], (galaxies.e2 - galaxies.c2)[inside]][:: -1 if swap else 1])
+    e = np.array(signs)[:, None] * e
+    if axes == "sky":
+        e = _turned(e, _lean(galaxies, grid.centre, inside), handedness=math.prod(SIGNS[convention]), east=east)
+    response = 1 + float(np.average(m, weights=w))
+
+    def total(values: Array) -> Array:
+        return np.bincount(index, weights=values, minlength=n_pixels)
+
+    sum_w, counts = total(w), np.bincount(index, minlength=n_pixels)
+    seen = counts > 0
+    divisor = np.where(seen, sum_w, 1.0)
+    shear = np.stack([total(w * component) for component in e]) / (divisor * response)
+    sigma_e = _dispersion(e, w, noise, galaxies.sigma_e)
+    variance = _mean_variance(
+        w, sigma_e, noise, None if galaxies.sigma_e is None else np.asarray(galaxies.sigma_e)[inside], total
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        noise_std = np.where(seen, np.sqrt(variance) / (divisor * response), np.inf)
+    dropped = dict(galaxies.dropped) | ({"outside the map": n} if (n := int((~inside).sum())) else {})
+
+    def tensor(values: Array) -> Tensor:
+        return torch.from_numpy(values.reshape(1, -1, *grid.shape)).to(dtype)
+
+    return ShearMap(
+        shear=tensor(shear),
+        noise_std=tensor(noise_std),
+        mask=torch.from_numpy(seen.reshape(1, 1, *grid.shape)),
+        counts=torch.from_numpy(counts.reshape(1, 1, *grid.shape)),
+        kappa=None if galaxies.kappa is None else tensor(total(w * galaxies.kappa[inside]) / divisor),
+        pixel_arcmin=float(pixel_arcmin),
+        wcs=grid.wcs,
+        convention=convention,
+        signs=(int(signs[0]), int(signs[1])),
+        swap=bool(swap),
+        sigma_e=sigma_e,
+        facts={"dropped": dropped, "columns": galaxies.columns, "response": response},
+        path=galaxies.path,
+    )
+
+
+# ------------------------------------------------------------------------------------------- the grid
+
+
+class _Grid(NamedTuple):
+    """Pixels in the tangent plane; their middle in degrees."""
+
+    wcs: Any
+    shape: tuple[int, int]
+    centre: tuple[float, float]
+
+
+def _grid(
+    galaxies: ShearCatalogue,
+    pixel_arcmin: float,
+    centre: tuple[float, float] | None,
+    shape: tuple[int, int] | None,
+    east: str,
+    max_side: int,
+) -> _Grid:
+    """Return the grid of this pixel about a centre, or about the middle of the galaxies' extent."""
+    if centre is None:
+        # First about the mean direction, a vector, for which ra has no jump at 0 and no pole; then about the middle.
+        direction = _directions(galaxies.ra, galaxies.dec).mean(0)
+        mean = _sky(direction)
+        _check_width(galaxies, mean)
+        plane = _wcs(mean, pixel_arcmin, (1, 1), east)
+        x, y = _pixels(plane, galaxies)
+        middle = plane.wcs_pix2world((x.min() + x.max()) / 2, (y.min() + y.max()) / 2, 0)
+        centre = float(middle[0]), float(middle[1])
+    if not (len(centre) == 2 and all(map(math.isfinite, centre)) and abs(centre[1]) <= 90):
+        raise ValueError(f"map_catalogue: centre must be (ra, dec) in degrees, got {centre!r:.60}")
+    if shape is None:
+        _check_width(galaxies, centre)
+        x, y = _pixels(_wcs(centre, pixel_arcmin, (1, 1), east), galaxies)
+        # A hair more than the extent, so that rounding leaves no galaxy at the edge outside.
+        sides = [2 * float(np.abs(v).max()) * (1 + 1e-9) for v in (y, x)]
+        if max(sides) < 1:
+            raise ValueError(
+                f"map_catalogue: all {len(galaxies)} galaxies fall into one pixel of {pixel_arcmin:g} arcmin, expected "
+                f"several; the field is {max(sides) * pixel_arcmin:.3g} arcmin across, take smaller pixels"
+            )
+        sides = [max(1.0, math.ceil(side)) for side in sides]
+    else:
+        sides = [check_number("shape", n, above=1, integer=True, or_equal=True, caller="map_catalogue") for n in shape]
+    if len(sides) != 2 or max(sides) > max_side:
+        raise ValueError(
+            f"map_catalogue: the map must be (H, W) of at most {max_side} pixels a side, got "
+            f"{' x '.join(f'{n:.4g}' for n in sides)}; take pixels larger than {pixel_arcmin:g} arcmin, cut the "
+            f"field, or say max_side={max(sides):.0f}"
+        )
+    size = int(sides[0]), int(sides[1])
+    return _Grid(_wcs(centre, pixel_arcmin, size, east), size, (float(centre[0]), float(centre[1])))
+
+
+def _wcs(centre: tuple[float, float], pixel_arcmin: float, shape: tuple[int, int], east: str) -> Any:
+    """Return astropy's tangent plane that touches the sky in the middle of the grid."""
+    from astropy.wcs import WCS
+
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
+    wcs.wcs.cunit = ["deg", "deg"]
+    wcs.wcs.crval = [centre[0] % 360, centre[1]]
+    wcs.wcs.crpix = [(shape[1] + 1) / 2, (shape[0] + 1) / 2]
+    wcs.wcs.cdelt = [(-1 if east == "left" else 1) * pixel_arcmin / 60, pixel_arcmin / 60]
+    wcs.array_shape = shape
+    return wcs
+
+
+def _pixels(wcs: Any, galaxies: ShearCatalogue) -> tuple[Array, Array]:
+    """Return columns and rows, 0 the middle of the first pixel; NaN behind the sphere's limb."""
+    x, y = wcs.wcs_world2pix(galaxies.ra, galaxies.dec, 0)
+    return x, y
+
+
+def _directions(ra: Array | float, dec: Array | float) -> Array:
+    """Return unit vectors (n, 3) of angles in degrees."""
+    a, d = np.radians(ra), np.radians(dec)
+    return np.stack([np.cos(d) * np.cos(a), np.cos(d) * np.sin(a), np.sin(d)], axis=-1)
+
+
+def _sky(direction: Array) -> tuple[float, float]:
+    x, y, z = direction
+    return math.degrees(math.atan2(y, x)), math.degrees(math.atan2(z, math.hypot(x, y)))
+
+
+def _check_width(galaxies: ShearCatalogue, centre: tuple[float, float]) -> None:
+    """Refuse what no plane holds without gross distortion."""
+    cosine = float((_directions(galaxies.ra, galaxies.dec) @ _directions(*centre)).min())
+    if (radius := math.degrees(math.acos(min(1.0, max(-1.0, cosine))))) > _WIDEST_DEG:
+        raise ValueError(
+            f"map_catalogue: the field must lie within {_WIDEST_DEG:g} degrees of its middle, got {radius:.3g} about "
+            f"{centre[0] % 360:.4g}, {centre[1]:.4g}; give centre= and shape= of a part, or see the unit of ra and dec"
+        )
+
+
+# ------------------------------------------------------------------------------------------- shapes and noise
+
+
+def _lean(galaxies: ShearCatalogue, centre: tuple[float, float], inside: Array) -> Array:
+    """Return psi, radians: how far north leans in the plane, from up towards the west, at each galaxy."""
+    a, dec0 = np.radians(galaxies.ra[inside] - centre[0]), math.radians(centre[1])
+    return np.arctan2(np.sin(a) * math.sin(dec0), np.cos(a))
+
+
+def _turned(e: Array, lean: Array, *, handedness: int, east: str) -> Array:
+    """Return components (2, n) against the plane's axes from those against axes that lean by so much.
+
+    The local axes are turned by phi from columns towards rows: -psi with west to the right, psi with east. e1 + i e2
+    turns by 2 phi, its conjugate (handedness -1) by -2 phi.
+    """
+    phi = lean * (-1 if east == "left" else 1) * handedness
+    turned = (e[0] + 1j * e[1]) * np.exp(2j * phi)
+    return np.stack([turned.real, turned.imag])
+
+
+def _dispersion(e: Array, w: Array, noise: str | float, given: Array | float | None) -> tuple[float, float] | None:
+    """Return the dispersion of one galaxy's components, or None where each galaxy has its own."""
+    if noise == "weights" or (noise == "scatter" and given is not None):
+        return None
+    if isinstance(noise, str):
+        if noise != "scatter":
+            raise ValueError(f'map_catalogue: noise must be "scatter", "weights" or a number, got {noise!r:.40}')
+        sigma = _scatter(e[0], w), _scatter(e[1], w)
+        if min(sigma) > 0:
+            return sigma
+        raise ValueError(
+            f"map_catalogue: the scatter of e1, e2 must be positive to tell the noise, got {sigma[0]:g}, {sigma[1]:g}; "
+            "give noise=0.3, a galaxy's dispersion"
+        )
+    number = float(check_number("noise", noise, above=0, caller="map_catalogue"))
+    return number, number
+
+
+def _scatter(values: Array, w: Array) -> float:
+    """Return the weighted standard deviation of what lies within five robust ones of the median."""
+    away = np.abs(values - np.median(values))
+    robust = 1.4826 * float(np.median(away))
+    kept = away <= _OUTLIER * robust if robust > 0 else np.ones(len(values), dtype=bool)
+    values, w = values[kept], w[kept]
+    return math.sqrt(float(np.average((values - np.average(values, weights=w)) ** 2, weights=w)))
+
+
+def _mean_variance(w: Array, sigma_e: tuple[float, float] | None, noise: Any, each: Array | None, total: Any) -> Array:
+    """Return the variance (2, n_pixels) of sum w e, whose root over sum w is the noise of the mean."""
+    if sigma_e is not None:
+        return np.asarray(np.square(sigma_e)[:, None] * total(w**2))
+    if noise == "weights":  # w = 1/variance: sum w^2 variance = sum w
+        return np.stack([total(w)] * 2)
+    return np.stack([total(np.square(w * each))] * 2)

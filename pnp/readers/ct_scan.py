@@ -1,0 +1,172 @@
+"""A scan: what a detector measured while it turned around an object, and where everything stood."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ..checks import warn_of_degrees
+from ..io.guards import check_finite, check_real, to_float32
+
+__all__ = ["Scan"]
+
+KINDS = ("line integrals", "counts")
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """Views of an object with their angles and geometry.
+
+    Attributes:
+        y: (n_angles, n_detectors) or (n_rows, n_angles, n_detectors), float32: line integrals, without unit, or raw
+            counts.
+        angles: (n_angles,), radians, float64; any order, repeats allowed.
+        kind: "line integrals" or "counts".
+        flat: counts of the open beam, frame by frame, for their spread tells the gain: (n_frames, n_detectors) or
+            (n_rows, n_frames, n_detectors); given without an axis of frames, it is one. None where there are none.
+        dark: the same of the closed beam.
+        source_origin_mm: from the source to the axis of rotation; None: parallel beam, or not known.
+        origin_detector_mm: from the axis to the detector.
+        pitch_mm: width of a detector bin, on the detector.
+        pixel_size_mm: side of an image's pixel that the data support: a bin, scaled to the axis.
+        facts: what else the file says.
+        path: the file, named by messages.
+
+    Raises:
+        ValueError: axes do not match the angles or each other, values are not finite real numbers, or a geometry is
+            incomplete.
+    """
+
+    y: npt.NDArray[np.float32] = field(repr=False)
+    angles: npt.NDArray[np.float64] = field(repr=False)
+    kind: Literal["line integrals", "counts"]
+    flat: npt.NDArray[np.float32] | None = field(default=None, repr=False)
+    dark: npt.NDArray[np.float32] | None = field(default=None, repr=False)
+    source_origin_mm: float | None = None
+    origin_detector_mm: float | None = None
+    pitch_mm: float | None = None
+    pixel_size_mm: float | None = None
+    facts: dict[str, Any] = field(default_factory=dict, repr=False)
+    path: str = ""
+
+    def __post_init__(self) -> None:
+        where = self.path or "Scan"
+        y, angles = to_float32(f"{where}: y", self.y), np.asarray(self.angles)
+        check_real(f"{where}: angles", angles.dtype)
+        check_finite(f"{where}: angles", angles)
+        _check_axes(where, y.shape, angles.shape)
+        if self.kind not in KINDS:
+            raise ValueError(f"{where}: kind must be one of {KINDS}, got {self.kind!r:.40}")
+        for name in ("flat", "dark"):
+            if (field_ := getattr(self, name)) is not None:
+                object.__setattr__(self, name, _frames(f"{where}: {name}", field_, y.shape))
+        given = [self.source_origin_mm is not None, self.origin_detector_mm is not None]
+        if any(given) and not (all(given) and self.pitch_mm is not None):
+            raise ValueError(
+                f"{where}: a fan beam needs source_origin_mm, origin_detector_mm and pitch_mm, got "
+                f"{self.source_origin_mm}, {self.origin_detector_mm} and {self.pitch_mm}"
+            )
+        warn_of_degrees(where, float(np.ptp(angles)), stacklevel=3)
+        object.__setattr__(self, "y", y)
+        object.__setattr__(self, "angles", np.ascontiguousarray(angles, dtype=np.float64))
+
+    def row(self, k: int) -> Scan:
+        """Return the scan of detector row k alone, y (n_angles, n_detectors); a scan of one row is its row 0."""
+        n_rows = 1 if self.y.ndim == 2 else len(self.y)
+        if not -n_rows <= k < n_rows:
+            raise ValueError(f"Scan.row: k must be in 0..{n_rows - 1}, got {k}; the scan has {n_rows} detector rows")
+        if self.y.ndim == 2:
+            return self
+        flat, dark = (None if field_ is None else field_[k] for field_ in (self.flat, self.dark))
+        return replace(self, y=self.y[k], flat=flat, dark=dark)
+
+    def subset(self, which: slice | npt.ArrayLike) -> Scan:
+        """Return the scan with some of its views: a limited arc, or few of them.
+
+        Args:
+            which: slice, indices or boolean mask over the angles, e.g. slice(0, 181) or slice(None, None, 12). A slice
+                ends within the scan: no view asked for is left out silently.
+        """
+        n = len(self.angles)
+        if isinstance(which, slice) and any(k is not None and not -n <= k <= n for k in (which.start, which.stop)):
+            raise ValueError(f"Scan.subset: which must be a slice within the {n} views, got {which}")
+        index = which if isinstance(which, slice) else np.asarray(which)
+        try:
+            angles = self.angles[index]
+        except IndexError:
+            angles = np.empty((0, 0))
+        if angles.ndim != 1 or len(angles) == 0:
+            raise ValueError(
+                f"Scan.subset: which must be a slice, 1-D indices below {n} or a mask ({n},) that keeps a view of the "
+                f"{n}, got {which!r:.80}"
+            )
+        return replace(self, y=self.y[..., index, :], angles=angles)
+
+    def binned(self, n: int) -> Scan:
+        """Return the scan of a detector with bins n times as wide, for a coarser image.
+
+        Counts are summed; line integrals averaged, which is right where they vary little within n bins.
+        """
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1 or self.y.shape[-1] % n:
+            raise ValueError(f"Scan.binned: n must divide the {self.y.shape[-1]} bins, got {n!r}; crop y first")
+
+        def gather(field_: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+            bins = field_.reshape(*field_.shape[:-1], -1, n)
+            wider: npt.NDArray[np.float32] = bins.sum(-1) if self.kind == "counts" else bins.mean(-1)
+            return wider
+
+        wide: dict[str, Any] = {
+            name: gather(value) for name in ("y", "flat", "dark") if (value := getattr(self, name)) is not None
+        }
+        wide |= {name: n * value for name in ("pitch_mm", "pixel_size_mm") if (value := getattr(self, name))}
+        return replace(self, **wide)
+
+    def geometry(self) -> dict[str, Any]:
+        """Return the operator's arguments beside shape, angles and pixel_size, in mm.
+
+        For FanBeam where the distances are known (source_origin, origin_detector, n_detectors, pitch), otherwise for
+        Radon (n_detectors, and pitch where it is known; without it the unit of length is a bin). Of a cone beam,
+        FanBeam is right for the row in the plane of the source's orbit, and less so the farther from it.
+        """
+        names = ("source_origin", "origin_detector", "pitch")
+        lengths = {name: value for name in names if (value := getattr(self, f"{name}_mm")) is not None}
+        return {"n_detectors": self.y.shape[-1], **lengths}
+
+
+def _frames(where: str, values: Any, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Return frames of the detector as (n_rows?, n_frames, n_detectors) for y of this shape."""
+    frames = to_float32(where, values)
+    pixels = (*shape[:-2], shape[-1])
+    if frames.shape == pixels:
+        frames = frames[..., None, :]
+    if frames.ndim != len(shape) or (*frames.shape[:-2], frames.shape[-1]) != pixels or frames.shape[-2] == 0:
+        raise ValueError(
+            f"{where} must be {pixels}, one value a detector pixel, or with an axis of frames before the last, got "
+            f"{frames.shape}; crop it as y"
+        )
+    return frames
+
+
+def _check_axes(where: str, shape: tuple[int, ...], angles: tuple[int, ...]) -> None:
+    """Refuse measurements (n_rows?, n_angles, n_detectors) that do not match angles (n_angles,)."""
+    if len(angles) != 1 or angles[0] == 0:
+        raise ValueError(f"{where}: angles must be a non-empty 1-D array of radians, got shape {angles}")
+    (n,) = angles
+    if len(shape) not in (2, 3) or 0 in shape:
+        raise ValueError(
+            f"{where}: y must be (n_angles, n_detectors) or (n_rows, n_angles, n_detectors), got {shape}, {n} angles"
+        )
+    if shape[-2] == n:
+        return
+    if shape[-1] == n:
+        reason = "it is transposed; store or pass y.swapaxes(-2, -1)"
+    elif shape[0] == n:
+        reason = "the detector rows come first; store or pass np.moveaxis(y, 0, 1)"
+    else:
+        reason = "views or angles are missing; give every view its angle"
+    raise ValueError(
+        f"{where}: y must have a view for each of {n} angles, (..., {n}, n_detectors), got {shape}: {reason}"
+    )

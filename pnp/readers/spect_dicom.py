@@ -1,0 +1,285 @@
+"""SPECT projections in DICOM files of nuclear medicine (PS3.3, A.5, NM Image): ImageType TOMO, all views in one file.
+
+    counts = RescaleSlope * stored + RescaleIntercept
+
+Every frame has numbers of its energy window, detector, rotation and angular view, from 1 (C.8.4.8, NM Multi-frame).
+
+Angles (C.8.4.11, NM Detector, and C.8.4.12, NM Tomo Acquisition): StartAngle is where the detector is, in degrees, 0 at
+the patient's back, increasing towards his left; RotationDirection CC increases it from view to view by AngularStep, CW
+decreases it. At DICOM's angle phi the camera is at (sin(phi), cos(phi)) in the patient's axes x, left, and y, back:
+
+    theta = pi - phi.
+
+A detector's own StartAngle goes before the rotation's. Rows run from the head to the feet and columns to the right,
+seen from the camera; ImageOrientationPatient, where a detector has it, is compared with that, not used.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..io.guards import check_claim, check_file, check_memory, reading
+from .ct_dicom import LARGEST, PLAIN, check_deflated
+from .spect_scan import EnergyWindow, SpectScan
+
+__all__ = ["read_dicom_nm"]
+
+Array = npt.NDArray[Any]
+VECTORS = ("EnergyWindowVector", "DetectorVector", "RotationVector", "AngularViewVector")
+GATES = ("RRIntervalVector", "TimeSlotVector", "PhaseVector", "TimeSliceVector")
+NOTICED_MM = 0.1
+"""A detector that is less off the axis need not be shifted."""
+AWRY = math.radians(20)
+"""Between an orientation that a file states and that of its angles: more is a contradiction."""
+
+
+def read_dicom_nm(path: str | os.PathLike[str], *, rotation: int | None = None) -> SpectScan:
+    """Read the views of a DICOM NM file, of all its detectors and energy windows.
+
+    Args:
+        path: the file; a folder is not searched.
+        rotation: number of the rotation to read, from 1, where a file holds several (beds, or back and forth).
+
+    Returns:
+        See `SpectScan`. Facts hold "detectors", "collimator", "duration_s" (of a view), "corrected" (CorrectedImage),
+        "study" and "series" (descriptions), as far as the file has them.
+
+    Raises:
+        ValueError: a file is missing, broken, not DICOM NM, gated, reconstructed, not of parallel holes, or incomplete.
+    """
+    from pydicom import dcmread
+    from pydicom.errors import InvalidDicomError
+
+    doubts: list[str] = []
+    with reading(check_file(path), "DICOM"), open(path, "rb") as file:
+        try:
+            check_deflated(path, file)
+            data = dcmread(file)
+        except InvalidDicomError:
+            raise ValueError(f"{path} is not a DICOM file; for an Interfile header use read_interfile") from None
+        kinds = list(data.get("ImageType") or [])
+        if data.get("Modality") != "NM" or kinds[2:3] != ["TOMO"]:
+            raise ValueError(
+                f"{path} must be raw views of SPECT (Modality NM, ImageType TOMO), got {data.get('Modality')!s:.16}, "
+                f"{chr(92).join(map(str, kinds)):.60}; export the projections, not the reconstruction"
+            )
+        _check_size(path, data)
+        numbers = {name: _vector(path, data, name) for name in VECTORS}
+        for name in GATES:
+            if (_vector(path, data, name) > 1).any():
+                raise ValueError(
+                    f"{path}: views are gated ({name}), several of each angle; sum the gates and export that"
+                )
+        kept = _one_rotation(path, numbers["RotationVector"], rotation)
+        window, detector, turn, view = (numbers[name][kept] for name in VECTORS)
+        if "AngularViewVector" not in data:
+            view = _counted(window, detector)
+        order = np.lexsort((view, detector, window))
+        window_numbers, sizes = np.unique(window, return_counts=True)
+        places = np.stack([detector, view], 1)[order]
+        first = places[: sizes[0]]
+        if (
+            len(set(sizes.tolist())) > 1
+            or (places.reshape(len(sizes), -1, 2) != first).any()
+            or len(np.unique(first, axis=0)) < len(first)
+        ):
+            raise ValueError(
+                f"{path}: every energy window must have each view of each detector once; the file is incomplete, or "
+                "its vectors of frames are wrong: export it again"
+            )
+        detectors, views = first.T
+        degrees, radius = _orbit(path, data, int(turn[0]), detectors, views, doubts)
+        _check_detectors(path, data, detectors, views, degrees, doubts)
+        counts = _pixels(path, data)[kept[order]].reshape(len(window_numbers), -1, int(data.Rows), int(data.Columns))
+        spacing = [float(v) for v in data.get("PixelSpacing") or ()]
+        if len(spacing) != 2:
+            raise ValueError(f"{path} must have PixelSpacing, two sizes in mm, got {len(spacing)}; export it again")
+        windows = tuple(_window(data, int(k)) for k in window_numbers)
+        isotope, facts = _isotope(data), _facts(data)
+    for doubt in doubts:
+        warnings.warn(f"{path}: {doubt}", stacklevel=2)
+    return SpectScan(
+        np.moveaxis(counts[..., ::-1, :], -2, -1)[:, None],  # rows upwards, and behind the columns
+        np.deg2rad((180.0 - degrees) % 360),
+        (spacing[1], spacing[0]),  # between columns, between rows
+        radius,
+        windows,
+        isotope,
+        facts,
+        str(path),
+    )
+
+
+def _check_size(path: str | os.PathLike[str], data: Any) -> None:
+    """Refuse more frames, and larger ones, than the file can hold, before there is an array of their number."""
+    frames, rows, columns = (int(data.get(name) or 1) for name in ("NumberOfFrames", "Rows", "Columns"))
+    held, depth = Path(path).stat().st_size, int(data.get("BitsAllocated") or 16)
+    if not 0 < frames <= held or min(rows, columns) < 1:
+        raise ValueError(
+            f"{path} must hold frames of pixels, got NumberOfFrames {frames}, {rows} x {columns}, in {held} bytes; "
+            "export it again"
+        )
+    check_claim(f"{path}: the views", frames * rows * columns * depth // 8, held, PLAIN)
+
+
+def _vector(path: str | os.PathLike[str], data: Any, name: str) -> Array:
+    """Return the numbers of the frames in a vector, from 1; all 1 where the file has none."""
+    n, values = int(data.get("NumberOfFrames") or 1), data.get(name)
+    numbers = np.ones(n, int) if values is None or values == "" else np.atleast_1d(np.asarray(values, dtype=int))
+    if numbers.shape != (n,) or numbers.min() < 1:
+        raise ValueError(f"{path}: {name} must have a number from 1 for each of {n} frames, got {len(numbers)}")
+    return numbers
+
+
+def _one_rotation(path: str | os.PathLike[str], turns: Array, rotation: int | None) -> Array:
+    """Return the frames of the rotation that is asked for, or of the only one."""
+    found = np.unique(turns).tolist()
+    if rotation is None and len(found) > 1:
+        raise ValueError(f"{path} holds the rotations {found}; choose one, rotation={found[0]}")
+    if rotation is not None and rotation not in found:
+        raise ValueError(f"{path}: rotation must be one of {found}, got {rotation!r}")
+    return np.flatnonzero(turns == (found[0] if rotation is None else rotation))
+
+
+def _counted(window: Array, detector: Array) -> Array:
+    """Return the frames' numbers within their window and detector, for files that count no views."""
+    order = np.lexsort((detector, window))  # stable: frames stay in turn
+    pairs = np.stack([window, detector])[:, order]
+    _, starts, sizes = np.unique(pairs, axis=1, return_index=True, return_counts=True)
+    view = np.empty_like(window)
+    view[order] = 1 + np.arange(len(window)) - np.repeat(starts, sizes)
+    return view
+
+
+def _orbit(
+    path: str | os.PathLike[str], data: Any, turn: int, detectors: Array, views: Array, doubts: list[str]
+) -> tuple[Array, npt.NDArray[np.float64] | None]:
+    """Return DICOM's angle of every view in degrees, and its radius in mm where the file has it."""
+    rotations, heads = data.get("RotationInformationSequence") or [], data.get("DetectorInformationSequence") or []
+    if len(rotations) < turn:
+        raise ValueError(f"{path} must have RotationInformationSequence, with angles; give it, or write HDF5 by hand")
+    item, first = rotations[turn - 1], rotations[0]
+    step, direction = _number(item, "AngularStep"), str(item.get("RotationDirection", ""))
+    start = _number(item, "StartAngle")
+    if direction not in ("CW", "CC") or step is None or start is None or (step <= 0 and len(np.unique(views)) > 1):
+        raise ValueError(
+            f"{path}: a rotation must have StartAngle, AngularStep > 0 and RotationDirection CW or CC, got {start}, "
+            f"{step} and {direction!r:.16}"
+        )
+    degrees, radii = np.empty(len(views)), np.full(len(views), np.nan)
+    for d in np.unique(detectors):
+        head, here = heads[d - 1] if d <= len(heads) else {}, detectors == d
+        own = _number(head, "StartAngle")
+        if own is None and len(np.unique(detectors)) > 1:
+            raise ValueError(f"{path}: detector {d} of several must have its StartAngle; give it in the file")
+        # A detector's angle is that of the acquisition's start; later rotations start where the first detector does.
+        begin = start if own is None else own + start - (_number(first, "StartAngle") or 0.0)
+        degrees[here] = begin + (views[here] - 1) * (step if direction == "CC" else -step)
+        values = _numbers(head, "RadialPosition")
+        values = values if values.size else _numbers(item, "RadialPosition")
+        if values.size == 1:
+            radii[here] = values[0]
+        elif values.size >= views[here].max():
+            radii[here] = values[views[here] - 1]
+    known = radii > 0
+    if known.any() and not known.all():
+        doubts.append(
+            f"RadialPosition is missing or 0 in {int((~known).sum())} of {len(known)} views, so that the orbit is not "
+            "known; give the radius"
+        )
+    return degrees, radii if known.all() else None
+
+
+def _check_detectors(
+    path: str | os.PathLike[str], data: Any, detectors: Array, views: Array, degrees: Array, doubts: list[str]
+) -> None:
+    """Refuse collimators that are not of parallel holes; note what contradicts the angles, to warn of."""
+    for d, head in enumerate(data.get("DetectorInformationSequence") or [], start=1):
+        kind = str(head.get("CollimatorType") or "PARA")
+        if kind not in ("PARA", "UNKN"):
+            raise ValueError(
+                f"{path}: CollimatorType must be PARA, parallel holes, got {kind!r:.16}; SPECT has no other"
+            )
+        offset = np.abs(_numbers(head, "CenterOfRotationOffset")).max(initial=0.0)
+        if offset > NOTICED_MM and "COR" not in (data.get("CorrectedImage") or []):
+            doubts.append(f"CenterOfRotationOffset is {offset:g} mm and the views are not corrected for it; shift them")
+        axes, first = _numbers(head, "ImageOrientationPatient"), (detectors == d) & (views == 1)
+        if axes.size == 6 and first.any() and abs(axes[5]) > math.cos(AWRY):  # rows along the axis, or junk
+            theta = math.radians(180 - degrees[first][0])
+            expected = np.array([math.cos(theta), math.sin(theta), 0, 0, 0, -1])
+            if min(axes[:3] @ expected[:3], axes[3:] @ expected[3:]) < math.cos(AWRY):
+                doubts.append(
+                    f"ImageOrientationPatient of detector {d} does not agree with its start angle of "
+                    f"{degrees[first][0]:g} degrees, which is used; check where the liver comes out"
+                )
+
+
+def _pixels(path: str | os.PathLike[str], data: Any) -> Array:
+    """Return the frames (n, rows, columns) in counts."""
+    n, shape = int(data.get("NumberOfFrames") or 1), (int(data.Rows), int(data.Columns))
+    check_memory(f"{path}: the views", (n, *shape), "check NumberOfFrames")
+    stored = data.pixel_array.reshape(-1, *shape)
+    if len(stored) != n:
+        raise ValueError(f"{path} must hold {n} frames of {shape}, as it says, got {len(stored)}; export it again")
+    slope, intercept = _number(data, "RescaleSlope"), _number(data, "RescaleIntercept")
+    if slope == 0:
+        raise ValueError(f"{path}: RescaleSlope must not be 0; export it again")
+    counts: Array = stored if slope is None and intercept is None else stored * (slope or 1.0) + (intercept or 0.0)
+    return counts
+
+
+def _window(data: Any, k: int) -> EnergyWindow:
+    """Return energy window k, from 1; several ranges of one window are taken from the first to the last."""
+    items = data.get("EnergyWindowInformationSequence") or []
+    if k > len(items):
+        return EnergyWindow("", math.nan, math.nan)
+    ranges = items[k - 1].get("EnergyWindowRangeSequence") or []
+    low = [v for r in ranges if (v := _number(r, "EnergyWindowLowerLimit")) is not None]
+    high = [v for r in ranges if (v := _number(r, "EnergyWindowUpperLimit")) is not None]
+    return EnergyWindow(
+        str(items[k - 1].get("EnergyWindowName") or ""), min(low, default=math.nan), max(high, default=math.nan)
+    )
+
+
+def _isotope(data: Any) -> str:
+    for item in data.get("RadiopharmaceuticalInformationSequence") or []:
+        for code in item.get("RadionuclideCodeSequence") or []:
+            if code.get("CodeMeaning"):
+                return str(code.CodeMeaning)
+    return ""
+
+
+def _facts(data: Any) -> dict[str, Any]:
+    """Return what else may matter; nothing that names the patient."""
+    heads, turns = data.get("DetectorInformationSequence") or [], data.get("RotationInformationSequence") or []
+    duration = _number(turns[0], "ActualFrameDuration") if len(turns) else None
+    facts = {
+        "detectors": len(heads) or None,
+        "collimator": str(heads[0].get("CollimatorGridName") or "") if len(heads) else None,
+        "duration_s": None if duration is None else duration / 1000,
+        "corrected": [str(v) for v in np.atleast_1d(data.get("CorrectedImage") or [])],
+        "study": str(data.get("StudyDescription") or ""),
+        "series": str(data.get("SeriesDescription") or ""),
+    }
+    return {name: value for name, value in facts.items() if value}
+
+
+def _numbers(item: Any, name: str) -> npt.NDArray[np.float64]:
+    """Return the numbers of an element, none where it is absent or empty."""
+    value = item.get(name)
+    return np.empty(0) if value is None or value == "" else np.atleast_1d(np.asarray(value, dtype=np.float64))
+
+
+def _number(item: Any, name: str) -> float | None:
+    """Return the number of an element, None where it is absent or empty."""
+    values = _numbers(item, name)
+    if values.size and not (np.abs(values) < LARGEST).all():  # NaN fails too
+        raise ValueError(f"{name} must be a number below {LARGEST:g}, got {values[0]:g}")
+    return float(values[0]) if values.size else None

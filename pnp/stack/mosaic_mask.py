@@ -1,0 +1,78 @@
+"""The data term of a mosaic whose measurements are pixel by pixel: y = m x + noise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .mosaic_tiles import Array, Bounds, Tiles, as_column, clipped, square
+
+__all__ = ["Pixels"]
+
+CONSTANT = 1e-3
+"""Share of alpha below which a channel's mean is not measured, as in `LeastSquaresStep.initial`."""
+
+
+class Pixels:
+    """h(v, alpha) = (m w y + alpha v) / (m^2 w + alpha); what `solve` estimates by one random image are sums here.
+
+    Attributes:
+        curvature: max m^2 times the mean of w, over the pixels that count.
+        evenness: tr(M^2) / (||M|| tr M) of M = m^2 w.
+    """
+
+    def __init__(self, tiles: Tiles, mask: Any) -> None:
+        self.tiles, self.m, caller = tiles, tiles.like("operator", mask), tiles.caller
+        least = tiles.sums(_least, 1, self.m).min()
+        if not least >= 0:  # NaN fails too
+            raise ValueError(f"{caller}: operator must hold gains >= 0, got {least:.4g} among them")
+        channels = tiles.shape[0]
+        counted, w, m2, *sums = tiles.sums(_moments, 3 + 3 * channels, tiles.y, self.m, tiles.w)
+        if not m2.any():
+            raise ValueError(f"{caller}: operator measures nothing; is the mask inverted or empty?")
+        back, normal, squares = np.array([s.sum() for s in sums]).reshape(3, channels)
+        self._n_counted = float(counted.sum())
+        self.curvature = float(w.sum() / tiles.n_live * m2.max())
+        self.evenness = min(1.0, float(squares.sum() / (self.curvature * normal.sum())))
+        self._alpha = 0.01 * self.curvature
+        seen = normal > CONSTANT * self._alpha * tiles.size / channels
+        self._constants = np.where(seen, back / np.where(seen, normal, 1), 0).astype(tiles.dtype)[:, None, None]
+
+    def initial(self, bounds: Bounds) -> Any:
+        """See `Problem`."""
+        t, c = self.tiles, self._constants
+        return t.map(_first, t.y, self.m, t.w, constants=c, alpha=self._alpha, bounds=bounds)
+
+    def x_update(self, v: Any, alpha: float) -> Any:
+        """See `Problem`."""
+        return self.tiles.map(_x_update, self.tiles.y, self.m, self.tiles.w, v, alpha=alpha)
+
+    def misfit(self, z: Any) -> float:
+        """See `Problem`."""
+        return float(self.tiles.sums(_misfit, 1, z, self.tiles.y, self.m, self.tiles.w).sum()) / self._n_counted
+
+
+def _least(m: Array) -> Array:
+    return as_column(m.min() if np.isfinite(m).all() else np.nan)
+
+
+def _moments(y: Array, m: Array, w: Array) -> Array:
+    """Return pixels that count, sum of w, max m^2 where it counts; by channel the sums of m w y, m^2 w, (m^2 w)^2."""
+    y, m, w = (a.astype(np.float64) for a in (y, m, w))
+    normal = m**2 * w
+    sums = [s for values in (m * w * y, normal, normal**2) for s in values.sum(axis=(1, 2))]
+    return as_column(((w > 0) & (m != 0)).sum(), w.sum(), (m**2 * (w > 0)).max(), *sums)
+
+
+def _x_update(y: Array, m: Array, w: Array, v: Array, *, alpha: float) -> Array:
+    a = np.asarray(alpha, y.dtype)
+    return (m * w * y + a * v) / (m**2 * w + a)  # type: ignore[no-any-return]
+
+
+def _first(y: Array, m: Array, w: Array, *, constants: Array, alpha: float, bounds: Bounds) -> Array:
+    return clipped(_x_update(y, m, w, constants, alpha=alpha), bounds)
+
+
+def _misfit(z: Array, y: Array, m: Array, w: Array) -> Array:
+    return square(np.sqrt(w) * (m * z - y))

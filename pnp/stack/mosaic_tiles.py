@@ -1,0 +1,217 @@
+"""What iterations on an image larger than memory share: tiles on the disk, one iteration on them, sums over them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ..drivers.problem import EXACT
+from .results_store import new_array
+from .sources import FileSource, as_source
+from .tiling import Tiling, as_mosaic, run, written
+
+__all__ = ["Array", "Bounds", "Problem", "Tiles", "as_column", "clipped", "square"]
+
+Array = npt.NDArray[Any]
+Bounds = tuple[float | None, float | None]
+SAMPLES = 1_000_000
+"""Pixels that tell the robust range of the first estimate, as in `schedules.robust_range`."""
+
+
+class Problem(Protocol):
+    """The data term of a mosaic, as `BoundDataTerm` is that of an image; images are Dask arrays."""
+
+    curvature: float
+    evenness: float
+
+    def initial(self, bounds: Bounds) -> Any:
+        """Return the regularised solution `LeastSquaresStep.initial`, within the bounds."""
+
+    def x_update(self, v: Any, alpha: float) -> Any:
+        """Return h(v, alpha)."""
+
+    def misfit(self, z: Any) -> float:
+        """Return w (A z - y)^2 per measurement that counts and that A reaches."""
+
+
+class Tiles:
+    """Measurements y, in tiles (C, h, w) with y's axes.
+
+    Attributes:
+        size: number of pixels, in all channels.
+        y, w: measurements, 0 where they do not count, and their weights 1/noise_std^2.
+        n_live: number that count.
+    """
+
+    def __init__(self, y: Any, noise_std: Any, tiling: Tiling, client: Any, caller: str) -> None:
+        self.tiling, self.client, self.caller = tiling, client, caller
+        self.shape, self.dtype, self.size = (1, *y.shape)[-3:], y.dtype, math.prod(y.shape)
+        raw, std = as_mosaic(y, tiling), self.like("noise_std", noise_std)
+        bad, n_live, energy, least_std = self.sums(_survey, 4, raw, std)
+        if not least_std.min() > 0:
+            raise ValueError(
+                f"{caller}: noise_std must be positive, got {least_std.min():.4g}; infinity: no information"
+            )
+        if bad.any():
+            raise ValueError(
+                f"{caller}: y must be finite, got NaN or infinity in {bad.sum():.0f} of {self.size} pixels; set "
+                "noise_std to infinity there to leave them out"
+            )
+        if not n_live.any():
+            raise ValueError(f"{caller}: noise_std is infinite everywhere, so y carries no information")
+        self.n_live = float(n_live.sum())
+        least = EXACT * math.sqrt(energy.sum() / self.n_live)  # better measurements are treated as just as good
+        self.w = self.map(_weights, std, least=least)
+        self.y = self.map(_living, raw, self.w)
+
+    def keep_first(self, problem: Problem, path: Path, bounds: Bounds) -> float:
+        """Write the first estimate; return its sum of squares."""
+        z = problem.initial(bounds)
+        self.run(written(z, self._new(path)))
+        return float(self.sums(square, 1, self.read(path))[0].sum())
+
+    def iterate(
+        self,
+        problem: Problem,
+        denoiser: Any,
+        old: tuple[Path, Path | None],
+        new: tuple[Path, Path | None],
+        sigma: float,
+        alpha: float,
+        rescale: float,
+        bounds: Bounds,
+    ) -> list[float]:
+        """Write one iteration.
+
+        Args:
+            problem: whose x-update is made.
+            denoiser: a task.
+            old, new: where z and u are read and written; without u for HQS, and u = 0 in ADMM's first iteration.
+            sigma, alpha: the iteration's.
+            rescale: alpha_old / alpha, by which u is multiplied.
+            bounds: of z.
+
+        Returns:
+            The norms of x, z, z_old, x - z and z - z_old.
+        """
+        z_old = self.read(old[0])
+        u = None if old[1] is None else self.map(_times, self.read(old[1]), factor=rescale)
+        x = problem.x_update(z_old if u is None else z_old - u, alpha)
+        v = x if u is None else x + u
+        z = self.tiling.denoise(v, denoiser, sigma, *bounds)
+        tasks = [self.map(_norms, x, z, z_old, n=5), written(z, self._new(new[0]))]
+        if new[1] is not None:
+            tasks.append(written(v - z, self._new(new[1])))
+        sums: Array = self.run(*tasks)[0].sum(axis=(1, 2))
+        return [math.sqrt(s) for s in sums]
+
+    def sample(self, z: Path) -> torch.Tensor:
+        """Return every so many-th pixel of the whole image: those by which `robust_range` would judge."""
+        import dask
+
+        image, stride, picked = self.read(z), 1 + self.size // SAMPLES, []
+        starts = [np.cumsum((0, *sizes)) for sizes in image.chunks]
+        for index, block in np.ndenumerate(image.to_delayed()):
+            corner = tuple(int(s[i]) for s, i in zip(starts, index, strict=True))
+            picked.append(dask.delayed(_pick)(block, corner, self.shape, stride))
+        return torch.from_numpy(np.concatenate(self.run(*picked)))
+
+    def read(self, path: Path) -> Any:
+        """Return one of our Zarr arrays as a Dask array."""
+        return as_mosaic(FileSource(path, self.caller), self.tiling)
+
+    def shaped(self, z: Path, path: Path, ndim: int) -> Path:
+        """Return where z is an array of y's axes: in `path`, if y is (H, W)."""
+        if ndim == 3:
+            return z
+        sides = tuple(sizes[0] for sizes in self.tiling.chunks[1:])
+        new_array(path, self.shape[1:], sides, self.dtype, 0)
+        self.run(written(self.read(z), path, 2))
+        return path
+
+    def like(self, name: str, value: Any) -> Any:
+        """Return a number or an array, as y, (H, W) or (1, H, W), as a Dask array of y's shape."""
+        import dask.array as da
+
+        if isinstance(value, (int, float, np.number)):
+            return da.full(self.shape, value, dtype=self.dtype, chunks=self.tiling.chunks)
+        source = as_source(value, self.caller, name)
+        shape = (1, *source.shape)[-3:]
+        if source.ndim not in (2, 3) or shape[1:] != self.shape[1:] or shape[0] not in (1, self.shape[0]):
+            raise ValueError(
+                f"{self.caller}: {name} must be a number or have y's shape {self.shape}, got {tuple(source.shape)}"
+            )
+        array = as_mosaic(source, self.tiling if shape == self.shape else self.tiling.of_one_channel())
+        return da.broadcast_to(array.astype(self.dtype), self.shape, chunks=self.tiling.chunks)
+
+    def map(self, function: Any, *arrays: Any, n: int | None = None, **options: Any) -> Any:
+        """Apply a function tile by tile; with n, one that returns n numbers a tile."""
+        import dask.array as da
+
+        chunks = self.tiling.chunks if n is None else ((n,), *((1,) * len(sizes) for sizes in self.tiling.chunks[1:]))
+        meta = np.empty((0, 0, 0), self.dtype if n is None else np.float64)
+        return da.map_blocks(function, *arrays, **options, dtype=meta.dtype, chunks=chunks, meta=meta)
+
+    def sums(self, function: Any, n: int, *arrays: Any) -> Array:
+        """Return n numbers for each tile, (n, tiles)."""
+        values: Array = self.run(self.map(function, *arrays, n=n))[0]
+        return values.reshape(n, -1)
+
+    def run(self, *tasks: Any) -> list[Any]:
+        """Compute Dask arrays together."""
+        return run(list(tasks), self.client, False)
+
+    def _new(self, path: Path) -> Path:
+        new_array(path, self.shape, tuple(sizes[0] for sizes in self.tiling.chunks), self.dtype, 0)
+        return path
+
+
+# ---------------------------------------------------------------- tile by tile
+
+
+def as_column(*values: Any) -> Array:
+    """Return the numbers of one tile as `Tiles.sums` wants them."""
+    return np.array(values, dtype=np.float64).reshape(-1, 1, 1)
+
+
+def square(x: Array) -> Array:
+    """Return the sum of squares of a tile."""
+    return as_column((x.astype(np.float64) ** 2).sum())
+
+
+def clipped(x: Array, bounds: Bounds) -> Array:
+    """Return a tile within the bounds."""
+    return x if bounds == (None, None) else np.clip(x, *bounds).astype(x.dtype)
+
+
+def _survey(y: Array, std: Array) -> Array:
+    """Return bad pixels, live pixels, their sum of squares, and the least noise_std."""
+    live = ~np.isinf(std)
+    return as_column((~np.isfinite(y) & live).sum(), live.sum(), square(np.where(live, y, 0)).sum(), std.min())
+
+
+def _weights(std: Array, *, least: float) -> Array:
+    return np.maximum(std, np.asarray(least, std.dtype)) ** -2  # type: ignore[no-any-return]
+
+
+def _living(y: Array, w: Array) -> Array:
+    return np.where(w > 0, y, np.zeros((), y.dtype))
+
+
+def _times(u: Array, *, factor: float) -> Array:
+    return u * np.asarray(factor, u.dtype)  # type: ignore[no-any-return]
+
+
+def _norms(x: Array, z: Array, z_old: Array) -> Array:
+    return np.concatenate([square(a) for a in (x, z, z_old, x - z, z - z_old)])
+
+
+def _pick(block: Array, corner: tuple[int, ...], shape: tuple[int, ...], stride: int) -> Array:
+    """Return the values whose place in the whole image, flattened, is a multiple of the stride."""
+    c, i, j = np.ogrid[tuple(slice(o, o + n) for o, n in zip(corner, block.shape, strict=True))]
+    return block[((c * shape[1] + i) * shape[2] + j) % stride == 0]  # type: ignore[no-any-return]

@@ -1,0 +1,63 @@
+"""From the folder of a finished run to one HDF5 file of a result (docs/hdf5_layout.md), slice by slice.
+
+Beside `/image` it holds `/slices`: ledger (1 done, 2 failed), facts by name, and the reasons,
+texts that are empty where nothing failed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from ..io.atomic import atomic_hdf5
+from ..io.hdf5 import FORMAT_VERSION, _version
+from ..io.hdf5_safe import open_hdf5
+from ..io.lock import discard, sweep
+from .results_store import FACTS, Parts
+from .sources import FileSource
+
+__all__ = ["to_hdf5"]
+
+
+def to_hdf5(parts: Parts, path: Path, measurements: Any, *, remove: bool, overwrite: bool) -> None:
+    """Write the file whole, then remove the folder where that is wanted.
+
+    Args:
+        parts: the run.
+        path: the file.
+        measurements: the source; the operator of a file in our layout is copied from it.
+        remove: whether the folder goes.
+        overwrite: replace a file of that name.
+
+    Raises:
+        ValueError: the file exists or cannot be written.
+    """
+    image, facts = parts.array("image"), parts.array("facts")
+    sweep(path)
+    with atomic_hdf5(path, overwrite=overwrite) as file:
+        file.attrs.update({"format": "pnp result", "format_version": FORMAT_VERSION})
+        for package in ("pnp-local", "torch", "numpy"):
+            file.attrs[f"version_{package}"] = _version(package)
+        target = file.create_dataset("image", image.shape, image.dtype, chunks=(1, *image.shape[1:]))
+        for k in range(image.shape[0]):
+            target[k] = image[k]
+        _copy_operator(file, measurements)
+        file["slices/ledger"] = parts.ledger()
+        for column, name in enumerate(FACTS):
+            file[f"slices/{name}"] = facts[:, column]
+        reasons = parts.reasons()
+        texts = [reasons.get(k, "") for k in range(image.shape[0])]
+        file.create_dataset("slices/reasons", data=texts, dtype=h5py.string_dtype())
+    if remove:
+        discard(parts.folder)
+
+
+def _copy_operator(file: h5py.File, measurements: Any) -> None:
+    if isinstance(measurements, FileSource) and not measurements.is_zarr:
+        with open_hdf5(measurements.path) as source:
+            if "operator" in source:
+                source.copy("operator", file)
+                return
+    file.create_group("operator").attrs["name"] = ""
