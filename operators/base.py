@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import operator as op
+import warnings
 from typing import Any
 
 import numpy as np
@@ -125,6 +126,21 @@ def check_images(caller: str, name: str, x: Tensor, tail: tuple[int | str, ...],
         raise ValueError(
             f"{caller}: {name} is on {x.device}, the operator on {like.device}; move one, "
             f"e.g. operator.to({name}.device)"
+        )
+
+
+def warn_of_degrees(caller: str, span: float, *, stacklevel: int) -> None:
+    """Warn of angles that span more than two turns, in radians.
+
+    Args:
+        caller: what the message begins with.
+        span: the largest less the least of the angles.
+        stacklevel: of `warnings.warn`, as if the caller gave the warning itself.
+    """
+    if span > 4 * math.pi:
+        warnings.warn(
+            f"{caller}: angles span {span:.4g} radians, more than two turns; if they are degrees, use np.deg2rad",
+            stacklevel=stacklevel + 1,
         )
 
 

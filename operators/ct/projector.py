@@ -16,7 +16,7 @@ import torch
 from scipy.fft import next_fast_len
 from torch import Tensor, nn
 
-from ..base import LinearOperator, as_buffer, check_shape, length
+from ..base import LinearOperator, as_buffer, check_shape, length, warn_of_degrees
 from .fourier import ramp
 from .view_weights import arc_weight, views
 
@@ -70,11 +70,7 @@ class Projector(LinearOperator):
         if self.offset.device != self.angles.device:
             raise ValueError(f"{name}: offset is on {self.offset.device}, angles on {self.angles.device}; move one")
         span = float(self.angles.detach().max() - self.angles.detach().min())
-        if span > 4 * math.pi:
-            warnings.warn(
-                f"{name}: angles span {span:.4g} radians, more than two turns; if they are degrees, use np.deg2rad",
-                stacklevel=3,
-            )
+        warn_of_degrees(name, span, stacklevel=3)
         self._cache: dict[object, Any] = {}
 
     def _keep(self, name: str, value: Any) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
 from torch import Tensor
 
-__all__ = ["estimate_noise_std"]
+__all__ = ["estimate_noise_std", "median_noise"]
 
 MIN_WINDOWS = 1000
 """Fewer windows of 3 x 3 do not tell the noise level to a few per cent."""
@@ -53,3 +55,15 @@ def _second_difference(y: Tensor, valid: Tensor, axis: int) -> tuple[Tensor, Ten
     n = y.shape[axis] - 2
     a, b, c = (y.narrow(axis, i, n) for i in range(3))
     return a - 2 * b + c, valid.narrow(axis, 0, n) & valid.narrow(axis, 1, n) & valid.narrow(axis, 2, n)
+
+
+def median_noise(noise_std: Any) -> float:
+    """Return the median of the noise levels that are finite: one number for a map of them; NaN for None.
+
+    >>> median_noise([0.1, 0.2, math.inf, 0.3])
+    0.2
+    """
+    if noise_std is None:
+        return math.nan
+    values = noise_std.cpu().numpy() if isinstance(noise_std, Tensor) else np.asarray(noise_std)
+    return float(np.median(values[np.isfinite(values)]))

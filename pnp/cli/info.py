@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-
 
 def info() -> None:
     """Show versions, devices, operators, denoisers and the weights that come with the package.
@@ -22,11 +20,13 @@ def info() -> None:
     import operators
     from denoisers import weight_files
 
+    from ..io.versions import installed_version
+
     console = Console()
     table = Table(show_header=False, box=None)
     table.add_row("python", platform.python_version())
     for package in ("pnp-local", "torch", "numpy", "scipy", "finufft", "deepinv"):
-        table.add_row(package, _version(package))
+        table.add_row(package, installed_version(package))
     cuda = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]
     table.add_row("devices", ", ".join([f"cpu ({torch.get_num_threads()} threads)", *cuda]))
     table.add_row("operators", ", ".join(sorted(operators.OPERATORS)))
@@ -37,10 +37,3 @@ def info() -> None:
         card = path.with_suffix(".md")
         if card.is_file():
             console.print(card.read_text(encoding="utf-8").strip(), markup=False, highlight=False)
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -72,6 +72,7 @@ def reconstruct(
 
     from denoisers.adapters import PerChannel, SliceWise
 
+    from ..algorithms.noise_estimate import median_noise
     from ..algorithms.poisson import Poisson
     from ..drivers.solve import solve
 
@@ -110,18 +111,9 @@ def reconstruct(
         noise = f"Poisson noise, background {'0' if data.background is None else 'from the file'}, {denoiser}"
     else:
         source = "estimated" if result.noise_estimated else "--noise-std" if noise_std is not None else "from the file"
-        noise = f"noise {_typical(result.noise_std):.3g} ({source})"
+        noise = f"noise {median_noise(result.noise_std):.3g} ({source})"
     print(f"{written}: {result.n_iter} iterations, {noise}; {result.stop}")
     if result.stop.name == "INTERRUPTED":
         raise typer.Exit(INTERRUPTED)
     if written != output:
         raise typer.Exit(2)
-
-
-def _typical(noise_std: Any) -> float:
-    """Return the median of the noise levels that are finite."""
-    import numpy as np
-    import torch
-
-    values = noise_std.cpu().numpy() if isinstance(noise_std, torch.Tensor) else np.asarray(noise_std)
-    return float(np.median(values[np.isfinite(values)]))

@@ -15,10 +15,9 @@ theirs, and are read in mm and 1/mm (`units.py`).
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +28,7 @@ import numpy.typing as npt
 from .atomic import atomic_hdf5
 from .hdf5_safe import listed, numbers, open_hdf5
 from .hdf5_units import factor, units_of
+from .versions import installed_version
 
 __all__ = ["Measurements", "SavedResult", "read_measurements", "read_result", "write_measurements", "write_result"]
 
@@ -159,7 +159,7 @@ def write_result(
         TypeError: a parameter or attribute that HDF5 cannot hold.
         ValueError: a path that exists or cannot be written.
     """
-    with _create(path, "pnp result", overwrite) as file:
+    with create_result(path, overwrite=overwrite) as file:
         _store(file, "image", x)
         if b_mode is not None:
             _store(file, "b_mode", b_mode)
@@ -208,13 +208,22 @@ def read_result(path: str | os.PathLike[str]) -> SavedResult:
         return SavedResult(x, operator, parameters, noise_std, history, reference, attributes)
 
 
+def create_result(path: str | os.PathLike[str], *, overwrite: bool = False) -> AbstractContextManager[h5py.File]:
+    """Return a context of a new file of a result, its header written; the file appears when the block succeeds.
+
+    Raises:
+        ValueError: the file exists (without overwrite) or cannot be written.
+    """
+    return _create(path, "pnp result", overwrite)
+
+
 @contextmanager
 def _create(path: str | os.PathLike[str], kind: str, overwrite: bool) -> Iterator[h5py.File]:
     with atomic_hdf5(path, overwrite=overwrite) as file:
         file.attrs["format"] = kind
         file.attrs["format_version"] = FORMAT_VERSION
         for package in ("pnp-local", "torch", "numpy"):
-            file.attrs[f"version_{package}"] = _version(package)
+            file.attrs[f"version_{package}"] = installed_version(package)
         yield file
 
 
@@ -322,10 +331,3 @@ def _whole(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(_whole(part) for part in value)
     return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import warn_of_degrees
+from operators.base import warn_of_degrees
 
 __all__ = ["angles_of", "field", "points", "sinograms"]
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..algorithms.noise_estimate import median_noise
 from ..checks import short
 from ..drivers.result import Result, Stop
 from ..drivers.solve import solve
@@ -104,7 +105,7 @@ def solve_slice(name: str, folder: str, k: int, y: Any = None, noise_std: Any = 
     except Exception as error:  # whatever the operator, the denoiser or the data bring about: the others go on
         parts.finish(Summary(k, None, because(error)))
         return
-    facts = (result.n_iter, result.misfit, _typical(result.noise_std), time.perf_counter() - start)
+    facts = (result.n_iter, result.misfit, median_noise(result.noise_std), time.perf_counter() - start)
     parts.finish(Summary(k, facts), result.x.cpu().numpy())
 
 
@@ -124,10 +125,3 @@ def _job(name: str) -> Job:
     from distributed import get_worker
 
     return get_worker().plugins[name]  # type: ignore[no-any-return]
-
-
-def _typical(noise_std: Any) -> float:
-    if noise_std is None:
-        return float("nan")
-    values = noise_std.cpu().numpy() if isinstance(noise_std, torch.Tensor) else np.asarray(noise_std)
-    return float(np.median(values[np.isfinite(values)]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from ..checks import short
 from ..io import atomic
 from ..io.atomic import NotWritten
+from ..io.versions import installed_version
 from . import processes
 from .muon import Muon, hidden_weights
 from .options import TrainingOptions
@@ -191,7 +191,7 @@ class Run:
                     "options": asdict(self.options),
                     "levels": self.task.settings,
                     "config": describe(self.model),
-                    "version": _version(),
+                    "version": installed_version(),
                 },
                 part,
             )
@@ -227,10 +227,3 @@ class Run:
         finally:
             self.model.load_state_dict(weights)
             self.model.train()
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("pnp-local")
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
