@@ -8,6 +8,8 @@ the operator, and nothing is moved silently.
 from __future__ import annotations
 
 import math
+import operator as op
+import warnings
 from typing import Any
 
 import numpy as np
@@ -59,7 +61,7 @@ def check_shape(caller: str, shape: object) -> tuple[int, int]:
     if isinstance(shape, int) and not isinstance(shape, bool):
         raise TypeError(f"{caller}: shape must be (height, width), got {shape!r}; use ({shape}, {shape})")
     try:
-        height, width = (int(n) for n in shape)  # type: ignore[attr-defined]
+        height, width = (op.index(n) for n in shape)  # type: ignore[attr-defined]
     except (TypeError, ValueError):
         raise TypeError(f"{caller}: shape must be two integers (height, width), got {shape!r}") from None
     if height < 1 or width < 1:
@@ -122,6 +124,21 @@ def check_images(caller: str, name: str, x: Tensor, tail: tuple[int | str, ...],
         raise ValueError(
             f"{caller}: {name} is on {x.device}, the operator on {like.device}; move one, "
             f"e.g. operator.to({name}.device)"
+        )
+
+
+def warn_of_degrees(caller: str, span: float, *, stacklevel: int) -> None:
+    """Warn of angles that span more than two turns, in radians.
+
+    Args:
+        caller: what the message begins with.
+        span: the largest less the least of the angles.
+        stacklevel: of `warnings.warn`, as if the caller gave the warning itself.
+    """
+    if span > 4 * math.pi:
+        warnings.warn(
+            f"{caller}: angles span {span:.4g} radians, more than two turns; if they are degrees, use np.deg2rad",
+            stacklevel=stacklevel + 1,
         )
 
 

@@ -16,7 +16,8 @@ import torch
 from scipy.fft import next_fast_len
 from torch import Tensor, nn
 
-from ..base import LinearOperator, as_buffer, check_shape, length
+from ..base import LinearOperator, as_buffer, check_shape, length, warn_of_degrees
+from .fourier import ramp
 from .view_weights import arc_weight, views
 
 WINDOWS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -64,11 +65,7 @@ class Projector(LinearOperator):
         if self.offset.device != self.angles.device:
             raise ValueError(f"{name}: offset is on {self.offset.device}, angles on {self.angles.device}; move one")
         span = float(self.angles.detach().max() - self.angles.detach().min())
-        if span > 4 * math.pi:
-            warnings.warn(
-                f"{name}: angles span {span:.4g} radians, more than two turns; if they are degrees, use np.deg2rad",
-                stacklevel=3,
-            )
+        warn_of_degrees(name, span, stacklevel=3)
         self._cache: dict[object, Any] = {}
 
     def _keep(self, name: str, value: Any) -> None:
@@ -201,11 +198,7 @@ class Projector(LinearOperator):
             raise ValueError(f"{type(self).__name__}.fbp: window must be one of {sorted(WINDOWS)}, got {window!r}")
         real = torch.promote_types(y.dtype, torch.float32)
         n = next_fast_len(2 * y.shape[-1], real=True)
-        t = torch.arange(n, device=y.device, dtype=torch.float64)
-        t = torch.minimum(t, n - t)
-        ramp = torch.where(t % 2 == 1, -1 / (math.pi * t) ** 2, 0.0)
-        ramp[0] = 0.25
-        response = torch.fft.rfft(ramp).real * WINDOWS[window](torch.fft.rfftfreq(n, 0.5, device=y.device).double())
+        response = ramp(n, y.device) * WINDOWS[window](torch.fft.rfftfreq(n, 0.5, device=y.device).double())
         spectrum = torch.fft.rfft(y.to(real), n=n) * (response * finer).to(real)
         fine: Tensor = torch.fft.irfft(spectrum, n=n * finer)
         return fine[..., : finer * y.shape[-1]]

@@ -25,6 +25,7 @@ from torch import Tensor
 from ..base import LinearOperator, check_images, check_shape, pixel_mean
 
 SIGNS = {"lenspack": (1, 1), "conjugate": (1, -1), "transposed": (-1, 1)}
+"""Signs of (gamma1, gamma2) in each convention, relative to columns to the right and rows up."""
 
 
 class KaiserSquires(LinearOperator):

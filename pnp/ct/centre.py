@@ -29,7 +29,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..checks import check_number, short, warn_of_degrees
+from operators.base import warn_of_degrees
+
+from ..checks import check_number, short
 from .line_integrals import as_floats
 
 METHODS = ("auto", "opposite", "wedge", "moments")

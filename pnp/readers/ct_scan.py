@@ -8,7 +8,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ..checks import warn_of_degrees
+from operators.base import warn_of_degrees
+
 from ..io.guards import check_finite, check_real, to_float32
 
 KINDS = ("line integrals", "counts")

@@ -8,6 +8,8 @@ import re
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from operators import Radon
 from pnp.learned import Glimpse, Pairs, add_noise, held_out_psnr, load_glimpse, save_glimpse
@@ -71,6 +73,8 @@ def test_untrained_it_is_filtered_back_projection(geometry):
         torch.arange(60, dtype=torch.float64) * (math.pi / 30),  # a full turn: opposite views coincide
         torch.linspace(0, 2 * math.pi, 61, dtype=torch.float64),
         torch.linspace(0, 2, 40, dtype=torch.float64),  # a wedge is missing
+        np.deg2rad([*range(30), *range(90, 120)]),  # two are
+        np.deg2rad([*range(20), *range(60, 80), *range(120, 140)]),  # three are
     ],
 )
 def test_weights_of_views_that_are_not_uniform(turned):
@@ -79,6 +83,42 @@ def test_weights_of_views_that_are_not_uniform(turned):
     with torch.no_grad():
         difference = glimpse(radon, trained=False)(y) - radon.fbp(y)
     assert float(difference.norm() / radon.fbp(y).norm()) < 4e-3
+
+
+extents = st.one_of(st.floats(0, 2 * math.pi), st.sampled_from([0.0, math.pi / 6, math.pi, 2 * math.pi]))
+arcs = st.lists(st.tuples(st.floats(0, 2 * math.pi), extents, st.integers(1, 15)), min_size=1, max_size=4)
+
+
+@settings(deadline=None, max_examples=60)
+@given(arcs=arcs, repeats=st.integers(0, 5), mixed=st.randoms(use_true_random=False))
+def test_any_angles_are_weighted_as_in_filtered_back_projection(arcs, repeats, mixed):
+    """Arcs, gaps, repeated views and full turns in any order: the same weights, hence the same image.
+
+    A view's share of the half turn is measured: its back-projection in the scan over that of a scan of it alone. Both
+    shares agree to the rounding of float32, in which the model holds its weights. The images differ by the
+    interpolation between bins, which no angles change: at most 0.3 % in 400 random sets, in float64.
+    """
+    turned = [first + extent * k / n for first, extent, n in arcs for k in range(n)]
+    turned += turned[:repeats]
+    mixed.shuffle(turned)
+    x = head(24, generator=torch.Generator().manual_seed(0)).double()
+
+    def scan(turned):
+        radon = Radon((24, 24), turned, n_detectors=96)
+        return radon, glimpse(radon, trained=False, features=1, hidden=1, blocks=()).double()
+
+    radon, model = scan(turned)
+    y = radon.A(x)
+    with torch.no_grad():
+        image = radon.fbp(y)
+        assert float((model(y) - image).norm() / image.norm()) < 0.01
+        for v in range(0, len(turned), 1 + len(turned) // 8):
+            only = torch.zeros_like(y)
+            only[:, :, v] = y[:, :, v]
+            alone, model_alone = scan(turned[v : v + 1])
+            y_v = y[:, :, v : v + 1]
+            share = radon.fbp(only).norm() / alone.fbp(y_v).norm()
+            assert float(model(only).norm() / model_alone(y_v).norm()) == pytest.approx(float(share), rel=1e-6)
 
 
 def test_units_do_not_matter(scan):
@@ -281,12 +321,12 @@ def test_files(scan, tmp_path):
         ({"angles": torch.zeros(0)}, "non-empty"),
         ({"angles": torch.zeros(2, 2)}, "1-D"),
         ({"angles": [0.0, math.nan]}, "1 NaN"),
-        ({"n_detectors": 0}, "at least 1"),
+        ({"n_detectors": 0}, "n_detectors must be an integer >= 1"),
         ({"pitch": -1}, "positive"),
         ({"pixel_size": math.inf}, "finite"),
         ({"offset": 100.0}, "no ray meets the image"),
         ({"blocks": (1, -1)}, "0 or more"),
-        ({"shape": (0, 8)}, "at least 1"),
+        ({"shape": (0, 8)}, "shape must be positive"),
         ({"precision": "half"}, "one of"),
     ],
 )

@@ -39,9 +39,9 @@ def survey():
 def ladder(survey):
     A, kappa, y, noise_std, spectrum = survey
     return mass_map_ladder(
-        A,
         y,
         noise_std,
+        operator=A,
         generator=seeded(3),
         spectrum=spectrum,
         truth=kappa,
@@ -103,8 +103,8 @@ def test_rows_and_table(ladder):
 
 
 def test_without_truth_the_maps_are_the_same_and_its_figures_are_missing(survey, ladder):
-    A, _, y, noise_std, spectrum = survey
-    blind = mass_map_ladder(A, y, noise_std, generator=seeded(3), spectrum=spectrum, b_modes=False)
+    _, _, y, noise_std, spectrum = survey
+    blind = mass_map_ladder(y, noise_std, generator=seeded(3), spectrum=spectrum, b_modes=False)
     for name, x in blind.maps.items():
         assert name == "starlet-sparse" or torch.equal(x, ladder.maps[name])
     rung = blind.rungs[3]
@@ -117,9 +117,7 @@ def test_without_truth_the_maps_are_the_same_and_its_figures_are_missing(survey,
 
 def test_spectrum_is_measured_where_none_is_given(survey):
     A, kappa, y, noise_std, spectrum = survey
-    found = mass_map_ladder(
-        A, y, noise_std, generator=seeded(3), truth=kappa, baselines=["wiener", "zero"], b_modes=False
-    )
+    found = mass_map_ladder(y, noise_std, generator=seeded(3), truth=kappa, baselines=["wiener", "zero"], b_modes=False)
     assert [g.name for g in found.rungs] == ["zero map", "Wiener filter"]
     assert found.noise_factor == pytest.approx(1, abs=0.05) and found.smoothing_px is None
     known = nrmse(
@@ -130,12 +128,12 @@ def test_spectrum_is_measured_where_none_is_given(survey):
 
 
 def test_runs_are_reproducible_and_in_the_unit_and_dtype_of_the_shear(survey):
-    A, _, y, noise_std, spectrum = survey
+    _, _, y, noise_std, spectrum = survey
     options = {"b_modes": False}
 
     def run(unit: float) -> dict[str, torch.Tensor]:
         shear, std = unit * y[:1].double(), unit * noise_std.double()
-        return mass_map_ladder(A, shear, std, generator=seeded(3), spectrum=unit**2 * spectrum, **options).maps
+        return mass_map_ladder(shear, std, generator=seeded(3), spectrum=unit**2 * spectrum, **options).maps
 
     for (name, x), again, tiny in zip(run(1).items(), run(1).values(), run(1e-7).values(), strict=True):
         assert x.dtype == torch.float64 and torch.equal(x, again)
@@ -143,11 +141,11 @@ def test_runs_are_reproducible_and_in_the_unit_and_dtype_of_the_shear(survey):
 
 
 def test_progress_is_on_stderr_and_off_by_default(survey, capfd):
-    A, _, y, noise_std, spectrum = survey
+    _, _, y, noise_std, spectrum = survey
     options = {"generator": seeded(), "spectrum": spectrum, "baselines": ["zero"], "b_modes": False}
-    mass_map_ladder(A, y, noise_std, **options)
+    mass_map_ladder(y, noise_std, **options)
     assert capfd.readouterr() == ("", "")
-    mass_map_ladder(A, y, noise_std, progress=True, **options)
+    mass_map_ladder(y, noise_std, progress=True, **options)
     printed = capfd.readouterr()
     assert printed.out == "" and "mass_map_ladder" in printed.err
 
@@ -166,16 +164,16 @@ def test_progress_is_on_stderr_and_off_by_default(survey, capfd):
         ({"noise_std": torch.zeros(1, 2, 64, 64)}, ValueError, "infinity where nothing is observed"),
         ({"noise_std": torch.ones(1, 2, 32, 64)}, ValueError, "noise_std must broadcast"),
         ({"noise_std": torch.full((1, 2, 1, 1), math.inf)}, ValueError, "infinite everywhere"),
-        ({"shear": torch.zeros(2, 1, 64, 64)}, ValueError, r"shear must be \(B, 2, H, W\)"),
-        ({"shear": torch.full((2, 2, 64, 64), torch.nan)}, ValueError, "shear must be finite where noise_std is"),
-        ({"shear": torch.zeros(2, 2, 64, 64, dtype=torch.int64)}, TypeError, "floating torch.Tensor"),
+        ({"y": torch.zeros(2, 1, 64, 64)}, ValueError, r"y must be \(B, 2, H, W\)"),
+        ({"y": torch.full((2, 2, 64, 64), torch.nan)}, ValueError, "y must be finite where noise_std is"),
+        ({"y": torch.zeros(2, 2, 64, 64, dtype=torch.int64)}, TypeError, "floating torch.Tensor"),
     ],
 )
 def test_bad_input_is_one_sentence(survey, change, error, message):
-    A, _, y, noise_std, spectrum = survey
-    options = {"shear": y, "noise_std": noise_std, "spectrum": spectrum, "baselines": ["zero"], "b_modes": False}
+    _, _, y, noise_std, spectrum = survey
+    options = {"y": y, "noise_std": noise_std, "spectrum": spectrum, "baselines": ["zero"], "b_modes": False}
     with pytest.raises(error, match=message) as caught:
-        mass_map_ladder(A, generator=seeded(), **(options | change))
+        mass_map_ladder(generator=seeded(), **(options | change))
     assert len(str(caught.value)) < 400
 
 

@@ -93,11 +93,11 @@ def test_hqs_takes_the_lifted_operator_too() -> None:
 def test_admm_converges_to_the_real_solution(make: type, components: int) -> None:
     """By conjugate gradients or in closed form, noise shared or not; settings from the noise alone."""
     y, std = survey(components=components)
-    found = map_mass(make, y, std, prior, pad=None, n_iter=80, b_mode=False)
+    found = map_mass(y, std, denoiser=prior, make_operator=make, pad=None, max_iter=80, b_mode=False)
     alpha = float((std**-2)[std.isfinite()].mean())
     assert found.sigma == pytest.approx(alpha**-0.5, rel=1e-12) and found.kappa_b is None and found.n_iter == 80
     assert rel(found.kappa_e, real_solution(y, std, alpha)) < 1e-4
-    stronger = map_mass(make, y, std, prior, pad=None, n_iter=80, b_mode=False, strength=3.0)
+    stronger = map_mass(y, std, denoiser=prior, make_operator=make, pad=None, max_iter=80, b_mode=False, strength=3.0)
     assert rel(stronger.kappa_e, real_solution(y, std, 3 * alpha)) < 1e-4
 
 
@@ -107,12 +107,13 @@ def test_pnpmass_converges_to_its_fixed_point(make: type) -> None:
     y, std = survey(components=2)
     tau = float((std**-2)[std.isfinite()].mean()) ** -0.5
     assert tau < 1.9 * std.min()
-    found = map_mass(make, y, std, prior, method="pnpmass", pad=None, n_iter=100, b_mode=False)
+    found = map_mass(y, std, denoiser=prior, make_operator=make, method="pnpmass", pad=None, max_iter=100, b_mode=False)
     assert rel(found.kappa_e, real_solution(y, (tau * std).sqrt(), tau**-2)) < 1e-6
     exact = std.clone()
     exact[..., 3, 3] = 1e-3 * tau  # unstable, were its step not limited
-    tau = map_mass(make, y, exact, prior, method="pnpmass", pad=None, n_iter=100, b_mode=False).sigma
-    found = map_mass(make, y, exact, prior, method="pnpmass", pad=None, n_iter=100, b_mode=False)
+    options = {"method": "pnpmass", "pad": None, "max_iter": 100, "b_mode": False}
+    found = map_mass(y, exact, denoiser=prior, make_operator=make, **options)
+    tau = found.sigma
     assert rel(found.kappa_e, real_solution(y, (tau * exact.clamp(min=tau / 1.9)).sqrt(), tau**-2)) < 1e-6
 
 
@@ -121,9 +122,8 @@ def test_noise_reaches_the_denoiser_white_in_the_first_step_of_pnpmass() -> None
     shape, seen = (45, 45), []
     std = 0.1 * (0.5 * rand(1, 1, *shape)).exp()
     noise = std * rand(40, 2, *shape, seed=2)
-    tau = map_mass(
-        KaiserSquires, noise, std, lambda x, s: seen.append(x) or x, method="pnpmass", pad=None, n_iter=1, b_mode=False
-    ).sigma
+    options = {"make_operator": KaiserSquires, "method": "pnpmass", "pad": None, "max_iter": 1, "b_mode": False}
+    tau = map_mass(noise, std, denoiser=lambda x, s: seen.append(x) or x, **options).sigma
     x = seen[0] / tau
     clipped = (std < tau / 1.9).double().mean()
     assert float(x.std()) == pytest.approx(1, rel=0.02 + float(clipped))
@@ -137,17 +137,17 @@ def test_noise_reaches_the_denoiser_white_in_the_first_step_of_pnpmass() -> None
 def test_the_b_map_is_the_e_map_of_shear_turned_by_45_degrees(make: type, components: int, method: str) -> None:
     y, std = survey(components=components, batch=2)
     turned = torch.stack([-y[:, 1], y[:, 0]], 1)
-    a = map_mass(make, y, std, prior, method=method, n_iter=4)
-    b = map_mass(make, turned, std.flip(1), prior, method=method, n_iter=4)
+    a = map_mass(y, std, denoiser=prior, make_operator=make, method=method, max_iter=4)
+    b = map_mass(turned, std.flip(1), denoiser=prior, make_operator=make, method=method, max_iter=4)
     assert a.kappa_e.shape == a.kappa_b.shape == (2, 1, *SHAPE)
     assert rel(b.kappa_b, a.kappa_e) < 1e-5 and rel(b.kappa_e, -a.kappa_b) < 1e-5
-    one = map_mass(make, y[1:], std, prior, method=method, n_iter=4)
+    one = map_mass(y[1:], std, denoiser=prior, make_operator=make, method=method, max_iter=4)
     assert rel(one.kappa_e, a.kappa_e[1:]) < 1e-5, "the images of a batch do not mix"
 
 
 def test_lensing_without_noise_has_no_b_mode() -> None:
     kappa = lens((27, 27), 3.0, 0.1)
-    found = map_mass(KaiserSquiresEB, KaiserSquires((27, 27)).A(kappa), 1e-3, prior)
+    found = map_mass(KaiserSquires((27, 27)).A(kappa), 1e-3, denoiser=prior)
     assert found.kappa_b.norm() < 1e-10 * found.kappa_e.norm()
 
 
@@ -166,7 +166,7 @@ def test_padding_keeps_a_lens_at_one_edge_from_the_other() -> None:
     error = {}
     for pad in (0, 35):
         D = partial(prior, strength=1e-3)
-        found = map_mass(KaiserSquiresEB, shear, 0.02, D, pad=pad, n_iter=100, b_mode=False).kappa_e
+        found = map_mass(shear, 0.02, denoiser=D, pad=pad, max_iter=100, b_mode=False).kappa_e
         wrong = found - truth
         error[pad] = float((wrong - wrong.mean())[..., -8:].norm())
     assert error[35] < 0.1 * error[0]
@@ -178,7 +178,7 @@ def test_reduced_shear_is_undone() -> None:
     kappa = lens(shape, 5.0, 0.4)
     kappa = kappa - kappa.mean()  # what shear measures
     reduced = shear_to_reduced(KaiserSquires(shape).A(kappa), kappa)
-    run = partial(map_mass, KaiserSquiresEB, reduced, 1e-4, lambda x, s: x - x.mean((-2, -1), keepdim=True), pad=None)
+    run = partial(map_mass, reduced, 1e-4, denoiser=lambda x, s: x - x.mean((-2, -1), keepdim=True), pad=None)
     taken_for_shear, corrected = run(), run(reduced=True)
     assert rel(taken_for_shear.kappa_e, kappa) > 0.05
     assert rel(corrected.kappa_e, kappa) < 0.003
@@ -193,20 +193,31 @@ def test_masks_zero_noise_and_nan_outside_say_nothing(method: str) -> None:
     """COSMOS files hold a std of 0 where the mask is 0: neither it nor the shear there may count."""
     y, std = survey()
     observed = std.isfinite()
-    want = map_mass(KaiserSquiresEB, y, std, prior, method=method)
+    want = map_mass(y, std, denoiser=prior, method=method)
     for outside in (0.0, math.nan, -1.0):
         noise = torch.where(observed, std, outside)
         shear = torch.where(observed, y, math.nan)
-        got = map_mass(KaiserSquiresEB, shear, noise, prior, method=method, mask=observed[0, 0].int())
+        got = map_mass(shear, noise, denoiser=prior, method=method, mask=observed[0, 0].int())
         assert torch.equal(got.kappa_e, want.kappa_e) and torch.equal(got.kappa_b, want.kappa_b)
+
+
+def test_shear_and_noise_are_enough() -> None:
+    """The denoiser is then the one trained on convergence, the operator that of the exact steps."""
+    y, std = survey((12, 13))
+    D = MLPatch.from_pretrained("convergence")
+    for shear in (0.1 * y, 0.1 * y.float()):
+        got = map_mass(shear, std)
+        want = map_mass(shear, std, denoiser=D, make_operator=KaiserSquiresEB)
+        assert got.kappa_e.dtype == shear.dtype and torch.equal(got.kappa_e, want.kappa_e)
+        assert torch.equal(got.kappa_b, want.kappa_b) and got.n_iter == 12
 
 
 def test_fits_arrays_come_back_as_numpy() -> None:
     y, std = survey()
-    want = map_mass(KaiserSquiresEB, y.float(), std.float(), prior, n_iter=3)
+    want = map_mass(y.float(), std.float(), denoiser=prior, max_iter=3)
     big = [a.numpy().astype(">f4") for a in (y, std)]
     mask = std.isfinite().numpy().astype(">i2")
-    got = map_mass(KaiserSquiresEB, *big, prior, mask=mask, n_iter=3)
+    got = map_mass(*big, denoiser=prior, mask=mask, max_iter=3)
     assert isinstance(got.kappa_e, np.ndarray) and got.kappa_e.dtype == np.float32
     assert np.array_equal(got.kappa_e, want.kappa_e.numpy()) and np.array_equal(got.kappa_b, want.kappa_b.numpy())
     assert big[0].dtype.byteorder == ">", "inputs stay as they are"
@@ -215,9 +226,9 @@ def test_fits_arrays_come_back_as_numpy() -> None:
 @pytest.mark.parametrize("method", ["admm", "pnpmass"])
 def test_units_do_not_matter_to_a_denoiser_without_units(method: str) -> None:
     y, std = survey()
-    want = map_mass(KaiserSquiresEB, y, std, prior, method=method)
+    want = map_mass(y, std, denoiser=prior, method=method)
     for scale in (1e-6, 1e6):
-        got = map_mass(KaiserSquiresEB, scale * y, scale * std, prior, method=method)
+        got = map_mass(scale * y, scale * std, denoiser=prior, method=method)
         assert rel(got.kappa_e, scale * want.kappa_e) < 1e-9
 
 
@@ -232,11 +243,11 @@ def test_nearly_equal_noise_is_shared_and_keeps_the_closed_form() -> None:
             calls.append(weights)
             return super().preconditioner(weights)
 
-    got = map_mass(Counting, y, apart, prior, n_iter=100, b_mode=False)
+    got = map_mass(y, apart, denoiser=prior, make_operator=Counting, max_iter=100, b_mode=False)
     assert not calls
-    want = map_mass(KaiserSquires, y, apart, prior, n_iter=100, b_mode=False)
+    want = map_mass(y, apart, denoiser=prior, make_operator=KaiserSquires, max_iter=100, b_mode=False)
     assert rel(got.kappa_e, want.kappa_e) < 1.5e-3
-    map_mass(Counting, y, torch.cat([std, 1.1 * std], 1), prior, n_iter=1, b_mode=False)
+    map_mass(y, torch.cat([std, 1.1 * std], 1), denoiser=prior, make_operator=Counting, max_iter=1, b_mode=False)
     assert calls, "noise that differs goes to conjugate gradients"
 
 
@@ -252,7 +263,7 @@ class Ranged:
 @pytest.mark.parametrize(("scale", "sigma"), [(1, 0.3), (4, None), (100, 0.5)])
 def test_sigma_stays_within_the_denoisers_range(method: str, scale: float, sigma: float | None) -> None:
     y, std = survey()
-    found = map_mass(KaiserSquiresEB, y, scale * std, Ranged(), method=method)
+    found = map_mass(y, scale * std, denoiser=Ranged(), method=method)
     assert found.sigma == (sigma or found.sigma) and 0.3 <= found.sigma <= 0.5
     assert found.kappa_e.isfinite().all()
     assert EModeOnly(Ranged()).sigma_range == (0.3, 0.5)
@@ -264,11 +275,11 @@ Y, STD = survey()
 @pytest.mark.parametrize(
     ("changed", "error", "message"),
     [
-        ({"shear": Y[0]}, ValueError, r"shear must be \(B, 2, H, W\), got \(2, 7, 9\); use shear\[None\]"),
-        ({"shear": Y[:, :1]}, ValueError, r"shear must be \(B, 2, H, W\).*stack gamma1"),
-        ({"shear": Y + 0j}, TypeError, "shear must be a floating torch.Tensor, got torch.complex128"),
-        ({"shear": Y.long()}, TypeError, "shear must be float32 or float64"),
-        ({"shear": [[1.0]]}, TypeError, "shear must be a torch.Tensor or numpy array"),
+        ({"y": Y[0]}, ValueError, r"y must be \(B, 2, H, W\), got \(2, 7, 9\); use y\[None\]"),
+        ({"y": Y[:, :1]}, ValueError, r"y must be \(B, 2, H, W\).*stack gamma1"),
+        ({"y": Y + 0j}, TypeError, "y must be a floating torch.Tensor, got torch.complex128"),
+        ({"y": Y.long()}, TypeError, "y must be float32 or float64"),
+        ({"y": [[1.0]]}, TypeError, "y must be a torch.Tensor or numpy array"),
         (
             {"noise_std": torch.zeros(1, 2, *SHAPE)},
             ValueError,
@@ -277,25 +288,25 @@ Y, STD = survey()
         (
             {"noise_std": STD[..., 1:]},
             ValueError,
-            r"noise_std must broadcast to shear \(1, 2, 7, 9\), got \(1, 1, 7, 8\)",
+            r"noise_std must broadcast to y \(1, 2, 7, 9\), got \(1, 1, 7, 8\)",
         ),
         ({"noise_std": math.inf}, ValueError, "infinite everywhere"),
         ({"noise_std": 1e-200}, ValueError, "noise_std must be between"),
         ({"mask": np.zeros(SHAPE)}, ValueError, "infinite everywhere"),
-        ({"mask": np.ones((9, 7))}, ValueError, r"mask must broadcast to shear \(1, 2, 7, 9\), got \(9, 7\)"),
-        ({"shear": Y * math.nan}, ValueError, "shear must be finite where noise_std is, got NaN or infinity in"),
+        ({"mask": np.ones((9, 7))}, ValueError, r"mask must broadcast to y \(1, 2, 7, 9\), got \(9, 7\)"),
+        ({"y": Y * math.nan}, ValueError, "y must be finite where noise_std is, got NaN or infinity in"),
         ({"callback": 3}, TypeError, "callback must be"),
         ({"method": "fista"}, ValueError, r"method must be one of \['admm', 'pnpmass'\], got 'fista'"),
         ({"make_operator": KaiserSquires(SHAPE)}, TypeError, "make_operator must be a class or function"),
         ({"make_operator": lambda shape: None}, TypeError, "must have A"),
         ({"pad": -1}, ValueError, "margin_px must be an integer >= 0"),
-        ({"n_iter": 0}, ValueError, "map_mass: n_iter must be an integer >= 1"),
+        ({"max_iter": 0}, ValueError, "map_mass: max_iter must be an integer >= 1"),
         ({"strength": 0}, ValueError, "map_mass: strength must be a finite number > 0"),
         ({"denoiser": lambda x, s: x[..., 1:]}, ValueError, "denoiser must keep the shape"),
     ],
 )
 def test_bad_input_is_one_sentence(changed: dict[str, object], error: type[Exception], message: str) -> None:
-    arguments = {"make_operator": KaiserSquires, "shear": Y, "noise_std": STD, "denoiser": prior} | changed
+    arguments = {"y": Y, "noise_std": STD, "denoiser": prior} | changed
     with pytest.raises(error, match=message) as caught:
         map_mass(**arguments)  # type: ignore[arg-type]
     assert len(str(caught.value)) < 400
@@ -317,14 +328,14 @@ def test_callback_sees_every_iteration_on_the_shears_own_pixels(make: type, meth
         got.append(x)
         return prior(x, sigma)
 
-    found = map_mass(make, y, std, D, method=method, pad=5, n_iter=3, callback=states.append)
+    found = map_mass(y, std, denoiser=D, make_operator=make, method=method, pad=5, max_iter=3, callback=states.append)
     assert [s.k for s in states] == [1, 2, 3] and found.stop is Stop.MAX_ITER
     assert all(m.shape == (2, 1, *SHAPE) for s in states for m in (s.x, s.z, s.u, s.z_old))
     assert torch.equal(states[-1].z, found.kappa_e) and states[-1].sigma == found.sigma
     grid = OddGrid(SHAPE, margin_px=5)
     for s, x in zip(states, got, strict=True):
         torch.testing.assert_close(s.x if method == "pnpmass" else s.z + s.u, grid.crop(x)[:2])
-    alone = map_mass(make, y, std, prior, method=method, pad=5, n_iter=3)
+    alone = map_mass(y, std, denoiser=prior, make_operator=make, method=method, pad=5, max_iter=3)
     assert torch.equal(alone.kappa_e, found.kappa_e), "watching changes nothing"
 
 
@@ -336,7 +347,7 @@ def test_a_true_answer_of_the_callback_stops(reduced: bool) -> None:
         kept.append(s.z)
         return s.k == 2 if len(kept) > 1 else np.array([True, True])  # an array asks for nothing
 
-    found = map_mass(KaiserSquiresEB, Y, STD, prior, callback=enough, reduced=reduced)
+    found = map_mass(Y, STD, denoiser=prior, callback=enough, reduced=reduced)
     assert found.stop is Stop.CALLBACK and found.n_iter == len(kept) == len(found.history["change"]) == 2
     assert torch.equal(found.kappa_e, kept[-1]) and not found.history["reduced"]
 
@@ -355,26 +366,26 @@ def interrupt_at(n: int) -> Callable[[Tensor, float], Tensor]:
 
 @pytest.mark.parametrize("method", ["admm", "pnpmass"])
 def test_ctrl_c_keeps_the_last_finished_iterate(method: str) -> None:
-    run = partial(map_mass, KaiserSquiresEB, Y, STD, method=method)
-    found, want = run(interrupt_at(4)), run(prior, n_iter=3)
+    run = partial(map_mass, Y, STD, method=method)
+    found, want = run(denoiser=interrupt_at(4)), run(denoiser=prior, max_iter=3)
     assert found.stop is Stop.INTERRUPTED and "Ctrl-C" in str(found.stop) and found.n_iter == 3
     assert torch.equal(found.kappa_e, want.kappa_e) and torch.equal(found.kappa_b, want.kappa_b)
     with pytest.raises(KeyboardInterrupt):  # there is nothing to keep yet
-        run(interrupt_at(1))
+        run(denoiser=interrupt_at(1))
 
 
 def test_ctrl_c_ends_the_corrections_of_reduced_shear() -> None:
-    run = partial(map_mass, KaiserSquiresEB, 0.1 * Y, STD, n_iter=3, reduced=True)
-    found, first = run(interrupt_at(4)), run(prior, callback=lambda s: s.k == 3)
+    run = partial(map_mass, 0.1 * Y, STD, max_iter=3, reduced=True)
+    found, first = run(denoiser=interrupt_at(4)), run(denoiser=prior, callback=lambda s: s.k == 3)
     assert found.stop is Stop.INTERRUPTED and found.n_iter == 3
     assert torch.equal(found.kappa_e, first.kappa_e), "no iterate of the correction: the map before it"
 
 
 def test_progress_is_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
-    map_mass(KaiserSquiresEB, Y, STD, prior, n_iter=2, progress=True)
+    map_mass(Y, STD, denoiser=prior, max_iter=2, progress=True)
     out, err = capsys.readouterr()
     assert not out and "map_mass" in err
-    map_mass(KaiserSquiresEB, Y, STD, prior, n_iter=2)
+    map_mass(Y, STD, denoiser=prior, max_iter=2)
     assert capsys.readouterr() == ("", "")
 
 
@@ -397,7 +408,7 @@ def test_kappatng_with_cosmos_noise_is_mapped_better_than_by_wiener(
     spectrum *= 0.0274**2 / spectrum.mean()  # of the two maps together: the filter's best
     baseline = wiener(A, y, torch.where(mask, std, math.inf), spectrum)
     D = MLPatch.from_pretrained("convergence")
-    found = map_mass(make, y, std, D, mask=mask, method=method, b_mode=False).kappa_e
+    found = map_mass(y, std, denoiser=D, make_operator=make, mask=mask, method=method, b_mode=False).kappa_e
     e, e_wiener = (nrmse(x, kappa, mask=mask, centred=True) for x in (found, baseline))
     r, r_wiener = (pearson_r(x, kappa, mask=mask) for x in (found, baseline))
     assert e < 0.97 * e_wiener and r > 1.05 * r_wiener

@@ -7,7 +7,6 @@ import torch
 from arrays import rand
 
 from denoisers import MLPatch
-from operators import KaiserSquiresEB
 from pnp.lensing import LognormalKappa, ScaledPrior, check_prior, map_mass
 from pnp.metrics import nrmse
 
@@ -58,7 +57,7 @@ def test_the_scaled_prior_is_better_on_fainter_skies():
 
 def test_map_mass_takes_it_with_its_range():
     shear, D = 0.01 * rand(1, 2, 33, 33).float(), ScaledPrior(MLPatch.from_pretrained("convergence"), 0.1)
-    found = map_mass(KaiserSquiresEB, shear, 0.1, D, n_iter=1)
+    found = map_mass(shear, 0.1, denoiser=D, max_iter=1)
     assert found.sigma == pytest.approx(0.05)  # a tenth of the weights' highest
 
 

@@ -58,7 +58,7 @@ def _grid():
 def test_the_signs_of_a_simulation_are_found(signs, swap, shape_noise):
     m = simulated(signs, swap, shape_noise=shape_noise)
     right = simulated(shape_noise=shape_noise)
-    scores = score_conventions(m, KaiserSquires, n_random=16)
+    scores = score_conventions(m, n_random=16)
     assert scores.best is not None, scores
     assert (scores.best.signs, scores.best.swap) == (signs, swap)
     assert "fits" in scores.verdict and scores.best is scores.rows[0]
@@ -75,15 +75,15 @@ def test_the_answer_maps_the_catalogue(signs, swap, first):
     grid = {"axes": "plane", "centre": (30.0, 0.0), "shape": (N, N)}
     c = catalogue(signs, swap, shape_noise=0.05)
     m = map_catalogue(c, PIXEL, **grid, **first)
-    scores = score_conventions(m, KaiserSquires, n_random=16)
+    scores = score_conventions(m, n_random=16)
     again = map_catalogue(c, PIXEL, **grid, **scores.options)
     torch.testing.assert_close(again.shear, scores.apply(m).shear)
     torch.testing.assert_close(again.shear, simulated(shape_noise=0.05).shear)
-    assert score_conventions(again, KaiserSquires, n_random=16).options == scores.options
+    assert score_conventions(again, n_random=16).options == scores.options
 
 
 def test_no_answer_is_no_option():
-    scores = score_conventions(gaussian(), KaiserSquires, n_random=8)
+    scores = score_conventions(gaussian(), n_random=8)
     with pytest.raises(ValueError, match=r"ConventionScores\.options: cannot tell"):
         _ = scores.options
 
@@ -92,7 +92,7 @@ def test_no_answer_is_no_option():
 def test_truth_decides_where_skewness_does_not(signs, swap):
     """So much shape noise that chance explains the skewness, not the correlation with the truth."""
     m = simulated(signs, swap, shape_noise=0.3)
-    blind, seeing = (score_conventions(m, KaiserSquires, truth=t, n_random=16) for t in (None, m.kappa))
+    blind, seeing = (score_conventions(m, truth=t, n_random=16) for t in (None, m.kappa))
     assert blind.best is None and blind.verdict.startswith("cannot tell")
     assert seeing.best is not None and (seeing.best.signs, seeing.best.swap) == (signs, swap)
     assert seeing.best.r is not None and seeing.best.r == max(row.r for row in seeing.rows)
@@ -109,7 +109,7 @@ def gaussian(seed=0):
 
 @pytest.mark.parametrize("signs", SIGNS)
 def test_the_global_sign_of_a_gaussian_sky_cannot_be_told(signs):
-    scores = score_conventions(gaussian().with_signs(*signs), KaiserSquires, n_random=16)
+    scores = score_conventions(gaussian().with_signs(*signs), n_random=16)
     assert scores.best is None
     assert "cannot tell" in scores.verdict and "the global sign is invisible to E and B" in scores.verdict
     assert scores.rows[0].signs in (signs, (-signs[0], -signs[1])) and not scores.rows[0].swap
@@ -123,21 +123,21 @@ def test_noise_has_no_convention(seed):
     mask = torch.rand(1, 1, N, N, generator=g) > 0.3
     shear = torch.where(mask, noise_std * torch.randn(1, 2, N, N, generator=g), torch.zeros(()))
     blind = torch.where(mask, noise_std, torch.full((), math.inf))
-    scores = score_conventions(ShearMap(shear, blind, mask), KaiserSquires, n_random=16)
+    scores = score_conventions(ShearMap(shear, blind, mask), n_random=16)
     assert scores.best is None and scores.verdict.startswith("cannot tell")
 
 
 @pytest.mark.parametrize("convention", ["lenspack", "conjugate", "transposed"])
 def test_scores_are_in_the_convention_of_the_map(convention):
     """Rewritten in another convention, the same mass, the same signs."""
-    scores = score_conventions(simulated(shape_noise=0.05).in_convention(convention), KaiserSquires, n_random=16)
+    scores = score_conventions(simulated(shape_noise=0.05).in_convention(convention), n_random=16)
     assert scores.best is not None and (scores.best.signs, scores.best.swap) == ((1, 1), False)
 
 
 def test_the_unit_of_shear_does_not_matter():
     m = simulated(shape_noise=0.05)
     tiny = ShearMap(1e-9 * m.shear, 1e-9 * m.noise_std, m.mask)
-    scores, same = (score_conventions(s, KaiserSquires, n_random=16) for s in (m, tiny))
+    scores, same = (score_conventions(s, n_random=16) for s in (m, tiny))
     assert scores.best is not None and same.best is not None and same.best.signs == scores.best.signs == (1, 1)
     assert same.best.e_over_b == pytest.approx(scores.best.e_over_b, rel=1e-4)
     assert same.best.sigmas == pytest.approx(scores.best.sigmas, rel=1e-4)
@@ -145,9 +145,10 @@ def test_the_unit_of_shear_does_not_matter():
 
 def test_scores_are_reproducible_and_printable():
     m = simulated(shape_noise=0.05)
-    a, b = (score_conventions(m, KaiserSquires, n_random=16) for _ in range(2))
+    make = {"make_operator": functools.partial(KaiserSquires, convention=m.convention)}
+    a, b = (score_conventions(m, n_random=16, **options) for options in ({}, make))
     assert a == b and str(a) == str(b)
-    c = score_conventions(m, KaiserSquires, n_random=16, generator=torch.Generator().manual_seed(5))
+    c = score_conventions(m, n_random=16, generator=torch.Generator().manual_seed(5))
     assert c.rows != a.rows and c.best.signs == a.best.signs
     lines = str(a).splitlines()
     assert len(lines) == 10 and lines[1].startswith("e1 e2  +1 +1") and lines[-1] == a.verdict
@@ -156,7 +157,7 @@ def test_scores_are_reproducible_and_printable():
 def test_large_maps_are_scored_on_fewer_pixels():
     m = simulated(shape_noise=0.05)
     big = ShearMap(*(t.repeat_interleave(5, -1).repeat_interleave(5, -2) for t in (m.shear, m.noise_std, m.mask)))
-    scores = score_conventions(big, KaiserSquires, n_random=8)
+    scores = score_conventions(big, n_random=8)
     assert scores.best is not None and scores.best.signs == (1, 1)
     assert scores.smoothing_px % 2 == 0  # 320 pixels a side are averaged to 160
 
@@ -164,11 +165,11 @@ def test_large_maps_are_scored_on_fewer_pixels():
 @pytest.mark.parametrize(
     ("call", "part"),
     [
-        (lambda m: score_conventions(m, KaiserSquires, truth=torch.ones(1, 1, 3, 3)), "truth must be (1, 1, 64, 64)"),
-        (lambda m: score_conventions(m, KaiserSquires, truth=m.mask / 0), "truth must be finite where observed"),
-        (lambda m: score_conventions(m, KaiserSquires, n_random=2), "n_random must be an integer >= 8"),
-        (lambda m: score_conventions(m, KaiserSquires, n_sigma=0.0), "n_sigma must be a finite number > 0"),
-        (lambda m: score_conventions(_narrow(m), KaiserSquires), "at least 16 x 16 pixels, got (8, 64)"),
+        (lambda m: score_conventions(m, truth=torch.ones(1, 1, 3, 3)), "truth must be (1, 1, 64, 64)"),
+        (lambda m: score_conventions(m, truth=m.mask / 0), "truth must be finite where observed"),
+        (lambda m: score_conventions(m, n_random=2), "n_random must be an integer >= 8"),
+        (lambda m: score_conventions(m, n_sigma=0.0), "n_sigma must be a finite number > 0"),
+        (lambda m: score_conventions(_narrow(m)), "at least 16 x 16 pixels, got (8, 64)"),
     ],
 )
 def test_bad_input_is_one_sentence(call, part):
@@ -186,6 +187,6 @@ def test_lenspacks_galaxies_want_their_signs(data_dir, east, signs):
     assert len(c) == 82_358 and not c.dropped and c.columns["e1"] == "gamma1" and c.columns["z"] == "z_cgal"
     m = map_catalogue(c, 1.0, east=east)
     for truth in (None, m.kappa):
-        scores = score_conventions(m, KaiserSquires, truth=truth)
+        scores = score_conventions(m, truth=truth)
         assert scores.best is not None and (scores.best.signs, scores.best.swap) == (signs, False)
         assert scores.best.e_over_b > 5
