@@ -17,6 +17,7 @@ from scipy.fft import next_fast_len
 from torch import Tensor, nn
 
 from ..base import LinearOperator, as_buffer, check_shape, length
+from ..sizes import Sizes
 from .view_weights import arc_weight, views
 
 __all__ = [
@@ -75,6 +76,11 @@ class Projector(LinearOperator):
                 stacklevel=3,
             )
         self._cache: dict[object, Any] = {}
+
+    @property
+    def y_shape(self) -> Sizes:
+        """Sizes (C, n_angles, n_detectors) of an image's sinogram."""
+        return ("C", len(self.angles), self.n_detectors)
 
     def _keep(self, name: str, value: Any) -> None:
         """Register angles or offset: float64, or the caller's own tensor where it wants gradients."""
