@@ -26,9 +26,8 @@ DIVERGED = 1e6
 """An iterate so many times larger than the first estimate, or than its noise, has diverged."""
 
 
-def _clean_and_weigh(operator: Operator, y: Any, noise_std: Any, term: DataTerm) -> tuple[Any, Tensor, bool]:
+def _clean_and_weigh(operator: Operator, y: Tensor, noise_std: Any, term: DataTerm) -> tuple[Tensor, Tensor, bool]:
     """Return y without NaN, the weights W = 1/noise_std^2, and whether noise_std was estimated."""
-    one = torch.ones((), dtype=torch.real(y if isinstance(y, Tensor) else next(iter(y))).dtype)
     if not term.needs_noise_std and noise_std is not None:
         raise ValueError(
             f"solve: noise_std must be None with {type(term).__name__}, which takes the noise from the counts, "
@@ -36,24 +35,18 @@ def _clean_and_weigh(operator: Operator, y: Any, noise_std: Any, term: DataTerm)
         )
     estimated = noise_std is None and term.needs_noise_std
     weights = None if noise_std is None else as_weights(noise_std, y)
-    if isinstance(y, Tensor):
-        dead = torch.zeros_like(y, dtype=torch.bool) if weights is None else (weights == 0).expand(y.shape)
-        if not bool((y.isfinite() | dead).all()):
-            bad = int((~y.isfinite() & ~dead).sum())
-            raise ValueError(
-                f"solve: y must be finite, got NaN or infinity in {bad} of {y.numel()} measurements; set noise_std to "
-                "infinity there to leave them out, or use torch.nan_to_num(y) where the operator drops them"
-            )
-        y = torch.where(dead, 0, y)
-        one = one.to(y.device)
-        rms = _norm(y) / max(int((~dead).sum()), 1) ** 0.5
-    else:
-        rms = 0.0
+    dead = torch.zeros_like(y, dtype=torch.bool) if weights is None else (weights == 0).expand(y.shape)
+    if not bool((y.isfinite() | dead).all()):
+        bad = int((~y.isfinite() & ~dead).sum())
+        raise ValueError(
+            f"solve: y must be finite, got NaN or infinity in {bad} of {y.numel()} measurements; set noise_std to "
+            "infinity there to leave them out, or use torch.nan_to_num(y) where the operator drops them"
+        )
+    y = torch.where(dead, 0, y)
     if not term.needs_noise_std:
-        return y, one, False
+        return y, torch.ones((), dtype=torch.real(y).dtype, device=y.device), False
+    rms = _norm(y) / max(int((~dead).sum()), 1) ** 0.5
     if estimated:
-        if not isinstance(y, Tensor):
-            raise ValueError("solve: noise_std cannot be estimated from a list of measurements; pass noise_std")
         own = getattr(operator, "estimate_noise", estimate_noise_std)
         weights = as_weights(max(float(own(y)), EXACT * rms), y)
     assert weights is not None

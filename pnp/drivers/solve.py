@@ -32,6 +32,7 @@ from .arguments import (
     guard_denoiser,
 )
 from .checkpoint import Checkpoint, checkpointed
+from .parts import join, noise_used
 from .problem import ANNEALING, DIVERGED, MAX_ITER, RTOL, _bind, _clean_and_weigh, _norm, default_schedule
 from .progress import is_true, progress_bar
 from .result import Result, Stop
@@ -68,10 +69,12 @@ def solve(
         operator: A, with `A(x)` and `A_adjoint(y)`; any deepinv LinearPhysics as it is. It is never changed.
         y: measurements in the layout of `operator.A(x)`, batch first, float32 or float64, a tensor or a numpy
             array: the answer comes back as the same, on the same device. NaN is allowed where noise_std is infinite.
+            For `operators.stack` a tuple or list of them.
         denoiser: D(x, sigma), sigma the noise's standard deviation in units of x; any deepinv denoiser.
         noise_std: standard deviation of the noise in units of y, a scalar or an array broadcasting to y; infinity
             marks measurements without information. None: `estimate_noise_std(y)`. Values below 1e-4 of the root
-            mean square of y are raised to it, so that exact data stay well-posed.
+            mean square of y are raised to it, so that exact data stay well-posed. For a stack, one for all parts, or a
+            tuple or list with one for each part of y.
         algorithm: "admm" or "hqs".
         strength: weight of the prior: alpha_k = lambda strength / sigma_k^2, lambda from `schedules.coupling`; more is
             smoother.
@@ -128,7 +131,10 @@ def solve(
     device = (y if isinstance(y, Tensor) else next(iter(y))).device
     check_device("operator", operator, device)
     check_device("denoiser", denoiser, device)
-    y, weights, estimated = _clean_and_weigh(operator, y, noise_std, term)
+    if isinstance(y, Tensor):
+        y, weights, estimated = _clean_and_weigh(operator, y, noise_std, term)
+    else:
+        operator, y, weights, estimated = join(operator, y, noise_std, term)
     h = _bind(term, operator, y, weights)
 
     z = as_initial(x0, h.back_projection) if x0 is not None else h.initial()
@@ -198,10 +204,6 @@ def solve(
         if bar is not None:
             bar.close()
 
-    used: Any = None
-    if term.needs_noise_std:
-        used = float(weights**-0.5) if weights.ndim == 0 else weights**-0.5
-    if is_numpy and isinstance(used, Tensor):
-        used = used.cpu().numpy()
+    used = noise_used(getattr(operator, "part_weights", weights), is_numpy) if term.needs_noise_std else None
     misfit = h.misfit(z) if misfit is None else misfit
     return Result(z.numpy() if is_numpy else z, 0 if done is None else done.k, stop, history, used, estimated, misfit)
