@@ -2,12 +2,12 @@
 
     y[i, j] = (k * x)[f i + o, f j + o],    o = (f - 1) // 2,
 
-with k * x the convolution of `blur` and its boundaries. A kernel of f x f taps 1/f^2 gives the mean of each block; that
-is what is done without a kernel. Kernels whose sizes have the parity of f are centred on the blocks.
+with k * x the convolution of `blur` and its boundaries. Without a kernel y is the mean of each block: f x f taps
+1/f^2. Kernels whose sizes have the parity of f are centred on the blocks.
 
-Without a kernel A A* = 1/f^2. With the circular boundary A A* is a circular convolution of the small images: A K* K A*
-in the Fourier basis is the mean S of |K|^2 over the f^2 frequencies that alias to one. The data step then follows from
-the matrix inversion lemma, for weights w that are the same for all pixels of a channel (without a kernel for any),
+A A* = 1/f^2 without a kernel. With the circular boundary A A* is a circular convolution of the small images: in their
+Fourier basis, the mean of |K|^2 over the f^2 frequencies that alias to one. The data step follows by the matrix
+inversion lemma, for weights w that are the same for all pixels of a channel, and without a kernel for any,
 
     h(z, alpha) = z + A* [w (y - A z)/(w A A* + alpha)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -12,6 +13,7 @@ from toys import rand, rel
 
 from operators import OPERATORS, Downsample, gaussian_kernel
 from pnp import solve
+from pnp.io import read_measurements
 
 F64 = torch.float64
 
@@ -84,6 +86,18 @@ def test_it_solves_and_is_named():
     assert rel(A.A(result.x), y) < 0.02
     assert repr(A) == "Downsample((32, 32), 2, kernel=<(9, 9) torch.float32>, boundary='circular')"
     assert repr(eval(repr(Downsample((4, 6), 2)))) == "Downsample((4, 6), 2)"
+
+
+def test_it_is_made_from_a_file(tmp_path):
+    with h5py.File(tmp_path / "y.h5", "w") as file:
+        file["measurements"] = rand(1, 1, 3, 4).numpy()
+        group = file.create_group("operator")
+        group.attrs.update(name="downsample", shape=(6.0, 8.0), factor=2.0, boundary="reflect")
+        group["kernel"] = gaussian_kernel(0.4).numpy()
+    found = read_measurements(tmp_path / "y.h5")
+    A = OPERATORS[found.operator](**found.parameters)
+    assert isinstance(A, Downsample) and (A.shape, A.factor, A.boundary) == ((6, 8), 2, "reflect")
+    assert torch.equal(A.kernel, gaussian_kernel(0.4))
 
 
 @pytest.mark.parametrize(

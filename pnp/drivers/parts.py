@@ -54,7 +54,7 @@ class Joined:
 
     def A_adjoint(self, y: Tensor, /) -> Tensor:
         """Return the adjoint applied to the parts of y (B, m)."""
-        parts = y.split([math.prod(shape) for shape in self._shapes], 1)
+        parts = torch.split(y, [math.prod(shape) for shape in self._shapes], 1)
         # One complex part makes the whole tensor complex; what was real in it is so still.
         real = [
             part if c or not part.is_complex() else part.real for part, c in zip(parts, self._is_complex, strict=True)

@@ -34,7 +34,7 @@ __all__ = ["Measurements", "SavedResult", "read_measurements", "read_result", "w
 
 Array = npt.NDArray[Any]
 FORMAT_VERSION = 1
-INTEGERS = ("shape", "n_detectors")
+INTEGERS = ("shape", "n_detectors", "factor")
 """Names of operator parameters that are whole numbers, whichever type a file stores them in."""
 
 
