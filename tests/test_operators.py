@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import pickle
 import re
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from combined_operators import PLAIN, SCALED, AsOne
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -28,7 +28,6 @@ from operators import (
     Mask,
     Radon,
     gaussian_kernel,
-    stack,
 )
 from operators.algebra import Adjoint, Composed, Scaled, Stack, Sum
 
@@ -63,28 +62,6 @@ def angles(n: int) -> Tensor:
 def psf(*shape: int) -> Tensor:
     kernels = rand(*shape, seed=9).abs()
     return kernels / kernels.sum((-2, -1), keepdim=True)
-
-
-class AsOne(LinearOperator):
-    """A stack whose measurements are one tensor (B, C, m), as the checks want it."""
-
-    def __init__(self, stacked: LinearOperator):
-        super().__init__()
-        self.stacked, self.shape = stacked, stacked.shape
-
-    def A(self, x: Tensor, /) -> Tensor:
-        return torch.cat([part.flatten(2) for part in self.stacked.A(x)], -1)
-
-    def A_adjoint(self, y: Tensor, /) -> Tensor:
-        sizes = [sizes[1:] for sizes in self.stacked.y_shape or ()]
-        parts = y.split([math.prod(size) for size in sizes], -1)
-        return self.stacked.A_adjoint(tuple(part.unflatten(-1, n) for part, n in zip(parts, sizes, strict=True)))
-
-    def A_adjoint_A(self, x: Tensor, /) -> Tensor:
-        return self.stacked.A_adjoint_A(x)
-
-    def __repr__(self) -> str:
-        return repr(self.stacked)
 
 
 ROWS = {
@@ -128,23 +105,9 @@ ROWS = {
     "downsample-kernel-odd": Row(lambda: Downsample((6, 8), 2, rand(3, 5)), 2),
     "downsample-kernel-even": Row(lambda: Downsample((8, 4), 4, rand(4, 2))),
     "downsample-kernel-reflect": Row(lambda: Downsample((6, 9), 3, rand(4, 3), boundary="reflect"), 2),
-    "scaled-mask": Row(lambda: -2.5 * Mask(mask(3, 4, 5)), 3),
-    "scaled-blur": Row(lambda: Blur(rand(3, 5), (7, 6), boundary="valid") * 0.3),
-    "scaled-kaiser-squires": Row(lambda: -KaiserSquires((7, 5))),
-    "composed": Row(lambda: Mask(mask(5, 6)) @ Blur(rand(3, 3), (5, 6)), 2, plain=True),
-    "composed-radon": Row(lambda: Radon((6, 8), angles(5)) @ (2 * Blur(rand(2, 4), (6, 8))), plain=True),
-    "composed-downsample": Row(
-        lambda: KaiserSquires((3, 4)) @ Downsample((6, 8), 2) @ Mask(rand(6, 8).abs()), plain=True
-    ),
-    "sum": Row(lambda: Blur(rand(3, 5), (7, 6)) + Identity((7, 6)), 2, plain=True),
-    "difference": Row(lambda: Mask(mask(5, 6)) - Blur(rand(3, 3), (5, 6), "reflect"), plain=True),
-    "adjoint": Row(lambda: Blur(rand(3, 5), (7, 6), boundary="valid").T, 2, plain=True),
-    "adjoint-radon": Row(lambda: (0.5 * Radon((7, 7), angles(6))).T, plain=True),
-    "stack": Row(lambda: AsOne(stack([Blur(rand(3, 5), (7, 6), "valid"), Mask(mask(7, 6))])), 2, plain=True),
-    "stack-scaled": Row(
-        lambda: AsOne(2 * stack([Radon((6, 8), angles(5)), Downsample((6, 8), 2)]) @ Mask(mask(6, 8))), plain=True
-    ),
 }
+ROWS |= {name: Row(make, channels) for name, (make, channels) in SCALED.items()}
+ROWS |= {name: Row(make, channels, plain=True) for name, (make, channels) in PLAIN.items()}
 COMBINATIONS = (Adjoint, AsOne, Composed, Scaled, Sum)
 
 
