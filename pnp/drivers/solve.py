@@ -32,7 +32,7 @@ from .arguments import (
     guard_denoiser,
 )
 from .checkpoint import Checkpoint, checkpointed
-from .parts import join, noise_used
+from .parts import Joined, join, noise_used
 from .problem import ANNEALING, DIVERGED, MAX_ITER, RTOL, _bind, _clean_and_weigh, _norm, default_schedule
 from .progress import is_true, progress_bar
 from .result import Result, Stop
@@ -204,6 +204,7 @@ def solve(
         if bar is not None:
             bar.close()
 
-    used = noise_used(getattr(operator, "part_weights", weights), is_numpy) if term.needs_noise_std else None
+    used = noise_used(operator.part_weights if isinstance(operator, Joined) else weights, is_numpy)
+    used = used if term.needs_noise_std else None
     misfit = h.misfit(z) if misfit is None else misfit
     return Result(z.numpy() if is_numpy else z, 0 if done is None else done.k, stop, history, used, estimated, misfit)
