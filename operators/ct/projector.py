@@ -17,6 +17,7 @@ from scipy.fft import next_fast_len
 from torch import Tensor, nn
 
 from ..base import LinearOperator, as_buffer, check_shape, length, warn_of_degrees
+from ..sizes import Sizes
 from .fourier import ramp
 from .view_weights import arc_weight, views
 
@@ -67,6 +68,11 @@ class Projector(LinearOperator):
         span = float(self.angles.detach().max() - self.angles.detach().min())
         warn_of_degrees(name, span, stacklevel=3)
         self._cache: dict[object, Any] = {}
+
+    @property
+    def y_shape(self) -> Sizes:
+        """Sizes (C, n_angles, n_detectors) of an image's sinogram."""
+        return ("C", len(self.angles), self.n_detectors)
 
     def _keep(self, name: str, value: Any) -> None:
         """Register angles or offset: float64, or the caller's own tensor where it wants gradients."""

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ..algorithms.iterations import ALGORITHMS, State
 from ..algorithms.least_squares import LeastSquares
-from ..algorithms.noise_estimate import estimate_noise_std
 from ..algorithms.protocols import BoundDataTerm, DataTerm, Denoiser, Operator
 from ..algorithms.schedules import Schedule, coupling, robust_range
 from ..checks import check_number, short
@@ -23,10 +22,11 @@ from .arguments import (
     as_levels,
     as_measurements,
     as_operator,
-    as_weights,
     check_device,
     guard_denoiser,
 )
+from .noise_weights import clean_and_weigh, norm
+from .parts import Joined, join, noise_used
 from .result import Result, Stop
 
 HISTORY = ("sigma", "alpha", "primal", "dual", "inner")
@@ -37,8 +37,6 @@ ANNEALING = 20
 """Iterations from the first noise level to the last, unless max_iter is less."""
 MAX_ITER = 24
 RTOL = 1e-3
-EXACT_RTOL = 1e-4
-"""Measurements better than this fraction of their root mean square are treated as just as good."""
 DIVERGENCE_FACTOR = 1e6
 """An iterate so many times larger than the first estimate, or than its noise, has diverged."""
 
@@ -139,7 +137,10 @@ def prepare(
     device = (y if isinstance(y, Tensor) else next(iter(y))).device
     check_device("operator", operator, device)
     check_device("denoiser", denoiser, device)
-    y, weights, estimated = clean_and_weigh(operator, y, noise_std, term)
+    if isinstance(y, Tensor):
+        y, weights, estimated = clean_and_weigh(operator, y, noise_std, term)
+    else:
+        operator, y, weights, estimated = join(operator, y, noise_std, term)
     h = bind(term, operator, y, weights)
     z = first_estimate(h, x0, low, high)
 
@@ -148,9 +149,7 @@ def prepare(
     weight = strength * coupling(algorithm, h.spectral_flatness())
     # Of max_iter only what the levels need: more iterations are the same run.
     settings["schedule"] = f"default over {min(ANNEALING, max_iter)}" if schedule is None else sigmas[: last + 1]
-    used: Any = None
-    if term.needs_noise_std:
-        used = float(weights**-0.5) if weights.ndim == 0 else weights**-0.5
+    parts = operator.part_weights if isinstance(operator, Joined) else weights
     return Problem(
         operator=operator,
         denoiser=denoiser,
@@ -163,7 +162,7 @@ def prepare(
         rtol=rtol,
         limit=DIVERGENCE_FACTOR * max(norm(z), (z.numel() / h.curvature()) ** 0.5),
         settings=settings,
-        noise_std=used.cpu().numpy() if is_numpy and isinstance(used, Tensor) else used,
+        noise_std=noise_used(parts, is_numpy) if term.needs_noise_std else None,
         noise_estimated=estimated,
         is_numpy=is_numpy,
     )
@@ -205,42 +204,6 @@ def first_estimate(h: BoundDataTerm, x0: Any, low: float | None, high: float | N
     return z.clamp(low, high)
 
 
-def clean_and_weigh(operator: Operator, y: Any, noise_std: Any, term: DataTerm) -> tuple[Any, Tensor, bool]:
-    """Return y without NaN, the weights W = 1/noise_std^2, and whether noise_std was estimated."""
-    one = torch.ones((), dtype=torch.real(y if isinstance(y, Tensor) else next(iter(y))).dtype)
-    if not term.needs_noise_std and noise_std is not None:
-        raise ValueError(
-            f"solve: noise_std must be None with {type(term).__name__}, which takes the noise from the counts, "
-            f"got {short(repr(noise_std), 60)}"
-        )
-    estimated = noise_std is None and term.needs_noise_std
-    weights = None if noise_std is None else as_weights(noise_std, y)
-    if isinstance(y, Tensor):
-        dead = torch.zeros_like(y, dtype=torch.bool) if weights is None else (weights == 0).expand(y.shape)
-        if not bool((y.isfinite() | dead).all()):
-            bad = int((~y.isfinite() & ~dead).sum())
-            raise ValueError(
-                f"solve: y must be finite, got NaN or infinity in {bad} of {y.numel()} measurements; set noise_std to "
-                "infinity there to leave them out, or use torch.nan_to_num(y) where the operator drops them"
-            )
-        y = torch.where(dead, 0, y)
-        one = one.to(y.device)
-        rms = norm(y) / max(int((~dead).sum()), 1) ** 0.5
-    else:
-        rms = 0.0
-    if not term.needs_noise_std:
-        return y, one, False
-    if estimated:
-        if not isinstance(y, Tensor):
-            raise ValueError("solve: noise_std cannot be estimated from a list of measurements; pass noise_std")
-        own = getattr(operator, "estimate_noise", estimate_noise_std)
-        weights = as_weights(max(float(own(y)), EXACT_RTOL * rms), y)
-    assert weights is not None
-    if rms > 0:
-        weights = weights.clamp(max=min((EXACT_RTOL * rms) ** -2, torch.finfo(weights.dtype).max))
-    return y, weights, estimated
-
-
 def bind(term: DataTerm, operator: Operator, y: Any, weights: Tensor) -> BoundDataTerm:
     """Bind the data term and check that the operator and y belong together, shape and scale."""
     shape = f"of shape {tuple(y.shape)} " if isinstance(y, Tensor) else ""
@@ -276,8 +239,3 @@ def default_schedule(h: BoundDataTerm, x: Tensor, denoiser: Denoiser, max_iter: 
     lowest, highest = getattr(denoiser, "sigma_range", (0.0, math.inf))
     sigma_max, sigma_min = (min(max(s, float(lowest)), float(highest)) for s in (sigma_max, sigma_min))
     return Schedule(sigma_max, sigma_min, min(ANNEALING, max_iter))
-
-
-def norm(x: Tensor) -> float:
-    """Return ||x||, summed in float64."""
-    return float(torch.linalg.vector_norm(x.abs().double()))  # float32 has no room for squares of faint images

@@ -54,10 +54,12 @@ def solve(
         operator: A, with `A(x)` and `A_adjoint(y)`; any deepinv LinearPhysics as it is. It is never changed.
         y: measurements in the layout of `operator.A(x)`, batch first, float32 or float64, a tensor or a numpy
             array: the answer comes back as the same, on the same device. NaN is allowed where noise_std is infinite.
+            For `operators.stack` a tuple or list of them.
         denoiser: D(x, sigma), sigma the noise's standard deviation in units of x; any deepinv denoiser.
         noise_std: standard deviation of the noise in units of y, a scalar or an array broadcasting to y; infinity
             marks measurements without information. None: `estimate_noise_std(y)`. Values below 1e-4 of the root
-            mean square of y are raised to it, so that exact data stay well-posed.
+            mean square of y are raised to it, so that exact data stay well-posed. For a stack, one for all parts, or a
+            tuple or list with one for each part of y.
         algorithm: "admm" or "hqs".
         strength: weight of the prior: alpha_k = lambda strength / sigma_k^2, lambda from `schedules.coupling`; more is
             smoother.

@@ -32,7 +32,7 @@ from .hdf5_units import factor, units_of
 
 Array = npt.NDArray[Any]
 FORMAT_VERSION = 1
-INTEGERS = ("shape", "n_detectors")
+INTEGERS = ("shape", "n_detectors", "factor")
 """Names of operator parameters that are whole numbers, whichever type a file stores them in."""
 
 

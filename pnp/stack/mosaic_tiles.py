@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..drivers.problem import EXACT_RTOL
+from ..drivers.noise_weights import EXACT_RTOL
 from .results_store import new_array
 from .sources import FileSource, as_source
 from .tiling import Tiling, as_mosaic, run, written
