@@ -47,4 +47,4 @@ def clean_and_weigh(operator: Operator, y: Tensor, noise_std: Any, term: DataTer
 
 def norm(x: Tensor) -> float:
     """Return ||x||, summed in float64."""
-    return float(torch.linalg.vectornorm(x.abs().double()))  # float32 has no room for squares of faint images
+    return float(torch.linalg.vector_norm(x.abs().double()))  # float32 has no room for squares of faint images
