@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from toys import SHAPE, Linear, Matrix, image, rand, rel, smooth
+from arrays import rand, rel
+from toys import SHAPE, Linear, Matrix, image, smooth
 
 from operators import Blur, Downsample, Identity, LinearOperator, Mask, stack
 from pnp import LeastSquares, Poisson, Result, Stop, estimate_noise_std, mlem, solve
