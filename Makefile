@@ -17,7 +17,7 @@ test-oldest: build/oldest/installed
 
 # Builds the wheel and the sdist, and tries what they install outside the checkout: minutes.
 test-package: .venv/installed-test
-	$(BIN)/python -m pytest -m "slow or not slow" tests/test_package.py
+	$(BIN)/python -m pytest -m "slow or not slow" tests/project/test_package.py
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
@@ -55,9 +55,9 @@ gallery: .venv/installed
 	$(BIN)/python -m pip install --quiet -e ".[docs]"
 	touch $@ .venv/installed
 
-build/oldest/installed: pyproject.toml tests/oldest.txt
+build/oldest/installed: pyproject.toml tests/project/oldest.txt
 	$(PYTHON) -m venv --clear build/oldest
-	build/oldest/bin/python -m pip install --quiet -c tests/oldest.txt -e ".[test]"
+	build/oldest/bin/python -m pip install --quiet -c tests/project/oldest.txt -e ".[test]"
 	touch $@
 
 clean:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from denoisers import MLPatch
-from operators import KaiserSquires, KaiserSquiresEB
+from operators import KaiserSquires
 from pnp import solve
 from pnp.io import read_image
 from pnp.lensing import LognormalKappa, pixel_spectrum, survey_noise, wiener
@@ -60,7 +60,7 @@ def main() -> None:
 
     def mapped(method: str) -> Method:
         def run(y: Tensor, s: Tensor) -> Tensor:
-            kappa: Tensor = map_mass(KaiserSquiresEB, y, s, D, method=method, b_mode=False, n_iter=iterations).kappa_e
+            kappa: Tensor = map_mass(y, s, denoiser=D, method=method, b_mode=False, max_iter=iterations).kappa_e
             return kappa
 
         return run
@@ -79,9 +79,9 @@ def main() -> None:
             y = y + noise_like(y, noise_std, generator=g)
             ladders.append(
                 mass_map_ladder(
-                    A,
                     y,
                     noise_std,
+                    operator=A,
                     generator=g,
                     methods=methods,
                     baselines=BASELINES,

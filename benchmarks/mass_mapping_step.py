@@ -77,14 +77,14 @@ def compare(args: argparse.Namespace, D: MLPatch) -> None:
     found: dict[str, Scores] = {}
     for name, kappa, y, std in problems(args, 0):
         A = KaiserSquires((kappa.shape[-2], kappa.shape[-1]))
-        run = partial(map_mass, shear=y, noise_std=std, denoiser=D, b_mode=False)
+        run = partial(map_mass, y, std, denoiser=D, b_mode=False)
         methods: dict[str, Callable[[], Tensor]] = {
             "Wiener filter": lambda A=A, y=y, std=std: wiener(A, y, std, power),
-            "ADMM, closed form, odd grid": lambda run=run: run(KaiserSquiresEB).kappa_e,
-            "ADMM, closed form, margin 40": lambda run=run: run(KaiserSquiresEB, pad=40).kappa_e,
-            "ADMM, PCG, periodic": lambda run=run: run(KaiserSquires, pad=None).kappa_e,
+            "ADMM, closed form, odd grid": lambda run=run: run().kappa_e,
+            "ADMM, closed form, margin 40": lambda run=run: run(pad=40).kappa_e,
+            "ADMM, PCG, periodic": lambda run=run: run(make_operator=KaiserSquires, pad=None).kappa_e,
             "ADMM, PCG, falling (`solve`)": lambda A=A, y=y, std=std: solve(A, y, D, noise_std=std).x,
-            "PnPMass, periodic": lambda run=run: run(KaiserSquires, pad=None, method="pnpmass").kappa_e,
+            "PnPMass, periodic": lambda run=run: run(make_operator=KaiserSquires, pad=None, method="pnpmass").kappa_e,
         }
         for label, method in methods.items():
             if args.only and not any(part in label for part in args.only):
@@ -174,7 +174,8 @@ def probe(what: str, size: int, n_iter: int | None) -> None:
             D(y[:, :1], 0.17)
         else:
             make, pad = (KaiserSquiresEB, 0) if what == "admm" else (KaiserSquires, None)
-            map_mass(make, y, std, D, method=what, pad=pad, b_mode=False, n_iter=n_iter, callback=clock)
+            options = {"method": what, "pad": pad, "b_mode": False, "max_iter": n_iter, "callback": clock}
+            map_mass(y, std, denoiser=D, make_operator=make, **options)
         clock()
 
     memory = peak_growth(call)

@@ -13,8 +13,6 @@ from torch import Tensor, nn
 
 from .base import check_image, check_sigma
 
-__all__ = ["Equivariant", "PerChannel", "Rescaled", "SliceWise"]
-
 
 class _Adapter(nn.Module):
     """Holds the denoiser inside and accepts its noise levels; a subclass states what it shows it."""

@@ -11,8 +11,6 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["check_image", "check_sigma"]
-
 
 def check_image(caller: str, x: Tensor, channels: int | None = None) -> None:
     """Check that x is a real floating image batch (B, C, H, W), with C = channels where that is given.

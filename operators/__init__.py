@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+from .algebra import stack
 from .base import LinearOperator
 from .blur import Blur, gaussian_kernel
 from .ct import FanBeam, Radon
+from .downsample import Downsample
+from .identity import Identity
 from .lensing import KaiserSquires, KaiserSquiresEB
 from .mask import Mask
 from .spect import SPECT, camera_response, collimator_fwhm, spect_camera
@@ -16,7 +19,9 @@ __all__ = [
     "OPERATORS",
     "SPECT",
     "Blur",
+    "Downsample",
     "FanBeam",
+    "Identity",
     "KaiserSquires",
     "KaiserSquiresEB",
     "LinearOperator",
@@ -26,6 +31,7 @@ __all__ = [
     "collimator_fwhm",
     "gaussian_kernel",
     "spect_camera",
+    "stack",
 ]
 
 
@@ -38,7 +44,9 @@ class _Names(dict[str, type[LinearOperator]]):
 
 OPERATORS: dict[str, type[LinearOperator]] = _Names(
     blur=Blur,
+    downsample=Downsample,
     fan_beam=FanBeam,
+    identity=Identity,
     kaiser_squires=KaiserSquires,
     kaiser_squires_eb=KaiserSquiresEB,
     mask=Mask,

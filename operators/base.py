@@ -8,13 +8,16 @@ the operator, and nothing is moved silently.
 from __future__ import annotations
 
 import math
+import operator as op
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["LinearOperator", "as_buffer", "check_images", "check_shape"]
+from .sizes import Sizes
 
 
 class LinearOperator(nn.Module):
@@ -30,10 +33,26 @@ class LinearOperator(nn.Module):
     - `fbp(y)`: a direct first estimate, and `sees_whole_image`: False where that suffers from truncation.
 
     Here `weights` is a scalar tensor or broadcasts against y, and alpha is a positive scalar tensor.
+
+    Operators compose: `A @ B`, `c * A`, `-A`, `A + B`, `A - B` and the adjoint `A.T` are operators. B may be any object
+    with `A(x)` and `A_adjoint(y)`. `c * A` offers whatever A offers; the others offer what is exact for them and leave
+    the rest to conjugate gradients. Shapes that do not fit are a ValueError at once, where both are known.
     """
+
+    __array_ufunc__ = None  # so that numpy's numbers and arrays leave `c * A` and `M @ A` to A
 
     shape: tuple[int, int]
     """Height and width (H, W) of the images the operator acts on, in pixels."""
+
+    @property
+    def x_shape(self) -> Sizes | None:
+        """Sizes (C, H, W) of an image, "C" where any number of channels fits; None: unknown."""
+        return ("C", *self.shape)
+
+    @property
+    def y_shape(self) -> Sizes | None:
+        """Sizes of an image's measurements, "C" where they have the image's channels; None: unknown."""
+        return None
 
     def A(self, x: Tensor, /) -> Tensor:
         """Apply the operator to images x of shape (B, C, H, W)."""
@@ -51,6 +70,42 @@ class LinearOperator(nn.Module):
         """Apply the operator: the same as `A(x)`."""
         return self.A(x)
 
+    @property
+    def T(self) -> LinearOperator:
+        """The adjoint A* as an operator, of measurements to images; all here is real, so that it is the transpose."""
+        return COMBINATIONS["T"](self)
+
+    def __matmul__(self, other: Any) -> LinearOperator:
+        return COMBINATIONS["@"](self, other)
+
+    def __rmatmul__(self, other: Any) -> LinearOperator:
+        return COMBINATIONS["@"](other, self)
+
+    def __mul__(self, c: Any) -> LinearOperator:
+        return COMBINATIONS["*"](c, self)
+
+    def __rmul__(self, c: Any) -> LinearOperator:
+        return COMBINATIONS["*"](c, self)
+
+    def __neg__(self) -> LinearOperator:
+        return COMBINATIONS["*"](-1.0, self)
+
+    def __add__(self, other: Any) -> LinearOperator:
+        return COMBINATIONS["+"](self, other)
+
+    def __radd__(self, other: Any) -> LinearOperator:
+        return COMBINATIONS["+"](other, self)
+
+    def __sub__(self, other: Any) -> LinearOperator:
+        return COMBINATIONS["-"](self, other)
+
+    def __rsub__(self, other: Any) -> LinearOperator:
+        return COMBINATIONS["-"](other, self)
+
+
+COMBINATIONS: dict[str, Callable[..., LinearOperator]] = {}
+"""What the signs between operators make. `algebra`, which stands on this module, enters its functions here."""
+
 
 def check_shape(caller: str, shape: object) -> tuple[int, int]:
     """Return an image shape as two positive ints, or explain what is wrong with it.
@@ -61,7 +116,7 @@ def check_shape(caller: str, shape: object) -> tuple[int, int]:
     if isinstance(shape, int) and not isinstance(shape, bool):
         raise TypeError(f"{caller}: shape must be (height, width), got {shape!r}; use ({shape}, {shape})")
     try:
-        height, width = (int(n) for n in shape)  # type: ignore[attr-defined]
+        height, width = (op.index(n) for n in shape)  # type: ignore[attr-defined]
     except (TypeError, ValueError):
         raise TypeError(f"{caller}: shape must be two integers (height, width), got {shape!r}") from None
     if height < 1 or width < 1:
@@ -124,6 +179,21 @@ def check_images(caller: str, name: str, x: Tensor, tail: tuple[int | str, ...],
         raise ValueError(
             f"{caller}: {name} is on {x.device}, the operator on {like.device}; move one, "
             f"e.g. operator.to({name}.device)"
+        )
+
+
+def warn_of_degrees(caller: str, span: float, *, stacklevel: int) -> None:
+    """Warn of angles that span more than two turns, in radians.
+
+    Args:
+        caller: what the message begins with.
+        span: the largest less the least of the angles.
+        stacklevel: of `warnings.warn`, as if the caller gave the warning itself.
+    """
+    if span > 4 * math.pi:
+        warnings.warn(
+            f"{caller}: angles span {span:.4g} radians, more than two turns; if they are degrees, use np.deg2rad",
+            stacklevel=stacklevel + 1,
         )
 
 

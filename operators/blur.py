@@ -27,8 +27,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from .base import LinearOperator, as_buffer, check_images, check_shape, pixel_mean
-
-__all__ = ["Blur", "gaussian_kernel"]
+from .sizes import Sizes
 
 BOUNDARIES = ("circular", "reflect", "valid")
 
@@ -71,6 +70,11 @@ class Blur(LinearOperator):
         left, right, above, below = self._padding
         self._padded = (height + above + below, width + left + right)
         self._grid = tuple(next_fast_len(n, real=True) for n in self._padded)  # of the FFTs, unless circular
+
+    @property
+    def y_shape(self) -> Sizes:
+        """Sizes (C, H, W) of an image's measurements, (C, H - kh + 1, W - kw + 1) for "valid"."""
+        return ("C", *self._y_shape)
 
     def A(self, x: Tensor, /) -> Tensor:
         """Blur images x (B, C, H, W) to (B, C, H, W), or (B, C, H - kh + 1, W - kw + 1) for "valid"."""

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .base import LinearOperator, as_buffer, check_images
-
-__all__ = ["Mask"]
+from .sizes import Sizes
 
 
 class Mask(LinearOperator):
@@ -44,6 +43,17 @@ class Mask(LinearOperator):
         self.register_buffer("mask", _check_mask(mask))
         height, width = self.mask.shape[-2:]
         self.shape = (height, width)
+
+    @property
+    def x_shape(self) -> Sizes:
+        """Sizes (C, H, W) of an image, C the mask's where it has channels."""
+        channels = self.mask.shape[0] if self.mask.ndim == 3 and self.mask.shape[0] > 1 else "C"
+        return (channels, *self.shape)
+
+    @property
+    def y_shape(self) -> Sizes:
+        """Sizes (C, H, W) of an image's measurements."""
+        return self.x_shape
 
     def A(self, x: Tensor, /) -> Tensor:
         """Mask images x (B, C, H, W) to measurements of the same shape."""
@@ -76,8 +86,7 @@ class Mask(LinearOperator):
         return f"mask=<{tuple(self.mask.shape)} {self.mask.dtype}>"
 
     def _check(self, method: str, name: str, x: Tensor) -> None:
-        channels = self.mask.shape[0] if self.mask.ndim == 3 and self.mask.shape[0] > 1 else "C"
-        check_images(f"Mask.{method}", name, x, (channels, *self.shape), like=self.mask)
+        check_images(f"Mask.{method}", name, x, self.x_shape, like=self.mask)
 
 
 def _check_mask(mask: object) -> Tensor:

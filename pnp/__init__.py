@@ -29,12 +29,13 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not see __getattr__
     from . import training as training
     from .algorithms.iterations import State, admm, hqs
     from .algorithms.least_squares import LeastSquares
+    from .algorithms.noise_estimate import estimate_noise_std
     from .algorithms.poisson import Poisson
     from .algorithms.schedules import Schedule
     from .drivers.checkpoint import Checkpoint
     from .drivers.em import mlem, osem
     from .drivers.result import Result, Stop
-    from .drivers.solve import estimate_noise_std, solve
+    from .drivers.solve import solve
     from .interop import to_deepinv
     from .metrics import psnr
 
@@ -67,7 +68,7 @@ _MODULE_OF = {
     "State": ".algorithms.iterations",
     "Stop": ".drivers.result",
     "admm": ".algorithms.iterations",
-    "estimate_noise_std": ".drivers.solve",
+    "estimate_noise_std": ".algorithms.noise_estimate",
     "hqs": ".algorithms.iterations",
     "mlem": ".drivers.em",
     "osem": ".drivers.em",

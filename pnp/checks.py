@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 import math
-import warnings
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-
-__all__ = [
-    "broadcasts",
-    "check_number",
-    "short",
-    "warn_of_degrees",
-]
 
 _FLOATS = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
@@ -28,21 +20,6 @@ def short(error: object, limit: int = 160) -> str:
     """
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return line if len(line) <= limit else line[: limit - 3] + "..."
-
-
-def warn_of_degrees(caller: str, span: float, *, stacklevel: int) -> None:
-    """Warn of angles that span more than two turns, in radians.
-
-    Args:
-        caller: what the message begins with.
-        span: the largest less the least of the angles.
-        stacklevel: of `warnings.warn`, as if the caller gave the warning itself.
-    """
-    if span > 4 * math.pi:
-        warnings.warn(
-            f"{caller}: angles span {span:.4g} radians, more than two turns; if they are degrees, use np.deg2rad",
-            stacklevel=stacklevel + 1,
-        )
 
 
 def check_number(

@@ -7,8 +7,6 @@ import importlib.util
 import sys
 from pathlib import Path
 
-__all__ = ["hidden_package", "version"]
-
 
 def version(package: str = "pnp-local") -> str:
     """Return the version of an installed distribution, or "not installed".

@@ -1,22 +1,80 @@
-"""Guests from deepinv, and ours inside deepinv.
+"""Operators and denoisers from elsewhere in `solve`, and ours inside deepinv.
 
-`as_operator` and `as_denoiser` take any deepinv LinearPhysics or denoiser as it is; `to_deepinv` hands ours to
-deepinv's ADMM, HQS or DPIR. deepinv's own `prox_l2` is never called: foreign operators get our conjugate gradients.
-deepinv is imported where it is needed, because that costs seconds.
+`as_operator` makes an operator of a matrix, dense or sparse, or of a SciPy LinearOperator (PyLops operators are such),
+`operator_from_functions` of a pair of functions. Any deepinv LinearPhysics or denoiser is taken as it is; `to_deepinv`
+hands ours to deepinv's ADMM, HQS or DPIR. deepinv's own `prox_l2` is never called: foreign operators get our conjugate
+gradients. deepinv is imported where it is needed, because that costs seconds.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .algorithms.least_squares import LeastSquares
-from .drivers.arguments import as_denoiser, as_operator
+from .algorithms.protocols import Operator
+from .drivers import arguments
+from .drivers.arguments import as_denoiser
+from .drivers.matrices import FunctionOperator, MatrixOperator
 
-__all__ = ["to_deepinv", "to_deepinv_prior"]
+
+def as_operator(
+    operator: Any,
+    caller: str = "as_operator",
+    *,
+    image_shape: tuple[int, ...] | None = None,
+    measurement_shape: tuple[int, ...] | None = None,
+) -> Operator:
+    """Return an operator with `A` and `A_adjoint`; a matrix M becomes one, y = M vec(x).
+
+    Args:
+        operator: an operator, returned as it is; or M (m, n), a dense matrix (tensor or numpy array), a SciPy sparse
+            matrix, or a `scipy.sparse.linalg.LinearOperator` that has its adjoint, as PyLops operators have.
+        caller: what messages begin with.
+        image_shape: (H, W) or (C, H, W) of the images that M acts on, flattened in this order (the last axis fastest),
+            n pixels in all. Images are (B, 1, H, W) or (B, C, H, W).
+        measurement_shape: sizes of the measurements (B, ...), m in all. None: (B, m).
+
+    Raises:
+        TypeError: neither an operator nor a matrix of numbers; image_shape is missing, or given with an operator.
+        ValueError: sizes do not fit, or M is not finite, or a LinearOperator has no adjoint.
+
+    The adjoint is exact: M^T, or the conjugate transpose of a complex matrix, whose images are then complex. Dense
+    matrices move with `.to(device)`; SciPy computes on the CPU.
+
+    >>> A = as_operator(torch.tensor([[1.0, 2.0, 0.0, 0.0]]), image_shape=(2, 2))
+    >>> A.A(torch.ones(1, 1, 2, 2)), A.A_adjoint(torch.ones(1, 1))
+    (tensor([[3.]]), tensor([[[[1., 2.],
+              [0., 0.]]]]))
+    """
+    if image_shape is None and measurement_shape is None:
+        return arguments.as_operator(operator, caller)
+    if not arguments.is_matrix(operator):
+        raise TypeError(
+            f"{caller}: image_shape and measurement_shape are for matrices, got {type(operator).__name__}; omit them"
+        )
+    if image_shape is None:
+        raise TypeError(f"{caller}: image_shape must be (H, W) or (C, H, W) for a matrix, got None")
+    return MatrixOperator(operator, image_shape, measurement_shape)
+
+
+def operator_from_functions(A: Callable[[Tensor], Tensor], A_adjoint: Callable[[Tensor], Tensor]) -> Operator:
+    """Return the operator of two functions: A maps images (B, C, H, W) to measurements, A_adjoint maps them back.
+
+    A_adjoint must be the exact adjoint of A: `pnp.algorithms.linalg.adjoint_gap(A, A_adjoint, x, y)` is then about 0.
+
+    >>> A = operator_from_functions(lambda x: x.flip(-1), lambda y: y.flip(-1))
+    >>> A.A(torch.tensor([[[[1.0, 2.0]]]]))
+    tensor([[[[2., 1.]]]])
+    """
+    for name, function in (("A", A), ("A_adjoint", A_adjoint)):
+        if not callable(function):
+            raise TypeError(f"operator_from_functions: {name} must be a function, got {type(function).__name__}")
+    return FunctionOperator(A, A_adjoint)
 
 
 def to_deepinv(guest: Any, *, noise_model: Any = None) -> Any:

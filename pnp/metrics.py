@@ -16,8 +16,6 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-__all__ = ["matthews", "nrmse", "pearson_r", "psnr", "ssim"]
-
 Image: TypeAlias = "npt.ArrayLike | Tensor"
 _SSIM_WINDOW = 11  # pixels: a Gaussian window of 1.5 pixels cut at 3.5 standard deviations
 

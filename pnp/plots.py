@@ -12,8 +12,6 @@ from torch import Tensor
 
 from .io.atomic import atomic
 
-__all__ = ["save_panels"]
-
 
 def save_panels(
     path: str | os.PathLike[str],

@@ -17,7 +17,6 @@ import skimage.transform
 import torch
 from torch import Tensor
 
-from denoisers import TV
 from pnp import Result
 from pnp.io import read_image, write_result
 from pnp.metrics import psnr, ssim
@@ -134,11 +133,6 @@ def timed(name: str, compute: Callable[[], Tensor | Result]) -> Entry:
     start = time.perf_counter()
     result = compute()
     return Entry(name, result, time.perf_counter() - start)
-
-
-def total_variation(x: Tensor, sigma: float) -> Tensor:
-    """Denoise by total variation, which runs on the CPU, wherever x is."""
-    return TV()(x.cpu(), sigma).to(x.device)
 
 
 def print_table(entries: list[Entry], truth: Tensor) -> dict[str, Tensor]:

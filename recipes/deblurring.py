@@ -7,9 +7,9 @@ the same solver with total variation. No setting looks at the true image.
 from __future__ import annotations
 
 import torch
-from _common import data_range, grey_image, parser, print_table, save, timed, total_variation
+from _common import data_range, grey_image, parser, print_table, save, timed
 
-from denoisers import MLPatch
+from denoisers import TV, MLPatch
 from operators import Blur, gaussian_kernel
 from pnp import solve
 
@@ -55,7 +55,7 @@ D = MLPatch.from_pretrained("gray").to(args.device)
 options = {"noise_std": noise_std, "max_iter": max_iter, "progress": True}
 entries = [
     timed("Wiener filter", wiener),
-    timed("ADMM + TV", lambda: solve(A, y, total_variation, **options)),
+    timed("ADMM + TV", lambda: solve(A, y, TV(), **options)),
     timed("ADMM + MLPatch", lambda: solve(A, y, D, **options)),
 ]
 

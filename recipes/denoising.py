@@ -6,10 +6,10 @@ y = x + n. The local denoiser MLPatch by itself, at two strides, beside a median
 from __future__ import annotations
 
 import torch
-from _common import data_range, grey_image, parser, print_table, save, timed, total_variation
+from _common import data_range, grey_image, parser, print_table, save, timed
 from scipy.ndimage import median_filter
 
-from denoisers import MLPatch
+from denoisers import TV, MLPatch
 
 p = parser(__doc__)
 p.add_argument("--sigma", type=float, default=25 / 255, help="noise standard deviation, relative to the range")
@@ -31,7 +31,7 @@ with torch.no_grad():
     entries = [
         timed("noisy", lambda: y),
         timed("median 5 x 5", lambda: torch.from_numpy(median_filter(y.cpu().numpy(), (1, 1, 5, 5))).to(y.device)),
-        timed("TV", lambda: total_variation(y, sigma)),
+        timed("TV", lambda: TV()(y, sigma)),
         timed("MLPatch, stride 2", lambda: D(y, sigma, stride=2)),
         timed("MLPatch, stride 1", lambda: D(y, sigma, stride=1)),
     ]

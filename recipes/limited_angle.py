@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from _common import parser, save, total_variation
+from _common import parser, save
 from skimage.filters import threshold_otsu
 
-from denoisers import MLPatch
+from denoisers import TV, MLPatch
 from operators import FanBeam
 from pnp import Result, Schedule, solve
 from pnp.algorithms.protocols import Denoiser
@@ -117,7 +117,7 @@ for label in args.scans:
     methods = {
         "FBP": lambda A=A, y=y: A.fbp(y),
         "FBP, Hann window": lambda A=A, y=y: A.fbp(y, window="hann"),
-        "ADMM + TV": lambda part=part: reconstruct(part, total_variation),
+        "ADMM + TV": lambda part=part: reconstruct(part, TV()),
         "ADMM + MLPatch": lambda part=part: reconstruct(part, D),
     }
     for method, compute in methods.items():

@@ -12,9 +12,9 @@ import math
 
 import numpy as np
 import torch
-from _common import parser, save, timed, total_variation
+from _common import parser, save, timed
 
-from denoisers import MLPatch
+from denoisers import TV, MLPatch
 from operators import FanBeam, Radon
 from pnp import solve
 from pnp.ct import Transmission, line_integrals, simulate_counts
@@ -78,7 +78,7 @@ for photons in args.photons:
     entries = [
         timed("FBP", lambda r=record: A.fbp(r.y)),
         timed("FBP, Hann window", lambda r=record: A.fbp(r.y, window="hann")),
-        timed("PWLS + TV", lambda r=record, o=weighted: solve(A, r.y, total_variation, **o)),
+        timed("PWLS + TV", lambda r=record, o=weighted: solve(A, r.y, TV(), **o)),
         timed("PWLS + MLPatch", lambda r=record, o=weighted: solve(A, r.y, D, **o)),
         timed("Poisson + MLPatch", lambda c=counts, o=poisson: solve(A, c, D, **o)),
     ]

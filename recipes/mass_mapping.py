@@ -14,7 +14,7 @@ import torch
 from _common import parser, save
 
 from denoisers import MLPatch
-from operators import KaiserSquires, KaiserSquiresEB
+from operators import KaiserSquires
 from pnp.io import read_image
 from pnp.lensing import LognormalKappa, map_mass, mass_map_ladder, pixel_spectrum, survey_noise
 
@@ -51,13 +51,13 @@ print(f"map {shape}, {100 * float(mask.float().mean()):.0f} % observed, noise {a
 
 # Solve
 D = MLPatch.from_pretrained("convergence").to(args.device)
-solve = partial(map_mass, KaiserSquiresEB, denoiser=D, n_iter=2 if args.smoke else None)
+solve = partial(map_mass, denoiser=D, max_iter=2 if args.smoke else None)
 spectrum = pixel_spectrum(shape, args.pixel_arcmin)
 spectrum *= args.std**2 / spectrum.mean()
 ladder = mass_map_ladder(
-    A,
     y,
     noise_std,
+    operator=A,
     generator=generator,
     methods={
         "PnPMass + MLPatch": lambda y, s: solve(y, s, method="pnpmass", b_mode=False).kappa_e,

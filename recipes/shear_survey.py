@@ -60,7 +60,7 @@ except ValueError as error:
 print(survey)
 
 # The signs of the components: E and B modes, and the skewness of E, tell; the twin's truth is not asked either
-scores = score_conventions(survey, KaiserSquires, n_random=8 if args.smoke else 64)
+scores = score_conventions(survey, n_random=8 if args.smoke else 64)
 print(f"signs: {scores.verdict}")
 if args.signs is not None:
     survey = survey.with_signs(*args.signs)
@@ -89,7 +89,7 @@ print(f"prior: {check_prior(std / args.prior_scale, pixel).advice}")
 
 # Solve: the mass map and what it is measured against
 A_EB, pairs = partial(KaiserSquiresEB, convention=survey.convention), {}
-solve = partial(map_mass, A_EB, denoiser=D, n_iter=4 if args.smoke else None, pad=None)
+solve = partial(map_mass, denoiser=D, make_operator=A_EB, max_iter=4 if args.smoke else None, pad=None)
 start = time.perf_counter()
 keep = (lambda s: pairs.update({f"iteration {s.k}": (s.z + s.u, s.z)})) if args.iterations else None
 mass = solve(y, noise_std, callback=keep, progress=True)
@@ -103,7 +103,7 @@ entries = [
 # group of pixels from a map's low to its high ones; delta is a half: the middle one of the skies is covered so. That is
 # how well a peak's height is known. Whether there is a peak is asked of E and B alike, in units of an even error map.
 n_skies, n_draws = (8, 8) if args.smoke else (args.skies, 64)
-run = partial(solve, b_mode=False, n_iter=mass.n_iter)
+run = partial(solve, b_mode=False, max_iter=mass.n_iter)
 options = {"generator": generator, "progress": True}
 simulated = simulated_errors(lambda *seen: finished(run(*seen)), wide, wide_kappa, noise_std, n_skies, **options)
 sigma = smooth_inside(wiener_std(A, y, noise_std, spectrum, generator=generator, draws=n_draws), mask)

@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 
 import torch
-from _common import grey_image, parser, print_table, save, timed, total_variation
+from _common import grey_image, parser, print_table, save, timed
 
-from denoisers import MLPatch
+from denoisers import TV, MLPatch
 from operators import Radon
 from pnp import solve
 
@@ -45,7 +45,7 @@ options = {"noise_std": noise_std, "bounds": bounds, "max_iter": max_iter, "prog
 entries = [
     timed("FBP", lambda: A.fbp(y)),
     timed("FBP, Hann window", lambda: A.fbp(y, window="hann")),
-    timed("ADMM + TV", lambda: solve(A, y, total_variation, **options)),
+    timed("ADMM + TV", lambda: solve(A, y, TV(), **options)),
     timed("ADMM + MLPatch", lambda: solve(A, y, D, **options)),
 ]
 

@@ -7,12 +7,13 @@ import signal
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The development data: the path in PNP_DATA, else ../shared/data beside the repository."""
-    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    beside = ROOT.parent / "shared" / "data"
     path = Path(os.environ.get("PNP_DATA", beside))
     if not path.is_dir():
         pytest.skip("no development data: neither ../shared/data nor a folder in PNP_DATA")

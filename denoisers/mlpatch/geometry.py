@@ -10,8 +10,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["bicubic_weights", "grid_taps", "reflect_indices", "tap_matrix"]
-
 
 def grid_taps(n: int) -> Tensor:
     """Offsets (n*n, 2) of an n x n grid of taps with unit spacing, (row, column), centred on 0."""

@@ -34,8 +34,6 @@ from ..precision import check_precision, compute_dtype
 from ..weight_files import read, save
 from .geometry import bicubic_weights, grid_taps, reflect_indices
 
-__all__ = ["SuperResolver", "downsampling_matrix", "output_coords"]
-
 POINTS_PER_CHUNK = 8192
 """Values computed at a time, all images of a batch together: bounds the memory."""
 POINTS_PER_PHASE = 32

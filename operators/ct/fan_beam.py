@@ -31,8 +31,6 @@ from .nufft import NUFFT
 from .projector import Projector
 from .radon import Radon
 
-__all__ = ["FanBeam"]
-
 FINER = 4
 """Samples of the filtered views a bin, between which `fbp` interpolates linearly."""
 CHUNK = 2**18

@@ -1,4 +1,4 @@
-"""Fourier transforms of pixels and detector bins, and lengths that FFTs like."""
+"""Fourier transforms of pixels and detector bins, the ramp filter, and lengths that FFTs like."""
 
 from __future__ import annotations
 
@@ -29,6 +29,16 @@ def pixel_spectrum(k_x: Tensor, k_y: Tensor, shape: tuple[int, int]) -> Tensor:
     height, width = shape
     shift_x, shift_y = width // 2 - (width - 1) / 2, height // 2 - (height - 1) / 2
     return sinc(k_x) * sinc(k_y) * torch.exp(1j * (shift_y * k_y - shift_x * k_x))
+
+
+def ramp(n: int, device: torch.device | None = None) -> Tensor:
+    """Return the response (n//2 + 1,) of the spatial ramp of period n, per bin (Kak and Slaney, eq. 3.61), float64."""
+    t = torch.arange(n, device=device, dtype=torch.float64)
+    t = torch.minimum(t, n - t)
+    h = torch.where(t % 2 == 1, -1 / (math.pi * t) ** 2, 0.0)
+    h[0] = 0.25
+    response: Tensor = torch.fft.rfft(h).real
+    return response
 
 
 def sinc(k: Tensor) -> Tensor:

@@ -20,8 +20,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["NUFFT"]
-
 # Requested relative accuracy; types 1 and 2 are adjoint to rounding whatever it is. In single precision the rounding
 # of the points alone costs 2e-5 at 512 pixels, so that the small upsampling, six times faster, is accurate enough.
 TOLERANCE = {torch.complex64: 3e-5, torch.complex128: 1e-12}

@@ -16,13 +16,10 @@ import torch
 from scipy.fft import next_fast_len
 from torch import Tensor, nn
 
-from ..base import LinearOperator, as_buffer, check_shape, length
+from ..base import LinearOperator, as_buffer, check_shape, length, warn_of_degrees
+from ..sizes import Sizes
+from .fourier import ramp
 from .view_weights import arc_weight, views
-
-__all__ = [
-    "WINDOWS",
-    "Projector",
-]
 
 WINDOWS: dict[str, Callable[[Tensor], Tensor]] = {
     # f = |omega| / (the detector's highest frequency), from 0 to 1.
@@ -69,12 +66,13 @@ class Projector(LinearOperator):
         if self.offset.device != self.angles.device:
             raise ValueError(f"{name}: offset is on {self.offset.device}, angles on {self.angles.device}; move one")
         span = float(self.angles.detach().max() - self.angles.detach().min())
-        if span > 4 * math.pi:
-            warnings.warn(
-                f"{name}: angles span {span:.4g} radians, more than two turns; if they are degrees, use np.deg2rad",
-                stacklevel=3,
-            )
+        warn_of_degrees(name, span, stacklevel=3)
         self._cache: dict[object, Any] = {}
+
+    @property
+    def y_shape(self) -> Sizes:
+        """Sizes (C, n_angles, n_detectors) of an image's sinogram."""
+        return ("C", len(self.angles), self.n_detectors)
 
     def _keep(self, name: str, value: Any) -> None:
         """Register angles or offset: float64, or the caller's own tensor where it wants gradients."""
@@ -206,11 +204,7 @@ class Projector(LinearOperator):
             raise ValueError(f"{type(self).__name__}.fbp: window must be one of {sorted(WINDOWS)}, got {window!r}")
         real = torch.promote_types(y.dtype, torch.float32)
         n = next_fast_len(2 * y.shape[-1], real=True)
-        t = torch.arange(n, device=y.device, dtype=torch.float64)
-        t = torch.minimum(t, n - t)
-        ramp = torch.where(t % 2 == 1, -1 / (math.pi * t) ** 2, 0.0)
-        ramp[0] = 0.25
-        response = torch.fft.rfft(ramp).real * WINDOWS[window](torch.fft.rfftfreq(n, 0.5, device=y.device).double())
+        response = ramp(n, y.device) * WINDOWS[window](torch.fft.rfftfreq(n, 0.5, device=y.device).double())
         spectrum = torch.fft.rfft(y.to(real), n=n) * (response * finer).to(real)
         fine: Tensor = torch.fft.irfft(spectrum, n=n * finer)
         return fine[..., : finer * y.shape[-1]]

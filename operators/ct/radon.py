@@ -31,8 +31,6 @@ from .nufft import NUFFT
 from .projector import Projector
 from .view_weights import views
 
-__all__ = ["Radon"]
-
 
 class _Slices(NamedTuple):
     """The samples of Fourier space that serve the current angles and offset."""

@@ -8,8 +8,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Views", "arc_weight", "views"]
-
 TURN = 2**30
 """Directions are told apart to a TURN-th of the period, 3 or 6 nanoradians."""
 SMALLEST = math.radians(8)

@@ -23,10 +23,10 @@ import torch
 from torch import Tensor
 
 from ..base import LinearOperator, check_images, check_shape, pixel_mean
-
-__all__ = ["KaiserSquires"]
+from ..sizes import Sizes
 
 SIGNS = {"lenspack": (1, 1), "conjugate": (1, -1), "transposed": (-1, 1)}
+"""Signs of (gamma1, gamma2) in each convention, relative to columns to the right and rows up."""
 
 
 class KaiserSquires(LinearOperator):
@@ -58,6 +58,16 @@ class KaiserSquires(LinearOperator):
         self.convention = convention
         signs = torch.tensor(SIGNS[convention], dtype=torch.float64)[:, None, None]
         self.register_buffer("kernel", signs * _kernel(*self.shape), persistent=False)
+
+    @property
+    def x_shape(self) -> Sizes:
+        """Sizes (1, H, W) of an image."""
+        return (1, *self.shape)
+
+    @property
+    def y_shape(self) -> Sizes:
+        """Sizes (2, H, W) of an image's shear."""
+        return (2, *self.shape)
 
     def A(self, x: Tensor, /) -> Tensor:
         """Return the shear (B, 2, H, W) of convergence maps x (B, 1, H, W)."""

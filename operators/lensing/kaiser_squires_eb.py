@@ -24,9 +24,8 @@ import torch
 from torch import Tensor
 
 from ..base import LinearOperator, check_images, pixel_mean
+from ..sizes import Sizes
 from .kaiser_squires import KaiserSquires
-
-__all__ = ["KaiserSquiresEB"]
 
 
 class KaiserSquiresEB(LinearOperator):
@@ -55,6 +54,16 @@ class KaiserSquiresEB(LinearOperator):
         real = KaiserSquires(shape, convention=convention)
         self.shape, self.convention = real.shape, real.convention
         self.register_buffer("kernel", real.kernel, persistent=False)
+
+    @property
+    def x_shape(self) -> Sizes:
+        """Sizes (2, H, W) of an image."""
+        return (2, *self.shape)
+
+    @property
+    def y_shape(self) -> Sizes:
+        """Sizes (2, H, W) of an image's shear."""
+        return (2, *self.shape)
 
     def A(self, x: Tensor, /) -> Tensor:
         """Return the shear (B, 2, H, W) of E and B modes x (B, 2, H, W)."""

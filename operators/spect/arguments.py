@@ -12,8 +12,6 @@ from torch import Tensor
 
 from ..base import as_buffer, length
 
-__all__ = ["check_angles", "check_attenuation", "check_fwhm", "check_psf", "check_sizes", "check_volume"]
-
 SUM_RTOL = 1e-3
 """How far from 1 the sum of a plane's psf may be; it is then normalised."""
 TISSUE = {"mm": 0.1, "cm": 1.0}

@@ -12,8 +12,6 @@ from .arguments import check_sizes
 from .projector import SPECT
 from .response import collimator_fwhm, gaussian
 
-__all__ = ["camera_response", "penetrated_psf", "spect_camera"]
-
 
 def penetrated_psf(fwhm: Tensor, *, share: float, penetration_fwhm: float, voxel_size: Any, n: int) -> Tensor:
     """Return the response of every plane with septal penetration: a Gaussian, and a share of a much wider one.

@@ -29,11 +29,10 @@ import torch
 from torch import Tensor
 
 from ..base import LinearOperator, check_images
+from ..sizes import Sizes
 from .arguments import check_angles, check_attenuation, check_fwhm, check_psf, check_sizes, check_volume
 from .response import gaussian, separable, toeplitz
 from .rotation import INTERPOLATIONS, Rotation
-
-__all__ = ["SPECT"]
 
 T = TypeVar("T")
 
@@ -121,6 +120,17 @@ class SPECT(LinearOperator):
         self._cache: dict[object, Any] = {}
 
     # ---------------------------------------------------------------- the operator
+
+    @property
+    def x_shape(self) -> Sizes:
+        """Sizes (1, nx, ny, nz) of a volume."""
+        return (1, *self.shape)
+
+    @property
+    def y_shape(self) -> Sizes:
+        """Sizes (1, n_views, nx, nz) of a volume's views."""
+        nx, _, nz = self.shape
+        return (1, len(self.angles), nx, nz)
 
     def A(self, x: Tensor, /) -> Tensor:
         """Project volumes x (B, 1, nx, ny, nz) to views (B, 1, n_views, nx, nz).

@@ -21,8 +21,6 @@ from torch import Tensor
 
 from ..base import as_buffer, length
 
-__all__ = ["collimator_fwhm", "gaussian", "separable", "toeplitz"]
-
 NEGLIGIBLE = 1e-8
 """Of a Gaussian's peak: beyond, 6 standard deviations away, it is 0, lest matrices fill with denormal numbers."""
 

@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 
-__all__ = ["INTERPOLATIONS", "Rotation"]
-
 TICKS = 2**8 * 3**3 * 5**2 * 7
 """Directions a quarter turn (half a turn of a rectangle), 1.3 microradians apart: the usual numbers of views are hit
 exactly, whatever the rounding of their angles."""

@@ -24,8 +24,6 @@ from torch import Tensor
 
 from .protocols import Step
 
-__all__ = ["ALGORITHMS", "State", "admm", "hqs"]
-
 
 @dataclass(frozen=True)
 class State:

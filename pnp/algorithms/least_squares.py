@@ -20,10 +20,6 @@ from ..checks import check_number
 from .linalg import cg, implicit_solve, operator_norm
 from .protocols import Operator, Preconditioner, Step
 
-__all__ = [
-    "LeastSquares",
-]
-
 
 class LeastSquares:
     """Gaussian noise: 1/2 ||W^(1/2) (A x - y)||^2.
@@ -83,7 +79,7 @@ class LeastSquaresStep:
     def normal(self, x: Tensor) -> Tensor:
         """Return A*WA x."""
         if self.weights.numel() == 1:
-            return self.weights.reshape(()) * _normal(self.operator, x)
+            return self.weights.reshape(()) * apply_normal(self.operator, x)
         return self.operator.A_adjoint(self.operator.A(x) * self.weights)
 
     def initial(self) -> Tensor:
@@ -125,16 +121,16 @@ class LeastSquaresStep:
 
             def normal(x: Tensor) -> Tensor:
                 if all_count:
-                    return _normal(self.operator, x)
+                    return apply_normal(self.operator, x)
                 return self.operator.A_adjoint(counts * self.operator.A(x))
 
             norm = operator_norm(normal, self.back_projection, rtol=1e-2)
             self._curvature = float(self.weights[counts].double().mean()) * norm**2
         return self._curvature
 
-    def evenness(self) -> float:
+    def spectral_flatness(self) -> float:
         """Return tr(M^2) / (||M|| tr M) of M = A*WA, with ||M|| the `curvature`."""
-        return _evenness(self.normal, self.back_projection, self.curvature())
+        return estimate_spectral_flatness(self.normal, self.back_projection, self.curvature())
 
     def misfit(self, x: Tensor, /) -> float:
         """Return ||W^(1/2) (A x - y)||^2 per measurement that counts and that A reaches.
@@ -149,7 +145,7 @@ class LeastSquaresStep:
         return float(((self.weights.sqrt() * residual.abs())[counted] ** 2).mean())
 
 
-def _evenness(normal: Callable[[Tensor], Tensor], like: Tensor, norm: float) -> float:
+def estimate_spectral_flatness(normal: Callable[[Tensor], Tensor], like: Tensor, norm: float) -> float:
     """tr(M^2) / (norm tr M) from one random probe v: E <v, M v> = tr M and E |M v|^2 = tr(M^2)."""
     v = _probe(like)
     Mv = normal(v) / norm  # before it is squared
@@ -163,7 +159,7 @@ def _probe(like: Tensor) -> Tensor:
     return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
 
 
-def _normal(operator: Operator, x: Tensor) -> Tensor:
+def apply_normal(operator: Operator, x: Tensor) -> Tensor:
     """A* A x by the operator's own shortcut where it has one."""
     if hasattr(operator, "A_adjoint_A"):
         return operator.A_adjoint_A(x)  # type: ignore[no-any-return]

@@ -14,8 +14,6 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["Solution", "adjoint_gap", "cg", "implicit_solve", "operator_norm"]
-
 LinearMap = Callable[[Tensor], Tensor]
 
 

@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-__all__ = ["estimate_noise_std", "typical_noise_std"]
-
 MIN_WINDOWS = 1000
 """Fewer windows of 3 x 3 do not tell the noise level to a few per cent."""
 

@@ -8,11 +8,9 @@ import torch
 from torch import Tensor
 
 from ..checks import as_tensor, broadcasts, check_number
-from .least_squares import _evenness, _normal
+from .least_squares import apply_normal, estimate_spectral_flatness
 from .linalg import operator_norm
 from .protocols import Operator
-
-__all__ = ["as_background", "check_counts", "em_update", "ratio"]
 
 
 def ratio(y: Tensor, expected: Tensor) -> Tensor:
@@ -170,13 +168,15 @@ class PoissonStep:
 
     def curvature(self) -> float:
         """Return ||A*A|| / mean(y): the mean count is the variance."""
-        norm = operator_norm(lambda x: _normal(self.operator, x), self.back_projection, rtol=1e-2)
+        norm = operator_norm(lambda x: apply_normal(self.operator, x), self.back_projection, rtol=1e-2)
         return norm**2 / float(self.y.mean())
 
-    def evenness(self) -> float:
+    def spectral_flatness(self) -> float:
         """Return tr(M^2) / (||M|| tr M) of M = A*A / mean(y)."""
         mean = self.y.mean()
-        return _evenness(lambda x: _normal(self.operator, x) / mean, self.back_projection, self.curvature())
+        return estimate_spectral_flatness(
+            lambda x: apply_normal(self.operator, x) / mean, self.back_projection, self.curvature()
+        )
 
     def misfit(self, x: Tensor, /) -> float:
         """Return Pearson's (A x + r - y)^2 / (A x + r) per measurement with an expected count."""

@@ -10,8 +10,6 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-__all__ = ["BoundDataTerm", "DataTerm", "Denoiser", "Operator", "Preconditioner", "Step"]
-
 Step = Callable[[Tensor, Tensor], Tensor]
 """The x-update h(v, alpha) = argmin_x f(x) + alpha/2 ||x - v||^2."""
 
@@ -59,7 +57,7 @@ class BoundDataTerm(Protocol):
     def curvature(self) -> float:
         """Return the largest curvature of f, which sets the last noise level: sigma_K = curvature^(-1/2)."""
 
-    def evenness(self) -> float:
+    def spectral_flatness(self) -> float:
         """Return tr(M^2) / (||M|| tr M) of f's Hessian M, at most 1: how alike what is measured is measured."""
 
     def misfit(self, x: Tensor, /) -> float:

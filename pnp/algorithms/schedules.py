@@ -5,7 +5,7 @@ Restoration with Deep Denoiser Prior", section 4.2). With measurements whitened 
 alpha_k = lambda sigma_noise^2 / sigma_k^2 reads alpha_k = lambda strength / sigma_k^2: W already holds the noise.
 
     HQS     lambda = 0.23, theirs
-    ADMM    lambda = 0.35^(1 - e^2), e the evenness of A*WA, in (0, 1]:
+    ADMM    lambda = 0.35^(1 - e^2), e the spectral flatness of A*WA, in (0, 1]:
 
 e = tr(M^2) / (||M|| tr M), M = A*WA, is the mean eigenvalue of M, weighted with the eigenvalues themselves, over the
 largest: 1 where all that is measured is measured alike (masks, denoising, shear under even noise), near 0 in
@@ -24,8 +24,6 @@ import torch
 from torch import Tensor
 
 from ..checks import is_finite
-
-__all__ = ["COUPLING_ADMM", "COUPLING_HQS", "Schedule", "coupling", "robust_range"]
 
 COUPLING_HQS = 0.23
 """lambda of Zhang et al. 2021, table 2 and section 4.2."""
@@ -71,13 +69,13 @@ class Schedule:
         return math.exp((1 - fraction) * math.log(self.sigma_max) + fraction * math.log(self.sigma_min))
 
 
-def coupling(algorithm: str, evenness: float) -> float:
+def coupling(algorithm: str, spectral_flatness: float) -> float:
     """Return lambda, without unit; alpha_k = lambda strength / sigma_k^2.
 
     >>> coupling("hqs", 0.5), coupling("admm", 0.0), coupling("admm", 1.0)
     (0.23, 0.35, 1.0)
     """
-    return COUPLING_HQS if algorithm == "hqs" else COUPLING_ADMM ** (1 - min(evenness, 1.0) ** 2)
+    return COUPLING_HQS if algorithm == "hqs" else COUPLING_ADMM ** (1 - min(spectral_flatness, 1.0) ** 2)
 
 
 def robust_range(x: Tensor) -> float:

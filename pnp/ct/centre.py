@@ -29,10 +29,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..checks import check_number, short, warn_of_degrees
-from .line_integrals import as_floats
+from operators.base import warn_of_degrees
 
-__all__ = ["find_centre", "offset_from_centre"]
+from ..checks import check_number, short
+from .line_integrals import as_floats
 
 METHODS = ("auto", "opposite", "wedge", "moments")
 EXACT = 0.05
@@ -60,8 +60,8 @@ def find_centre(sinogram: Any, angles: Any, *, method: str = "auto") -> float:
 
     Of parallel beams; and of fan beams over full turns, by "opposite": rays near the middle one are seen twice there.
 
-    Errors measured on analytic phantoms (tests/test_ct_centre.py): below 0.05 bins without noise, below 0.3 bins with
-    noise of 5 % of the largest line integral at 180 views of 161 bins.
+    Errors measured on analytic phantoms (tests/pnp/ct/test_centre.py): below 0.05 bins without noise, below 0.3 bins
+    with noise of 5 % of the largest line integral at 180 views of 161 bins.
 
     Args:
         sinogram: line integrals (..., n_angles, n_detectors), of slices that share the axis; air reads 0.

@@ -34,9 +34,9 @@ from ..algorithms.protocols import Denoiser, Operator
 from ..algorithms.schedules import Schedule, robust_range
 from ..checks import broadcasts, check_number
 from ..drivers.arguments import as_bounds, as_denoiser, check_device, guard_denoiser
+from ..drivers.monitor import Monitor
+from ..drivers.result import Stop
 from .line_integrals import as_floats
-
-__all__ = ["Calibration", "calibrate"]
 
 ALPHA = 1e-4
 """Of the curvature. Measured: 1e-5 is as good and slower, 1e-3 slower to converge, more is wrong."""
@@ -66,14 +66,15 @@ class Calibration:
         x: the image (B, C, H, W) of the last data step; without a denoiser it holds the noise of y.
         objective: its value after every iteration, over the energy of y; it jumps where z or alpha changes, after at
             most ten.
-        interrupted: whether Ctrl-C ended it.
+        stop: why it ended: `Stop.CONVERGED` (no geometry near explains y better), `MAX_ITER`, `CALLBACK` or
+            `INTERRUPTED` (Ctrl-C).
     """
 
     angles: Tensor = field(repr=False)
     offset: float
     x: Tensor = field(repr=False)
     objective: list[float] = field(repr=False)
-    interrupted: bool
+    stop: Stop
 
 
 def calibrate(
@@ -134,27 +135,19 @@ def calibrate(
     if not bool((weights * y).any()):
         raise ValueError("calibrate: y is zero wherever it has weight; there is nothing to find angles in")
     problem = _Problem(make, y, weights, start, float(offset), dtype)
-    bar = None
-    if progress:
-        from tqdm import tqdm
-
-        bar = tqdm(total=max_iter, desc="calibrate", leave=True)
-    objective: list[float] = []
+    monitor = Monitor("calibrate", max_iter, ("objective",), callback=callback, progress=progress)
 
     def after(intermediate_result: Any) -> None:
-        objective.append(float(intermediate_result.fun))
         problem.best = np.array(intermediate_result.x)
-        if bar is not None:
-            bar.set_postfix_str(f"objective {objective[-1]:.4g}", refresh=False)
-            bar.update()
+        objective = float(intermediate_result.fun)
+        monitor.record(objective, text=f"objective {objective:.4g}")
         now_angles, now_offset = problem.geometry(problem.best)
-        if callback is not None and callback(len(objective), now_angles, float(now_offset)):
+        if monitor.asks_to_stop(monitor.n_iter, now_angles, float(now_offset)):
             raise StopIteration
 
-    interrupted = False
-    try:
+    with monitor:
         for k in count():
-            done = len(objective)
+            done = monitor.n_iter
             found = minimize(
                 problem.value_and_gradient,
                 problem.best,
@@ -164,18 +157,15 @@ def calibrate(
                 options={"maxiter": min(ROUND, max_iter - done), "maxcor": ROUND, "ftol": 1e-12, "gtol": 0.0},
             )
             # Nothing to gain with this z, nor with the last one: a denoiser may have more to say.
-            idle = len(objective) == done and (D is None or k >= FREE + LEVELS.n_iter)
-            if found.status == STOPPED or len(objective) >= max_iter or idle:
+            idle = monitor.n_iter == done and (D is None or k >= FREE + LEVELS.n_iter)
+            if idle:
+                monitor.stop = Stop.CONVERGED
+            if found.status == STOPPED or monitor.n_iter >= max_iter or idle:
                 break
             problem.attach(D, k + 1 - FREE)
-    except KeyboardInterrupt:
-        interrupted = True
-    finally:
-        if bar is not None:
-            bar.close()
     found_angles, found_offset = problem.geometry(problem.best)
     x = problem.solve(problem.best).to(dtype)
-    return Calibration(found_angles, float(found_offset), x, objective, interrupted)
+    return Calibration(found_angles, float(found_offset), x, monitor.history["objective"], monitor.stop)
 
 
 def _within_range(denoiser: Denoiser, low: float | None, high: float | None) -> Denoise:

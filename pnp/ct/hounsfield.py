@@ -7,22 +7,14 @@ belongs to one energy: a tube's spectrum is best calibrated by a scan of water.
 
 from __future__ import annotations
 
-import math
 from typing import Any, TypeVar
 
-import numpy as np
-from scipy.interpolate import CubicSpline
-
 from ..checks import check_number
-
-__all__ = ["attenuation", "hounsfield", "water_attenuation"]
+from ..spect.attenuation import MM_PER_CM, WATER, interpolated
 
 T = TypeVar("T")
 
-# Photon energy in keV, and mass attenuation of liquid water in cm^2/g.
-_ENERGY = (10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 80.0, 100.0, 150.0, 200.0)
-_WATER = (5.329, 1.673, 0.8096, 0.3756, 0.2683, 0.2269, 0.2059, 0.1837, 0.1707, 0.1505, 0.1370)
-_MM_PER_CM = 10.0
+_LOWEST, _HIGHEST = 10.0, 200.0  # keV, of the energies that X-ray tubes reach
 
 
 def hounsfield(mu: T, mu_water: float) -> T:
@@ -78,10 +70,10 @@ def water_attenuation(energy_kev: float) -> float:
     0.02059
     """
     check_number("energy_kev", energy_kev, above=0, caller="water_attenuation")
-    if not _ENERGY[0] <= energy_kev <= _ENERGY[-1]:
+    if not _LOWEST <= energy_kev <= _HIGHEST:
         raise ValueError(
-            f"water_attenuation: energy_kev must be {_ENERGY[0]:g} to {_ENERGY[-1]:g} keV, got {energy_kev!r}; "
+            f"water_attenuation: energy_kev must be {_LOWEST:g} to {_HIGHEST:g} keV, got {energy_kev!r}; "
             "give keV, not MeV or eV"
         )
-    spline = CubicSpline(np.log(_ENERGY), np.log(_WATER), bc_type="natural")
-    return math.exp(float(spline(math.log(energy_kev)))) / _MM_PER_CM
+    table = {energy: mu for energy, mu in WATER.items() if energy <= _HIGHEST}
+    return interpolated(table, energy_kev) / MM_PER_CM

@@ -35,8 +35,6 @@ from torch import Tensor
 from ..checks import broadcasts, check_number, short
 from ..readers import Scan
 
-__all__ = ["LineIntegrals", "find_bad_pixels", "line_integrals", "simulate_counts"]
-
 BAD = ("mark", "raise")
 ROBUST_STD = 1.4826
 """Standard deviation of a normal distribution over its median absolute deviation."""

@@ -30,8 +30,6 @@ from ..algorithms.protocols import Operator, Preconditioner
 from ..checks import broadcasts, check_number
 from .line_integrals import check_open_beam
 
-__all__ = ["Transmission"]
-
 FORCING = 1e-2
 """Relative residual of a Newton step's linear system: each step gains at most so much, which is enough."""
 ARMIJO = 1e-4
@@ -217,9 +215,9 @@ class TransmissionStep:
         """Return ||A*A|| times the mean of W = (y - r)^2 / y, A without the rays that say nothing."""
         return self._quadratic.curvature()
 
-    def evenness(self) -> float:
+    def spectral_flatness(self) -> float:
         """Return tr(M^2) / (||M|| tr M) of M = A*WA."""
-        return self._quadratic.evenness()
+        return self._quadratic.spectral_flatness()
 
     def misfit(self, x: Tensor, /) -> float:
         """Return Pearson's (ybar - y)^2 / ybar per ray with an expected count."""

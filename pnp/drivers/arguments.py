@@ -22,20 +22,48 @@ REAL = (int, float, np.integer, np.floating)
 
 
 def as_measurements(y: Any, *, caller: str = "solve") -> tuple[Any, bool]:
-    """Return y as a tensor and whether it came as a numpy array; a list of tensors (stacked operators) passes."""
-    plain = (Tensor, np.ndarray, np.generic, list, tuple, str, dict)
-    if not isinstance(y, plain) and hasattr(y, "__getitem__") and hasattr(y, "__len__"):
-        parts = [part for part in y if isinstance(part, Tensor)]  # deepinv's TensorList, opaque from here on
-        if len(parts) == len(y) > 0:
-            if not all(bool(part.isfinite().all()) for part in parts):
-                raise ValueError(
-                    f"{caller}: y must be finite, got NaN or infinity in a list of measurements; remove it"
-                )
-            return y, False
+    """Return y as a tensor, or as tensors in the tuple or list that a stack's came in, and whether it was numpy's."""
+    if (parts := _parts(y)) is not None:
+        is_numpy = isinstance(parts[0], np.ndarray)
+        if any(isinstance(part, np.ndarray) != is_numpy for part in parts):
+            raise TypeError(f"{caller}: y must hold tensors only or numpy arrays only, got both; convert one kind")
+        tensors = [as_tensor(f"y[{i}]", part, caller=caller) for i, part in enumerate(parts)]
+        _check_parts(tensors, caller)
+        return (
+            tuple(tensors) if isinstance(y, tuple) else tensors if isinstance(y, list) else type(y)(tensors)
+        ), is_numpy
     tensor = as_tensor("y", y, caller=caller)
     if tensor.numel() == 0:
         raise ValueError(f"{caller}: y must not be empty, got shape {tuple(tensor.shape)}")
     return tensor, isinstance(y, np.ndarray)
+
+
+def _parts(y: Any) -> list[Any] | None:
+    """Return the parts of a tuple or list of tensors or arrays, or of deepinv's TensorList; None of anything else."""
+    if isinstance(y, (tuple, list)):
+        kinds: tuple[type, ...] = (Tensor, np.ndarray)
+    elif isinstance(y, (Tensor, np.ndarray, np.generic, str, dict)) or not hasattr(y, "__getitem__"):
+        return None
+    else:
+        kinds = (Tensor,)
+    parts = list(y) if hasattr(y, "__len__") and len(y) > 0 and isinstance(y[0], kinds) else []
+    return parts if parts and all(isinstance(part, kinds) for part in parts) else None
+
+
+def _check_parts(parts: list[Tensor], caller: str) -> None:
+    """Check that the parts of y are one batch in one precision and place."""
+    first = parts[0]
+    for i, part in enumerate(parts):
+        if part.numel() == 0 or part.shape[:1] != first.shape[:1]:
+            raise ValueError(
+                f"{caller}: y[{i}] must not be empty and hold the batch that y[0] holds, batch first, got shapes "
+                f"{tuple(part.shape)} and {tuple(first.shape)}"
+            )
+        if torch.real(part).dtype != torch.real(first).dtype or part.device != first.device:
+            raise TypeError(
+                f"{caller}: y[{i}] must have the precision and device of y[0], {first.dtype} on {first.device}, got "
+                f"{part.dtype} on {part.device}; convert one, e.g. y[{i}].to(y[0])"
+            )
 
 
 def as_weights(noise_std: Any, y: Any, *, caller: str = "solve") -> Tensor:
@@ -219,12 +247,26 @@ def as_operator(operator: Any, caller: str = "solve") -> Operator:
     """Return the operator itself once it is known to have `A` and `A_adjoint`, as every LinearPhysics does."""
     if isinstance(operator, type):
         raise TypeError(f"{caller}: operator must be an instance, got the class {operator.__name__}; call it first")
+    if is_matrix(operator):
+        raise TypeError(
+            f"{caller}: operator must have A(x) and A_adjoint(y), got a {type(operator).__name__} "
+            f"{tuple(operator.shape)}; use pnp.interop.as_operator(matrix, image_shape=(H, W))"
+        )
     if not callable(getattr(operator, "A", None)) or not callable(getattr(operator, "A_adjoint", None)):
         raise TypeError(
             f"{caller}: operator must have A(x) and A_adjoint(y), got {type(operator).__name__}; use one of "
             "`operators`, a deepinv LinearPhysics, or an object with both methods"
         )
     return operator  # type: ignore[no-any-return]
+
+
+def is_matrix(value: Any) -> bool:
+    """Return whether a value is a matrix: an array, a sparse matrix, or a SciPy (or PyLops) LinearOperator."""
+    if isinstance(value, (Tensor, np.ndarray)):
+        return True
+    is_sparse = callable(getattr(value, "tocoo", None))  # its attribute A, if any, would be a dense copy
+    is_linear_map = callable(getattr(value, "matvec", None)) and not hasattr(value, "A_adjoint")
+    return (is_sparse or is_linear_map) and len(getattr(value, "shape", ())) == 2
 
 
 def as_denoiser(denoiser: Any, caller: str = "solve") -> Denoiser:

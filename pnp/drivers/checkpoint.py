@@ -3,7 +3,7 @@
 The file is safetensors, so that it holds numbers and text and never code, and is written whole or not at all. What
 the run was begun with stands in its header; settings are compared as texts (`settings.described`), operators by what
 they measure of one image, so that rounding on another machine is no other run. Trainings, which know far more state,
-have files of their own (`training_run`) and share `tried` and `locking.exclusive`.
+have files of their own (`training_run`) and share `write_or_warn` and `locking.exclusive`.
 """
 
 from __future__ import annotations
@@ -23,9 +23,7 @@ from torch import Tensor
 from ..checks import check_number, short
 from ..io.atomic import NotWritten, atomic, check_output
 from ..io.lock import exclusive
-from .fingerprint import described, differences
-
-__all__ = ["Checkpoint", "Kept", "checkpointed", "tried"]
+from .fingerprint import differences, fingerprint
 
 FORMAT = "pnp checkpoint 1"
 SUMS = 64
@@ -57,7 +55,7 @@ class Checkpoint:
         return f"Checkpoint({str(self.path)!r}, minutes={self.minutes!r}, remove={self.remove!r})"
 
 
-class Kept:
+class RunState:
     """The state of one run: what was found of it, and what is kept. Without a checkpoint it keeps nothing.
 
     Attributes:
@@ -79,7 +77,7 @@ class Kept:
             return
         self.tensors, self.numbers, self._is_written = tensors, numbers, False
         if time.monotonic() - self._written >= 60 * self.checkpoint.minutes:
-            tried(self.write, self.caller)
+            write_or_warn(self.write, self.caller)
             self._written = time.monotonic()
 
     def end(self, word: str, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
@@ -113,14 +111,14 @@ class Kept:
 
 @contextmanager
 def checkpointed(
-    checkpoint: Any, caller: str, settings: dict[str, Any], like: Tensor, measured: Callable[[], Any]
-) -> Iterator[Kept]:
+    checkpoint: Any, caller: str, settings: Callable[[], dict[str, Any]], like: Tensor, measured: Callable[[], Any]
+) -> Iterator[RunState]:
     """Yield what is known of a run, and write what it has kept if the block fails or is interrupted.
 
     Args:
         checkpoint: a `Checkpoint`, a path, or None.
         caller: what messages begin with, and what wrote the file.
-        settings: what must be the same for a run to go on, by name.
+        settings: returns what must be the same for a run to be resumed, by name.
         like: the image, whose shape, dtype and device the tensors found must have.
         measured: returns what the operator makes of an image that the settings determine.
 
@@ -129,28 +127,28 @@ def checkpointed(
     """
     if checkpoint is None:
         del like  # an image of which the caller may have no more need
-        yield Kept(None, caller, {})
+        yield RunState(None, caller, {})
         return
     checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
     header = {
         "caller": caller,
-        "settings": {name: described(value) for name, value in settings.items()} | {"image": _layout(like)},
+        "settings": {name: fingerprint(value) for name, value in settings().items()} | {"image": _layout(like)},
         "measured": _signature(measured()),
     }
     with exclusive(checkpoint.path, caller):
-        kept = Kept(checkpoint, caller, header)
+        kept = RunState(checkpoint, caller, header)
         if checkpoint.path.exists():
             _find(kept, checkpoint.path, like)
         del like
         try:
             yield kept
         except BaseException:
-            tried(kept.write, caller)
+            write_or_warn(kept.write, caller)
             raise
-        tried(kept.write, caller)
+        write_or_warn(kept.write, caller)
 
 
-def tried(write: Callable[[], None], caller: str) -> bool:
+def write_or_warn(write: Callable[[], None], caller: str) -> bool:
     """Write a checkpoint; a disk that refuses ends no run of hours, which goes on and tries again the next time."""
     try:
         write()
@@ -160,7 +158,7 @@ def tried(write: Callable[[], None], caller: str) -> bool:
     return True
 
 
-def _find(kept: Kept, path: Path, like: Tensor) -> None:
+def _find(kept: RunState, path: Path, like: Tensor) -> None:
     """Read what there is into `kept`, or say why this run cannot go on from it."""
     from safetensors import safe_open
 

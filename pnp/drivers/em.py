@@ -26,11 +26,9 @@ from ..algorithms.poisson import as_background, check_counts, ratio
 from ..algorithms.protocols import Operator
 from ..checks import check_number
 from .arguments import as_initial, as_measurements, as_operator, check_device
-from .checkpoint import Checkpoint, checkpointed
-from .progress import is_true, progress_bar
+from .checkpoint import Checkpoint, RunState, checkpointed
+from .monitor import Monitor
 from .result import Result, Stop
-
-__all__ = ["EMState", "mlem", "osem", "subset_order"]
 
 VIEWS = 2
 """The axis of measurements (B, C, n_views, ...) that subsets divide."""
@@ -164,10 +162,8 @@ def _em(
     progress: bool,
 ) -> Result:
     check_number("max_iter", max_iter, above=1, integer=True, or_equal=True, caller=caller)
-    if callback is not None and not callable(callback):
-        raise TypeError(f"{caller}: callback must be a function of an EMState, got {type(callback).__name__}")
     operator = as_operator(operator, caller)
-    settings = {"y": y, "background": background, "x0": x0, "n_subsets": n_subsets}
+    given = {"y": y, "background": background, "x0": x0, "n_subsets": n_subsets}
     y, is_numpy = as_measurements(y, caller=caller)
     check_counts(caller, "y", y, "do not subtract the background, pass it as background")
     check_device("operator", operator, y.device, caller)
@@ -176,44 +172,45 @@ def _em(
     x = _initial(caller, x0, subsets, y, r)
     _check_explained(caller, operator, x, y, r)
 
-    deviances: list[float] = []
+    def settings() -> dict[str, Any]:
+        return given
+
+    monitor = Monitor(caller, max_iter, ("deviance",), callback=callback, progress=progress)
     misfit: float | None = None
-    stop, bar = Stop.MAX_ITER, progress_bar(caller, max_iter) if progress else None
-    try:
-        with checkpointed(checkpoint, caller, settings, x, lambda: operator.A(x)) as kept:
-            if kept.tensors:
-                x, deviances = kept.tensors["x"], kept.numbers["deviance"]
-                if len(deviances) > max_iter:
-                    n = len(deviances)
-                    raise ValueError(f"{caller}: max_iter must be at least the {n} iterations of checkpoint")
-                if bar is not None:
-                    bar.update(len(deviances))
-            if kept.ended not in (None, Stop.MAX_ITER.name):
-                stop, max_iter = Stop[kept.ended], 0
-            for k in range(len(deviances) + 1, max_iter + 1):
-                x_new, deviance = x, 0.0
-                for subset in subsets:
-                    x_new, expected = subset.update(x_new)
-                    deviance += _deviance(subset.y, expected)
-                x = x_new
-                deviances.append(deviance)
-                kept.keep({"x": x}, {"deviance": list(deviances)})
-                if bar is not None:
-                    bar.set_postfix_str(f"deviance {deviance:.6g}", refresh=False)
-                    bar.update()
-                if callback is not None and is_true(callback(EMState(k, x, deviance))):
-                    stop = Stop.CALLBACK
-                    break
-            misfit = _pearson(operator, x, y, r)  # while the checkpoint is there
-            kept.end(stop.name, {"x": x}, {"deviance": list(deviances)})
-    except KeyboardInterrupt:
-        stop = Stop.INTERRUPTED
-    finally:
-        if bar is not None:
-            bar.close()
-    answer = x.cpu().numpy() if is_numpy else x
+    with monitor, checkpointed(checkpoint, caller, settings, x, lambda: operator.A(x)) as kept:
+        x = _restore(kept, monitor, x)
+        remaining = range(monitor.n_iter + 1, max_iter + 1) if monitor.stop is Stop.MAX_ITER else ()
+        for k in remaining:
+            x, deviance = _iterate(subsets, x)
+            monitor.record(deviance, text=f"deviance {deviance:.6g}")
+            kept.keep({"x": x}, {"deviance": list(monitor.history["deviance"])})
+            if monitor.asks_to_stop(EMState(k, x, deviance)):
+                break
+        monitor.finish()
+        misfit = _pearson(operator, x, y, r)  # while the checkpoint is there
+        kept.end(monitor.stop.name, {"x": x}, {"deviance": list(monitor.history["deviance"])})
     misfit = _pearson(operator, x, y, r) if misfit is None else misfit
-    return Result(answer, len(deviances), stop, {"deviance": deviances}, None, False, misfit)
+    answer = x.cpu().numpy() if is_numpy else x
+    return Result(answer, monitor.n_iter, monitor.stop, monitor.history, None, False, misfit)
+
+
+def _restore(kept: RunState, monitor: Monitor, x: Tensor) -> Tensor:
+    """Return the image of the checkpoint, or x, the first one, where there is none."""
+    if kept.ended not in (None, Stop.MAX_ITER.name):
+        monitor.stop = Stop[kept.ended]
+    if not kept.tensors:
+        return x
+    monitor.resume(kept.numbers)
+    return kept.tensors["x"]
+
+
+def _iterate(subsets: list[_Subset], x: Tensor) -> tuple[Tensor, float]:
+    """Return the image after every subset's turn, and the deviance of what each expected before its own."""
+    deviance = 0.0
+    for subset in subsets:
+        x, expected = subset.update(x)
+        deviance += _deviance(subset.y, expected)
+    return x, deviance
 
 
 def _deviance(y: Tensor, expected: Tensor) -> float:

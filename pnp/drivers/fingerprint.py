@@ -13,15 +13,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-__all__ = ["described", "differences"]
 
-
-def described(value: Any) -> str:
+def fingerprint(value: Any) -> str:
     """Return a text that is the same for the same settings in another process.
 
-    >>> described({"max_iter": 8, "bounds": (0.0, None)})
+    >>> fingerprint({"max_iter": 8, "bounds": (0.0, None)})
     '{bounds: (0.0, None), max_iter: 8}'
-    >>> described(np.zeros(2))
+    >>> fingerprint(np.zeros(2))
     'float64 (2,) 374708fff7719dd5'
     """
     if isinstance(value, np.generic):
@@ -33,19 +31,19 @@ def described(value: Any) -> str:
         return f"{value.dtype} {value.shape} {digest}"
     if isinstance(value, nn.Module):
         held = {name: t for name, t in value.state_dict().items() if isinstance(t, Tensor)}
-        text = _without_addresses(repr(value)) + described(held)
+        text = _without_addresses(repr(value)) + fingerprint(held)
         return f"{type(value).__name__} {hashlib.sha256(text.encode()).hexdigest()[:16]}"
     if isinstance(value, dict):
-        inside = ", ".join(f"{k}: {described(v)}" for k, v in sorted(value.items(), key=lambda item: str(item[0])))
+        inside = ", ".join(f"{k}: {fingerprint(v)}" for k, v in sorted(value.items(), key=lambda item: str(item[0])))
         return "{" + inside + "}"
     if isinstance(value, (list, tuple)):
-        return "(" + ", ".join(map(described, value)) + ")"
+        return "(" + ", ".join(map(fingerprint, value)) + ")"
     if isinstance(value, functools.partial):
-        return described((value.func, value.args, value.keywords))
+        return fingerprint((value.func, value.args, value.keywords))
     if hasattr(value, "__qualname__"):
         return f"{value.__module__}.{value.__qualname__}"
     if hasattr(value, "__dict__"):
-        return f"{type(value).__name__} {described(vars(value))}"
+        return f"{type(value).__name__} {fingerprint(vars(value))}"
     return _without_addresses(repr(value))
 
 

@@ -1,16 +1,14 @@
-"""What iterations show and ask while they run: a progress bar, and a callback's answer."""
+"""Progress bars on stderr, and what a callback's answer means."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
-__all__ = ["counted", "is_true", "progress_bar"]
-
 T = TypeVar("T")
 
 
-def is_true(answer: Any) -> bool:
+def wants_stop(answer: Any) -> bool:
     """Whether a callback asked to stop; an array of several truth values asks for nothing."""
     try:
         return bool(answer)
@@ -25,8 +23,8 @@ def progress_bar(caller: str, total: int) -> Any:
     return tqdm(total=total, desc=caller, unit="it")
 
 
-def counted(items: Sequence[T], caller: str, progress: bool, *, unit: str = "it") -> Iterable[T]:
-    """Return the items, behind a bar on stderr where progress is asked for."""
+def with_progress(items: Sequence[T], caller: str, progress: bool, *, unit: str = "it") -> Iterable[T]:
+    """Return the items, with a bar on stderr where progress is asked for."""
     if not progress:
         return items
     from tqdm.auto import tqdm

@@ -33,7 +33,8 @@ class Result:
         stop: why it ended; `str(result.stop)` is a sentence.
         history: one entry an iteration: "sigma" (units of x), "alpha" (1/units of x squared), "primal" and "dual"
             (relative residuals), "inner" (inner iterations of the x-update, 0 for a closed form).
-        noise_std: the noise level used, in units of y, like the argument; None where the data term needs none.
+        noise_std: the noise level used, in units of y, like the argument; a tuple where y has parts; None where the
+            data term needs none.
         noise_estimated: whether noise_std was estimated from y.
         misfit: ||W^(1/2) (A x - y)||^2 per measurement: about 1 where x explains y up to its noise.
     """

@@ -2,8 +2,9 @@
 
     min_x 1/2 ||W^(1/2) (A x - y)||^2 + R(x),    W = 1/noise_std^2,
 
-with R known only by a denoiser D(x, sigma). The iterations are in `solvers`, their x-updates in `data_terms`,
-their noise levels in `schedules`; this file chooses what the caller left open, stops, and reports.
+with R known only by a denoiser D(x, sigma). The iterations are in `algorithms.iterations`, their x-updates in
+`algorithms.least_squares` and `algorithms.poisson`, their noise levels in `algorithms.schedules`; `problem` prepares
+what they need and chooses what the caller left open.
 """
 
 from __future__ import annotations
@@ -13,31 +14,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from ..algorithms.iterations import ALGORITHMS, State
-from ..algorithms.least_squares import LeastSquares
-from ..algorithms.noise_estimate import estimate_noise_std
+from ..algorithms.iterations import State
 from ..algorithms.protocols import DataTerm, Denoiser, Operator
-from ..algorithms.schedules import Schedule, coupling
-from ..checks import check_number, short
-from .arguments import (
-    as_bounds,
-    as_denoiser,
-    as_initial,
-    as_levels,
-    as_measurements,
-    as_operator,
-    check_device,
-    guard_denoiser,
-)
+from ..algorithms.schedules import Schedule
+from ..checks import check_number
 from .checkpoint import Checkpoint, checkpointed
-from .problem import ANNEALING, DIVERGED, MAX_ITER, RTOL, _bind, _clean_and_weigh, _norm, default_schedule
-from .progress import is_true, progress_bar
+from .monitor import Monitor
+from .problem import HISTORY, MAX_ITER, RTOL, prepare
 from .result import Result, Stop
-from .solver_state import check_denoiser, end, found, identity, keep
-
-__all__ = ["estimate_noise_std", "solve"]
+from .solver_state import denoiser_fingerprint, restore_state, save_final, save_state
 
 
 @torch.no_grad()
@@ -68,10 +54,12 @@ def solve(
         operator: A, with `A(x)` and `A_adjoint(y)`; any deepinv LinearPhysics as it is. It is never changed.
         y: measurements in the layout of `operator.A(x)`, batch first, float32 or float64, a tensor or a numpy
             array: the answer comes back as the same, on the same device. NaN is allowed where noise_std is infinite.
+            For `operators.stack` a tuple or list of them.
         denoiser: D(x, sigma), sigma the noise's standard deviation in units of x; any deepinv denoiser.
         noise_std: standard deviation of the noise in units of y, a scalar or an array broadcasting to y; infinity
             marks measurements without information. None: `estimate_noise_std(y)`. Values below 1e-4 of the root
-            mean square of y are raised to it, so that exact data stay well-posed.
+            mean square of y are raised to it, so that exact data stay well-posed. For a stack, one for all parts, or a
+            tuple or list with one for each part of y.
         algorithm: "admm" or "hqs".
         strength: weight of the prior: alpha_k = lambda strength / sigma_k^2, lambda from `schedules.coupling`; more is
             smoother.
@@ -88,8 +76,8 @@ def solve(
             only: HQS keeps a gap) and the change of z. 0: never. Default 1e-3.
         callback: called with each `State`; a true answer stops, an array of several truth values does not.
         checkpoint: a file for the state, written every three minutes, at Ctrl-C and after an error, and removed at the
-            end; a `Checkpoint` says otherwise. Where it exists the same call goes on from it, on the same machine to
-            the same bits; a callback then sees the iterations that are left. A disk that refuses is a warning.
+            end. If it exists, the same call resumes from it, bit for bit on the same machine; a callback then sees the
+            remaining iterations. Pass a `Checkpoint` to change the interval. Failed writes are warnings.
         progress: show a bar on stderr.
 
     Returns:
@@ -106,102 +94,43 @@ def solve(
     >>> result.stop, bool((result.x - y / 2).abs().max() < 1e-2)
     (<Stop.CONVERGED: 'The relative residuals fell below rtol at the last noise level.'>, True)
     """
-    if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
-        raise ValueError(f"solve: algorithm must be one of {sorted(ALGORITHMS)}, got {short(repr(algorithm), 60)}")
-    operator = as_operator(operator)
-    D = as_denoiser(denoiser)
-    strength = check_number("strength", strength, above=0)
-    max_iter = MAX_ITER if max_iter is None else max_iter
-    max_iter = check_number("max_iter", max_iter, above=1, integer=True, or_equal=True)
-    rtol = check_number("rtol", RTOL if rtol is None else rtol, above=0, or_equal=True)
-    low, high = as_bounds(bounds)
-    if callback is not None and not callable(callback):
-        raise TypeError(f"solve: callback must be a function of a State, got {type(callback).__name__}")
+    max_iter = check_number(
+        "max_iter", MAX_ITER if max_iter is None else max_iter, above=1, integer=True, or_equal=True
+    )
+    monitor = Monitor("solve", max_iter, HISTORY, callback=callback, progress=progress)
+    problem = prepare(
+        operator,
+        y,
+        denoiser,
+        noise_std=noise_std,
+        algorithm=algorithm,
+        strength=strength,
+        schedule=schedule,
+        bounds=bounds,
+        data_term=data_term,
+        x0=x0,
+        max_iter=max_iter,
+        rtol=RTOL if rtol is None else rtol,
+    )
 
-    settings = {"y": y, "noise_std": noise_std, "x0": x0, "bounds": (low, high)}
-    settings |= {"algorithm": algorithm, "strength": float(strength), "rtol": float(rtol)}
-    term = LeastSquares() if data_term is None else data_term
-    if not hasattr(term, "bind") or not hasattr(term, "needs_noise_std"):
-        known = "LeastSquares(), Poisson() or ct.Transmission()"
-        raise TypeError(f"solve: data_term must be {known}, got {short(repr(term), 60)}")
-    y, is_numpy = as_measurements(y)
-    device = (y if isinstance(y, Tensor) else next(iter(y))).device
-    check_device("operator", operator, device)
-    check_device("denoiser", denoiser, device)
-    y, weights, estimated = _clean_and_weigh(operator, y, noise_std, term)
-    h = _bind(term, operator, y, weights)
+    def settings() -> dict[str, Any]:
+        return problem.settings | {"denoiser": denoiser_fingerprint(denoiser)}
 
-    z = as_initial(x0, h.back_projection) if x0 is not None else h.initial()
-    if not bool(z.isfinite().all()):
-        raise ValueError(
-            "solve: the first estimate, from the operator and y alone, holds NaN or infinity; check that the operator "
-            "is finite and its adjoint right, and the scale of y and noise_std"
-        )
-    if low is not None or high is not None:
-        if z.is_complex():
-            raise ValueError(f"solve: bounds must be None for complex images, which have no order, got {(low, high)}")
-        z = z.clamp(low, high)
-    sigmas, last = as_levels(default_schedule(h, z, D, max_iter) if schedule is None else schedule, max_iter)
-    weight = strength * coupling(algorithm, h.evenness())
-    levels = [(sigma, weight / sigma**2) for sigma in sigmas]
-    # Of max_iter only what the levels know: more iterations are the same run.
-    course = f"default over {min(ANNEALING, max_iter)}" if schedule is None else sigmas[: last + 1]
-    settings |= {"data_term": term, "schedule": course}
-    if checkpoint is not None:
-        settings["denoiser"] = identity(denoiser)  # reads all its weights
-
-    # The loop. A generator yields the iterations; here they are only counted, judged and recorded.
-    history: dict[str, list[float]] = {name: [] for name in ("sigma", "alpha", "primal", "dual", "inner")}
-    limit = DIVERGED * max(_norm(z), (z.numel() / h.curvature()) ** 0.5)
-    done: State | None = None
-    stop, misfit = Stop.MAX_ITER, None
-    denoise = guard_denoiser(D, low, high)
-    bar = progress_bar("solve", max_iter) if progress else None
-    try:
-        with checkpointed(checkpoint, "solve", settings, z, lambda: operator.A(h.back_projection)) as kept:
-            done = found(kept, h, history)
-            if done is not None:
-                z = done.z
-                check_denoiser(done, denoise, denoiser)
-                if done.k > max_iter:
-                    raise ValueError(f"solve: max_iter must be at least the {done.k} iterations of checkpoint")
-                if bar is not None:
-                    bar.update(done.k)
-            if kept.ended not in (None, Stop.MAX_ITER.name):
-                stop, levels = Stop[kept.ended], []
-            for state in ALGORITHMS[algorithm](h, denoise, z, levels[done.k if done else 0 :], after=done):
-                if not _norm(state.x) + _norm(state.z) <= limit:  # NaN fails too
-                    stop = Stop.DIVERGED
-                    break
-                done, z, primal, dual = state, state.z, state.primal, state.dual
-                values = (state.sigma, state.alpha, primal, dual, h.inner_iterations)
-                for name, value in zip(history, values, strict=True):
-                    history[name].append(value)
-                keep(kept, state, history)
-                if bar is not None:
-                    bar.set_postfix_str(f"sigma {state.sigma:.3g}, residuals {primal:.1e} {dual:.1e}", refresh=False)
-                    bar.update()
-                if callback is not None and is_true(callback(state)):
-                    stop = Stop.CALLBACK
-                    break
-                # While sigma falls the residuals measure the schedule, not convergence; on a plateau, not the last
-                # level.
-                held = state.k - 1 > last
-                if held and rtol > 0 and dual <= rtol and (primal <= rtol or algorithm == "hqs"):
-                    stop = Stop.CONVERGED
-                    break
-            misfit = h.misfit(z)  # while the checkpoint is there
-            end(kept, done, history, stop.name)
-    except KeyboardInterrupt:
-        stop = Stop.INTERRUPTED
-    finally:
-        if bar is not None:
-            bar.close()
-
-    used: Any = None
-    if term.needs_noise_std:
-        used = float(weights**-0.5) if weights.ndim == 0 else weights**-0.5
-    if is_numpy and isinstance(used, Tensor):
-        used = used.cpu().numpy()
-    misfit = h.misfit(z) if misfit is None else misfit
-    return Result(z.numpy() if is_numpy else z, 0 if done is None else done.k, stop, history, used, estimated, misfit)
+    with monitor, checkpointed(checkpoint, "solve", settings, problem.z, problem.measured) as kept:
+        for state in problem.iterate(after=restore_state(kept, problem, monitor)):
+            if not problem.accept(state):
+                monitor.stop = Stop.DIVERGED
+                break
+            k, sigma, primal, dual = state.k, state.sigma, state.primal, state.dual
+            text = f"sigma {sigma:.3g}, residuals {primal:.1e} {dual:.1e}"
+            monitor.record(sigma, state.alpha, primal, dual, problem.h.inner_iterations, text=text)
+            save_state(kept, state, monitor.history)
+            if monitor.asks_to_stop(state):
+                break
+            if problem.converged(k, primal, dual):
+                monitor.stop = Stop.CONVERGED
+                break
+        monitor.finish()
+        problem.misfit()  # while the checkpoint is there
+        save_final(kept, problem.state, monitor)
+    return problem.result(monitor.stop, monitor.history)

@@ -1,7 +1,7 @@
-"""The iterations of `solve` in a checkpoint: what of a `State` is kept, and how one is gone on from.
+"""Save the state of `solve` to a checkpoint and restore it.
 
-x is kept for the x-update, whose inner iteration starts there (`data_terms`); z and u are ADMM's; sigma and alpha are
-those of the iteration. All else follows from the arguments, as when they were given first.
+Of a `State` the checkpoint holds x, where the x-update's inner iteration starts, z and u of ADMM, and sigma and alpha
+of the iteration. All else follows from the arguments, which must be those of the first call.
 """
 
 from __future__ import annotations
@@ -13,45 +13,58 @@ import torch
 from torch import Tensor, nn
 
 from ..algorithms.iterations import State
-from .checkpoint import Kept
-from .fingerprint import described
+from .checkpoint import RunState
+from .fingerprint import fingerprint
+from .monitor import Monitor
+from .problem import Problem
+from .result import Stop
 
-__all__ = ["check_denoiser", "end", "found", "identity", "keep"]
-
-SAME_DENOISER = 0.1
-"""Difference of two answers, relative to what the denoiser removes, that is rounding: bfloat16's, at the most."""
-
-History = dict[str, list[float]]
+SAME_DENOISER_RTOL = 0.1
+"""Difference of two answers, relative to what the denoiser removes, that bfloat16's rounding may cause."""
 
 
-def keep(kept: Kept, state: State, history: History) -> None:
-    """Keep an iteration."""
+def save_state(kept: RunState, state: State, history: dict[str, list[float]]) -> None:
+    """Keep an iteration; it is written when it is time to."""
     if kept.checkpoint is not None:  # the history is copied
-        kept.keep(*_held(state, history))
+        kept.keep(*_contents(state, history))
 
 
-def end(kept: Kept, state: State | None, history: History, word: str) -> None:
-    """Keep the last iteration, and that it is the last."""
-    kept.end(word, *(({}, {}) if state is None else _held(state, history)))
+def save_final(kept: RunState, state: State | None, monitor: Monitor) -> None:
+    """Keep the last iteration, and why it was the last."""
+    kept.end(monitor.stop.name, *(({}, {}) if state is None else _contents(state, monitor.history)))
 
 
-def found(kept: Kept, h: Any, history: History) -> State | None:
-    """Return the iteration that was found, if any, fill the history, and start the data term's iteration there."""
+def restore_state(kept: RunState, problem: Problem, monitor: Monitor) -> State | None:
+    """Return the last iteration of the checkpoint, if there is one, and put the problem and the monitor there.
+
+    Raises:
+        ValueError: the checkpoint is damaged, has more than max_iter iterations, or had another denoiser.
+    """
+    if kept.ended not in (None, Stop.MAX_ITER.name):
+        monitor.stop, problem.levels = Stop[kept.ended], []
     if not kept.tensors:
         return None
     try:
         x, z, u = (kept.tensors[name] for name in ("x", "z", "u"))
-        k, sigma, alpha, values = (kept.numbers[name] for name in ("k", "sigma", "alpha", "history"))
-        history.update({name: list(values[name]) for name in history})
+        k, sigma, alpha, history = (kept.numbers[name] for name in ("k", "sigma", "alpha", "history"))
+        monitor.resume(history)
     except (KeyError, TypeError) as error:
-        raise ValueError(f"solve: checkpoint is damaged ({error!s:.60}); remove the file to begin anew") from error
-    if hasattr(h, "last_x"):
-        h.last_x = x
-    return State(k, x, z, u, z, sigma, alpha)
+        raise ValueError(f"solve: checkpoint is damaged ({error!s:.60}); remove the file to restart") from error
+    if hasattr(problem.h, "last_x"):
+        problem.h.last_x = x
+    state = State(k, x, z, u, z, sigma, alpha)
+    problem.state, problem.z = state, z
+    _check_denoiser(state, problem.denoise, problem.denoiser)
+    return state
 
 
-def check_denoiser(state: State, denoise: Callable[[Tensor, float], Tensor], denoiser: Any) -> None:
-    """Ask a denoiser without weights whether z = D(x + u; sigma) still holds; those of modules are compared.
+def denoiser_fingerprint(denoiser: Any) -> str:
+    """Return a text that tells a denoiser from others: its class, and its weights where it has any."""
+    return fingerprint(denoiser) if isinstance(denoiser, nn.Module) else type(denoiser).__qualname__
+
+
+def _check_denoiser(state: State, denoise: Callable[[Tensor, float], Tensor], denoiser: Any) -> None:
+    """Check that a denoiser without weights still gives z = D(x + u; sigma); weights of modules are compared.
 
     Raises:
         ValueError: it gives another image.
@@ -61,19 +74,14 @@ def check_denoiser(state: State, denoise: Callable[[Tensor, float], Tensor], den
     v = state.z + state.u if bool(state.u.any()) else state.x  # u = u_old + x - z, and D was given x + u_old
     again = denoise(v, state.sigma)
     removed, rounding = _norm(v - state.z), torch.finfo(torch.real(v).dtype).eps ** 0.5 * _norm(state.z)
-    if not _norm(again - state.z) <= SAME_DENOISER * removed + rounding:
+    if not _norm(again - state.z) <= SAME_DENOISER_RTOL * removed + rounding:
         raise ValueError(
-            "solve: checkpoint was begun with another denoiser, or one that draws at random, which gave another image "
-            "at the last iteration; go on with that one, or remove the file to begin anew"
+            "solve: checkpoint was written with another denoiser, or one that draws at random, which gave another "
+            "image at the last iteration; resume with that one, or remove the file to restart"
         )
 
 
-def identity(denoiser: Any) -> str:
-    """Return a text that tells a denoiser from others: its class, and its weights where it has any."""
-    return described(denoiser) if isinstance(denoiser, nn.Module) else type(denoiser).__qualname__
-
-
-def _held(state: State, history: History) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _contents(state: State, history: dict[str, list[float]]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors = {"x": state.x, "z": state.z, "u": state.u}
     numbers = {"k": state.k, "sigma": state.sigma, "alpha": state.alpha}
     return tensors, numbers | {"history": {name: list(values) for name, values in history.items()}}

@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["NotWritten", "atomic", "atomic_hdf5", "check_output", "refusal", "temporary"]
-
 PROBE_BYTES = 2**20
 """What a disk that has just refused is asked to take, where a library did not say why."""
 REFUSED = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO", "EACCES", "EPERM")}

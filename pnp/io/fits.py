@@ -25,8 +25,6 @@ from torch import Tensor
 from .atomic import atomic
 from .guards import allowed, check_claim, check_memory, quiet, reading
 
-__all__ = ["celestial_wcs", "image", "images_in", "native", "open_fits", "read_fits_maps", "write_fits_maps"]
-
 GZIP = b"\x1f\x8b"
 """The first bytes of a file in gzip."""
 BLOCK, CARD = 2880, 80

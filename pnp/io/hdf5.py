@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,11 +30,9 @@ from .atomic import atomic_hdf5
 from .hdf5_safe import listed, numbers, open_hdf5
 from .hdf5_units import factor, units_of
 
-__all__ = ["Measurements", "SavedResult", "read_measurements", "read_result", "write_measurements", "write_result"]
-
 Array = npt.NDArray[Any]
 FORMAT_VERSION = 1
-INTEGERS = ("shape", "n_detectors")
+INTEGERS = ("shape", "n_detectors", "factor")
 """Names of operator parameters that are whole numbers, whichever type a file stores them in."""
 
 
@@ -159,7 +157,7 @@ def write_result(
         TypeError: a parameter or attribute that HDF5 cannot hold.
         ValueError: a path that exists or cannot be written.
     """
-    with _create(path, "pnp result", overwrite) as file:
+    with create_result(path, overwrite=overwrite) as file:
         _store(file, "image", x)
         if b_mode is not None:
             _store(file, "b_mode", b_mode)
@@ -206,6 +204,15 @@ def read_result(path: str | os.PathLike[str]) -> SavedResult:
         history = {name: _dataset(path, file, f"history/{name}") for name in named}
         attributes = {name: _python(value) for name, value in file.attrs.items()}
         return SavedResult(x, operator, parameters, noise_std, history, reference, attributes)
+
+
+def create_result(path: str | os.PathLike[str], *, overwrite: bool = False) -> AbstractContextManager[h5py.File]:
+    """Return a context of a new file of a result, its header written; the file appears when the block succeeds.
+
+    Raises:
+        ValueError: the file exists (without overwrite) or cannot be written.
+    """
+    return _create(path, "pnp result", overwrite)
 
 
 @contextmanager

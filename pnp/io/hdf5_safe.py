@@ -20,8 +20,6 @@ import numpy.typing as npt
 
 from .guards import check_claim, check_memory, one_line, reading
 
-__all__ = ["check_stored", "listed", "numbers", "open_hdf5"]
-
 UNPACK = "if that is right, store it unpacked (h5repack -f NONE)"
 
 

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["factor", "units_of"]
-
 ANGLE = {"rad": 1.0, "deg": math.pi / 180}
 LENGTH = {"mm": 1.0, "cm": 10.0, "m": 1000.0}
 PER_LENGTH = {"1/mm": 1.0, "1/cm": 0.1, "1/m": 0.001}

@@ -21,8 +21,6 @@ from .hdf5_safe import listed, numbers, open_hdf5
 from .nifti import NIFTI, write_nifti
 from .tiff_safe import open_tiff, tiff_values
 
-__all__ = ["check_image_output", "png_bits", "read_image", "write_image"]
-
 _PNG, _TIFF, _NPY, _FITS, _HDF5 = (
     (".png", ".jpg", ".jpeg"),
     (".tif", ".tiff"),

@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["discard", "exclusive", "hidden", "sweep"]
-
 ATTEMPTS = 100
 """To lock a file that others remove in between."""
 TAKEN = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)

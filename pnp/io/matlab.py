@@ -21,8 +21,6 @@ import numpy.typing as npt
 
 from .guards import allowed, check_file, reading
 
-__all__ = ["read_matlab"]
-
 Array = npt.NDArray[Any]
 HEADER = 128
 MATRIX, COMPRESSED = 14, 15

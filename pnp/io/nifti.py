@@ -22,8 +22,6 @@ import numpy.typing as npt
 from .atomic import atomic
 from .guards import check_claim, check_memory, reading
 
-__all__ = ["NIFTI", "read_nifti", "write_nifti"]
-
 NIFTI = (".nii", ".nii.gz")
 MM = {"mm": 1.0, "unknown": 1.0, "meter": 1000.0, "micron": 1e-3}
 OBLIQUE = 1e-3

@@ -19,8 +19,6 @@ from .fits import contents, open_fits
 from .guards import reading
 from .hdf5_safe import check_stored, listed, open_hdf5
 
-__all__ = ["Column", "Columns", "open_table", "some"]
-
 Path = str | os.PathLike[str]
 PACKED = (b"\x1f", b"BZh", b"\xfd7zXZ", b"PK\x03\x04", b"\x28\xb5\x2f\xfd")
 """First bytes of gzip, compress, bzip2, xz, zip and zstd."""

@@ -15,8 +15,6 @@ import numpy.typing as npt
 
 from .guards import check_claim, check_memory, reading
 
-__all__ = ["open_tiff", "tiff_values"]
-
 ALONE = {"is_ome": False, "is_mmstack": False, "is_ndtiff": False}
 """Without the dialects whose files name others: this one is what is read."""
 

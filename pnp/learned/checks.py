@@ -3,47 +3,13 @@
 from __future__ import annotations
 
 import math
-import operator as op
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import warn_of_degrees
-
-__all__ = ["angles_of", "count", "field", "length", "points", "shape_of", "sinograms"]
-
-
-def count(caller: str, name: str, value: Any) -> int:
-    """Return a whole number of at least 1."""
-    try:
-        n = op.index(value)
-    except TypeError:
-        raise TypeError(f"{caller}: {name} must be an integer, got {value!r}") from None
-    if n < 1:
-        raise ValueError(f"{caller}: {name} must be at least 1, got {n}")
-    return n
-
-
-def length(caller: str, name: str, value: Any) -> float:
-    """Return a positive, finite length."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{caller}: {name} must be a number, got {value!r}") from None
-    if not 0 < number < math.inf:
-        raise ValueError(f"{caller}: {name} must be positive and finite, got {value!r}")
-    return number
-
-
-def shape_of(caller: str, name: str, value: Any) -> tuple[int, int]:
-    """Return (height, width) as two positive integers."""
-    try:
-        height, width = value
-    except (TypeError, ValueError):
-        raise TypeError(f"{caller}: {name} must be (height, width), got {value!r}") from None
-    return count(caller, f"{name}[0]", height), count(caller, f"{name}[1]", width)
+from operators.base import warn_of_degrees
 
 
 def angles_of(caller: str, value: Any) -> Tensor:

@@ -10,8 +10,8 @@ For a point q = (X, Y), views v at angles theta_v, and p_v = h * y_v the filtere
 
 after Khorashadizadeh, Debarnot, Liu and Dokmanic (arXiv 2401.00816), whose network is pointwise: blocks of distance
 0. Learned are the filter h, the taps delta, the views' weights w, the networks W and, where wanted, the geometry: the
-angles and the detector's offset. Before training W_o = 0, h is the ramp and x is filtered back-projection. s is the
-root mean square of the filtered projections, so that x(a y) = a x(y) for a > 0.
+angles and the detector's offset. Before training W_o = 0, h is the ramp, w is as in `operators.Radon.fbp`, and x is
+filtered back-projection. s is the root mean square of the filtered projections, so that x(a y) = a x(y) for a > 0.
 
 q is any point of the plane; its neighbours are a pixel away, whatever the points asked for. Time and memory are those
 of the points; the measurements are only filtered.
@@ -31,19 +31,18 @@ import torch.nn.functional as F
 from scipy.fft import next_fast_len
 from torch import Tensor, nn
 
+from operators.base import check_shape, length
+from operators.ct.fourier import ramp, sinc
+from operators.ct.view_weights import views as view_weights
+
+from ..checks import check_number
 from ..training.muon import fast_bfloat16
 from . import checks
-
-__all__ = ["Block", "Glimpse", "Views"]
 
 FINER = 8
 """Samples a bin of the filtered projections, between which they are linear."""
 TILE = 64
 """Side of the squares of points that are evaluated at a time."""
-TURN = 2**30
-"""Directions are told apart to 3 nanoradians."""
-MISSING = 5.0
-"""Times the typical gap between views: a wider one was not measured."""
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 
@@ -86,7 +85,8 @@ class Glimpse(nn.Module):
         n_detectors: number of bins.
         pitch: distance between bins, in the unit of pixel_size.
         offset: position of the detector's centre on the t axis, in the unit of pixel_size. A detector that does not
-            see the whole image is taken to see nothing beyond its ends, also of the filter's tails.
+            see the whole image is taken to see nothing beyond its ends, also of the filter's tails, and lines that it
+            sees twice, off the axis, are not weighted to one, as `operators.Radon.fbp` does.
         pixel_size: side of a pixel, in any unit of length; x is per this unit.
         taps: detector samples read around a point's sinusoid in each view, at first a bin apart.
         features, hidden: width of the features and of the blocks' hidden layers.
@@ -113,14 +113,12 @@ class Glimpse(nn.Module):
         precision: str = "auto",
     ) -> None:
         super().__init__()
-        self.shape = checks.shape_of("Glimpse", "shape", shape)
+        self.shape = check_shape("Glimpse", shape)
         angles = checks.angles_of("Glimpse", angles)
-        self.n_detectors = checks.count("Glimpse", "n_detectors", n_detectors)
-        self.pitch = checks.length("Glimpse", "pitch", pitch)
-        self.pixel_size = checks.length("Glimpse", "pixel_size", pixel_size)
-        taps, features, hidden = (
-            checks.count("Glimpse", k, n) for k, n in (("taps", taps), ("features", features), ("hidden", hidden))
-        )
+        self.n_detectors = _count("n_detectors", n_detectors)
+        self.pitch = length("Glimpse", "pitch", pitch)
+        self.pixel_size = length("Glimpse", "pixel_size", pixel_size)
+        taps, features, hidden = _count("taps", taps), _count("features", features), _count("hidden", hidden)
         if not isinstance(blocks, tuple | list) or any(int(b) != b or b < 0 for b in blocks):
             raise ValueError(f"Glimpse: blocks must be distances in whole pixels, 0 or more, got {blocks!r}")
         if precision not in PRECISIONS:
@@ -134,7 +132,8 @@ class Glimpse(nn.Module):
         self._period = next_fast_len(2 * self.n_detectors, real=True)
         self.filter = nn.Parameter(ramp(self._period).float())
         self.taps = nn.Parameter(torch.arange(taps) - (taps - 1) / 2)
-        self.view_weights = nn.Parameter((view_weights(angles) * (len(angles) / math.pi)).float())
+        shares = view_weights(angles, math.pi).shares
+        self.view_weights = nn.Parameter((shares * (len(angles) / math.pi)).float())
         self._hidden = hidden
         self.read = nn.Linear(len(angles) * taps, features)
         self.blocks = nn.ModuleList(Block(features, hidden, int(d)) for d in blocks)
@@ -278,7 +277,7 @@ class Glimpse(nn.Module):
         if coords is not None:
             points = checks.points("Glimpse", coords).to(self.angles)
             return torch.cat([self._at(self.prepare(one[None]), points) for one in y]).to(y.dtype)
-        (h, w), (height, width) = checks.shape_of("Glimpse", "shape", shape or self.shape), self.shape
+        (h, w), (height, width) = check_shape("Glimpse", shape or self.shape), self.shape
         # The centres of h x w samples of the field, X and Y in pixels.
         across = (torch.arange(w, device=y.device).double() + 0.5) * (width / w) - width / 2
         up = height / 2 - (torch.arange(h, device=y.device).double() + 0.5) * (height / h)
@@ -312,40 +311,6 @@ class Glimpse(nn.Module):
         return f"{self.shape}, {len(self.angles)} angles, n_detectors={self.n_detectors}, reach={self.reach}"
 
 
-# ---------------------------------------------------------------- functions
-
-
-def sinc(k: Tensor) -> Tensor:
-    """Return sin(k/2)/(k/2), with its derivative at 0 too."""
-    h = k / 2
-    small = h.abs() < 1e-2
-    h_safe = torch.where(small, 1.0, h)
-    return torch.where(small, 1 - h**2 / 6 + h**4 / 120, h_safe.sin() / h_safe)
-
-
-def ramp(n: int) -> Tensor:
-    """Response (n//2 + 1,) of the spatial ramp of period n, per bin (Kak and Slaney, 1988, eq. 3.61), float64."""
-    t = torch.arange(n, dtype=torch.float64)
-    t = torch.minimum(t, n - t)
-    h = torch.where(t % 2 == 1, -1 / (math.pi * t) ** 2, 0.0)
-    h[0] = 0.25
-    response: Tensor = torch.fft.rfft(h).real
-    return response
-
-
-def view_weights(angles: Tensor) -> Tensor:
-    """Half the gaps to the two neighbours on the circle of angles modulo pi; (n_angles,), float64.
-
-    Repeated directions share theirs, and a gap far wider than the others, a wedge that was not measured, weighs no more
-    than they do: the others' median by length, which views that nearly coincide do not pull down.
-    """
-    ticks = torch.round(angles.double() / math.pi * TURN).long() % TURN
-    ticks, view, repeats = torch.unique(ticks, return_inverse=True, return_counts=True)
-    gaps = torch.diff(ticks, append=ticks[:1] + TURN).double() * (math.pi / TURN)
-    others = gaps.sort(descending=True).values[1:]
-    if len(others):
-        total = others.cumsum(0)
-        typical = float(others[int(torch.searchsorted(total, total[-1] / 2))])
-        gaps = torch.where(gaps > MISSING * typical, typical, gaps)
-    weights: Tensor = ((gaps + gaps.roll(1)) / (2 * repeats))[view]
-    return weights
+def _count(name: str, value: Any) -> int:
+    """Return a whole number of at least 1."""
+    return int(check_number(name, value, above=1, or_equal=True, integer=True, caller="Glimpse"))

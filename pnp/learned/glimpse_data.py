@@ -15,8 +15,6 @@ from ..io import read_image
 from ..phantoms import chest
 from ..training.images import centre
 
-__all__ = ["ARCHITECTURES", "chests", "folder_slices"]
-
 ARCHITECTURES: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
     # One number a view, and neighbours that tell theirs.
     "local": ({}, {"patch": 32, "patches": 1}),

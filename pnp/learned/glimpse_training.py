@@ -18,8 +18,6 @@ from ..metrics import psnr
 from ..training.state import Task, like
 from .glimpse import Glimpse
 
-__all__ = ["Pairs", "add_noise", "held_out_psnr", "mean_psnr"]
-
 
 def add_noise(y: Tensor, noise_db: float, generator: torch.Generator) -> Tensor:
     """Return y (B, ...) with white noise `noise_db` decibels below each measurement's root mean square."""

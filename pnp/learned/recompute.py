@@ -12,8 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["remade"]
-
 
 def remade(function: Callable[..., Tensor], *inputs: Tensor, parameters: tuple[Tensor, ...] = ()) -> Tensor:
     """Return function(*inputs), keeping nothing of it for the backward pass but the inputs.

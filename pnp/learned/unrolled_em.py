@@ -31,9 +31,6 @@ from ..drivers.arguments import as_initial, as_measurements, as_operator, check_
 from ..drivers.em import osem
 from .recompute import remade
 
-__all__ = ["Iteration", "Prior", "UnrolledEM"]
-
-
 SLAB = 2**18
 """Voxels that a network is applied to at a time: memory does not grow with the volume, the answer is the same."""
 

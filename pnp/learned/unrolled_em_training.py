@@ -29,8 +29,6 @@ from ..training.options import TrainingOptions
 from ..training.state import Task, load_checkpoint
 from .unrolled_em import UnrolledEM
 
-__all__ = ["MODES", "Scan", "held_out_nrmse", "make_scan", "spent", "train_unrolled_em"]
-
 MODES = ("end-to-end", "truncated", "sequential")
 """Where gradients pass, see above."""
 

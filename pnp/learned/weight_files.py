@@ -14,8 +14,6 @@ from ..io import atomic
 from .glimpse import Glimpse
 from .unrolled_em import UnrolledEM
 
-__all__ = ["load_glimpse", "load_unrolled_em", "save_glimpse", "save_unrolled_em"]
-
 Model = TypeVar("Model", bound=nn.Module)
 SHIPPED = Path(__file__).parent / "weights"
 

@@ -20,8 +20,6 @@ from ..metrics import nrmse
 from .gaussian_filter import Gaussian
 from .shear import check_shear, noise_like
 
-__all__ = ["best_smoothing", "smoothed_kaiser_squires", "wiener"]
-
 
 def smoothed_kaiser_squires(operator: Operator, y: Tensor, noise_std: Tensor, smoothing_px: float) -> Tensor:
     """Return the Kaiser-Squires map of the observed shear after Gaussian smoothing, (B, 1, H, W).

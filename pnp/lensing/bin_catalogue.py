@@ -30,11 +30,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from operators.lensing.kaiser_squires import SIGNS
+
 from ..checks import check_number
 from ..readers.shear_catalogue import ShearCatalogue, read_catalogue
-from ..readers.shear_map import CONVENTIONS, ShearMap, check_convention, check_signs
-
-__all__ = ["map_catalogue"]
+from ..readers.shear_map import ShearMap, check_convention, check_signs
 
 Array = npt.NDArray[Any]
 
@@ -108,7 +108,7 @@ def map_catalogue(
     e = np.stack([(galaxies.e1 - galaxies.c1)[inside], (galaxies.e2 - galaxies.c2)[inside]][:: -1 if swap else 1])
     e = np.array(signs)[:, None] * e
     if axes == "sky":
-        e = _turned(e, _lean(galaxies, grid.centre, inside), handedness=math.prod(CONVENTIONS[convention]), east=east)
+        e = _turned(e, _lean(galaxies, grid.centre, inside), handedness=math.prod(SIGNS[convention]), east=east)
     response = 1 + float(np.average(m, weights=w))
 
     def total(values: Array) -> Array:

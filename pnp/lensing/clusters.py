@@ -30,8 +30,6 @@ import torch
 from scipy.integrate import trapezoid
 from torch import Tensor
 
-__all__ = ["Clusters", "cluster_density", "nfw_surface"]
-
 _MATTER, _BARYONS, _H, _SIGMA8, _TILT = 0.31, 0.049, 0.68, 0.81, 0.97
 _MEAN_DENSITY = 2.775e11 * _MATTER  # comoving, Msun/h per (Mpc/h)^3
 _HUBBLE = 2997.92  # c/H_0 in Mpc/h

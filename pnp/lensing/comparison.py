@@ -21,9 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from operators import KaiserSquires
+
 from ..algorithms.protocols import Operator
 from ..checks import short
-from ..drivers.progress import counted
+from ..drivers.progress import with_progress
 from ..metrics import nrmse, pearson_r
 from .baselines import best_smoothing, smoothed_kaiser_squires, wiener
 from .diagnostics import BModeNull, b_mode_null, power_ratio, whitened_chi2
@@ -31,8 +33,6 @@ from .peaks import find_peaks, match_peaks
 from .shear import check_shear
 from .spectrum import band_means, band_powers, gaussian_maps, measured_spectrum, rotated
 from .starlet import starlet_map
-
-__all__ = ["BASELINES", "Ladder", "Method", "Rung", "mass_map_ladder"]
 
 Method = Callable[[Tensor, Tensor], Tensor]
 """(shear (B, 2, H, W), noise_std) -> convergence (B, 1, H, W)."""
@@ -131,11 +131,11 @@ class Ladder:
 
 @torch.no_grad()
 def mass_map_ladder(
-    operator: Operator,
-    shear: Tensor,
+    y: Tensor,
     noise_std: Tensor,
     *,
     generator: torch.Generator,
+    operator: Operator | None = None,
     methods: Mapping[str, Method] | None = None,
     baselines: Sequence[str] = BASELINES,
     spectrum: Tensor | None = None,
@@ -152,10 +152,10 @@ def mass_map_ladder(
     A pixel is observed where noise_std is finite for both components. A batch is judged as a whole.
 
     Args:
-        operator: convergence to shear.
-        shear: (B, 2, H, W); ignored where noise_std is infinite.
-        noise_std: noise standard deviation per component, broadcasts against shear, infinity where blind.
+        y: shear (B, 2, H, W); ignored where noise_std is infinite.
+        noise_std: noise standard deviation per component, broadcasts against y, infinity where blind.
         generator: draws the simulations: smoothing, starlet thresholds, B modes.
+        operator: convergence to shear; None: `KaiserSquires` of y's shape.
         methods: name to callable (shear, noise_std) -> kappa (B, 1, H, W).
         baselines: which of "zero", "kaiser_squires", "smoothed", "wiener", "starlet" to climb.
         spectrum: (H, W) prior power of the Wiener filter, as `pixel_spectrum`; None: `measured_spectrum`.
@@ -171,9 +171,11 @@ def mass_map_ladder(
     Raises:
         TypeError, ValueError: an argument, or what a method returns, does not fit.
     """
-    weights = check_shear("mass_map_ladder", shear, noise_std, name="shear").expand(shear.shape)
+    weights = check_shear("mass_map_ladder", y, noise_std).expand(y.shape)
     methods = _check_methods(methods, baselines)
-    shape = (len(shear), 1, *shear.shape[-2:])
+    shape = (len(y), 1, *y.shape[-2:])
+    if operator is None:
+        operator = KaiserSquires(shape[-2:]).to(y.device)
     if truth is not None and truth.shape != shape:
         raise ValueError(f"mass_map_ladder: truth must be {shape}, as the maps are, got {tuple(truth.shape)}")
     if simulated is not None and simulated.shape[1:] != shape[1:]:
@@ -182,22 +184,22 @@ def mass_map_ladder(
     mask = seen.all(dim=1, keepdim=True)
     factor = None
     if spectrum is None:
-        measured = measured_spectrum(operator, shear, noise_std)
+        measured = measured_spectrum(operator, y, noise_std)
         spectrum, factor = measured.spectrum, measured.noise_factor
     threshold = 3 * math.sqrt(float(spectrum.mean())) if peak_threshold is None else peak_threshold
     smoothing_px = None
     if "smoothed" in baselines:
         if simulated is None:
-            simulated = gaussian_maps(spectrum, 4, generator=generator, dtype=shear.dtype).to(shear.device)
+            simulated = gaussian_maps(spectrum, 4, generator=generator, dtype=y.dtype).to(y.device)
         smoothing_px = best_smoothing(operator, simulated, noise_std, generator=generator)
     rungs = _baselines(operator, baselines, spectrum, smoothing_px or 0.0, generator) | methods
 
     truths = None if truth is None else find_peaks(truth, threshold=threshold, mask=mask)
-    turned = rotated(shear), (noise_std.flip(-3) if noise_std.ndim > 2 else noise_std)
+    turned = rotated(y), (noise_std.flip(-3) if noise_std.ndim > 2 else noise_std)
     found, maps = [], {}
-    for name, method in counted(list(rungs.items()), "mass_map_ladder", progress, unit="map"):
+    for name, method in with_progress(list(rungs.items()), "mass_map_ladder", progress, unit="map"):
         start = time.perf_counter()
-        x = maps[name] = _run(name, method, shear, noise_std)
+        x = maps[name] = _run(name, method, y, noise_std)
         seconds = time.perf_counter() - start
         peaks = find_peaks(x, threshold=threshold, mask=mask)
         rung = Rung(
@@ -207,14 +209,14 @@ def mass_map_ladder(
             peaks_matched=None if truths is None else match_peaks(peaks, truths, radius_px=match_px),
             power_ratio=_power_ratio(x, truth, spectrum, mask, n_bands),
             b_over_e=_b_over_e(x, _run(name, method, *turned), mask) if b_modes else None,
-            chi2=whitened_chi2(operator, x, shear, noise_std),
+            chi2=whitened_chi2(operator, x, y, noise_std),
             seconds=seconds,
         )
         found.append(rung)
     return Ladder(
         rungs=found,
         maps=maps,
-        b_null=b_mode_null(operator, shear, noise_std, generator=generator, spectrum=spectrum),
+        b_null=b_mode_null(operator, y, noise_std, generator=generator, spectrum=spectrum),
         spectrum=spectrum,
         noise_factor=factor,
         smoothing_px=smoothing_px,

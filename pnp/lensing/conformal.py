@@ -11,8 +11,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["check_size", "conformal_factor", "risk_controlling_factor", "sky_factor", "upper_bound"]
-
 
 def check_size(n: int, c: float, form: str, delta: float) -> None:
     """Check that n skies can promise the target were nothing uncovered."""

@@ -16,8 +16,6 @@ from ..checks import check_number
 from .shear import check_shear, noise_like
 from .spectrum import b_mode, band_powers, gaussian_maps, shear_window
 
-__all__ = ["BModeNull", "b_mode_null", "power_ratio", "whitened_chi2"]
-
 
 class BModeNull(NamedTuple):
     """What `b_mode_null` returns."""

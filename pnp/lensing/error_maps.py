@@ -37,12 +37,10 @@ from torch import Tensor
 
 from ..algorithms.protocols import Operator
 from ..checks import broadcasts, check_number, short
-from ..drivers.progress import counted
+from ..drivers.progress import with_progress
 from .conformal import check_size, conformal_factor, risk_controlling_factor, sky_factor
 from .peaks import find_peaks
 from .shear import noise_like
-
-__all__ = ["CalibratedError", "SimulatedErrors", "Sky", "calibrate_error", "simulated_errors"]
 
 FORMS = ("pixel", "field", "value")
 RANKS = (0.5, 0.9, 0.99)
@@ -157,7 +155,7 @@ def simulated_errors(
     mask = torch.isfinite(noise_std).all(dim=1, keepdim=True)
     height, width = mask.shape[-2:]
     errors, truths = [], []
-    for _ in counted(range(skies), "simulated_errors", progress, unit="sky"):
+    for _ in with_progress(range(skies), "simulated_errors", progress, unit="sky"):
         kappa = sky(1, generator=generator).to(noise_std)
         if kappa.shape[:-2] != (1, 1) or kappa.shape[-2] < height or kappa.shape[-1] < width:
             raise ValueError(

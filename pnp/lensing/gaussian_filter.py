@@ -7,8 +7,6 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["Gaussian"]
-
 
 class Gaussian:
     """Convolution of maps (..., H, W) with a periodic Gaussian: `Gaussian((256, 256), 2.0)(x)`.

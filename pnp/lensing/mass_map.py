@@ -29,19 +29,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from denoisers import MLPatch
+from operators import KaiserSquiresEB
+
 from ..algorithms.iterations import State, admm
 from ..algorithms.least_squares import LeastSquares
 from ..algorithms.protocols import Denoiser, Operator
 from ..checks import as_tensor, broadcasts, check_number, short
 from ..drivers.arguments import as_denoiser, as_operator, check_device, guard_denoiser
-from ..drivers.progress import counted, is_true
+from ..drivers.monitor import Monitor
 from ..drivers.result import Stop
 from .padding import OddGrid
 from .reduced_shear import undo_reduction
 from .shear import check_shear
 from .spectrum import rotated
-
-__all__ = ["EModeOnly", "MassMap", "map_mass"]
 
 N_ITER = {"admm": 12, "pnpmass": 8}
 """Iterations; chosen on simulated maps (benchmarks/mass_mapping_step.py)."""
@@ -102,37 +103,37 @@ class EModeOnly(nn.Module):
 
 @torch.no_grad()
 def map_mass(
-    make_operator: Callable[[tuple[int, int]], Operator],
-    shear: Any,
+    y: Any,
     noise_std: Any,
-    denoiser: Denoiser,
     *,
+    denoiser: Denoiser | None = None,
+    make_operator: Callable[[tuple[int, int]], Operator] = KaiserSquiresEB,
     mask: Any = None,
     method: str = "admm",
     pad: int | None = 0,
     b_mode: bool = True,
     reduced: bool = False,
     strength: float = 1.0,
-    n_iter: int | None = None,
+    max_iter: int | None = None,
     callback: Callable[[State], Any] | None = None,
     progress: bool = False,
 ) -> MassMap:
     """Map the mass behind a shear map; Ctrl-C returns the last finished iterate, once there is one.
 
     Args:
-        make_operator: called with the grid's (height, width): `KaiserSquiresEB` (exact steps on odd grids) or
-            `KaiserSquires` (conjugate gradients); `functools.partial(KaiserSquiresEB, convention="conjugate")`.
-        shear: (B, 2, H, W), float32 or float64, a tensor or numpy; where blind it may be anything, NaN too.
-        noise_std: noise standard deviation per component and pixel, broadcasts to shear; infinity where blind.
-        denoiser: D(x, sigma) for convergence (B, 1, H, W), e.g. `MLPatch.from_pretrained("convergence")`.
-        mask: true or 1 where observed, broadcasts to shear; noise_std may be 0 or NaN elsewhere. None: everywhere.
+        y: shear (B, 2, H, W), float32 or float64, a tensor or numpy; where blind it may be anything, NaN too.
+        noise_std: noise standard deviation per component and pixel, broadcasts to y; infinity where blind.
+        denoiser: D(x, sigma) for convergence (B, 1, H, W); None: `MLPatch.from_pretrained("convergence")`.
+        make_operator: called with the grid's (height, width). `KaiserSquiresEB` has exact steps on odd grids,
+            `KaiserSquires` takes conjugate gradients; `functools.partial(KaiserSquiresEB, convention="conjugate")`.
+        mask: true or 1 where observed, broadcasts to y; noise_std may be 0 or NaN elsewhere. None: everywhere.
         method: "admm" or "pnpmass", as the module describes.
         pad: at least so many pixels between the field and its periodic copies, on an odd grid; 0: what makes it odd;
-            None: the grid of the shear as it is.
+            None: the grid of y as it is.
         b_mode: map the shear turned by 45 degrees as well, which takes as long again.
-        reduced: shear is the reduced shear g = gamma/(1 - kappa): correct for it until kappa changes by less than 1 %.
+        reduced: y is the reduced shear g = gamma/(1 - kappa): correct for it until kappa changes by less than 1 %.
         strength: weight of the prior, 1 as trained; more is smoother.
-        n_iter: iterations. None: 12 of ADMM, 8 of PnPMass.
+        max_iter: iterations. None: 12 of ADMM, 8 of PnPMass.
         callback: called with each iteration's `State`, its maps the E modes (B, 1, H, W) on the shear's own pixels, for
             reading only; the denoiser got z + u (PnPMass: x) and gave z. A true answer stops, as in `solve`, and with
             it the corrections for reduced shear.
@@ -147,27 +148,27 @@ def map_mass(
     if method not in N_ITER:
         raise ValueError(f"map_mass: method must be one of {sorted(N_ITER)}, got {short(repr(method), 60)}")
     strength = check_number("strength", strength, above=0, caller="map_mass")
-    n_iter = N_ITER[method] if n_iter is None else n_iter
-    n_iter = check_number("n_iter", n_iter, above=1, integer=True, or_equal=True, caller="map_mass")
-    y, std = _survey(shear, noise_std, mask)
+    max_iter = N_ITER[method] if max_iter is None else max_iter
+    max_iter = check_number("max_iter", max_iter, above=1, integer=True, or_equal=True, caller="map_mass")
+    is_tensor = isinstance(y, Tensor)
+    y, std = _survey(y, noise_std, mask)
     if std.shape[0] > 1:
         raise ValueError(
             f"map_mass: noise_std must be one map for all images, got {std.shape[0]}; every noise has settings of its "
             "own, call map_mass image by image"
         )
-    if callback is not None and not callable(callback):
-        raise TypeError(f"map_mass: callback must be a function of a State, got {type(callback).__name__}")
     grid = OddGrid((y.shape[-2], y.shape[-1]), margin_px=pad or 0)
     crop = grid.crop if pad is not None else lambda maps: maps
     if pad is not None:
         y, std = grid.embed(y, 0.0), grid.embed(std.expand(-1, -1, *grid.field), math.inf)
-    A, D = _operator(make_operator, y), as_denoiser(denoiser, "map_mass")
+    A = _operator(make_operator, y)
+    D = as_denoiser(_prior(y) if denoiser is None else denoiser, "map_mass")
     check_device("denoiser", D, y.device, "map_mass")
     sigma = _noise_level(std, D)
     lifted = A.A_adjoint(y[:1]).shape[1] == 2
     denoise = guard_denoiser(EModeOnly(D) if lifted else D, None, None, "map_mass")
-    batch, stop = len(y), Stop.MAX_ITER
-    changes: list[float] = []
+    batch = len(y)
+    monitor = Monitor("map_mass", max_iter, ("change",), callback=callback, progress=progress)
     z: Tensor | None = None
 
     def shown(state: State) -> State:
@@ -175,32 +176,28 @@ def map_mass(
         return replace(state, x=x, z=z, u=u, z_old=z_old)
 
     def reconstruct(y: Tensor, std: Tensor) -> Tensor:
-        nonlocal z, stop
+        nonlocal z
         if b_mode:
             y, std = _with_turned(y, std)
         states = ITERATIONS[method](A, y, std, denoise, sigma, strength)
-        try:
-            for _, state in zip(counted(range(n_iter), "map_mass", progress), states, strict=False):
+        with monitor:
+            for state in itertools.islice(states, max_iter):
                 z = state.z
-                changes.append(state.dual)
-                if callback is not None and is_true(callback(shown(state))):
-                    stop = Stop.CALLBACK
+                monitor.record(state.dual)
+                if monitor.asks_to_stop(shown(state)):
                     break
-        except KeyboardInterrupt:
-            stop = Stop.INTERRUPTED
-            if z is None:
-                raise
-        assert z is not None
+        if z is None:
+            raise KeyboardInterrupt
         return torch.cat(torch.split(z[:, :1], batch), dim=1)  # type: ignore[no-untyped-call]
 
     if reduced:
-        maps, corrections = undo_reduction(reconstruct, y, std, more=lambda: stop is Stop.MAX_ITER)
+        maps, corrections = undo_reduction(reconstruct, y, std, more=lambda: monitor.stop is Stop.MAX_ITER)
     else:
         maps, corrections = reconstruct(y, std), []
     kappa = torch.split(crop(maps), 1, dim=1)  # type: ignore[no-untyped-call]
-    answer: list[Any] = [k.contiguous() if isinstance(shear, Tensor) else k.numpy().copy() for k in kappa]
-    history = {"change": changes, "reduced": corrections}
-    return MassMap(answer[0], answer[1] if b_mode else None, method, sigma, len(changes), stop, history)
+    answer: list[Any] = [k.contiguous() if is_tensor else k.numpy().copy() for k in kappa]
+    history = monitor.history | {"reduced": corrections}
+    return MassMap(answer[0], answer[1] if b_mode else None, method, sigma, monitor.n_iter, monitor.stop, history)
 
 
 def _with_turned(y: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
@@ -240,9 +237,9 @@ def _noise_level(std: Tensor, denoiser: Denoiser) -> float:
     return float(min(max(sigma, low), high))
 
 
-def _survey(shear: Any, noise_std: Any, mask: Any) -> tuple[Tensor, Tensor]:
+def _survey(y: Any, noise_std: Any, mask: Any) -> tuple[Tensor, Tensor]:
     """Return shear (B, 2, H, W), 0 where blind, and its noise (1 or B, 1 or 2, 1 or H, 1 or W), infinite there."""
-    y = as_tensor("shear", shear, caller="map_mass")
+    y = as_tensor("y", y, caller="map_mass")
     if isinstance(noise_std, (int, float, np.number)):
         noise_std = torch.tensor(float(noise_std), dtype=y.dtype, device=y.device)
     std = as_tensor("noise_std", noise_std, device=y.device, caller="map_mass")
@@ -250,9 +247,9 @@ def _survey(shear: Any, noise_std: Any, mask: Any) -> tuple[Tensor, Tensor]:
         seen = mask > 0 if isinstance(mask, Tensor) else torch.from_numpy(np.asarray(mask) > 0).to(y.device)
         for name, maps in (("noise_std", std), ("mask", seen)):
             if not broadcasts(tuple(maps.shape), tuple(y.shape)):
-                raise ValueError(f"map_mass: {name} must broadcast to shear {tuple(y.shape)}, got {tuple(maps.shape)}")
+                raise ValueError(f"map_mass: {name} must broadcast to y {tuple(y.shape)}, got {tuple(maps.shape)}")
         std = torch.where(seen, std, math.inf)
-    check_shear("map_mass", y, std, name="shear")
+    check_shear("map_mass", y, std)
     y = torch.where(std.isinf(), 0, y)
     return y, _share(std.to(y.dtype).reshape((1,) * (4 - std.ndim) + tuple(std.shape)))
 
@@ -264,6 +261,11 @@ def _share(std: Tensor) -> Tensor:
     first, second = std.unbind(1)
     alike = (first == second) | ((first - second).abs() <= SHARED * torch.minimum(first, second))
     return std.square().mean(1, keepdim=True).sqrt() if bool(alike.all()) else std
+
+
+def _prior(y: Tensor) -> MLPatch:
+    """Return the denoiser that was trained on convergence, on y's device."""
+    return MLPatch.from_pretrained("convergence").to(y.device)
 
 
 def _operator(make: Callable[[tuple[int, int]], Operator], y: Tensor) -> Operator:

@@ -12,8 +12,6 @@ from torch import Tensor
 
 from ..checks import check_number
 
-__all__ = ["OddGrid", "next_fast_odd"]
-
 
 def next_fast_odd(n: int) -> int:
     """Return the least odd number of at least n without prime factors beyond 11.

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from ..checks import check_number, short
 
-__all__ = ["Peaks", "find_peaks", "match_peaks", "peak_counts"]
-
 
 class Peaks(NamedTuple):
     """Peaks of a batch of maps, the highest first in each map; vectors of one length."""

@@ -20,8 +20,6 @@ from ..algorithms.protocols import Denoiser
 from ..checks import check_number
 from ..drivers.arguments import as_denoiser
 
-__all__ = ["PriorFit", "ScaledPrior", "check_prior"]
-
 TRAINED_STD = (0.015, 0.03)
 """Standard deviations per pixel of the maps that the "convergence" weights of this package were trained on."""
 TRAINED_ARCMIN = 0.29

@@ -17,8 +17,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["reduced_to_shear", "shear_to_reduced", "undo_reduction"]
-
 KAPPA_MAX = 0.9
 """Convergence is taken for at most this: towards 1 the reduced shear grows without limit, then turns about."""
 

@@ -8,38 +8,35 @@ from torch import Tensor
 from ..checks import broadcasts
 from ..drivers.arguments import as_weights
 
-__all__ = ["check_shear", "noise_like"]
 
-
-def check_shear(caller: str, y: Tensor, noise_std: Tensor, *, name: str = "y") -> Tensor:
+def check_shear(caller: str, y: Tensor, noise_std: Tensor) -> Tensor:
     """Return the weights 1/noise_std^2, in y's dtype and 0 where blind, or explain what does not fit.
 
     Args:
         caller: what the message begins with.
         y: shear (B, 2, H, W); finite where observed.
         noise_std: positive, broadcasts against y, infinity where blind.
-        name: what the caller calls y.
 
     Raises:
         TypeError: one of them is not a real floating tensor.
         ValueError: shape, device, sign, NaN, beyond the range of the dtype, or nothing observed.
     """
-    for argument, value in ((name, y), ("noise_std", noise_std)):
+    for argument, value in (("y", y), ("noise_std", noise_std)):
         if not isinstance(value, Tensor) or not value.dtype.is_floating_point:
             got = str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
             raise TypeError(
                 f"{caller}: {argument} must be a floating torch.Tensor, got {got}; use torch.as_tensor({argument})"
             )
     if y.ndim != 4 or y.shape[1] != 2 or y.numel() == 0:
-        remedy = f"use {name}[None]" if y.ndim == 3 else "stack gamma1 and gamma2: torch.stack([gamma1, gamma2])[None]"
-        raise ValueError(f"{caller}: {name} must be (B, 2, H, W), got {tuple(y.shape)}; {remedy}")
+        remedy = "use y[None]" if y.ndim == 3 else "stack gamma1 and gamma2: torch.stack([gamma1, gamma2])[None]"
+        raise ValueError(f"{caller}: y must be (B, 2, H, W), got {tuple(y.shape)}; {remedy}")
     if not broadcasts(tuple(noise_std.shape), tuple(y.shape)):
         raise ValueError(
-            f"{caller}: noise_std must broadcast to {name} {tuple(y.shape)}, got {tuple(noise_std.shape)}; "
+            f"{caller}: noise_std must broadcast to y {tuple(y.shape)}, got {tuple(noise_std.shape)}; "
             "give (1, 2, H, W), or a scalar tensor"
         )
     if noise_std.device != y.device:
-        raise ValueError(f"{caller}: noise_std is on {noise_std.device}, {name} on {y.device}; move one to the other")
+        raise ValueError(f"{caller}: noise_std is on {noise_std.device}, y on {y.device}; move one to the other")
     positive = noise_std > 0  # NaN fails too
     if not bool(positive.all()):
         raise ValueError(
@@ -51,7 +48,7 @@ def check_shear(caller: str, y: Tensor, noise_std: Tensor, *, name: str = "y") -
     bad = ~y.isfinite() & (weights > 0)
     if bool(bad.any()):
         raise ValueError(
-            f"{caller}: {name} must be finite where noise_std is, got NaN or infinity in {int(bad.sum())} of "
+            f"{caller}: y must be finite where noise_std is, got NaN or infinity in {int(bad.sum())} of "
             f"{y.numel()} values; set noise_std to infinity there"
         )
     return weights

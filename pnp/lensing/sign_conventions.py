@@ -17,18 +17,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
+from operators import KaiserSquires
+
 from ..checks import check_number
 from ..readers.shear_map import ShearMap
 from .gaussian_filter import Gaussian
 from .padding import OddGrid
-
-__all__ = ["ConventionScore", "ConventionScores", "score_conventions"]
 
 _SMOOTHINGS = (1, 2, 4, 8)  # pixels: from a pixel's to a cluster's scale in maps of 256 pixels
 _LARGEST = 256  # pixels a side: scoring larger maps at full resolution would add noise, not certainty
@@ -39,14 +40,6 @@ class EBInverse(Protocol):
 
     def inverse_eb(self, y: Tensor, /) -> Tensor:
         """Return the maps."""
-        ...
-
-
-class MakeEBInverse(Protocol):
-    """What makes it: `operators.KaiserSquires` itself."""
-
-    def __call__(self, shape: tuple[int, int], /, *, convention: str) -> EBInverse:
-        """Return the inverse for maps (H, W)."""
         ...
 
 
@@ -133,8 +126,8 @@ class ConventionScores:
 
 def score_conventions(
     shear_map: ShearMap,
-    make: MakeEBInverse,
     *,
+    make_operator: Callable[[tuple[int, int]], EBInverse] | None = None,
     truth: Tensor | None = None,
     n_random: int = 64,
     n_sigma: float = 3.0,
@@ -146,7 +139,8 @@ def score_conventions(
 
     Args:
         shear_map: shear (1, 2, H, W) with its noise and mask.
-        make: `operators.KaiserSquires`, or what makes an operator with `inverse_eb` from (H, W) and `convention=`.
+        make_operator: called with a grid's (height, width), returns an operator with `inverse_eb`, in the map's
+            convention; None: `KaiserSquires` in it.
         truth: true convergence (1, 1, H, W), of simulations; None: not known.
         n_random: random maps of each kind, from which the spread is taken: to 1/sqrt(2 n_random).
         n_sigma: standard deviations that E/B and, without truth, skewness must exceed for a verdict.
@@ -169,7 +163,8 @@ def score_conventions(
     generator = generator or torch.Generator().manual_seed(0)
     shear, weight, kappa, factor = _reduced(shear_map, truth)
     scales = [s for s in _SMOOTHINGS if s <= max(1, min(shear.shape[-2:]) / 16)]
-    tables = [_table(shear, weight, kappa, s, make, shear_map.convention, n_random, generator) for s in scales]
+    make = make_operator or partial(KaiserSquires, convention=shear_map.convention)
+    tables = [_table(shear, weight, kappa, s, make, n_random, generator) for s in scales]
     # The scale at which E and B differ most clearly, or the truth shows best, for whichever choice: it favours none.
     decides = 0 if truth is None else 2
     rows, smoothing = max(zip(tables, scales, strict=True), key=lambda t: max(row.sigmas[decides] for row in t[0]))
@@ -224,8 +219,7 @@ def _table(
     weight: Tensor,
     truth: Tensor | None,
     smoothing_px: float,
-    make: MakeEBInverse,
-    convention: str,
+    make_operator: Callable[[tuple[int, int]], EBInverse],
     n_random: int,
     generator: torch.Generator,
 ) -> list[ConventionScore]:
@@ -234,7 +228,7 @@ def _table(
     mask, weights = grid.embed(weight > 0, False), grid.embed(weight, 0.0)
     smooth = Gaussian(grid.shape, smoothing_px)
     density = smooth(weights)
-    inverse = make(grid.shape, convention=convention)
+    inverse = make_operator(grid.shape)
 
     def modes(values: Tensor) -> Tensor:
         """Return E + iB (H, W) of the shear (1, 2, h, w), smoothed within the mask (a weighted local mean)."""

@@ -30,8 +30,6 @@ from torch import Tensor
 
 from .clusters import Clusters
 
-__all__ = ["LognormalKappa", "kappa_spectrum", "pixel_spectrum", "survey_noise"]
-
 _ARCMIN = math.pi / (180 * 60)  # radians
 _SHIFT = 1.28  # shift of the lognormal field in units of its standard deviation
 

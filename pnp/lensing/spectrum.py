@@ -29,17 +29,6 @@ from ..algorithms.protocols import Operator
 from ..checks import check_number, short
 from .shear import check_shear
 
-__all__ = [
-    "BandPowers",
-    "MeasuredSpectrum",
-    "b_mode",
-    "band_powers",
-    "gaussian_maps",
-    "measured_spectrum",
-    "rotated",
-    "shear_window",
-]
-
 _Array: TypeAlias = "npt.NDArray[np.float64]"
 # a: natural logarithm of P over the noise at the middle frequency; b; c, never curving up; log n.
 _BOUNDS = ((-16.0, 16.0), (-4.0, 1.0), (-1.0, 0.0), (-6.0, 6.0))

@@ -36,8 +36,6 @@ from ..checks import check_number, short
 from ..drivers.progress import progress_bar
 from .shear import check_shear, noise_like
 
-__all__ = ["starlet_adjoint", "starlet_inverse", "starlet_map", "starlet_noise", "starlet_transform", "white_noise_std"]
-
 _TAPS = (6 / 16, 4 / 16, 1 / 16)
 BORDERS = ("periodic", "mirror")
 

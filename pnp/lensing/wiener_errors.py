@@ -17,12 +17,10 @@ from torch import Tensor
 
 from ..algorithms.protocols import Operator
 from ..checks import check_number
-from ..drivers.progress import counted
+from ..drivers.progress import with_progress
 from .baselines import wiener
 from .shear import check_shear, noise_like
 from .spectrum import gaussian_maps
-
-__all__ = ["wiener_samples", "wiener_std"]
 
 
 @torch.no_grad()
@@ -93,7 +91,7 @@ def _wiener_errors(
 ) -> Iterable[Tensor]:
     check_shear(caller, y, noise_std)
     check_number("draws", draws, above=1, or_equal=True, integer=True, caller=caller)
-    for _ in counted(range(draws), caller, progress, unit="sky"):
+    for _ in with_progress(range(draws), caller, progress, unit="sky"):
         s = gaussian_maps(spectrum, len(y), generator=generator, dtype=y.dtype).to(y.device)
         shear = operator.A(s) + noise_like(y, noise_std, generator=generator)
         yield s - wiener(operator, shear, noise_std, spectrum, rtol=rtol)

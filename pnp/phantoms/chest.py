@@ -20,8 +20,6 @@ from torch import Tensor
 from .random_fields import check_size, random_fields
 from .tubes import cover
 
-__all__ = ["chest"]
-
 # Attenuation in 1/mm.
 AIR, LUNG, FAT, SKIN, FLUID, MUSCLE, BLOOD = 0.0, 0.0052, 0.0183, 0.0212, 0.0200, 0.0208, 0.0211
 CARTILAGE, SPONGY, CORTEX = 0.0224, 0.0260, 0.0415

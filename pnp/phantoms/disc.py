@@ -9,8 +9,6 @@ from torch import Tensor
 
 from .random_fields import check_size
 
-__all__ = ["ACRYLIC", "perforated_disc"]
-
 ACRYLIC = 0.034
 """Attenuation in 1/mm, as the scanner of the challenge saw it, at 45 kV."""
 

@@ -26,8 +26,6 @@ from torch.nn.functional import avg_pool2d, avg_pool3d
 from ..algorithms.protocols import Operator
 from .torso import torso
 
-__all__ = ["ISOTOPES", "EmissionScan", "Isotope", "emission_scan"]
-
 SIGMAS = math.sqrt(8 * math.log(2))
 """Standard deviations in a FWHM."""
 REFINE = 2

@@ -11,8 +11,6 @@ from torch import Tensor
 
 from .random_fields import check_size, random_fields
 
-__all__ = ["BONE", "head"]
-
 # Attenuation in 1/mm.
 SKIN, BONE, DIPLOE, FLUID, WHITE, GREY, VESSEL, LESION = 0.0195, 0.040, 0.031, 0.0200, 0.0215, 0.0232, 0.0262, 0.0250
 

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["check_size", "random_fields"]
-
 
 def check_size(size: int, caller: str) -> None:
     """Refuse images too small for anatomy."""

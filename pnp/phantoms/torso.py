@@ -26,8 +26,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["REGIONS", "UPTAKES", "Torso", "region_means", "torso"]
-
 MAX_LESIONS = 4
 REGIONS = (
     "air", "body", "lungs", "spine", "liver", "spleen", "left kidney", "right kidney",

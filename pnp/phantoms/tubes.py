@@ -11,8 +11,6 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["cover"]
-
 REACHES = (0.025, 0.04, 0.06)
 """Where tubes are told apart by how far they reach."""
 

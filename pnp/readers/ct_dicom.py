@@ -20,8 +20,6 @@ import numpy.typing as npt
 
 from ..io.guards import check_claim, check_file, check_memory, one_line, reading, to_float32
 
-__all__ = ["PLAIN", "Slices", "check_deflated", "read_dicom"]
-
 Array = npt.NDArray[Any]
 PLAIN = "if that is right, store it uncompressed"
 UNEVEN = 0.02

@@ -23,8 +23,6 @@ from ..io.guards import check_file, check_finite, check_real
 from ..io.hdf5_safe import check_stored, listed, numbers, open_hdf5
 from .ct_scan import Scan
 
-__all__ = ["read_dxchange"]
-
 RADIANS = dict.fromkeys(("deg", "degree", "degrees"), math.pi / 180) | dict.fromkeys(("rad", "radian", "radians"), 1.0)
 MM = {"m": 1e3, "mm": 1.0, "um": 1e-3, "µm": 1e-3, "micron": 1e-3, "microns": 1e-3, "nm": 1e-6}
 PIXEL = "measurement/instrument/detector/actual_pixel_size_x"

@@ -17,8 +17,6 @@ from ..io.guards import check_finite, check_real
 from ..io.matlab import read_matlab
 from .ct_scan import Scan
 
-__all__ = ["read_htc2022", "read_htc2022_segmentation"]
-
 VARIABLES = ("CtDataFull", "CtDataLimited")
 SEGMENTATION = (512, 512)
 RADIANS = 0.02

@@ -8,10 +8,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ..checks import warn_of_degrees
-from ..io.guards import check_finite, check_real, to_float32
+from operators.base import warn_of_degrees
 
-__all__ = ["Scan"]
+from ..io.guards import check_finite, check_real, to_float32
 
 KINDS = ("line integrals", "counts")
 

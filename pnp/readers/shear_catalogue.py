@@ -20,8 +20,6 @@ from ..checks import short
 from ..io.guards import check_file, check_real
 from ..io.tables import Columns, open_table, some
 
-__all__ = ["ALIASES", "ShearCatalogue", "read_catalogue"]
-
 Array = npt.NDArray[np.float64]
 
 ALIASES: Mapping[str, tuple[str, ...]] = {

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["CONVENTIONS", "ShearMap", "check_convention", "check_signs"]
-
-CONVENTIONS: Mapping[str, tuple[int, int]] = {"lenspack": (1, 1), "conjugate": (1, -1), "transposed": (-1, 1)}
-"""Signs of (gamma1, gamma2) relative to columns to the right and rows up, as `operators.KaiserSquires` has them."""
+from operators.lensing.kaiser_squires import SIGNS
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +126,7 @@ class ShearMap:
     def in_convention(self, convention: str) -> ShearMap:
         """Return the same shear of the same mass, written in another convention of `operators.KaiserSquires`."""
         check_convention("ShearMap.in_convention", convention)
-        old, new = CONVENTIONS[self.convention], CONVENTIONS[convention]
+        old, new = SIGNS[self.convention], SIGNS[convention]
         s1, s2 = old[0] * new[0], old[1] * new[1]
         signs = self.signs[0] * s1, self.signs[1] * s2
         return replace(self, shear=_times(self.shear, (s1, s2)), signs=signs, convention=convention)
@@ -138,8 +134,8 @@ class ShearMap:
 
 def check_convention(caller: str, convention: object) -> None:
     """Refuse what is not the name of a convention."""
-    if convention not in CONVENTIONS:
-        raise ValueError(f"{caller}: convention must be one of {', '.join(CONVENTIONS)}, got {convention!r:.40}")
+    if convention not in SIGNS:
+        raise ValueError(f"{caller}: convention must be one of {', '.join(SIGNS)}, got {convention!r:.40}")
 
 
 def check_signs(caller: str, signs: object) -> None:

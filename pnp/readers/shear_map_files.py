@@ -25,8 +25,6 @@ from ..io.guards import check_real, reading
 from ..io.hdf5_safe import listed, numbers, open_hdf5
 from .shear_map import ShearMap, check_convention
 
-__all__ = ["read_shear_maps", "write_shear_maps"]
-
 NAMES: Mapping[str, tuple[str, ...]] = {
     "e1": ("e1", "g1", "gamma1", "shear1"),
     "e2": ("e2", "g2", "gamma2", "shear2"),

@@ -29,8 +29,6 @@ from ..io.guards import check_claim, check_file, check_memory, reading
 from .ct_dicom import LARGEST, PLAIN, check_deflated
 from .spect_scan import EnergyWindow, SpectScan
 
-__all__ = ["read_dicom_nm"]
-
 Array = npt.NDArray[Any]
 VECTORS = ("EnergyWindowVector", "DetectorVector", "RotationVector", "AngularViewVector")
 GATES = ("RRIntervalVector", "TimeSlotVector", "PhaseVector", "TimeSliceVector")

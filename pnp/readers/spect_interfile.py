@@ -31,8 +31,6 @@ import numpy.typing as npt
 from ..io.guards import check_file, check_memory, reading, within
 from .spect_scan import EnergyWindow, SpectScan
 
-__all__ = ["read_interfile"]
-
 ZEROS = {"front": 0.0, "back": 180.0}
 """Degrees from above the patient to where a header's angles are 0."""
 TYPES = {

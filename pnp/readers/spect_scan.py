@@ -15,11 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..checks import warn_of_degrees
+from operators.base import warn_of_degrees
+
 from ..io.guards import check_finite, check_real, to_float32
 from ..spect import triple_energy_window
-
-__all__ = ["EnergyWindow", "SpectScan"]
 
 
 class EnergyWindow(NamedTuple):

@@ -16,8 +16,6 @@ from ..io.atomic import atomic
 from ..io.guards import check_file, check_memory, check_real, to_float32
 from ..io.tiff_safe import open_tiff, tiff_values
 
-__all__ = ["read_tiff_stack", "write_tiff_stack"]
-
 SUFFIXES = (".tif", ".tiff")
 OURS = re.compile(r"slice_\d{4,}\.tif")
 

@@ -13,8 +13,6 @@ from .panels import Panel, channels_of
 from .peaks import MOST_PEAKS, PEAKS_ABOVE
 from .text import clean, escape, number
 
-__all__ = ["notes", "parameters_table", "run_table", "summary"]
-
 MOST_ROWS = 200
 """Rows of a table."""
 

@@ -11,8 +11,6 @@ import numpy.typing as npt
 
 from .text import clean, escape, number
 
-__all__ = ["chart", "charts"]
-
 Array = npt.NDArray[Any]
 
 WIDTH, HEIGHT = 360, 230

@@ -15,9 +15,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["COLOURS", "LIMIT", "Codes", "Plan", "block_mean", "colour_tables", "plan", "quantise", "robust_range"]
-__all__ += ["pack", "sample"]
-
 Array = npt.NDArray[Any]
 
 LIMIT = 24 * 2**20

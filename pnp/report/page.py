@@ -27,8 +27,6 @@ from .peaks import mark_peaks
 from .scores import score, scores_table, statistics_table, table
 from .text import clean, escape, number
 
-__all__ = ["render", "write_report"]
-
 Array = npt.NDArray[Any]
 
 

@@ -11,8 +11,6 @@ import numpy.typing as npt
 
 from ..io import SavedResult
 
-__all__ = ["Panel", "channels_of", "find_panels", "is_lensing", "survey_mask"]
-
 Array = npt.NDArray[Any]
 LENSING = ("kaiser_squires", "kaiser_squires_eb")
 

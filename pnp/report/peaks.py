@@ -12,8 +12,6 @@ from ..lensing.peaks import find_peaks
 from .images import Plan
 from .panels import Panel
 
-__all__ = ["MOST_PEAKS", "PEAKS_ABOVE", "Marks", "mark_peaks"]
-
 Array = npt.NDArray[Any]
 
 PEAKS_ABOVE = 3.0

@@ -14,8 +14,6 @@ from .images import robust_range
 from .panels import Panel
 from .text import escape, number
 
-__all__ = ["Scores", "score", "scores_table", "statistics_table", "table"]
-
 Array = npt.NDArray[Any]
 
 MOST_SSIM = 2**25

@@ -6,8 +6,6 @@ import html
 import math
 import unicodedata
 
-__all__ = ["clean", "escape", "number"]
-
 LONGEST = 2000
 """Characters of one value from a file."""
 REORDERING = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"

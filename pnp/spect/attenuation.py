@@ -22,16 +22,19 @@ from torch import Tensor
 
 from ..checks import check_number
 
-__all__ = ["attenuation_from_hu"]
-
 T = TypeVar("T")
 
-# Photon energy in keV, and mass attenuation coefficients there in cm^2/g.
-_ENERGY = (30.0, 40.0, 50.0, 60.0, 80.0, 100.0, 150.0, 200.0, 300.0, 400.0, 500.0, 600.0)
-_WATER = (0.3756, 0.2683, 0.2269, 0.2059, 0.1837, 0.1707, 0.1505, 0.1370, 0.1186, 0.1061, 0.09687, 0.08956)
+# Photon energy in keV, and mass attenuation coefficients there in cm^2/g; those of bone from 30 keV on.
+_ENERGY = (10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 80.0, 100.0, 150.0, 200.0, 300.0, 400.0, 500.0, 600.0)
+_WATER: tuple[float, ...] = (5.329, 1.673, 0.8096, 0.3756, 0.2683, 0.2269, 0.2059, 0.1837, 0.1707, 0.1505, 0.1370)
+_WATER += (0.1186, 0.1061, 0.09687, 0.08956)
 _BONE = (1.331, 0.6655, 0.4242, 0.3148, 0.2229, 0.1855, 0.1480, 0.1309, 0.1113, 0.09908, 0.09022, 0.08332)
+WATER = dict(zip(_ENERGY, _WATER, strict=True))
+"""Mass attenuation of liquid water in cm^2/g by energy in keV."""
+BONE = dict(zip(_ENERGY[3:], _BONE, strict=True))
+"""The same of compact bone."""
 _BONE_DENSITY = 1.920
-_MM_PER_CM = 10.0
+MM_PER_CM = 10.0
 
 
 def attenuation_from_hu(hu: T, energy_kev: float, *, ct_kev: float = 70.0) -> T:
@@ -71,10 +74,14 @@ def attenuation_from_hu(hu: T, energy_kev: float, *, ct_kev: float = 70.0) -> T:
 def _linear(caller: str, energy_kev: float, name: str) -> tuple[float, float]:
     """Return the coefficients of water and bone in 1/mm."""
     energy = check_number(name, energy_kev, above=0, caller=caller)
-    if not _ENERGY[0] <= energy <= _ENERGY[-1]:
-        raise ValueError(
-            f"{caller}: {name} must be {_ENERGY[0]:g} to {_ENERGY[-1]:g} keV, got {energy!r}; give keV, not MeV or eV"
-        )
-    splines = (CubicSpline(np.log(_ENERGY), np.log(table), bc_type="natural") for table in (_WATER, _BONE))
-    water, bone = (math.exp(float(spline(math.log(energy)))) for spline in splines)
-    return water / _MM_PER_CM, bone * _BONE_DENSITY / _MM_PER_CM
+    low, high = min(BONE), max(BONE)
+    if not low <= energy <= high:
+        raise ValueError(f"{caller}: {name} must be {low:g} to {high:g} keV, got {energy!r}; give keV, not MeV or eV")
+    water, bone = interpolated({e: WATER[e] for e in BONE}, energy), interpolated(BONE, energy)
+    return water / MM_PER_CM, bone * _BONE_DENSITY / MM_PER_CM
+
+
+def interpolated(table: dict[float, float], energy_kev: float) -> float:
+    """Return a coefficient between the energies of a table, by a natural cubic spline in logarithms."""
+    spline = CubicSpline(np.log(list(table)), np.log(list(table.values())), bc_type="natural")
+    return math.exp(float(spline(math.log(energy_kev))))

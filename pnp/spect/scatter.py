@@ -7,8 +7,6 @@ from typing import Any, TypeVar, cast
 
 from ..checks import check_number
 
-__all__ = ["triple_energy_window"]
-
 T = TypeVar("T")
 
 

@@ -16,8 +16,6 @@ from typing import Any
 
 from ..checks import check_number
 
-__all__ = ["cores", "engine", "require"]
-
 LEAKS = ("PYTHONHASHSEED", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MALLOC_TRIM_THRESHOLD_")
 """What Dask writes to the caller's environment for its workers to inherit."""
 DEATHS = 1

@@ -21,7 +21,8 @@ from ..algorithms.protocols import BoundDataTerm, Denoiser
 from ..algorithms.schedules import Schedule, coupling
 from ..checks import check_number
 from ..drivers.arguments import as_bounds, as_denoiser, as_levels
-from ..drivers.problem import DIVERGED, MAX_ITER, RTOL, default_schedule
+from ..drivers.monitor import Monitor
+from ..drivers.problem import DIVERGENCE_FACTOR, HISTORY, MAX_ITER, RTOL, default_schedule, has_converged
 from ..drivers.result import Result, Stop
 from .cluster import require
 from .mosaic_mask import Pixels
@@ -30,8 +31,6 @@ from .mosaic_tiles import Problem, Tiles
 from .results_store import free_folder
 from .sources import as_source
 from .tiling import moved, scratch, tiling_for, travelling
-
-__all__ = ["solve_mosaic"]
 
 
 def solve_mosaic(
@@ -56,8 +55,9 @@ def solve_mosaic(
     """Reconstruct an image larger than memory from masked, weighted, blurred or noisy pixels, as `solve`.
 
     Equal to `solve` up to rounding for masks of 0 and 1 and one noise level, or given the levels and HQS. Otherwise
-    `solve` estimates ||A*A|| and the evenness by random images of the whole, where exact sums, or random images of a
-    part, stand here: alpha and the last noise level then differ by about a hundredth, for large images by less.
+    `solve` estimates ||A*A|| and the spectral flatness by random images of the whole, where exact sums, or random
+    images of a part, stand here: alpha and the last noise level then differ by about a hundredth, for large images by
+    less.
 
     Args:
         operator: the gain m >= 0 of each pixel, as y or (H, W) or (1, H, W): 1 measured, 0 not; or a number. Or a
@@ -82,8 +82,6 @@ def solve_mosaic(
         ImportError: Dask or Zarr is not installed.
         ValueError, TypeError: an argument does not fit, or the denoiser returns NaN.
     """
-    from tqdm.auto import tqdm
-
     caller = "solve_mosaic"
     require(caller)
     if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
@@ -105,18 +103,17 @@ def solve_mosaic(
     tiles = Tiles(source, noise_std, tiling, client, caller)
     problem: Problem = LocalOperator(tiles, operator) if callable(operator) else Pixels(tiles, operator)
 
-    history: dict[str, list[float]] = {name: [] for name in ("sigma", "alpha", "primal", "dual", "inner")}
-    n_iter, stop = 0, Stop.MAX_ITER
-    with scratch(folder, caller) as part, tqdm(total=max_iter, desc="solve", unit="it", disable=not progress) as bar:
+    monitor = Monitor(caller, max_iter, HISTORY, progress=progress)
+    with scratch(folder, caller) as part:
         z, u, alpha_old = part / "z0", None, None
         energy = tiles.keep_first(problem, z, limits)
         if schedule is None:
             h = cast(BoundDataTerm, SimpleNamespace(curvature=lambda: problem.curvature))
             schedule = default_schedule(h, tiles.sample(z), denoiser, max_iter)
         sigmas, last = as_levels(schedule, max_iter)
-        weight = strength * coupling(algorithm, problem.evenness)
-        diverged = DIVERGED * math.sqrt(max(energy, tiles.size / problem.curvature))
-        try:
+        weight = strength * coupling(algorithm, problem.spectral_flatness)
+        diverged = DIVERGENCE_FACTOR * math.sqrt(max(energy, tiles.size / problem.curvature))
+        with monitor:  # after Ctrl-C z is that of the last finished iteration
             for k, sigma in enumerate(sigmas, start=1):
                 alpha = weight / sigma**2
                 z_new, u_new = part / f"z{k % 2}", part / f"u{k % 2}" if algorithm == "admm" else None
@@ -129,20 +126,15 @@ def solve_mosaic(
                         f"{caller}: denoiser returned NaN or infinity at sigma = {sigma:.4g}, expected finite values"
                     )
                 if x_norm + z_norm > diverged:
-                    stop = Stop.DIVERGED
+                    monitor.stop = Stop.DIVERGED
                     break
-                z, u, alpha_old, n_iter = z_new, u_new, alpha, k
+                z, u, alpha_old = z_new, u_new, alpha
                 primal, dual = gap / (max(x_norm, z_norm) or 1), change / (max(z_norm, z_old_norm) or 1)
-                for name, value in zip(history, (sigma, alpha, primal, dual, 0), strict=True):
-                    history[name].append(value)
-                bar.set_postfix_str(f"sigma {sigma:.3g}, residuals {primal:.1e} {dual:.1e}", refresh=False)
-                bar.update()
-                # As in `solve`: while sigma falls the residuals measure the schedule.
-                if k - 1 > last and rtol > 0 and dual <= rtol and (primal <= rtol or algorithm == "hqs"):
-                    stop = Stop.CONVERGED
+                text = f"sigma {sigma:.3g}, residuals {primal:.1e} {dual:.1e}"
+                monitor.record(sigma, alpha, primal, dual, 0, text=text)
+                if has_converged(algorithm, rtol, k - 1 > last, primal, dual):
+                    monitor.stop = Stop.CONVERGED
                     break
-        except KeyboardInterrupt:
-            stop = Stop.INTERRUPTED  # z is that of the last finished iteration
         misfit = problem.misfit(tiles.read(z))
         moved(tiles.shaped(z, part / "image", source.ndim), folder, caller, overwrite=overwrite)
-    return Result(folder, n_iter, stop, history, noise_std, False, misfit)
+    return Result(folder, monitor.n_iter, monitor.stop, monitor.history, noise_std, False, misfit)

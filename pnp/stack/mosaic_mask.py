@@ -8,8 +8,6 @@ import numpy as np
 
 from .mosaic_tiles import Array, Bounds, Tiles, as_column, clipped, square
 
-__all__ = ["Pixels"]
-
 CONSTANT = 1e-3
 """Share of alpha below which a channel's mean is not measured, as in `LeastSquaresStep.initial`."""
 
@@ -19,7 +17,7 @@ class Pixels:
 
     Attributes:
         curvature: max m^2 times the mean of w, over the pixels that count.
-        evenness: tr(M^2) / (||M|| tr M) of M = m^2 w.
+        spectral_flatness: tr(M^2) / (||M|| tr M) of M = m^2 w.
     """
 
     def __init__(self, tiles: Tiles, mask: Any) -> None:
@@ -34,7 +32,7 @@ class Pixels:
         back, normal, squares = np.array([s.sum() for s in sums]).reshape(3, channels)
         self._n_counted = float(counted.sum())
         self.curvature = float(w.sum() / tiles.n_live * m2.max())
-        self.evenness = min(1.0, float(squares.sum() / (self.curvature * normal.sum())))
+        self.spectral_flatness = min(1.0, float(squares.sum() / (self.curvature * normal.sum())))
         self._alpha = 0.01 * self.curvature
         seen = normal > CONSTANT * self._alpha * tiles.size / channels
         self._constants = np.where(seen, back / np.where(seen, normal, 1), 0).astype(tiles.dtype)[:, None, None]

@@ -21,8 +21,6 @@ from .mosaic_mask import CONSTANT
 from .mosaic_tiles import Array, Bounds, Tiles, as_column, clipped, square
 from .tiling import travelling
 
-__all__ = ["LocalOperator"]
-
 MakeOperator = Callable[[tuple[int, int]], Operator]
 
 TAIL = {np.dtype(np.float32): 1e-6, np.dtype(np.float64): 1e-11}
@@ -35,7 +33,7 @@ class LocalOperator:
     """A operator for each shape of tile, and the overlaps that make tiles the whole.
 
     Attributes:
-        curvature, evenness: those of `LeastSquaresStep` on a probe of at most 1024 x 1024 pixels.
+        curvature, spectral_flatness: those of `LeastSquaresStep` on a probe of at most 1024 x 1024 pixels.
         solver: conjugate gradients, where there is no closed form: their residual is what then shows of the tiles.
     """
 
@@ -48,7 +46,7 @@ class LocalOperator:
         self._uniform = float(least.min()) == float(greatest.max())
         mean_w = float(total.sum() / tiles.n_live)
         self._probe = self._bound(torch.zeros(1, 1, *self._probe_shape, dtype=torch.float64), mean_w)
-        self.curvature, self.evenness = self._probe.curvature(), self._probe.evenness()
+        self.curvature, self.spectral_flatness = self._probe.curvature(), self._probe.spectral_flatness()
         self._overlaps: dict[float, int] = {}
         self._reach = self._radius(self._probe.operator.A_adjoint(self._probe.operator.A(self._pixel())), "A*A")
         self._alpha = 0.01 * self.curvature

@@ -10,12 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..drivers.problem import EXACT
+from ..drivers.noise_weights import EXACT_RTOL
 from .results_store import new_array
 from .sources import FileSource, as_source
 from .tiling import Tiling, as_mosaic, run, written
-
-__all__ = ["Array", "Bounds", "Problem", "Tiles", "as_column", "clipped", "square"]
 
 Array = npt.NDArray[Any]
 Bounds = tuple[float | None, float | None]
@@ -27,7 +25,7 @@ class Problem(Protocol):
     """The data term of a mosaic, as `BoundDataTerm` is that of an image; images are Dask arrays."""
 
     curvature: float
-    evenness: float
+    spectral_flatness: float
 
     def initial(self, bounds: Bounds) -> Any:
         """Return the regularised solution `LeastSquaresStep.initial`, within the bounds."""
@@ -65,7 +63,7 @@ class Tiles:
         if not n_live.any():
             raise ValueError(f"{caller}: noise_std is infinite everywhere, so y carries no information")
         self.n_live = float(n_live.sum())
-        least = EXACT * math.sqrt(energy.sum() / self.n_live)  # better measurements are treated as just as good
+        least = EXACT_RTOL * math.sqrt(energy.sum() / self.n_live)  # better measurements are treated as just as good
         self.w = self.map(_weights, std, least=least)
         self.y = self.map(_living, raw, self.w)
 

@@ -21,8 +21,6 @@ import numpy as np
 from ..drivers.fingerprint import differences
 from ..io.lock import discard, hidden
 
-__all__ = ["DONE", "FACTS", "FAILED", "OPEN", "CannotWrite", "Parts", "Summary", "free_folder", "new_array"]
-
 OPEN, DONE, FAILED = 0, 1, 2
 FORMAT = "pnp stack"
 FACTS = ("n_iter", "misfit", "noise_std", "seconds")

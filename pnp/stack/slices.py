@@ -19,7 +19,7 @@ import numpy as np
 from ..algorithms.protocols import Denoiser, Operator
 from ..checks import short
 from ..drivers.arguments import as_denoiser, as_operator
-from ..drivers.fingerprint import described
+from ..drivers.fingerprint import fingerprint
 from ..drivers.solve import solve
 from ..io import check_output
 from ..io.lock import exclusive
@@ -28,8 +28,6 @@ from .results_store import DONE, CannotWrite, Parts, Summary, free_folder
 from .sources import SOURCES, DaskSource, FileSource, as_source, constant_or_source, content
 from .to_hdf5 import to_hdf5
 from .worker import Job, because, image_like, solve_slice
-
-__all__ = ["StackResult", "solve_stack"]
 
 IN_FLIGHT = 2
 """Slices a thread of the workers: one is solved, one waits; memory is bounded by them."""
@@ -133,9 +131,13 @@ def solve_stack(
     noise = constant_or_source(noise_std, n, y.ndim, "solve_stack", "noise_std")
 
     target, folder = _places(output, overwrite)
-    settings = {name: described(value) for name, value in options.items()}
-    settings |= {"make_operator": described(make_operator), "denoiser": described(denoiser), "measurements": content(y)}
-    settings["noise_std"] = content(noise) if isinstance(noise, SOURCES) else described(noise)
+    settings = {name: fingerprint(value) for name, value in options.items()}
+    settings |= {
+        "make_operator": fingerprint(make_operator),
+        "denoiser": fingerprint(denoiser),
+        "measurements": content(y),
+    }
+    settings["noise_std"] = content(noise) if isinstance(noise, SOURCES) else fingerprint(noise)
     with exclusive(folder, "solve_stack"):
         parts = Parts.resume(folder, settings, overwrite=overwrite, caller="solve_stack")
         if parts is not None and not (parts.ledger() != DONE).any():

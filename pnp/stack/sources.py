@@ -18,17 +18,6 @@ import torch
 from ..checks import short
 from ..io.hdf5_safe import listed, numbers, open_hdf5
 
-__all__ = [
-    "SOURCES",
-    "ArraySource",
-    "DaskSource",
-    "FileSource",
-    "as_source",
-    "constant_or_source",
-    "content",
-    "floating",
-]
-
 Array = npt.NDArray[Any]
 
 

@@ -31,18 +31,6 @@ from .cluster import require
 from .results_store import free_folder, new_array
 from .sources import DaskSource, as_source
 
-__all__ = [
-    "Tiling",
-    "as_mosaic",
-    "denoise_mosaic",
-    "moved",
-    "run",
-    "scratch",
-    "tiling_for",
-    "travelling",
-    "written",
-]
-
 Array = npt.NDArray[Any]
 STEP = 8
 """Tiles and halos are multiples of it, and so of the strides there are; of another one, of that as well."""

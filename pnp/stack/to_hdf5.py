@@ -11,15 +11,11 @@ from typing import Any
 
 import h5py
 
-from ..installation import version
-from ..io.atomic import atomic_hdf5
-from ..io.hdf5 import FORMAT_VERSION
+from ..io.hdf5 import create_result
 from ..io.hdf5_safe import open_hdf5
 from ..io.lock import discard, sweep
 from .results_store import FACTS, Parts
 from .sources import FileSource
-
-__all__ = ["to_hdf5"]
 
 
 def to_hdf5(parts: Parts, path: Path, measurements: Any, *, remove: bool, overwrite: bool) -> None:
@@ -37,10 +33,7 @@ def to_hdf5(parts: Parts, path: Path, measurements: Any, *, remove: bool, overwr
     """
     image, facts = parts.array("image"), parts.array("facts")
     sweep(path)
-    with atomic_hdf5(path, overwrite=overwrite) as file:
-        file.attrs.update({"format": "pnp result", "format_version": FORMAT_VERSION})
-        for package in ("pnp-local", "torch", "numpy"):
-            file.attrs[f"version_{package}"] = version(package)
+    with create_result(path, overwrite=overwrite) as file:
         target = file.create_dataset("image", image.shape, image.dtype, chunks=(1, *image.shape[1:]))
         for k in range(image.shape[0]):
             target[k] = image[k]

@@ -25,8 +25,6 @@ try:
 except ImportError:  # `engine.require` says so before anything here is used
     WorkerPlugin = object  # type: ignore[assignment,misc]
 
-__all__ = ["Job", "because", "image_like", "solve_slice"]
-
 
 class Job(WorkerPlugin):  # type: ignore[misc]
     """One run of `solve_stack`, as its workers see it.

@@ -15,8 +15,6 @@ from torch import Tensor
 
 from ..io.guards import check_claim, quiet
 
-__all__ = ["Crops", "Sampler", "centre", "load_folder"]
-
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 """Of Pillow: it knows others that run programs."""

@@ -28,20 +28,12 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from ..drivers.checkpoint import tried
+from ..drivers.checkpoint import write_or_warn
 from ..io.atomic import NotWritten
 from ..io.lock import exclusive
 from . import processes
-from .options import NoiseLevels, TrainingOptions
-from .state import Run, Task, like, load_checkpoint
-
-__all__ = [
-    "Interrupted",
-    "NoiseLevels",
-    "TrainingOptions",
-    "load_checkpoint",
-    "train",
-]
+from .options import TrainingOptions
+from .state import Run, Task, like
 
 
 class Interrupted(KeyboardInterrupt):
@@ -176,7 +168,7 @@ def _train(
                         if finished or stopped:
                             run.save(path)
                         else:
-                            tried(lambda: run.save(path), task.caller)
+                            write_or_warn(lambda: run.save(path), task.caller)
                     since += time.monotonic() - pause
                 _show(bar, run, min(1.0, done))
                 if finished or stopped:
@@ -188,7 +180,7 @@ def _train(
         except Exception:
             # With several processes the others are elsewhere; alone, the state before this step is whole.
             if processes.size() == 1 and run.step > begun:
-                tried(lambda: run.save(path), task.caller)
+                write_or_warn(lambda: run.save(path), task.caller)
             raise
     if stopped:
         raise Interrupted(int(number), run.step)

@@ -16,8 +16,6 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Muon", "fast_bfloat16", "hidden_weights", "orthogonalize"]
-
 QUINTIC = (3.4445, -4.7750, 2.0315)
 """Of Newton-Schulz, by Jordan et al.: steepest at zero among those that stay near one."""
 

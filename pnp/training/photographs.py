@@ -10,9 +10,6 @@ from .denoiser import denoising_psnr
 from .images import Crops, Sampler, centre, load_folder
 from .options import NoiseLevels, TrainingOptions
 
-__all__ = ["TrainingSet", "photograph_set"]
-
-
 LARGEST_CROP = 128
 """Side in pixels: larger crops hold nothing that a local network could learn from."""
 

@@ -14,8 +14,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["gather", "joined", "largest", "rank", "size"]
-
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[torch.device]:

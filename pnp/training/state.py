@@ -23,8 +23,6 @@ from . import processes
 from .muon import Muon, hidden_weights
 from .options import TrainingOptions
 
-__all__ = ["Run", "Task", "like", "load_checkpoint"]
-
 KEYS = ("step", "seconds", "weights", "average", "optimizers", "generators", "history", "options", "levels")
 """Of a checkpoint; those written since also hold config and version."""
 BUDGET = ("steps", "minutes")

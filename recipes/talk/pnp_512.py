@@ -64,7 +64,7 @@ denoisers = {name: denoisers[name] for name in args.networks}
 convolutional = [name for name, D in denoisers.items() if isinstance(D, networks.Conditioned)]
 if convolutional:
     abouts.append(f"{', '.join(convolutional)}: the head is given divided by {HEAD_MAX:g}, in [0, 1].")
-denoisers["TV"] = lambda x, s: TV()(x.cpu(), s).to(x.device)
+denoisers["TV"] = TV(rtol=0.3)
 
 # Data: (1, 1, size, size); photographs in [0, 1], the head in units of its window
 camera = torch.from_numpy(skimage.data.camera()).float()[None, None] / 255

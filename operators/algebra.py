@@ -1,0 +1,426 @@
+"""Operators made of operators: they compose by Python's own signs, and the results are operators, too.
+
+    A @ B               y = A (B x)             c * A, A * c, -A    y = c A x, c a real number
+    A + B, A - B        y = A x + B x           A.T                 A*, of measurements to images
+    stack([A, B])       y = (A x, B x)
+
+B may be any object with `A(x)` and `A_adjoint(y)`, e.g. deepinv's. Every adjoint is exact where A's and B's are. What a
+solver looks up (`data_step`, `preconditioner`, `subset`, ...) is there where the combination has it exactly from its
+parts, and absent otherwise: a property that looks it up in a part which has none raises an AttributeError itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from .base import COMBINATIONS, LinearOperator
+from .sizes import Sizes, fit, fixed, resolved, shown, sizes_of
+
+Step = Callable[[Tensor, Tensor], Tensor]
+
+
+class Scaled(LinearOperator):
+    """c A, with whatever A offers, rescaled: w ||c A x - y||^2 = c^2 w ||A x - y/c||^2."""
+
+    def __init__(self, c: float, operator: Any) -> None:
+        super().__init__()
+        self.c, self.operator = c, operator
+        _take_shape(self, operator)
+
+    @property
+    def x_shape(self) -> Sizes | None:
+        """Sizes of an image, as A's."""
+        return sizes_of(self.operator, "x_shape")
+
+    @property
+    def y_shape(self) -> Sizes | None:
+        """Sizes of an image's measurements, as A's."""
+        return sizes_of(self.operator, "y_shape")
+
+    def A(self, x: Tensor, /) -> Tensor:
+        """Return c A x."""
+        y: Tensor = self.c * self.operator.A(x)
+        return y
+
+    def A_adjoint(self, y: Tensor, /) -> Tensor:
+        """Return c A* y."""
+        x: Tensor = self.c * self.operator.A_adjoint(y)
+        return x
+
+    def A_adjoint_A(self, x: Tensor, /) -> Tensor:
+        """Return c^2 A* A x."""
+        return self.c**2 * _normal(self.operator, x)
+
+    @property
+    def data_step(self) -> Callable[[Tensor, Tensor], Step | None]:
+        """A's data step for y/c and c^2 w, where A has one."""
+        data_step = self.operator.data_step
+        return lambda y, weights: data_step(y / self.c, self.c**2 * weights)
+
+    @property
+    def preconditioner(self) -> Callable[[Tensor], Step | None]:
+        """A's preconditioner for c^2 w, where A has one."""
+        preconditioner = self.operator.preconditioner
+        return lambda weights: preconditioner(self.c**2 * weights)
+
+    @property
+    def fbp(self) -> Callable[..., Tensor]:
+        """A's direct inverse of y/c, where A has one."""
+        fbp = self.operator.fbp
+        return lambda y, *args, **options: fbp(y / self.c, *args, **options)
+
+    @property
+    def sees_whole_image(self) -> bool:
+        """Whether A says that its `fbp` is to be trusted."""
+        return bool(self.operator.sees_whole_image)
+
+    @property
+    def estimate_noise(self) -> Callable[[Tensor], float]:
+        """|c| times A's estimate from y/c, where A has one."""
+        estimate = self.operator.estimate_noise
+        return lambda y: abs(self.c) * float(estimate(y / self.c))
+
+    @property
+    def subset(self) -> Callable[[int, int], LinearOperator]:
+        """c times A's operator of the views b, b + n, ..., where A has subsets."""
+        subset = self.operator.subset
+        return lambda b, n: Scaled(self.c, subset(b, n))
+
+    def __repr__(self) -> str:
+        return ("-" if self.c == -1 else f"{self.c!r} * ") + _text(self.operator)
+
+
+class Composed(LinearOperator):
+    """A B, first B, then A. (B* A* W A B + alpha)^-1 has no closed form in general: conjugate gradients."""
+
+    def __init__(self, left: Any, right: Any) -> None:
+        super().__init__()
+        into, out = sizes_of(left, "x_shape"), sizes_of(right, "y_shape")
+        if not fit(into, out):
+            raise ValueError(
+                f"A @ B: B must measure {shown(into)}, as the images of A = {_name(left)} are, got {shown(out)} from "
+                f"B = {_name(right)}; change one of their shapes"
+            )
+        self.left, self.right = left, right
+        self._known = fixed(into, out)
+        _take_shape(self, right)
+
+    @property
+    def x_shape(self) -> Sizes | None:
+        """Sizes of an image, as B's."""
+        return resolved(sizes_of(self.right, "x_shape"), self._known)
+
+    @property
+    def y_shape(self) -> Sizes | None:
+        """Sizes of an image's measurements, as A's."""
+        return resolved(sizes_of(self.left, "y_shape"), self._known)
+
+    def A(self, x: Tensor, /) -> Tensor:
+        """Return A (B x)."""
+        y: Tensor = self.left.A(self.right.A(x))
+        return y
+
+    def A_adjoint(self, y: Tensor, /) -> Tensor:
+        """Return B* (A* y)."""
+        x: Tensor = self.right.A_adjoint(self.left.A_adjoint(y))
+        return x
+
+    def A_adjoint_A(self, x: Tensor, /) -> Tensor:
+        """Return B* (A* A) (B x), with A's own normal operator."""
+        out: Tensor = self.right.A_adjoint(_normal(self.left, self.right.A(x)))
+        return out
+
+    @property
+    def estimate_noise(self) -> Callable[[Tensor], float]:
+        """A's estimate, where A has one: the measurements are A's."""
+        return self.left.estimate_noise  # type: ignore[no-any-return]
+
+    @property
+    def subset(self) -> Callable[[int, int], LinearOperator]:
+        """A's operator of the views b, b + n, ... after B, where A has subsets."""
+        subset = self.left.subset
+        return lambda b, n: Composed(subset(b, n), self.right)
+
+    def __repr__(self) -> str:
+        return f"{_text(self.left, Composed, Scaled)} @ {_text(self.right)}"
+
+
+class Sum(LinearOperator):
+    """A + B, of the same images to measurements of the same sizes."""
+
+    def __init__(self, left: Any, right: Any) -> None:
+        super().__init__()
+        self._known: dict[str, int] = {}
+        for kind, what in (("x_shape", "images"), ("y_shape", "measurements")):
+            a, b = sizes_of(left, kind), sizes_of(right, kind)
+            if not fit(a, b):
+                raise ValueError(
+                    f"A + B: {what} must have one shape, got {shown(a)} of {_name(left)} and {shown(b)} of "
+                    f"{_name(right)}; change one of them"
+                )
+            self._known |= fixed(a, b)
+        self.left, self.right = left, right
+        _take_shape(self, left, right)
+
+    @property
+    def x_shape(self) -> Sizes | None:
+        """Sizes of an image."""
+        return resolved(sizes_of(self.left, "x_shape") or sizes_of(self.right, "x_shape"), self._known)
+
+    @property
+    def y_shape(self) -> Sizes | None:
+        """Sizes of an image's measurements."""
+        return resolved(sizes_of(self.left, "y_shape") or sizes_of(self.right, "y_shape"), self._known)
+
+    def A(self, x: Tensor, /) -> Tensor:
+        """Return A x + B x."""
+        y: Tensor = self.left.A(x) + self.right.A(x)
+        return y
+
+    def A_adjoint(self, y: Tensor, /) -> Tensor:
+        """Return A* y + B* y."""
+        x: Tensor = self.left.A_adjoint(y) + self.right.A_adjoint(y)
+        return x
+
+    @property
+    def subset(self) -> Callable[[int, int], LinearOperator]:
+        """The sum over the views b, b + n, ..., where both have subsets."""
+        left, right = self.left.subset, self.right.subset
+        return lambda b, n: Sum(left(b, n), right(b, n))
+
+    def __repr__(self) -> str:
+        left, right = _text(self.left, Composed, Scaled, Sum), _text(self.right, Composed, Scaled)
+        return f"{left} - {right[1:]}" if right.startswith("-") else f"{left} + {right}"
+
+
+class Adjoint(LinearOperator):
+    """A*, of measurements to images: its `A` is A's adjoint, its adjoint A."""
+
+    def __init__(self, operator: LinearOperator) -> None:
+        super().__init__()
+        self.operator = operator
+        sizes = self.x_shape
+        if sizes is not None and all(isinstance(n, int) for n in sizes[1:]):
+            self.shape = sizes[1:]  # type: ignore[assignment]  # as many axes as the measurements have
+
+    @property
+    def x_shape(self) -> Sizes | None:
+        """Sizes of A's measurements."""
+        return self.operator.y_shape
+
+    @property
+    def y_shape(self) -> Sizes | None:
+        """Sizes of A's images."""
+        return self.operator.x_shape
+
+    @property
+    def T(self) -> LinearOperator:
+        """A itself."""
+        return self.operator
+
+    def A(self, x: Tensor, /) -> Tensor:
+        """Return A* x."""
+        return self.operator.A_adjoint(x)
+
+    def A_adjoint(self, y: Tensor, /) -> Tensor:
+        """Return A y."""
+        return self.operator.A(y)
+
+    def __repr__(self) -> str:
+        return f"{_text(self.operator)}.T"
+
+
+class Stack(LinearOperator):
+    """Operators that measure the same image: y = (A_1 x, A_2 x, ...), a tuple of tensors.
+
+    `pnp.solve` takes a tuple or list of measurements, and for each part its own noise.
+    """
+
+    def __init__(self, operators: Sequence[Any]) -> None:
+        super().__init__()
+        self._count, self._shared = len(operators), {}  # type: int, dict[str, int]
+        first = next((op for op in operators if sizes_of(op, "x_shape") is not None), operators[0])
+        for i, operator in enumerate(operators):
+            a, b = sizes_of(first, "x_shape"), sizes_of(operator, "x_shape")
+            if not fit(a, b):
+                raise ValueError(
+                    f"stack: operators must take images of one shape, got {shown(a)} of {_name(first)} and "
+                    f"{shown(b)} of {_name(operator)}; change one of them"
+                )
+            self._shared |= fixed(a, b)
+            setattr(self, f"operator{i}", operator)
+        _take_shape(self, first)
+
+    @property
+    def operators(self) -> tuple[Any, ...]:
+        """The operators A_1, A_2, ..."""
+        return tuple(getattr(self, f"operator{i}") for i in range(self._count))
+
+    @property
+    def x_shape(self) -> Sizes | None:
+        """Sizes of an image."""
+        known = (sizes_of(op, "x_shape") for op in self.operators)
+        return resolved(next((sizes for sizes in known if sizes is not None), None), self._shared)
+
+    @property
+    def y_shape(self) -> Sizes:
+        """Sizes of each part of an image's measurements."""
+        return tuple(resolved(sizes_of(op, "y_shape"), self._shared) for op in self.operators)
+
+    def A(self, x: Tensor, /) -> Any:
+        """Return the tuple (A_1 x, A_2 x, ...)."""
+        return tuple(op.A(x) for op in self.operators)
+
+    def A_adjoint(self, y: Any, /) -> Tensor:
+        """Return A_1* y_1 + A_2* y_2 + ... of a tuple or list of measurements."""
+        if isinstance(y, Tensor) or not hasattr(y, "__len__") or len(y) != self._count:
+            got = f"{len(y)} parts" if isinstance(y, (tuple, list)) else type(y).__name__
+            raise ValueError(
+                f"stack: y must be a tuple or list of {self._count} tensors, one for each operator, got {got}"
+            )
+        x: Tensor = sum(op.A_adjoint(part) for op, part in zip(self.operators, y, strict=True))
+        return x
+
+    def A_adjoint_A(self, x: Tensor, /) -> Tensor:
+        """Return A_1* A_1 x + A_2* A_2 x + ..., each by its own normal operator."""
+        out: Tensor = sum(_normal(op, x) for op in self.operators)  # type: ignore[assignment]
+        return out
+
+    @property
+    def subset(self) -> Callable[[int, int], LinearOperator]:
+        """The stack of the views b, b + n, ... of each part, where all parts have subsets."""
+        subsets = [op.subset for op in self.operators]
+        return lambda b, n: Stack([subset(b, n) for subset in subsets])
+
+    def __repr__(self) -> str:
+        return f"stack([{', '.join(map(repr, self.operators))}])"
+
+
+# ---------------------------------------------------------------- what the signs make
+
+
+def stack(operators: Sequence[Any]) -> LinearOperator:
+    """Return the operator of several measurements of one image, y = (A_1 x, A_2 x, ...), a tuple of tensors.
+
+    `pnp.solve(stack([A, B]), (y_A, y_B), denoiser, noise_std=(s_A, s_B))` weighs each part by its own noise.
+
+    Args:
+        operators: of images of the same shape, a list or tuple of at least one, none of them a stack.
+
+    Raises:
+        TypeError: operators is no list, or holds something without `A(x)` and `A_adjoint(y)`.
+        ValueError: the list is empty, holds a stack, or the operators take images of different shapes.
+
+    >>> import torch
+    >>> from operators import Identity
+    >>> A = stack([Identity((1, 2)), 2 * Identity((1, 2))])
+    >>> A.A(torch.ones(1, 1, 1, 2))
+    (tensor([[[[1., 1.]]]]), tensor([[[[2., 2.]]]]))
+    """
+    if not isinstance(operators, (list, tuple)):
+        raise TypeError(f"stack: operators must be a list, e.g. stack([A, B]), got {type(operators).__name__}")
+    if not operators or any(isinstance(op, Stack) for op in operators):
+        got = "a stack in it" if operators else "an empty one"
+        raise ValueError(f"stack: operators must be a list of at least one operator, none a stack, got {got}")
+    for op in operators:
+        if not _is_operator(op):
+            raise TypeError(f"stack: operators must have A(x) and A_adjoint(y), got {type(op).__name__}")
+    return Stack(operators)
+
+
+def _compose(left: Any, right: Any) -> LinearOperator:
+    left, right = _operands("@", left, right)
+    return Stack([_compose(op, right) for op in left.operators]) if isinstance(left, Stack) else Composed(left, right)
+
+
+def _scale(c: Any, operator: Any) -> LinearOperator:
+    c = _number(c)
+    if isinstance(operator, Stack):
+        return Stack([_scale(c, op) for op in operator.operators])
+    if isinstance(operator, Scaled):
+        c, operator = c * operator.c, operator.operator
+    return operator if c == 1 and isinstance(operator, LinearOperator) else Scaled(c, operator)
+
+
+def _add(left: Any, right: Any) -> LinearOperator:
+    left, right = _operands("+", left, right)
+    if not isinstance(left, Stack) or not isinstance(right, Stack):
+        return Sum(left, right)
+    if left._count != right._count:
+        raise ValueError(f"A + B: stacks must have as many parts, got {left._count} and {right._count}")
+    return Stack([_add(a, b) for a, b in zip(left.operators, right.operators, strict=True)])
+
+
+def _subtract(left: Any, right: Any) -> LinearOperator:
+    left, right = _operands("-", left, right)
+    return _add(left, _scale(-1.0, right))
+
+
+COMBINATIONS.update({"@": _compose, "*": _scale, "+": _add, "-": _subtract, "T": Adjoint})
+
+
+# ---------------------------------------------------------------- what combinations ask of their parts
+
+
+def _normal(operator: Any, x: Tensor) -> Tensor:
+    """Return A* A x, by the operator's own method where it has one."""
+    if hasattr(operator, "A_adjoint_A"):
+        return operator.A_adjoint_A(x)  # type: ignore[no-any-return]
+    return operator.A_adjoint(operator.A(x))  # type: ignore[no-any-return]
+
+
+def _is_operator(value: object) -> bool:
+    methods = (getattr(value, name, None) for name in ("A", "A_adjoint"))
+    return not isinstance(value, type) and all(callable(method) for method in methods)
+
+
+def _operands(sign: str, *values: Any) -> tuple[Any, ...]:
+    """Return operators, of ours or of another library, or explain what is none."""
+    for value in values:
+        if not _is_operator(value):
+            remedy = "write A.A(x) to apply A, or c * A to scale it"
+            if isinstance(value, (Tensor, np.ndarray)):
+                remedy += ", or make the matrix an operator with pnp.interop.as_operator"
+            raise TypeError(
+                f"A {sign} B: both must be operators with A(x) and A_adjoint(y), got {type(value).__name__}; {remedy}"
+            )
+    return values
+
+
+def _number(c: Any) -> float:
+    """Return a finite real factor that is not 0."""
+    if _is_operator(c):
+        raise TypeError(f"c * A: c must be a number, got {_name(c)}; write A @ B for one operator after another")
+    is_scalar = isinstance(c, (int, float, np.integer, np.floating)) and not isinstance(c, bool)
+    if isinstance(c, (Tensor, np.ndarray)):
+        is_scalar = c.ndim == 0 and not (isinstance(c, Tensor) and (c.is_complex() or c.requires_grad))
+    if not is_scalar:
+        got = f"an array {tuple(c.shape)}" if hasattr(c, "shape") else type(c).__name__
+        raise TypeError(f"c * A: c must be one real number without a gradient, got {got}; scale the images instead")
+    if not math.isfinite(c) or c == 0:
+        raise ValueError(f"c * A: c must be finite and not 0, got {float(c)}")
+    return float(c)
+
+
+def _take_shape(operator: LinearOperator, *parts: Any) -> None:
+    """Give a combination the `shape` of the first part that has one; those of other libraries may not."""
+    shape = next((part.shape for part in parts if isinstance(part, LinearOperator) and hasattr(part, "shape")), None)
+    if shape is not None:
+        operator.shape = shape
+
+
+def _name(operator: object) -> str:
+    """Return an operator's formula where that is short, else its class."""
+    text = repr(operator)
+    return text if len(text) <= 40 and "\n" not in text else type(operator).__name__
+
+
+def _text(operator: object, *bare: type) -> str:
+    """Return an operator's formula, in parentheses where it is a combination other than those kinds."""
+    is_bare = isinstance(operator, bare) or not isinstance(operator, (Composed, Scaled, Sum))
+    return repr(operator) if is_bare else f"({operator!r})"

@@ -1,0 +1,62 @@
+"""The identity, y = x: the operator of denoising, and of the part of a stack that sees the image itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from .base import LinearOperator, check_images, check_shape
+from .sizes import Sizes
+
+
+class Identity(LinearOperator):
+    """Leave images as they are, y = x.
+
+    Args:
+        shape: (H, W) of the images in pixels.
+
+    >>> import torch
+    >>> A = Identity((1, 2))
+    >>> (3 * A - A).A(torch.ones(1, 1, 1, 2))
+    tensor([[[[2., 2.]]]])
+    """
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        super().__init__()
+        self.shape = check_shape("Identity", shape)
+
+    @property
+    def y_shape(self) -> Sizes:
+        """Sizes (C, H, W) of an image's measurements."""
+        return self.x_shape
+
+    @property
+    def x_shape(self) -> Sizes:
+        """Sizes (C, H, W) of an image."""
+        return ("C", *self.shape)
+
+    def A(self, x: Tensor, /) -> Tensor:
+        """Return x (B, C, H, W) itself."""
+        check_images("Identity.A", "x", x, self.x_shape)
+        return x
+
+    def A_adjoint(self, y: Tensor, /) -> Tensor:
+        """Return y (B, C, H, W) itself."""
+        check_images("Identity.A_adjoint", "y", y, self.x_shape)
+        return y
+
+    def A_adjoint_A(self, x: Tensor, /) -> Tensor:
+        """Return x (B, C, H, W) itself."""
+        check_images("Identity.A_adjoint_A", "x", x, self.x_shape)
+        return x
+
+    def data_step(self, y: Tensor, weights: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return h(z, alpha) = (w y + alpha z)/(w + alpha) for any weights w."""
+        check_images("Identity.data_step", "y", y, self.x_shape)
+        w = weights.to(y.dtype)
+        return lambda z, alpha: (w * y + alpha * z) / (w + alpha)
+
+    def extra_repr(self) -> str:
+        """Describe the constructor's argument."""
+        return f"{self.shape}"

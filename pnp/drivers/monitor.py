@@ -1,0 +1,105 @@
+"""What every iteration needs beside its mathematics: a history, a progress bar, a callback, and Ctrl-C."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Any
+
+from ..checks import short
+from .progress import progress_bar, wants_stop
+from .result import Stop
+
+
+class Monitor:
+    """Record and show an iteration, and remember why it stopped.
+
+    As a context manager it ends at Ctrl-C with `Stop.INTERRUPTED` instead of raising KeyboardInterrupt, and closes the
+    bar. Ctrl-C after `finish` changes nothing any more.
+
+    Args:
+        caller: the name of the function that iterates, for messages and the bar.
+        max_iter: iterations at most.
+        names: what the history holds, in this order.
+        callback: called by `asks_to_stop`; a true answer stops.
+        progress: show a bar on stderr.
+
+    Attributes:
+        history: a list of values for each name, one an iteration.
+        stop: why the iteration ended; until something else is known, because it ran to max_iter.
+
+    >>> with Monitor("halve", 5, ("x",)) as monitor:
+    ...     for x in (1.0, 0.5, 0.25):
+    ...         monitor.record(x)
+    >>> monitor.history, monitor.stop.name
+    ({'x': [1.0, 0.5, 0.25]}, 'MAX_ITER')
+    """
+
+    def __init__(
+        self,
+        caller: str,
+        max_iter: int,
+        names: Iterable[str],
+        *,
+        callback: Callable[..., Any] | None = None,
+        progress: bool = False,
+    ) -> None:
+        if callback is not None and not callable(callback):
+            got = short(type(callback).__name__, 60)
+            raise TypeError(f"{caller}: callback must be a function that is called after each iteration, got {got}")
+        self.caller, self.max_iter, self.callback = caller, max_iter, callback
+        self.history: dict[str, list[float]] = {name: [] for name in names}
+        self.stop = Stop.MAX_ITER
+        self._finished = False
+        self._progress = progress
+        self._bar: Any = None
+
+    @property
+    def n_iter(self) -> int:
+        """Recorded iterations."""
+        return len(next(iter(self.history.values())))
+
+    def resume(self, history: dict[str, list[float]]) -> None:
+        """Take over the history of a checkpoint.
+
+        Raises:
+            ValueError: it has more iterations than max_iter.
+        """
+        for name, values in self.history.items():
+            values[:] = history[name]
+        if self.n_iter > self.max_iter:
+            raise ValueError(f"{self.caller}: max_iter must be at least the {self.n_iter} iterations of checkpoint")
+        if self._bar is not None:
+            self._bar.update(self.n_iter)
+
+    def record(self, *values: float, text: str = "") -> None:
+        """Append a value for each name of the history, and advance the bar, which shows `text`."""
+        for column, value in zip(self.history.values(), values, strict=True):
+            column.append(value)
+        if self._bar is not None:
+            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.update()
+
+    def asks_to_stop(self, *state: Any) -> bool:
+        """Call the callback with the state, and return whether it asked to stop."""
+        if self.callback is None or not wants_stop(self.callback(*state)):
+            return False
+        self.stop = Stop.CALLBACK
+        return True
+
+    def finish(self) -> None:
+        """Mark the iteration as ended: Ctrl-C from here on does not change why it stopped."""
+        self._finished = True
+
+    def __enter__(self) -> Monitor:
+        self._bar = progress_bar(self.caller, self.max_iter) if self._progress else None
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> bool:
+        if self._bar is not None:
+            self._bar.close()
+        if kind is None or not issubclass(kind, KeyboardInterrupt):
+            return False
+        if not self._finished:
+            self.stop = Stop.INTERRUPTED
+        return True

@@ -1,0 +1,445 @@
+"""Catalogues and maps of shear in every format: what is read, and one sentence for whatever is wrong with a file."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from astropy import units
+from astropy.io import fits
+from astropy.table import MaskedColumn, QTable, Table
+from astropy.wcs import WCS
+from paths import ROOT
+from reader_files import refused
+
+import pnp.readers.shear_catalogue
+from denoisers.mlpatch import ARCHITECTURES, MLPatch
+from operators import KaiserSquires
+from pnp.lensing import LognormalKappa, survey_noise
+from pnp.readers import ShearMap, read_catalogue, read_shear_maps, write_shear_maps
+
+N = 30
+FORMATS = [".fits", ".fits.gz", ".csv", ".ecsv", ".h5", "/h5"]  # "/h5": a group of datasets, as h5py users write
+
+
+def columns(**changes):
+    rng = np.random.default_rng(0)
+    return {
+        "ra": 150 + rng.random(N),
+        "dec": 2 + rng.random(N),
+        "e1": 0.3 * (rng.random(N) - 0.5),
+        "e2": 0.3 * (rng.random(N) - 0.5),
+        "w": rng.random(N).astype(">f4") + np.float32(0.1),
+        "z_b": rng.random(N),
+        "name": np.array([f"g{k}" for k in range(N)]),
+    } | changes
+
+
+def write_table(folder, suffix, table):
+    """Write columns, or a Table, in the format of a suffix, and return the path."""
+    path = Path(folder) / f"galaxies{suffix.replace('/', '.')}"
+    table = table if isinstance(table, Table) else Table(table)
+    if suffix == "/h5":
+        with h5py.File(path, "w") as file:
+            for name in table.colnames:
+                values = table[name]
+                file[f"galaxies/{name}"] = np.asarray(values, dtype="S" if values.dtype.kind == "U" else None)
+                if values.unit is not None:
+                    file[f"galaxies/{name}"].attrs["units"] = str(values.unit)
+    elif suffix == ".h5":
+        del table["name"]
+        table.write(path, format="hdf5", path="galaxies", serialize_meta=True)
+    else:
+        kind = {".csv": "ascii.csv", ".ecsv": "ascii.ecsv"}.get(suffix, "fits")
+        table.write(path, format=kind)
+    return path
+
+
+# ------------------------------------------------------------------------------------------- catalogues
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_every_format_gives_the_same_galaxies(tmp_path, suffix):
+    want = columns()
+    c = read_catalogue(write_table(tmp_path, suffix, columns()))
+    for name, column in {"ra": "ra", "dec": "dec", "e1": "e1", "e2": "e2", "weight": "w", "z": "z_b"}.items():
+        values = getattr(c, name)
+        np.testing.assert_allclose(values, want[column].astype(float), rtol=1e-12)
+        assert values.dtype == np.float64 and values.dtype.isnative and values.flags.owndata
+    assert c.columns == {"ra": "ra", "dec": "dec", "e1": "e1", "e2": "e2", "weight": "w", "z": "z_b"}
+    assert c.dropped == {} and c.kappa is None
+
+
+@pytest.mark.parametrize("suffix", [".fits", ".ecsv", ".h5", "/h5"])
+@pytest.mark.parametrize(("unit", "scale"), [("rad", math.pi / 180), ("deg", 1.0), ("arcmin", 60.0)])
+def test_units_of_the_file_count(tmp_path, suffix, unit, scale):
+    table = Table(columns())
+    for name in ("ra", "dec"):
+        table[name] = table[name] * scale
+        table[name].unit = unit
+    c = read_catalogue(write_table(tmp_path, suffix, table))
+    np.testing.assert_allclose(c.ra, columns()["ra"], rtol=1e-12)
+    np.testing.assert_allclose(c.dec, columns()["dec"], rtol=1e-12)
+
+
+def test_units_may_be_stated(tmp_path):
+    want = columns()
+    hours = write_table(tmp_path, ".csv", columns(ra=want["ra"] / 15))
+    np.testing.assert_allclose(read_catalogue(hours, unit=("hourangle", "deg")).ra, want["ra"], rtol=1e-12)
+    radians = write_table(tmp_path, ".fits", columns(ra=np.radians(want["ra"]), dec=np.radians(want["dec"])))
+    np.testing.assert_allclose(read_catalogue(radians, unit="rad").dec, want["dec"], rtol=1e-12)
+
+
+def test_radians_and_hours_are_noticed(tmp_path):
+    want = columns()
+    radians = write_table(tmp_path, ".csv", columns(ra=np.radians(want["ra"]), dec=np.radians(want["dec"])))
+    assert "could be radians" in refused(read_catalogue, radians)
+    hours = write_table(tmp_path, ".ecsv", columns(ra=want["ra"] / 15))
+    assert "could be hours" in refused(read_catalogue, hours)
+    assert len(read_catalogue(hours, unit="deg")) == N, "what is said counts"
+
+
+def test_unknown_units_are_refused(tmp_path):
+    table = Table(columns())
+    table["ra"].unit = units.mag
+    path = write_table(tmp_path, ".fits", table)
+    assert "its unit 'mag' is not an angle" in refused(read_catalogue, path)
+    assert len(read_catalogue(path, unit="deg")) == N
+    assert "its unit 'turns'" in refused(read_catalogue, path, unit="turns")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("ALPHA_J2000", "DELTA_J2000", "e1", "e2", "weight"),
+        ("RA", "DEC", "g1", "g2", "WEIGHT"),
+        ("raj2000", "dej2000", "gamma1", "gamma2", "w"),
+        ("ra_gal", "dec_gal", "e1_gal", "e2_gal", "lensfit_weight"),
+        ("ra", "dec", "mcal_g_1", "mcal_g_2", "wgt"),
+    ],
+)
+def test_the_surveys_names_are_known(tmp_path, names):
+    held = columns()
+    table = {new: held[old] for new, old in zip(names, ("ra", "dec", "e1", "e2", "w"), strict=True)}
+    c = read_catalogue(write_table(tmp_path, ".fits", table))
+    assert tuple(c.columns.values()) == names
+    np.testing.assert_array_equal(c.e2, held["e2"])
+
+
+def test_other_names_may_be_told(tmp_path):
+    held = columns()
+    path = write_table(tmp_path, ".fits", columns(shape_1=held["e2"], shape_2=held["e1"], bias=held["z_b"] / 10))
+    c = read_catalogue(path, e1="shape_1", weight=None, z=None, m="bias", c1=0.01, sigma_e=0.3)
+    assert c.columns == {"ra": "ra", "dec": "dec", "e1": "shape_1", "e2": "shape_2", "m": "bias"}
+    np.testing.assert_array_equal(c.e1, held["e2"])
+    np.testing.assert_array_equal(c.weight, 1.0)
+    assert c.z is None and set(c.c1) == {0.01} and set(c.sigma_e) == {0.3}
+    assert read_catalogue(path, e1="SHAPE_1", weight="W").columns["weight"] == "w"
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments", "part"),
+    [
+        (
+            {"gamma1": 1, "gamma2": 1},
+            {},
+            "e1 may be any of the columns e1, gamma1; name one, e1='e1'; it holds ra, dec",
+        ),
+        ({"weight": 1}, {}, "weight may be any of the columns w, weight; name one, weight='w' or leave it out"),
+        ({"z_spec": 1}, {}, "z may be any of the columns z_b, z_spec; name one, z='z_b' or leave it out, z=None"),
+        ({"ra": None}, {}, "no column is known to be ra; name it, ra='...'; it holds dec, e1"),
+        ({"e2": None}, {}, "no column is known to be the partner of e1='e1'"),
+        ({}, {"e1": "shape"}, "there is no column 'shape' for e1"),
+        ({}, {"m": "nobody"}, "there is no column 'nobody' for m"),
+        ({"w": -1.0}, {}, "weight must be above 0, got -1"),
+    ],
+)
+def test_wrong_columns_are_refused(tmp_path, change, arguments, part):
+    held = columns(**{k: np.full(N, v, dtype=float) for k, v in change.items() if v is not None})
+    path = write_table(tmp_path, ".csv", {k: v for k, v in held.items() if change.get(k, 0) is not None})
+    assert part in refused(read_catalogue, path, **arguments)
+
+
+def test_text_and_vectors_are_refused(tmp_path):
+    path = write_table(tmp_path, ".fits", columns(pair=np.ones((N, 2))))
+    assert "e1 must be (n_galaxies,), got (30, 2)" in refused(read_catalogue, path, e1="pair", e2="e2")
+    with pytest.raises(TypeError, match="e1 must hold real numbers"):
+        read_catalogue(path, e1="name", e2="e2")
+    with pytest.raises(TypeError, match="e1 must be the name of a column, got 3"):
+        read_catalogue(path, e1=3)
+    with pytest.raises(TypeError, match="ra must hold real numbers"):
+        read_catalogue(path, ra="name")
+    with pytest.raises(TypeError, match="source must be a path or an astropy Table"):
+        read_catalogue([1, 2])
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_rows_without_values_are_counted(tmp_path, suffix):
+    held = columns()
+    held["e1"][:3], held["w"][2:6], held["z_b"][7] = np.nan, 0, np.nan
+    c = read_catalogue(write_table(tmp_path, suffix, held))
+    assert c.dropped == {"not finite": 3, "weight 0": 3} and len(c) == N - 6
+    assert c.select(z_min=-1, z_max=2).dropped == {"not finite": 3, "weight 0": 3, "z outside [-1, 2)": 1}
+
+
+@pytest.mark.parametrize("suffix", [".fits", ".csv", ".ecsv", ".h5"])
+def test_blanks_are_no_numbers(tmp_path, suffix):
+    table = Table(columns())
+    table["e1"] = MaskedColumn(table["e1"], mask=np.arange(N) < 4)
+    table["w"] = MaskedColumn(np.full(N, 2), mask=np.arange(N) == 5)  # integers, which have no NaN
+    assert read_catalogue(write_table(tmp_path, suffix, table)).dropped == {"not finite": 5}
+
+
+def test_tables_in_memory_are_read_too():
+    table = Table(columns())
+    c = read_catalogue(table[table["z_b"] > 0.5])
+    assert 0 < len(c) < N and c.path == ""
+    q = QTable(columns())
+    q["ra"] *= units.deg
+    np.testing.assert_array_equal(read_catalogue(q).ra, columns()["ra"])
+
+
+def test_one_of_several_tables(tmp_path):
+    path = tmp_path / "a.fits"
+    parts = [fits.table_to_hdu(Table(columns(w=np.full(N, float(k))))) for k in (1, 2)]
+    parts[0].name, parts[1].name = "NORTH", "SOUTH"
+    fits.HDUList([fits.PrimaryHDU(), *parts]).writeto(path)
+    assert read_catalogue(path, table="south").weight[0] == 2 and read_catalogue(path, table=1).weight[0] == 1
+    for table in (None, "east"):
+        assert "NORTH (BinTableHDU), SOUTH (BinTableHDU)" in refused(read_catalogue, path, table=table)
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        for name in ("north", "deep/south"):
+            for column, values in columns().items():
+                file[f"{name}/{column}"] = values.astype("S") if column == "name" else values
+    assert len(read_catalogue(path, table="deep/south")) == N
+    assert "it holds deep/south, north" in refused(read_catalogue, path)
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_empty_and_damaged_tables_are_one_sentence(tmp_path, suffix):
+    path = write_table(tmp_path, suffix, Table(columns())[:0])
+    assert "must hold a galaxy" in refused(read_catalogue, path)
+    path.unlink()
+    whole = write_table(tmp_path, suffix, columns(e1=np.full(N, 0.1))).read_bytes()
+    for cut in (0, 10, len(whole) // 2):
+        path.write_bytes(whole[:cut])
+        try:
+            n = len(read_catalogue(path))
+        except ValueError as error:
+            assert str(path) in str(error) and len(str(error)) < 400 and "\n" not in str(error)
+        else:  # half a text is a text, if a shorter one
+            assert suffix in (".csv", ".ecsv") and n < N
+    path.write_bytes(np.random.default_rng(1).bytes(3000))
+    assert str(path) in refused(read_catalogue, path)
+
+
+def test_what_is_no_table(tmp_path):
+    assert "there is no such file" in refused(read_catalogue, tmp_path / "a.fits")
+    assert "is a folder" in refused(read_catalogue, tmp_path)
+    fits.PrimaryHDU(np.ones((4, 4))).writeto(tmp_path / "map.fits")
+    assert "must hold a table" in refused(read_catalogue, tmp_path / "map.fits")
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    assert "read from .fits, .csv, .ecsv, .h5 or .hdf5" in refused(read_catalogue, tmp_path / "a.parquet")
+
+
+def test_aliases_are_lower_case_and_unique():
+    every = [name for names in pnp.readers.shear_catalogue.ALIASES.values() for name in names]
+    assert len(set(every)) == len(every) and all(name == name.lower() for name in every)
+
+
+# ------------------------------------------------------------------------------------------- maps
+
+SHAPE = (7, 9)
+RNG = np.random.default_rng(1)
+E1, E2 = RNG.standard_normal((2, *SHAPE))
+STD = RNG.random(SHAPE) + 0.5
+MASK = RNG.random(SHAPE) > 0.3
+
+
+def write_maps(folder, suffix=".fits", dtype=">f4", **maps):
+    """One file that holds maps by their names."""
+    path = Path(folder) / f"maps{suffix}"
+    if suffix == ".h5":
+        with h5py.File(path, "w") as file:
+            for name, values in maps.items():
+                file[f"shear/{name}"] = values.astype(dtype)
+    else:
+        parts = [fits.ImageHDU(values.astype(dtype), name=name) for name, values in maps.items()]
+        fits.HDUList([fits.PrimaryHDU(), *parts]).writeto(path, overwrite=True)
+    return path
+
+
+def check(m, mask=MASK, std=(STD, STD)):
+    """The maps above, in this dtype."""
+    assert m.shear.dtype == torch.float32 and m.shape == SHAPE
+    np.testing.assert_array_equal(m.mask[0, 0], mask)
+    np.testing.assert_allclose(m.shear[0], np.where(mask, [E1, E2], 0), rtol=1e-6)
+    np.testing.assert_allclose(m.noise_std[0], np.where(mask, std, np.inf), rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [">f4", "<f4", ">f8"])
+@pytest.mark.parametrize("suffix", [".fits", ".fits.gz", ".h5"])
+def test_maps_in_one_file_are_found_by_name(tmp_path, suffix, dtype):
+    kappa = RNG.standard_normal(SHAPE)
+    m = read_shear_maps(write_maps(tmp_path, suffix, dtype, E1=E1, e2=E2, std=STD, Mask=MASK * 1, kappa=kappa))
+    check(m)
+    np.testing.assert_allclose(m.kappa[0, 0], kappa, rtol=1e-6)
+    assert m.pixel_arcmin is None and m.wcs is None and m.centre is None and m.counts is None
+
+
+@pytest.mark.parametrize("suffix", [".fits", ".h5"])
+def test_maps_may_be_named(tmp_path, suffix):
+    path = write_maps(tmp_path, suffix, a=E1, b=E2, c=STD, d=2 * STD, e=MASK * 1, std1=E1, std2=E2)
+    prefix = "shear/" if suffix == ".h5" else ""
+    named = {k: f"{prefix}{v}" for k, v in {"e1": "a", "e2": "b", "mask": "e"}.items()}
+    check(read_shear_maps(path, **named, noise_std=(f"{prefix}c", f"{prefix}d")), std=(STD, 2 * STD))
+    check(read_shear_maps(**{k: f"{path}[{v}]" for k, v in named.items()}, noise_std=f"{path}[{prefix}c]"))
+
+
+def test_a_file_for_each_map_and_zeros_outside_the_mask(tmp_path):
+    """COSMOS's way: the standard deviation is 0 where the mask is."""
+    for name, values in {"e1": E1, "e2": E2, "std1": STD * MASK, "std2": 2 * STD * MASK, "mask": MASK * 1.0}.items():
+        fits.PrimaryHDU(values.astype(">f4")).writeto(tmp_path / f"{name}.fits")
+    file = {name: str(tmp_path / f"{name}.fits") for name in ("e1", "e2", "std1", "std2", "mask")}
+    m = read_shear_maps(
+        e1=file["e1"],
+        e2=file["e2"],
+        noise_std=(file["std1"], file["std2"]),
+        mask=file["mask"],
+        pixel_arcmin=0.29,
+    )
+    check(m, std=(STD, 2 * STD))
+    assert m.pixel_arcmin == 0.29
+    message = refused(read_shear_maps, e1=file["e1"], e2=file["e2"], noise_std=file["std1"])
+    assert "noise_std must be positive where observed, got 0 in" in message and "give the mask=" in message
+
+
+def test_noise_may_be_weights_or_a_number(tmp_path):
+    path = write_maps(tmp_path, e1=E1, e2=E2, weight=MASK / STD**2)
+    check(read_shear_maps(path))
+    check(read_shear_maps(path, noise_std=0.2), mask=np.ones(SHAPE, bool), std=np.full((2, *SHAPE), 0.2))
+    path = write_maps(tmp_path, e1=E1, e2=E2, w1=MASK / STD**2, w2=0.25 * MASK / STD**2)
+    check(read_shear_maps(path), std=(STD, 2 * STD))
+
+
+def test_pixels_without_a_value_are_counted(tmp_path):
+    hole = np.where(np.arange(9) == 4, np.nan, E1)
+    m = read_shear_maps(write_maps(tmp_path, e1=hole, e2=E2, std=STD, mask=MASK * 1))
+    check(m, mask=MASK & (np.arange(9) != 4))
+    assert m.facts["dropped"] == {"pixels without shear or noise": int(MASK[:, 4].sum())}
+    assert "pixels without shear or noise" in repr(m)
+
+
+def test_maps_are_written_and_read_back(tmp_path):
+    g = torch.Generator().manual_seed(0)
+    std = survey_noise((24, 20), generator=g, holes=2)
+    mask = std.isfinite()
+    kappa = LognormalKappa((24, 20))(1, generator=g)
+    shear = torch.where(mask, KaiserSquires((24, 20)).A(kappa), torch.zeros(()))
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
+    wcs.wcs.crval, wcs.wcs.crpix, wcs.wcs.cdelt = [150.0, 2.0], [10.5, 12.5], [-0.005, 0.005]
+    m = ShearMap(
+        shear,
+        std,
+        mask[:, :1],
+        kappa=kappa,
+        counts=mask[:, :1].long(),
+        wcs=wcs,
+        convention="conjugate",
+        pixel_arcmin=0.3,
+    )
+    write_shear_maps(tmp_path / "a.fits", m)
+    same = read_shear_maps(tmp_path / "a.fits")
+    for name in ("shear", "noise_std", "mask", "kappa"):
+        assert torch.equal(getattr(same, name), getattr(m, name)), name
+    assert same.convention == "conjugate" and same.pixel_arcmin == pytest.approx(0.3)
+    assert same.centre == pytest.approx((150.0, 2.0))
+    assert "exists" in refused(write_shear_maps, tmp_path / "a.fits", m)
+
+
+@pytest.mark.parametrize(
+    ("maps", "arguments", "part"),
+    [
+        ({"e1": E1, "std": STD}, {}, "no map is known to be e2"),
+        ({"e1": E1, "g1": E1, "e2": E2, "std": STD}, {}, "e1 may be any of E1, G1; name one, e1='E1'"),
+        ({"e1": E1, "e2": E2}, {}, "the noise is not known; give noise_std= or weight="),
+        ({"e1": E1, "e2": E2, "std1": STD}, {}, "noise_std needs both components"),
+        ({"e1": E1, "e2": E2, "std": STD, "weight": STD}, {}, "expected one; leave one out"),
+        ({"e1": E1, "e2": E2[:, :5], "std": STD}, {}, "maps must be of one shape, got"),
+        ({"e1": E1, "e2": E2, "std": -STD}, {}, "noise_std must be positive where observed, got -"),
+        ({"e1": E1, "e2": E2, "std": STD, "mask": 0 * E1}, {}, "the mask is 0 wherever there is shear"),
+        ({"e1": E1, "e2": E2, "std": STD * np.nan}, {}, "no pixel has shear, noise and mask"),
+        ({"e1": np.stack([E1, E2]), "e2": E2, "std": STD}, {}, "must be a map (H, W), got (2, 7, 9)"),
+        ({"e1": E1, "e2": E2, "std": STD}, {"e1": "nobody"}, "must hold one map 'nobody', got 0"),
+        ({"e1": E1, "e2": E2, "std": STD}, {"noise_std": -1.0}, "noise_std must be a finite number > 0"),
+        ({"e1": E1, "e2": E2, "std": STD}, {"convention": "iau"}, "convention must be one of"),
+    ],
+)
+def test_wrong_maps_are_refused(tmp_path, maps, arguments, part):
+    assert part in refused(read_shear_maps, write_maps(tmp_path, **maps), **arguments)
+
+
+@pytest.mark.parametrize("suffix", [".fits", ".h5"])
+def test_damaged_maps_are_one_sentence(tmp_path, suffix):
+    path = write_maps(tmp_path, suffix, e1=E1, e2=E2, std=STD)
+    whole = path.read_bytes()
+    for cut in (0, 100, len(whole) // 2):
+        path.write_bytes(whole[:cut])
+        assert str(path) in refused(read_shear_maps, path)
+    assert "no map is known to be e1; name it" in refused(read_shear_maps)
+    assert "there is no such file" in refused(read_shear_maps, tmp_path / f"b{suffix}")
+    assert "there is no such file" in refused(read_shear_maps, e1="b.fits", e2="b.fits", noise_std=0.1)
+
+
+def test_cosmos(data_dir):
+    folder = data_dir / "lensing"
+    m = read_shear_maps(
+        e1=str(folder / "cosmos_full_e1_0.29arcmin360.fits"),
+        e2=str(folder / "cosmos_full_e2_0.29arcmin360.fits"),
+        noise_std=(str(folder / "std1.fits"), str(folder / "std2.fits")),
+        mask=str(folder / "cosmos_full_mask_0.29arcmin360.fits"),
+        pixel_arcmin=0.29,
+    )
+    assert m.shape == (360, 360) and float(m.mask.float().mean()) == pytest.approx(0.534, abs=0.001)
+    assert 0.1 < float(m.noise_std[m.mask.expand(-1, 2, -1, -1)].median()) < 0.2 and not m.facts
+
+
+# ------------------------------------------------------------------------------------------- the documentation
+
+
+def test_the_page_runs(tmp_path, monkeypatch):
+    """Every block of the page, in order, on files like those that it names."""
+    page = ROOT / "docs" / "bring_your_data_lensing.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert len(blocks) >= 4
+    rng = np.random.default_rng(2)
+    n = 20_000
+    x, y = 0.6 * (rng.random((2, n)) - 0.5)
+    ellipticity = 0.25 * rng.standard_normal((2, n)).clip(-2, 2)
+    common = {
+        "dec": 2 + y,
+        "e1": ellipticity[0],
+        "e2": ellipticity[1],
+        "weight": rng.random(n),
+        "z_b": 2 * rng.random(n),
+    }
+    write = {"galaxies.fits": {"ra": 150 + x}, "galaxies.csv": {"RA_hours": (150 + x) / 15}}
+    for name, more in write.items():
+        Table({**more, **common, "m": np.full(n, -0.01)}).write(tmp_path / name)
+    for name, values in {"e1": E1, "e2": E2, "std1": STD, "std2": STD, "mask": MASK * 1.0}.items():
+        fits.PrimaryHDU(values).writeto(tmp_path / f"{name}.fits")
+    write_maps(tmp_path, E1=E1, E2=E2, STD=STD, MASK=MASK * 1)
+    monkeypatch.chdir(tmp_path)
+    small = MLPatch(**ARCHITECTURES["convergence"] | {"features": 4, "hidden": 4})  # untrained: seconds, not minutes
+    monkeypatch.setattr(MLPatch, "from_pretrained", lambda name: small.requires_grad_(False))
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, str(page), "exec"), names)
+    assert (tmp_path / "mass.fits").is_file() and (tmp_path / "shear.fits").is_file()

@@ -1,0 +1,95 @@
+"""Every recipe runs offline in seconds, prints its figures and leaves a figure and a result."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from paths import ROOT
+
+from pnp.io import read_image, read_result, write_image
+
+RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.py") if path.name[0] != "_")
+BASELINES = {
+    "calibration": ("FBP", "believed", "calibrated", "true"),
+    "deblurring": ("Wiener filter", "TV"),
+    "denoising": ("median", "TV"),
+    "inpainting": ("linear interpolation", "TV"),
+    "limited_angle": ("FBP", "TV", "MCC"),
+    "low_dose": ("FBP", "PWLS + TV", "Poisson", "HU"),
+    "mass_mapping": ("Kaiser-Squires", "Wiener filter"),
+    "shear_survey": ("Kaiser-Squires", "Wiener filter", "PSNR", "B modes", "coverage", "peaks"),
+    "spect": ("OSEM", "10 mm filter", "recovery"),
+    "super_resolution": ("bilinear", "bicubic"),
+    "tomography": ("FBP", "TV"),
+    "tooth": ("axis at the middle", "FBP, Hann window", "odd views"),
+}
+
+
+def run(recipe: Path, *arguments: object) -> str:
+    """Run a recipe on one thread and without a network; return what it printed."""
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "http_proxy": "http://0.0.0.0:9",
+        "https_proxy": "http://0.0.0.0:9",
+    }
+    command = [sys.executable, "-W", "error", str(recipe), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def cpu_seconds_of_children() -> float:
+    """Return the processor time of finished children: unlike the wall clock, it is the same on a busy machine."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def test_every_recipe_is_known():
+    assert [path.stem for path in RECIPES] == sorted(BASELINES)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_smoke(recipe, tmp_path):
+    start = cpu_seconds_of_children()
+    out = run(recipe, "--smoke", "--output", tmp_path, "--seed", 3)
+    assert cpu_seconds_of_children() - start < 10
+    assert len(recipe.read_text().splitlines()) <= 150
+    for name in (*BASELINES[recipe.stem], "MLPatch"):
+        assert name in out
+    assert {path.name for path in tmp_path.iterdir()} == {f"{recipe.stem}.png", f"{recipe.stem}.h5"}
+    saved = read_result(tmp_path / f"{recipe.stem}.h5")
+    assert saved.reference is not None and saved.x.shape == saved.reference.shape
+    assert np.isfinite(saved.x).all() and "--seed 3" in saved.attributes["command"]
+    assert read_image(tmp_path / f"{recipe.stem}.png").std() > 0.05  # there is something on the figure
+    again = run(recipe, "--smoke", "--output", tmp_path, "--seed", 3)
+    np.testing.assert_array_equal(read_result(tmp_path / f"{recipe.stem}.h5").x, saved.x)
+    assert out.splitlines()[0] == again.splitlines()[0]
+
+
+def test_recipe_with_an_image_of_the_users(tmp_path):
+    rows = np.linspace(0, 900, 40, dtype=np.float32)
+    write_image(tmp_path / "mine.fits", np.broadcast_to(rows[:, None], (40, 56)))
+    recipe = next(path for path in RECIPES if path.stem == "deblurring")
+    run(recipe, tmp_path / "mine.fits", "--smoke", "--output", tmp_path / "out")
+    saved = read_result(tmp_path / "out" / "deblurring.h5")
+    assert saved.x.shape == (1, 1, 40, 56)
+    assert np.abs(saved.x - saved.reference).mean() < 45  # 5 % of the range
+
+
+def test_a_picture_of_the_users_is_enlarged_by_any_factor(tmp_path):
+    ramp = np.linspace(0, 1, 30, dtype=np.float32)
+    colours = np.stack([np.broadcast_to(ramp[:, None], (30, 44)), np.full((30, 44), 0.5), np.zeros((30, 44))])
+    write_image(tmp_path / "mine.png", colours)
+    recipe = next(path for path in RECIPES if path.stem == "super_resolution")
+    run(recipe, tmp_path / "mine.png", "--enlarge", "--factor", 2.5, "--output", tmp_path / "out")
+    saved = read_result(tmp_path / "out" / "super_resolution.h5")
+    assert saved.x.shape == (1, 3, 75, 110) and saved.reference is None
+    centres = ((np.arange(75) + 0.5) / 2.5 - 0.5) / 29
+    np.testing.assert_allclose(saved.x[0, 0, 8:-8, 55], centres[8:-8], atol=0.02)
+    np.testing.assert_allclose(saved.x[0, 1:, 8:-8, 55], [[0.5] * 59, [0.0] * 59], atol=0.02)

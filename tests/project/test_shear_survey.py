@@ -1,0 +1,110 @@
+"""`recipes/shear_survey.py` on a small survey of FITS files that are written here, cut from a larger sky."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from astropy.io import fits
+from astropy.table import Table
+from astropy.wcs import WCS
+from paths import ROOT
+
+from operators import KaiserSquires
+from pnp.io import read_result
+from pnp.lensing import LognormalKappa
+
+RECIPE = ROOT / "recipes" / "shear_survey.py"
+N = 72
+
+
+@pytest.fixture(scope="module")
+def survey(tmp_path_factory) -> tuple[Path, torch.Tensor]:
+    """Write e1 (of the wrong sign), e2, noise and mask as big-endian FITS; the noise is 0 where the mask is."""
+    folder = tmp_path_factory.mktemp("survey")
+    g = torch.Generator().manual_seed(4)
+    kappa = LognormalKappa((2 * N, 2 * N), std=0.05)(1, generator=g)
+    std = torch.full((1, 2, N, N), 0.03)
+    shear = KaiserSquires((2 * N, 2 * N)).A(kappa)[..., :N, :N] + std * torch.randn(std.shape, generator=g)
+    mask = torch.ones(N, N)
+    mask[20:30, 40:52] = 0
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype, wcs.wcs.crval, wcs.wcs.crpix = ["RA---TAN", "DEC--TAN"], [150.0, 2.0], [N / 2, N / 2]
+    wcs.wcs.cdelt = [-0.29 / 60, 0.29 / 60]
+    maps = {"e1": -shear[0, 0], "e2": shear[0, 1], "std": std[0, 0] * mask, "mask": mask}
+    for name, values in maps.items():
+        array = torch.where(mask > 0, values, torch.nan if name[0] == "e" else 0).numpy().astype(">f4")
+        fits.PrimaryHDU(array, header=wcs.to_header()).writeto(folder / f"{name}.fits")
+    return folder, kappa[0, 0, :N, :N]
+
+
+@pytest.fixture(scope="module")
+def found(survey, tmp_path_factory) -> tuple[str, Path]:
+    """Return what the recipe prints, and where its files are."""
+    folder, out = survey[0], tmp_path_factory.mktemp("out")
+    command = [sys.executable, "-W", "error", str(RECIPE), "--smoke", "--iterations", "--output", str(out)]
+    for name in ("e1", "e2", "mask"):
+        command += [f"--{name}", str(folder / f"{name}.fits")]
+    command += ["--noise-std", str(folder / "std.fits"), "--pixel-arcmin", "0.29", "--snr", "1"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout, out
+
+
+def test_the_signs_are_found_and_used(found):
+    printed, _ = found
+    assert "times (-1, +1) fits" in printed and "signs used: (-1, 1)" in printed
+
+
+def test_figures_of_every_kind_are_printed(found):
+    printed, _ = found
+    for part in (
+        "residual chi2",
+        "B modes: chi2",
+        "value form",
+        "90-99 %",
+        "peaks above 1 errors",
+        "prior: convergence",
+    ):
+        assert part in printed, part
+    assert "NRMSE" not in printed  # nobody knows the truth
+
+
+def test_maps_are_on_the_surveys_pixels_and_sky(survey, found):
+    kappa, out = survey[1], found[1]
+    with fits.open(out / "shear_survey.fits") as file:
+        names = {hdu.name for hdu in file}
+        assert {"KAPPA_E", "KAPPA_B", "ERROR", "SNR_KS", "MASK"} <= names
+        E, B, error, mask = (file[name].data for name in ("KAPPA_E", "KAPPA_B", "ERROR", "MASK"))
+        assert E.shape == B.shape == error.shape == (N, N)
+        assert WCS(file["KAPPA_E"].header).wcs.crval.tolist() == [150.0, 2.0]
+    seen = mask > 0
+    assert np.array_equal(np.isfinite(error), seen) and (error[seen] > 0).all()
+    assert int((~seen).sum()) == 120
+    r = np.corrcoef(E[seen], kappa.numpy()[seen])[0, 1]
+    assert r > 0.5 and E[seen].std() > B[seen].std()
+    np.testing.assert_array_equal(read_result(out / "shear_survey.h5").x[0, 0], E)
+
+
+def test_peaks_have_a_place_on_the_sky(found):
+    _, out = found
+    peaks, E = Table.read(out / "shear_survey_peaks.ecsv"), fits.getdata(out / "shear_survey.fits", "KAPPA_E")
+    assert len(peaks) > 0 and (np.diff(peaks["snr"]) <= 1e-6).all()
+    np.testing.assert_allclose(peaks["kappa"], E[peaks["row"], peaks["column"]], rtol=1e-6)
+    assert abs(peaks["ra"].data - 150).max() < 0.3 and abs(peaks["dec"].data - 2).max() < 0.3
+    assert (out / "shear_survey.png").stat().st_size > 10_000
+    assert (out / "shear_survey_iterations.png").stat().st_size > 10_000
+
+
+def test_missing_maps_are_one_sentence(survey, tmp_path):
+    folder, _ = survey
+    command = [sys.executable, str(RECIPE), "--smoke", "--e1", str(folder / "e1.fits"), "--output", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and "e2" in done.stderr and "Traceback" not in done.stderr
