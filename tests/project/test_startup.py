@@ -11,11 +11,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 import pnp
 from pnp.installation import version
 
-ROOT = Path(__file__).resolve().parents[2]
 HEAVY = {
     "torch",
     "numpy",
@@ -125,7 +125,7 @@ def is_one_sentence(line: str, hiding: Path) -> bool:
     return f"{hiding} hides the package {hiding.stem} " in line and "rename" in line and len(line) < 400
 
 
-@pytest.mark.parametrize("statement", ["import pnp.learned", "pnp.learned", "from pnp.lensing import map_mass"])
+@pytest.mark.parametrize("statement", ["import pnp.lensing", "pnp.lensing", "from pnp.lensing import map_mass"])
 def test_an_import_names_the_file_that_hides_a_package(hiding: Path, statement: str) -> None:
     done = python("-c", f"import pnp\nfrom pnp import solve\n{statement}", cwd=hiding.parent)
     assert done.returncode == 1

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+from command import run
+from paths import ROOT
 
-from pnp.cli import app, main
+from pnp.cli import app
 
-ROOT = Path(__file__).resolve().parents[3]
 UNCLEAR = re.compile(r"\b(goes? on|gone on|anew|a training|hears?|told|rungs?|guests?)\b|\bwhere there (is|are)\b|^Of ")
 
 
@@ -54,10 +53,7 @@ def test_options_of_two_commands_with_one_name_have_one_help() -> None:
 def test_info_lists_all_weights_with_their_terms(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["pnp", "info"])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert not stop.value.code
+    assert run(monkeypatch, "info") == 0
     lines = capsys.readouterr().out.splitlines()
     weights = {path.stem for package in ("pnp", "denoisers") for path in (ROOT / package).rglob("*.safetensors")}
     assert {"gray", "super_resolution", "lu177", "y90"} <= weights
