@@ -3,6 +3,11 @@
 `calibrate` finds the angles and the offset of a scan from its measurements alone.
 """
 
+from ..installation import hidden_package
+
+if hidden_package("operators"):
+    raise ImportError(hidden_package("operators"))
+
 from .centre import find_centre, offset_from_centre
 from .geometry_calibration import Calibration, calibrate
 from .hounsfield import attenuation, hounsfield, water_attenuation

@@ -2,8 +2,8 @@
 
 from ..installation import hidden_package
 
-if hidden_package():
-    raise ImportError(hidden_package())
+if hidden_package("operators", "denoisers"):
+    raise ImportError(hidden_package("operators", "denoisers"))
 
 from .baselines import best_smoothing, smoothed_kaiser_squires, wiener
 from .bin_catalogue import map_catalogue

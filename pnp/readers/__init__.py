@@ -3,6 +3,11 @@
 Code in a file is never run: pickles and object arrays are refused. Whatever is wrong with a file is one ValueError.
 """
 
+from ..installation import hidden_package
+
+if hidden_package("operators"):
+    raise ImportError(hidden_package("operators"))
+
 from .ct_dicom import Slices, read_dicom
 from .ct_dxchange import read_dxchange
 from .ct_htc2022 import read_htc2022, read_htc2022_segmentation

@@ -404,7 +404,7 @@ def test_command(tmp_path, capsys, monkeypatch):
     assert len(load_glimpse(output).angles) == 8
     for wrong, said in (
         (("--steps", "4"), "exists"),
-        (("--steps", "4", "--overwrite"), "there already"),
+        (("--steps", "4", "--overwrite"), "--resume"),
         (("--steps", "4", "--resume", "--views", "9", *small[2:]), "another model"),
         (("--steps", "4", "--resume", *small, "--slices", "5"), "pairs' images"),
         (("--size", "8", "--resume"), "--size must be at least 32"),
