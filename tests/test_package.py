@@ -53,8 +53,9 @@ def requirements(project, *extras: str) -> list[Requirement]:
 
 def test_the_wheel_holds_the_packages_and_nothing_else():
     builder = pytest.importorskip("hatchling.builders.wheel", reason="hatchling is not installed")
-    files = builder.WheelBuilder(str(ROOT)).recurse_included_files()
-    assert sorted(Path(file.distribution_path) for file in files) == sources()
+    wheel = builder.WheelBuilder(str(ROOT))
+    assert sorted(Path(file.distribution_path) for file in wheel.recurse_included_files()) == sources()
+    assert wheel.config.dev_mode_exact and set(wheel.config.packages) == set(PACKAGES)  # of an editable installation
 
 
 def test_weights_have_cards_and_packages_are_typed():
