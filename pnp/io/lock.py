@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import shutil
@@ -12,10 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import lock_descriptor
+
 ATTEMPTS = 100
 """To lock a file that others remove in between."""
-TAKEN = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
-"""How systems say that another process has the lock; anything else: this file system has no locks."""
 
 
 @contextmanager
@@ -113,22 +112,13 @@ def _taken(lock: Path) -> tuple[int | None, bool]:
 def _locked(handle: int) -> bool | None:
     """Lock a file; False: another process has it; None: there are no locks here."""
     try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            os.lseek(handle, 1024, os.SEEK_SET)  # beyond the words, which others may then read
-            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-            os.lseek(handle, 0, os.SEEK_SET)
-        else:
-            import fcntl
-
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return False if error.errno in TAKEN else None
-    return True
+        return lock_descriptor(handle, blocking=False)
+    except OSError:
+        return None
 
 
 def _holder(lock: Path) -> str:
-    with suppress(OSError):
-        return lock.read_text(errors="replace").strip()[:80] or "another process"
+    with suppress(OSError), open(lock, "rb") as file:
+        file.seek(1)  # on Windows no other process can read the first byte, which is the locked one
+        return file.read(80).decode(errors="replace").strip() or "another process"
     return "another process"

@@ -32,7 +32,6 @@ from torch import Tensor
 
 _MATTER, _BARYONS, _H, _SIGMA8, _TILT = 0.31, 0.049, 0.68, 0.81, 0.97
 _MEAN_DENSITY = 2.775e11 * _MATTER  # comoving, Msun/h per (Mpc/h)^3
-_HUBBLE = 2997.92  # c/H_0 in Mpc/h
 _FOUR_PI_G = 6.0135e-19  # 4 pi G / c^2 in Mpc per solar mass
 _SOURCE_REDSHIFT = 1.0
 _LEAST_MASS, _GREATEST_MASS = 1e14, 3e15
@@ -65,10 +64,12 @@ def nfw_surface(x: npt.ArrayLike, concentration: float) -> Array:
     return np.where(x < c, angle / np.abs(t) ** 1.5 - np.sqrt(np.maximum(c**2 - x**2, 0)) / (t * (1 + c)), 0.0)
 
 
+@lru_cache
 def _distance(z: float) -> float:
-    """Comoving distance to redshift z."""
-    a = (np.arange(200) + 0.5) * z / 200
-    return float(_HUBBLE * (z / 200) * (1 / np.sqrt(_MATTER * (1 + a) ** 3 + 1 - _MATTER)).sum())
+    """Comoving distance to redshift z in Mpc/h."""
+    from astropy.cosmology import FlatLambdaCDM  # takes a second
+
+    return float(FlatLambdaCDM(H0=100, Om0=_MATTER).comoving_distance(z).value)  # h = 1: Mpc are Mpc/h
 
 
 def _growth(z: float) -> float:

@@ -55,10 +55,11 @@ def requirements(project, *extras: str) -> list[Requirement]:
 
 def test_the_wheel_holds_the_packages_and_nothing_else():
     builder = pytest.importorskip("hatchling.builders.wheel", reason="hatchling is not installed")
-    files = builder.WheelBuilder(str(ROOT)).recurse_included_files()
-    found = sorted(Path(file.distribution_path) for file in files)
+    wheel = builder.WheelBuilder(str(ROOT))
+    found = sorted(Path(file.distribution_path) for file in wheel.recurse_included_files())
     assert found == sources()
     assert [path for path in found if path.suffix not in SUFFIXES and path.name != "py.typed"] == []
+    assert wheel.config.dev_mode_exact and set(wheel.config.packages) == set(PACKAGES)  # of an editable installation
 
 
 def test_weights_have_cards_and_packages_are_typed():

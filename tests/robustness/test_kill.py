@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -306,6 +307,25 @@ def test_a_lock_dies_with_its_process(tmp_path):
         with pytest.raises(ValueError, match="fourth: another run"), exclusive(output, "fourth"):
             pass
     assert names(tmp_path) == ["x.held"]
+
+
+def test_without_locks_a_run_is_not_refused_and_sweeps_nothing(tmp_path, monkeypatch):
+    """A file system without locks: another run may be at work there."""
+
+    def lock_descriptor(handle, blocking):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(locking, "lock_descriptor", lock_descriptor)
+    (tmp_path / ".x.0123abcd.part").touch()
+    with exclusive(tmp_path / "x", "first"), exclusive(tmp_path / "x", "second"):
+        assert ".x.0123abcd.part" in names(tmp_path)
+    assert names(tmp_path) == [".x.0123abcd.part"]
+
+
+def test_a_lock_that_cannot_be_made_is_one_sentence(tmp_path):
+    (tmp_path / ".x.lock").mkdir()
+    with pytest.raises(ValueError, match=r"test: .*x cannot be locked: .*\.x\.lock"), exclusive(tmp_path / "x", "test"):
+        pass
 
 
 def test_only_what_killed_runs_of_this_output_left_is_swept(tmp_path):

@@ -7,10 +7,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.integrate import quad
 
 from pnp.io import read_image
 from pnp.lensing import LognormalKappa, pixel_spectrum
-from pnp.lensing.clusters import Clusters, _add, _profile, cluster_density, nfw_surface
+from pnp.lensing.clusters import Clusters, _add, _distance, _profile, cluster_density, nfw_surface
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,12 @@ def test_a_halo_holds_its_mass(pixel_arcmin):
     wanted = float((mass / 0.68 * units.Msun / (critical * pixel)).to(""))
     held = _profile(mass, z, 5.0, pixel_arcmin).double().sum((1, 2))
     assert held.numpy() == pytest.approx(wanted, rel=5e-3)
+
+
+@pytest.mark.parametrize("z", [0.01, 0.35, 1.0, 3.0])
+def test_comoving_distances_are_integrals_over_the_expansion(z):
+    expected = 2997.92458 * quad(lambda a: 1 / math.sqrt(0.31 * (1 + a) ** 3 + 0.69), 0, z)[0]
+    assert _distance(z) == pytest.approx(expected, rel=1e-6)
 
 
 def test_abundance_agrees_with_an_independent_code():
