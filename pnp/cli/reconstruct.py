@@ -73,6 +73,7 @@ def reconstruct(
     from denoisers.adapters import PerChannel, SliceWise
 
     from ..algorithms.poisson import Poisson
+    from ..drivers.signals import uninterrupted
     from ..drivers.solve import solve
 
     where = choose_device(device)
@@ -103,15 +104,18 @@ def reconstruct(
         progress=True,
     )
     goes_on(kept, result)
-    written = save(output, result, data, {"denoiser": denoiser}, overwrite)
-    if kept is not None:
-        kept.path.unlink(missing_ok=True)
-    if is_counts:
-        noise = f"Poisson noise, background {'0' if data.background is None else 'from the file'}, {denoiser}"
-    else:
-        source = "estimated" if result.noise_estimated else "--noise-std" if noise_std is not None else "from the file"
-        noise = f"noise {_typical(result.noise_std):.3g} ({source})"
-    print(f"{written}: {result.n_iter} iterations, {noise}; {result.stop}")
+    with uninterrupted():  # what took the time is not lost to an impatient Ctrl-C
+        written = save(output, result, data, {"denoiser": denoiser}, overwrite)
+        if kept is not None:
+            kept.path.unlink(missing_ok=True)
+        if is_counts:
+            noise = f"Poisson noise, background {'0' if data.background is None else 'from the file'}, {denoiser}"
+        else:
+            source = (
+                "estimated" if result.noise_estimated else "--noise-std" if noise_std is not None else "from the file"
+            )
+            noise = f"noise {_typical(result.noise_std):.3g} ({source})"
+        print(f"{written}: {result.n_iter} iterations, {noise}; {result.stop}")
     if result.stop.name == "INTERRUPTED":
         raise typer.Exit(INTERRUPTED)
     if written != output:

@@ -60,8 +60,8 @@ def find_centre(sinogram: Any, angles: Any, *, method: str = "auto") -> float:
 
     Of parallel beams; and of fan beams over full turns, by "opposite": rays near the middle one are seen twice there.
 
-    Errors measured on analytic phantoms (tests/pnp/ct/test_centre.py): below 0.05 bins without noise, below 0.3 bins with
-    noise of 5 % of the largest line integral at 180 views of 161 bins.
+    Errors measured on analytic phantoms (tests/pnp/ct/test_centre.py): below 0.05 bins without noise, below 0.3 bins
+    with noise of 5 % of the largest line integral at 180 views of 161 bins.
 
     Args:
         sinogram: line integrals (..., n_angles, n_detectors), of slices that share the axis; air reads 0.
