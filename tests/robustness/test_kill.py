@@ -110,7 +110,7 @@ def test_a_reconstruction_goes_on_to_the_same_bits(sinogram, seconds, monkeypatc
 def test_a_checkpoint_is_not_the_output(sinogram, monkeypatch, capsys):
     output = sinogram.with_name("x.h5")
     assert run(monkeypatch, "reconstruct", sinogram, "-o", output, "--checkpoint", output) == 2
-    assert "is the output as well" in capsys.readouterr().err and names(sinogram.parent) == ["y.h5"]
+    assert "--checkpoint" in capsys.readouterr().err and names(sinogram.parent) == ["y.h5"]
 
 
 @pytest.mark.slow
@@ -140,7 +140,7 @@ def test_a_training_for_spect_goes_on_to_the_same_weights(mode, tmp_path, monkey
         process.wait_for(kept.exists, 0.1)
         process.freeze()
         assert run(monkeypatch, *command, "-o", output, "--resume") == 2
-        assert "another run (process" in capsys.readouterr().err.splitlines()[-1]
+        assert "another run" in capsys.readouterr().err.splitlines()[-1]
         process.kill()
     assert not output.exists() and 0 < load_checkpoint(kept)["step"]
     assert run(monkeypatch, *command, "-o", output, "--resume") == 0
@@ -215,7 +215,7 @@ def test_a_stack_computes_nothing_twice(suffix, tmp_path, monkeypatch, capsys):
         process.wait_for(lambda: len(done()) >= 2)
         process.freeze()
         assert run(monkeypatch, *command) == 2
-        assert "another run (process" in capsys.readouterr().err.splitlines()[-1]
+        assert "another run" in capsys.readouterr().err.splitlines()[-1]
         process.kill()
     first, before = done(), chunks()
     assert 2 <= len(first) < 12 and (suffix == "zarr" or not output.exists())
@@ -295,9 +295,7 @@ def test_a_lock_dies_with_its_process(tmp_path):
     output = tmp_path / "x"
     with Command(output, lock.__file__, script=HOLD) as process:
         process.wait_for((tmp_path / "x.held").exists)
-        with pytest.raises(
-            ValueError, match=rf"second: another run \(process {process.process.pid} on .*\) is writing"
-        ):
+        with pytest.raises(ValueError, match=rf"second: another run .*{process.process.pid} "):
             with exclusive(output, "second"):
                 pass
         process.kill()
