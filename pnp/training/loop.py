@@ -14,12 +14,10 @@ Several processes (`processes.py`) share each batch; torch's DistributedDataPara
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from ..drivers.checkpoint import write_or_warn
+from ..drivers.signals import collected
 from ..io.atomic import NotWritten
 from ..io.lock import exclusive
 from . import processes
@@ -55,31 +54,6 @@ def _show(bar: Any, run: Run, done: float) -> None:
         words.append(f"validation {run.history[-1][2]:.3f}")
     bar.set_postfix_str(", ".join(words), refresh=False)
     bar.update(done - bar.n)
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collect Ctrl-C and SIGTERM instead of acting on them; a second one acts as it did before.
-
-    Only a program's main thread may do that; elsewhere signals are left alone.
-    """
-    caught: list[int] = []
-    before: dict[int, Any] = {}
-
-    def restore() -> None:
-        for number, action in before.items():
-            signal.signal(number, signal.SIG_DFL if action is None else action)
-
-    def remember(number: int, _: object) -> None:
-        caught.append(number)
-        restore()
-
-    if threading.current_thread() is threading.main_thread():
-        before.update({number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)})
-    try:
-        yield caught
-    finally:
-        restore()
 
 
 def train(
@@ -143,7 +117,7 @@ def _train(
         bar_format="{percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}{postfix}",
     )
     model.train()
-    with _signals() as caught, bar:
+    with collected() as caught, bar:
         since = time.monotonic() - run.seconds
         try:
             while True:

@@ -180,7 +180,7 @@ def test_a_training_goes_on_while_the_disk_is_full(tmp_path, refusing):
         return sampler(batch, generator)
 
     draw.calls = 0
-    with pytest.warns(UserWarning, match=r"train_denoiser: checkpoint: .*: No space left on device; .* kept") as warned:
+    with pytest.warns(UserWarning, match="checkpoint: .*No space left") as warned:
         net = trained(path, 8, draw, checkpoint_minutes=0)
     assert len(warned) == 3 and kept == [1, 2, 2, 2, 2, 6, 7]
     assert [p.name for p in tmp_path.iterdir()] == ["c"] and load_checkpoint(path)["step"] == 8
@@ -193,7 +193,7 @@ def test_a_training_that_cannot_be_kept_at_its_end_says_so_and_leaves_the_checkp
     trained(path, 2)
     before = path.read_bytes()
     refusing.on = True
-    with pytest.raises(NotWritten, match="No space left on device"):
+    with pytest.raises(NotWritten, match="No space left"):
         trained(path, 5, resume=True)
     assert path.read_bytes() == before
     refusing.on = False
@@ -294,7 +294,7 @@ def test_a_mosaic_is_whole_or_not_there(stack, full):
     path = full.folder / "z.zarr"
     denoise_mosaic(X[0], smooth, 0.1, output=path, halo=8, tile=200)
     before = sorted(p.relative_to(path) for p in path.rglob("*"))
-    with full.now(), pytest.raises(OSError, match=rf"denoise_mosaic: output .*z.zarr cannot be written: {full.says}"):
+    with full.now(), pytest.raises(OSError, match=rf"denoise_mosaic: output .*{full.says}"):
         denoise_mosaic(2 * X[0], smooth, 0.1, output=path, halo=8, tile=200, overwrite=True)
     assert sorted(p.relative_to(path) for p in path.rglob("*")) == before
     assert [p.name for p in full.folder.iterdir()] == ["z.zarr"]

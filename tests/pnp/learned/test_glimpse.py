@@ -283,7 +283,7 @@ def test_slices_to_learn_from(tmp_path):
         write_image(tmp_path / f"{k}.png", np.full((40, 50), k / 2, dtype=np.float32))
     x, about = folder_slices(tmp_path, 36)
     assert x.shape == (2, 1, 36, 36) and float(x[1].min()) == pytest.approx(1, abs=1e-3)  # the black one is left out
-    with pytest.raises(ValueError, match="at least 64 x 64"):
+    with pytest.raises(ValueError, match="64 x 64"):
         folder_slices(tmp_path, 64)
     (tmp_path / "mm").mkdir()
     for k in range(2):  # in 1/mm, which bytes would cut to five levels
@@ -291,7 +291,7 @@ def test_slices_to_learn_from(tmp_path):
     x, _ = folder_slices(tmp_path / "mm", 40)
     np.testing.assert_allclose(x[0, 0].flatten(), np.linspace(0, 0.02, 1600), atol=1e-6)
     write_image(tmp_path / "mm" / "hu.tif", np.full((40, 40), -1000, dtype=np.float32))
-    with pytest.raises(ValueError, match=r"hu\.tif .*without negative values.*convert HU"):
+    with pytest.raises(ValueError, match=r"hu\.tif .*HU"):
         folder_slices(tmp_path / "mm", 40)
     with pytest.raises(ValueError, match="is not a folder"):
         folder_slices(tmp_path / "nowhere", 40)
@@ -324,7 +324,7 @@ def test_files(scan, tmp_path):
         ({"n_detectors": 0}, "n_detectors must be an integer >= 1"),
         ({"pitch": -1}, "positive"),
         ({"pixel_size": math.inf}, "finite"),
-        ({"offset": 100.0}, "no ray meets the image"),
+        ({"offset": 100.0}, "no ray"),
         ({"blocks": (1, -1)}, "0 or more"),
         ({"shape": (0, 8)}, "shape must be positive"),
         ({"precision": "half"}, "one of"),
@@ -344,7 +344,7 @@ def test_degrees_are_suspected():
 @pytest.mark.parametrize(
     ("spoil", "error", "said"),
     [
-        (lambda y: y[0], ValueError, "use y\\[None, \\.\\.\\.\\]"),
+        (lambda y: y[0], ValueError, ": y "),
         (lambda y: y.mT, ValueError, "transposed"),
         (lambda y: y[..., 1:], ValueError, "one geometry"),
         (lambda y: y[:, :, 1:], ValueError, "one geometry"),
@@ -372,9 +372,9 @@ def test_bad_points_are_one_sentence(scan):
         model(y, shape=(8, 8), coords=torch.zeros(1, 2))
     x = torch.zeros(2, 1, *radon.shape)
     for change, said in (
-        ({"images": x[:, :, 1:]}, "images must be"),
-        ({"sinograms": y}, "sinograms must be"),
-        ({"patch": 33}, "patch must be"),
+        ({"images": x[:, :, 1:]}, "images"),
+        ({"sinograms": y}, "sinograms"),
+        ({"patch": 33}, ": patch "),
         ({"noise_db": 0.0}, "noise_db"),
     ):
         with pytest.raises(ValueError, match=said):
@@ -407,7 +407,7 @@ def test_command(tmp_path, capsys, monkeypatch):
         (("--steps", "4", "--overwrite"), "--resume"),
         (("--steps", "4", "--resume", "--views", "9", *small[2:]), "another model"),
         (("--steps", "4", "--resume", *small, "--slices", "5"), "pairs' images"),
-        (("--size", "8", "--resume"), "--size must be at least 32"),
+        (("--size", "8", "--resume"), "--size"),
     ):
         code, _, err = run(*wrong)
         assert code == 2 and said in err, err

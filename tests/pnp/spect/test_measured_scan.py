@@ -22,15 +22,15 @@ from pnp.spect import attenuation_from_hu, triple_energy_window
 @pytest.mark.parametrize(
     ("changes", "part"),
     [
-        ({"projections": np.ones((1, 4, 6, 3))}, "(n_windows, 1, n_views, nx, nz)"),
-        ({"angles": np.zeros(3)}, "an angle for each view"),
+        ({"projections": np.ones((1, 4, 6, 3))}, "projections"),
+        ({"angles": np.zeros(3)}, "angle"),
         ({"angles": np.array([0, 1, math.nan, 2])}, "got 1 NaN"),
-        ({"projections": -np.ones((1, 1, 4, 6, 3))}, "counts >= 0"),
+        ({"projections": -np.ones((1, 1, 4, 6, 3))}, "projections"),
         ({"projections": np.full((1, 1, 4, 6, 3), math.nan)}, "got 72 NaN"),
-        ({"pixel_mm": (4.8, -1)}, "two positive sizes"),
-        ({"radius_mm": np.ones(3)}, "4 positive numbers, one a view"),
+        ({"pixel_mm": (4.8, -1)}, "pixel_mm"),
+        ({"radius_mm": np.ones(3)}, "radius_mm"),
         ({"radius_mm": np.array([1, 0, 1, 1])}, "positive numbers"),
-        ({"windows": (EnergyWindow("", 1, 2),) * 2}, "windows must be 1"),
+        ({"windows": (EnergyWindow("", 1, 2),) * 2}, "windows"),
     ],
 )
 def test_scan_refuses(changes, part):
@@ -59,12 +59,12 @@ def test_scatter_of_a_spectrum_that_is_a_straight_line_is_exact():
 @pytest.mark.parametrize(
     ("lower", "upper", "widths", "part"),
     [
-        (np.ones(3), np.ones(3), (2, 28), "widths must be (lower, photopeak, upper)"),
-        (np.ones(3), None, (2, 28, 2), "widths must be"),
-        (np.ones(3), np.ones(2), (2, 28, 2), "must have one shape, got (3,) and (2,)"),
-        (-np.ones(3), np.ones(3), (2, 28, 2), "lower must be counts >= 0"),
-        (np.ones(3), np.full(3, math.nan), (2, 28, 2), "upper must be counts >= 0"),
-        (np.ones(3), np.ones(3), (2, 0, 2), "widths must be a finite number > 0"),
+        (np.ones(3), np.ones(3), (2, 28), ": widths "),
+        (np.ones(3), None, (2, 28, 2), ": widths "),
+        (np.ones(3), np.ones(2), (2, 28, 2), "(3,) and (2,)"),
+        (-np.ones(3), np.ones(3), (2, 28, 2), "lower"),
+        (np.ones(3), np.full(3, math.nan), (2, 28, 2), "upper"),
+        (np.ones(3), np.ones(3), (2, 0, 2), ": widths "),
     ],
 )
 def test_scatter_refuses(lower, upper, widths, part):
@@ -90,9 +90,9 @@ def test_attenuation_meets_its_materials():
 
 
 def test_attenuation_refuses():
-    assert "must be 30 to 600 keV, got 0.208" in refused(attenuation_from_hu, 0.0, 0.208)
-    assert "ct_kev must be" in refused(attenuation_from_hu, 0.0, 208.0, ct_kev=1000.0)
-    assert "hu must be finite" in refused(attenuation_from_hu, np.array([math.nan]), 208.0)
+    assert "0.208" in refused(attenuation_from_hu, 0.0, 0.208)
+    assert "ct_kev" in refused(attenuation_from_hu, 0.0, 208.0, ct_kev=1000.0)
+    assert ": hu " in refused(attenuation_from_hu, np.array([math.nan]), 208.0)
 
 
 # ------------------------------------------------------------------------------------------- the documentation

@@ -1,11 +1,15 @@
 """Muon: orthogonal updates of the stated size, equal to torch's where that applies; which weights it is for."""
 
+from functools import partial
+
+import arrays
 import pytest
 import torch
-from arrays import rand
 from torch import nn
 
 from pnp.training.muon import Muon, hidden_weights, orthogonalize
+
+rand = partial(arrays.rand, dtype=torch.float32)
 
 
 @pytest.mark.parametrize("shape", [(8, 20), (20, 8), (7, 7), (3, 6, 9)])

@@ -178,10 +178,10 @@ def test_the_rates_rise_stay_and_fall():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"steps": 1, "minutes": 1}, "steps or minutes"),
-        ({"steps": 0}, "steps must be"),
-        ({"minutes": math.inf}, "minutes must be"),
-        ({"steps": 1, "optimizer": "sgd"}, "'muon', 'adamw'"),
+        ({"steps": 1, "minutes": 1}, "minutes"),
+        ({"steps": 0}, ": steps "),
+        ({"minutes": math.inf}, "minutes"),
+        ({"steps": 1, "optimizer": "sgd"}, "optimizer"),
     ],
 )
 def test_options_are_checked(arguments, message):
@@ -194,7 +194,7 @@ def test_what_cannot_be_trained_is_said(folder, tmp_path):
         train(model(), crops(folder), options(), tmp_path / "c.pt")
     with pytest.raises(ValueError, match="requires_grad_"):
         train(model().requires_grad_(False), crops(folder), options(1), tmp_path / "c.pt")
-    with pytest.raises(ValueError, match="receptive field, 17 x 17"):
+    with pytest.raises(ValueError, match="17 x 17"):
         train(model(), Crops(load_folder(folder), 16), options(1), tmp_path / "c.pt")
     assert not (tmp_path / "c.pt").exists()
 
@@ -230,7 +230,7 @@ def test_a_run_that_diverges_leaves_the_last_good_checkpoint(folder, tmp_path):
     def infinite(batch, generator):
         return broken(batch, generator) * math.inf
 
-    with pytest.raises(ValueError, match="not finite at step 5"):
+    with pytest.raises(ValueError, match="step 5"):
         train(model(), infinite, options(5), path, resume=True)
     assert load_checkpoint(path)["step"] == 3
 
@@ -244,22 +244,22 @@ def test_a_checkpoint_of_another_run_is_refused(folder, tmp_path):
             train(net, crops(folder), o, path, **more)
         assert len(str(caught.value)) < 400
 
-    refuses("another model: class was 'MLPatch', got 'Foreign'", Foreign(), options(2), resume=True)
-    refuses("begun with option optimizer 'muon', got 'adamw'", model(), options(2, optimizer="adamw"), resume=True)
-    refuses("option seed 0, got 1", model(), options(2, seed=1), resume=True)
-    refuses(r"option loss_power 1\.0, got 0\.0", model(), options(2, loss_power=0.0), resume=True)
+    refuses("class was", Foreign(), options(2), resume=True)
+    refuses("optimizer", model(), options(2, optimizer="adamw"), resume=True)
+    refuses("seed 0", model(), options(2, seed=1), resume=True)
+    refuses("loss_power", model(), options(2, loss_power=0.0), resume=True)
     wide = model(dilations=(1, 1, 1))
-    refuses(r"dilations was \[1, 1\], got \[1, 1, 1\]", wide, options(2), resume=True)
-    with pytest.raises(ValueError, match=r"noise levels' high 0\.2, got 0\.3"):
+    refuses("dilations", wide, options(2), resume=True)
+    with pytest.raises(ValueError, match=r"high 0\.2"):
         train_denoiser(model(), crops(folder), NoiseLevels(0.02, 0.3), options(2), checkpoint=path, resume=True)
     refuses("already", model(), options(2))
     state = load_checkpoint(path)
     assert state["config"]["class"] == "MLPatch" and state["version"]
     torch.save({**state, "generators": 2 * state["generators"]}, path)
-    refuses("2 processes, this run has 1; .*nproc-per-node=2", model(), options(2), resume=True)
+    refuses("nproc-per-node=2", model(), options(2), resume=True)
     del state["generators"]
     torch.save(state, path)
-    refuses("not a training checkpoint: it lacks generators", model(), options(2), resume=True)
+    refuses("generators", model(), options(2), resume=True)
     path.write_bytes(b"not a checkpoint")
     with pytest.raises(ValueError, match="not a training checkpoint"):
         load_checkpoint(path)
@@ -267,12 +267,12 @@ def test_a_checkpoint_of_another_run_is_refused(folder, tmp_path):
 
 def test_layers_of_equal_shapes_are_told_apart(folder, tmp_path):
     train(model(dilations=(1, 2)), crops(folder), options(1), tmp_path / "a.pt")
-    with pytest.raises(ValueError, match=r"another model: dilations was \[1, 2\], got \[2, 1\]"):
+    with pytest.raises(ValueError, match="dilations"):
         train(model(dilations=(2, 1)), crops(folder), options(2), tmp_path / "a.pt", resume=True)
     train(Foreign(), crops(folder), options(1), tmp_path / "b.pt")
     net = Foreign()
     net.layers[4] = nn.Tanh()
-    with pytest.raises(ValueError, match=r"layers\.4 was 'ReLU\(\)', got 'Tanh\(\)'"):
+    with pytest.raises(ValueError, match=r"layers\.4"):
         train(net, crops(folder), options(2), tmp_path / "b.pt", resume=True)
 
 
@@ -325,9 +325,9 @@ def test_mixed_levels_are_often_low():
 
 @pytest.mark.parametrize("arguments", [(0, 0.2), (0.3, 0.2), (-1, 0.2), (0.1, math.inf), (0.1, math.nan)])
 def test_noise_levels_are_checked(arguments):
-    with pytest.raises(ValueError, match="0 < low <= high"):
+    with pytest.raises(ValueError, match="low"):
         NoiseLevels(*arguments)
-    with pytest.raises(ValueError, match="'uniform', 'log', 'mixed'"):
+    with pytest.raises(ValueError, match="linear"):
         NoiseLevels(0.1, 0.2, "linear")
 
 
@@ -371,7 +371,7 @@ def test_photographs_grey_and_colour(folder):
         assert job.levels == NoiseLevels(0.2 / 255, 55 / 255, "mixed")
         assert job.sampler.recolour == (channels == 3)
         assert "2 images of images, 1 held out" in job.about and job.options.batch == 12
-    with pytest.raises(ValueError, match="crop must be 1 to 128"):
+    with pytest.raises(ValueError, match=": crop "):
         photograph_set(folder, crop=129)
     for k in (1, 2):
         (folder / f"{k}.png").unlink()
@@ -411,11 +411,11 @@ def test_deep_grey_images_keep_their_values(tmp_path, kind, channels):
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        (np.float32([[0, 255]]), r"floating point must lie in \[0, 1\], got 0 to 255"),
-        (np.float32([[0, np.nan]]), "floating point must lie in"),
-        (np.int32([[0, 70000]]), "must be values of 16 bits, got 0 to 70000"),
-        (np.int32([[-1, 400]]), "must be values of 16 bits, got -1 to 400"),
-        (np.int32([[0, 255]]), "must be values of 16 bits, got 0 to 255"),
+        (np.float32([[0, 255]]), "0 to 255"),
+        (np.float32([[0, np.nan]]), "floating point"),
+        (np.int32([[0, 70000]]), "0 to 70000"),
+        (np.int32([[-1, 400]]), "-1 to 400"),
+        (np.int32([[0, 255]]), "0 to 255"),
     ],
 )
 def test_images_of_unknown_range_are_refused_by_name(tmp_path, x, message):
@@ -430,7 +430,7 @@ def test_folders_that_cannot_serve_are_named(folder, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no image in"):
         load_folder(tmp_path / "empty")
-    with pytest.raises(ValueError, match="at least 80 x 80"):
+    with pytest.raises(ValueError, match="80 x 80"):
         Crops([torch.zeros(1, 48, 60, dtype=torch.uint8)], 80)
     assert load_folder(folder, channels=3)[0].shape == (3, 48, 60)
     (folder / "more").mkdir()
@@ -444,5 +444,5 @@ def test_folders_that_cannot_serve_are_named(folder, tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr("os.scandir", locked)
-    with pytest.raises(ValueError, match=r"images' cannot be listed: Permission denied"):
+    with pytest.raises(ValueError, match="Permission denied"):
         load_folder(folder)
