@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..base import LinearOperator, as_buffer, check_shape, length, warn_of_degrees
 from ..sizes import Sizes
 from .fourier import ramp
-from .view_weights import arc_weight, views
+from .view_weights import arc_weight, view_weights
 
 WINDOWS: dict[str, Callable[[Tensor], Tensor]] = {
     # f = |omega| / (the detector's highest frequency), from 0 to 1.
@@ -173,7 +173,7 @@ class Projector(LinearOperator):
             gamma: (n_detectors,), their angles to the middle ray: the same line is seen from angle + pi - 2 gamma.
         """
         angles = self.angles.detach().double()
-        shares, arcs = views(angles, 2 * math.pi)
+        shares, arcs = view_weights(angles, 2 * math.pi)
         mine = arc_weight(angles, arcs, 2 * math.pi)[:, None] * self._side(u)
         opposite = arc_weight(angles[:, None] + math.pi - 2 * gamma, arcs, 2 * math.pi) * self._side(-u)
         return shares[:, None] * mine / (mine + opposite)

@@ -29,7 +29,7 @@ from ..base import check_images
 from .fourier import bin_samples, is_smooth, pixel_spectrum, sinc
 from .nufft import NUFFT
 from .projector import Projector
-from .view_weights import views
+from .view_weights import view_weights
 
 
 class _Slices(NamedTuple):
@@ -211,7 +211,7 @@ class Radon(Projector):
     def _ray_weights(self) -> Tensor:
         """Weights of the rays (n_angles, n_detectors), or (n_angles, 1) of the views modulo half a turn."""
         if not self._off_axis:
-            return views(self.angles, math.pi).shares[:, None] / self.pitch
+            return view_weights(self.angles, math.pi).shares[:, None] / self.pitch
         u = self._bins()
         return self._redundancy(u, torch.zeros_like(u)) / self.pitch
 
