@@ -200,7 +200,7 @@ class Network(nn.Module):
         return -self._before(stride) % stride
 
     def forward(self, y: Tensor, sigma: Tensor, level: Tensor | None, stride: int, folded: Folded) -> Tensor:
-        """Return g at samples of y that all their patches cover, from `margins(stride)[0]`, a multiple of the stride."""
+        """Return g where all patches cover y, from sample `margins(stride)[0]` of y, a multiple of the stride."""
         f = self.features(y, sigma, level, stride, folded, len(self.blocks))
         crop, lead = self.patch - stride, self._lead(stride)
         # The patches overlap (spacing / stride)^2 times as often as they do at the largest stride.

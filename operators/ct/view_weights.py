@@ -31,7 +31,7 @@ class ViewWeights(NamedTuple):
 
 
 def view_weights(angles: Tensor, period: float) -> ViewWeights:
-    """Return each view's share of the circle, half the gaps to its neighbours (trapezoidal rule), and the measured arcs.
+    """Return each view's share of the circle, half the gaps to its neighbours (trapezoidal), and the measured arcs.
 
     Repeated directions divide their share. A missing wedge, which is a gap far wider than the typical one, weighs no
     more than a typical gap. The typical gap is the median by length, the one in which the middle of all gaps lies.
