@@ -1,7 +1,8 @@
-"""Denoisers D(x, sigma) on images (B, C, H, W), sigma in the units of x. They know nothing of operators or solvers.
+"""Denoisers D(x, sigma) on images (B, C, H, W), sigma in the units of x. They depend on no operator and no solver.
 
-`DENOISERS` maps names to classes; `Equivariant`, `PerChannel` and `Rescaled` wrap what others made, `SliceWise` makes
-denoisers of volumes of it. `SuperResolver` is MLPatch's other use, S(x, factor=f): no denoiser.
+`DENOISERS` maps names to classes. `Equivariant`, `PerChannel` and `Rescaled` adapt any denoiser of images, also one of
+another library; `SliceWise` makes it a denoiser of volumes. `SuperResolver`, S(x, factor=f), is a network like MLPatch
+for super-resolution, and no denoiser.
 """
 
 from .adapters import Equivariant, PerChannel, Rescaled, SliceWise
@@ -9,6 +10,6 @@ from .mlpatch import MLPatch, SuperResolver
 from .tv import TV
 
 DENOISERS = {"mlpatch": MLPatch, "tv": TV}
-"""The denoisers of the command line, by name."""
+"""Denoiser classes by the names that the command line uses."""
 
 __all__ = ["DENOISERS", "TV", "Equivariant", "MLPatch", "PerChannel", "Rescaled", "SliceWise", "SuperResolver"]

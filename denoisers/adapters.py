@@ -1,7 +1,7 @@
-"""Let other denoisers in: made for another value range, one channel, images only, or without a square's symmetries.
+"""Adapters for denoisers made for another value range, for one channel, for images only, or for one orientation.
 
-deepinv's denoisers are called as D(x, sigma) and go into `solve` as they are where range and channels agree. The
-adapters are modules, so that `.to(device)` reaches the network inside.
+`solve` takes deepinv's denoisers, which are called as D(x, sigma), without an adapter where range and channels agree.
+Adapters are modules, so that `.to(device)` moves the wrapped network too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .base import check_image, check_sigma
 
 
 class _Adapter(nn.Module):
-    """Holds the denoiser inside and accepts its noise levels; a subclass states what it shows it."""
+    """Base class of adapters: wraps a denoiser and inherits its sigma_range."""
 
     def __init__(self, denoiser: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
@@ -33,8 +33,8 @@ class _Adapter(nn.Module):
 class Rescaled(_Adapter):
     """A denoiser made for images in [0, 1], used on images in [low, high].
 
-    D(x, sigma) = low + s D01((x - low)/s, sigma/s) with s = high - low. Unit-free denoisers (MLPatch "gray", TV) do
-    not need it.
+    D(x, sigma) = low + s D01((x - low)/s, sigma/s) with s = high - low. Unit-free denoisers (MLPatch "gray", TV) need
+    no such adapter.
 
     Args:
         denoiser: called as denoiser(x, sigma), x in [0, 1].
@@ -47,8 +47,8 @@ class Rescaled(_Adapter):
             raise ValueError(f"Rescaled: high must be above low, got low={low}, high={high}")
         self.low, self.high = low, high
         if hasattr(self, "sigma_range"):
-            least, most = self.sigma_range
-            self.sigma_range = (least * (high - low), most * (high - low))
+            least, largest = self.sigma_range
+            self.sigma_range = (least * (high - low), largest * (high - low))
 
     def __repr__(self) -> str:
         return f"Rescaled({self.denoiser!r}, {self.low}, {self.high})"
@@ -80,7 +80,7 @@ class PerChannel(_Adapter):
 class Equivariant(_Adapter):
     """A denoiser averaged over the eight rotations by 90 degrees and reflections: exactly equivariant to them.
 
-    D(x) = 1/8 sum_g g^-1 D0(g x) over the dihedral group, at eight times the price. Known as self-ensemble (Timofte,
+    D(x) = 1/8 sum_g g^-1 D0(g x) over the dihedral group, at eight times the cost. Known as self-ensemble (Timofte,
     Rothe and Van Gool, CVPR 2016); it also lowers the error a little.
 
     Args:
@@ -108,12 +108,12 @@ class Equivariant(_Adapter):
 class SliceWise(_Adapter):
     """A denoiser of images, used on volumes (B, C, nx, ny, nz), slice by slice.
 
-    D(x) is the mean over the given axes of D0 applied to all slices across that axis, each at the volume's sigma. One
-    axis leaves every slice to itself; all three, at three times the price, make neighbours agree.
+    D(x) is the mean, over the given axes, of D0 applied to all slices across that axis, each at the volume's sigma.
+    With one axis slices are independent; all three, at three times the cost, make neighbouring slices agree.
 
     Args:
         denoiser: called as denoiser(x, sigma) on batches of slices (B n, C, H, W), with a sigma for each.
-        axes: of the volume, 0 for x, 1 for y, 2 for z, that slices lie across.
+        axes: the axes of the volume that slices lie across, 0 for x, 1 for y, 2 for z.
     """
 
     def __init__(self, denoiser: Callable[[Tensor, Tensor], Tensor], axes: Sequence[int] = (2,)) -> None:

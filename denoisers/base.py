@@ -1,7 +1,6 @@
-"""What every denoiser shares: D(x, sigma) on images x (B, C, H, W), sigma in the units of x.
+"""Checks shared by the denoisers D(x, sigma) on images x (B, C, H, W), sigma in the units of x.
 
-Any callable of that signature is a denoiser to the solvers. The checks below give the ones in this package one
-voice: argument, expected, got, remedy.
+Any callable of that signature is a denoiser to the solvers. Messages state argument, expected, got, remedy.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-"""Precision of a network's computation: float32, or bfloat16 where the processor multiplies it."""
+"""Precision of a network's computation: float32, or bfloat16 where the processor multiplies it natively."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-PRECISIONS = ("auto", "float32", "bfloat16")
+_PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether matrix products in bfloat16 run natively on the device."""
+    """Return whether matrix products in bfloat16 run natively on the device."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
@@ -18,14 +18,14 @@ def has_fast_bfloat16(device: torch.device) -> bool:
 
 
 def check_precision(caller: str, precision: str) -> str:
-    """Return precision, one of PRECISIONS; refuse any other."""
-    if precision not in PRECISIONS:
-        raise ValueError(f"{caller}: precision must be one of {PRECISIONS}, got {precision!r}")
+    """Return precision, "auto", "float32" or "bfloat16"; any other is a ValueError."""
+    if precision not in _PRECISIONS:
+        raise ValueError(f"{caller}: precision must be one of {_PRECISIONS}, got {precision!r}")
     return precision
 
 
 def compute_dtype(x: Tensor, precision: str) -> torch.dtype:
-    """The dtype of the matrix products for input x: "auto" is bfloat16 where that is native; float64 stays."""
+    """Return the dtype of the matrix products for input x: "auto" is bfloat16 where that is native; float64 stays."""
     if x.dtype == torch.float64:
         return torch.float64
     if precision == "auto":

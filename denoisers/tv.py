@@ -27,12 +27,12 @@ _CHECK_EVERY = 5  # iterations: the duality gap costs about as much as one
 class TV:
     """Total-variation denoiser, on any device; channels are denoised one by one.
 
-    It is unit-free: TV()(a x, a sigma) = a TV()(x, sigma). No gradient passes through it.
+    Unit-free: TV()(a x, a sigma) = a TV()(x, sigma) for a > 0. No gradient passes through it.
 
     Args:
         weight: lambda in units of sigma; 0.9 is near the best for photographs.
-        max_iter: iterations at most.
-        rtol: stop, channel by channel, when the duality gap is at most this part of the energy E(z); then
+        max_iter: largest number of iterations.
+        rtol: a channel's iterations stop when its duality gap is at most rtol E(z); then
             ||z - minimiser||^2 <= 2 rtol E(z).
     """
 
@@ -49,8 +49,8 @@ class TV:
         """Denoise x (B, C, H, W) with noise of standard deviation sigma, in units of x.
 
         Args:
-            x: images, real; what is narrower than float32 is computed in float32.
-            sigma: a scalar, or one value per image; where it is 0, the image is returned.
+            x: images, real; half precision is computed in float32.
+            sigma: a scalar, or one value per image; an image whose sigma is 0 is returned unchanged.
 
         Raises:
             TypeError, ValueError: x or sigma is not as described.

@@ -1,7 +1,7 @@
 """Weight files: safetensors (no code is ever executed), half precision, the model's configuration in the header.
 
-The header's key names the class, "mlpatch" or "superresolver": one reader and one writer serve both. Every set that
-comes with the package has a model card of the same name beside it (`denoisers/weights/*.md`).
+The header's key names the class, "mlpatch" or "superresolver", so that one reader and one writer serve both. Each
+weight set of the package has a model card of the same name beside it (`denoisers/weights/*.md`).
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 FOLDER = Path(__file__).parent / "weights"
+"""Folder of the weight sets and model cards that come with the package."""
 
-Model = TypeVar("Model", bound=nn.Module)
+_Model = TypeVar("_Model", bound=nn.Module)
 
 
 def available(kind: type[nn.Module]) -> list[str]:
-    """Names of the weight sets in the package that are of this class."""
+    """Return the names of the package's weight sets for this class."""
     return sorted(p.stem for p in FOLDER.glob("*.safetensors") if _key(kind) in _header(p))
 
 
@@ -37,7 +38,7 @@ def save(model: Any, path: str | Path, *, about: dict[str, str] | None = None) -
         about: further facts for the header, e.g. the training command, data and terms.
 
     Raises:
-        ValueError: the file cannot be written, e.g. for a full disk; what was there is still.
+        ValueError: the file cannot be written, e.g. the disk is full; an earlier file remains.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
@@ -55,10 +56,10 @@ def save(model: Any, path: str | Path, *, about: dict[str, str] | None = None) -
         temporary.unlink(missing_ok=True)
 
 
-def read(name: str | Path, kind: type[Model]) -> Model:
+def read(name: str | Path, kind: type[_Model]) -> _Model:
     """Load a weight set of the package by name, or a .safetensors file by path.
 
-    The model is on the CPU, in float32 and frozen (`requires_grad_()` thaws it).
+    The model is on the CPU, in float32 and frozen (`requires_grad_()` ends that).
 
     Raises:
         ValueError: no such set or file, or not a weight file of this class.
@@ -83,7 +84,7 @@ def read(name: str | Path, kind: type[Model]) -> Model:
     except Exception as error:
         what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise ValueError(f"{caller}: {path.name} is not a weight file of {kind.__name__} ({what})") from error
-    # Weights that are used, not trained: images without gradients are then denoised in tiles, in any grad mode.
+    # Frozen weights: images that need no gradient are then denoised in tiles, in any grad mode.
     return model.eval().requires_grad_(False)
 
 
@@ -92,7 +93,7 @@ def _key(kind: type[Any]) -> str:
 
 
 def _header(path: Path) -> dict[str, str]:
-    """What a file says of itself; nothing if it is no weight file."""
+    """Return the metadata of a safetensors file; empty where it cannot be read as one."""
     try:
         with safe_open(path, framework="pt") as file:
             return dict(file.metadata() or {})
@@ -101,7 +102,7 @@ def _header(path: Path) -> dict[str, str]:
 
 
 def _check_sizes(config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """Refuse sizes that the tensors do not have, before they are allocated."""
+    """Raise for sizes larger than any of the tensors' before they are allocated."""
     largest = max([1024, *(n for t in tensors.values() for n in t.shape)])
     for name, value in config.items():
         for n in value if isinstance(value, tuple) else (value,):

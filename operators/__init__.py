@@ -36,7 +36,7 @@ __all__ = [
 
 
 class _Names(dict[str, type[LinearOperator]]):
-    """Names and their operators; an unknown name is a ValueError that lists the choices."""
+    """Operator classes by name; an unknown name is a ValueError that lists the choices."""
 
     def __missing__(self, name: object) -> type[LinearOperator]:
         raise ValueError(f"OPERATORS: unknown operator {name!r}; choose one of {', '.join(sorted(self))}")
@@ -53,4 +53,4 @@ OPERATORS: dict[str, type[LinearOperator]] = _Names(
     radon=Radon,
     spect=SPECT,
 )
-"""The operators by name: `OPERATORS["radon"]` is `Radon`; unknown names are a ValueError."""
+"""Operator classes by name: `OPERATORS["radon"]` is `Radon`; an unknown name is a ValueError."""

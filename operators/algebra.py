@@ -1,12 +1,12 @@
-"""Operators made of operators: they compose by Python's own signs, and the results are operators, too.
+"""Algebra of operators: Python's signs combine operators into operators.
 
     A @ B               y = A (B x)             c * A, A * c, -A    y = c A x, c a real number
     A + B, A - B        y = A x + B x           A.T                 A*, of measurements to images
     stack([A, B])       y = (A x, B x)
 
-B may be any object with `A(x)` and `A_adjoint(y)`, e.g. deepinv's. Every adjoint is exact where A's and B's are. What a
-solver looks up (`data_step`, `preconditioner`, `subset`, ...) is there where the combination has it exactly from its
-parts, and absent otherwise: a property that looks it up in a part which has none raises an AttributeError itself.
+B may be any object with `A(x)` and `A_adjoint(y)`, e.g. deepinv's. Every adjoint is exact where A's and B's are. A
+combination has an optional method (`data_step`, `preconditioner`, `subset`, ...) where it follows exactly from its
+parts'. Such methods are properties: where a part lacks the method, so does the combination, by its AttributeError.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from torch import Tensor
 from .base import COMBINATIONS, LinearOperator
 from .sizes import Sizes, fit, fixed, resolved, shown, sizes_of
 
-Step = Callable[[Tensor, Tensor], Tensor]
+_Step = Callable[[Tensor, Tensor], Tensor]
 
 
 class Scaled(LinearOperator):
-    """c A, with whatever A offers, rescaled: w ||c A x - y||^2 = c^2 w ||A x - y/c||^2."""
+    """c A with all of A's methods, rescaled by w ||c A x - y||^2 = c^2 w ||A x - y/c||^2."""
 
     def __init__(self, c: float, operator: Any) -> None:
         super().__init__()
@@ -57,13 +57,13 @@ class Scaled(LinearOperator):
         return self.c**2 * _normal(self.operator, x)
 
     @property
-    def data_step(self) -> Callable[[Tensor, Tensor], Step | None]:
+    def data_step(self) -> Callable[[Tensor, Tensor], _Step | None]:
         """A's data step for y/c and c^2 w, where A has one."""
         data_step = self.operator.data_step
         return lambda y, weights: data_step(y / self.c, self.c**2 * weights)
 
     @property
-    def preconditioner(self) -> Callable[[Tensor], Step | None]:
+    def preconditioner(self) -> Callable[[Tensor], _Step | None]:
         """A's preconditioner for c^2 w, where A has one."""
         preconditioner = self.operator.preconditioner
         return lambda weights: preconditioner(self.c**2 * weights)
@@ -76,7 +76,7 @@ class Scaled(LinearOperator):
 
     @property
     def sees_whole_image(self) -> bool:
-        """Whether A says that its `fbp` is to be trusted."""
+        """Whether A's `fbp` is free of truncation."""
         return bool(self.operator.sees_whole_image)
 
     @property
@@ -96,7 +96,7 @@ class Scaled(LinearOperator):
 
 
 class Composed(LinearOperator):
-    """A B, first B, then A. (B* A* W A B + alpha)^-1 has no closed form in general: conjugate gradients."""
+    """A B: first B, then A. Without a data step, as (B* A* W A B + alpha)^-1 has no closed form in general."""
 
     def __init__(self, left: Any, right: Any) -> None:
         super().__init__()
@@ -151,7 +151,7 @@ class Composed(LinearOperator):
 
 
 class Sum(LinearOperator):
-    """A + B, of the same images to measurements of the same sizes."""
+    """A + B, operators on the same images with measurements of the same sizes."""
 
     def __init__(self, left: Any, right: Any) -> None:
         super().__init__()
@@ -199,7 +199,7 @@ class Sum(LinearOperator):
 
 
 class Adjoint(LinearOperator):
-    """A*, of measurements to images: its `A` is A's adjoint, its adjoint A."""
+    """A*, from measurements to images: its `A` is A's adjoint, its `A_adjoint` is A."""
 
     def __init__(self, operator: LinearOperator) -> None:
         super().__init__()
@@ -301,7 +301,7 @@ class Stack(LinearOperator):
         return f"stack([{', '.join(map(repr, self.operators))}])"
 
 
-# ---------------------------------------------------------------- what the signs make
+# ---------------------------------------------------------------- the functions behind the signs
 
 
 def stack(operators: Sequence[Any]) -> LinearOperator:
@@ -310,10 +310,10 @@ def stack(operators: Sequence[Any]) -> LinearOperator:
     `pnp.solve(stack([A, B]), (y_A, y_B), denoiser, noise_std=(s_A, s_B))` weighs each part by its own noise.
 
     Args:
-        operators: of images of the same shape, a list or tuple of at least one, none of them a stack.
+        operators: list or tuple of at least one operator, all on images of one shape, none of them a stack.
 
     Raises:
-        TypeError: operators is no list, or holds something without `A(x)` and `A_adjoint(y)`.
+        TypeError: operators is not a list or tuple, or an entry has no `A(x)` and `A_adjoint(y)`.
         ValueError: the list is empty, holds a stack, or the operators take images of different shapes.
 
     >>> import torch
@@ -364,7 +364,7 @@ def _subtract(left: Any, right: Any) -> LinearOperator:
 COMBINATIONS.update({"@": _compose, "*": _scale, "+": _add, "-": _subtract, "T": Adjoint})
 
 
-# ---------------------------------------------------------------- what combinations ask of their parts
+# ---------------------------------------------------------------- checks and helpers
 
 
 def _normal(operator: Any, x: Tensor) -> Tensor:
@@ -380,7 +380,7 @@ def _is_operator(value: object) -> bool:
 
 
 def _operands(sign: str, *values: Any) -> tuple[Any, ...]:
-    """Return operators, of ours or of another library, or explain what is none."""
+    """Return values that are operators, of this or another library, or raise with the one that is not."""
     for value in values:
         if not _is_operator(value):
             remedy = "write A.A(x) to apply A, or c * A to scale it"
@@ -408,19 +408,19 @@ def _number(c: Any) -> float:
 
 
 def _take_shape(operator: LinearOperator, *parts: Any) -> None:
-    """Give a combination the `shape` of the first part that has one; those of other libraries may not."""
+    """Set a combination's `shape` to that of its first part that has one; operators of other libraries may not."""
     shape = next((part.shape for part in parts if isinstance(part, LinearOperator) and hasattr(part, "shape")), None)
     if shape is not None:
         operator.shape = shape
 
 
 def _name(operator: object) -> str:
-    """Return an operator's formula where that is short, else its class."""
+    """Return an operator's formula where that is short, else the name of its class."""
     text = repr(operator)
     return text if len(text) <= 40 and "\n" not in text else type(operator).__name__
 
 
 def _text(operator: object, *bare: type) -> str:
-    """Return an operator's formula, in parentheses where it is a combination other than those kinds."""
+    """Return an operator's formula, in parentheses where it is a combination that is not of the kinds in `bare`."""
     is_bare = isinstance(operator, bare) or not isinstance(operator, (Composed, Scaled, Sum))
     return repr(operator) if is_bare else f"({operator!r})"

@@ -1,8 +1,8 @@
-"""What every operator shares: the linear map y = A x on images x of shape (B, C, H, W).
+"""Base class of operators, linear maps y = A x on images x of shape (B, C, H, W), and their shared checks.
 
-An operator is a `torch.nn.Module`, so that `.to(device)`, `copy.deepcopy`, `pickle` and `state_dict` work as
-users expect. Computations follow the floating dtype of their input; the device of the input must be that of
-the operator, and nothing is moved silently.
+An operator is a `torch.nn.Module`, so that `.to(device)`, `copy.deepcopy`, `pickle` and `state_dict` work as usual.
+Computations are in the floating dtype of their input. The input must be on the operator's device; nothing is moved
+silently.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from .sizes import Sizes
 class LinearOperator(nn.Module):
     """A linear map with an exact adjoint: <A x, y> = <x, A* y>.
 
-    Subclasses implement `A` and `A_adjoint`. They may also offer what a solver looks up where it exists:
+    Subclasses implement `A` and `A_adjoint`. They may also offer methods that solvers use where they exist:
 
     - `A_adjoint_A(x)`: the normal operator where it is cheaper than its two factors;
     - `data_step(y, weights)`: h(z, alpha) = (A*WA + alpha)^-1 (A*Wy + alpha z) in closed form, or None where
       there is no closed form for these weights;
     - `preconditioner(weights)`: M(r, alpha), approximately (A*WA + alpha)^-1 r, symmetric positive definite,
       or None;
-    - `fbp(y)`: a direct first estimate, and `sees_whole_image`: False where that suffers from truncation.
+    - `fbp(y)`: a direct first estimate, and `sees_whole_image`: False where truncation makes that estimate wrong.
 
     Here `weights` is a scalar tensor or broadcasts against y, and alpha is a positive scalar tensor.
 
     Operators compose: `A @ B`, `c * A`, `-A`, `A + B`, `A - B` and the adjoint `A.T` are operators. B may be any object
-    with `A(x)` and `A_adjoint(y)`. `c * A` offers whatever A offers; the others offer what is exact for them and leave
-    the rest to conjugate gradients. Shapes that do not fit are a ValueError at once, where both are known.
+    with `A(x)` and `A_adjoint(y)`. `c * A` offers whatever A offers; the others offer what is exact for them, and
+    conjugate gradients serve for the rest. Shapes that do not fit are a ValueError at once, where both are known.
     """
 
     __array_ufunc__ = None  # so that numpy's numbers and arrays leave `c * A` and `M @ A` to A
@@ -72,7 +72,7 @@ class LinearOperator(nn.Module):
 
     @property
     def T(self) -> LinearOperator:
-        """The adjoint A* as an operator, of measurements to images; all here is real, so that it is the transpose."""
+        """The adjoint A* as an operator from measurements to images; all values are real, so it is the transpose."""
         return COMBINATIONS["T"](self)
 
     def __matmul__(self, other: Any) -> LinearOperator:
@@ -104,7 +104,7 @@ class LinearOperator(nn.Module):
 
 
 COMBINATIONS: dict[str, Callable[..., LinearOperator]] = {}
-"""What the signs between operators make. `algebra`, which stands on this module, enters its functions here."""
+"""Functions behind Python's operators, by sign. `algebra`, which imports this module, fills in the functions."""
 
 
 def check_shape(caller: str, shape: object) -> tuple[int, int]:
@@ -125,9 +125,9 @@ def check_shape(caller: str, shape: object) -> tuple[int, int]:
 
 
 def as_buffer(caller: str, name: str, value: Any) -> Tensor:
-    """Return an operator's own copy of an array; a tensor that requires grad is kept as it is.
+    """Return a tensor of the operator's own from an array; a tensor that requires grad is not copied.
 
-    NumPy arrays may be read-only, flipped or big-endian, as FITS files give them. The dtype stays.
+    NumPy arrays may be read-only, flipped or big-endian, as those of FITS files are. The dtype is kept.
 
     Raises:
         TypeError: value is neither a tensor nor an array of numbers.
@@ -149,7 +149,7 @@ def check_images(caller: str, name: str, x: Tensor, tail: tuple[int | str, ...],
     """Check that x is a real floating tensor of shape (B, *tail) on the operator's device.
 
     Args:
-        caller: what the message begins with, e.g. "Radon.A".
+        caller: start of the message, e.g. "Radon.A".
         name: the argument's name.
         x: the tensor to check.
         tail: expected sizes after the batch; a string matches any size and names it, e.g. ("C", 512, 512).
@@ -183,12 +183,12 @@ def check_images(caller: str, name: str, x: Tensor, tail: tuple[int | str, ...],
 
 
 def warn_of_degrees(caller: str, span: float, *, stacklevel: int) -> None:
-    """Warn of angles that span more than two turns, in radians.
+    """Warn of angles that span more than two turns, which are probably in degrees.
 
     Args:
-        caller: what the message begins with.
-        span: the largest less the least of the angles.
-        stacklevel: of `warnings.warn`, as if the caller gave the warning itself.
+        caller: start of the message.
+        span: the largest minus the smallest angle, in radians.
+        stacklevel: as of `warnings.warn`, counted from the caller.
     """
     if span > 4 * math.pi:
         warnings.warn(
@@ -209,5 +209,5 @@ def length(caller: str, name: str, value: Any, *, zero: bool = False) -> float:
 
 
 def pixel_mean(weights: Tensor) -> Tensor:
-    """Return the mean of weights over the last two axes, kept, of what broadcasts against (B, C, H, W)."""
+    """Return the mean over the last two axes, which are kept, of weights that broadcast against (B, C, H, W)."""
     return weights.mean(dim=tuple(range(-min(2, weights.ndim), 0)), keepdim=True) if weights.ndim else weights

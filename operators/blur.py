@@ -1,4 +1,4 @@
-"""Blur by one kernel: y = k * x, a true convolution (not a correlation), with three boundaries.
+"""Blur by one kernel: y = k * x, a true convolution (not a correlation), with three choices of boundary.
 
     y[i, j] = sum_{a, b} k[a, b] x[i + ca - a, j + cb - b],   (ca, cb) = (kh // 2, kw // 2),
 
@@ -29,7 +29,7 @@ from torch.nn.functional import pad
 from .base import LinearOperator, as_buffer, check_images, check_shape, pixel_mean
 from .sizes import Sizes
 
-BOUNDARIES = ("circular", "reflect", "valid")
+_BOUNDARIES = ("circular", "reflect", "valid")
 
 
 class Blur(LinearOperator):
@@ -57,8 +57,8 @@ class Blur(LinearOperator):
     def __init__(self, kernel: Tensor | NDArray[Any], shape: tuple[int, int], boundary: str = "circular") -> None:
         super().__init__()
         self.shape = check_shape("Blur", shape)
-        if boundary not in BOUNDARIES:
-            raise ValueError(f"Blur: boundary must be one of {', '.join(BOUNDARIES)}, got {boundary!r}")
+        if boundary not in _BOUNDARIES:
+            raise ValueError(f"Blur: boundary must be one of {', '.join(_BOUNDARIES)}, got {boundary!r}")
         self.boundary = boundary
         self.register_buffer("kernel", _check_kernel(kernel, self.shape))
 
@@ -117,12 +117,12 @@ class Blur(LinearOperator):
 
         F is the FFT, and for the reflect boundary the cosine transform (FFT of the image and its mirror
         images): the inverse itself where A*A is diagonal and the weights do not vary. For "valid" the gain is
-        modest (a fifth to a third of the iterations): the border that few outputs see is not in the model.
+        modest (a fifth to a third of the iterations): the model ignores the border, which few outputs measure.
         """
         (height, width), reflect = self.shape, self.boundary == "reflect"
         size = (2 * height, 2 * width) if reflect else self.shape
         power = _abs2(torch.fft.rfft2(self.kernel.to(weights.dtype), s=size))
-        if reflect:  # what the cosine basis sees of |K|^2: its mean over the quadrants
+        if reflect:  # |K|^2 in the cosine basis: its mean over the quadrants
             power = (power + power.flip(0).roll(1, 0)) / 2
         A_W_A = pixel_mean(weights) * power
 
@@ -142,11 +142,11 @@ class Blur(LinearOperator):
         check_images(f"Blur.{method}", name, x, ("C", *shape), like=self.kernel)
 
     def _is_diagonal(self) -> bool:
-        """Whether A*A is diagonal in the basis of the preconditioner."""
+        """Return whether A*A is diagonal in the basis of the preconditioner."""
         k = self.kernel.detach()
         if self.boundary != "reflect" or self.kernel.requires_grad:
-            # The closed form for mirrored kernels does not know in which directions a kernel may lose its
-            # symmetry: its value would be right, its gradient wrong.
+            # The closed form holds for symmetric kernels only, and a gradient includes directions that break the
+            # symmetry: the value would be right, the gradient wrong.
             return self.boundary == "circular"
         odd = k.shape[0] % 2 == 1 and k.shape[1] % 2 == 1
         asymmetry = torch.maximum((k - k.flip(0)).abs().max(), (k - k.flip(1)).abs().max())
@@ -226,14 +226,14 @@ def _reflect_adjoint(p: Tensor, padding: tuple[int, int, int, int]) -> Tensor:
 
 
 def _fold(p: Tensor, before: int, after: int) -> Tensor:
-    """Fold the margins of the last axis. Sums of padded slices, not index_add: deterministic on CUDA too."""
+    """Fold the margins of the last axis back, by sums of padded slices: index_add is not deterministic on CUDA."""
     n = p.shape[-1] - before - after
     head, core, tail = p[..., :before], p[..., before : before + n], p[..., before + n :]
     return core + pad(head.flip(-1), (0, n - before)) + pad(tail.flip(-1), (n - after, 0))
 
 
 def _check_kernel(kernel: object, shape: tuple[int, int]) -> Tensor:
-    """Return the kernel as a tensor of our own, or explain what is wrong with it."""
+    """Return the operator's own copy of the kernel, or raise with what is wrong."""
     k = as_buffer("Blur", "kernel", kernel)
     if not k.dtype.is_floating_point:
         raise TypeError(f"Blur: kernel must be real floating point, got {k.dtype}; use kernel.float()")

@@ -1,4 +1,4 @@
-"""Downsampling by a whole factor: y = the samples of k * x, one from each block of f x f pixels. Super-resolution.
+"""Downsampling by an integer factor f, the operator of super-resolution: one sample of k * x from each block of f x f.
 
     y[i, j] = (k * x)[f i + o, f j + o],    o = (f - 1) // 2,
 
@@ -7,7 +7,7 @@ with k * x the convolution of `blur` and its boundaries. Without a kernel y is t
 
 A A* = 1/f^2 without a kernel. With the circular boundary A A* is a circular convolution of the small images: in their
 Fourier basis, the mean of |K|^2 over the f^2 frequencies that alias to one. The data step follows by the matrix
-inversion lemma, for weights w that are the same for all pixels of a channel, and without a kernel for any,
+inversion lemma, for weights w that are the same for all pixels of a channel, and without a kernel for any weights:
 
     h(z, alpha) = z + A* [w (y - A z)/(w A A* + alpha)]
 
@@ -29,8 +29,8 @@ from .base import LinearOperator, check_images, check_shape, pixel_mean
 from .blur import Blur
 from .sizes import Sizes
 
-BOUNDARIES = ("circular", "reflect")
-Step = Callable[[Tensor, Tensor], Tensor]
+_BOUNDARIES = ("circular", "reflect")
+_Step = Callable[[Tensor, Tensor], Tensor]
 
 
 class Downsample(LinearOperator):
@@ -38,7 +38,7 @@ class Downsample(LinearOperator):
 
     Args:
         shape: (H, W) of the images in pixels, multiples of the factor.
-        factor: f, a whole number of pixels along each axis.
+        factor: f, an integer number of pixels along each axis.
         kernel: (kh, kw), real floating point, at most as large as the image, used as given (not normalised), its centre
             at (kh // 2, kw // 2); gradients flow to it where it requires them. None: the mean of each block.
         boundary: of the convolution, "circular" (a closed form exists) or "reflect"; unused without a kernel.
@@ -61,8 +61,8 @@ class Downsample(LinearOperator):
         super().__init__()
         self.shape = check_shape("Downsample", shape)
         self.factor = _check_factor(factor, self.shape)
-        if boundary not in BOUNDARIES:
-            raise ValueError(f"Downsample: boundary must be one of {', '.join(BOUNDARIES)}, got {boundary!r}")
+        if boundary not in _BOUNDARIES:
+            raise ValueError(f"Downsample: boundary must be one of {', '.join(_BOUNDARIES)}, got {boundary!r}")
         self.boundary = boundary
         self.blur = None if kernel is None else Blur(kernel, self.shape, boundary)
 
@@ -98,11 +98,11 @@ class Downsample(LinearOperator):
         self._samples(x).copy_(y)
         return self.blur.A_adjoint(x)
 
-    def data_step(self, y: Tensor, weights: Tensor) -> Step | None:
+    def data_step(self, y: Tensor, weights: Tensor) -> _Step | None:
         """Return h(z, alpha) = z + A* [w (y - A z)/(w A A* + alpha)], or None.
 
-        Without a kernel for any weights w; with one for the circular boundary and weights that are the same for all
-        pixels of a channel.
+        The closed form holds without a kernel for any weights w, and with a kernel for the circular boundary and
+        weights that are the same for all pixels of a channel.
         """
         self._check("data_step", "y", y, self.y_shape)
         w = weights.to(y.dtype)
@@ -114,10 +114,10 @@ class Downsample(LinearOperator):
         divide = self._divider(w)
         return lambda z, alpha: z + self.A_adjoint(divide(w * (y - self.A(z)), alpha))
 
-    def preconditioner(self, weights: Tensor) -> Step:
+    def preconditioner(self, weights: Tensor) -> _Step:
         """Return M(r, alpha) = (r - A* [w A r/(w A A* + alpha)])/alpha with each channel's mean weight w.
 
-        That is (w A*A + alpha)^-1 r of the circular boundary, also where the operator's is another.
+        That is (w A*A + alpha)^-1 r for the circular boundary, whatever the operator's boundary is.
         """
         w = pixel_mean(weights)
         A = self if self.boundary == "circular" else Downsample(self.shape, self.factor, self.kernel)
@@ -146,15 +146,15 @@ class Downsample(LinearOperator):
         f, o = self.factor, (self.factor - 1) // 2
         return x[..., o::f, o::f]
 
-    def _divider(self, w: Tensor) -> Step:
-        """Return v, alpha -> (w A A* + alpha)^-1 v for the circular boundary and weights without pixels."""
+    def _divider(self, w: Tensor) -> _Step:
+        """Return v, alpha -> (w A A* + alpha)^-1 v for the circular boundary and weights constant over pixels."""
         if self.blur is None:
             w_AA = w / self.factor**2
             return lambda v, alpha: v / (w_AA.to(v.dtype) + alpha)
         size = self.y_shape[1:]
         unit = torch.zeros(1, 1, *size, dtype=w.dtype, device=w.device)
         unit[..., 0, 0] = 1
-        # A A* is the convolution with its answer to a unit; its spectrum is real and not negative but for rounding.
+        # A A* is a convolution with its unit response, whose spectrum is real and non-negative up to rounding.
         spectrum = torch.fft.rfft2(self.A(self.A_adjoint(unit))).real.clamp(min=0)
         w_AA = w * spectrum
 

@@ -1,4 +1,4 @@
-"""The identity, y = x: the operator of denoising, and of the part of a stack that sees the image itself."""
+"""Identity, y = x: the operator of denoising, and of a part of a stack that measures the image itself."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class Mask(LinearOperator):
 
     Args:
         mask: (H, W), (1, H, W) or (C, H, W), bool or finite real >= 0: True or 1 where a pixel is measured,
-            0 where it is not, anything else is the pixel's gain. The first two accept images with any
+            0 where it is not; any other value is the pixel's gain. (H, W) and (1, H, W) accept images with any
             number of channels.
 
     Raises:
@@ -90,7 +90,7 @@ class Mask(LinearOperator):
 
 
 def _check_mask(mask: object) -> Tensor:
-    """Return the mask as a tensor of our own, or explain what is wrong with it."""
+    """Return the operator's own copy of the mask, or raise with what is wrong."""
     m = as_buffer("Mask", "mask", mask)
     if not (m.dtype == torch.bool or m.dtype.is_floating_point):
         raise TypeError(f"Mask: mask must be bool or real floating point, got {m.dtype}; use mask > 0")

@@ -1,9 +1,8 @@
 """MLPatch at continuous coordinates.
 
-On the grid at stride 1 a value is the sum over the patches that cover it. Between pixels it is the same: the last
-block is queried at the coordinate plus each integer offset of its output patch, with the features and the sums of
-its hidden layer read between pixels by bicubic interpolation. That is exact at integers, so at pixel centres this
-is the grid's result.
+On the grid at stride 1 a value is the sum over the patches that cover it. Between pixels the same sum is taken: the
+last block is queried at the coordinate plus each integer offset of the output patch, with its features and its hidden
+layer's sums read by bicubic interpolation. That is exact at integers, so that values at pixel centres are the grid's.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ from .geometry import bicubic_weights, mirrored
 from .network import Folded, LocalModel
 
 TILE = 128
-"""Side in pixels of the pieces of the image whose features are held at a time."""
+"""Side in pixels of the tile whose features are in memory at a time."""
 VALUES_PER_CHUNK = 2**21
-"""Numbers read around the coordinates of one chunk."""
+"""Number of values read around the coordinates of one chunk: bounds the memory."""
 
 
 def evaluate_at(model: LocalModel, x: Tensor, coords: Tensor, sigma: Tensor) -> Tensor:
-    """Values (B, C, N) of x (B, C, H, W) denoised at coords (N, 2), (row, column) in pixels."""
+    """Return values (B, C, N) of the denoised x (B, C, H, W) at coords (N, 2), (row, column) in pixels."""
     height, width = x.shape[2:]
     if not isinstance(coords, Tensor) or coords.ndim != 2 or coords.shape[1] != 2:
         got = tuple(coords.shape) if isinstance(coords, Tensor) else type(coords).__name__
@@ -38,7 +37,7 @@ def evaluate_at(model: LocalModel, x: Tensor, coords: Tensor, sigma: Tensor) -> 
     if len(coords) == 0:
         return x.new_empty(len(x), x.shape[1], 0)
     folded = model.fold(x)
-    # Tile by tile, image by image: only the features of one tile are held.
+    # Tile by tile, image by image: only the features of one tile are in memory.
     tile = coords.div(TILE, rounding_mode="floor").long()
     key, order = torch.sort(tile[:, 0] * (width // TILE + 2) + tile[:, 1], stable=True)
     counts = torch.unique_consecutive(key, return_counts=True)[1].tolist()
@@ -51,12 +50,12 @@ def evaluate_at(model: LocalModel, x: Tensor, coords: Tensor, sigma: Tensor) -> 
 
 
 def _query_tile(model: LocalModel, folded: Folded, x: Tensor, coords: Tensor, sigma: Tensor) -> Tensor:
-    """Values (B, C, n) at coordinates that lie in one tile."""
+    """Return values (B, C, n) at coordinates that lie in one tile."""
     net, level = model.network, model.log_level(sigma)
     half = net.patch // 2
     last, kernels = net._blocks()[-1], folded.blocks[-1]
     crop = net.spacing * last.dilation
-    # Queries lie `half` around a coordinate, interpolation reads one sample before and two after them.
+    # Queries lie within `half` of a coordinate; interpolation reads one sample before and two after them.
     low = coords.amin(0).floor().long() - half - 1
     high = coords.amax(0).floor().long() + half + 3
     rows, cols = ((int(low[k]) - net.reach, int(high[k]) + net.reach) for k in (0, 1))
@@ -78,7 +77,7 @@ def _query_tile(model: LocalModel, folded: Folded, x: Tensor, coords: Tensor, si
 
 
 def _interpolate(field: Tensor, at: Tensor, size: int) -> Tensor:
-    """Field (B, H, W, K) at a size x size grid of unit spacing around each coordinate: (B, n, size, size, K).
+    """Read a field (B, H, W, K) on a size x size grid of unit spacing around each coordinate: (B, n, size, size, K).
 
     Args:
         field: samples.

@@ -12,13 +12,13 @@ from torch import Tensor
 
 
 def grid_taps(n: int) -> Tensor:
-    """Offsets (n*n, 2) of an n x n grid of taps with unit spacing, (row, column), centred on 0."""
+    """Return the offsets (n*n, 2) of an n x n grid of taps with unit spacing, (row, column), centred on 0."""
     r = torch.arange(n) - (n - 1) / 2
     return torch.cartesian_prod(r, r)
 
 
 def bicubic_weights(t: Tensor) -> Tensor:
-    """Keys' cubic convolution kernel (a = -1/2) at distances t: 1 at 0, 0 at the other integers."""
+    """Return Keys' cubic convolution kernel (a = -1/2) at distances t: 1 at 0, 0 at the other integers."""
     d = t.abs()
     near = (1.5 * d - 2.5) * d * d + 1
     far = ((-0.5 * d + 2.5) * d - 4) * d + 2
@@ -26,7 +26,7 @@ def bicubic_weights(t: Tensor) -> Tensor:
 
 
 def tap_matrix(offsets: Tensor, support: int) -> Tensor:
-    """Matrix (n_taps, support**2) that reads taps at `offsets` from a support x support window.
+    """Return the matrix (n_taps, support**2) that reads taps at `offsets` from a support x support window.
 
     Args:
         offsets: (n_taps, 2), (row, column) in pixels from the window's centre; clamped to the window.
@@ -36,7 +36,7 @@ def tap_matrix(offsets: Tensor, support: int) -> Tensor:
     """
     radius = support // 2
     at = offsets.clamp(-radius, radius) + radius
-    # Two more samples on each side, folded back on the edge they repeat.
+    # Two more samples on each side, folded back onto the edge that they repeat.
     i = torch.arange(-2, support + 2, device=offsets.device)
     w = bicubic_weights(at[:, :, None] - i)
     w = (
@@ -48,9 +48,9 @@ def tap_matrix(offsets: Tensor, support: int) -> Tensor:
 
 
 def reflect_indices(start: int, stop: int, n: int) -> Tensor:
-    """Indices into n samples for positions start..stop-1, mirrored about the first and the last sample.
+    """Return indices into n samples for positions start..stop-1, mirrored about the first and the last sample.
 
-    Any distance beyond the edge is allowed, also several times the length.
+    Positions may lie any distance beyond the edge, also several times the length.
 
     >>> reflect_indices(-3, 6, 3).tolist()
     [1, 2, 1, 0, 1, 2, 1, 0, 1]
@@ -61,9 +61,9 @@ def reflect_indices(start: int, stop: int, n: int) -> Tensor:
 
 
 def mirrored(x: Tensor, rows: tuple[int, int], cols: tuple[int, int]) -> Tensor:
-    """Samples rows[0]..rows[1]-1, cols[0]..cols[1]-1 of x (B, C, H, W), mirrored at the edges."""
+    """Return samples rows[0]..rows[1]-1, cols[0]..cols[1]-1 of x (B, C, H, W), mirrored at the edges."""
     i, j = reflect_indices(*rows, x.shape[2]), reflect_indices(*cols, x.shape[3])
-    # Only the part that is used is read: a strip of a wide image would be larger than a tile.
+    # Read only the part that is used: a strip of a wide image would be larger than a tile.
     top, left = int(i.min()), int(j.min())
     part = x[:, :, top : int(i.max()) + 1, left : int(j.max()) + 1]
     return part.index_select(2, (i - top).to(x.device)).index_select(3, (j - left).to(x.device))

@@ -4,12 +4,12 @@
     x_hat = unit g(y / sigma, log(sigma / level))  normalization="absolute": for fields with a scale and a zero
 
 g reads a patch around every query at learned taps, passes features between neighbouring queries through a few small
-MLPs, and writes overlapping patches (`network.py`). The value at a pixel depends on a neighbourhood of
-`receptive_field` pixels and on nothing else. a > 0: the rectifiers know black from white. Gaussian noise beyond six
-sigma does not occur; clipping keeps D(y, sigma) within six sigma of y whatever y is, and D(y, 0) = y.
+MLPs, and writes overlapping patches (`network.py`). The value at a pixel depends only on the `receptive_field` x
+`receptive_field` pixels around it. a must be positive, since rectifiers do not commute with a change of sign. Gaussian
+noise beyond six sigma does not occur; clipping keeps D(y, sigma) within six sigma of any y, so that D(y, 0) = y.
 
 Sources: LoFi / MLPatch (Khorashadizadeh et al., arXiv 2411.04995): local MLP on a learned patch; Burger, Schuler
-and Harmeling (CVPR 2012): output patches that overlap; DnCNN (Zhang et al., TIP 2017): noise as output; FFDNet
+and Harmeling (CVPR 2012): overlapping output patches; DnCNN (Zhang et al., TIP 2017): noise as output; FFDNet
 (Zhang et al., TIP 2018): depth on a coarser lattice is cheap; Mohan et al. (ICLR 2020): rectifiers and scale.
 """
 
@@ -29,8 +29,8 @@ from .continuous import evaluate_at
 from .network import Folded, Network
 from .tiles import evaluate
 
-NORMALIZATIONS = ("unit-free", "absolute")
-LIMIT = 6.0
+_NORMALIZATIONS = ("unit-free", "absolute")
+_NOISE_LIMIT = 6.0
 """Largest noise estimate, in standard deviations."""
 
 
@@ -41,9 +41,9 @@ class MLPatch(nn.Module):
         channels: image channels, denoised jointly.
         taps: the learned taps start as a taps x taps grid of pixels.
         margin: pixels beyond that grid to which the taps may move.
-        features: width of what queries tell their neighbours.
+        features: number of features of a query.
         hidden: width of the blocks' hidden layers.
-        dilations: one block each: distance of the neighbours it hears, in units of `spacing`.
+        dilations: for each block, the distance of the neighbours it gathers, in units of `spacing`.
         spacing: distance of neighbouring queries, in pixels.
         patch: side of the output patches in pixels, odd, at least the spacing.
         normalization: "unit-free" (photographs, anatomy; any units) or "absolute" (convergence maps).
@@ -74,8 +74,8 @@ class MLPatch(nn.Module):
         precision: str = "auto",
     ) -> None:
         super().__init__()
-        if normalization not in NORMALIZATIONS:
-            raise ValueError(f"MLPatch: normalization must be one of {NORMALIZATIONS}, got {normalization!r}")
+        if normalization not in _NORMALIZATIONS:
+            raise ValueError(f"MLPatch: normalization must be one of {_NORMALIZATIONS}, got {normalization!r}")
         sizes = {"channels": channels, "taps": taps, "features": features, "hidden": hidden, "spacing": spacing}
         for name, value in sizes.items():
             if value < 1:
@@ -109,10 +109,10 @@ class MLPatch(nn.Module):
 
     @classmethod
     def from_pretrained(cls, name: str | Path = "gray") -> MLPatch:
-        """Load weights that come with the package, or a `.safetensors` file of your own by its path.
+        """Load weights of the package by name, or a `.safetensors` file by its path; frozen, on the CPU.
 
         Raises:
-            ValueError: no such weights; the message lists those there are.
+            ValueError: no such weights, and the message lists the names; or no weight file of MLPatch.
         """
         return read(name, cls)
 
@@ -120,12 +120,12 @@ class MLPatch(nn.Module):
         """Write a .safetensors file, in float16; `about` holds further facts for its header.
 
         Raises:
-            ValueError: the file cannot be written; what was there before remains.
+            ValueError: the file cannot be written; an earlier file remains.
         """
         save(self, path, about=about)
 
     def config(self) -> dict[str, Any]:
-        """The constructor's arguments, as plain values."""
+        """Return the constructor's arguments as plain values."""
         return {
             "channels": self.channels,
             **self._sizes,
@@ -138,7 +138,7 @@ class MLPatch(nn.Module):
         }
 
     def extra_repr(self) -> str:
-        """Constructor arguments other than the sizes."""
+        """Describe the constructor's arguments other than the sizes."""
         return (
             f"{self.channels}, normalization={self.normalization!r}, sigma_range={self.sigma_range}, "
             f"stride={self.stride}, precision={self.precision!r}"
@@ -156,22 +156,22 @@ class MLPatch(nn.Module):
         return int(stride)
 
     def compute_dtype(self, x: Tensor) -> torch.dtype:
-        """The dtype of the matrix products for input x."""
+        """Return the dtype of the matrix products for input x."""
         return compute_dtype(x, self.precision)
 
     def fold(self, x: Tensor) -> Folded:
-        """The network's kernels for input x, taps folded in."""
+        """Return the network's kernels for input x, taps folded in."""
         with torch.autocast(x.device.type, enabled=False):
             return self.network.fold(x.dtype, self.compute_dtype(x))
 
     def log_level(self, sigma: Tensor) -> Tensor | None:
-        """The noise level as the network knows it, (B,); None in the unit-free scheme."""
+        """Return the network's noise-level input log(sigma / level), (B,); None in the unit-free scheme."""
         return None if self.normalization == "unit-free" else torch.log(sigma / self.level)
 
     def estimate(self, y: Tensor, sigma: Tensor, stride: int, folded: Folded) -> Tensor:
-        """Denoise the part of y (B, C, H, W) that has all its input, from sample `network.margins(stride)[0]` on.
+        """Denoise the part of y (B, C, H, W) that has all its input, which starts at `network.margins(stride)[0]`.
 
-        This is what training differentiates; `forward` adds borders, tiles and checks.
+        Training differentiates this method; `forward` adds borders, tiles and checks.
         """
         # Under autocast the patch would be read in half precision, where its offset does not fit.
         with torch.autocast(y.device.type, enabled=False):
@@ -180,16 +180,16 @@ class MLPatch(nn.Module):
         return self.combine(y[:, :, o : o + g.shape[2], o : o + g.shape[3]], g.to(y.dtype), sigma)
 
     def combine(self, y: Tensor, g: Tensor, sigma: Tensor) -> Tensor:
-        """The estimate from the noisy value and the network's output."""
+        """Return the estimate from the noisy value and the network's output."""
         if self.normalization == "absolute":
             return self.unit * g
-        return y - sigma.reshape(-1, *[1] * (y.ndim - 1)) * g.clamp(-LIMIT, LIMIT)
+        return y - sigma.reshape(-1, *[1] * (y.ndim - 1)) * g.clamp(-_NOISE_LIMIT, _NOISE_LIMIT)
 
     def forward(self, x: Tensor, sigma: float | Tensor, *, stride: int | None = None, progress: bool = False) -> Tensor:
         """Denoise x (B, C, H, W) with noise of standard deviation sigma, in units of x.
 
-        Tile by tile, in memory that does not grow with x; but in one piece where a gradient is wanted, as it is while
-        the weights are trained (`requires_grad_(False)` ends that; weights that are loaded are frozen).
+        Tiles keep the memory independent of the size of x. Where a gradient is wanted, as in training, x is denoised in
+        one piece (`requires_grad_(False)` ends that; loaded weights are frozen).
 
         Args:
             x: noisy images; float32 or float64.
@@ -206,15 +206,15 @@ class MLPatch(nn.Module):
         return evaluate(self, x, s, stride, progress=progress)
 
     def valid(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, int]:
-        """Denoise the part of x (B, C, H, W) that needs no border, sigma (B,); returns it and its offset in x.
+        """Denoise the part of x (B, C, H, W) that needs no border, sigma (B,); return it and its offset in x.
 
-        This is what training sees, at the largest stride.
+        Training uses this method, at the largest stride.
         """
         stride = self.network.spacing
         return self.estimate(x, sigma, stride, self.fold(x)), self.network.margins(stride)[0]
 
     def at(self, x: Tensor, coords: Tensor, sigma: float | Tensor) -> Tensor:
-        """Denoised values at continuous coordinates.
+        """Return denoised values at continuous coordinates.
 
         Args:
             x: noisy images (B, C, H, W).

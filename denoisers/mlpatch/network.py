@@ -1,16 +1,16 @@
-"""The network of MLPatch: a patch is read at learned taps, neighbours are heard a few times, a patch is written.
+"""Network of MLPatch: learned-tap input layer, message-passing blocks, overlapping output patches.
 
 With queries q on a lattice of pixels, N(q) the 3 x 3 queries around q at a distance of `dilation * spacing`
 pixels, and z = y / sigma:
 
     f(q)  = W_r z(q + taps) + b_r                                      read: one matrix, the taps folded in
-    f(q) += W_b relu(W_a f(N(q)) + b_a) + b_b       for each block     an MLP on the neighbours' features
+    f(q) += W_b relu(W_a f(N(q)) + b_a) + b_b       for each block     gather (W_a, b_a) and update (W_b, b_b)
     g(p)  = sum_q <W_w[p - q], f(q)>                                   write: overlapping patches, summed
 
-Everything is a matrix product per query; W_a's neighbours are gathered inside the product (a convolution, dilated
-where the lattice is finer than the spacing). All of g is a function of the distances between q and its taps and
-neighbours alone, so the spacing of the *queries*, the stride, is free: any divisor of `spacing`. At stride 1 every
-pixel is a query and g is the mean over all lattices.
+Each layer is one matrix product per query. W_a gathers the neighbours within its product (a convolution, dilated where
+the lattice is finer than the spacing). g depends only on the distances from q to its taps and its neighbours, so the
+distance of the *queries*, the stride, is free: any divisor of `spacing`. At stride 1 every pixel is a query and g is
+the mean over all lattices.
 
 In the unit-free scheme the rows of W_r sum to zero, hence g((a y + b) / (a sigma)) = g(y / sigma) for a > 0.
 """
@@ -18,7 +18,7 @@ In the unit-free scheme the rows of W_r sum to zero, hence g((a y + b) / (a sigm
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -37,11 +37,15 @@ class Folded(NamedTuple):
     write: Tensor
     """Kernel (features, channels, patch, patch)."""
     dtype: torch.dtype
-    """Of the blocks; the patch is read in the image's own dtype, as its offset may be large."""
+    """Dtype of the blocks; the patch is read in the image's own dtype, as its offset may be large."""
+
+
+_OLD_NAMES = {"hear": "gather", "add": "update"}
+"""Names of a block's layers in weight files and training checkpoints of earlier versions, and their names now."""
 
 
 def _add_level(z: Tensor, level: Tensor | None, v: Tensor | None) -> Tensor:
-    """z (B, K, H, W) + level (B,) times v (K,), in the absolute scheme; z in the unit-free one, which has no v."""
+    """Return z (B, K, H, W) + level (B,) times v (K,); z itself in the unit-free scheme, which has no v."""
     return z if level is None or v is None else z + (level[:, None] * v)[:, :, None, None].to(z.dtype)
 
 
@@ -51,35 +55,42 @@ class Block(nn.Module):
     Args:
         features, hidden: width of f and of the hidden layer.
         dilation: distance of the neighbours, in spacings.
-        knows_level: whether there is a v.
+        has_level: whether there is a v.
     """
 
-    def __init__(self, features: int, hidden: int, dilation: int, *, knows_level: bool) -> None:
+    def __init__(self, features: int, hidden: int, dilation: int, *, has_level: bool) -> None:
         super().__init__()
         self.dilation, self.shape = dilation, (hidden, 3, 3, features)
-        self.hear = nn.Linear(9 * features, hidden)
-        self.add = nn.Linear(hidden, features)
-        self.level = nn.Parameter(torch.zeros(hidden)) if knows_level else None
+        self.gather = nn.Linear(9 * features, hidden)
+        self.update = nn.Linear(hidden, features)
+        self.level = nn.Parameter(torch.zeros(hidden)) if has_level else None
 
     def fold(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Kernels and biases in dtype."""
-        w = self.hear.weight.to(dtype).reshape(self.shape).permute(0, 3, 1, 2)
-        return w, self.hear.bias.to(dtype), self.add.weight.to(dtype)[:, :, None, None], self.add.bias.to(dtype)
+        """Return W_a (hidden, features, 3, 3), b_a, W_b (features, hidden, 1, 1) and b_b in dtype."""
+        w = self.gather.weight.to(dtype).reshape(self.shape).permute(0, 3, 1, 2)
+        return w, self.gather.bias.to(dtype), self.update.weight.to(dtype)[:, :, None, None], self.update.bias.to(dtype)
 
     def hidden(self, f: Tensor, w: Tensor, b: Tensor, level: Tensor | None, step: int) -> Tensor:
-        """The hidden layer before its rectifier, valid part; `step` is the spacing over the stride."""
+        """Return the valid part of the hidden layer before its rectifier; `step` is the spacing over the stride."""
         return _add_level(F.conv2d(f, w, b, dilation=step * self.dilation), level, self.level)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
+        for old, new in _OLD_NAMES.items():
+            for kind in ("weight", "bias"):
+                if f"{prefix}{old}.{kind}" in state_dict:
+                    state_dict[f"{prefix}{new}.{kind}"] = state_dict.pop(f"{prefix}{old}.{kind}")
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class Network(nn.Module):
-    """Noise, or signal, from y / sigma; see the module's equations. Sizes in pixels.
+    """Estimate the noise, or the signal, from y / sigma by the module's equations. Sizes in pixels.
 
     Args:
         channels: channels of the image.
         taps: the learned taps start as a taps x taps grid.
         margin: how far beyond that grid the taps may move.
         features, hidden: width of the features and of the blocks' hidden layers.
-        dilations: one block each; distance of its neighbours, in spacings.
+        dilations: for each block, the distance of its neighbours, in spacings.
         spacing: distance of neighbouring queries.
         patch: side of the output patch, odd, at least the spacing.
         zero_sum: whether the rows of W_r sum to zero (the unit-free scheme).
@@ -104,19 +115,19 @@ class Network(nn.Module):
         self.taps = nn.Parameter(grid_taps(taps))
         self.read = nn.Linear(channels * taps**2, features)
         self.level = None if zero_sum else nn.Parameter(torch.zeros(features))
-        self.blocks = nn.ModuleList(Block(features, hidden, d, knows_level=not zero_sum) for d in dilations)
+        self.blocks = nn.ModuleList(Block(features, hidden, d, has_level=not zero_sum) for d in dilations)
         self.write = nn.Linear(features, channels * patch**2, bias=False)
         self._initialize()
 
     def _initialize(self) -> None:
-        """He et al. (ICCV 2015) for the rectifiers; blocks begin small, so that depth does not amplify."""
+        """Draw weights as He et al. (ICCV 2015); the blocks' outputs start small, so that depth does not amplify."""
         nn.init.normal_(self.read.weight, std=0.3 * (2 / self.read.in_features) ** 0.5)
         nn.init.normal_(self.read.bias, std=0.3)
         for b in self._blocks():
-            nn.init.kaiming_normal_(b.hear.weight, nonlinearity="relu")
-            nn.init.normal_(b.add.weight, std=(0.5 / (len(self.blocks) * b.add.in_features)) ** 0.5)
-            nn.init.zeros_(b.hear.bias)
-            nn.init.zeros_(b.add.bias)
+            nn.init.kaiming_normal_(b.gather.weight, nonlinearity="relu")
+            nn.init.normal_(b.update.weight, std=(0.5 / (len(self.blocks) * b.update.in_features)) ** 0.5)
+            nn.init.zeros_(b.gather.bias)
+            nn.init.zeros_(b.update.bias)
         nn.init.normal_(self.write.weight, std=0.05 / self.read.out_features**0.5)
 
     def _blocks(self) -> list[Block]:
@@ -124,11 +135,11 @@ class Network(nn.Module):
 
     @property
     def reach(self) -> int:
-        """How far a query's input reaches from it."""
+        """Largest distance of a query's input from the query, along an axis."""
         return self.support // 2 + self.spacing * sum(b.dilation for b in self._blocks())
 
     def fold(self, wide: torch.dtype, dtype: torch.dtype) -> Folded:
-        """Kernels: the first in dtype `wide`, with the taps folded in, the others in `dtype`."""
+        """Return the kernels: the first in dtype `wide`, with the taps folded in, the others in `dtype`."""
         c, s, p = self.channels, self.support, self.patch
         w = self.read.weight.to(wide)
         if self.zero_sum:
@@ -142,11 +153,11 @@ class Network(nn.Module):
         )
 
     def features(self, y: Tensor, sigma: Tensor, level: Tensor | None, stride: int, folded: Folded, n: int) -> Tensor:
-        """Features after the first n blocks at all queries that y (B, C, H, W) has the input for.
+        """Return the features after the first n blocks at all queries that y (B, C, H, W) has the input for.
 
         Args:
             y: noisy images.
-            sigma: (B,); where it is 0, y is taken for 0 (the noise is then given no weight).
+            sigma: (B,); where it is 0, y counts as 0 (the noise then has no weight).
             level: (B,), the noise level's logarithm, or None.
             stride: distance of the queries, a divisor of the spacing; the first is at the middle of its window.
             folded: from `fold`.
@@ -163,33 +174,33 @@ class Network(nn.Module):
         return f
 
     def _in_sigmas(self, y: Tensor, sigma: Tensor) -> Tensor:
-        """y / sigma; in the unit-free scheme relative to y's mean.
+        """Return y / sigma; in the unit-free scheme relative to y's mean.
 
-        To rows that sum to zero the mean makes no difference, but for their rounding: in the ten bits of a GPU's
-        TF32 products an offset of a thousand sigmas would be noise.
+        The rows of W_r sum to zero, so the mean changes nothing but the rounding: in the ten bits of a GPU's TF32
+        products an offset of a thousand sigmas would be noise.
         """
         if self.zero_sum:
             mean = y.detach().mean((1, 2, 3), keepdim=True)
-            # What is not finite stays where it is.
+            # Values that are not finite stay where they are.
             y = y - torch.where(mean.isfinite(), mean, 0)
         noisy = sigma > torch.finfo(y.dtype).tiny
         return torch.where(noisy, y, 0) / torch.where(noisy, sigma, 1)
 
     def margins(self, stride: int) -> tuple[int, int]:
-        """Input samples needed before and, at most, after the samples of g that `forward` returns."""
+        """Return the input samples needed before and, at most, after the samples of g that `forward` returns."""
         half = self.patch // 2
         return self._before(stride) + self._lead(stride), self.reach + half + stride - 1
 
     def _before(self, stride: int) -> int:
-        """Input samples before the first sample of g that all its patches cover."""
+        """Return the input samples before the first sample of g that all its patches cover."""
         return self.reach - self.patch // 2 + self.patch - stride
 
     def _lead(self, stride: int) -> int:
-        """Samples of g left out, so that it begins at a multiple of the stride: one lattice for any crop."""
+        """Return how many samples of g to leave out, so that it starts at a multiple of the stride for any crop."""
         return -self._before(stride) % stride
 
     def forward(self, y: Tensor, sigma: Tensor, level: Tensor | None, stride: int, folded: Folded) -> Tensor:
-        """g at samples of y that all their patches cover, from `margins(stride)[0]` on, a multiple of the stride."""
+        """Return g where all patches cover y, from sample `margins(stride)[0]` of y, a multiple of the stride."""
         f = self.features(y, sigma, level, stride, folded, len(self.blocks))
         crop, lead = self.patch - stride, self._lead(stride)
         # The patches overlap (spacing / stride)^2 times as often as they do at the largest stride.
@@ -198,21 +209,21 @@ class Network(nn.Module):
 
 
 class LocalModel(Protocol):
-    """What the evaluation on the grid and between its pixels needs of a model around `Network`."""
+    """Interface of a model around `Network` that `evaluate` and `evaluate_at` use."""
 
     network: Network
 
     def fold(self, x: Tensor) -> Folded:
-        """The network's kernels for input x."""
+        """Return the network's kernels for input x."""
 
     def log_level(self, sigma: Tensor) -> Tensor | None:
-        """The noise level as the network takes it, (B,), or None."""
+        """Return the network's noise-level input (B,), or None."""
 
     def estimate(self, y: Tensor, sigma: Tensor, stride: int, folded: Folded) -> Tensor:
-        """The denoised part of y (B, C, H, W) that has all its input."""
+        """Return the denoised part of y (B, C, H, W) that has all its input."""
 
     def combine(self, y: Tensor, g: Tensor, sigma: Tensor) -> Tensor:
-        """The estimate from noisy values and the network's output."""
+        """Return the estimate from noisy values and the network's output."""
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """The weights."""

@@ -1,17 +1,16 @@
-"""MLPatch as a super-resolver at any factor: a value between the pixels from a small learned patch around it.
+"""Super-resolution at any factor: a value between the pixels from a small learned patch around it, as in MLPatch.
 
     S(x)(c) = b(c) + s(c) g(z(c), phi(c)),    z_k(c) = (x(c + o_k) - b(c)) / s(c)
 
 with b(c) the bicubic interpolation of the low-resolution image x at the continuous coordinate c, o_k the offsets of
 the learned taps, shared by all pixels and read by bicubic interpolation as well, s(c) the standard deviation of the
 pixels around c under a smooth window, and phi(c) the place of c within its pixel, on which the blur of every
-interpolation depends. g is one small MLP. Hence S(a x + b) = a S(x) + b for a > 0, in any unit (in float32, whose
-range the variance must not leave, for contrasts from 1e-15 to 1e15), S commutes with shifts by whole pixels, is
-continuous, and a value depends on 11 x 11 pixels (with 7 x 7 taps) and on nothing else.
+interpolation depends. g is one small MLP. Hence S(a x + b) = a S(x) + b for a > 0, in any unit. (In float32 contrasts
+must lie between 1e-15 and 1e15, or their variance leaves its range.) S commutes with shifts by whole pixels and is
+continuous, and a value depends only on the 11 x 11 pixels around it (with 7 x 7 taps).
 
-What g learns is the size of the pixels it was trained to return: trained from 64 to 128, these are half as wide as the
-input's at any factor, since one factor cannot teach what others look like. S(S(x, factor=2), factor=2) takes its own
-output for a photograph of the next scale instead.
+g learns one size of output pixels, that of its training. Trained from 64 to 128 pixels, it returns pixels half as wide
+as the input's at any factor. For larger factors S(S(x, factor=2), factor=2) treats the first output as a photograph.
 
 Sources: MLPatch (Khorashadizadeh et al., arXiv 2411.04995): local MLP on a learned patch; LIIF (Chen, Liu and Wang,
 CVPR 2021): images as functions of the coordinate; Keys, IEEE TASSP 29, 1981 (a = -1/2): bicubic interpolation.
@@ -35,15 +34,15 @@ from ..weight_files import read, save
 from .geometry import bicubic_weights, grid_taps, reflect_indices
 
 POINTS_PER_CHUNK = 8192
-"""Values computed at a time, all images of a batch together: bounds the memory."""
+"""Number of values computed at a time, all images of a batch together: bounds the memory."""
 POINTS_PER_PHASE = 32
-"""From so many values of one phase on, the taps are read by one matrix for all of them."""
-PHASES_TOGETHER = 8
-"""Along an axis: one window serves 8 x 8 values."""
+"""Number of values per phase from which one matrix reads the taps of all of them."""
+_PHASES_PER_WINDOW = 8
+"""Largest number of phases along an axis that share a window, which then serves 8 x 8 values."""
 
 
 def output_coords(n: int, size: int) -> Tensor:
-    """Centres (size,) of the pixels that divide the extent of n pixels evenly, in pixels, float64.
+    """Return the centres (size,) of the pixels that divide the extent of n pixels evenly, in pixels, float64.
 
     The first input pixel's centre is 0 and its edge -1/2, so that both grids cover the same area.
 
@@ -54,13 +53,12 @@ def output_coords(n: int, size: int) -> Tensor:
 
 
 def downsampling_matrix(n: int, size: int, shift: float = 0.0) -> Tensor:
-    """Matrix (size, n) of antialiased bicubic downsampling along an axis: what the weights are trained to undo.
+    """Return the matrix (size, n) of antialiased bicubic downsampling along an axis, which training inverts.
 
     Args:
         n: samples, at least `size`.
         size: pixels of the result, which cover the same extent.
-        shift: moves them all, in their own pixels. Shifted by up to half a pixel, they show between their centres
-            every phase there is.
+        shift: shift of the result's grid, in its own pixels. Shifts of up to half a pixel give every phase.
 
     Keys' kernel (a = -1/2), as wide as the larger pixels, its weights normalised at the borders too.
     """
@@ -104,7 +102,7 @@ class SuperResolver(nn.Module):
 
     @classmethod
     def from_pretrained(cls, name: str | Path = "super_resolution") -> SuperResolver:
-        """Load weights of the package by name, or those that `save` wrote by their path; frozen, on the CPU.
+        """Load weights of the package by name, or a `.safetensors` file by its path; frozen, on the CPU.
 
         Raises:
             ValueError: no such file, or not one of SuperResolver.
@@ -112,18 +110,22 @@ class SuperResolver(nn.Module):
         return read(name, cls)
 
     def save(self, path: str | Path, *, about: dict[str, str] | None = None) -> None:
-        """Write a .safetensors file, in float16; `about` are further facts for its header."""
+        """Write a .safetensors file, in float16; `about` holds further facts for its header.
+
+        Raises:
+            ValueError: the file cannot be written; an earlier file remains.
+        """
         save(self, path, about=about)
 
     def _inner(self) -> list[nn.Linear]:
         return list(self.inner)  # type: ignore[arg-type]
 
     def config(self) -> dict[str, Any]:
-        """The constructor's arguments, as plain values."""
+        """Return the constructor's arguments as plain values."""
         return {"channels": self.channels, **self._sizes}
 
     def extra_repr(self) -> str:
-        """Constructor arguments."""
+        """Describe the constructor's arguments."""
         sizes = ", ".join(f"{k}={v}" for k, v in self._sizes.items())
         return f"{self.channels}, {sizes}, precision={self.precision!r}"
 
@@ -133,7 +135,7 @@ class SuperResolver(nn.Module):
         return 2 * self.reach + 1
 
     def compute_dtype(self, x: Tensor) -> torch.dtype:
-        """The dtype of the MLP's matrix products for input x; the taps are read in x's own."""
+        """Return the dtype of the MLP's matrix products for input x; the taps are read in x's own."""
         return compute_dtype(x, self.precision)
 
     def forward(
@@ -144,7 +146,7 @@ class SuperResolver(nn.Module):
         Args:
             x: low-resolution images; float32 or float64.
             size: (rows, columns) of the result, at least those of x.
-            factor: output pixels an input pixel, at least 1; the size is rounded to whole pixels.
+            factor: output pixels per input pixel along an axis, at least 1; the size is rounded to whole pixels.
             progress: show a bar on stderr, for images of many megapixels.
 
         Raises:
@@ -171,9 +173,9 @@ class SuperResolver(nn.Module):
         return self.grid(x, output_coords(height, size[0]), output_coords(width, size[1]), progress=progress)
 
     def grid(self, x: Tensor, rows: Tensor, cols: Tensor, *, progress: bool = False) -> Tensor:
-        """Values (B, C, n_rows, n_cols) at every pair of the coordinates rows (n_rows,) and cols (n_cols,).
+        """Return values (B, C, n_rows, n_cols) at every pair of the coordinates rows (n_rows,) and cols (n_cols,).
 
-        Coordinates as in `at`. Values that share their phase are one batch of matrix products.
+        Coordinates are those of `at`. Values that share their phase are one batch of matrix products.
         """
         self._check(x, "SuperResolver.grid")
         extent = zip(("rows", "cols"), (rows, cols), x.shape[2:], strict=True)
@@ -182,7 +184,7 @@ class SuperResolver(nn.Module):
         out = x.new_empty(*x.shape[:2], len(rows), len(cols))
         bar = tqdm(total=out[0, 0].numel(), desc="SuperResolver", unit="px", unit_scale=True, disable=not progress)
         if n_phases * POINTS_PER_PHASE > len(rows) * len(cols):
-            # Hardly two values alike, as at an irrational factor.
+            # Hardly two values share a phase, as at an irrational factor.
             for some in _slices(len(rows), max(1, 2**20 // len(cols))):
                 coords = torch.cartesian_prod(rows[some].double(), cols.double())
                 out[:, :, some] = self.at(x, coords).reshape(*x.shape[:2], -1, len(cols))
@@ -213,7 +215,7 @@ class SuperResolver(nn.Module):
         return out
 
     def at(self, x: Tensor, coords: Tensor) -> Tensor:
-        """Values at continuous coordinates.
+        """Return values at continuous coordinates.
 
         Args:
             x: low-resolution images (B, C, H, W).
@@ -253,38 +255,38 @@ class SuperResolver(nn.Module):
             )
 
     def _around(self, pixel: Tensor, x: Tensor, axis: int) -> Tensor:
-        """Indices (..., receptive_field) of the pixels around those given along an axis of x, mirrored at its ends."""
+        """Return indices (..., receptive_field) of the pixels around `pixel` along an axis of x, mirrored."""
         mirror = reflect_indices(-self.reach - 1, x.shape[axis] + self.reach + 1, x.shape[axis]).to(x.device)
         return mirror[pixel.to(x.device)[..., None] + torch.arange(1, 2 * self.reach + 2, device=x.device)]
 
     def _weights(self, phase: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """What rows and columns of the window weigh, each (n, n_taps + 2, receptive_field), for phases (n, 2).
+        """Return weights of the window's rows and columns, each (n, n_taps + 2, receptive_field), for phases (n, 2).
 
-        One line for each tap, one for the value at the coordinate, one for the window of the standard deviation.
+        Along n_taps + 2: the taps, the value at the coordinate, and the window of the standard deviation.
         """
         half, phase = self._sizes["taps"] / 2, phase.to(dtype)
         offsets = torch.cat([self.taps.to(dtype).clamp(-half, half), phase.new_zeros(1, 2)])
         i = torch.arange(-self.reach, self.reach + 1, device=phase.device)
         read = bicubic_weights((phase[:, None] + offsets)[..., None] - i)
-        # Zero from where no tap reads: continuous where the window changes, and never zero where a tap reads.
+        # Zero only where no tap reads, and continuous where the window changes.
         hat = ((phase[..., None] - i) / (self.reach + 0.5) * (math.pi / 2)).clamp(-math.pi / 2, math.pi / 2).cos() ** 2
         hat = hat / hat.sum(-1, keepdim=True)
         rows, cols = torch.cat([read, hat[:, None]], 1).unbind(2)
         return rows, cols
 
     def _combine(self, centre: Tensor, samples: Tensor, squares: Tensor, phase: Tensor) -> Tensor:
-        """Values (..., C) from what was read.
+        """Return values (..., C) from the samples of their windows.
 
         Args:
-            centre: (..., C), the nearest pixel, which everything else is relative to.
-            samples: (..., C, n_taps + 2), by `_weights`.
+            centre: (..., C), the nearest pixel; samples and squares are relative to it.
+            samples: (..., C, n_taps + 2), weighted by `_weights`.
             squares: (..., C), mean squares under the window.
             phase: (n, 2) for (B, n, ...), or (1, 2) for all.
         """
         taps, base, mean = samples[..., :-2], samples[..., -2], samples[..., -1]
         variance = (squares - mean.square()).mean(-1, keepdim=True)
         varies = variance > 0
-        # Where nothing varies, nothing is added.
+        # The network adds nothing to a constant window.
         scale = torch.where(varies, torch.where(varies, variance, 1).sqrt(), 0)
         per_scale = torch.where(varies, 1 / torch.where(varies, scale, 1), 0)
         dtype = self.compute_dtype(centre)
@@ -299,7 +301,7 @@ class SuperResolver(nn.Module):
 
 
 def _harmonics(phase: Tensor) -> Tensor:
-    """First harmonics (n, 8) of phases (n, 2) along both axes, and their products: periodic in the pixel."""
+    """Return first harmonics (n, 8) of phases (n, 2) along both axes, and their products: periodic in the pixel."""
     a, b = (2 * math.pi * phase).unbind(-1)
     r, c = torch.stack([a.cos(), a.sin()], -1), torch.stack([b.cos(), b.sin()], -1)
     return torch.cat([r, c, (r[:, :, None] * c[:, None, :]).flatten(1)], -1)
@@ -318,15 +320,15 @@ def _inside(c: Tensor, n: int, what: str) -> Tensor:
 
 
 def _phases(c: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Sort coordinates (N,) by pixel and phase, in [-1/2, 1/2): phases that occur at the same pixels are together.
+    """Sort coordinates (N,) by pixel and phase, in [-1/2, 1/2), and group phases that occur at the same pixels.
 
     Returns:
-        Of every group: pixels (n,), phases (p,), and the places (n, p) in c where they are.
+        For each group: pixels (n,), phases (p,), and their places (n, p) in c.
     """
     c = c.cpu()
     pixel = (c + 0.5).floor()
     phase = c - pixel
-    # Equal to rounding: 2^-30 of a pixel.
+    # Phases are equal to within 2^-30 of a pixel.
     key = (phase * 2**30).round()
     groups: dict[tuple[float, ...], list[Tensor]] = {}
     order = key.argsort(stable=True)
@@ -334,7 +336,7 @@ def _phases(c: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
     for start, stop in pairwise(starts) if len(c) else ():
         places = order[start:stop]
         groups.setdefault(tuple(pixel[places].tolist()), []).append(places)
-    parts = [p[some] for p in groups.values() for some in _slices(len(p), PHASES_TOGETHER)]
+    parts = [p[some] for p in groups.values() for some in _slices(len(p), _PHASES_PER_WINDOW)]
     return [(pixel[p[0]].long(), phase[torch.stack(p)[:, 0]], torch.stack(p, 1)) for p in parts]
 
 

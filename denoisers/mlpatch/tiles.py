@@ -1,4 +1,4 @@
-"""Evaluate MLPatch on the pixel grid: mirrored borders, tiles with halo, one set of numbers whatever the tiling."""
+"""Evaluate MLPatch on the pixel grid, with mirrored borders, in tiles with a halo; no tiling changes the numbers."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from tqdm import tqdm
 from .geometry import mirrored
 from .network import LocalModel
 
-# Queries of one tile, rows and columns: bounds the memory of the features. Smaller images share a tile.
 TILE = (128, 256)
+"""Queries of one tile, (rows, columns): bounds the memory of the features. Smaller images share a tile."""
 
 
 def evaluate(model: LocalModel, x: Tensor, sigma: Tensor, stride: int, *, progress: bool = False) -> Tensor:
-    """Denoise x (B, C, H, W) tile by tile; where gradients are wanted, in one piece."""
+    """Denoise x (B, C, H, W) tile by tile, or in one piece where gradients are wanted."""
     wanted = x.requires_grad or sigma.requires_grad or any(p.requires_grad for p in model.parameters())
     if torch.is_grad_enabled() and not wanted:
         with torch.no_grad():
@@ -27,7 +27,7 @@ def evaluate(model: LocalModel, x: Tensor, sigma: Tensor, stride: int, *, progre
     if torch.is_grad_enabled():
         y = mirrored(x, (-before, height + after), (-before, width + after))
         return model.estimate(y, sigma, stride, folded)[:, :, :height, :width]
-    rows, cols = (_tile(n, most, stride) for n, most in zip((height, width), TILE, strict=True))
+    rows, cols = (_tile(n, queries, stride) for n, queries in zip((height, width), TILE, strict=True))
     halo = before + after
     images = max(1, (TILE[0] * stride + halo) * (TILE[1] * stride + halo) // ((rows + halo) * (cols + halo)))
     corners = list(product(range(0, len(x), images), range(0, height, rows), range(0, width, cols)))
@@ -41,9 +41,9 @@ def evaluate(model: LocalModel, x: Tensor, sigma: Tensor, stride: int, *, progre
 
 
 def _tile(n: int, queries: int, stride: int) -> int:
-    """Side of the tiles that cover n pixels: about equal, at most about so many queries, and a multiple of the stride.
+    """Return the side of the tiles that cover n pixels: about equal, of about `queries` queries at most.
 
-    A multiple, so that the lattice of queries is the same for any tiling.
+    The side is a multiple of the stride, so that the lattice of queries is the same for any tiling.
     """
     count = -(-n // (queries * stride))
     return -(-n // (count * stride)) * stride

@@ -1,4 +1,4 @@
-"""Fan-beam transform of an image of square pixels: a point source and a flat detector turn around it.
+"""Fan-beam transform of an image of square pixels, with a point source and a flat detector that turn around it.
 
     y[v, b] = (1/pitch) int_bin p(theta_v - gamma, source_origin sin(gamma)) du,    tan(gamma) = u/L
 
@@ -6,9 +6,9 @@ with L = source_origin + origin_detector and p(phi, t) the parallel projections 
 source is at source_origin (sin(theta), -cos(theta)), the detector's axis is (cos(theta), sin(theta)), and bin b is
 centred on u = offset + pitch (b - (n_detectors-1)/2): ASTRA's "fanflat".
 
-Rays of a fan are rays of parallel projections, in other directions. p is 2 pi periodic in phi, band-limited in t, and
-then band-limited in phi too: its harmonics n vanish beyond |omega| R, with R the radius of the image (Rattey and
-Lindgren, IEEE Trans. Acoust. Speech Signal Process. 29 (1981) 994). So
+Each ray of a fan is a ray of some parallel projection. p is 2 pi periodic in phi and band-limited in t, hence
+band-limited in phi too: its harmonics n vanish beyond |omega| R, with R the radius of the image (Rattey and Lindgren,
+IEEE Trans. Acoust. Speech Signal Process. 29 (1981) 994). So
 
     image --NUFFT--> p^(phi_m, omega_j) --FFT--> p^(n, omega_j) --NUFFT--> p(phi, t) at the rays of the fan,
 
@@ -31,16 +31,16 @@ from .nufft import NUFFT
 from .projector import Projector
 from .radon import Radon
 
-FINER = 4
-"""Samples of the filtered views a bin, between which `fbp` interpolates linearly."""
-CHUNK = 2**18
-"""Pixels times views that are back-projected together: they stay in the cache."""
-POWER = 0.7
-"""Of the circulant's inverse in the preconditioner."""
-QUANTILES = (-0.6347, -0.1976, 0.1976, 0.6347)
-"""Of the distances t, over the radius, at which the points of a disc are seen: at 1/8, 3/8, 5/8 and 7/8."""
-MARGIN = 2.0
-"""Pixels beyond the image where its band-limited projections have died out."""
+_SAMPLES_PER_BIN = 4
+"""Samples of the filtered views in each bin, between which `fbp` interpolates linearly."""
+_CHUNK = 2**18
+"""Number of pixels times views that are back-projected together: they stay in the cache."""
+_PRECONDITIONER_EXPONENT = 0.7
+"""Exponent of the circulant inverse used as preconditioner."""
+_QUANTILES = (-0.6347, -0.1976, 0.1976, 0.6347)
+"""Quantiles 1/8, 3/8, 5/8 and 7/8 of the distance t of a disc's points in a view, over the disc's radius."""
+_MARGIN = 2.0
+"""Distance from the image, in pixels, at which its band-limited projections have died out."""
 
 
 class _Harmonics(NamedTuple):
@@ -52,10 +52,10 @@ class _Harmonics(NamedTuple):
 
 
 class _Rays(NamedTuple):
-    """Where the rays lie in the series: (n_angles * n_detectors * n_samples, 2), and the phase of its middle."""
+    """Rays of the fan as points of the Fourier series, and phases there."""
 
-    points: Tensor
-    phase: Tensor
+    points: Tensor  # (n_angles * n_detectors * n_samples, 2): -(phi, t), in radians of the series
+    phase: Tensor  # (n_angles * n_detectors * n_samples,), of the series' middle; 0 for rays that miss the image
 
 
 class FanBeam(Projector):
@@ -109,7 +109,7 @@ pixel_size=1.0, offset=0.0)
 
     @property
     def _length(self) -> float:
-        """From the source to the detector."""
+        """Distance from the source to the detector."""
         return self.source_origin + self.origin_detector
 
     @property
@@ -126,7 +126,7 @@ pixel_size=1.0, offset=0.0)
         x = self.angles.new_tensor([-width, width, -width, width], dtype=torch.float64)
         y = self.angles.new_tensor([-height, -height, height, height], dtype=torch.float64)
         angles = self.angles.detach().double()[:, None]
-        # From the source along the axis, over source_origin.
+        # Depth from the source along the central ray, over source_origin.
         depth = 1 + (y * angles.cos() - x * angles.sin()) / self.source_origin
         corners = (x * angles.cos() + y * angles.sin()) * (self._length / self.source_origin) / depth
         return corners.amin(1), corners.amax(1)
@@ -170,44 +170,44 @@ pixel_size=1.0, offset=0.0)
     def preconditioner(self, weights: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         """Return M(r, alpha), approximately (A* W A + alpha)^-1 r: a circulant, so two FFTs of H x W.
 
-        It is that of parallel views, with bins as wide as the fan's are at the axis, in the directions in which the
-        pixels are seen, between theta - gamma and theta + gamma. Where the arc is incomplete, directions that a pixel
-        here is seen from are missing there. So the inverse is not trusted fully but raised to a power less than one,
-        which measured: 12 to 16 iterations as with the inverse for full turns, 25 instead of 29 (of 35 without a
-        preconditioner) for 90 degrees, 32 instead of 45 (of 40) for 30 degrees.
+        It is the circulant of parallel views, with bins as wide as the fan's at the axis, in the directions in which
+        the fan sees the pixels, between theta - gamma and theta + gamma. For an incomplete arc these directions differ
+        from pixel to pixel, so the inverse is only approximate and is raised to a power below one. Measured iterations:
+        12 to 16 for full turns, as with the inverse itself; for 90 degrees 25, against 29 with the inverse and 35
+        without a preconditioner; for 30 degrees 32, against 45 and 40.
 
         Args:
             weights: scalar, or broadcasting against y (B, C, n_angles, n_detectors); non-negative.
         """
         self._refresh()
-        eigenvalues = self._cached("twin", self._parallel_twin).circulant(weights / len(QUANTILES))
+        eigenvalues = self._cached("twin", self._parallel_twin).circulant(weights / len(_QUANTILES))
 
         def apply(r: Tensor, alpha: Tensor) -> Tensor:
             gain = eigenvalues.to(r.dtype) + alpha
             typical = gain.mean(dim=(-2, -1), keepdim=True)
-            spectrum = torch.fft.rfft2(r) / (gain**POWER * typical ** (1 - POWER))
+            spectrum = torch.fft.rfft2(r) / (gain**_PRECONDITIONER_EXPONENT * typical ** (1 - _PRECONDITIONER_EXPONENT))
             out: Tensor = torch.fft.irfft2(spectrum, s=self.shape)
             return out
 
         return apply
 
     def _parallel_twin(self) -> Radon:
-        """Parallel views in the directions in which the pixels of a disc of the image's area are seen."""
+        """Return parallel views in the directions in which the fan sees the pixels of a disc of the image's area."""
         radius = math.sqrt(math.prod(self.shape) / math.pi) * self.pixel_size
-        gamma = torch.asin((radius / self.source_origin) * self.angles.new_tensor(QUANTILES, dtype=torch.float64))
+        gamma = torch.asin((radius / self.source_origin) * self.angles.new_tensor(_QUANTILES, dtype=torch.float64))
         angles = (self.angles.detach().double()[:, None] - gamma).flatten()
-        # Modulo a turn, lest two turns and the fan be taken for degrees.
+        # Modulo a turn, or two turns and the fan's opening would look like degrees.
         angles = torch.remainder(angles, 2 * math.pi)
         return Radon(self.shape, angles, pitch=self._pitch_at_axis, pixel_size=self.pixel_size)
 
     def fbp(self, y: Tensor, window: str = "ramp") -> Tensor:
         """Filtered backprojection of sinograms y (B, C, n_angles, n_detectors): images (B, C, H, W), per unit length.
 
-        For a flat detector (Kak and Slaney, section 3.4.2). Every view has its share of the circle; what is measured
-        twice, from opposite sides, is weighted smoothly to one (Noo et al., Phys. Med. Biol. 47 (2002) 2525, eq.
-        43), so that full scans, short scans and detectors off the axis need no other setting. What a scan of less
-        than half a turn and the fan never measures stays missing. Beyond the detector, y is taken for 0. Weights are
-        held fixed where gradients are taken.
+        Flat detector (Kak and Slaney, section 3.4.2). Every view has its share of the circle. The weights of rays
+        measured twice, from opposite sides, sum to one smoothly (Noo et al., Phys. Med. Biol. 47 (2002) 2525, eq. 43),
+        so that full scans, short scans and detectors off the axis need no other setting. Rays that a scan of less than
+        half a turn plus the fan's opening does not measure stay missing. Beyond the detector, y counts as 0. Gradients
+        do not flow through the weights.
 
         Args:
             y: line integrals.
@@ -217,20 +217,23 @@ pixel_size=1.0, offset=0.0)
         self._refresh()
         weights, beyond = self._cached("fbp", lambda: (self._ray_weights(), self._beyond()))
         y_ = y.to(torch.promote_types(y.dtype, torch.float32))
-        filtered = self._filtered(nn.functional.pad(y_ * weights.to(y_), beyond), window, FINER)
+        filtered = self._filtered(nn.functional.pad(y_ * weights.to(y_), beyond), window, _SAMPLES_PER_BIN)
         views = filtered.flatten(0, 1).movedim(1, 0)[:, :, None]  # (n_angles, B C, 1, samples): images of one row
-        # Where a pixel is seen: (cos X + sin Y) / (1 + (cos Y - sin X)/source_origin) from the middle, in samples.
+        # A pixel projects to (cos X + sin Y) / (1 + (cos Y - sin X)/source_origin) from the middle; here in samples.
         height, width = self.shape
         columns = torch.arange(width, device=y.device, dtype=torch.float64) - (width - 1) / 2
         rows = (height - 1) / 2 - torch.arange(height, device=y.device, dtype=torch.float64)[:, None]
         angles, to_source = self.angles.double()[:, None, None], self.pixel_size / self.source_origin
         last = views.shape[-1] - 1
-        scale = 2 / last * FINER / self.pitch * self._length * to_source
-        middle = 2 / last * FINER * (beyond[0] + (self.n_detectors - 1) / 2 - self.offset.double() / self.pitch) - 1
+        scale = 2 / last * _SAMPLES_PER_BIN / self.pitch * self._length * to_source
+        middle = (
+            2 / last * _SAMPLES_PER_BIN * (beyond[0] + (self.n_detectors - 1) / 2 - self.offset.double() / self.pitch)
+            - 1
+        )
         across = (scale * angles.cos() * columns).to(y_), (scale * angles.sin() * rows).to(y_)
         along = (-to_source * angles.sin() * columns).to(y_), (1 + to_source * angles.cos() * rows).to(y_)
         image = y_.new_zeros(views.shape[1], height, width)
-        together = max(1, CHUNK // (height * width))
+        together = max(1, _CHUNK // (height * width))
         for start in range(0, len(views), together):
             some = slice(start, start + together)
             closer = 1 / (along[0][some] + along[1][some])
@@ -241,7 +244,7 @@ pixel_size=1.0, offset=0.0)
         return image.reshape(*y.shape[:2], height, width).to(y.dtype)
 
     def _ray_weights(self) -> Tensor:
-        """Weights (n_angles, n_detectors) of the rays before the views are filtered."""
+        """Return weights (n_angles, n_detectors) of the rays, applied before the views are filtered."""
         u = self._bins()
         gamma = torch.atan(u / self._length)
         return self._redundancy(u, gamma) * gamma.cos() * (self._length / (self.source_origin * self.pitch))
@@ -249,7 +252,7 @@ pixel_size=1.0, offset=0.0)
     # ---------------------------------------------------------------- Fourier space
 
     def _tables(self) -> tuple[_Harmonics, NUFFT, _Rays]:
-        """Return the series and where the rays lie in it; rays with a graph where gradients are wanted."""
+        """Return the series, its NUFFT and the rays, which have a graph where gradients are wanted."""
         wanted = self._refresh()
         harmonics = self._cached("harmonics", self._make_harmonics)
         rays = self._cached("rays", lambda: self._rays(harmonics))
@@ -259,12 +262,12 @@ pixel_size=1.0, offset=0.0)
 
     @property
     def _samples(self) -> int:
-        """How often the axis's bins are sampled, as those of a parallel beam."""
+        """Number of samples in a bin at the axis, as for a parallel beam."""
         return bin_samples(self._pitch_at_axis / self.pixel_size)
 
     @property
     def _quadrature(self) -> tuple[Tensor, Tensor]:
-        """Places in a bin, from -1/2 to 1/2, and weights of sum 1."""
+        """Nodes in a bin, from -1/2 to 1/2, and weights of sum 1."""
         nodes, weights = np.polynomial.legendre.leggauss(self._samples + 1)
         return torch.from_numpy(nodes / 2).to(self.angles.device), torch.from_numpy(weights / 2).to(self.angles.device)
 
@@ -272,11 +275,11 @@ pixel_size=1.0, offset=0.0)
         device = self.angles.device
         # The highest frequency that the bins resolve, at the axis, in radians per pixel.
         highest = math.pi * self._samples * self.pixel_size / self._pitch_at_axis
-        # Copies of the image, one period away, stay clear of the rays. In steps, so that the series stay the same
-        # while an optimizer moves the offset.
+        # Copies of the image, one period away, stay clear of the rays. The period grows in steps, so that the series
+        # stay the same while an optimizer moves the offset.
         farthest = max(abs(self.source_origin * math.sin(math.atan(u / self._length))) for u in self._edges())
         farthest /= self._radius * self.pixel_size
-        period = self._radius * (1 + min(1.0, math.ceil(8 * farthest) / 8)) + 2 * MARGIN
+        period = self._radius * (1 + min(1.0, math.ceil(8 * farthest) / 8)) + 2 * _MARGIN
         n_omega = int(highest * period / (2 * math.pi)) + 1
         step = 2 * math.pi / period
         omega = step * torch.arange(n_omega, device=device, dtype=torch.float64)
@@ -287,7 +290,7 @@ pixel_size=1.0, offset=0.0)
         direction = torch.arange(half, device=device)
         phi = (math.pi / half) * direction[:, None].double()
         k_x, k_y = omega * phi.cos(), omega * phi.sin()
-        # Alternating signs move harmonic 0 to where the NUFFT has it, in the middle.
+        # Alternating signs move harmonic 0 to the middle, the NUFFT's origin.
         scale = (
             (1 - 2.0 * (direction % 2)[:, None]) * (2 - (omega == 0).double()) * (self.pixel_size / (2 * half * period))
         )
@@ -296,12 +299,12 @@ pixel_size=1.0, offset=0.0)
         return _Harmonics(image, gain, step)
 
     def _rays(self, harmonics: _Harmonics) -> _Rays:
-        """Compute the rays' places by differentiable operations in float64."""
+        """Compute the rays by differentiable operations in float64."""
         u = self._bins()[:, None] + self.pitch * self._quadrature[0]
         gamma = torch.atan(u / self._length)
         t = (self.source_origin / self.pixel_size * harmonics.step) * torch.sin(gamma)
         phi = self.angles.double()[:, None, None] - gamma
         points = -torch.stack([phi, t.expand_as(phi)], -1).reshape(-1, 2)
         middle = harmonics.gain.shape[1] // 2
-        meets = points[:, 1].abs() < (self._radius + MARGIN) * harmonics.step
+        meets = points[:, 1].abs() < (self._radius + _MARGIN) * harmonics.step
         return _Rays(points, torch.exp(-1j * middle * points[:, 1]) * meets)

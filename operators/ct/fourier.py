@@ -1,4 +1,4 @@
-"""Fourier transforms of pixels and detector bins, the ramp filter, and lengths that FFTs like."""
+"""Fourier transforms of pixels and detector bins, the ramp filter, and fast FFT lengths."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor
 
 
 def bin_samples(pitch: float) -> int:
-    """Return how many samples a bin of `pitch` pixels needs: at one a pixel and a quarter, y is within 0.5 %."""
+    """Return how many samples a bin of `pitch` pixels needs: at one in 1.25 pixels, y is within 0.5 %."""
     return max(1, math.ceil(pitch - 0.25))
 
 
 def is_smooth(n: int) -> bool:
-    """Whether n has no prime factors but 2, 3, 5 and 7."""
+    """Return whether n has no prime factors but 2, 3, 5 and 7."""
     for p in (2, 3, 5, 7):
         while n % p == 0:
             n //= p
@@ -22,9 +22,9 @@ def is_smooth(n: int) -> bool:
 
 
 def pixel_spectrum(k_x: Tensor, k_y: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Fourier transform of a square pixel at (k_x, k_y), radians per pixel, and the phase from the NUFFT's origin.
+    """Return a square pixel's Fourier transform at (k_x, k_y), radians per pixel, with the phase of the NUFFT's origin.
 
-    The NUFFT's origin is pixel (H//2, W//2); ours is the centre of the image, half a pixel off for even sizes.
+    The NUFFT's origin is pixel (H//2, W//2); the operators' is the image's centre, half a pixel away for even sizes.
     """
     height, width = shape
     shift_x, shift_y = width // 2 - (width - 1) / 2, height // 2 - (height - 1) / 2
@@ -42,7 +42,7 @@ def ramp(n: int, device: torch.device | None = None) -> Tensor:
 
 
 def sinc(k: Tensor) -> Tensor:
-    """Return sin(k/2)/(k/2), with its first and second derivative at 0 too (torch.sinc has a NaN there)."""
+    """Return sin(k/2)/(k/2), with finite first and second derivatives at 0 (those of torch.sinc are NaN there)."""
     h = k / 2
     small = h.abs() < 1e-2
     series = 1 - h**2 / 6 + h**4 / 120 - h**6 / 5040

@@ -3,10 +3,10 @@
     type 2:  f_j = sum_n x_n exp(-i k_j . n)        image (N, H, W) -> values (N, M)
     type 1:  x_n = sum_j f_j exp(+i k_j . n)        values (N, M) -> image (N, H, W), the adjoint of type 2
 
-with n = (row - H//2, column - W//2) and points k_j = (k_row, k_column) in radians per pixel. On the CPU the sums
-are finufft's (Barnett, Magland and af Klinteberg, SIAM J. Sci. Comput. 41 (2019) C479), on CUDA cufinufft's where
-it is installed, and anywhere else those of a plain torch implementation (Kaiser-Bessel gridding; Fessler and
-Sutton, IEEE Trans. Signal Process. 51 (2003) 560).
+with n = (row - H//2, column - W//2) and points k_j = (k_row, k_column) in radians per pixel. finufft computes the sums
+on the CPU (Barnett, Magland and af Klinteberg, SIAM J. Sci. Comput. 41 (2019) C479), cufinufft on CUDA where it is
+installed, and elsewhere an implementation in torch (Kaiser-Bessel gridding; Fessler and Sutton, IEEE Trans. Signal
+Process. 51 (2003) 560).
 """
 
 from __future__ import annotations
@@ -20,17 +20,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Requested relative accuracy; types 1 and 2 are adjoint to rounding whatever it is. In single precision the rounding
-# of the points alone costs 2e-5 at 512 pixels, so that the small upsampling, six times faster, is accurate enough.
 TOLERANCE = {torch.complex64: 3e-5, torch.complex128: 1e-12}
+"""Requested relative accuracy by dtype. Types 1 and 2 are adjoint to rounding at any tolerance."""
 UPSAMPLING = {torch.complex64: 1.25, torch.complex128: 2.0}
-MAX_PLANS = 8  # a plan holds an upsampled grid of up to 4 H W complex numbers a thread
+"""Upsampling of finufft's grid by dtype. In single precision the rounding of the points alone costs 2e-5 at 512 pixels,
+so that the small factor, six times faster, is accurate enough."""
+_MAX_PLANS = 8
+"""Number of plans kept by a NUFFT; a plan holds an upsampled grid of up to 4 H W complex numbers per thread."""
 
-Plan = Callable[[Tensor], Tensor]
+_Plan = Callable[[Tensor], Tensor]
 
 
 class NUFFT:
-    """Both transforms for one set of points, with the plans of the libraries kept between calls.
+    """Both transforms for one set of points; the libraries' plans are kept between calls.
 
     Args:
         points: (M, 2), radians per pixel: (k_row, k_column) of every point; any real number.
@@ -54,7 +56,7 @@ class NUFFT:
         self.points = torch.remainder(points.detach().double() + math.pi, 2 * math.pi) - math.pi
         self.shape = shape
         self.backend = backend
-        self._plans: dict[tuple[object, ...], Plan] = {}
+        self._plans: dict[tuple[object, ...], _Plan] = {}
         self._lock = threading.Lock()  # a plan owns its work arrays
 
     def type2(self, x: Tensor, points: Tensor | None = None) -> Tensor:
@@ -73,7 +75,7 @@ class NUFFT:
         key = (kind, data.dtype, n_trans, torch.get_num_threads())
         with self._lock:
             if key not in self._plans:
-                if len(self._plans) >= MAX_PLANS:
+                if len(self._plans) >= _MAX_PLANS:
                     del self._plans[next(iter(self._plans))]
                 self._plans[key] = _BACKENDS[self.backend](kind, self.points, self.shape, n_trans, data.dtype)
             return self._plans[key](data.detach().resolve_conj().contiguous())
@@ -125,7 +127,7 @@ class _Type1(torch.autograd.Function):
         return grad_f, grad_points, None
 
 
-def _finufft_plan(kind: int, points: Tensor, shape: tuple[int, int], n_trans: int, dtype: torch.dtype) -> Plan:
+def _finufft_plan(kind: int, points: Tensor, shape: tuple[int, int], n_trans: int, dtype: torch.dtype) -> _Plan:
     import finufft
 
     name = "complex64" if dtype == torch.complex64 else "complex128"
@@ -143,7 +145,7 @@ def _finufft_plan(kind: int, points: Tensor, shape: tuple[int, int], n_trans: in
     return execute
 
 
-def _cufinufft_plan(kind: int, points: Tensor, shape: tuple[int, int], n_trans: int, dtype: torch.dtype) -> Plan:
+def _cufinufft_plan(kind: int, points: Tensor, shape: tuple[int, int], n_trans: int, dtype: torch.dtype) -> _Plan:
     import cufinufft
 
     name = "complex64" if dtype == torch.complex64 else "complex128"
@@ -161,7 +163,7 @@ def _cufinufft_plan(kind: int, points: Tensor, shape: tuple[int, int], n_trans: 
     return execute
 
 
-def _torch_plan(kind: int, points: Tensor, shape: tuple[int, int], n_trans: int, dtype: torch.dtype) -> Plan:
+def _torch_plan(kind: int, points: Tensor, shape: tuple[int, int], n_trans: int, dtype: torch.dtype) -> _Plan:
     """Gridding on a grid of twice the size with a Kaiser-Bessel kernel of `width` cells.
 
     Poisson's summation formula gives, for the kernel phi(t) of Fourier transform phihat and u = G k/2 pi,

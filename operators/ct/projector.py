@@ -1,4 +1,4 @@
-"""What the X-ray projectors share: a detector that turns around the image, its units, and the ramp filter of FBP.
+"""Base class of the X-ray projectors: a detector that turns around the image, its units, and the ramp filter of FBP.
 
 The image's frame is X = pixel_size (column - (W-1)/2), Y = pixel_size ((H-1)/2 - row), in any unit of length; x is
 attenuation per this unit, y its line integrals averaged over a bin, without unit.
@@ -19,25 +19,25 @@ from torch import Tensor, nn
 from ..base import LinearOperator, as_buffer, check_shape, length, warn_of_degrees
 from ..sizes import Sizes
 from .fourier import ramp
-from .view_weights import arc_weight, views
+from .view_weights import arc_weight, view_weights
 
 WINDOWS: dict[str, Callable[[Tensor], Tensor]] = {
-    # f = |omega| / (the detector's highest frequency), from 0 to 1.
     "ramp": torch.ones_like,
     "shepp-logan": lambda f: torch.sinc(f / 2),
     "cosine": lambda f: torch.cos(math.pi * f / 2),
     "hamming": lambda f: 0.54 + 0.46 * torch.cos(math.pi * f),
     "hann": lambda f: 0.5 + 0.5 * torch.cos(math.pi * f),
 }
+"""Factors on the ramp filter, by name, as functions of f = |omega| / (the detector's highest frequency), 0 to 1."""
 
-NARROWEST, WIDEST = 1 / 6, 8
-"""Of a detector, over the image's shadow: beyond it lengths are probably in different units."""
+_MIN_WIDTH, _MAX_WIDTH = 1 / 6, 8
+"""Plausible widths of a detector over the image's shadow; beyond them lengths are probably in different units."""
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 class Projector(LinearOperator):
-    """Images (B, C, H, W) to sinograms (B, C, n_angles, n_detectors): geometry, its tables, and how both move.
+    """Images (B, C, H, W) to sinograms (B, C, n_angles, n_detectors): the geometry and the tables made from it.
 
     Subclasses set `n_detectors` and implement `A`, `A_adjoint`, `fbp` and `_shadow`.
     """
@@ -75,7 +75,7 @@ class Projector(LinearOperator):
         return ("C", len(self.angles), self.n_detectors)
 
     def _keep(self, name: str, value: Any) -> None:
-        """Register angles or offset: float64, or the caller's own tensor where it wants gradients."""
+        """Register angles or offset as float64, or the caller's own tensor where it requires grad."""
         caller = type(self).__name__
         value = as_buffer(caller, name, value)
         if not value.requires_grad:
@@ -102,21 +102,21 @@ class Projector(LinearOperator):
         return n
 
     def _edges(self) -> tuple[float, float]:
-        """The detector's two ends on its axis."""
+        """Return the detector's two ends on its axis."""
         middle, half = float(self.offset.detach()), self.n_detectors * self.pitch / 2
         return middle - half, middle + half
 
     def _bins(self) -> Tensor:
-        """Centres of the bins on the detector's axis, (n_detectors,) float64; differentiable in the offset."""
+        """Return the bins' centres on the detector's axis, (n_detectors,) float64; differentiable in the offset."""
         bins = torch.arange(self.n_detectors, device=self.angles.device, dtype=torch.float64)
         return self.offset.double() + self.pitch * (bins - (self.n_detectors - 1) / 2)
 
     def _shadow(self) -> tuple[Tensor, Tensor]:
-        """Where the image's shadow begins and ends on the detector's axis, in every view: (n_angles,) each."""
+        """Return the two ends of the image's shadow on the detector's axis in each view, (n_angles,) each."""
         raise NotImplementedError
 
     def _check_field(self) -> None:
-        """Refuse a detector none of whose rays meets the image; warn of one that hardly fits it."""
+        """Raise where no ray meets the image; warn where the detector's width hardly fits it."""
         (low, high), (left, right) = self._edges(), self._shadow()
         name = type(self).__name__
         if not bool(((left < high) & (right > low)).any()):
@@ -126,7 +126,7 @@ class Projector(LinearOperator):
                 "in one unit"
             )
         share = (high - low) / float((right - left).max())
-        if not NARROWEST <= share <= WIDEST:
+        if not _MIN_WIDTH <= share <= _MAX_WIDTH:
             warnings.warn(
                 f"{name}: the detector is {share:.3g} times as wide as the image's shadow; are pitch, pixel_size and "
                 "distances in one unit?",
@@ -144,7 +144,7 @@ class Projector(LinearOperator):
         return bool(left.min() >= low * (1 + 1e-9)) and bool(right.max() <= high * (1 + 1e-9))
 
     def _beyond(self) -> tuple[int, int]:
-        """Bins to add before and behind the detector, so that it would see the whole image."""
+        """Return the numbers of bins to add at both ends of the detector, so that it sees the whole image."""
         (low, high), (left, right) = self._edges(), self._shadow()
         lacking = (low - float(left.min())) / self.pitch, (float(right.max()) - high) / self.pitch
         before, behind = (max(0, math.ceil(n - 1e-9)) for n in lacking)
@@ -153,8 +153,8 @@ class Projector(LinearOperator):
     def fbp(self, y: Tensor, window: str = "ramp") -> Tensor:
         """Filtered backprojection of sinograms y (B, C, n_angles, n_detectors): images (B, C, H, W), per unit length.
 
-        Every view has its share of the circle, wedges that were not measured stay missing. Beyond the detector, y is
-        taken for 0. The weights of views and rays are held fixed where gradients are taken.
+        Every view has its share of the circle; wedges that were not measured stay missing. Beyond the detector, y
+        counts as 0. Gradients do not flow through the weights of views and rays.
 
         Args:
             y: line integrals.
@@ -163,17 +163,17 @@ class Projector(LinearOperator):
         raise NotImplementedError
 
     def _redundancy(self, u: Tensor, gamma: Tensor) -> Tensor:
-        """What every ray counts, (n_angles, n_detectors): its view's share of the turn, less what runs back along it.
+        """Return weights (n_angles, n_detectors) of the rays: the share of the view, split between opposite rays.
 
-        Rays that are measured twice, from opposite sides, are weighted smoothly to one (Noo et al., Phys. Med. Biol.
-        47 (2002) 2525, eq. 43), so that full and short scans, and detectors off the axis, need no setting.
+        The weights of rays measured twice, from opposite sides, sum to one smoothly (Noo et al., Phys. Med. Biol. 47
+        (2002) 2525, eq. 43), so that full and short scans, and detectors off the axis, need no setting.
 
         Args:
             u: (n_detectors,), where the rays meet the detector's axis.
-            gamma: (n_detectors,), their angles to the middle ray: the same line is seen from angle + pi - 2 gamma.
+            gamma: (n_detectors,), their angles to the central ray; the view at angle + pi - 2 gamma has the same line.
         """
         angles = self.angles.detach().double()
-        shares, arcs = views(angles, 2 * math.pi)
+        shares, arcs = view_weights(angles, 2 * math.pi)
         mine = arc_weight(angles, arcs, 2 * math.pi)[:, None] * self._side(u)
         opposite = arc_weight(angles[:, None] + math.pi - 2 * gamma, arcs, 2 * math.pi) * self._side(-u)
         return shares[:, None] * mine / (mine + opposite)
@@ -185,7 +185,7 @@ class Projector(LinearOperator):
         return low < 0 < high and max(-low, high) > 1.05 * min(-low, high) and not self.sees_whole_image
 
     def _side(self, u: Tensor) -> Tensor:
-        """Weight of rays by their side of the axis: 1, but for a detector off the axis, which sees one side less."""
+        """Return the weight of rays at u: 1, or, for a detector off the axis, falling towards its short side."""
         if not self._off_axis:
             return torch.ones_like(u)
         low, high = self._edges()
@@ -193,12 +193,12 @@ class Projector(LinearOperator):
         return torch.sin((1 + from_short.clamp(-1, 1)) * (math.pi / 4)).square()
 
     def _filtered(self, y: Tensor, window: str, finer: int = 1) -> Tensor:
-        """The views of y, ramp-filtered per bin: spatial ramp, linear convolution (Kak and Slaney, eq. 3.61-3.66).
+        """Return the ramp-filtered views of y: spatial ramp, linear convolution (Kak and Slaney, eq. 3.61-3.66).
 
         Args:
             y: (..., bins).
             window: one of WINDOWS.
-            finer: samples a bin that are returned, from the first bin's centre on; between the bins by Fourier series.
+            finer: samples returned for each bin, from the first bin's centre on, interpolated by Fourier series.
         """
         if window not in WINDOWS:
             raise ValueError(f"{type(self).__name__}.fbp: window must be one of {sorted(WINDOWS)}, got {window!r}")
@@ -212,25 +212,25 @@ class Projector(LinearOperator):
     # ---------------------------------------------------------------- tables
 
     def _refresh(self) -> bool:
-        """Forget every table if the geometry was changed; return whether gradients to it are wanted."""
+        """Clear the cache if the geometry was changed; return whether gradients to the geometry are wanted."""
         moved = tuple((id(t), 0 if t.is_inference() else t._version) for t in (self.angles, self.offset))
         versions = (self.shape, *(getattr(self, name) for name in self.SIZES), *moved)
         if self._cache.get("versions") != versions:
             self._cache = {"versions": versions}
         return torch.is_grad_enabled() and (self.angles.requires_grad or self.offset.requires_grad)
 
-    def _cached(self, key: object, make: Callable[[], T]) -> T:
+    def _cached(self, key: object, make: Callable[[], _T]) -> _T:
         if key not in self._cache:
             # Tables outlive this call, whatever its autograd mode.
             with torch.inference_mode(False), torch.no_grad():
                 self._cache[key] = make()
-        found: T = self._cache[key]
+        found: _T = self._cache[key]
         return found
 
     # ---------------------------------------------------------------- moving and printing
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Projector:
-        """Move the geometry, but keep its precision: `.to(torch.float32)` is about data, not about angles."""
+        """Move the geometry but keep its precision: `.to(torch.float32)` must not round the angles."""
         kept = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}
         parameters = {name: p.data for name, p in self._parameters.items() if p is not None}
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -246,7 +246,7 @@ class Projector(LinearOperator):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        # Plans belong to this process, and copies get leaves, as torch can copy nothing else.
+        # Plans belong to this process. Copies get leaf tensors, the only ones that torch can copy.
         buffers = {k: b if b is None or b.is_leaf else b.detach() for k, b in self._buffers.items()}
         return {**self.__dict__, "_buffers": buffers, "_cache": {}}
 

@@ -9,10 +9,10 @@ sin theta) and D = pixel_size,
 
     p_v^(omega) = D^2 sinc(k_x D/2pi) sinc(k_y D/2pi) sinc(omega pitch/2pi) sum_n x_n exp(-i k . r_n),
 
-whose sum is a type-2 NUFFT and whose inverse transform over omega is one FFT a view (Kak and Slaney, Principles of
+whose sum is a type-2 NUFFT and whose inverse transform over omega is one FFT per view (Kak and Slaney, Principles of
 Computerized Tomographic Imaging, 1988, eq. 3.11). The FFT's period is long enough that nothing wraps onto the
-detector. x is real, so that omega >= 0 suffices. Frequencies above pi/pitch, beyond what the bins resolve, are left
-out rather than aliased: edges of objects are exact to 0.5 %, a lone pixel is seen as its band-limited self.
+detector. x is real, so that omega >= 0 suffices. Frequencies above pi/pitch, which the bins do not resolve, are left
+out rather than aliased: edges of objects are exact to 0.5 %, and a single pixel becomes its band-limited version.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from ..base import check_images
 from .fourier import bin_samples, is_smooth, pixel_spectrum, sinc
 from .nufft import NUFFT
 from .projector import Projector
-from .view_weights import views
+from .view_weights import view_weights
 
 
 class _Slices(NamedTuple):
-    """The samples of Fourier space that serve the current angles and offset."""
+    """Samples of Fourier space for the current angles and offset."""
 
     nufft: NUFFT
     points: Tensor  # (n_angles * n_omega, 2), radians per pixel, (row, column)
     omega: Tensor  # (n_omega,), radians per pixel, from 0
     pixel: Tensor  # (n_angles * n_omega,), the pixel's footprint, and the phase of the two origins
     gain: Tensor  # (n_angles * n_omega,), pixel times the bin's footprint, in units of y/x
-    n_fft: int  # fine bins a period
-    stride: int  # fine bins a detector bin
-    whole: bool  # the detector sees all of the image, and the period is the detector
+    n_fft: int  # fine bins per period
+    stride: int  # fine bins per detector bin
+    whole: bool  # whether the detector sees the whole image; the period is then the detector
 
 
 class Radon(Projector):
@@ -58,8 +58,8 @@ class Radon(Projector):
             scalar tensor that requires grad receives gradients.
         pixel_size: side of a pixel, in any unit of length; x is per this unit.
 
-    Bins up to 1.25 pixels wide are sampled at their own pitch; wider ones on a finer grid, so that they average
-    what lies between them.
+    Bins up to 1.25 pixels wide are sampled at their own pitch; wider ones on a finer grid, so that each bin is an
+    average over its width.
 
     >>> Radon((64, 64), [0.0, 0.5], pitch=2.0)
     Radon((64, 64), [0.0, 0.5], n_detectors=47, pitch=2.0, pixel_size=1.0, offset=0.0)
@@ -121,7 +121,7 @@ class Radon(Projector):
         fine = y.to(torch.promote_types(y.dtype, torch.float32))
         if g.stride > 1:
             fine = nn.functional.pad(fine[..., None], (0, g.stride - 1)).flatten(-2)
-        # The adjoint of irfft: every omega > 0 stands for -omega too.
+        # The adjoint of irfft: every omega > 0 counts for -omega too.
         spectrum = torch.fft.rfft(fine, n=g.n_fft)[..., : len(g.omega)] * (self._multiplicity(g) / g.n_fft).to(fine)
         spectrum = spectrum.reshape(-1, gain.numel()) * gain.conj().to(spectrum.dtype)
         return g.nufft.type1(spectrum, g.points).real.reshape(*y.shape[:2], *self.shape).to(y.dtype)
@@ -179,9 +179,9 @@ class Radon(Projector):
         """Filtered backprojection of sinograms y (B, C, n_angles, n_detectors): images (B, C, H, W), per unit length.
 
         Spatial ramp filter and linear convolution (Kak and Slaney, eq. 3.61-3.66), Fourier interpolation in t, and
-        every view weighted by half the gap to its neighbours on the circle of angles modulo pi; a wedge that was not
-        measured stays missing. Of a detector off the axis, the lines that it sees twice in a full turn are weighted
-        smoothly to one. Beyond the detector, y is taken for 0. Weights are held fixed where gradients are taken.
+        every view weighted by half the gaps to its neighbours on the circle of angles modulo pi; a wedge that was not
+        measured stays missing. For a detector off the axis, the weights of lines measured twice in a full turn sum to
+        one smoothly. Beyond the detector, y counts as 0. Gradients do not flow through the weights.
 
         Args:
             y: line integrals.
@@ -193,13 +193,13 @@ class Radon(Projector):
         g = wide._slices()
         rays = self._cached("rays", self._ray_weights).to(torch.promote_types(y.dtype, torch.float32))
         filtered = self._filtered(nn.functional.pad(y * rays, self._beyond()), window)
-        # Within the detector's band, averaged over the pixel as x is, but not over the bin, as y is already.
+        # Within the detector's band, averaged over the pixel as x is, but not over the bin: y is averaged already.
         band = g.omega <= math.pi * (self.pixel_size / self.pitch) * (1 + 1e-9)
         gain = (g.pixel.reshape(len(self.angles), -1) * band).flatten() * g.stride
         return wide._backproject(filtered, g, gain).to(y.dtype)
 
     def _widened(self) -> Radon:
-        """The detector with bins added until it sees the whole image."""
+        """Return the operator with bins added until the detector sees the whole image."""
         before, behind = self._beyond()
         if before == behind == 0:
             return self
@@ -209,9 +209,9 @@ class Radon(Projector):
         )
 
     def _ray_weights(self) -> Tensor:
-        """Weights of the rays (n_angles, n_detectors), or (n_angles, 1) of the views modulo half a turn."""
+        """Return weights of rays (n_angles, n_detectors), or of views modulo half a turn (n_angles, 1)."""
         if not self._off_axis:
-            return views(self.angles, math.pi).shares[:, None] / self.pitch
+            return view_weights(self.angles, math.pi).shares[:, None] / self.pitch
         u = self._bins()
         return self._redundancy(u, torch.zeros_like(u)) / self.pitch
 
@@ -233,11 +233,11 @@ class Radon(Projector):
             # The period is the detector: its bins are then a complete set, which makes A* A a convolution.
             n_bins = self.n_detectors
         else:
-            # Copies of the image, one period away, stay clear of the detector's farther end.
+            # Copies of the image, one period away, stay clear of the detector's far end.
             n_bins = math.ceil((reach + half + abs(offset)) / pitch) + 4
             n_bins = next(n for n in range(n_bins | 1, 3 * n_bins + 3, 2) if is_smooth(n))
         n_fft = n_bins * stride
-        # The highest frequency of an even period is left out: a real FFT keeps but half of it.
+        # The highest frequency of an even period is left out: a real FFT keeps only half of it.
         n_omega = (n_fft - 1) // 2 + 1
         step = 2 * math.pi * stride / (n_fft * pitch)
         omega = step * torch.arange(n_omega, device=self.angles.device, dtype=torch.float64)
@@ -246,7 +246,7 @@ class Radon(Projector):
         return _Slices(nufft, omega=omega, n_fft=n_fft, stride=stride, whole=whole, **samples)
 
     def _samples(self, omega: Tensor) -> dict[str, Any]:
-        """Compute points, phase and gain by differentiable operations in float64."""
+        """Compute points, pixel and gain by differentiable operations in float64."""
         angles, pitch = self.angles.double()[:, None], self.pitch / self.pixel_size
         k_x, k_y = (omega * angles.cos()).flatten(), (omega * angles.sin()).flatten()
         first_bin = self.offset.double() / self.pixel_size - pitch * (self.n_detectors - 1) / 2
@@ -281,7 +281,7 @@ class Radon(Projector):
         return self._cached("kernel", make), size
 
     def _circulant(self, kernel: Tensor, size: tuple[int, int]) -> Tensor:
-        """Return the eigenvalues (H, W//2+1) of the optimal circulant: c[m] = ((n - m) h[m] + m h[m - n])/n an axis."""
+        """Return the optimal circulant's eigenvalues (H, W//2+1): c[m] = ((n-m) h[m] + m h[m-n])/n along each axis."""
         for axis, n in enumerate(self.shape):
             m = torch.arange(n, device=kernel.device)
             share = (m.to(kernel.dtype) / n).reshape((n, 1) if axis == 0 else (1, n))

@@ -1,4 +1,4 @@
-"""How much every view counts in filtered backprojection: shares of the circle, and arcs that were not measured."""
+"""Angular quadrature weights for filtered back-projection: each view's share of the circle, and the measured arcs."""
 
 from __future__ import annotations
 
@@ -8,59 +8,64 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-TURN = 2**30
-"""Directions are told apart to a TURN-th of the period, 3 or 6 nanoradians."""
-SMALLEST = math.radians(8)
-"""A narrower gap between two views belongs to the scan, however dense the others are."""
-MISSING = 5.0
-"""Times the typical gap: a wider one is no part of the scan. Random directions reach 2 to 4 times theirs."""
-MOST = 4
-"""Wedges that a scan may lack; where there are more gaps alike, its views are just few."""
-TAPER = math.radians(10)
-"""Of the redundancy weights at the ends of an arc: Noo et al., Phys. Med. Biol. 47 (2002) 2525, use about this."""
+_TICKS = 2**30
+"""Resolution of directions: ticks per period. Directions that share a tick, 3 or 6 nanoradians, are one."""
+_MIN_WEDGE = math.radians(8)
+"""Narrowest missing wedge, in radians: a narrower gap belongs to the scan, however dense the other views are."""
+_WEDGE_RATIO = 5.0
+"""Width of a missing wedge over the typical gap, at least. Random directions reach ratios of 2 to 4."""
+_MAX_WEDGES = 4
+"""Largest number of missing wedges. A scan with more such gaps just has few views."""
+_TAPER = math.radians(10)
+"""Width of the taper of redundancy weights at an arc's ends, in radians; Noo et al., Phys. Med. Biol. 47 (2002) 2525,
+use about this."""
 
 
-class Views(NamedTuple):
-    """A scan's directions, on a circle of some period."""
+class ViewWeights(NamedTuple):
+    """Weights of a scan's views, whose directions lie on a circle of some period."""
 
     shares: Tensor
-    """(n,) float64: what of the period each view stands for; their sum is the period, less what is missing."""
+    """(n,) float64: the part of the period that each view stands for. Their sum is the period, less what is missing."""
     arcs: list[tuple[float, float]]
-    """(first direction, extent) of every measured arc, half a gap beyond its views; none where nothing is missing."""
+    """(first direction, extent) of every measured arc, half a gap beyond its views; empty where nothing is missing."""
 
 
-def views(angles: Tensor, period: float) -> Views:
-    """Return each view's share of the circle, half the gaps to its neighbours (trapezoidal), and the arcs measured.
+def view_weights(angles: Tensor, period: float) -> ViewWeights:
+    """Return each view's share of the circle, half the gaps to its neighbours (trapezoidal), and the measured arcs.
 
-    Repeated directions share theirs. A wedge that was not measured, a gap far wider than is typical, weighs no more
-    than a typical gap does. Typical is the median by length: where most of what was measured lies, as views that
-    nearly coincide, from jitter or a second turn, are many but narrow.
+    Repeated directions divide their share. A missing wedge, which is a gap far wider than the typical one, weighs no
+    more than a typical gap. The typical gap is the median by length, the one in which the middle of all gaps lies.
+    Views that nearly coincide, through jitter or a second turn, make many narrow gaps, which do not shift it.
 
-    >>> views(torch.tensor([0.0, 0.0, torch.pi / 2]), torch.pi).shares / torch.pi
+    Args:
+        angles: (n,), radians.
+        period: of the circle, in radians: pi for parallel views, 2 pi for fans.
+
+    >>> view_weights(torch.tensor([0.0, 0.0, torch.pi / 2]), torch.pi).shares / torch.pi
     tensor([0.2500, 0.2500, 0.5000], dtype=torch.float64)
     """
-    ticks = torch.round(angles.detach().double() / period * TURN).long() % TURN
+    ticks = torch.round(angles.detach().double() / period * _TICKS).long() % _TICKS
     ticks, view, repeats = torch.unique(ticks, return_inverse=True, return_counts=True)
-    gaps = torch.diff(ticks, append=ticks[:1] + TURN).double() * (period / TURN)
-    narrow, is_missing = _typical(gaps)
+    gaps = torch.diff(ticks, append=ticks[:1] + _TICKS).double() * (period / _TICKS)
+    narrow, is_missing = _typical_gap(gaps)
     used = torch.where(is_missing, narrow, gaps)
     shares = ((used + used.roll(1)) / (2 * repeats))[view]
-    directions, missing = ticks.double() * (period / TURN), is_missing.nonzero()[:, 0].tolist()
+    directions, missing = ticks.double() * (period / _TICKS), is_missing.nonzero()[:, 0].tolist()
     arcs = []
     for k, before in enumerate(missing):
         first = float(directions[(before + 1) % len(directions)]) - narrow / 2
         last = float(directions[missing[(k + 1) % len(missing)]]) + narrow / 2
         arcs.append((first, (last - first) % period))
-    return Views(shares, arcs)
+    return ViewWeights(shares, arcs)
 
 
-def _typical(gaps: Tensor) -> tuple[float, Tensor]:
+def _typical_gap(gaps: Tensor) -> tuple[float, Tensor]:
     """Return the typical gap of a scan, and which gaps are missing wedges."""
     widest = gaps.sort(descending=True)
     narrow, n_missing = _median_by_length(widest.values), 0
-    for n in range(1, 1 + min(MOST, max(1, len(gaps) // 4), len(gaps) - 1)):
+    for n in range(1, 1 + min(_MAX_WEDGES, max(1, len(gaps) // 4), len(gaps) - 1)):
         rest = _median_by_length(widest.values[n:])
-        too_wide = widest.values > max(MISSING * rest, SMALLEST)
+        too_wide = widest.values > max(_WEDGE_RATIO * rest, _MIN_WEDGE)
         if bool(too_wide[n - 1]) and not bool(too_wide[n]):
             narrow, n_missing = rest, n
     is_missing = torch.zeros_like(gaps, dtype=torch.bool)
@@ -69,7 +74,7 @@ def _typical(gaps: Tensor) -> tuple[float, Tensor]:
 
 
 def _median_by_length(falling: Tensor) -> float:
-    """The gap in which the middle of all gaps, laid end to end in falling order, lies."""
+    """Return the gap that holds the middle of all gaps, laid end to end in falling order."""
     total = falling.cumsum(0)
     return float(falling[int(torch.searchsorted(total, total[-1] / 2))])
 
@@ -82,7 +87,7 @@ def arc_weight(directions: Tensor, arcs: list[tuple[float, float]], period: floa
     """
     weight = torch.zeros_like(directions) if arcs else torch.ones_like(directions)
     for first, extent in arcs:
-        taper = min(TAPER, extent / 4)
+        taper = min(_TAPER, extent / 4)
         s = torch.remainder(directions - first, period)
         inside = torch.minimum(s, extent - s).clamp(0, taper)
         weight = weight + torch.sin((math.pi / 2) * inside / taper).square()

@@ -1,12 +1,12 @@
-"""Weak lensing: convergence to shear and back (Kaiser & Squires 1993, ApJ 404, 441).
+"""Weak lensing: from convergence to shear and back (Kaiser & Squires 1993, ApJ 404, 441).
 
 In Fourier space, with k1 along columns and k2 along rows (cycles per pixel) and k^2 = k1^2 + k2^2,
 
     gamma1 = D1 kappa,  gamma2 = D2 kappa,  D1 = (k1^2 - k2^2)/k^2,  D2 = 2 k1 k2/k^2,  |D| = 1 but D(0) = 0:
 
-a constant sheet of convergence shears nothing, so the mean of kappa is not measured. Codes differ in signs:
+a constant sheet of convergence causes no shear, so the mean of kappa is not measured. Codes differ in signs:
 
-    convention    gamma1      gamma2       what it stands for
+    convention    gamma1      gamma2       meaning
     "lenspack"     D1 kappa    D2 kappa    columns to the right, rows up (or both reversed), as written above
     "conjugate"    D1 kappa   -D2 kappa    one axis reversed, e.g. RA increasing to the left
     "transposed"  -D1 kappa    D2 kappa    the axes exchanged: k1 along rows, k2 along columns
@@ -38,7 +38,7 @@ class KaiserSquires(LinearOperator):
             module's table.
 
     Raises:
-        ValueError: shape is a single pixel (whose mean is all there is), or the convention is unknown.
+        ValueError: shape is a single pixel, whose mean is not measured, or the convention is unknown.
 
     >>> KaiserSquires((9, 9)).A(torch.eye(81).reshape(81, 1, 9, 9))[0, 0, 0, 1].item()  # doctest: +ELLIPSIS
     -0.30486...
@@ -96,7 +96,7 @@ class KaiserSquires(LinearOperator):
     def inverse_eb(self, y: Tensor, /) -> Tensor:
         """Return the E and B maps (B, 2, H, W) of shear y (B, 2, H, W): E + iB = D* (gamma1 + i gamma2).
 
-        Lensing makes E modes only: B shows noise, masks and systematic errors.
+        Lensing makes E modes only; B modes are signs of noise, masks and systematic errors.
         """
         self._check("inverse_eb", "y", y, 2)
         D1, D2 = self.kernel.to(y.dtype)
@@ -129,7 +129,7 @@ class KaiserSquires(LinearOperator):
         return f"{self.shape}, convention={self.convention!r}"
 
     def _normal(self, w: Tensor) -> Tensor:
-        """Return the spectrum of A*WA (..., 1, H, W//2 + 1) for weights w without pixel axes of their own."""
+        """Return the spectrum of A*WA (..., 1, H, W//2 + 1) for weights w that are constant over pixels."""
         return (w * self.kernel.to(w.dtype).square()).sum(-3, keepdim=True)
 
     def _to_pixels(self, spectrum: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ of two parts, kappa = E + iB,
 
     gamma1 + i gamma2 = D (E + iB),  i.e.  gamma1 = D1 E - D2 B,  gamma2 = D2 E + D1 B,
 
-and on odd grids D is unitary but for the mean, D*D = 1, D(0) = 0. The data step for any weights w >= 0 that both
+and on odd grids D is unitary except for the mean, D*D = 1, D(0) = 0. The data step for any weights w >= 0 that both
 components share is then exact with four FFTs. With s = D kappa, whose mean is 0, and ||kappa - z||^2 =
 ||s - D z||^2 + n |mean kappa - mean z|^2, it is least squares pixel by pixel under one constraint, sum s = 0, with
 the multiplier mu:
@@ -32,8 +32,8 @@ class KaiserSquiresEB(LinearOperator):
     """Map E and B modes (B, 2, H, W) to shear (gamma1, gamma2) (B, 2, H, W), periodic, square pixels.
 
     Args:
-        shape: (H, W) of the maps in pixels. Odd: the data step is exact for masks and noise that varies. Even: it is
-            exact for even noise only, since D is not unitary on the Nyquist lines; pad to an odd grid.
+        shape: (H, W) of the maps in pixels. On odd grids the data step is exact for masks and varying noise; on even
+            grids only for uniform noise, since D is not unitary on the Nyquist lines: pad to an odd grid.
         convention: "lenspack", "conjugate" or "transposed", as in `KaiserSquires`.
 
     Raises:
@@ -73,7 +73,7 @@ class KaiserSquiresEB(LinearOperator):
     def A_adjoint(self, y: Tensor, /) -> Tensor:
         """Apply the exact adjoint to shear y (B, 2, H, W); return E and B modes (B, 2, H, W), with mean 0.
 
-        On odd grids this inverts A but for the mean.
+        On odd grids this inverts A up to the mean.
         """
         self._check("A_adjoint", "y", y)
         return self._to_pixels(self._modes(torch.fft.rfft2(y)))
@@ -86,7 +86,7 @@ class KaiserSquiresEB(LinearOperator):
     def data_step(self, y: Tensor, weights: Tensor) -> Callable[[Tensor, Tensor], Tensor] | None:
         """Return h(z, alpha) in closed form where both components share their weights, else None.
 
-        Any weights >= 0 on odd grids, as the module derives; on even grids weights without pixels of their own.
+        On odd grids for any weights >= 0, as derived in the module; on even grids for weights constant over pixels.
         """
         self._check("data_step", "y", y)
         w = self._shared(weights.to(y.dtype))

@@ -1,4 +1,4 @@
-"""What a SPECT projector is given, checked: every message says argument, expected, got and remedy."""
+"""Checks of the SPECT projector's arguments; messages state argument, expected, got and remedy."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import Tensor
 
 from ..base import as_buffer, length
 
-SUM_RTOL = 1e-3
-"""How far from 1 the sum of a plane's psf may be; it is then normalised."""
-TISSUE = {"mm": 0.1, "cm": 1.0}
-"""More than any tissue's attenuation: bone has 0.03/mm at 140 keV, and less at higher energies."""
+_SUM_RTOL = 1e-3
+"""Largest difference from 1 of the sum of a plane's psf."""
+_MAX_ATTENUATION = {"mm": 0.1, "cm": 1.0}
+"""Upper bound of any tissue's attenuation, by unit of length: bone has 0.03/mm at 140 keV, less at higher energies."""
 
 
 def check_volume(shape: object) -> tuple[int, int, int]:
@@ -30,7 +30,7 @@ def check_volume(shape: object) -> tuple[int, int, int]:
 
 
 def check_sizes(voxel_size: Any) -> tuple[float, float]:
-    """Return the transaxial and the axial size of a voxel."""
+    """Return the transaxial and the axial size of a voxel as floats."""
     both = voxel_size if isinstance(voxel_size, (tuple, list)) else (voxel_size, voxel_size)
     if len(both) != 2:
         raise ValueError(
@@ -40,8 +40,8 @@ def check_sizes(voxel_size: Any) -> tuple[float, float]:
 
 
 def check_angles(angles: Any) -> Tensor:
-    """Return the angles as (n_views,) float64; warn where they look like degrees."""
-    value = constant("angles", angles).double()
+    """Return the angles (n_views,) in float64; warn where they look like degrees."""
+    value = _constant("angles", angles).double()
     if value.ndim != 1 or value.numel() == 0:
         raise ValueError(f"SPECT: angles must be a non-empty 1-D array of radians, got shape {tuple(value.shape)}")
     span, farthest = float(value.max() - value.min()), float(value.abs().max())
@@ -62,10 +62,10 @@ def check_angles(angles: Any) -> Tensor:
 def check_attenuation(
     attenuation: Any, shape: tuple[int, int, int], voxel_size: float, device: torch.device
 ) -> Tensor | None:
-    """Return the attenuation map; warn where it is too dense for any tissue, in the unit that voxels seem to have."""
+    """Return the attenuation map; warn where it exceeds any tissue's in the unit that the voxels suggest, mm or cm."""
     if attenuation is None:
         return None
-    mu = constant("attenuation", attenuation, device)
+    mu = _constant("attenuation", attenuation, device)
     mu = mu if mu.dtype.is_floating_point else mu.float()
     if mu.shape != shape:
         remedy = "; use attenuation[0, 0]" if mu.shape == (1, 1, *shape) else "; resample it to the volume's voxels"
@@ -77,17 +77,17 @@ def check_attenuation(
         )
     unit = "mm" if voxel_size >= 1 else "cm"
     highest = float(mu.max())
-    if highest > TISSUE[unit]:
+    if highest > _MAX_ATTENUATION[unit]:
         warnings.warn(
-            f"SPECT: attenuation reaches {highest:.4g}, more than any tissue's {TISSUE[unit]:g}/{unit}, with voxels of "
-            f"{voxel_size:g}; give it in the inverse of voxel_size's unit, e.g. mu / 10 for 1/cm to 1/mm",
+            f"SPECT: attenuation reaches {highest:.4g}, more than any tissue's {_MAX_ATTENUATION[unit]:g}/{unit}, with "
+            f"voxels of {voxel_size:g}; give it in the inverse of voxel_size's unit, e.g. mu / 10 for 1/cm to 1/mm",
             stacklevel=3,
         )
     return mu
 
 
-def constant(name: str, value: Any, device: torch.device | None = None) -> Tensor:
-    """Return an array of finite real numbers, on the device, that the operator may keep as its own."""
+def _constant(name: str, value: Any, device: torch.device | None = None) -> Tensor:
+    """Return the operator's own copy of an array of finite real numbers, on the device."""
     array = as_buffer("SPECT", name, value)
     if device is not None and array.device != device and isinstance(value, Tensor):
         raise ValueError(
@@ -106,8 +106,8 @@ def constant(name: str, value: Any, device: torch.device | None = None) -> Tenso
 
 
 def check_fwhm(fwhm: Any, n_views: int, ny: int, device: torch.device) -> Tensor:
-    """Return the FWHM as (1, ny) or (n_views, ny) float64, or explain what is wrong with it."""
-    value = constant("fwhm", fwhm, device).double()
+    """Return the FWHM (1, ny) or (n_views, ny) in float64, or raise with what is wrong."""
+    value = _constant("fwhm", fwhm, device).double()
     if value.shape not in ((), (ny,), (n_views, ny)):
         raise ValueError(
             f"SPECT: fwhm must be a number, ({ny},) for each plane or ({n_views}, {ny}) for each view and plane, got "
@@ -119,24 +119,24 @@ def check_fwhm(fwhm: Any, n_views: int, ny: int, device: torch.device) -> Tensor
 
 
 def check_psf(psf: Any, n_views: int, ny: int, device: torch.device) -> Tensor:
-    """Return the response as (1, ny, kx, kz) or (n_views, ny, kx, kz), or explain what is wrong with it."""
-    value = constant("psf", psf, device)
+    """Return the response (1, ny, kx, kz) or (n_views, ny, kx, kz), or raise with what is wrong."""
+    value = _constant("psf", psf, device)
     got = tuple(value.shape)
     if value.shape[:-2] not in ((ny,), (n_views, ny)):
         raise ValueError(
-            f"SPECT: psf must be ({ny}, kx, kz), a kernel for each plane from the detector's side on, or ({n_views}, "
+            f"SPECT: psf must be ({ny}, kx, kz), one kernel for each plane, the detector's side first, or ({n_views}, "
             f"{ny}, kx, kz), got {got}"
         )
     if value.shape[-2] % 2 == 0 or value.shape[-1] % 2 == 0:
         raise ValueError(
-            f"SPECT: psf must have odd kx and kz, so that it has a middle, got {got}; add a row or column of zeros"
+            f"SPECT: psf must have odd kx and kz, so that it has a centre, got {got}; add a row or column of zeros"
         )
     if not value.dtype.is_floating_point:
         raise TypeError(f"SPECT: psf must be floating point, got {value.dtype}")
     if bool((value < 0).any()):
         raise ValueError(f"SPECT: psf must be >= 0, got {float(value.min()):.4g}")
     sums = value.double().sum((-2, -1))
-    if bool(((sums - 1).abs() > SUM_RTOL).any()):
+    if bool(((sums - 1).abs() > _SUM_RTOL).any()):
         raise ValueError(
             f"SPECT: every plane of psf must sum to 1, got {float(sums.min()):.4g} to {float(sums.max()):.4g}; use "
             "psf / psf.sum((-2, -1), keepdims=True), and keep the camera's sensitivity as a factor of x"

@@ -1,4 +1,4 @@
-"""A SPECT camera from what its data sheet tells: collimator, orbit, and what passes through the septa."""
+"""SPECT projectors from a camera's data sheet: collimator, orbit and septal penetration."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from .response import collimator_fwhm, gaussian
 
 
 def penetrated_psf(fwhm: Tensor, *, share: float, penetration_fwhm: float, voxel_size: Any, n: int) -> Tensor:
-    """Return the response of every plane with septal penetration: a Gaussian, and a share of a much wider one.
+    """Return the response of each plane with septal penetration: a Gaussian plus a much wider one for the tails.
 
-    Photons of several hundred keV, such as those of bremsstrahlung, pass the septa and make broad tails; a second
-    Gaussian is the simplest model of them, two separable terms in `SPECT`.
+    Photons of several hundred keV, such as those of bremsstrahlung, pass the septa and make broad tails. A second
+    Gaussian is their simplest model; `SPECT` applies the sum as two separable terms.
 
     Args:
-        fwhm: (ny,) of the holes' response, in the unit of voxel_size.
-        share: of the counts that are in the tails, 0 to 1.
-        penetration_fwhm: of the tails.
-        voxel_size: distance between samples, a number or (transaxial, axial).
-        n: samples of the longest row that the response will be applied to.
+        fwhm: (ny,), FWHM of the holes' response, in the unit of voxel_size.
+        share: part of the counts that is in the tails, 0 to 1.
+        penetration_fwhm: FWHM of the tails, in the unit of voxel_size.
+        voxel_size: distance between samples, in any unit of length; a number or (transaxial, axial).
+        n: number of samples in the longest row that the response is applied to.
 
     Returns:
-        (ny, kx, kz), every plane's sum 1.
+        (ny, kx, kz), whose planes sum to 1.
     """
     if not 0 <= share <= 1:
-        raise ValueError(f"penetrated_psf: share must be from 0 to 1, got {share}; it is of the counts")
+        raise ValueError(f"penetrated_psf: share must be from 0 to 1, got {share}; it is a part of the counts")
     if not penetration_fwhm > 0:
         raise ValueError(f"penetrated_psf: penetration_fwhm must be positive, got {penetration_fwhm}")
     wide = torch.full_like(fwhm, penetration_fwhm)
@@ -43,7 +43,7 @@ def penetrated_psf(fwhm: Tensor, *, share: float, penetration_fwhm: float, voxel
 
 
 def _of_one_length(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Return odd kernels (..., k), the shorter of them with zeros on both sides."""
+    """Return odd kernels (..., k) of one length, the shorter one padded with zeros on both sides."""
     k = max(a.shape[-1], b.shape[-1])
     a, b = (torch.nn.functional.pad(g, ((k - g.shape[-1]) // 2,) * 2) for g in (a, b))
     return a, b
@@ -57,7 +57,7 @@ def camera_response(
     collimator: Mapping[str, float],
     penetration: tuple[float, float] | None = None,
 ) -> dict[str, Tensor]:
-    """Return the response as an argument of `SPECT`: {"fwhm": ...}, or with penetration {"psf": ...}.
+    """Return the response as keyword arguments of `SPECT`: {"fwhm": ...}, or with penetration {"psf": ...}.
 
     Args:
         shape: (nx, ny, nz) of the volumes.
@@ -70,8 +70,8 @@ def camera_response(
         return {"fwhm": fwhm}
     if fwhm.ndim > 1:
         raise ValueError(
-            "camera_response: penetration needs one radius for all views, got one a view; give SPECT a psf (n_views, "
-            "ny, kx, kz) of your own"
+            "camera_response: penetration needs one radius for all views, got one for each view; compute a psf "
+            "(n_views, ny, kx, kz) and give it to SPECT"
         )
     share, width = penetration
     n = max(nx, nz)
@@ -88,16 +88,16 @@ def spect_camera(
     penetration: tuple[float, float] | None = None,
     **options: Any,
 ) -> SPECT:
-    """Return the projector of a camera with a parallel-hole collimator, all lengths in one unit, mm for instance.
+    """Return the projector of a camera with a parallel-hole collimator; all lengths are in one unit, e.g. mm.
 
     Args:
-        attenuation: (nx, ny, nz) per unit of length; its shape is that of the volumes.
+        attenuation: (nx, ny, nz), per unit of length; its shape is that of the volumes.
         angles: (n_views,), radians.
         voxel_size: side of a voxel, or (transaxial, axial).
-        radius: from the axis to the collimator's face: a number, or (n_views,) without penetration.
-        collimator: hole_diameter, hole_length and, optional, septal_attenuation and intrinsic: see `collimator_fwhm`.
-        penetration: the share of the counts that passes the septa, and the FWHM of where they are found; None: none.
-        options: more arguments of `SPECT`.
+        radius: distance from the axis to the collimator's face: a number, or (n_views,) without penetration.
+        collimator: hole_diameter, hole_length and optionally septal_attenuation and intrinsic, as in `collimator_fwhm`.
+        penetration: (share of the counts that pass the septa, FWHM of their tails); None: no penetration.
+        options: further arguments of `SPECT`.
 
     >>> mu = torch.full((8, 8, 4), 0.0135)
     >>> sheet = {"hole_diameter": 2.94, "hole_length": 40.64}

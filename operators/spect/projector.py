@@ -5,14 +5,14 @@
 with R_v the rotation that brings the camera of view v to the side of low y, j the planes parallel to it, from the
 nearest to the farthest, * a convolution in x and z, h the collimator-detector response, whose sum is 1, and mu the
 rotated attenuation map: half of a voxel's own attenuation counts. Model: Zeng, Gullberg, Tsui and Terry, IEEE Trans.
-Nucl. Sci. 38 (1991) 693; Li, Dewaraja and Fessler, arXiv 2301.09710. The rotation is in `spect_rotation.py`, the
-response in `spect_response.py`.
+Nucl. Sci. 38 (1991) 693; Li, Dewaraja and Fessler, arXiv 2301.09710. The rotation is in `rotation.py`, the response in
+`response.py`.
 
 Frame: X = voxel_size (i - (nx-1)/2), Y = voxel_size (j - (ny-1)/2) for voxel (i, j, k) of a volume (nx, ny, nz); z is
 the axis of rotation. At angle theta the camera is at (sin(theta), -cos(theta)), seen from the axis, and its bins lie
-along (cos(theta), sin(theta)): the frame of Radon and FanBeam. At 0 it looks from low y to high y, and a quarter turn
-later it sees np.rot90(volume, -1) as it saw the volume. x is the expected number of counts that a voxel would give
-each view if nothing was absorbed, y the expected counts of the bins, as large as voxels.
+along (cos(theta), sin(theta)): the frame of Radon and FanBeam. At 0 it looks from low y to high y; a quarter turn
+later the view of np.rot90(volume, -1) is that of the volume at 0. x is the expected number of counts that a voxel would
+give each view if nothing were absorbed, y the expected counts of the bins, which are as large as voxels.
 
 Scatter and other backgrounds add to A x: they belong to the data term, `Poisson(background=...)`, not to the operator.
 """
@@ -34,7 +34,7 @@ from .arguments import check_angles, check_attenuation, check_fwhm, check_psf, c
 from .response import gaussian, separable, toeplitz
 from .rotation import INTERPOLATIONS, Rotation
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 class SPECT(LinearOperator):
@@ -46,23 +46,23 @@ class SPECT(LinearOperator):
     Args:
         shape: (nx, ny, nz) voxels. With nx = ny, views a quarter turn apart share a matrix.
         angles: (n_views,), radians, any order, repeats allowed.
-        voxel_size: side of a voxel, in any unit of length, mm for instance; or (transaxial, axial).
-        attenuation: (nx, ny, nz), linear attenuation coefficients mu at the photons' energy per this unit, 1/mm for
-            instance; None: nothing is absorbed.
-        fwhm: of a Gaussian response, in the unit of voxel_size: a number, (ny,) for each plane, the camera's side
-            first, or (n_views, ny) where the camera's distance varies; `collimator_fwhm` gives it.
-        psf: instead of fwhm, any response, sampled as the bins are: (ny, kx, kz) or (n_views, ny, kx, kz) of odd sizes,
-            every plane's sum 1. A point's image is its plane's kernel, not mirrored.
-        psf_rtol: psf is applied as a sum of separable terms; those below this share of the first are left out. Time is
+        voxel_size: side of a voxel, in any unit of length, e.g. mm; or (transaxial, axial).
+        attenuation: (nx, ny, nz), linear attenuation coefficients mu at the photons' energy, per this unit, e.g. 1/mm;
+            None: nothing is absorbed.
+        fwhm: FWHM of a Gaussian response, in the unit of voxel_size: a number, (ny,) for each plane, the camera's side
+            first, or (n_views, ny) where the camera's distance varies; `collimator_fwhm` computes it.
+        psf: any response, instead of fwhm, sampled as the bins are: (ny, kx, kz) or (n_views, ny, kx, kz) of odd sizes,
+            whose planes sum to 1. A point's image is its plane's kernel, not mirrored.
+        psf_rtol: psf is applied as a sum of separable terms; those below this part of the first are left out. Time is
             proportional to the number of terms.
-        interpolation: "area" or "bilinear", how slices are rotated; "area" conserves counts.
-        cache_attenuation: keep the attenuation factors of every view: a third faster, but n_views volumes large.
+        interpolation: weights of rotated slices, "area" or "bilinear"; "area" conserves counts.
+        cache_attenuation: keep the attenuation factors of every view: a third faster, in the memory of n_views volumes.
 
     Raises:
         ValueError: shapes do not fit each other, values are negative or not finite, or planes of psf do not sum to 1.
 
-    What a rotation turns out of the grid is lost: activity belongs into the cylinder that the grid holds. There is no
-    `preconditioner`: diagonal ones, circulants and their products did not save conjugate gradients any time.
+    Activity that a rotation moves out of the grid is lost: keep it inside the cylinder that fits into the grid. There
+    is no `preconditioner`: diagonal ones, circulants and their products did not make conjugate gradients faster.
 
     >>> A = SPECT((4, 4, 3), [0.0, torch.pi / 2], voxel_size=4.8, fwhm=6.0)
     >>> A.A(torch.ones(1, 1, 4, 4, 3)).shape
@@ -154,9 +154,9 @@ class SPECT(LinearOperator):
         return x
 
     def sensitivity(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Return A* 1 (1, 1, nx, ny, nz): how many counts, in all views, a count of a voxel becomes.
+        """Return A* 1 (1, 1, nx, ny, nz): the expected counts, in all views together, of one count in a voxel.
 
-        0 for a voxel that no view sees: it is not measured, and EM leaves it out.
+        It is 0 for a voxel that no view sees: such a voxel is not measured, and EM leaves it out.
         """
         nx, _, nz = self.shape
         return self.A_adjoint(self.angles.new_ones(1, 1, len(self.angles), nx, nz, dtype=dtype))
@@ -164,11 +164,11 @@ class SPECT(LinearOperator):
     def subset(self, b: int, n: int) -> SPECT:
         """Return the operator of the views b, b + n, b + 2n, ..., for ordered subsets; rotations are shared.
 
-        Cached attenuation factors are not: those of a subset are its own.
+        Cached attenuation factors are not shared: a subset has its own.
 
         Args:
-            b: from 0 to n - 1.
-            n: number of subsets, at most that of the views; where it does not divide them, subsets differ by a view.
+            b: first view, from 0 to n - 1.
+            n: number of subsets, at most that of views; where it does not divide that number, subsets differ by a view.
         """
         try:
             b, n = op.index(b), op.index(n)
@@ -190,7 +190,7 @@ class SPECT(LinearOperator):
     def _project(self, x: Tensor) -> Tensor:
         (nx, ny, nz), batch = self.shape, len(x)
         real = torch.promote_types(x.dtype, torch.float32)
-        slices = x.to(real)[:, 0].permute(1, 2, 0, 3)  # the batch beside z: all of it rotates alike
+        slices = x.to(real)[:, 0].permute(1, 2, 0, 3)  # the batch beside z: all images rotate alike
         y = x.new_empty(batch, len(self.angles), nx, nz, dtype=real)
         for quarters, views in self._views().items():
             turned = self._rotation.turn(slices, quarters).reshape(nx * ny, -1)
@@ -217,7 +217,7 @@ class SPECT(LinearOperator):
         return x.permute(2, 0, 1, 3)[:, None].to(y.dtype).contiguous()
 
     def _views(self) -> dict[int, list[tuple[int, int]]]:
-        """By quarters of a turn, the views and by how many ticks more they are turned."""
+        """Return views and their remaining ticks, grouped by quarter turns."""
 
         def group() -> dict[int, list[tuple[int, int]]]:
             groups: dict[int, list[tuple[int, int]]] = {}
@@ -229,21 +229,21 @@ class SPECT(LinearOperator):
         return self._cached("views", group)
 
     def _exponents(self, quarters: int, dtype: torch.dtype) -> Tensor | None:
-        """-mu dy/2 of the voxels (nx ny, nz), turned by quarters of a turn."""
+        """Return -mu dy/2 of the voxels (nx ny, nz), rotated by a number of quarter turns."""
         if self.attenuation is None:
             return None
         halves = self.attenuation.to(dtype) * (-self.voxel_size[0] / 2)
         return self._rotation.turn(halves, quarters).flatten(0, 1)
 
     def _factors(self, v: int, ticks: int, exponents: Tensor) -> Tensor:
-        """The share of a voxel's photons that reaches the camera of view v: (ny, nx, 1, nz)."""
+        """Return the share of each voxel's photons that reaches the camera of view v, (ny, nx, 1, nz)."""
 
         def make() -> Tensor:
             nx, ny, nz = self.shape
             own = self._rotation.rotate(exponents, ticks).view(ny, nx * nz)
             path = own.clone()
             path[1:] += own[:-1]
-            # Not cumsum: 10 times slower along this axis, and in an order of its own on a GPU.
+            # cumsum is 10 times slower along this axis, and sums in another order on a GPU.
             for nearer, farther in pairwise(path.unbind()):
                 farther += nearer
             return path.exp_().view(ny, nx, 1, nz)
@@ -272,7 +272,7 @@ class SPECT(LinearOperator):
         return planes.view(ny, nx, batch, nz)
 
     def _matrices(self, v: int, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
-        """The terms of view v's response: matrices (nx, ny nx) along x, which sum over planes, and (ny, nz, nz)."""
+        """Return the terms of view v's response: matrices (nx, ny nx), which sum over planes, and (ny, nz, nz)."""
         if self.across is None or self.axial is None:
             return []
         across, axial, (nx, _, nz) = self.across, self.axial, self.shape
@@ -281,14 +281,14 @@ class SPECT(LinearOperator):
             kernels = zip(across[v % len(across)].to(dtype), axial[v % len(axial)].to(dtype), strict=True)
             return [(toeplitz(x, nx).transpose(0, 1).flatten(1), toeplitz(z, nz)) for x, z in kernels]
 
-        # Matrices of every view would be larger than all the rest.
+        # The matrices of all views together would be larger than all else.
         return self._cached(("matrices", dtype), make) if len(across) == 1 else make()
 
     # ---------------------------------------------------------------- tables
 
-    def _cached(self, key: object, make: Callable[[], T]) -> T:
-        """Make a table once, and again when a buffer was exchanged or written to."""
-        # The buffers themselves, not their ids: those are given out again.
+    def _cached(self, key: object, make: Callable[[], _T]) -> _T:
+        """Return a table, made at its first use and again after a buffer was replaced or written to."""
+        # Compare the buffers themselves: ids of freed objects are reused.
         held = [(b, 0 if b.is_inference() else b._version) for b in self.buffers()]
         known = self._cache.get("buffers", [])
         if len(known) != len(held) or any(a is not b or v != w for (a, v), (b, w) in zip(known, held, strict=True)):
@@ -297,11 +297,11 @@ class SPECT(LinearOperator):
             # Tables outlive this call, whatever its autograd mode.
             with torch.inference_mode(False), torch.no_grad():
                 self._cache[key] = make()
-        found: T = self._cache[key]
+        found: _T = self._cache[key]
         return found
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SPECT:
-        """Move the geometry, but keep its precision: `.to(torch.float32)` is about data, not about angles."""
+        """Move the geometry but keep its precision: `.to(torch.float32)` must not round the angles."""
         for name, before in self._buffers.items():
             if before is not None:
                 after = fn(before)
@@ -310,7 +310,7 @@ class SPECT(LinearOperator):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        # Tables are quickly made again, and copies have buffers of their own to exchange.
+        # Tables are quickly made again, and a copy may replace its buffers.
         fresh = {"_rotation": Rotation(self.shape[:2], self.interpolation), "_cache": {}}
         return {**self.__dict__, "_buffers": dict(self._buffers), **fresh}
 
@@ -329,11 +329,11 @@ class SPECT(LinearOperator):
 
 
 class _Linear(torch.autograd.Function):
-    """A or its adjoint: each is the other's derivative, so that gradients of any order need the operator only."""
+    """A or its adjoint: each is the other's derivative, so that gradients of any order need nothing else."""
 
     @staticmethod
     def forward(x: Tensor, operator: SPECT, adjoint: bool) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):  # a projector in half precision is no exact adjoint
+        with torch.autocast(x.device.type, enabled=False):  # in half precision the adjoint would not be exact
             return operator._backproject(x) if adjoint else operator._project(x)
 
     @staticmethod

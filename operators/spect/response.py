@@ -1,11 +1,11 @@
-"""Collimator-detector response of a SPECT camera: what a point in each plane looks like on the detector.
+"""Collimator-detector response of a SPECT camera: the detector's image of a point in each plane.
 
-The response of a plane is a sum of few separable kernels, one for a Gaussian,
+The response of a plane is a sum of a few separable kernels (one for a Gaussian),
 
     h_y(x, z) = sum_s across[s, y, x] axial[s, y, z],
 
 which are applied as small dense matrices. For parallel holes of diameter d and effective length L_e = L - 2/mu_septa,
-a distance r before the collimator (Anger, J. Nucl. Med. 5 (1964) 515; Cherry, Sorenson and Phelps, Physics in Nuclear
+at a distance r from the collimator (Anger, J. Nucl. Med. 5 (1964) 515; Cherry, Sorenson and Phelps, Physics in Nuclear
 Medicine, 4th ed. 2012, chapter 14),
 
     fwhm^2 = (d (L_e + r)/L_e)^2 + intrinsic^2.
@@ -21,8 +21,8 @@ from torch import Tensor
 
 from ..base import as_buffer, length
 
-NEGLIGIBLE = 1e-8
-"""Of a Gaussian's peak: beyond, 6 standard deviations away, it is 0, lest matrices fill with denormal numbers."""
+_CUTOFF = 1e-8
+"""Part of a Gaussian's peak below which it is set to 0, 6 standard deviations away, to avoid denormal numbers."""
 
 
 def collimator_fwhm(
@@ -35,19 +35,19 @@ def collimator_fwhm(
     septal_attenuation: float = math.inf,
     intrinsic: float = 0.0,
 ) -> Tensor:
-    """Return the FWHM of the response of every plane, for a parallel-hole collimator, all lengths in one unit.
+    """Return the FWHM of each plane's response for a parallel-hole collimator; all lengths are in one unit.
 
-    Plane j lies radius + voxel_size (j - (n_planes-1)/2) before the collimator; planes behind it count as touching.
+    Plane j is at a distance radius + voxel_size (j - (n_planes-1)/2) from the collimator, or 0 where this is negative.
 
     Args:
-        n_planes: ny of the volume.
+        n_planes: number of planes, ny of the volume.
         radius: distance from the axis of rotation to the collimator's face: a number for a circular orbit, or
             (n_views,).
         voxel_size: distance between planes.
-        hole_diameter: d.
-        hole_length: L.
+        hole_diameter: diameter d of the holes.
+        hole_length: length L of the holes.
         septal_attenuation: mu of the septa at the photons' energy, per unit length; infinity: no penetration.
-        intrinsic: FWHM of the detector by itself.
+        intrinsic: FWHM of the detector alone.
 
     Returns:
         (n_planes,), or (n_views, n_planes), float64.
@@ -78,30 +78,30 @@ def collimator_fwhm(
 
 
 def gaussian(fwhm: Tensor, pitch: float, n: int) -> Tensor:
-    """Return Gaussian kernels (..., k), k odd and at most 2n-1, sampled at multiples of pitch, their sum 1 uncropped.
+    """Return Gaussian kernels (..., k), k odd and at most 2n-1, sampled at multiples of pitch; uncropped they sum to 1.
 
     Args:
         fwhm: (...), in the unit of pitch; 0 is a response without blur.
         pitch: distance between samples.
-        n: samples of a row that the kernel will be applied to.
+        n: number of samples in a row that the kernel is applied to.
     """
     sigma = fwhm[..., None] / (pitch * math.sqrt(8 * math.log(2)))
-    sigma = sigma.clamp(min=0.05)  # samples: 1 in the middle, and nothing beside it
-    half = math.ceil(float(sigma.max()) * math.sqrt(-2 * math.log(NEGLIGIBLE)))
+    sigma = sigma.clamp(min=0.05)  # in samples; the kernel is then 1, and 0 beside its centre
+    half = math.ceil(float(sigma.max()) * math.sqrt(-2 * math.log(_CUTOFF)))
     t = torch.arange(-half, half + 1, dtype=fwhm.dtype, device=fwhm.device)
     kernel = torch.exp(-0.5 * (t / sigma).square())
-    kernel = torch.where(kernel < NEGLIGIBLE, 0.0, kernel)
+    kernel = torch.where(kernel < _CUTOFF, 0.0, kernel)
     kernel = kernel / kernel.sum(-1, keepdim=True)
     beyond = max(0, half - (n - 1))
     return kernel[..., beyond : kernel.shape[-1] - beyond]
 
 
 def separable(psf: Tensor, rtol: float) -> tuple[Tensor, Tensor]:
-    """Return kernels (n_sets, n_terms, ny, kx) and (n_sets, n_terms, ny, kz), the sum of whose products is psf.
+    """Return kernels (n_sets, n_terms, ny, kx) and (n_sets, n_terms, ny, kz) whose products sum to psf.
 
     Args:
         psf: (n_sets, ny, kx, kz).
-        rtol: terms below this share of a plane's first one are left out; rounding is, in any case.
+        rtol: terms below this part of a plane's first one are left out, and always those below rounding.
     """
     U, S, V = torch.linalg.svd(psf, full_matrices=False)
     rounding = max(psf.shape[-2:]) * torch.finfo(psf.dtype).eps
@@ -109,14 +109,14 @@ def separable(psf: Tensor, rtol: float) -> tuple[Tensor, Tensor]:
     root = S[..., :n_terms].sqrt()
     across, axial = (U[..., :n_terms] * root[..., None, :]).mT, V[..., :n_terms, :] * root[..., None]
     total = (across.sum(-1) * axial.sum(-1)).sum(-1)[..., None, None]
-    # Planes keep their sum, and the first terms of positive responses are positive.
+    # Planes keep their sum; the signs make the first terms of positive responses positive.
     sign = torch.where(across.sum(-1, keepdim=True) < 0, -1.0, 1.0)
     across, axial = across * sign / total, axial * sign
     return across.transpose(1, 2).contiguous(), axial.transpose(1, 2).contiguous()
 
 
 def toeplitz(kernel: Tensor, n: int) -> Tensor:
-    """Return the matrices (..., n, n) that convolve rows of n samples with odd kernels (..., k); beyond the row is 0.
+    """Return the matrices (..., n, n) that convolve rows of n samples, zero outside, with odd kernels (..., k).
 
     >>> toeplitz(torch.tensor([1.0, 2.0, 3.0]), 3)
     tensor([[2., 1., 0.],

@@ -1,9 +1,9 @@
-"""Rotation of the transaxial slices of a volume as one sparse matrix an angle, and its true transpose.
+"""Rotation of the transaxial slices of a volume by one sparse matrix for each angle, and its exact transpose.
 
 A rotated voxel is the average of the voxels under it, weighted by the area they share ("area"), or their bilinear
-interpolation at its centre ("bilinear"). Areas conserve counts exactly, as long as nothing leaves the grid (the columns
-of the matrix sum to 1), never overshoot (the rows do too), and the transpose is the rotation back; bilinear weights
-have the second property only.
+interpolation at its centre ("bilinear"). Area weights conserve counts exactly as long as nothing leaves the grid (the
+columns of the matrix sum to 1), never overshoot (the rows sum to 1 too), and the transpose is the rotation back.
+Bilinear weights have the second property only.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 
 TICKS = 2**8 * 3**3 * 5**2 * 7
-"""Directions a quarter turn (half a turn of a rectangle), 1.3 microradians apart: the usual numbers of views are hit
-exactly, whatever the rounding of their angles."""
-SLIVER = 1e-12
-"""Shares of a voxel that are left out: rounding."""
+"""Number of directions per quarter turn (half a turn of a rectangle), 1.3 microradians apart. The usual numbers of
+views divide it, so that the rounding of their angles does not matter."""
+_MIN_SHARE = 1e-12
+"""Smallest share of a voxel that is kept; the rest is rounding."""
 
-Table = tuple[Tensor, Tensor, Tensor]
-"""Columns, first entry of every row (and the end), and weights of a sparse matrix."""
+_Table = tuple[Tensor, Tensor, Tensor]
+"""Sparse matrix by rows: columns of the entries, offsets of the rows (with the end), and weights."""
 
 
 class Rotation:
-    """Rotations of nx x ny slices about their centre, with their tables.
+    """Rotations of nx x ny slices about their centre, and their matrices.
 
-    Turned by theta, the slice holds at (X, Y) what was at (X cos(theta) - Y sin(theta), X sin(theta) + Y cos(theta)).
-    What leaves the grid is lost. Quarter turns of squares, and half turns of rectangles, only exchange voxels, so that
-    one matrix serves four views (or two), as far as they are that far apart.
+    A slice rotated by theta has at (X, Y) the value from (X cos(theta) - Y sin(theta), X sin(theta) + Y cos(theta)).
+    Values that leave the grid are lost. Quarter turns of squares, and half turns of rectangles, only permute voxels, so
+    that views a quarter (or half) turn apart share a matrix.
 
     Args:
         shape: (nx, ny).
@@ -45,10 +45,10 @@ class Rotation:
         self.interpolation = interpolation
         self.quarters = 1 if shape[0] == shape[1] else 2
         """Quarter turns between the angles that share a matrix."""
-        self._tables: dict[object, Table] = {}
+        self._tables: dict[object, _Table] = {}
 
     def split(self, angle: float) -> tuple[int, int]:
-        """Return an angle as a number of quarter turns, and the ticks that remain.
+        """Return an angle as a number of quarter turns and the remaining ticks.
 
         >>> Rotation((4, 4), "area").split(math.pi + 1e-9)
         (2, 0)
@@ -57,18 +57,18 @@ class Rotation:
         return whole * self.quarters % 4, ticks
 
     def turn(self, slices: Tensor, quarters: int) -> Tensor:
-        """Turn slices (nx, ny, ...) by quarters of a turn, back where negative; exact."""
+        """Rotate slices (nx, ny, ...) exactly by a number of quarter turns, backwards where it is negative."""
         return torch.rot90(slices, -quarters, (0, 1))
 
     def rotate(self, slices: Tensor, ticks: int) -> Tensor:
-        """Rotate slices (nx ny, n), rows by x and then y, by so many ticks: (ny nx, n), rows by y and then x."""
+        """Rotate slices (nx ny, n), ordered by x then y, by a number of ticks: (ny nx, n), ordered by y then x."""
         return _product(self._table(ticks, False, slices), slices)
 
     def rotate_adjoint(self, slices: Tensor, ticks: int) -> Tensor:
         """Apply the transpose of `rotate` to slices (ny nx, n)."""
         return _product(self._table(ticks, True, slices), slices)
 
-    def _table(self, ticks: int, transpose: bool, like: Tensor) -> Table:
+    def _table(self, ticks: int, transpose: bool, like: Tensor) -> _Table:
         key = ticks, transpose, like.dtype, like.device
         if key not in self._tables:
             matrix = self.matrix(ticks * self.quarters * (math.pi / 2) / TICKS)
@@ -80,7 +80,7 @@ class Rotation:
         return self._tables[key]
 
     def matrix(self, angle: float) -> csr_matrix:
-        """Return the rotation by an angle as a matrix (ny nx, nx ny), float64."""
+        """Return the matrix (ny nx, nx ny), float64, that rotates by an angle in radians."""
         nx, ny = self.shape
         overlap, reach = INTERPOLATIONS[self.interpolation]
         y, x = (a.ravel() for a in np.indices((ny, nx)))
@@ -93,7 +93,7 @@ class Rotation:
             for dy in reach:
                 near_x, near_y = np.rint(centre_x).astype(int) + dx, np.rint(centre_y).astype(int) + dy
                 weight = overlap(centre_x - near_x, centre_y - near_y, angle)
-                here = (weight > SLIVER) & (near_x >= 0) & (near_x < nx) & (near_y >= 0) & (near_y < ny)
+                here = (weight > _MIN_SHARE) & (near_x >= 0) & (near_x < nx) & (near_y >= 0) & (near_y < ny)
                 rows.append(np.flatnonzero(here))
                 columns.append((near_x * ny + near_y)[here])
                 weights.append(weight[here])
@@ -101,8 +101,8 @@ class Rotation:
         return csr_matrix(entries, shape=(ny * nx, nx * ny))
 
 
-def _product(table: Table, slices: Tensor) -> Tensor:
-    """Multiply a sparse matrix with slices; the sums run in a fixed order, on any number of threads."""
+def _product(table: _Table, slices: Tensor) -> Tensor:
+    """Multiply slices by a sparse matrix; the order of its sums does not depend on the number of threads."""
     columns, starts, weights = table
     return nn.functional.embedding_bag(
         columns, slices, starts, mode="sum", per_sample_weights=weights, include_last_offset=True
@@ -110,14 +110,14 @@ def _product(table: Table, slices: Tensor) -> Tensor:
 
 
 def _hat(dx: NDArray[np.float64], dy: NDArray[np.float64], angle: float) -> NDArray[np.float64]:
-    """Bilinear weights of a voxel that lies (dx, dy) away."""
+    """Return the bilinear weights of voxels at distances (dx, dy)."""
     weights: NDArray[np.float64] = np.maximum(1 - np.abs(dx), 0) * np.maximum(1 - np.abs(dy), 0)
     return weights
 
 
 def _area(dx: NDArray[np.float64], dy: NDArray[np.float64], angle: float) -> NDArray[np.float64]:
-    """Area that the unit square shares with one that is centred at (dx, dy) and rotated by 0 <= angle < pi."""
-    if abs(math.sin(2 * angle)) < SLIVER:  # edges along the axes: a tick is far more
+    """Return the area that the unit square shares with one centred at (dx, dy) and rotated by 0 <= angle < pi."""
+    if abs(math.sin(2 * angle)) < _MIN_SHARE:  # edges along the axes; one tick is far more
         return _hat(dx, dy, angle)
     # Green's theorem: minus the integral of y dx along the rotated square's edges, y clipped to the unit square's
     # height and x to its width.
@@ -133,11 +133,11 @@ def _area(dx: NDArray[np.float64], dy: NDArray[np.float64], angle: float) -> NDA
 
 
 def _clipped_integral(s: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Integral of clip(t, 0, 1) from 0 to s."""
+    """Return the integral of clip(t, 0, 1) from 0 to s."""
     integral: NDArray[np.float64] = np.square(np.clip(s, 0, 1)) / 2 + np.maximum(s - 1, 0)
     return integral
 
 
-Weights = Callable[[NDArray[np.float64], NDArray[np.float64], float], NDArray[np.float64]]
-INTERPOLATIONS: dict[str, tuple[Weights, range]] = {"area": (_area, range(-1, 2)), "bilinear": (_hat, range(-1, 2))}
-"""Weights by the distance of a voxel, and the neighbours of the nearest voxel that may have any."""
+_Weights = Callable[[NDArray[np.float64], NDArray[np.float64], float], NDArray[np.float64]]
+INTERPOLATIONS: dict[str, tuple[_Weights, range]] = {"area": (_area, range(-1, 2)), "bilinear": (_hat, range(-1, 2))}
+"""By name: weights by distance from a voxel, and the neighbours of the nearest voxel whose weights may not be 0."""

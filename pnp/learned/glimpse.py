@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from operators.base import check_shape, length
 from operators.ct.fourier import ramp, sinc
-from operators.ct.view_weights import views as view_weights
+from operators.ct.view_weights import view_weights
 
 from ..checks import check_number
 from ..training.muon import fast_bfloat16

@@ -153,13 +153,14 @@ class Run:
                         "another name"
                     )
         try:
+            self.model.load_state_dict(state["average"])  # by the model, which maps names of earlier versions
+            self.average = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
             self.model.load_state_dict(state["weights"])
             for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
                 optimizer.load_state_dict(saved)
         except (RuntimeError, ValueError, KeyError) as error:
             raise ValueError(f"{name} belongs to another model: {error}"[:390]) from error
         self.generator.set_state(state["generators"][processes.rank()])
-        self.average = {k: v.to(self.average[k].device) for k, v in state["average"].items()}
         self.history, self.step, self.seconds = state["history"], state["step"], state["seconds"]
 
     def save(self, path: Path) -> None:

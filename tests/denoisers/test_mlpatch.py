@@ -1,5 +1,6 @@
 """MLPatch: locality, tiling, equivariance, learned taps, continuous coordinates, weights, bad input."""
 
+import json
 import math
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from arrays import uniform
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from denoisers import MLPatch, weight_files
 from denoisers.mlpatch import ARCHITECTURES, continuous, geometry, tiles
@@ -235,6 +237,20 @@ def test_weights_survive_the_file_and_refuse_what_they_are_not(tmp_path):
         MLPatch.from_pretrained(str(path))
     with pytest.raises(ValueError, match=": name "):
         MLPatch.from_pretrained("photographs")
+
+
+def test_a_file_with_the_old_names_of_the_blocks_loads(tmp_path):
+    model, path = MLPatch(**SMALL, normalization="absolute", sigma_range=(0.1, 1.0)), tmp_path / "old.safetensors"
+    tensors = {k.replace(".gather.", ".hear.").replace(".update.", ".add."): v for k, v in model.state_dict().items()}
+    assert {"network.blocks.2.hear.weight", "network.blocks.2.add.bias", "network.blocks.2.level"} <= tensors.keys()
+    halves = {k: v.half() for k, v in tensors.items()}
+    save_file(halves, path, metadata={"mlpatch": json.dumps(model.config())})
+    loaded = MLPatch.from_pretrained(path).state_dict()
+    assert loaded.keys() == model.state_dict().keys()
+    assert all(map(torch.equal, loaded.values(), (v.float() for v in halves.values())))
+    del tensors["network.blocks.0.hear.bias"]
+    with pytest.raises(RuntimeError, match=r"Missing key.*blocks\.0\.gather\.bias"):
+        model.load_state_dict(tensors)
 
 
 @pytest.mark.parametrize("name", weight_files.available(MLPatch))

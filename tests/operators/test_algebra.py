@@ -116,12 +116,12 @@ def test_scalars_of_numpy_and_torch_and_their_limits():
         for operator in (c * MASK, MASK * c):
             assert isinstance(operator, LinearOperator) and repr(operator).startswith("2.0 * Mask(")
     for c in (0, math.nan, math.inf):
-        with pytest.raises(ValueError, match=r"c \* A: c must be finite and not 0"):
+        with pytest.raises(ValueError, match=r"c \* A: c"):
             c * MASK
     for c in (True, "2", 1j, torch.ones(2), torch.tensor(2.0, requires_grad=True), torch.tensor(1j)):
-        with pytest.raises(TypeError, match=r"c \* A: c must be one real number"):
+        with pytest.raises(TypeError, match=r"c \* A: c"):
             MASK * c
-    with pytest.raises(TypeError, match=r"write A @ B"):
+    with pytest.raises(TypeError, match="write A @ B"):
         MASK * BLUR
     assert 1 * MASK is MASK and -1 * -MASK is MASK and MASK.T.T is MASK
 
@@ -202,7 +202,7 @@ def test_conjugate_gradients_serve_where_there_is_no_closed_form():
     assert rel(x.flatten(), truth) < 1e-10
 
 
-# ---------------------------------------------------------------- shapes and foreigners
+# ---------------------------------------------------------------- shapes and operators of other libraries
 
 
 def test_shapes_are_known():
@@ -220,26 +220,26 @@ def test_shapes_are_known():
 
 
 WRONG = {
-    "composed": (lambda: MASK @ VALID, ValueError, r"A @ B: B must measure \(C, 6, 8\).*got \(C, 5, 5\)"),
+    "composed": (lambda: MASK @ VALID, ValueError, "A @ B: B"),
     "channels": (lambda: MASK @ KaiserSquires((5, 8)), ValueError, r"got \(2, 5, 8\)"),
-    "axes": (lambda: BLUR @ SPECT((4, 4, 3), [0.0, 1.0], voxel_size=1.0), ValueError, "A @ B: B must measure"),
-    "sum images": (lambda: MASK + Identity((8, 6)), ValueError, r"A \+ B: images must have one shape"),
-    "sum measurements": (lambda: VALID - MASK, ValueError, r"A \+ B: measurements must have one shape"),
-    "stack": (lambda: stack([MASK, Identity((8, 6))]), ValueError, r"stack: operators must take images of one shape"),
-    "after a stack": (lambda: MASK @ stack([MASK, BLUR]), ValueError, "A @ B: B must measure"),
+    "axes": (lambda: BLUR @ SPECT((4, 4, 3), [0.0, 1.0], voxel_size=1.0), ValueError, "A @ B: B"),
+    "sum images": (lambda: MASK + Identity((8, 6)), ValueError, r"A \+ B: images"),
+    "sum measurements": (lambda: VALID - MASK, ValueError, r"A \+ B: measurements"),
+    "stack": (lambda: stack([MASK, Identity((8, 6))]), ValueError, "stack: operators"),
+    "after a stack": (lambda: MASK @ stack([MASK, BLUR]), ValueError, "A @ B: B"),
     "stacks": (lambda: stack([MASK, BLUR]) + stack([MASK]), ValueError, r"A \+ B: stacks .*got 2 and 1"),
     "stack and not": (lambda: MASK + stack([MASK, BLUR, BLUR]), ValueError, r"A \+ B: measurements"),
-    "of a stack": (lambda: stack([stack([MASK]), MASK]), ValueError, "stack: operators must be a list"),
-    "empty": (lambda: stack([]), ValueError, "stack: operators must be a list"),
-    "no list": (lambda: stack(MASK), TypeError, "stack: operators must be a list"),
-    "no operator": (lambda: stack([MASK, 3]), TypeError, r"stack: operators must have A\(x\) and A_adjoint"),
+    "of a stack": (lambda: stack([stack([MASK]), MASK]), ValueError, "stack: operators"),
+    "empty": (lambda: stack([]), ValueError, "stack: operators"),
+    "no list": (lambda: stack(MASK), TypeError, "stack: operators"),
+    "no operator": (lambda: stack([MASK, 3]), TypeError, "stack: operators"),
     "image": (lambda: MASK @ rand(1, 1, *SHAPE), TypeError, r"A @ B: .*got Tensor; write A\.A\(x\)"),
     "image before": (lambda: np.ones(SHAPE) @ MASK, TypeError, r"A @ B: .*got ndarray.*as_operator"),
-    "class": (lambda: MASK @ Blur, TypeError, r"A @ B: both must be operators"),
+    "class": (lambda: MASK @ Blur, TypeError, "A @ B: both"),
     "number": (lambda: MASK + 1, TypeError, r"A \+ B: .*got int"),
     "from a number": (lambda: 1 - MASK, TypeError, r"A - B: .*got int"),
-    "parts": (lambda: stack([MASK, BLUR]).A_adjoint((rand(1, 1, *SHAPE),)), ValueError, "stack: y must be .*1 parts"),
-    "one tensor": (lambda: stack([MASK, BLUR]).A_adjoint(rand(2, 1, *SHAPE)), ValueError, "stack: y must be .*Tensor"),
+    "parts": (lambda: stack([MASK, BLUR]).A_adjoint((rand(1, 1, *SHAPE),)), ValueError, "stack: y"),
+    "one tensor": (lambda: stack([MASK, BLUR]).A_adjoint(rand(2, 1, *SHAPE)), ValueError, "stack: y"),
 }
 
 

@@ -15,7 +15,7 @@ from radon_truth import Ellipse, tensor, truth, turn
 from torch import Tensor
 
 from operators import FanBeam, Radon
-from operators.ct.view_weights import views
+from operators.ct.view_weights import view_weights
 
 RNG = np.random.default_rng(0)
 PROJECTORS: dict[str, Callable[..., Radon | FanBeam]] = {
@@ -82,7 +82,7 @@ DEGREES: dict[str, tuple[Any, float, list[tuple[float, float]]]] = {
 @pytest.mark.parametrize("case", DEGREES)
 def test_shares_add_up_to_what_was_measured(case: str) -> None:
     degrees, period, arcs = DEGREES[case]
-    found = views(torch.as_tensor(np.deg2rad(degrees)), math.radians(period))
+    found = view_weights(torch.as_tensor(np.deg2rad(degrees)), math.radians(period))
     assert (found.shares > 0).all()
     measured = sum(extent for _, extent in arcs) if arcs else period
     assert math.degrees(float(found.shares.sum())) == pytest.approx(measured, rel=1e-6)
