@@ -38,22 +38,22 @@ from ..drivers.monitor import Monitor
 from ..drivers.result import Stop
 from .line_integrals import as_floats
 
-ALPHA = 1e-4
+_ALPHA_FRACTION = 1e-4
 """Of the curvature. Measured: 1e-5 is as good and slower, 1e-3 slower to converge, more is wrong."""
-ROUND = 10
+_ROUND_ITERATIONS = 10
 """Iterations of L-BFGS with one z."""
-FREE = 3
+_ROUNDS_WITHOUT_PRIOR = 3
 """Rounds before the first z that is denoised."""
-PRIOR = 100.0
+_PRIOR_FACTOR = 100.0
 """Times ALPHA, where z is denoised. Measured (64 x 64, 60 views): 10 leaves twice the error, 1000 is no better."""
-LEVELS = Schedule(0.2, 0.02, n_iter=9)
+_NOISE_LEVELS = Schedule(0.2, 0.02, n_iter=9)
 """Noise levels of the denoiser, round by round, over the robust range of the image."""
 
-STOPPED = 99
+_STOPPED_STATUS = 99
 """scipy's status where a callback raised StopIteration."""
 
-Make = Callable[[Tensor, Tensor], Operator]
-Denoise = Callable[[Tensor, float], Tensor]
+_MakeOperator = Callable[[Tensor, Tensor], Operator]
+_Denoise = Callable[[Tensor, float], Tensor]
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Calibration:
 
 
 def calibrate(
-    make: Make,
+    make_operator: _MakeOperator,
     y: Any,
     angles: Any,
     offset: float = 0.0,
@@ -93,9 +93,9 @@ def calibrate(
     """Return the angles and the offset that explain sinograms y best.
 
     Args:
-        make: (angles, offset) -> the operator, e.g. `lambda a, o: Radon((128, 128), a, offset=o, n_detectors=183)`.
-            Gradients must reach angles and offset. The image should be coarse enough for y to determine it: at most
-            about as many pixels as y has values.
+        make_operator: (angles, offset) -> the operator, e.g.
+            `lambda a, o: Radon((128, 128), a, offset=o, n_detectors=183)`. Gradients must reach angles and offset. The
+            image should be coarse enough for y to determine it: at most about as many pixels as y has values.
         y: measurements (B, C, n_angles, n_detectors), numpy or torch; all images share the geometry. Computed in
             float64, since the objective is compared at nearby geometries; x comes back in y's own dtype.
         angles: (n_angles,), radians: where the views are believed to be.
@@ -123,18 +123,17 @@ def calibrate(
     max_iter = max_iter if max_iter is not None else 60 if denoiser is None else 150
     check_number("max_iter", max_iter, above=1, integer=True, or_equal=True, caller="calibrate")
     low, high = as_bounds(bounds, "calibrate")
-    D: Denoise | None = None
+    D: _Denoise | None = None
     if denoiser is not None:
-        if max_iter <= FREE * ROUND:
-            raise ValueError(
-                f"calibrate: max_iter must be above {FREE * ROUND} for the denoiser to be called, got {max_iter}"
-            )
+        if max_iter <= _ROUNDS_WITHOUT_PRIOR * _ROUND_ITERATIONS:
+            least = _ROUNDS_WITHOUT_PRIOR * _ROUND_ITERATIONS
+            raise ValueError(f"calibrate: max_iter must be above {least} for the denoiser to be called, got {max_iter}")
         check_device("denoiser", denoiser, y.device, "calibrate")
         D = _within_range(as_denoiser(denoiser, "calibrate"), low, high)
     weights = _weights(noise_std, y)
     if not bool((weights * y).any()):
         raise ValueError("calibrate: y is zero wherever it has weight; there is nothing to find angles in")
-    problem = _Problem(make, y, weights, start, float(offset), dtype)
+    problem = _Problem(make_operator, y, weights, start, float(offset), dtype)
     monitor = Monitor("calibrate", max_iter, ("objective",), callback=callback, progress=progress)
 
     def after(intermediate_result: Any) -> None:
@@ -154,21 +153,26 @@ def calibrate(
                 jac=True,
                 method="L-BFGS-B",
                 callback=after,
-                options={"maxiter": min(ROUND, max_iter - done), "maxcor": ROUND, "ftol": 1e-12, "gtol": 0.0},
+                options={
+                    "maxiter": min(_ROUND_ITERATIONS, max_iter - done),
+                    "maxcor": _ROUND_ITERATIONS,
+                    "ftol": 1e-12,
+                    "gtol": 0.0,
+                },
             )
             # Nothing to gain with this z, nor with the last one: a denoiser may have more to say.
-            idle = monitor.n_iter == done and (D is None or k >= FREE + LEVELS.n_iter)
+            idle = monitor.n_iter == done and (D is None or k >= _ROUNDS_WITHOUT_PRIOR + _NOISE_LEVELS.n_iter)
             if idle:
                 monitor.stop = Stop.CONVERGED
-            if found.status == STOPPED or monitor.n_iter >= max_iter or idle:
+            if found.status == _STOPPED_STATUS or monitor.n_iter >= max_iter or idle:
                 break
-            problem.attach(D, k + 1 - FREE)
+            problem.attach(D, k + 1 - _ROUNDS_WITHOUT_PRIOR)
     found_angles, found_offset = problem.geometry(problem.best)
     x = problem.solve(problem.best).to(dtype)
     return Calibration(found_angles, float(found_offset), x, monitor.history["objective"], monitor.stop)
 
 
-def _within_range(denoiser: Denoiser, low: float | None, high: float | None) -> Denoise:
+def _within_range(denoiser: Denoiser, low: float | None, high: float | None) -> _Denoise:
     """Return D(x, sigma) within the bounds, sigma brought into the denoiser's own range."""
     guarded = guard_denoiser(denoiser, low, high, "calibrate")
     least, most = getattr(denoiser, "sigma_range", (0.0, math.inf))
@@ -190,22 +194,35 @@ class _Problem:
     """The objective in q = (changes of the angles, change of the offset), both in pixels at the image's rim."""
 
     def __init__(
-        self, make: Make, y: Tensor, weights: Tensor, angles: Tensor, offset: float, dtype: torch.dtype
+        self,
+        make_operator: _MakeOperator,
+        y: Tensor,
+        weights: Tensor,
+        angles: Tensor,
+        offset: float,
+        dtype: torch.dtype,
     ) -> None:
-        self.make, self.y, self.weights, self.angles, self.offset, self.dtype = make, y, weights, angles, offset, dtype
+        self.make_operator, self.y, self.weights, self.angles, self.offset, self.dtype = (
+            make_operator,
+            y,
+            weights,
+            angles,
+            offset,
+            dtype,
+        )
         operator = self.operator(angles, torch.tensor(offset, dtype=torch.float64))
         self.pixel_size = float(getattr(operator, "pixel_size", 1.0))
         back = operator.A_adjoint(weights * y)
         norm = operator_norm(lambda x: operator.A_adjoint(weights * operator.A(x)), back)
         self.curvature = norm**2
-        self.alpha = y.new_tensor(ALPHA * self.curvature)
+        self.alpha = y.new_tensor(_ALPHA_FRACTION * self.curvature)
         self.radius = math.hypot(*back.shape[-2:]) / 2
         self.z = torch.zeros_like(back)
         self.best = np.zeros(len(angles) + 1)
         self.x: Tensor | None = None
 
     def operator(self, angles: Tensor, offset: Tensor) -> Any:
-        return self.make(angles.to(self.y.device), offset.to(self.y.device))
+        return self.make_operator(angles.to(self.y.device), offset.to(self.y.device))
 
     def geometry(self, q: npt.NDArray[np.float64]) -> tuple[Tensor, Tensor]:
         """Return the angles, without a common rotation, and the offset."""
@@ -213,15 +230,18 @@ class _Problem:
         return self.angles + change, torch.tensor(self.offset + float(q[-1]) * self.pixel_size, dtype=torch.float64)
 
     @torch.no_grad()
-    def attach(self, denoiser: Denoise | None, k: int) -> None:
+    def attach(self, denoiser: _Denoise | None, k: int) -> None:
         """Tie the next round's image to z: the one found so far, or that denoised with noise level k >= 0."""
         x = self.solve(self.best)
         if denoiser is None or k < 0:
             self.z = x
         else:
             scale = max(robust_range(x), float(x.std()))  # few bright pixels have no robust range
-            z = denoiser(x.to(self.dtype), LEVELS(k) * scale).to(x)
-            self.z, self.alpha = z, x.new_tensor(PRIOR * ALPHA * self.curvature)  # both, or after Ctrl-C neither
+            z = denoiser(x.to(self.dtype), _NOISE_LEVELS(k) * scale).to(x)
+            self.z, self.alpha = (
+                z,
+                x.new_tensor(_PRIOR_FACTOR * _ALPHA_FRACTION * self.curvature),
+            )  # both, or after Ctrl-C neither
 
     @torch.no_grad()
     def solve(self, q: npt.NDArray[np.float64]) -> Tensor:

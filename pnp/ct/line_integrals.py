@@ -33,24 +33,24 @@ import torch
 from torch import Tensor
 
 from ..checks import broadcasts, check_number, short
-from ..readers import Scan
+from ..readers import CtScan
 
-BAD = ("mark", "raise")
-ROBUST_STD = 1.4826
+_BAD_CHOICES = ("mark", "raise")
+_STD_PER_MAD = 1.4826
 """Standard deviation of a normal distribution over its median absolute deviation."""
-OUTLIER = 6.0
+_OUTLIER_STDS = 6.0
 """Robust standard deviations beyond which a pixel is not one of its neighbours."""
-LEAST_DEFECT = 0.05
+_MIN_DEFECT = 0.05
 """A pixel within this fraction of its neighbours' beam is repaired by its own flat."""
-DIMMEST = 1e-3
+_MIN_BEAM_FRACTION = 1e-3
 """Of the open beam: it would be an object of seven attenuation lengths everywhere."""
-NEIGHBOURS = 11
+_MEDIAN_BINS = 11
 """Bins of the running median that a pixel is compared with."""
 
 
 @dataclass(frozen=True)
 class LineIntegrals:
-    """What `line_integrals` returns: `solve(A, record.y, D, noise_std=record.noise_std)`.
+    """Line integrals and their noise; `y, noise_std = record.tensors()` gives them as `solve` takes them.
 
     Attributes:
         y: line integrals (..., n_angles, n_detectors), without unit, finite everywhere; numpy where counts were.
@@ -72,6 +72,13 @@ class LineIntegrals:
     photons_per_count: float
     electronic_std: float
 
+    def tensors(self, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
+        """Return what `solve` takes: y and noise_std, (n_rows, 1, n_angles, n_detectors) each, an image per row."""
+        y, noise_std = (torch.as_tensor(t).to(device) for t in (self.y, self.noise_std))
+        if y.ndim < 4:
+            y, noise_std = (t.reshape(-1, 1, *t.shape[-2:]) for t in (y, noise_std))
+        return y, noise_std
+
 
 class _Field(NamedTuple):
     """Frames of the beam or of the dark."""
@@ -82,7 +89,7 @@ class _Field(NamedTuple):
 
 
 def line_integrals(
-    counts: Scan | Any,
+    counts: CtScan | Any,
     flat: Any = None,
     dark: Any = None,
     *,
@@ -95,7 +102,7 @@ def line_integrals(
 
     Args:
         counts: (..., n_angles, n_detectors), raw: not yet dark-subtracted. numpy or torch, integers or floats;
-            float64 stays so, everything else becomes float32. Or a `Scan` of counts, with its flat and dark.
+            float64 stays so, everything else becomes float32. Or a `CtScan` of counts, with its flat and dark.
         flat: counts of the beam without object, (n_detectors,) or (..., n_flats, n_detectors). Not with i0.
         dark: counts without beam, likewise. None: 0.
         i0: expected counts of the open beam, in place of a measured flat. Exactly one of flat and i0.
@@ -110,15 +117,15 @@ def line_integrals(
     >>> record.n_bad, [round(v, 3) for v in record.y[0].tolist()], [round(v, 3) for v in record.noise_std[0].tolist()]
     (1, [0.223, 0.693, 5.298], [0.112, 0.141, inf])
     """
-    if isinstance(counts, Scan):
+    if isinstance(counts, CtScan):
         if counts.kind != "counts":
             raise ValueError(f"line_integrals: counts must be raw, got a scan of {counts.kind}; use its y as it is")
         flat = counts.flat if flat is None and i0 is None else flat
         dark = counts.dark if dark is None else dark
         counts = counts.y
     c, is_numpy = as_floats("line_integrals", "counts", counts, ndim=2)
-    if bad not in BAD:
-        raise ValueError(f"line_integrals: bad must be one of {list(BAD)}, got {short(repr(bad), 60)}")
+    if bad not in _BAD_CHOICES:
+        raise ValueError(f"line_integrals: bad must be one of {list(_BAD_CHOICES)}, got {short(repr(bad), 60)}")
     if (flat is None) == (i0 is None):
         raise ValueError("line_integrals: give exactly one of flat, as measured, and i0, the counts of the open beam")
     if i0 is not None:
@@ -293,7 +300,7 @@ def check_open_beam(caller: str, counts: Tensor, open_beam: Tensor, seen: Tensor
             "and flat, or i0, must be in one unit, with one exposure time"
         )
     brightest = float((counts[seen] / open_beam[seen]).max())
-    if brightest < DIMMEST:
+    if brightest < _MIN_BEAM_FRACTION:
         warnings.warn(
             f"{caller}: the brightest ray has {brightest:.2g} of the open beam; are these counts, and in the unit of "
             "the flat or i0? Line integrals are not counts",
@@ -354,13 +361,13 @@ def _outliers(flat: Tensor, dark: Tensor) -> Tensor:
     """Find pixels that differ from their neighbours in the beam or in the dark: boolean like flat."""
     beam = flat - dark
     dark = dark.expand(beam.shape)
-    width = min(NEIGHBOURS, beam.shape[-1] - 1 + beam.shape[-1] % 2)  # odd
+    width = min(_MEDIAN_BINS, beam.shape[-1] - 1 + beam.shape[-1] % 2)  # odd
     around = _running_median(beam, width).clamp(min=0)
     found = beam <= 0
     for frame in (beam, dark):
         deviation = (frame - _running_median(frame, width)).abs()
-        spread = ROBUST_STD * deviation.median(-1, keepdim=True).values
-        found = found | ((deviation > OUTLIER * spread) & (deviation > LEAST_DEFECT * around))
+        spread = _STD_PER_MAD * deviation.median(-1, keepdim=True).values
+        found = found | ((deviation > _OUTLIER_STDS * spread) & (deviation > _MIN_DEFECT * around))
     return found
 
 

@@ -30,12 +30,12 @@ from ..algorithms.protocols import Operator, Preconditioner
 from ..checks import broadcasts, check_number
 from .line_integrals import check_open_beam
 
-FORCING = 1e-2
+_NEWTON_RTOL = 1e-2
 """Relative residual of a Newton step's linear system: each step gains at most so much, which is enough."""
-ARMIJO = 1e-4
+_ARMIJO_FRACTION = 1e-4
 """Fraction of the fall its slope promises that a step must achieve."""
-HALVINGS = 30
-TINY = 1e-6
+_MAX_HALVINGS = 30
+_MIN_EXPECTED_FRACTION = 1e-6
 """Expected counts below this fraction of the mean count are left out of the misfit."""
 
 
@@ -130,7 +130,11 @@ class TransmissionStep:
         signal = (self.y - background).clamp(min=0.5)
         weights = torch.where(self.seen, signal**2 / (signal + background), 0)
         self._quadratic = LeastSquaresStep(
-            operator, self.log_i0 - torch.where(self.seen, signal, 1).log(), weights, rtol=FORCING, max_iter=max_iter
+            operator,
+            self.log_i0 - torch.where(self.seen, signal, 1).log(),
+            weights,
+            rtol=_NEWTON_RTOL,
+            max_iter=max_iter,
         )
         self.back_projection = self._quadratic.back_projection
 
@@ -162,7 +166,7 @@ class TransmissionStep:
                 break
             M = self._preconditioner(curvature, alpha)
             H = self._hessian(curvature, alpha)
-            found = cg(H, -gradient, preconditioner=M, rtol=FORCING, max_iter=self.max_iter)
+            found = cg(H, -gradient, preconditioner=M, rtol=_NEWTON_RTOL, max_iter=self.max_iter)
             d, self.inner_iterations = found.x, self.inner_iterations + found.n_iter
             line_d = self.operator.A(d)
             step = self._search(line, line_d, x - v, d, alpha, _sum(gradient * d))
@@ -177,10 +181,10 @@ class TransmissionStep:
         linear, square = _sum(a * from_v.double() * d.double()), _sum(a * d.double() ** 2)
         step = torch.ones_like(slope, dtype=torch.float64)
         done = torch.zeros_like(step, dtype=torch.bool)
-        for _ in range(HALVINGS):
+        for _ in range(_MAX_HALVINGS):
             at = l0 + step.reshape(-1, *[1] * (line.ndim - 1)) * l1
             fall = _sum(self._derivatives(at)[0] - start, like=step) + step * linear + step**2 / 2 * square
-            done = done | (fall <= ARMIJO * step * slope)  # NaN and infinity fail
+            done = done | (fall <= _ARMIJO_FRACTION * step * slope)  # NaN and infinity fail
             if bool(done.all()):
                 return step
             step = torch.where(done, step, step / 2)
@@ -222,7 +226,7 @@ class TransmissionStep:
     def misfit(self, x: Tensor, /) -> float:
         """Return Pearson's (ybar - y)^2 / ybar per ray with an expected count."""
         expected = (self.log_i0 - self.operator.A(x)).exp() + self.background
-        seen = self.seen & (expected > TINY * self.y.mean())
+        seen = self.seen & (expected > _MIN_EXPECTED_FRACTION * self.y.mean())
         return float(((expected - self.y)[seen] ** 2 / expected[seen]).mean())
 
 

@@ -11,9 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-PROBE_BYTES = 2**20
+_PROBE_BYTES = 2**20
 """What a disk that has just refused is asked to take, where a library did not say why."""
-REFUSED = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO", "EACCES", "EPERM")}
+_REFUSAL_ERRNOS = {
+    getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO", "EACCES", "EPERM")
+}
 """How systems say that they do not write; other errors come from elsewhere."""
 
 
@@ -42,7 +44,7 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> Pa
     return path
 
 
-def temporary(path: Path) -> Path:
+def _temporary_path(path: Path) -> Path:
     """Return a free hidden name in the same folder, so that a rename is atomic; `locking.sweep` knows its form."""
     # With the same suffix, since writers choose by it.
     return path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
@@ -60,7 +62,7 @@ def atomic(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator
         NotWritten: the system refused while writing.
     """
     path = check_output(path, overwrite=overwrite)
-    part = temporary(path)
+    part = _temporary_path(path)
     try:
         yield part
         with open(part, "r+b") as file:
@@ -123,10 +125,10 @@ class _Sink(io.FileIO):
 def refusal(error: Exception, part: Path) -> str | None:
     """Return why the system does not write, in its own words; None where something else went wrong."""
     if isinstance(error, OSError) and error.errno:
-        return os.strerror(error.errno) if error.errno in REFUSED else None
+        return os.strerror(error.errno) if error.errno in _REFUSAL_ERRNOS else None
     try:  # NumPy, astropy and torch keep the reason to themselves: ask again
         with open(part, "ab") as file:
-            file.write(bytes(PROBE_BYTES))
+            file.write(bytes(_PROBE_BYTES))
             file.flush()
             os.fsync(file.fileno())
     except OSError as refused:

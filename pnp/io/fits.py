@@ -23,16 +23,16 @@ import numpy.typing as npt
 from torch import Tensor
 
 from .atomic import atomic
-from .guards import allowed, check_claim, check_memory, quiet, reading
+from .guards import check_claim, check_memory, quiet, reading, unpack_limit
 
-GZIP = b"\x1f\x8b"
+_GZIP_MAGIC = b"\x1f\x8b"
 """The first bytes of a file in gzip."""
-BLOCK, CARD = 2880, 80
+_BLOCK_BYTES, _CARD_BYTES = 2880, 80
 """Bytes of a block, and of a card of a header."""
-COUNT = re.compile(r"(?:HIERARCH\s+)?(Z?NAXIS|TFIELDS|WCSAXES.?|[AB]P?_ORDER)\s*=\s*([^\s/]+)", re.IGNORECASE)
-SIZE = re.compile(r"SIMPLE|BITPIX|NAXIS\d*|PCOUNT|GCOUNT|GROUPS")
+_COUNT_CARD = re.compile(r"(?:HIERARCH\s+)?(Z?NAXIS|TFIELDS|WCSAXES.?|[AB]P?_ORDER)\s*=\s*([^\s/]+)", re.IGNORECASE)
+_SIZE_CARD = re.compile(r"SIMPLE|BITPIX|NAXIS\d*|PCOUNT|GCOUNT|GROUPS")
 """Cards that say where the next header begins (sections 4.4.1 and 6)."""
-MOST = 999
+_MAX_COUNT = 999
 """Axes and columns that the standard allows (sections 4.4.1 and 7.3.1)."""
 
 
@@ -147,8 +147,8 @@ def _unpacked(path: str | os.PathLike[str], file: BinaryIO) -> BinaryIO:
     """Return the file, or what it holds in gzip; astropy would unpack all there is, of other archives too."""
     magic = file.read(9)
     file.seek(0)
-    if magic[:2] == GZIP:
-        limit, why = allowed(Path(path).stat().st_size)
+    if magic[:2] == _GZIP_MAGIC:
+        limit, why = unpack_limit(Path(path).stat().st_size)
         content = gzip.GzipFile(fileobj=file).read(limit + 1)
         if len(content) > limit:
             raise ValueError(f"{path} unpacks to more than {why}; if that is right, unpack it (gunzip)")
@@ -163,13 +163,15 @@ def _check_counts(path: str | os.PathLike[str], file: BinaryIO) -> None:
     while True:
         cards: dict[str, str] = {}
         ended = False
-        while not ended and len(block := file.read(BLOCK)) == BLOCK:
-            for k in range(0, BLOCK, CARD):
-                card = block[k : k + CARD].decode("latin-1")
-                if (found := COUNT.match(card)) and not _number(found[2]) <= MOST:
-                    raise ValueError(f"{path}: {found[1]} must be at most {MOST}, got {found[2]:.24}; fetch it again")
+        while not ended and len(block := file.read(_BLOCK_BYTES)) == _BLOCK_BYTES:
+            for k in range(0, _BLOCK_BYTES, _CARD_BYTES):
+                card = block[k : k + _CARD_BYTES].decode("latin-1")
+                if (found := _COUNT_CARD.match(card)) and not _number(found[2]) <= _MAX_COUNT:
+                    raise ValueError(
+                        f"{path}: {found[1]} must be at most {_MAX_COUNT}, got {found[2]:.24}; fetch it again"
+                    )
                 name, _, value = card.partition("=")
-                if SIZE.fullmatch(name := name.strip()):
+                if _SIZE_CARD.fullmatch(name := name.strip()):
                     cards.setdefault(name, value.partition("/")[0].strip())  # of two alike, astropy takes the first
                 ended = ended or card.rstrip() == "END"
         if not ended:
@@ -182,7 +184,7 @@ def _check_counts(path: str | os.PathLike[str], file: BinaryIO) -> None:
         n_bytes = abs(sizes.get("BITPIX", 8)) // 8 * elements
         if n_bytes < 0 or file.tell() + n_bytes > 2**62:  # astropy says it in its own words
             break
-        file.seek(-(-n_bytes // BLOCK) * BLOCK, os.SEEK_CUR)
+        file.seek(-(-n_bytes // _BLOCK_BYTES) * _BLOCK_BYTES, os.SEEK_CUR)
     file.seek(0)
 
 

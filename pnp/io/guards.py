@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-ROOM = 2**28
+ALWAYS_ALLOWED_BYTES = 2**28
 """Bytes, 256 MiB, that any file may unpack to, however small it is."""
-RATIO = 200
+MAX_UNPACK_RATIO = 200
 """Beyond that, bytes per byte of the file. Images and counts pack 2 to 50 times, empty ones up to 1000 times."""
-LOGGERS = ("tifffile", "nibabel.global", "pydicom")
-CGROUP = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+_LOGGERS = ("tifffile", "nibabel.global", "pydicom")
+_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 """Where Linux says what a container may use."""
 
 
@@ -51,7 +51,7 @@ class _Quiet:
 
     def __init__(self) -> None:
         self._lock, self._depth = threading.Lock(), 0
-        self._warnings, self._disabled = warnings.catch_warnings(), [False] * len(LOGGERS)
+        self._warnings, self._disabled = warnings.catch_warnings(), [False] * len(_LOGGERS)
 
     def __enter__(self) -> None:
         with self._lock:
@@ -63,8 +63,8 @@ class _Quiet:
             warnings.simplefilter("ignore")
             # Headers that bend the rules are common and harmless; missing bytes are not.
             warnings.filterwarnings("error", message=".*truncated", module="astropy")
-            self._disabled = [logging.getLogger(name).disabled for name in LOGGERS]
-            for name in LOGGERS:
+            self._disabled = [logging.getLogger(name).disabled for name in _LOGGERS]
+            for name in _LOGGERS:
                 logging.getLogger(name).disabled = True
 
     def __exit__(self, *error: Any) -> None:
@@ -73,7 +73,7 @@ class _Quiet:
             if self._depth > 0:
                 return
             self._warnings.__exit__(None, None, None)
-            for name, was in zip(LOGGERS, self._disabled, strict=True):
+            for name, was in zip(_LOGGERS, self._disabled, strict=True):
                 logging.getLogger(name).disabled = was
 
 
@@ -91,15 +91,20 @@ def one_line(said: object, limit: int = 120) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)[:limit] or type(said).__name__
 
 
-def allowed(held: int) -> tuple[int, str]:
+def unpack_limit(held: int) -> tuple[int, str]:
     """Return the bytes that a file of so many bytes may unpack to, and in words which limit that is.
 
     Half of the memory at most: what is unpacked is still to become arrays.
     """
-    packed, half = max(ROOM, RATIO * held), _memory() / 2
+    packed, half = max(ALWAYS_ALLOWED_BYTES, MAX_UNPACK_RATIO * held), _memory() / 2
     if half < packed:
         return int(half), f"half of the memory, {_figure(int(half), 2**30)} GiB"
-    return packed, f"{_figure(packed, 2**20)} MiB, {RATIO} times its size" if packed > ROOM else f"{ROOM >> 20} MiB"
+    return (
+        packed,
+        f"{_figure(packed, 2**20)} MiB, {MAX_UNPACK_RATIO} times its size"
+        if packed > ALWAYS_ALLOWED_BYTES
+        else f"{ALWAYS_ALLOWED_BYTES >> 20} MiB",
+    )
 
 
 def check_claim(where: str, needed: int, held: int, remedy: str) -> None:
@@ -115,10 +120,10 @@ def check_claim(where: str, needed: int, held: int, remedy: str) -> None:
     Traceback (most recent call last):
     ValueError: a.h5: x claims 1.1e+12 bytes and has 1000, over 200 times as many (beyond 256 MiB); store it unpacked
     """
-    if needed > max(ROOM, RATIO * held):
+    if needed > max(ALWAYS_ALLOWED_BYTES, MAX_UNPACK_RATIO * held):
         raise ValueError(
-            f"{where} claims {_figure(needed)} bytes and has {held}, over {RATIO} times as many (beyond "
-            f"{ROOM >> 20} MiB); {remedy}"
+            f"{where} claims {_figure(needed)} bytes and has {held}, over {MAX_UNPACK_RATIO} times as many (beyond "
+            f"{ALWAYS_ALLOWED_BYTES >> 20} MiB); {remedy}"
         )
     if needed > (memory := _memory()):
         raise ValueError(
@@ -135,7 +140,7 @@ def check_memory(where: str, shape: Sequence[int], remedy: str) -> None:
         )
 
 
-def within(folder: Path, name: str) -> Path | None:
+def file_within(folder: Path, name: str) -> Path | None:
     """Return the file of a name that a header gives, in its folder or below, links followed; None: outside, or none."""
     try:
         file = (folder / name).resolve()
@@ -149,7 +154,7 @@ def _memory() -> float:
     if not hasattr(os, "sysconf"):
         return math.inf
     limits = [float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))]
-    for name in CGROUP:
+    for name in _CGROUP_LIMITS:
         try:
             limits.append(float(Path(name).read_text(encoding="ascii")))
         except (OSError, ValueError):  # no such system, or "max"

@@ -28,11 +28,11 @@ import numpy.typing as npt
 from ..installation import version
 from .atomic import atomic_hdf5
 from .hdf5_safe import listed, numbers, open_hdf5
-from .hdf5_units import factor, units_of
+from .hdf5_units import unit_factor, units_of
 
-Array = npt.NDArray[Any]
-FORMAT_VERSION = 1
-INTEGERS = ("shape", "n_detectors", "factor")
+_Array = npt.NDArray[Any]
+_FORMAT_VERSION = 1
+_INTEGER_PARAMETERS = ("shape", "n_detectors", "factor")
 """Names of operator parameters that are whole numbers, whichever type a file stores them in."""
 
 
@@ -52,13 +52,13 @@ class Measurements:
             `operators.collimator_fwhm` takes, in mm and 1/mm; radius a number or (n_views,).
     """
 
-    y: Array
+    y: _Array
     operator: str
     parameters: dict[str, Any] = field(default_factory=dict)
-    noise_std: float | Array | None = None
-    reference: Array | None = None
+    noise_std: float | _Array | None = None
+    reference: _Array | None = None
     units: str = "1"
-    background: float | Array | None = None
+    background: float | _Array | None = None
     collimator: dict[str, Any] = field(default_factory=dict)
 
 
@@ -76,12 +76,12 @@ class SavedResult:
         attributes: stop (a sentence), n_iter, denoiser, command, versions, ...
     """
 
-    x: Array
+    x: _Array
     operator: str = ""
     parameters: dict[str, Any] = field(default_factory=dict)
-    noise_std: float | Array | None = None
-    history: dict[str, Array] = field(default_factory=dict)
-    reference: Array | None = None
+    noise_std: float | _Array | None = None
+    history: dict[str, _Array] = field(default_factory=dict)
+    reference: _Array | None = None
     attributes: dict[str, Any] = field(default_factory=dict)
 
 
@@ -219,7 +219,7 @@ def create_result(path: str | os.PathLike[str], *, overwrite: bool = False) -> A
 def _create(path: str | os.PathLike[str], kind: str, overwrite: bool) -> Iterator[h5py.File]:
     with atomic_hdf5(path, overwrite=overwrite) as file:
         file.attrs["format"] = kind
-        file.attrs["format_version"] = FORMAT_VERSION
+        file.attrs["format_version"] = _FORMAT_VERSION
         for package in ("pnp-local", "torch", "numpy"):
             file.attrs[f"version_{package}"] = version(package)
         yield file
@@ -253,7 +253,7 @@ def _write_parameters(group: h5py.Group, operator: str, parameters: Mapping[str,
 
 def _read_problem(
     path: str | os.PathLike[str], file: h5py.File, operator: str = ""
-) -> tuple[str, dict[str, Any], float | Array | None, Array | None]:
+) -> tuple[str, dict[str, Any], float | _Array | None, _Array | None]:
     """Return the operator's name, or the one given where the file has none, its parameters, noise and reference."""
     if not isinstance(file.get("operator"), h5py.Group):
         raise ValueError(f"{path} must have a group /operator, it holds {listed(file)}; see docs/hdf5_layout.md")
@@ -267,27 +267,29 @@ def _read_parameters(path: str | os.PathLike[str], group: h5py.Group, operator: 
     parameters: dict[str, Any] = {name: _python(value) for name, value in group.attrs.items() if name != "name"}
     for name in parameters:
         if (known := units_of(operator, name)) is not None:  # an attribute has no unit of its own
-            factor(f"{path}: {group.name}/{name} must be a dataset, not an attribute, and", None, known)
+            unit_factor(f"{path}: {group.name}/{name} must be a dataset, not an attribute, and", None, known)
     for name in group:
         if name == "collimator" and operator == "spect":
             continue
         values: Any = _dataset(path, group, name)
         known = units_of(operator, name)
         if known is not None:
-            values = values * factor(f"{path}: {group.name}/{name}", _python(group[name].attrs.get("units")), known)
-        few = values.ndim == 0 or name in INTEGERS or name == "voxel_size"
+            values = values * unit_factor(
+                f"{path}: {group.name}/{name}", _python(group[name].attrs.get("units")), known
+            )
+        few = values.ndim == 0 or name in _INTEGER_PARAMETERS or name == "voxel_size"
         parameters[name] = _python(np.asarray(values)) if few else values
-    return parameters | {name: _whole(parameters[name]) for name in INTEGERS if name in parameters}
+    return parameters | {name: _whole(parameters[name]) for name in _INTEGER_PARAMETERS if name in parameters}
 
 
-def _scalar_or_array(path: str | os.PathLike[str], file: h5py.File, name: str) -> float | Array | None:
+def _scalar_or_array(path: str | os.PathLike[str], file: h5py.File, name: str) -> float | _Array | None:
     if name not in file:
         return None
     values = _dataset(path, file, name)
     return float(values) if values.ndim == 0 else values
 
 
-def _dataset(path: str | os.PathLike[str], group: h5py.Group, name: str) -> Array:
+def _dataset(path: str | os.PathLike[str], group: h5py.Group, name: str) -> _Array:
     """Return a dataset's numbers, or say what the file holds instead."""
     if not isinstance(group.get(name), h5py.Dataset):
         raise ValueError(f"{path} must have a dataset '{name}', it holds {listed(group)}; see docs/hdf5_layout.md")

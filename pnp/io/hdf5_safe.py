@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from .guards import check_claim, check_memory, one_line, reading
 
-UNPACK = "if that is right, store it unpacked (h5repack -f NONE)"
+_UNPACK_REMEDY = "if that is right, store it unpacked (h5repack -f NONE)"
 
 
 @contextmanager
@@ -81,7 +81,7 @@ def check_stored(
     # A virtual dataset stores nothing itself: its sources are in the same file, others are refused.
     held = dataset.file.id.get_filesize() if dataset.is_virtual else dataset.id.get_storage_size()
     check_memory(where, shape, remedy)
-    check_claim(where, math.prod(shape) * dataset.dtype.itemsize if shape else 0, held, UNPACK)
+    check_claim(where, math.prod(shape) * dataset.dtype.itemsize if shape else 0, held, _UNPACK_REMEDY)
 
 
 def listed(group: h5py.Group) -> str:

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-ATTEMPTS = 100
+_MAX_ATTEMPTS = 100
 """To lock a file that others remove in between."""
-TAKEN = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
+_TAKEN_ERRNOS = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 """How systems say that another process has the lock; anything else: this file system has no locks."""
 
 
@@ -50,7 +50,7 @@ def exclusive(path: str | os.PathLike[str], caller: str) -> Iterator[None]:
             os.ftruncate(handle, 0)
             os.write(handle, f" process {os.getpid()} on {socket.gethostname()}".encode())
         if holds:  # else another run may be at work
-            sweep(path)
+            remove_stale_parts(path)
         yield
     finally:
         if sys.platform == "win32":  # where open files cannot be removed
@@ -61,12 +61,12 @@ def exclusive(path: str | os.PathLike[str], caller: str) -> Iterator[None]:
             os.close(handle)
 
 
-def hidden(path: Path) -> Path:
+def part_path(path: Path) -> Path:
     """Return a free hidden name beside a folder, which `sweep` knows."""
     return path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
 
 
-def sweep(path: Path) -> None:
+def remove_stale_parts(path: Path) -> None:
     """Remove the temporary files and folders that killed runs left beside an output which is ours alone."""
     file = rf"\.{re.escape(path.stem)}\.[0-9a-f]{{8}}\.part{re.escape(path.suffix)}"
     folder = rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.part"
@@ -75,9 +75,9 @@ def sweep(path: Path) -> None:
             _remove(left)
 
 
-def discard(folder: Path) -> None:
+def remove_renamed(folder: Path) -> None:
     """Remove a folder, under another name first: half of it is never taken for the whole."""
-    part = hidden(folder)
+    part = part_path(folder)
     os.rename(folder, part)
     _remove(part)
 
@@ -92,7 +92,7 @@ def _remove(path: Path) -> None:
 
 def _taken(lock: Path) -> tuple[int | None, bool]:
     """Return the handle of the lock's file, None if another process has it, and whether there are locks at all."""
-    for _ in range(ATTEMPTS):
+    for _ in range(_MAX_ATTEMPTS):
         handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             locked = _locked(handle)
@@ -124,7 +124,7 @@ def _locked(handle: int) -> bool | None:
 
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        return False if error.errno in TAKEN else None
+        return False if error.errno in _TAKEN_ERRNOS else None
     return True
 
 

@@ -15,12 +15,12 @@ import numpy.typing as npt
 
 from .guards import check_claim, check_memory, reading
 
-ALONE = {"is_ome": False, "is_mmstack": False, "is_ndtiff": False}
+_NO_DIALECTS = {"is_ome": False, "is_mmstack": False, "is_ndtiff": False}
 """Without the dialects whose files name others: this one is what is read."""
 
 
-OTHERS = re.compile(r"""\b(FileName|MetadataFile)\s*=\s*["']([^"']*)""")
-SIZE = r'<(?:\w+:)?Pixels\s[^>]*?\bSize{}="(\d{{1,18}})"'
+_OME_FILE = re.compile(r"""\b(FileName|MetadataFile)\s*=\s*["']([^"']*)""")
+_OME_SIZE = r'<(?:\w+:)?Pixels\s[^>]*?\bSize{}="(\d{{1,18}})"'
 """What OME's description says of its files and, with an axis for {}, of their pages; read as text: XML unpacks, too."""
 
 
@@ -34,7 +34,7 @@ def open_tiff(path: str | os.PathLike[str], *, one_of_many: bool = False) -> Ite
     """
     import tifffile
 
-    with reading(path, "TIFF"), tifffile.TiffFile(path, **ALONE) as tiff:
+    with reading(path, "TIFF"), tifffile.TiffFile(path, **_NO_DIALECTS) as tiff:
         _check_whole(path, tiff)
         if not one_of_many:
             _check_ome(path, tiff.pages[0])
@@ -56,12 +56,12 @@ def _check_ome(path: str | os.PathLike[str], page: Any) -> None:
     """Refuse an OME-TIFF of several files, or of several kinds of pages, which would pass for planes of one image."""
     if not page.is_ome:
         return
-    named = set(OTHERS.findall(page.description))
+    named = set(_OME_FILE.findall(page.description))
     masters = [name for kind, name in named if kind == "MetadataFile"]
     if len(named) > 1 or masters:  # one alone is its own, before it was renamed
         of = f"that {masters[0]!r:.60} describes" if masters else f"of {len(named)}"
         raise ValueError(f"{path} is one file of an OME-TIFF {of}; read them by a pattern, or save it as one file")
-    found = {axis: re.search(SIZE.format(axis), page.description) for axis in "CZT"}
+    found = {axis: re.search(_OME_SIZE.format(axis), page.description) for axis in "CZT"}
     sizes = {axis: int(match[1]) for axis, match in found.items() if match and int(match[1]) > 1}
     if len(sizes) > 1:
         many = " x ".join(f"{n} {axis}" for axis, n in sizes.items())

@@ -26,9 +26,9 @@ from torch.nn.functional import avg_pool2d, avg_pool3d
 from ..algorithms.protocols import Operator
 from .torso import torso
 
-SIGMAS = math.sqrt(8 * math.log(2))
+FWHM_PER_STD = math.sqrt(8 * math.log(2))
 """Standard deviations in a FWHM."""
-REFINE = 2
+_REFINEMENT = 2
 """The measurements' voxels in a voxel, along each axis."""
 
 
@@ -46,16 +46,16 @@ class Isotope:
     """Tissue's, relative to that at 208 keV."""
     scatter: float
     """Scattered counts over the others."""
-    scatter_fwhm: float
+    scatter_fwhm_mm: float
     counts: float
     """Expected without scatter, in all views of a torso."""
-    radius: float = 230.0
+    radius_mm: float = 230.0
     """Of a circular orbit: from the axis to the collimator's face."""
 
     @property
-    def sheet(self) -> dict[str, Any]:
+    def camera_options(self) -> dict[str, Any]:
         """What `operators.spect_camera` and `camera_response` take of it."""
-        return {"radius": self.radius, "collimator": self.collimator, "penetration": self.penetration}
+        return {"radius": self.radius_mm, "collimator": self.collimator, "penetration": self.penetration}
 
 
 ISOTOPES = {
@@ -65,7 +65,7 @@ ISOTOPES = {
         None,
         attenuation=1.0,
         scatter=0.25,
-        scatter_fwhm=80.0,
+        scatter_fwhm_mm=80.0,
         counts=5e6,
     ),
     "y90": Isotope(
@@ -74,7 +74,7 @@ ISOTOPES = {
         (0.35, 120.0),
         attenuation=0.1505 / 0.1351,
         scatter=0.8,
-        scatter_fwhm=100.0,
+        scatter_fwhm_mm=100.0,
         counts=2e6,
     ),
 }
@@ -98,7 +98,7 @@ class EmissionScan(NamedTuple):
 
 def emission_scan(
     isotope: Isotope,
-    camera: Callable[[Tensor, float], Operator],
+    make_operator: Callable[[Tensor, float], Operator],
     shape: tuple[int, int, int] = (64, 64, 40),
     *,
     voxel_size_mm: float = 6.4,
@@ -110,8 +110,8 @@ def emission_scan(
 
     Args:
         isotope: one of ISOTOPES, or your own.
-        camera: the projector of an attenuation map (nx, ny, nz), in 1/mm and on the CPU, with voxels of so many mm;
-            on `device`. `operators.spect_camera` makes it.
+        make_operator: (mu, size) -> the projector, on `device`, for an attenuation map mu (nx, ny, nz) in 1/mm, on the
+            CPU, with voxels of size mm; `operators.spect_camera` makes one.
         shape: (nx, ny, nz) voxels.
         voxel_size_mm: side of a voxel in mm.
         seed: at least 0; of the patient, and by a stream of its own of the noise.
@@ -120,7 +120,7 @@ def emission_scan(
     """
     if seed < 0:
         raise ValueError(f"emission_scan: seed must be at least 0, got {seed}")
-    fine_shape = (REFINE * shape[0], REFINE * shape[1], REFINE * shape[2])
+    fine_shape = (_REFINEMENT * shape[0], _REFINEMENT * shape[1], _REFINEMENT * shape[2])
     found = [
         torso(
             size,
@@ -129,19 +129,19 @@ def emission_scan(
             uptake=isotope.uptake,
             virtual=virtual,
         )
-        for size, voxel in ((shape, voxel_size_mm), (fine_shape, voxel_size_mm / REFINE))
+        for size, voxel in ((shape, voxel_size_mm), (fine_shape, voxel_size_mm / _REFINEMENT))
     ]
     fine_mu = isotope.attenuation * found[1].attenuation
-    fine = camera(fine_mu, voxel_size_mm / REFINE).A(found[1].activity.to(device))
-    views = REFINE**2 * avg_pool2d(fine[0], REFINE)[None]
+    fine = make_operator(fine_mu, voxel_size_mm / _REFINEMENT).A(found[1].activity.to(device))
+    views = _REFINEMENT**2 * avg_pool2d(fine[0], _REFINEMENT)[None]
     # To six digits, whatever the order in which threads have summed.
     scale = float(f"{isotope.counts / float(views.double().sum()):.6g}")
-    truth = REFINE**3 * scale * avg_pool3d(found[1].activity, REFINE).to(device)
+    truth = _REFINEMENT**3 * scale * avg_pool3d(found[1].activity, _REFINEMENT).to(device)
     primary = (scale * views).cpu()
-    blur = isotope.scatter_fwhm / SIGMAS / voxel_size_mm
+    blur = isotope.scatter_fwhm_mm / FWHM_PER_STD / voxel_size_mm
     wide = torch.from_numpy(gaussian_filter(primary.numpy(), (0, 0, 0, blur, blur), mode="constant"))
     background = isotope.scatter * wide
     noise = torch.Generator().manual_seed(int(np.random.SeedSequence((seed, 1)).generate_state(1)[0]))
     y = torch.poisson(primary + background, generator=noise)
-    operator = camera(avg_pool3d(fine_mu[None, None], REFINE)[0, 0], voxel_size_mm)
+    operator = make_operator(avg_pool3d(fine_mu[None, None], _REFINEMENT)[0, 0], voxel_size_mm)
     return EmissionScan(operator, y.to(device), background.to(device), truth, found[0].labels)

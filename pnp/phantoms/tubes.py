@@ -11,11 +11,11 @@ import math
 import torch
 from torch import Tensor
 
-REACHES = (0.025, 0.04, 0.06)
+_REACH_BOUNDARIES = (0.025, 0.04, 0.06)
 """Where tubes are told apart by how far they reach."""
 
 
-def cover(n: int, a: Tensor, b: Tensor, radius_a: Tensor, radius_b: Tensor) -> Tensor:
+def tube_coverage(n: int, a: Tensor, b: Tensor, radius_a: Tensor, radius_b: Tensor) -> Tensor:
     """Return how much of each sample of the slice the tubes cover, (n, n), in [0, 1].
 
     Args:
@@ -31,15 +31,15 @@ def cover(n: int, a: Tensor, b: Tensor, radius_a: Tensor, radius_b: Tensor) -> T
     a, b, radius_a, radius_b, widest = a[seen], b[seen], radius_a[seen], radius_b[seen], widest[seen]
     reach = 0.5 * (b - a)[:, :2].norm(dim=1) + widest
     # Long and short tubes apart: the boxes are as large as the longest needs.
-    kind = torch.bucketize(reach, torch.tensor(REACHES))
-    for k in range(len(REACHES) + 1):
+    kind = torch.bucketize(reach, torch.tensor(_REACH_BOUNDARIES))
+    for k in range(len(_REACH_BOUNDARIES) + 1):
         part = (kind == k).nonzero()[:, 0]
         if len(part):
-            _cover(canvas, n, h, a[part], b[part], radius_a[part], radius_b[part], float(reach[part].max()))
+            _add_coverage(canvas, n, h, a[part], b[part], radius_a[part], radius_b[part], float(reach[part].max()))
     return canvas.reshape(n, n)
 
 
-def _cover(canvas: Tensor, n: int, h: float, a: Tensor, b: Tensor, ra: Tensor, rb: Tensor, reach: float) -> None:
+def _add_coverage(canvas: Tensor, n: int, h: float, a: Tensor, b: Tensor, ra: Tensor, rb: Tensor, reach: float) -> None:
     k = math.ceil(reach / h) + 1
     box = torch.arange(-k, k + 1)
     middle = 0.5 * (a + b)

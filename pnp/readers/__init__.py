@@ -6,7 +6,7 @@ Code in a file is never run: pickles and object arrays are refused. Whatever is 
 from .ct_dicom import Slices, read_dicom
 from .ct_dxchange import read_dxchange
 from .ct_htc2022 import read_htc2022, read_htc2022_segmentation
-from .ct_scan import Scan
+from .ct_scan import CtScan
 from .shear_catalogue import ShearCatalogue, read_catalogue
 from .shear_map import ShearMap
 from .shear_map_files import read_shear_maps, write_shear_maps
@@ -16,8 +16,8 @@ from .spect_scan import EnergyWindow, SpectScan
 from .tiff_stack import read_tiff_stack, write_tiff_stack
 
 __all__ = [
+    "CtScan",
     "EnergyWindow",
-    "Scan",
     "ShearCatalogue",
     "ShearMap",
     "Slices",

@@ -20,13 +20,13 @@ import numpy.typing as npt
 
 from ..io.guards import check_claim, check_file, check_memory, one_line, reading, to_float32
 
-Array = npt.NDArray[Any]
-PLAIN = "if that is right, store it uncompressed"
-UNEVEN = 0.02
+_Array = npt.NDArray[Any]
+UNCOMPRESSED_REMEDY = "if that is right, store it uncompressed"
+_MAX_GAP_DEVIATION = 0.02
 """Largest deviation of a gap between slices, over the median: positions are rounded."""
-LARGEST = 1e12
+MAX_VALUE = 1e12
 """No length in mm and no scale of values is as large: a damaged file's."""
-PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+_PIXEL_ELEMENTS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,13 +38,13 @@ class Slices:
         spacing_mm: (z, y, x): between slices along their normal, rows and columns; NaN where the file does not say.
             For a single slice, z is its thickness.
         unit: "HU", or "" where the file does not say so.
-        positions: (n, 3), mm, in the patient's frame: the centre of every slice's first pixel; NaN where not known.
+        positions_mm: (n, 3), mm, in the patient's frame: the centre of every slice's first pixel; NaN where not known.
     """
 
     volume: npt.NDArray[np.float32]
     spacing_mm: tuple[float, float, float]
     unit: str
-    positions: npt.NDArray[np.float64]
+    positions_mm: npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class _Header:
     shape: tuple[int, int]
     spacing: tuple[float, float]
     thickness: float
-    position: Array  # (3,), or NaN
-    orientation: Array  # (6,), or NaN
+    position: _Array  # (3,), or NaN
+    orientation: _Array  # (6,), or NaN
     unit: str
 
 
@@ -93,7 +93,7 @@ def read_dicom(path: str | os.PathLike[str], *, series: str | None = None) -> Sl
     shape = (len(headers), *first.shape)
     check_memory(f"{path}: the volume", shape, "read fewer slices")
     held = sum(header.file.stat().st_size for header in headers)
-    check_claim(f"{path}: the volume", math.prod(shape), held, PLAIN)
+    check_claim(f"{path}: the volume", math.prod(shape), held, UNCOMPRESSED_REMEDY)
     volume = np.empty(shape, np.float32)
     for k, header in enumerate(headers):
         volume[k] = _pixels(header)
@@ -161,14 +161,14 @@ def _header(file: Path) -> _Header:
         )
 
 
-def _numbers(header: Any, name: str, n: int) -> Array:
+def _numbers(header: Any, name: str, n: int) -> _Array:
     """Return n numbers of a header, or n times NaN where it has none."""
     value = header.get(name)
     if value is None or value == "":
         return np.full(n, math.nan)
     numbers = np.asarray(value, dtype=np.float64).ravel()
-    if numbers.shape != (n,) or not (np.abs(numbers) < LARGEST).all():  # NaN fails too
-        raise ValueError(f"{name} must be {n} numbers below {LARGEST:g}, got {value!s:.60}")
+    if numbers.shape != (n,) or not (np.abs(numbers) < MAX_VALUE).all():  # NaN fails too
+        raise ValueError(f"{name} must be {n} numbers below {MAX_VALUE:g}, got {value!s:.60}")
     return numbers
 
 
@@ -198,7 +198,7 @@ def _stack(headers: list[_Header]) -> tuple[list[_Header], float]:
             "sort phases or copies into folders"
         )
     k = int(np.argmax(np.abs(gaps - typical)))
-    if abs(gaps[k] - typical) > UNEVEN * typical:
+    if abs(gaps[k] - typical) > _MAX_GAP_DEVIATION * typical:
         raise ValueError(
             f"{headers[k].file} and {headers[k + 1].file.name} are {gaps[k]:.4g} mm apart, slices mostly "
             f"{typical:.4g} mm; slices must be evenly spaced: is one missing?"
@@ -220,7 +220,7 @@ def _pixels(header: _Header) -> npt.NDArray[np.float32]:
     file = header.file
     with reading(file, "DICOM"):
         data = dcmread(file)
-        if not any(name in data for name in PIXELS):
+        if not any(name in data for name in _PIXEL_ELEMENTS):
             raise ValueError(f"{file} has no pixel data; it is a header only, or truncated: fetch it again")
         try:
             stored = data.pixel_array

@@ -21,16 +21,18 @@ import numpy.typing as npt
 
 from ..io.guards import check_file, check_finite, check_real
 from ..io.hdf5_safe import check_stored, listed, numbers, open_hdf5
-from .ct_scan import Scan
+from .ct_scan import CtScan
 
-RADIANS = dict.fromkeys(("deg", "degree", "degrees"), math.pi / 180) | dict.fromkeys(("rad", "radian", "radians"), 1.0)
-MM = {"m": 1e3, "mm": 1.0, "um": 1e-3, "µm": 1e-3, "micron": 1e-3, "microns": 1e-3, "nm": 1e-6}
-PIXEL = "measurement/instrument/detector/actual_pixel_size_x"
+_RADIANS_PER_UNIT = dict.fromkeys(("deg", "degree", "degrees"), math.pi / 180) | dict.fromkeys(
+    ("rad", "radian", "radians"), 1.0
+)
+_MM_PER_UNIT = {"m": 1e3, "mm": 1.0, "um": 1e-3, "µm": 1e-3, "micron": 1e-3, "microns": 1e-3, "nm": 1e-6}
+_PIXEL_SIZE_DATASET = "measurement/instrument/detector/actual_pixel_size_x"
 
 
 def read_dxchange(
     path: str | os.PathLike[str], *, rows: slice | None = None, angles: npt.ArrayLike | None = None
-) -> Scan:
+) -> CtScan:
     """Read raw counts (n_rows, n_angles, n_detectors), parallel beam, with the flats and the darks.
 
     Args:
@@ -59,7 +61,7 @@ def read_dxchange(
         facts: dict[str, Any] = {"rows": (picked.start, picked.stop, picked.step)}
         if isinstance(title, h5py.Dataset) and title.shape == ():
             facts["title"] = _text(title[()])
-    return Scan(
+    return CtScan(
         y=y,
         angles=theta,
         kind="counts",
@@ -155,29 +157,32 @@ def _angles(path: str | os.PathLike[str], file: h5py.File, n_views: int) -> npt.
     theta = numbers(path, dataset).astype(np.float64)
     check_finite(f"{path}: exchange/theta", theta)
     unit = _text(dataset.attrs.get("units", ""))
-    if unit.lower() not in RADIANS:
+    if unit.lower() not in _RADIANS_PER_UNIT:
         raise ValueError(
             f"{path}: exchange/theta must have the attribute units 'degrees' or 'radians', got {unit!r:.40}; set it, "
             f"or give angles= in radians"
         )
     span = float(np.ptp(theta)) if theta.size else 0.0
-    if RADIANS[unit.lower()] == 1.0 and span > 4 * math.pi:
+    if _RADIANS_PER_UNIT[unit.lower()] == 1.0 and span > 4 * math.pi:
         raise ValueError(
             f"{path}: exchange/theta spans {span:.4g} radians, more than two turns: degrees, left as such? Set its "
             f"attribute units to 'degrees', or give angles= in radians"
         )
-    return theta * RADIANS[unit.lower()]
+    return theta * _RADIANS_PER_UNIT[unit.lower()]
 
 
 def _pixel_size(path: str | os.PathLike[str], file: h5py.File) -> float | None:
     """Return the width of a bin on the plane of the sample in mm, where the file has it."""
-    dataset = file.get(PIXEL)
+    dataset = file.get(_PIXEL_SIZE_DATASET)
     if not isinstance(dataset, h5py.Dataset):
         return None
     unit, size = _text(dataset.attrs.get("units", "m")), numbers(path, dataset).ravel()
-    if unit not in MM or size.size != 1 or not 0 < size[0] < np.inf:
-        raise ValueError(f"{path}: {PIXEL} must be one length in one of {', '.join(MM)}, got {size[:3]} {unit!r:.20}")
-    return float(size[0]) * MM[unit]
+    if unit not in _MM_PER_UNIT or size.size != 1 or not 0 < size[0] < np.inf:
+        raise ValueError(
+            f"{path}: {_PIXEL_SIZE_DATASET} must be one length in one of {', '.join(_MM_PER_UNIT)}, got {size[:3]} "
+            f"{unit!r:.20}"
+        )
+    return float(size[0]) * _MM_PER_UNIT[unit]
 
 
 def _text(value: Any) -> str:

@@ -18,9 +18,9 @@ import numpy.typing as npt
 
 from ..checks import short
 from ..io.guards import check_file, check_real
-from ..io.tables import Columns, open_table, some
+from ..io.tables import Columns, first_names, open_table
 
-Array = npt.NDArray[np.float64]
+_Array = npt.NDArray[np.float64]
 
 ALIASES: Mapping[str, tuple[str, ...]] = {
     name: tuple(names.split())
@@ -35,7 +35,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
 }
 """The names by which columns are found; e2 is what e1 is with 2 for its last 1."""
 
-OPTIONAL = ("weight", "z", "kappa")
+_OPTIONAL_COLUMNS = ("weight", "z", "kappa")
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,17 +66,17 @@ class ShearCatalogue:
         ValueError: lengths differ; angles, weights or shapes are impossible; no galaxy is left.
     """
 
-    ra: Array = field(repr=False)
-    dec: Array = field(repr=False)
-    e1: Array = field(repr=False)
-    e2: Array = field(repr=False)
-    weight: Array = field(default=None, repr=False)  # type: ignore[arg-type]  # an array once built
-    z: Array | None = field(default=None, repr=False)
-    kappa: Array | None = field(default=None, repr=False)
-    sigma_e: Array | float | None = field(default=None, repr=False)
-    m: Array | float = field(default=0.0, repr=False)
-    c1: Array | float = field(default=0.0, repr=False)
-    c2: Array | float = field(default=0.0, repr=False)
+    ra: _Array = field(repr=False)
+    dec: _Array = field(repr=False)
+    e1: _Array = field(repr=False)
+    e2: _Array = field(repr=False)
+    weight: _Array = field(default=None, repr=False)  # type: ignore[arg-type]  # an array once built
+    z: _Array | None = field(default=None, repr=False)
+    kappa: _Array | None = field(default=None, repr=False)
+    sigma_e: _Array | float | None = field(default=None, repr=False)
+    m: _Array | float = field(default=0.0, repr=False)
+    c1: _Array | float = field(default=0.0, repr=False)
+    c2: _Array | float = field(default=0.0, repr=False)
     max_e: float | None = field(default=None, repr=False)
     dropped: dict[str, int] = field(default_factory=dict)
     columns: dict[str, str] = field(default_factory=dict)
@@ -103,7 +103,7 @@ class ShearCatalogue:
         _count(dropped, f"|e| > {self.max_e}", elongated)
         keep &= ~elongated
         if not keep.any():
-            raise ValueError(f"{where} must hold a galaxy, got {_told(n, dropped)}; see its columns and weights")
+            raise ValueError(f"{where} must hold a galaxy, got {_summary(n, dropped)}; see its columns and weights")
         for name, values in arrays.items():
             object.__setattr__(self, name, values[keep])
         object.__setattr__(self, "dropped", dropped)
@@ -113,7 +113,7 @@ class ShearCatalogue:
 
     def __repr__(self) -> str:
         given = [name for name in ("z", "kappa", "sigma_e") if getattr(self, name) is not None]
-        return f"ShearCatalogue({_told(len(self), self.dropped)}; {', '.join(['ra, dec, e1, e2, weight', *given])})"
+        return f"ShearCatalogue({_summary(len(self), self.dropped)}; {', '.join(['ra, dec, e1, e2, weight', *given])})"
 
     def select(self, *, z_min: float = -math.inf, z_max: float = math.inf) -> ShearCatalogue:
         """Return the galaxies of a redshift bin, z_min <= z < z_max; the others, and those without z, are counted."""
@@ -179,11 +179,11 @@ def read_catalogue(
     named = {"ra": ra, "dec": dec, "e1": e1, "e2": e2, "weight": weight, "z": z, "kappa": kappa}
     numbers: dict[str, Any] = {"sigma_e": sigma_e, "m": m, "c1": c1, "c2": c2}
     for name, given in named.items():
-        if not isinstance(given, str) and (given is not None or name not in OPTIONAL):
+        if not isinstance(given, str) and (given is not None or name not in _OPTIONAL_COLUMNS):
             raise TypeError(f"read_catalogue: {name} must be the name of a column, got {given!r:.40}")
     with open_table(check_file(source) if is_file else source, where, table) as held:
         columns = _named(where, held, named)
-        columns |= {name: _exact(where, held, name, v) for name, v in numbers.items() if isinstance(v, str)}
+        columns |= {name: _existing(where, held, name, v) for name, v in numbers.items() if isinstance(v, str)}
         fields = numbers | {name: held[column].values for name, column in columns.items()}
         units = {name: held[columns[name]].unit for name in ("ra", "dec")}
     if unit is not None:
@@ -207,19 +207,19 @@ def _named(where: str, held: Columns, wanted: dict[str, str | None]) -> dict[str
         if given == "auto":
             fitting = [column for column in held if column.lower() in ALIASES.get(name, ())]
             if len(fitting) > 1:
-                leave = f" or leave it out, {name}=None" if name in OPTIONAL else ""
+                leave = f" or leave it out, {name}=None" if name in _OPTIONAL_COLUMNS else ""
                 raise ValueError(
                     f"{where}: {name} may be any of the columns {', '.join(fitting):.120}; name one, "
-                    f"{name}={fitting[0]!r}{leave}; it holds {some(held)}"
+                    f"{name}={fitting[0]!r}{leave}; it holds {first_names(held)}"
                 )
             if fitting:
                 found[name] = fitting[0]
-            elif name not in OPTIONAL:
+            elif name not in _OPTIONAL_COLUMNS:
                 raise ValueError(
-                    f"{where}: no column is known to be {name}; name it, {name}='...'; it holds {some(held)}"
+                    f"{where}: no column is known to be {name}; name it, {name}='...'; it holds {first_names(held)}"
                 )
         elif given is not None:
-            found[name] = _exact(where, held, name, given)
+            found[name] = _existing(where, held, name, given)
     return found
 
 
@@ -230,20 +230,21 @@ def _partner(where: str, held: Columns, e1: str) -> str:
         if one and column.lower() == f"{head}2{tail}".lower():
             return column
     raise ValueError(
-        f"{where}: no column is known to be the partner of e1={e1!r:.40}; name it, e2='...'; it holds {some(held)}"
+        f"{where}: no column is known to be the partner of e1={e1!r:.40}; name it, e2='...'; it holds "
+        f"{first_names(held)}"
     )
 
 
-def _exact(where: str, held: Columns, name: str, given: str) -> str:
+def _existing(where: str, held: Columns, name: str, given: str) -> str:
     if given in held:
         return given
     alike = [column for column in held if column.lower() == given.lower()]
     if len(alike) == 1:
         return alike[0]
-    raise ValueError(f"{where}: there is no column {given!r:.40} for {name}; it holds {some(held)}")
+    raise ValueError(f"{where}: there is no column {given!r:.40} for {name}; it holds {first_names(held)}")
 
 
-def _column(where: str, name: str, values: Any, n: int | None = None) -> Array:
+def _column(where: str, name: str, values: Any, n: int | None = None) -> _Array:
     """Return one number a galaxy, float64, of this machine's byte order; what a table masks becomes NaN."""
     masked = hasattr(values, "filled")  # numpy's or astropy's masked arrays
     array: Any = values if masked else np.asarray(values)
@@ -304,7 +305,7 @@ def _check_degrees(where: str, ra: Any, dec: Any) -> None:
         )
 
 
-def _check(where: str, arrays: dict[str, Array]) -> None:
+def _check(where: str, arrays: dict[str, _Array]) -> None:
     """Refuse angles, weights and biases that cannot be."""
     limits = {"ra": (-360.0, 360.0), "dec": (-90.0, 90.0), "weight": (0.0, math.inf), "sigma_e": (0.0, math.inf)}
     remedies = {
@@ -327,7 +328,7 @@ def _check(where: str, arrays: dict[str, Array]) -> None:
             )
 
 
-def _elongated(where: str, size: Array, keep: npt.NDArray[np.bool_], max_e: float | None) -> npt.NDArray[np.bool_]:
+def _elongated(where: str, size: _Array, keep: npt.NDArray[np.bool_], max_e: float | None) -> npt.NDArray[np.bool_]:
     """Return which of the galaxies kept are too elongated, or refuse them where nobody has said what to do."""
     if max_e is not None and not max_e > 0:
         raise ValueError(f"ShearCatalogue: max_e must be positive, got {max_e!r}; 1 for ellipticities")
@@ -345,6 +346,6 @@ def _count(dropped: dict[str, int], reason: str, which: npt.NDArray[np.bool_]) -
         dropped[reason] = dropped.get(reason, 0) + n
 
 
-def _told(n: int, dropped: dict[str, int]) -> str:
+def _summary(n: int, dropped: dict[str, int]) -> str:
     left_out = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
     return f"{n} galaxies" + (f", left out: {short(left_out, 120)}" if left_out else "")

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from operators import KaiserSquires, KaiserSquiresEB
 from operators.lensing.kaiser_squires import SIGNS
 
 
 @dataclass(frozen=True, eq=False)
 class ShearMap:
-    """Shear on a grid, its noise, and where it is: what `solve(A, m.shear, D, noise_std=m.noise_std)` takes.
+    """Shear on a grid, its noise, and where it is: what `solve` takes is in `tensors` and `operator`.
 
     Axes are (1, C, H, W), row 0 the lowest (show with origin="lower").
 
@@ -106,6 +107,22 @@ class ShearMap:
         height, width = self.shape
         ra, dec = self.wcs.wcs_pix2world((width - 1) / 2, (height - 1) / 2, 0)
         return float(ra), float(dec)
+
+    def tensors(self, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
+        """Return what `solve` and `map_mass` take: y and noise_std, (1, 2, H, W) each."""
+        return self.shear.to(device), self.noise_std.to(device)
+
+    def operator(
+        self, shape: tuple[int, int] | None = None, *, b_mode: bool = False
+    ) -> KaiserSquires | KaiserSquiresEB:
+        """Return the operator from convergence to shear in the map's convention; `map_mass(make_operator=m.operator)`.
+
+        Args:
+            shape: (H, W) in pixels; None: the map's. A padded map has a larger one.
+            b_mode: `KaiserSquiresEB`, from images (B, 2, H, W) of E and B modes.
+        """
+        make_operator = KaiserSquiresEB if b_mode else KaiserSquires
+        return make_operator(self.shape if shape is None else shape, convention=self.convention)
 
     def with_signs(self, s1: int, s2: int, *, swap: bool = False) -> ShearMap:
         """Return the map with (gamma1, gamma2) exchanged, where `swap`, then multiplied by (s1, s2), each 1 or -1.

@@ -25,7 +25,7 @@ from ..io.guards import check_real, reading
 from ..io.hdf5_safe import listed, numbers, open_hdf5
 from .shear_map import ShearMap, check_convention
 
-NAMES: Mapping[str, tuple[str, ...]] = {
+_MAP_NAMES: Mapping[str, tuple[str, ...]] = {
     "e1": ("e1", "g1", "gamma1", "shear1"),
     "e2": ("e2", "g2", "gamma2", "shear2"),
     "noise_std": ("noise_std", "std", "sigma"),
@@ -33,7 +33,7 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "mask": ("mask",),
     "kappa": ("kappa", "convergence"),
 }
-Part = str | tuple[str, str] | float | None
+_Part = str | tuple[str, str] | float | None
 
 
 def read_shear_maps(
@@ -41,8 +41,8 @@ def read_shear_maps(
     *,
     e1: str = "auto",
     e2: str = "auto",
-    noise_std: Part = "auto",
-    weight: Part = "auto",
+    noise_std: _Part = "auto",
+    weight: _Part = "auto",
     mask: str | None = "auto",
     kappa: str | None = "auto",
     pixel_arcmin: float | None = None,
@@ -140,7 +140,7 @@ def write_shear_maps(path: str | os.PathLike[str], shear_map: ShearMap, *, overw
 # ------------------------------------------------------------------------------------------- parts of files
 
 
-def _sources(where: str, path: str | os.PathLike[str] | None, given: dict[str, Part]) -> dict[str, list[str]]:
+def _sources(where: str, path: str | os.PathLike[str] | None, given: dict[str, _Part]) -> dict[str, list[str]]:
     """Return each map's places, "file" or "file[part]", one or one for each component."""
     held = [] if path is None else _parts(path)
 
@@ -155,8 +155,8 @@ def _sources(where: str, path: str | os.PathLike[str] | None, given: dict[str, P
         return f"{path}[{found[0]}]" if found else None
 
     def names(name: str) -> tuple[str, ...]:
-        stem, component = (name[:-1], name[-1]) if name[-1] in "12" and name not in NAMES else (name, "")
-        return tuple(f"{alias}{component}" for alias in NAMES[stem])
+        stem, component = (name[:-1], name[-1]) if name[-1] in "12" and name not in _MAP_NAMES else (name, "")
+        return tuple(f"{alias}{component}" for alias in _MAP_NAMES[stem])
 
     sources: dict[str, list[str]] = {}
     for name, part in given.items():
@@ -230,7 +230,7 @@ def _load(place: str) -> tuple[npt.NDArray[np.float64], Any]:
 
 
 def _noise(
-    where: str, parts: dict[str, list[npt.NDArray[np.float64]]], number: Part, observed: npt.NDArray[np.bool_]
+    where: str, parts: dict[str, list[npt.NDArray[np.float64]]], number: _Part, observed: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.float64]:
     """Return the standard deviation (2, H, W), infinity where there is no information."""
     if number is not None and not isinstance(number, str | tuple):

@@ -16,8 +16,8 @@ from ..io.atomic import atomic
 from ..io.guards import check_file, check_memory, check_real, to_float32
 from ..io.tiff_safe import open_tiff, tiff_values
 
-SUFFIXES = (".tif", ".tiff")
-OURS = re.compile(r"slice_\d{4,}\.tif")
+_SUFFIXES = (".tif", ".tiff")
+_WRITTEN_NAME = re.compile(r"slice_\d{4,}\.tif")
 
 
 def read_tiff_stack(path: str | os.PathLike[str]) -> npt.NDArray[np.float32]:
@@ -83,7 +83,7 @@ def write_tiff_stack(folder: str | os.PathLike[str], volume: npt.ArrayLike, *, o
     if not folder.parent.is_dir():
         raise ValueError(f"write_tiff_stack: the folder {folder.parent} does not exist; create it first")
     before = _tiffs(folder) if folder.exists() else []
-    foreign = [file.name for file in before if not OURS.fullmatch(file.name)]
+    foreign = [file.name for file in before if not _WRITTEN_NAME.fullmatch(file.name)]
     if before and (foreign or not overwrite):
         remedy = "choose another folder" if foreign else "choose another folder or allow it to be replaced (overwrite)"
         raise ValueError(
@@ -103,7 +103,9 @@ def write_tiff_stack(folder: str | os.PathLike[str], volume: npt.ArrayLike, *, o
 
 def _tiffs(folder: Path) -> list[Path]:
     """Return a folder's TIFF files, in the order of the numbers in their names."""
-    found = (f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith(".") and f.is_file())
+    found = (
+        f for f in folder.iterdir() if f.suffix.lower() in _SUFFIXES and not f.name.startswith(".") and f.is_file()
+    )
     return sorted(found, key=_natural)
 
 
