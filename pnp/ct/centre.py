@@ -1,7 +1,7 @@
-"""The centre of rotation, found in the sinogram alone: no operator, no reconstruction.
+"""Centre of rotation from the sinogram alone, without an operator or a reconstruction.
 
-View theta + pi sees view theta mirrored at the axis: p(c + t, theta + pi) = p(c - t, theta), c the axis in bins. Three
-ways to use it:
+View theta + pi is view theta mirrored at the axis: p(c + t, theta + pi) = p(c - t, theta), c the axis in bins. There
+are three methods:
 
     "opposite"  Views half a turn apart are registered: the c that minimises sum (p - q)^2 / sum (p^2 + q^2) over the
                 bins that both see, q the mirrored view, summed over all pairs. Needs views over a full turn, or one
@@ -14,8 +14,8 @@ ways to use it:
                 shift. Needs even steps over half a turn. Truncation biases it: a
                 Shepp-Logan head 102 bins wide by up to 0.4 bins where a tenth is cut off, by 3 where a fifth is.
     "moments"   The centre of mass of a view is c + X cos(theta) + Y sin(theta) (Helgason, The Radon Transform, 1980;
-                Ludwig, Comm. Pure Appl. Math. 19 (1966) 49): a linear fit. Any angles, but for all of the object in
-                every view, and sensitive to beam hardening and to air that does not read zero.
+                Ludwig, Comm. Pure Appl. Math. 19 (1966) 49): a linear fit. For any angles, if
+                every view holds all of the object; sensitive to beam hardening and to air that does not read zero.
 
 Axes: (..., n_angles, n_detectors); angles in radians; c counts bins from 0, at their centres.
 """
@@ -36,29 +36,29 @@ from .line_integrals import as_floats
 
 _METHODS = ("auto", "opposite", "wedge", "moments")
 _ANGLE_TOLERANCE = 0.05
-"""Angles that agree to this fraction of the usual step are the same."""
+"""Largest difference of angles that count as equal, in usual steps."""
 _MAX_GAP_STEPS = 3.0
-"""Views further apart than so many usual steps are not interpolated between."""
+"""Largest gap between views across which they are interpolated, in usual steps."""
 _MAX_GAP = math.radians(15)
-"""Nor views further apart than this."""
+"""Largest such gap in radians."""
 _MIN_OVERLAP = 0.25
-"""Fraction of the bins that opposite views must share: the axis lies in the detector's middle three quarters."""
+"""Smallest fraction of the bins that opposite views share: the axis lies in the detector's middle three quarters."""
 _MIN_OPPOSITE_FRACTION = 0.25
-"""Fraction of the views that must have an opposite one for "opposite" to come first."""
+"""Smallest fraction of views with an opposite one for which "auto" prefers "opposite"."""
 _MAX_EDGE_SIGNAL = 0.05
-"""Mean signal at the detector's ends, over the largest, beyond which the object is truncated."""
+"""Largest mean signal at the detector's ends, over the largest signal, of an object in full view."""
 _MAX_VARIATION = 0.1
-"""Variation of the views' sums, which are one number for an object in full view."""
+"""Largest relative variation of even steps, and of the views' sums, which are equal for an object in full view."""
 _MIN_SINGULAR_RATIO = 1e-3
-"""Ratio of extreme singular values below which three unknowns are not told apart."""
+"""Smallest ratio of singular values with which the three unknowns can be separated."""
 _STEPS_PER_BIN = 8
-"""Steps a bin in the search for the least energy outside the wedge."""
+"""Steps per bin in the search for the least energy outside the wedge."""
 
 
 def find_centre(y: Any, angles: Any, *, method: str = "auto") -> float:
     """Return the axis of rotation in bins, 0-based and fractional, from line integrals.
 
-    Of parallel beams; and of fan beams over full turns, by "opposite": rays near the middle one are seen twice there.
+    For parallel beams; for fan beams over full turns use "opposite": rays near the middle one are measured twice.
 
     Errors measured on analytic phantoms (tests/pnp/ct/test_centre.py): below 0.05 bins without noise, below 0.3 bins
     with noise of 5 % of the largest line integral at 180 views of 161 bins.
@@ -138,7 +138,7 @@ def offset_from_centre(centre: float, n_detectors: int, pitch: float = 1.0) -> f
 
 
 def _choose(p: Tensor, opposite: _OppositeViews | None, half_turn: Tensor | None) -> str:
-    """Return the method for these views: many pairs average noise better than seams do, seams better than one pair."""
+    """Return the method for these views: many pairs average noise better than "wedge", which beats one pair."""
     n_pairs = 0 if opposite is None else len(opposite.views)
     if n_pairs >= _MIN_OPPOSITE_FRACTION * p.shape[-2]:
         return "opposite"
@@ -157,7 +157,7 @@ def _truncated(p: Tensor) -> bool:
 
 
 class _OppositeViews(NamedTuple):
-    """Views, and for each the two views about theta + pi and the share of the second."""
+    """Views with an opposite one: for each, the two views around theta + pi and the weight of the second."""
 
     views: Tensor
     before: Tensor
@@ -170,7 +170,7 @@ def _opposite_views(theta: Tensor) -> _OppositeViews | None:
     ordered, order = theta.remainder(2 * math.pi).sort()
     n = len(ordered)
     gaps = torch.cat([ordered.diff(), ordered[:1] + 2 * math.pi - ordered[-1:]])
-    step = min(float(gaps[gaps > 1e-9].median()), _MAX_GAP / _MAX_GAP_STEPS)  # repeated views apart
+    step = min(float(gaps[gaps > 1e-9].median()), _MAX_GAP / _MAX_GAP_STEPS)  # without repeated views
     target = (theta + math.pi).remainder(2 * math.pi)
     after = torch.searchsorted(ordered, target) % n
     before = (after - 1) % n
@@ -276,7 +276,7 @@ def _centre_of_masses(p: Tensor, theta: Tensor) -> float:
     if len(theta) < 3 or not bool(singular[-1] > _MIN_SINGULAR_RATIO * singular[0]):
         raise ValueError(
             f"find_centre: {len(theta)} angles over {math.degrees(float(theta.max() - theta.min())):.4g} degrees do "
-            "not tell the axis from the object's place; method 'moments' needs three different views or more"
+            "not separate the axis from the object's position; method 'moments' needs three different views or more"
         )
     # Each view by its own sum, about the middle: what is common to all its bins cancels.
     middle = (p.shape[-1] - 1) / 2

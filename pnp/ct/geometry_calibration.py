@@ -1,4 +1,4 @@
-"""Angles and centre of rotation from the measurements, and from what images are like.
+"""Calibrate the angles and the centre of rotation from the measurements, with a denoiser as a prior if given.
 
     (angles, offset) = argmin  min_x 1/2 ||W^(1/2) (A(angles, offset) x - y)||^2 + alpha/2 ||x - z||^2
 
@@ -6,10 +6,10 @@ The inner minimum is the data step h(z, alpha) of `solve`; variable projection (
 10 (1973) 413) leaves a problem in the geometry alone. Its gradient is that of the misfit at the inner minimum held
 fixed, since the derivative with respect to x vanishes there; the operator gives it through its own derivatives in
 angles and offset. z is 0 at first and then, round by round, the image found so far: shrinking towards 0 would prefer
-geometries whose views agree on little. What a scan with noise leaves open is left by stopping early.
+geometries whose views agree on little. Early stopping keeps what a noisy scan does not determine near its start.
 
-No measurement tells a rotation of all views together from a rotation of the object: the mean change of the angles is
-set to 0. Objects that look alike from both sides of a symmetry axis tell little about views near it.
+No measurement separates a rotation of all views together from a rotation of the object: the mean change of the angles
+is set to 0. Objects that look alike from both sides of a symmetry axis determine views near it poorly.
 
 With several threads the transforms add in any order, and the iterations magnify that rounding: two runs then agree to
 about 0.1 degrees before convergence, with one thread exactly.
@@ -39,13 +39,13 @@ from ..drivers.result import Stop
 from .line_integrals import as_floats
 
 _ALPHA_FRACTION = 1e-4
-"""Of the curvature. Measured: 1e-5 is as good and slower, 1e-3 slower to converge, more is wrong."""
+"""Alpha over the curvature. Measured: 1e-5 is as good and slower, 1e-3 slower to converge, more is wrong."""
 _ROUND_ITERATIONS = 10
-"""Iterations of L-BFGS with one z."""
+"""Iterations of L-BFGS in a round, with one z."""
 _ROUNDS_WITHOUT_PRIOR = 3
-"""Rounds before the first z that is denoised."""
+"""Number of rounds before z is denoised."""
 _PRIOR_FACTOR = 100.0
-"""Times ALPHA, where z is denoised. Measured (64 x 64, 60 views): 10 leaves twice the error, 1000 is no better."""
+"""Factor of alpha where z is denoised. Measured (64 x 64, 60 views): 10 leaves twice the error, 1000 is no better."""
 _NOISE_LEVELS = Schedule(0.2, 0.02, n_iter=9)
 """Noise levels of the denoiser, round by round, over the robust range of the image."""
 
@@ -58,7 +58,7 @@ _Denoise = Callable[[Tensor, float], Tensor]
 
 @dataclass(frozen=True)
 class Calibration:
-    """What `calibrate` returns.
+    """Calibrated geometry and its image.
 
     Attributes:
         angles: (n_angles,), radians, with the mean of those given.
@@ -66,7 +66,7 @@ class Calibration:
         x: the image (B, C, H, W) of the last data step; without a denoiser it holds the noise of y.
         objective: its value after every iteration, over the energy of y; it jumps where z or alpha changes, after at
             most ten.
-        stop: why it ended: `Stop.CONVERGED` (no geometry near explains y better), `MAX_ITER`, `CALLBACK` or
+        stop: reason for the end: `Stop.CONVERGED` (no geometry near explains y better), `MAX_ITER`, `CALLBACK` or
             `INTERRUPTED` (Ctrl-C).
     """
 
@@ -90,7 +90,7 @@ def calibrate(
     callback: Callable[[int, Tensor, float], Any] | None = None,
     progress: bool = False,
 ) -> Calibration:
-    """Return the angles and the offset that explain sinograms y best.
+    """Return the angles and the offset with which the operator explains sinograms y best.
 
     Args:
         make_operator: (angles, offset) -> the operator, e.g.
@@ -100,12 +100,12 @@ def calibrate(
             float64, since the objective is compared at nearby geometries; x comes back in y's own dtype.
         angles: (n_angles,), radians: where the views are believed to be.
         offset: where the detector is believed to be.
-        denoiser: D(x, sigma), as in `solve`, e.g. MLPatch: it tells errors that the measurements hardly do. It is
+        denoiser: D(x, sigma), as in `solve`, e.g. MLPatch: it reveals errors that the measurements hardly show. It is
             called between rounds of ten iterations, first after the third.
         bounds: (low, high) of what the denoiser returns, None where open, e.g. (0, None) for attenuation.
         noise_std: standard deviation of y, a number or broadcasting to y; infinite where nothing was measured. None:
             the same everywhere.
-        max_iter: at most so many iterations of L-BFGS, in rounds of ten; None: 60, with a denoiser 150.
+        max_iter: largest number of L-BFGS iterations, in rounds of ten; None: 60, with a denoiser 150.
         callback: called with (iteration, angles, offset); a true answer stops.
         progress: show a bar on stderr.
 
@@ -160,7 +160,7 @@ def calibrate(
                     "gtol": 0.0,
                 },
             )
-            # Nothing to gain with this z, nor with the last one: a denoiser may have more to say.
+            # No gain with this z, nor with the last one; a denoiser may still change z.
             idle = monitor.n_iter == done and (D is None or k >= _ROUNDS_WITHOUT_PRIOR + _NOISE_LEVELS.n_iter)
             if idle:
                 monitor.stop = Stop.CONVERGED
@@ -191,7 +191,7 @@ def _weights(noise_std: Any, y: Tensor) -> Tensor:
 
 
 class _Problem:
-    """The objective in q = (changes of the angles, change of the offset), both in pixels at the image's rim."""
+    """Objective in q = (changes of the angles, change of the offset), both in pixels at the image's rim."""
 
     def __init__(
         self,
@@ -231,7 +231,7 @@ class _Problem:
 
     @torch.no_grad()
     def attach(self, denoiser: _Denoise | None, k: int) -> None:
-        """Tie the next round's image to z: the one found so far, or that denoised with noise level k >= 0."""
+        """Set the z of the next round: the image found so far, denoised with noise level k if k >= 0."""
         x = self.solve(self.best)
         if denoiser is None or k < 0:
             self.z = x
@@ -241,7 +241,7 @@ class _Problem:
             self.z, self.alpha = (
                 z,
                 x.new_tensor(_PRIOR_FACTOR * _ALPHA_FRACTION * self.curvature),
-            )  # both, or after Ctrl-C neither
+            )  # both at once, for Ctrl-C
 
     @torch.no_grad()
     def solve(self, q: npt.NDArray[np.float64]) -> Tensor:
@@ -259,7 +259,7 @@ class _Problem:
         return self.x
 
     def value_and_gradient(self, q: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
-        """The objective and its gradient, over the energy of y: of order one, as L-BFGS-B's tolerances expect."""
+        """Return objective and gradient, over the energy of y: of order one, as L-BFGS-B's tolerances expect."""
         x = self.solve(q)
         angles, offset = (v.requires_grad_() for v in self.geometry(q))
         with torch.enable_grad():

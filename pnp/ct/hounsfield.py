@@ -2,7 +2,7 @@
 
 Water's coefficient is that of J. H. Hubbell and S. M. Seltzer, Tables of X-Ray Mass Attenuation Coefficients, NIST
 Standard Reference Database 126, table 4, "Water, Liquid", 1.000 g/cm^3. Vacuum is -1000 HU, water 0 HU. The scale
-belongs to one energy: a tube's spectrum is best calibrated by a scan of water.
+holds at one energy: a tube's spectrum is best calibrated with a scan of water.
 """
 
 from __future__ import annotations

@@ -16,19 +16,20 @@ import numpy as np
 import numpy.typing as npt
 
 ALWAYS_ALLOWED_BYTES = 2**28
-"""Bytes, 256 MiB, that any file may unpack to, however small it is."""
+"""Bytes that any file may unpack to, however small it is: 256 MiB."""
 MAX_UNPACK_RATIO = 200
-"""Beyond that, bytes per byte of the file. Images and counts pack 2 to 50 times, empty ones up to 1000 times."""
+"""Largest number of unpacked bytes per byte of the file, beyond those always allowed. Images
+and counts pack 2 to 50 times, empty ones up to 1000 times."""
 _LOGGERS = ("tifffile", "nibabel.global", "pydicom")
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-"""Where Linux says what a container may use."""
+"""Files in which Linux states the memory limit of a container."""
 
 
 @contextmanager
 def reading(path: str | os.PathLike[str], kind: str) -> Iterator[None]:
     """Turn what a library raises on a broken file into one ValueError; sentences that begin with the path stay.
 
-    Libraries warn of every oddity that they mend, and log it, in words of their own: that is not repeated.
+    Warnings and logs of the library, of oddities that it mends, are silenced.
     """
     try:
         with quiet():
@@ -44,9 +45,9 @@ def reading(path: str | os.PathLike[str], kind: str) -> Iterator[None]:
 
 
 class _Quiet:
-    """What libraries say, switched off for the whole process: by the first thread that reads, until the last is done.
+    """Context that silences libraries in the whole process, from the first thread that reads until the last is done.
 
-    Were each to restore what it had found, the last of two that overlap would restore the silence of the other.
+    If each thread restored what it had found, the last of two that overlap would restore the silence of the other.
     """
 
     def __init__(self) -> None:
@@ -81,20 +82,20 @@ _QUIET = _Quiet()
 
 
 def quiet() -> _Quiet:
-    """Return a context without the warnings and the logs of the libraries that read; it nests, in threads too."""
+    """Return a context that silences warnings and logs of the reading libraries; it nests, across threads too."""
     return _QUIET
 
 
 def one_line(said: object, limit: int = 120) -> str:
-    """Return an error's text, or any other, short enough to stand within a message."""
+    """Return a text, such as an error's, on one line and short enough for a message."""
     text = " ".join(str(said).strip("'\"").split())
     return "".join(c if c.isprintable() else "?" for c in text)[:limit] or type(said).__name__
 
 
 def unpack_limit(held: int) -> tuple[int, str]:
-    """Return the bytes that a file of so many bytes may unpack to, and in words which limit that is.
+    """Return the bytes that a file of `held` bytes may unpack to, and a description of that limit.
 
-    Half of the memory at most: what is unpacked is still to become arrays.
+    It is at most half of the memory: arrays are still to be made of the unpacked bytes.
     """
     packed, half = max(ALWAYS_ALLOWED_BYTES, MAX_UNPACK_RATIO * held), _memory() / 2
     if half < packed:
@@ -108,13 +109,13 @@ def unpack_limit(held: int) -> tuple[int, str]:
 
 
 def check_claim(where: str, needed: int, held: int, remedy: str) -> None:
-    """Refuse an array that its file cannot hold, or holds packed as only a bomb is, before it is allocated.
+    """Refuse an array, before it is allocated, that its file cannot hold or packs as only a decompression bomb does.
 
     Args:
         where: what messages begin with.
         needed: bytes of the array.
         held: bytes that the file has for it.
-        remedy: what to do about an honest one.
+        remedy: what to do if the size is right.
 
     >>> check_claim("a.h5: x", 2**40, 1000, "store it unpacked")
     Traceback (most recent call last):
@@ -141,7 +142,7 @@ def check_memory(where: str, shape: Sequence[int], remedy: str) -> None:
 
 
 def file_within(folder: Path, name: str) -> Path | None:
-    """Return the file of a name that a header gives, in its folder or below, links followed; None: outside, or none."""
+    """Return the file that a header names if it lies in the folder or below, links resolved; None otherwise."""
     try:
         file = (folder / name).resolve()
         return file if file.is_file() and file.is_relative_to(folder.resolve()) else None
@@ -163,7 +164,7 @@ def _memory() -> float:
 
 
 def _figure(n: int, unit: int = 1) -> str:
-    """Three digits of a whole number in some unit, however large."""
+    """Return three digits of a whole number of any size, in a unit."""
     return f"{n / unit:.3g}" if n < 10**300 else "over 1e290"
 
 
@@ -172,7 +173,7 @@ def _shape(shape: Sequence[int]) -> str:
 
 
 def check_file(path: str | os.PathLike[str]) -> Path:
-    """Return the path of an existing file, or say what it is instead."""
+    """Return the path of an existing file; refuse a folder or a missing file."""
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"{path} is a folder; name the file in it")

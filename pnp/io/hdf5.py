@@ -10,7 +10,7 @@
     /background      expected counts added to A x, a scalar or an array that broadcasts, optional    (measurements)
 
 Angles are stored with their unit, "rad" or "deg", and are read in radians; the lengths and attenuations of SPECT with
-theirs, and are read in mm and 1/mm (`units.py`).
+theirs, and are read in mm and 1/mm (`hdf5_units.py`).
 """
 
 from __future__ import annotations
@@ -38,18 +38,19 @@ _INTEGER_PARAMETERS = ("shape", "n_detectors", "factor")
 
 @dataclass(frozen=True)
 class Measurements:
-    """What a file of measurements holds.
+    """Content of a file of measurements.
 
     Attributes:
         y: measurements (B, C, ...).
         operator: the operator's name, a key of `operators.OPERATORS`, e.g. "radon".
-        parameters: the arguments of its constructor; angles in radians, of SPECT lengths in mm and attenuation in 1/mm.
+        parameters: the arguments of its constructor; angles in radians; for SPECT, lengths in mm and
+            attenuation in 1/mm.
         noise_std: noise standard deviation, a number or an array that broadcasts against y; None: not known.
         reference: the true image (B, C, H, W) where it is known, for a figure of merit only.
         units: unit of y, "1" where it has none.
         background: expected counts added to A x, for a Poisson data term, a number or as y; None: there are none.
-        collimator: of SPECT, where the file has it instead of fwhm: radius, hole_diameter, hole_length and what else
-            `operators.collimator_fwhm` takes, in mm and 1/mm; radius a number or (n_views,).
+        collimator: SPECT's collimator, where the file has it instead of fwhm: radius, a number or (n_views,),
+            hole_diameter, hole_length and further arguments of `operators.collimator_fwhm`, in mm and 1/mm.
     """
 
     y: _Array
@@ -64,7 +65,7 @@ class Measurements:
 
 @dataclass(frozen=True)
 class SavedResult:
-    """What a file of a result holds.
+    """Content of a file of a result.
 
     Attributes:
         x: the reconstruction (B, C, H, W).
@@ -104,7 +105,7 @@ def write_measurements(
         path: the file to write.
         y: measurements (B, C, ...), floating point.
         operator: name of the operator, e.g. "radon".
-        parameters: the operator's constructor arguments, angles in radians; of SPECT, in mm and 1/mm.
+        parameters: the operator's constructor arguments, angles in radians; for SPECT, in mm and 1/mm.
         noise_std: noise standard deviation, in the units of y: a scalar or an array that broadcasts against
             y.
         reference: the true image (B, C, H, W), if known.
@@ -145,12 +146,12 @@ def write_result(
         path: the file to write.
         x: the reconstruction.
         operator: name of the operator.
-        parameters: the operator's constructor arguments, angles in radians; of SPECT, in mm and 1/mm.
+        parameters: the operator's constructor arguments, angles in radians; for SPECT, in mm and 1/mm.
         noise_std: noise standard deviation that was used.
         history: a sequence of numbers per recorded quantity.
         reference: the true image, if known.
         b_mode: B modes of a mass map (B, 1, H, W), for `pnp report`.
-        attributes: further facts for the root: stop, n_iter, denoiser, command, ...
+        attributes: further attributes of the root: stop, n_iter, denoiser, command, ...
         overwrite: replace a file of that name.
 
     Raises:
@@ -207,7 +208,7 @@ def read_result(path: str | os.PathLike[str]) -> SavedResult:
 
 
 def create_result(path: str | os.PathLike[str], *, overwrite: bool = False) -> AbstractContextManager[h5py.File]:
-    """Return a context of a new file of a result, its header written; the file appears when the block succeeds.
+    """Return a context that yields a new result file with its header; the file appears when the block succeeds.
 
     Raises:
         ValueError: the file exists (without overwrite) or cannot be written.
@@ -266,7 +267,7 @@ def _read_problem(
 def _read_parameters(path: str | os.PathLike[str], group: h5py.Group, operator: str) -> dict[str, Any]:
     parameters: dict[str, Any] = {name: _python(value) for name, value in group.attrs.items() if name != "name"}
     for name in parameters:
-        if (known := units_of(operator, name)) is not None:  # an attribute has no unit of its own
+        if (known := units_of(operator, name)) is not None:  # an attribute cannot state its unit
             unit_factor(f"{path}: {group.name}/{name} must be a dataset, not an attribute, and", None, known)
     for name in group:
         if name == "collimator" and operator == "spect":
@@ -290,7 +291,7 @@ def _scalar_or_array(path: str | os.PathLike[str], file: h5py.File, name: str) -
 
 
 def _dataset(path: str | os.PathLike[str], group: h5py.Group, name: str) -> _Array:
-    """Return a dataset's numbers, or say what the file holds instead."""
+    """Return a dataset's numbers; without it, list what the file holds."""
     if not isinstance(group.get(name), h5py.Dataset):
         raise ValueError(f"{path} must have a dataset '{name}', it holds {listed(group)}; see docs/hdf5_layout.md")
     return numbers(path, group[name])
@@ -315,7 +316,7 @@ def _set_attribute(group: h5py.Group, name: str, value: Any) -> None:
 
 
 def _python(value: Any) -> Any:
-    """Turn an HDF5 attribute into a plain Python value, whichever of its forms the writer chose.
+    """Turn an HDF5 attribute into a plain Python value, whatever form the writer chose.
 
     Text may be bytes (Fortran, MATLAB), and a single value an array of one.
     """

@@ -1,4 +1,4 @@
-"""Images from and to PNG, TIFF, NPY, FITS and HDF5 files, as numpy arrays (H, W) or (C, H, W); volumes to NIfTI, too.
+"""Read and write images in PNG, TIFF, NPY, FITS and HDF5, as arrays (H, W) or (C, H, W); write volumes to NIfTI.
 
 Values: the 8 or 16 bits of PNG and JPEG files are pictures and become [0, 1], without their opacity (alpha). TIFF,
 NPY, FITS and HDF5 files are measurements and keep their units, integers too, and all their channels.
@@ -97,7 +97,7 @@ def write_image(
         image: (H, W) or (C, H, W); or, with voxel_size_mm, a volume (nx, ny, nz) in the axes of SPECT.
         dataset: name of the dataset in an HDF5 file.
         bits: bits of a grey PNG, 8 or 16 (0..65535); colour has 8.
-        voxel_size_mm: of a volume, the side of a voxel, (transaxial, axial) or (x, y, z), in mm. Only NIfTI keeps it.
+        voxel_size_mm: side of a volume's voxel, or (transaxial, axial) or (x, y, z), in mm. Only NIfTI keeps it.
         overwrite: replace a file of that name.
 
     Raises:
@@ -153,8 +153,8 @@ def check_image_output(
 
     Args:
         path: the file to write.
-        channels: of an image.
-        volume: it is a volume (nx, ny, nz) instead.
+        channels: number of channels of the image.
+        volume: the output is a volume (nx, ny, nz), not an image.
         overwrite: a file of that name may be replaced.
 
     Raises:
@@ -188,7 +188,7 @@ def png_bits(path: str | os.PathLike[str]) -> Literal[8, 16]:
 
 
 def _picture(path: Path) -> npt.NDArray[np.float32]:
-    """Read a PNG or JPEG file; other formats under their names are not tried, some run programs."""
+    """Read a PNG or JPEG file; no other format is tried, since the decoders of some run programs."""
     from PIL import Image
 
     with reading(path, "PNG or JPEG"):
@@ -203,7 +203,7 @@ def _picture(path: Path) -> npt.NDArray[np.float32]:
 
 
 def _npy(path: Path) -> npt.NDArray[Any]:
-    """Read a NPY file, which is mapped first: it holds no less than it claims, and no objects."""
+    """Read an NPY file; mapping it first refuses objects, and files shorter than they claim."""
     with reading(path, "NPY"):
         mapped = np.lib.format.open_memmap(path, mode="r")
         check_memory(f"{path}: the image", mapped.shape, "cut it")

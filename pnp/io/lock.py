@@ -1,4 +1,7 @@
-"""One run an output: a lock that dies with its process, and what killed runs left is swept away under it."""
+"""Lock an output against a second process; the lock ends with its process.
+
+Under the lock, temporary files and folders that killed runs left are removed.
+"""
 
 from __future__ import annotations
 
@@ -13,23 +16,23 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _MAX_ATTEMPTS = 100
-"""To lock a file that others remove in between."""
+"""Attempts to lock a file that other processes may remove in between."""
 _TAKEN_ERRNOS = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
-"""How systems say that another process has the lock; anything else: this file system has no locks."""
+"""Error numbers for a lock that another process holds; any other: the file system has no locks."""
 
 
 @contextmanager
 def exclusive(path: str | os.PathLike[str], caller: str) -> Iterator[None]:
-    """Keep an output to this run until the block ends; the system frees it if the process dies, however it dies.
+    """Lock an output until the block ends; the system releases the lock however the process dies.
 
-    The lock is on a hidden file beside the output. Where the file system has no locks there is none.
+    A hidden file beside the output is locked, unless the file system has no locks.
 
     Args:
         path: the output, a file or a folder, which need not exist.
-        caller: what messages begin with.
+        caller: beginning of messages.
 
     Raises:
-        ValueError: another run has it.
+        ValueError: another run holds the lock.
     """
     path = Path(path)
     path = path.parent.resolve() / path.name
@@ -49,7 +52,7 @@ def exclusive(path: str | os.PathLike[str], caller: str) -> Iterator[None]:
         with suppress(OSError):  # a full disk; it is for messages only
             os.ftruncate(handle, 0)
             os.write(handle, f" process {os.getpid()} on {socket.gethostname()}".encode())
-        if holds:  # else another run may be at work
+        if holds:  # without locks another run may be writing
             remove_stale_parts(path)
         yield
     finally:
@@ -62,12 +65,12 @@ def exclusive(path: str | os.PathLike[str], caller: str) -> Iterator[None]:
 
 
 def part_path(path: Path) -> Path:
-    """Return a free hidden name beside a folder, which `sweep` knows."""
+    """Return an unused hidden name beside a folder, for a temporary one; see `remove_stale_parts`."""
     return path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
 
 
 def remove_stale_parts(path: Path) -> None:
-    """Remove the temporary files and folders that killed runs left beside an output which is ours alone."""
+    """Remove temporary files and folders of killed runs beside an output; call it with the lock held."""
     file = rf"\.{re.escape(path.stem)}\.[0-9a-f]{{8}}\.part{re.escape(path.suffix)}"
     folder = rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.part"
     for left in path.parent.iterdir():
@@ -76,7 +79,7 @@ def remove_stale_parts(path: Path) -> None:
 
 
 def remove_renamed(folder: Path) -> None:
-    """Remove a folder, under another name first: half of it is never taken for the whole."""
+    """Rename a folder, then remove it, so that a half-removed folder is never taken for a whole one."""
     part = part_path(folder)
     os.rename(folder, part)
     _remove(part)
@@ -102,7 +105,7 @@ def _taken(lock: Path) -> tuple[int | None, bool]:
             if os.path.samestat(os.fstat(handle), os.stat(lock)):
                 return handle, locked is True
         except FileNotFoundError:
-            pass  # who had it removed the file between our opening and our locking it
+            pass  # its holder removed the file after we opened it and before we locked it
         except OSError:
             os.close(handle)
             raise
@@ -116,7 +119,7 @@ def _locked(handle: int) -> bool | None:
         if sys.platform == "win32":
             import msvcrt
 
-            os.lseek(handle, 1024, os.SEEK_SET)  # beyond the words, which others may then read
+            os.lseek(handle, 1024, os.SEEK_SET)  # beyond the text, which others can then read
             msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
             os.lseek(handle, 0, os.SEEK_SET)
         else:

@@ -1,7 +1,7 @@
 """MATLAB 5 to 7 files: numbers, text and structs ("MAT-File Format", level 5, The MathWorks).
 
 Cells, objects, functions and sparse matrices become an object array without content, which every check for numbers
-refuses. scipy.io.loadmat knows all of these, but a few wrong bytes in a file make it crash the interpreter.
+refuses. scipy.io.loadmat reads all of these, but a few wrong bytes in a file make it crash the interpreter.
 
     file     header of 128 bytes, its last two the byte order; elements
     element  tag (type, bytes), each of 32 bits; the bytes, padded to 64 bits. Up to four bytes stand in the tag itself
@@ -54,11 +54,11 @@ def read_matlab(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _elements(data: memoryview, order: str, room: int = 0, why: str = "") -> Iterator[tuple[int, memoryview, str]]:
-    """Yield the type and the bytes of every element, and their byte order; room: bytes they may unpack to, and why."""
+    """Yield type, bytes and byte order of every element; `room` bytes may be unpacked, a limit that `why` describes."""
     at = 0
     while at < len(data):
         kind, size = struct.unpack_from(f"{order}II", data, at)
-        if kind >> 16:  # a short one, within its tag
+        if kind >> 16:  # a short element, within its tag
             kind, size, start, at = kind & 0xFFFF, kind >> 16, at + 4, at + 8
         else:
             start, at = at + 8, at + 8 + (size if kind == _COMPRESSED else -(-size // 8) * 8)
@@ -68,7 +68,7 @@ def _elements(data: memoryview, order: str, room: int = 0, why: str = "") -> Ite
         if kind == _COMPRESSED:
             unpacker = zlib.decompressobj()
             unpacked = unpacker.decompress(body, room) if room > 0 else b""
-            if not unpacker.eof:  # also within another: only a bomb is packed twice
+            if not unpacker.eof:  # no room within another: only a bomb is packed twice
                 raise ValueError(f"packed elements break off, or unpack to over {why or 0}; if right, save it -v6")
             room -= len(unpacked)
             yield from _elements(memoryview(unpacked), order)

@@ -25,7 +25,7 @@ from .guards import check_claim, check_memory, reading
 NIFTI = (".nii", ".nii.gz")
 _MM_PER_UNIT = {"mm": 1.0, "unknown": 1.0, "meter": 1000.0, "micron": 1e-3}
 _MAX_OBLIQUENESS = 1e-3
-"""Largest deviation of an axis from one of the patient's, over its length: rounding."""
+"""Largest deviation of an axis from one of the patient's, over its length, that is taken for rounding."""
 
 
 def write_nifti(
@@ -48,7 +48,7 @@ def write_nifti(
     """
     import nibabel
 
-    nifti1: Any = nibabel.nifti1  # of old, its functions have no types
+    nifti1: Any = nibabel.nifti1  # its functions have no types
     values = np.asarray(volume, dtype=np.float32)
     if values.ndim != 3 or values.size == 0:
         raise ValueError(f"write_nifti: volume must be (nx, ny, nz), got {values.shape}; use volume[0, 0]")
@@ -84,14 +84,14 @@ def read_nifti(path: str | os.PathLike[str]) -> tuple[npt.NDArray[np.float32], t
     """
     import nibabel
 
-    orientations: Any = nibabel.orientations  # of old, its functions have no types
+    orientations: Any = nibabel.orientations  # its functions have no types
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file; check the name")
     if not path.name.lower().endswith(NIFTI):
         raise ValueError(f"{path}: a volume is read from .nii or .nii.gz; convert it to one of these")
     with reading(path, "NIfTI"):
-        kinds: Any = (nibabel.Nifti1Image, nibabel.Nifti2Image)  # no other dialect of the suffix: some name files
+        kinds: Any = (nibabel.Nifti1Image, nibabel.Nifti2Image)  # no other format of this suffix: some name other files
         kind = next((kind for kind in kinds if kind.path_maybe_image(path)[0]), kinds[0])
         image = kind.from_filename(path)
         affine, header = np.asarray(image.affine, dtype=np.float64), image.header

@@ -1,6 +1,6 @@
-"""Tables in files: columns by name, with their units, from FITS, CSV, ECSV and HDF5.
+"""Read tables from FITS, CSV, ECSV and HDF5 files: columns by name, with their units.
 
-Only the columns asked for are brought into memory, where the format allows it.
+Only the columns that are used are loaded, where the format allows it.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _PACKED_MAGIC = (b"\x1f", b"BZh", b"\xfd7zXZ", b"PK\x03\x04", b"\x28\xb5\x2f\xfd
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table: what loads its values, and its unit, None where the file says none."""
+    """Column of a table: a function that loads its values, and its unit; None where the file states none."""
 
     load: Callable[[], Any]
     unit: Any = None
 
     @property
     def values(self) -> Any:
-        """The values; masked where the table has none."""
+        """Values of the column, masked where the table has none."""
         return self.load()
 
 
@@ -46,7 +46,7 @@ def open_table(source: Any, where: str, table: str | int | None) -> Iterator[Col
 
     Args:
         source: path or Table.
-        where: what messages begin with.
+        where: beginning of messages.
         table: extension of a FITS file or path in an HDF5 file; None: the only one there is.
     """
     name = str(source).lower() if isinstance(source, str | os.PathLike) else ""
@@ -78,7 +78,7 @@ def _read_text(path: _Path, kind: str) -> Any:
     from astropy.table import Table
 
     with open(path, "rb") as file:
-        if file.read(8).startswith(_PACKED_MAGIC):  # astropy would unpack all there is
+        if file.read(8).startswith(_PACKED_MAGIC):  # astropy would unpack it without a limit
             raise ValueError(f"{path} is packed; unpack it (gunzip, bunzip2, unxz, unzip)")
     return Table.read(path, format=kind)
 

@@ -1,4 +1,4 @@
-"""TIFF files opened for reading, wherever they come from: alone, whole, and no larger than they can be."""
+"""Open untrusted TIFF files for reading: complete, without other files, no larger than their content allows."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ import numpy.typing as npt
 from .guards import check_claim, check_memory, reading
 
 _NO_DIALECTS = {"is_ome": False, "is_mmstack": False, "is_ndtiff": False}
-"""Without the dialects whose files name others: this one is what is read."""
+"""Options that switch off the dialects whose files name other files."""
 
 
 _OME_FILE = re.compile(r"""\b(FileName|MetadataFile)\s*=\s*["']([^"']*)""")
 _OME_SIZE = r'<(?:\w+:)?Pixels\s[^>]*?\bSize{}="(\d{{1,18}})"'
-"""What OME's description says of its files and, with an axis for {}, of their pages; read as text: XML unpacks, too."""
+"""Patterns of OME's description of its files and, with an axis for {}, of their pages; XML itself could be a bomb."""
 
 
 @contextmanager
@@ -30,7 +30,7 @@ def open_tiff(path: str | os.PathLike[str], *, one_of_many: bool = False) -> Ite
 
     Args:
         path: the file.
-        one_of_many: it is read with others of its kind, so that what OME says of them all does not matter.
+        one_of_many: the file is part of a stack, so that OME's description of all files does not matter.
     """
     import tifffile
 
@@ -58,7 +58,7 @@ def _check_ome(path: str | os.PathLike[str], page: Any) -> None:
         return
     named = set(_OME_FILE.findall(page.description))
     masters = [name for kind, name in named if kind == "MetadataFile"]
-    if len(named) > 1 or masters:  # one alone is its own, before it was renamed
+    if len(named) > 1 or masters:  # a single name is the file's own, before it was renamed
         of = f"that {masters[0]!r:.60} describes" if masters else f"of {len(named)}"
         raise ValueError(f"{path} is one file of an OME-TIFF {of}; read them by a pattern, or save it as one file")
     found = {axis: re.search(_OME_SIZE.format(axis), page.description) for axis in "CZT"}

@@ -24,14 +24,14 @@ from .tubes import tube_coverage
 _AIR, _LUNG, _FAT, _SKIN, _FLUID, _MUSCLE, _BLOOD = 0.0, 0.0052, 0.0183, 0.0212, 0.0200, 0.0208, 0.0211
 _CARTILAGE, _SPONGY, _CORTEX = 0.0224, 0.0260, 0.0415
 _MAX_CONTRAST = 0.0040
-"""What contrast agent adds to blood at most: 200 HU."""
+"""Largest attenuation, in 1/mm, that contrast agent adds to blood: 200 HU."""
 
 _N_ROOTS, _N_GENERATIONS = 7, 8
-"""Of the trees of vessels: branches that leave the hilum, and how often they fork."""
+"""Trees of vessels: number of branches that leave the hilum, and of forks along each."""
 
 
 def chest(size: int = 512, *, generator: torch.Generator | None = None) -> Tensor:
-    """A slice of a chest (1, 1, size, size) in 1/mm, breastbone up, edges averaged over 2 x 2 samples.
+    """Return a slice of a chest (1, 1, size, size) in 1/mm, breastbone up, edges averaged over 2 x 2 samples.
 
     Args:
         size: pixels on a side; the chest is 0.75 to 0.95 of it wide, 310 to 390 mm with 0.8 mm a pixel at 512.
@@ -119,13 +119,13 @@ class _Chest:
         return tube_coverage(self.n, a @ to_image + shift, b @ to_image + shift, ra, rb)
 
     def lines(self, *points: tuple[float, float], radius: float) -> Tensor:
-        """Return the fraction of every sample that a line of this half width through points (x, y) covers."""
+        """Return the fraction of every sample that a line of this radius through points (x, y) covers."""
         p = torch.tensor([(*q, 0.0) for q in points])
         r = torch.full((len(p) - 1,), radius)
         return self.tubes(p[:-1], p[1:], r, r)
 
     def rim(self, phi: Tensor, outside: float | Tensor) -> Tensor:
-        """Return points (n, 2) in direction phi, so far outside of the rib cage's inner side."""
+        """Return points (n, 2) in direction phi, at this distance outside the rib cage's inner side."""
         c, s = phi.cos(), phi.sin()
         r = ((c / self.half[0]).abs() ** self.power + (s / self.half[1]).abs() ** self.power) ** (-1 / self.power)
         return (r + outside)[:, None] * torch.stack((c, s), 1)
@@ -145,7 +145,7 @@ class _Chest:
         return self.image.clamp(min=0).reshape(1, 1, s, 2, s, 2).mean((3, 5))
 
     def draw_wall(self) -> None:
-        """Skin, fat and muscle outside of the rib cage."""
+        """Draw skin, fat and muscle outside the rib cage."""
         x, y = self.x, self.y
         norm = ((x / self.half[0]).abs() ** self.power + (y / self.half[1]).abs() ** self.power) ** (1 / self.power)
         r = (x * x + y * y).sqrt()
@@ -154,7 +154,7 @@ class _Chest:
         phi = torch.atan2(up, side)  # pi/2 at the breastbone, 0 at the sides, -pi/2 at the back
         bumps = (
             (0.95, 0.33, self.uniform(0.03, 0.09)),  # chest muscles
-            (-0.45, 0.40, self.uniform(0.04, 0.08)),  # broad muscle of the back, shoulder blade
+            (-0.45, 0.40, self.uniform(0.04, 0.08)),  # latissimus dorsi, shoulder blade
             (-1.25, 0.20, self.uniform(0.06, 0.09)),  # beside the spine
         )
         muscle = 0.05 + 0.004 * self.slow
@@ -172,7 +172,7 @@ class _Chest:
         self.paint((sheet | streak) & (self.outside < muscle - 0.008), _FAT)
 
     def draw_mediastinum(self) -> None:
-        """What lies between the lungs: fat, with strands; `self.between` is the distance from it."""
+        """Draw the mediastinum, fat with strands between the lungs; `self.between` is the distance from it."""
         back = self.spine
         parts = [
             self.ellipse(0, back, 0.105, 0.10),
@@ -196,7 +196,7 @@ class _Chest:
         self.paint(inside & (self.y > back + 0.06), _FAT + 0.0012 * strands)
 
     def draw_lungs(self) -> None:
-        """Air spaces, denser towards the back; vessels and bronchi; a nodule now and then."""
+        """Draw air spaces, denser towards the back; vessels and bronchi; up to three nodules."""
         lung = (self.outside < -0.014 - 0.003 * self.edge) & (self.between > 0)
         air = _LUNG * (1 + self.uniform(-0.15, 0.15)) * (1 - 0.3 * self.y + 0.06 * self.slow)
         patches = 0.0016 * self.uniform(0, 1) * (self.edge - 1.2).clamp(min=0)  # emphysema
@@ -240,7 +240,7 @@ class _Chest:
             q = p + (length * torch.exp(0.3 * self.normal(len(p))))[:, None] * d
             q[:, 2] *= 0.85  # stay near the slice
             tubes.append((p, q, r, 0.9 * r, torch.full((len(p),), k)))
-            # Two forks: one goes on, the other turns away and is thinner.
+            # Two forks: one continues, the other turns away and is thinner.
             bend = torch.cat((0.25 * self.normal(len(d), 3), 0.7 * self.normal(len(d), 3)))
             d, p = torch.cat((d, d)) + bend, torch.cat((q, q))
             r = torch.cat((0.84 * r, 0.62 * r)).clamp(min=0.0022)
@@ -248,13 +248,13 @@ class _Chest:
         return tuple(torch.cat(part) for part in zip(*tubes, strict=True))
 
     def draw_heart(self) -> None:
-        """Muscle around four chambers, fat in the grooves between them."""
+        """Draw muscle around four chambers, fat in the grooves between them."""
         cx, cy, rx, ry, turn = self.heart
         c, s = math.cos(turn), math.sin(turn)
         rx, ry = rx - 0.02, ry - 0.02  # within the fat of the pericardium
 
         def at(u: float, v: float) -> tuple[float, float]:
-            """Lengths of the heart along its axis and across it."""
+            """Return the point at u and v half lengths of the heart along its axis and across it."""
             return cx + c * u * rx - s * v * ry, cy + s * u * rx + c * v * ry
 
         self.spot(cx, cy, rx, ry, _MUSCLE + 0.0001 * self.fine, turn, rough=0.006 * self.edge)
@@ -272,7 +272,7 @@ class _Chest:
         self.paint(self.tubes(tips, ends, torch.full((3,), 0.014), torch.full((3,), 0.003)), _FAT)
 
     def draw_great_vessels(self) -> None:
-        """Ascending aorta, pulmonary trunk with its branches, upper hollow vein, windpipe or its two branches."""
+        """Draw ascending aorta, pulmonary trunk and arteries, superior vena cava, trachea or main bronchi."""
         left, right = self.blood
         r, branch = self.uniform(0.065, 0.08), self.uniform(0.028, 0.04)
         trunk = (self.uniform(0.07, 0.10), self.uniform(0.13, 0.18))
@@ -292,21 +292,21 @@ class _Chest:
             self.spot(cx, cy, r, 0.011, _MUSCLE, self.uniform(0, 3), rough=0.003 * self.knots, within=fat)
 
     def draw_aorta(self) -> None:
-        """Descending aorta, gullet and azygos vein, before the spine."""
+        """Draw descending aorta, oesophagus and azygos vein, in front of the spine."""
         r, cx, cy = self.uniform(0.045, 0.06), 0.105, self.spine + 0.10
         self.spot(cx, cy, r, r, _MUSCLE, rough=0.003 * self.edge)
         self.spot(cx, cy, r - 0.007, r - 0.007, self.blood[0], rough=0.003 * self.edge)
-        if self.uniform(0, 1) < 0.4:  # lime in its wall
+        if self.uniform(0, 1) < 0.4:  # calcification in its wall
             phi = self.uniform(0, 6.28)
             self.spot(cx + r * math.cos(phi), cy + r * math.sin(phi), 0.012, 0.006, _CORTEX, phi + 1.57)
-        gullet = (self.uniform(-0.01, 0.04), self.spine + 0.155)
-        self.spot(*gullet, 0.036, 0.022, _MUSCLE, 0.3, rough=0.003 * self.knots)
+        oesophagus = (self.uniform(-0.01, 0.04), self.spine + 0.155)
+        self.spot(*oesophagus, 0.036, 0.022, _MUSCLE, 0.3, rough=0.003 * self.knots)
         if self.uniform(0, 1) < 0.5:
-            self.spot(*gullet, 0.010, 0.006, _AIR)
+            self.spot(*oesophagus, 0.010, 0.006, _AIR)
         self.spot(-0.065, self.spine + 0.10, 0.018, 0.018, self.blood[1])
 
     def draw_spine(self) -> None:
-        """A vertebra: spongy body in a shell, arch with its processes around the canal."""
+        """Draw a vertebra: spongy body in a shell, arch with its processes around the canal."""
         y, k = self.spine, self.uniform(0.9, 1.1)
         marrow = _SPONGY + 0.0012 * self.fine + 0.0006 * self.knots
         side, tip = self.uniform(0.15, 0.19), (self.uniform(-0.01, 0.01), y - self.uniform(0.23, 0.28) * k)
@@ -326,7 +326,7 @@ class _Chest:
         self.spot(*canal, 0.026 * k, 0.020 * k, _MUSCLE)
 
     def draw_ribs(self) -> None:
-        """Pieces of ribs, each cut aslant; breastbone with cartilage; shoulder blades in some slices."""
+        """Draw pieces of ribs, each cut obliquely; breastbone with cartilage; shoulder blades in some slices."""
         pieces: list[tuple[Tensor, float]] = []
         along = torch.tensor([-1.0, -0.33, 0.33, 1.0])
         first, count = self.uniform(-1.25, -1.1), int(self.uniform(5, 8))
@@ -345,8 +345,8 @@ class _Chest:
                 pieces.append((points, 0.013))
         top = self.half[1] + 0.02
         for side in (-1, 1):
-            gristle = [(side * x, y) for x, y in self.rim(torch.tensor([1.1, 1.3]), 0.02).tolist()]
-            self.paint(self.lines(*gristle, (side * 0.06, top), radius=0.018), _CARTILAGE)
+            cartilage = [(side * x, y) for x, y in self.rim(torch.tensor([1.1, 1.3]), 0.02).tolist()]
+            self.paint(self.lines(*cartilage, (side * 0.06, top), radius=0.018), _CARTILAGE)
         pieces.append((torch.tensor([[-0.04, top], [0.04, top]]), self.uniform(0.024, 0.03)))
         a = torch.cat([torch.nn.functional.pad(p[:-1], (0, 1)) for p, _ in pieces])
         b = torch.cat([torch.nn.functional.pad(p[1:], (0, 1)) for p, _ in pieces])

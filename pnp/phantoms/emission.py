@@ -1,8 +1,8 @@
-"""SPECT scans of a torso: counts of two isotopes, with attenuation, collimator, scatter and noise.
+"""Simulated SPECT scans of a torso: counts of two isotopes, with attenuation, collimator, scatter and noise.
 
     counts ~ Poisson(A x + r),    r = scatter fraction x (A x, blurred over the detector)
 
-A is computed on voxels half as large as those that will be reconstructed. The isotopes are likenesses, not Monte Carlo:
+A is computed on voxels half as large as those of the reconstruction. The isotopes are simple models, not Monte Carlo:
 177Lu at 208 keV with a medium-energy collimator is sharp and has little scatter; bremsstrahlung of 90Y, counted from
 105 to 195 keV with a high-energy collimator, has fewer counts, much scatter, and broad tails of photons of up to
 2.3 MeV that pass the septa (Z. Li, Y. K. Dewaraja and J. A. Fessler, arXiv 2301.09710, study the two). Holes are those
@@ -27,34 +27,34 @@ from ..algorithms.protocols import Operator
 from .torso import torso
 
 FWHM_PER_STD = math.sqrt(8 * math.log(2))
-"""Standard deviations in a FWHM."""
+"""FWHM of a Gaussian over its standard deviation."""
 _REFINEMENT = 2
-"""The measurements' voxels in a voxel, along each axis."""
+"""Voxels of the simulation per voxel of the truth, along each axis."""
 
 
 @dataclass(frozen=True)
 class Isotope:
-    """What is counted, and how; lengths in mm."""
+    """Isotope and camera of a simulated scan; lengths in mm."""
 
     uptake: str
-    """Where it goes, see `torso`."""
+    """Uptake, see `torso`."""
     collimator: Mapping[str, float]
-    """hole_diameter, hole_length, septal_attenuation, intrinsic: see `operators.collimator_fwhm`."""
+    """Holes and intrinsic FWHM: hole_diameter, hole_length, septal_attenuation, intrinsic of `collimator_fwhm`."""
     penetration: tuple[float, float] | None
-    """Share of the counts that passed the septa, and the FWHM of their places."""
+    """Share of the counts that passed the septa, and the FWHM of their positions."""
     attenuation: float
-    """Tissue's, relative to that at 208 keV."""
+    """Attenuation of tissue, relative to that at 208 keV."""
     scatter: float
-    """Scattered counts over the others."""
+    """Scattered counts over unscattered ones."""
     scatter_fwhm_mm: float
     counts: float
-    """Expected without scatter, in all views of a torso."""
+    """Expected unscattered counts in all views of a torso."""
     radius_mm: float = 230.0
-    """Of a circular orbit: from the axis to the collimator's face."""
+    """Radius of the circular orbit: from the axis to the collimator's face."""
 
     @property
     def camera_options(self) -> dict[str, Any]:
-        """What `operators.spect_camera` and `camera_response` take of it."""
+        """Arguments of `operators.spect_camera` and `camera_response`."""
         return {"radius": self.radius_mm, "collimator": self.collimator, "penetration": self.penetration}
 
 
@@ -78,22 +78,22 @@ ISOTOPES = {
         counts=2e6,
     ),
 }
-"""By name."""
+"""Isotopes by name."""
 
 
 class EmissionScan(NamedTuple):
-    """What `emission_scan` returns."""
+    """A simulated scan and its truth."""
 
     operator: Operator
-    """A, on the voxels of the truth."""
+    """Operator A on the voxels of the truth."""
     y: Tensor
     """(1, 1, n_views, nx, nz): counts, float32."""
     background: Tensor
-    """r: expected scatter, known as from windows beside the photopeak."""
+    """r, expected scatter, as windows beside the photopeak would give it."""
     truth: Tensor
-    """x (1, 1, nx, ny, nz): counts that a voxel would give each view if nothing was absorbed."""
+    """x (1, 1, nx, ny, nz): expected counts of a voxel in each view if nothing was absorbed."""
     labels: Tensor
-    """(nx, ny, nz), see `Torso`."""
+    """Regions (nx, ny, nz), see `Torso`."""
 
 
 def emission_scan(
@@ -106,7 +106,7 @@ def emission_scan(
     virtual: bool = False,
     device: torch.device | str = "cpu",
 ) -> EmissionScan:
-    """Measure a random torso.
+    """Simulate a SPECT scan of a random torso.
 
     Args:
         isotope: one of ISOTOPES, or your own.
@@ -114,9 +114,9 @@ def emission_scan(
             CPU, with voxels of size mm; `operators.spect_camera` makes one.
         shape: (nx, ny, nz) voxels.
         voxel_size_mm: side of a voxel in mm.
-        seed: at least 0; of the patient, and by a stream of its own of the noise.
+        seed: at least 0; draws the patient and, in a stream of its own, the noise.
         virtual: as in `torso`.
-        device: where the answer is; patient and noise are drawn on the CPU.
+        device: device of the result; patient and noise are drawn on the CPU.
     """
     if seed < 0:
         raise ValueError(f"emission_scan: seed must be at least 0, got {seed}")

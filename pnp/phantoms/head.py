@@ -25,7 +25,7 @@ _SKIN, BONE, _DIPLOE, _FLUID, _WHITE, _GREY, _VESSEL, _LESION = (
 
 
 def head(size: int = 512, *, generator: torch.Generator | None = None) -> Tensor:
-    """A slice of a head (1, 1, size, size) in 1/mm, face up, edges averaged over 2 x 2 samples.
+    """Return a slice of a head (1, 1, size, size) in 1/mm, face up, edges averaged over 2 x 2 samples.
 
     Args:
         size: pixels on a side; the head is about 0.68 of it wide and 0.85 high.

@@ -45,31 +45,31 @@ _UPTAKE_RANGES = {
 }  # fmt: skip
 """Ranges of the activity concentration; that of the right kidney is within 10 % of the left one's."""
 _ATTENUATION = {"air": 0.0, "body": 0.01365, "lungs": 0.00348, "spine": 0.0187}
-"""1/mm at 208 keV."""
+"""Attenuation of regions, 1/mm at 208 keV."""
 _ORGAN_ATTENUATION = 0.0142
 """Attenuation of all other organs, 1/mm."""
 
 _MAX_WIDTH_MM = 372.0
-"""mm, of any torso."""
+"""Largest width of a torso, mm."""
 _SAMPLES_PER_VOXEL = 2
-"""Along each axis of a voxel."""
+"""Samples along each axis of a voxel."""
 _N_WAVES = 16
-"""Of a random field."""
+"""Plane waves in a random field."""
 _MAX_DISPLACEMENT_MM = 8.0
-"""mm, by which a virtual patient's organs are displaced at most along each axis."""
+"""Largest displacement of a virtual patient's organs along each axis, mm."""
 _TEXTURE_STD = 0.25
 """Standard deviation of the logarithm of a virtual patient's uptake within an organ."""
 
 
 class Torso(NamedTuple):
-    """What `torso` returns."""
+    """Activity, attenuation and regions of a torso."""
 
     activity: Tensor
-    """(1, 1, nx, ny, nz), float32: activity per voxel, relative to the body's."""
+    """Activity per voxel (1, 1, nx, ny, nz), float32, relative to the body's."""
     attenuation: Tensor
-    """(nx, ny, nz), float32: 1/mm at 208 keV."""
+    """Attenuation (nx, ny, nz), float32, in 1/mm at 208 keV."""
     labels: Tensor
-    """(nx, ny, nz), uint8: index into REGIONS of what fills most of a voxel."""
+    """Index into REGIONS of the region that fills most of a voxel (nx, ny, nz), uint8."""
     voxel_size_mm: float
 
 
@@ -81,15 +81,15 @@ def torso(
     uptake: str = "dotatate",
     virtual: bool = False,
 ) -> Torso:
-    """A random torso; the same generator gives the same patient at every resolution.
+    """Return a random torso; the same generator gives the same patient at every resolution.
 
     Args:
         shape: (nx, ny, nz) voxels; the grid must be at least 372 mm wide in x and y, so that any torso can turn in it.
         voxel_size_mm: side of a voxel in mm.
         generator: draws the patient; None: one seeded with 0.
-        uptake: one of UPTAKES, where the activity goes.
-        virtual: a second family, which no ellipsoid describes: organs bent and dented by up to 8 mm, uptake that varies
-            by a quarter within them, and lesions that are cold inside.
+        uptake: "dotatate" or "microspheres", where the activity is.
+        virtual: a second family of patients without ellipsoids: organs bent and dented by up to 8 mm, uptake that
+            varies by a quarter within them, and lesions that are cold inside.
 
     Raises:
         ValueError: the grid is too small for a torso, or uptake is unknown.
@@ -196,19 +196,19 @@ class _Patient:
         return self.measure()
 
     def draw_trunk(self) -> None:
-        """Body, lungs and spine; the lungs' domes end at the diaphragm."""
+        """Draw body, lungs and spine; the lungs' domes end at the diaphragm."""
         half = (self.uniform(150, _MAX_WIDTH_MM / 2), self.uniform(105, 130))
         self.scale = (half[0] / 168, half[1] / 118, self.uniform(0.93, 1.07))
-        # Of no end along z, and a little more square than an ellipse.
+        # Without end along z, and a little more square than an ellipse.
         self.paint("body", (0, 0, 0), (*half, math.inf), power=2.3)
         for side in (-1, 1):
             self.organ("lungs", (side * 78, -8, 160), (58, 78, 120))
         ratio = (self.scale[0] + self.scale[1]) / 2
         self.paint("spine", (0, 62 * self.scale[1], 0), (21 * ratio, 19 * ratio, math.inf))
-        self.paint("spine", (0, 88 * self.scale[1], 0), (7 * ratio, 16 * ratio, math.inf))  # what points backwards
+        self.paint("spine", (0, 88 * self.scale[1], 0), (7 * ratio, 16 * ratio, math.inf))  # spinous process
 
     def draw_organs(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Liver, of two lobes, spleen and kidneys; return centre and axes of the liver's right lobe."""
+        """Draw the liver, of two lobes, spleen and kidneys; return centre and axes of the liver's right lobe."""
         self.organ("liver", (-20, -48, 42), (75, 42, 38), turn=0.2)
         liver = self.organ("liver", (-82, -10, 32), (62, 78, 72))
         self.organ("spleen", (104, 38, 48), (28, 38, 48), turn=-0.5)
@@ -217,7 +217,7 @@ class _Patient:
         return liver
 
     def draw_lesions(self, liver: tuple[tuple[float, ...], tuple[float, ...]]) -> None:
-        """One to four spheres of 8 to 17 mm radius, most in the liver and the others in front of the spine, apart."""
+        """Draw one to four spheres of 8 to 17 mm radius, most in the liver the others in front of the spine, apart."""
         (n, placed) = int(self.uniform(1, _MAX_LESIONS + 1)), list[tuple[list[float], float]]()
         for i in range(n):
             radius = self.uniform(8, 17)
@@ -236,19 +236,19 @@ class _Patient:
         self.placed = placed
 
     def wave(self, x: Tensor, y: Tensor, z: Tensor, shortest: float) -> Tensor:
-        """A random field of variance 1 at places (mm), a sum of plane waves no shorter than `shortest`, in mm."""
+        """Return a random field of variance 1 at points (mm), a sum of plane waves no shorter than `shortest` (mm)."""
         total = 0 * x + 0 * y + 0 * z
         for _ in range(_N_WAVES):
             direction = torch.nn.functional.normalize(torch.randn(3, generator=self.g), dim=0)
             k = (direction * (2 * math.pi / (shortest * self.uniform(1, 3)))).tolist()
-            # Of the sum of angles, so that no cosine is taken of a whole grid.
+            # By the addition theorems, so that no cosine is taken of a whole grid.
             a, b, c = k[0] * x + self.uniform(0, 2 * math.pi), k[1] * y, k[2] * z
             plane_cos, plane_sin = a.cos() * b.cos() - a.sin() * b.sin(), a.sin() * b.cos() + a.cos() * b.sin()
             total += plane_cos * c.cos() - plane_sin * c.sin()
         return total.mul_((2 / _N_WAVES) ** 0.5)
 
     def bend(self) -> None:
-        """Take every sample's label from a place beside it; the skin stays where it is, for the field to hold it."""
+        """Displace the labels inside the body by a random field; the skin stays, so that the grid holds the body."""
         x, y, z = self.t[0][:, None, None], self.t[1][:, None], self.t[2]
         inside = self.labels > 0
         spacing = self.voxel / _SAMPLES_PER_VOXEL
@@ -265,7 +265,7 @@ class _Patient:
         self.labels = torch.where(inside & (moved > 0), moved, self.labels)
 
     def texture(self) -> Tensor:
-        """Factors of the uptake on voxels: lognormal with a standard deviation of a quarter, and cold cores."""
+        """Return factors of the uptake on voxels: lognormal with a standard deviation of a quarter, and cold cores."""
         x, y, z = (t.view(-1, _SAMPLES_PER_VOXEL).mean(1) for t in self.t)
         x, y = x[:, None, None], y[:, None]
         factor = torch.exp(_TEXTURE_STD * self.wave(x, y, z, 25.0) - _TEXTURE_STD**2 / 2)

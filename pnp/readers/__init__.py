@@ -1,4 +1,8 @@
-"""Measured data as they come from scanners and surveys: one function a format, plain arrays or a record of them.
+"""Read the data of scanners and surveys: one function per format.
+
+Measurements are records (`CtScan`, `SpectScan`, `ShearMap`): `record.tensors()` returns y and noise_std for
+`solve`, `record.operator(shape)` the operator of their geometry. Images are arrays. `pnp.lensing.map_catalogue` makes a
+`ShearMap` of the galaxies of a `ShearCatalogue`.
 
 Code in a file is never run: pickles and object arrays are refused. Whatever is wrong with a file is one ValueError.
 """

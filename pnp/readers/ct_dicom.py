@@ -25,7 +25,7 @@ UNCOMPRESSED_REMEDY = "if that is right, store it uncompressed"
 _MAX_GAP_DEVIATION = 0.02
 """Largest deviation of a gap between slices, over the median: positions are rounded."""
 MAX_VALUE = 1e12
-"""No length in mm and no scale of values is as large: a damaged file's."""
+"""Bound of lengths in mm and of scales of values, which only damaged files exceed."""
 _PIXEL_ELEMENTS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 
@@ -49,7 +49,7 @@ class Slices:
 
 @dataclass(frozen=True)
 class _Header:
-    """What a slice says of itself."""
+    """Header of one slice."""
 
     file: Path
     series: str
@@ -101,12 +101,12 @@ def read_dicom(path: str | os.PathLike[str], *, series: str | None = None) -> Sl
 
 
 def check_deflated(path: str | os.PathLike[str], file: BinaryIO) -> None:
-    """Refuse a file packed as a whole, which unpacks to anything before a word of it can be judged; rewind it."""
+    """Refuse a file compressed as a whole, which may unpack to any size before it can be checked; rewind the file."""
     from pydicom.filereader import read_dataset, read_preamble
     from pydicom.uid import DeflatedExplicitVRLittleEndian
 
     read_preamble(file, False)
-    # The first group, which is never packed: explicit, little-endian (PS3.10, 7.1).
+    # The first group, which is never compressed: explicit, little-endian (PS3.10, 7.1).
     meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
     if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
         raise ValueError(f"{path} is deflated as a whole, which is not read; store it uncompressed (dcmconv +te)")
@@ -125,7 +125,7 @@ def _files(path: str | os.PathLike[str]) -> list[Path]:
 
 
 def _header(file: Path) -> _Header:
-    """Read what is needed to choose and sort the slices, and refuse what is not a grey slice."""
+    """Read the header by which slices are chosen and sorted; refuse what is not a grey slice."""
     from pydicom import dcmread
     from pydicom.errors import InvalidDicomError
 
@@ -194,8 +194,8 @@ def _stack(headers: list[_Header]) -> tuple[list[_Header], float]:
     typical, k = float(np.median(gaps)), int(np.argmin(gaps))
     if gaps[k] < 1e-3:
         raise ValueError(
-            f"{headers[k].file} and {headers[k + 1].file.name} are at the same place; a volume has one slice a place: "
-            "sort phases or copies into folders"
+            f"{headers[k].file} and {headers[k + 1].file.name} are at the same place; a volume has one slice "
+            "per place: sort phases or copies into folders"
         )
     k = int(np.argmax(np.abs(gaps - typical)))
     if abs(gaps[k] - typical) > _MAX_GAP_DEVIATION * typical:

@@ -4,7 +4,7 @@
     exchange/data_white   open beam, (views, y, x); exchange/data_dark: closed beam
     exchange/theta        (n_angles,), attribute units: degrees or radians
 
-and, optional, measurement/instrument/detector/actual_pixel_size_x on the plane of the sample, in metres unless its
+and, optionally, measurement/instrument/detector/actual_pixel_size_x on the plane of the sample, in metres unless its
 attribute units says otherwise.
 """
 
@@ -38,7 +38,7 @@ def read_dxchange(
     Args:
         path: the file.
         rows: the detector rows to read, e.g. slice(0, 1); the others are not loaded. None: all.
-        angles: (n_angles,), radians: instead of the file's own, e.g. where it has none or does not say their unit.
+        angles: (n_angles,), radians, in place of the file's own, e.g. where it has none or does not state their unit.
 
     Raises:
         TypeError: rows is not a slice.
@@ -75,7 +75,7 @@ def read_dxchange(
 
 
 def _dataset(path: str | os.PathLike[str], file: h5py.File, name: str) -> h5py.Dataset:
-    """Return a dataset of real numbers of the group exchange, or say what the file holds instead."""
+    """Return a dataset of real numbers of the group exchange; without it, list what the file holds."""
     group = file.get("exchange")
     if not isinstance(group, h5py.Group):
         raise ValueError(f"{path} must have a group 'exchange', it holds {listed(file)}; is it a Data Exchange file?")
@@ -106,14 +106,14 @@ def _check_views(path: str | os.PathLike[str], sizes: dict[str, int], n: int) ->
     remedy = (
         f"its axis {same[0]} has {n}: is it transposed? Set data's attribute axes to the true order"
         if same
-        else "views or angles are missing; give angles= in radians, one a view"
+        else "views or angles are missing; give angles= in radians, one per view"
     )
     got = f"{tuple(sizes.values())} ({':'.join(sizes)})"
     raise ValueError(f"{path}: data must have a view for each of {n} angles, got {got}; {remedy}")
 
 
 def _rows(path: str | os.PathLike[str], n_rows: int, rows: slice | None) -> slice:
-    """Return rows as a slice within the detector; no row asked for is left out silently."""
+    """Return rows as a slice within the detector; no requested row is left out silently."""
     start, stop, step = (rows or slice(None)).indices(n_rows)
     asked = (rows.start, rows.stop) if rows is not None else ()
     if step < 1 or start >= stop or any(end is not None and not -n_rows <= end <= n_rows for end in asked):
@@ -186,6 +186,6 @@ def _pixel_size(path: str | os.PathLike[str], file: h5py.File) -> float | None:
 
 
 def _text(value: Any) -> str:
-    """Return a text of HDF5, in whichever of its forms."""
+    """Return HDF5 text, bytes or str, as str."""
     value = value.item() if isinstance(value, np.ndarray) and value.size == 1 else value
     return (value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)).strip()

@@ -20,7 +20,7 @@ from .ct_scan import CtScan
 _STRUCT_NAMES = ("CtDataFull", "CtDataLimited")
 _SEGMENTATION_SHAPE = (512, 512)
 _MIN_STEP_DEGREES = 0.02
-"""Steps between views, in degrees, below which they are radians: those of the challenge are 0.5 degrees."""
+"""Smallest step between views in degrees; smaller ones are radians (the challenge has steps of 0.5 degrees)."""
 
 
 def read_htc2022(path: str | os.PathLike[str]) -> CtScan:

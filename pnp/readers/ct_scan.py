@@ -1,4 +1,4 @@
-"""A scan: what a detector measured while it turned around an object, and where everything stood."""
+"""A CT scan: views of an object from many angles, and the geometry of source and detector."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class CtScan:
             counts.
         angles: (n_angles,), radians, float64; any order, repeats allowed.
         kind: "line integrals" or "counts".
-        flat: counts of the open beam, frame by frame, for their spread tells the gain: (n_frames, n_detectors) or
-            (n_rows, n_frames, n_detectors); given without an axis of frames, it is one. None where there are none.
-        dark: the same of the closed beam.
-        source_origin_mm: from the source to the axis of rotation; None: parallel beam, or not known.
-        origin_detector_mm: from the axis to the detector.
+        flat: counts of the open beam, frame by frame, since their spread gives the gain: (n_frames, n_detectors) or
+            (n_rows, n_frames, n_detectors); without an axis of frames, a single frame. None: not measured.
+        dark: counts of the closed beam, likewise.
+        source_origin_mm: distance from the source to the axis of rotation; None: parallel beam, or not known.
+        origin_detector_mm: distance from the axis to the detector.
         pitch_mm: width of a detector bin, on the detector.
-        pixel_size_mm: side of an image's pixel that the data support: a bin, scaled to the axis.
-        facts: what else the file says.
-        path: the file, named by messages.
+        pixel_size_mm: side of the image's pixels that suits the data: a bin, scaled to the axis.
+        facts: further entries of the file.
+        path: the file, for messages.
 
     Raises:
         ValueError: axes do not match the angles or each other, values are not finite real numbers, or a geometry is
@@ -90,7 +90,7 @@ class CtScan:
 
         Args:
             which: slice, indices or boolean mask over the angles, e.g. slice(0, 181) or slice(None, None, 12). A slice
-                ends within the scan: no view asked for is left out silently.
+                must lie within the scan: no requested view is left out silently.
         """
         n = len(self.angles)
         if isinstance(which, slice) and any(k is not None and not -n <= k <= n for k in (which.start, which.stop)):
@@ -185,7 +185,7 @@ def _frames(where: str, values: Any, shape: tuple[int, ...]) -> npt.NDArray[np.f
         frames = frames[..., None, :]
     if frames.ndim != len(shape) or (*frames.shape[:-2], frames.shape[-1]) != pixels or frames.shape[-2] == 0:
         raise ValueError(
-            f"{where} must be {pixels}, one value a detector pixel, or with an axis of frames before the last, got "
+            f"{where} must be {pixels}, one value per detector pixel, or with an axis of frames before the last, got "
             f"{frames.shape}; crop it as y"
         )
     return frames

@@ -1,7 +1,7 @@
 """Catalogues of galaxies with their shapes: FITS, CSV, ECSV and HDF5 tables, as surveys publish them.
 
-Every survey names its columns in its own way. Those in `ALIASES` are found, whatever their case; several that would do
-are an error, never a guess. Angles are in the unit of the file, degrees where it says none. Rows that cannot be used
+Every survey names its columns in its own way. Those in `ALIASES` are found, whatever their case; several that fit
+are an error, never a guess. Angles are in the unit of the file, degrees where it states none. Rows that cannot be used
 are left out and counted in `ShearCatalogue.dropped`.
 """
 
@@ -33,14 +33,14 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
         "kappa": "kappa kappa_true convergence",
     }.items()
 }
-"""The names by which columns are found; e2 is what e1 is with 2 for its last 1."""
+"""Names by which columns are found; the name of e2 is that of e1 with 2 in place of its last 1."""
 
 _OPTIONAL_COLUMNS = ("weight", "z", "kappa")
 
 
 @dataclass(frozen=True, eq=False)
 class ShearCatalogue:
-    """Galaxies: where they are and what shear each one shows, (n,) float64 each.
+    """Galaxies: positions and shapes, (n,) float64 each; `pnp.lensing.map_catalogue` makes a `ShearMap` of them.
 
     Rows with a value that is not finite (z apart: it matters to `select` only) or with weight 0 are left out.
 
@@ -59,7 +59,7 @@ class ShearCatalogue:
         max_e: galaxies with e1^2 + e2^2 > max_e^2 are left out; None: they are an error beyond 1; infinity: all stay.
         dropped: reason to number of rows left out so far.
         columns: which column of the file became what.
-        path: the file, named by messages.
+        path: the file, for messages.
 
     Raises:
         TypeError: values are not real numbers.
@@ -92,7 +92,7 @@ class ShearCatalogue:
         arrays.setdefault("weight", np.ones(n))
         lengths = {name: len(values) for name, values in arrays.items()}
         if set(lengths.values()) != {n}:
-            raise ValueError(f"{where}: columns must be of one length, got {lengths}; give one value a galaxy")
+            raise ValueError(f"{where}: columns must be of one length, got {lengths}; give one value per galaxy")
 
         finite = np.logical_and.reduce([np.isfinite(values) for name, values in arrays.items() if name != "z"])
         keep, dropped = finite & (arrays["weight"] != 0), dict(self.dropped)
@@ -149,7 +149,7 @@ def read_catalogue(
     table: str | int | None = None,
     max_e: float | None = None,
 ) -> ShearCatalogue:
-    """Read galaxies from a FITS, CSV, ECSV or HDF5 file, or from an astropy Table that you have cut to your needs.
+    """Read galaxies from a FITS, CSV, ECSV or HDF5 file, or from an astropy Table, for instance one that you have cut.
 
     Args:
         source: .fits (also .gz), .csv, .ecsv, .h5 or .hdf5; or a Table.
@@ -157,7 +157,7 @@ def read_catalogue(
         dec: likewise.
         e1: likewise.
         e2: likewise; "auto" is the partner of e1.
-        weight: likewise; None, or none to be found: all galaxies count alike.
+        weight: likewise; None, or no such column: all galaxies count alike.
         z: redshift, likewise; None: not read.
         kappa: true convergence of simulations, likewise.
         sigma_e: column or number: dispersion of one component.
@@ -245,7 +245,7 @@ def _existing(where: str, held: Columns, name: str, given: str) -> str:
 
 
 def _column(where: str, name: str, values: Any, n: int | None = None) -> _Array:
-    """Return one number a galaxy, float64, of this machine's byte order; what a table masks becomes NaN."""
+    """Return one number per galaxy, float64, in this machine's byte order; masked values become NaN."""
     masked = hasattr(values, "filled")  # numpy's or astropy's masked arrays
     array: Any = values if masked else np.asarray(values)
     if array.dtype.kind not in "fiub":
@@ -284,7 +284,7 @@ def _degrees(where: str, values: Any, unit: Any) -> Any:
 def _check_degrees(where: str, ra: Any, dec: Any) -> None:
     """Refuse angles without a unit that are likely radians or hours."""
     ra, dec = _column(where, "ra", ra), _column(where, "dec", dec)
-    if ra.shape != dec.shape:  # which is refused by the galaxies
+    if ra.shape != dec.shape:  # ShearCatalogue refuses them
         return
     usable = np.isfinite(ra) & np.isfinite(dec)
     if not usable.any():
@@ -306,7 +306,7 @@ def _check_degrees(where: str, ra: Any, dec: Any) -> None:
 
 
 def _check(where: str, arrays: dict[str, _Array]) -> None:
-    """Refuse angles, weights and biases that cannot be."""
+    """Refuse impossible angles, weights and biases."""
     limits = {"ra": (-360.0, 360.0), "dec": (-90.0, 90.0), "weight": (0.0, math.inf), "sigma_e": (0.0, math.inf)}
     remedies = {
         "weight": "set it to 0 where a galaxy is not to count",
@@ -329,7 +329,7 @@ def _check(where: str, arrays: dict[str, _Array]) -> None:
 
 
 def _elongated(where: str, size: _Array, keep: npt.NDArray[np.bool_], max_e: float | None) -> npt.NDArray[np.bool_]:
-    """Return which of the galaxies kept are too elongated, or refuse them where nobody has said what to do."""
+    """Return which of the galaxies kept are too elongated, or refuse them where max_e is not given."""
     if max_e is not None and not max_e > 0:
         raise ValueError(f"ShearCatalogue: max_e must be positive, got {max_e!r}; 1 for ellipticities")
     beyond = np.asarray(keep & (size > (1.0 if max_e is None else max_e)))

@@ -2,7 +2,7 @@
 
 Maps are FITS images or HDF5 datasets of any byte order, named like "e1.fits", "maps.fits[E1]", "maps.fits[2]" or
 "maps.h5[shear/e1]". Pixels without a value, without a finite noise or outside the mask are not observed: there shear is
-0, noise_std infinite and the mask False, as `pnp.solve` wants it.
+0, noise_std infinite and the mask False, as `pnp.solve` expects.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def read_shear_maps(
     """Read maps of shear, (H, W) each, with their noise and mask.
 
     Give one file, whose parts are found by their names (e1, e2, noise_std or std1 and std2, weight, mask, kappa) or
-    named by you; or no path, and every map as its own file.
+    named by the arguments; or no path, and a file for every map.
 
     Args:
         path: FITS or HDF5 file that holds all maps; None: the maps name their files.
@@ -141,7 +141,7 @@ def write_shear_maps(path: str | os.PathLike[str], shear_map: ShearMap, *, overw
 
 
 def _sources(where: str, path: str | os.PathLike[str] | None, given: dict[str, _Part]) -> dict[str, list[str]]:
-    """Return each map's places, "file" or "file[part]", one or one for each component."""
+    """Return where each map is, "file" or "file[part]": one place, or one per component."""
     held = [] if path is None else _parts(path)
 
     def place(name: str, part: str) -> str | None:
@@ -172,7 +172,7 @@ def _sources(where: str, path: str | os.PathLike[str] | None, given: dict[str, _
         if found:
             sources[name] = found
     rivals = [name for name in ("noise_std", "weight") if given[name] not in ("auto", None)]
-    if len(rivals) == 1:  # what is said counts, not what else is in the file
+    if len(rivals) == 1:  # the one that is given counts, not what else the file holds
         sources.pop("weight" if rivals == ["noise_std"] else "noise_std", None)
     missing = [name for name in ("e1", "e2") if name not in sources]
     if missing:
@@ -195,7 +195,7 @@ def _parts(path: str | os.PathLike[str]) -> list[str]:
 
 
 def _load(place: str) -> tuple[npt.NDArray[np.float64], Any]:
-    """Return the map at "file" or "file[part]", and its header, in FITS: the file's first one with its own upon it."""
+    """Return the map at "file" or "file[part]", and its FITS header: the file's first one, updated by its own."""
     file, bracket, part = place.partition("[") if place.endswith("]") and not Path(place).exists() else (place, "", "")
     part, header = part.removesuffix("]"), None
     if file.lower().endswith((".h5", ".hdf5")):

@@ -33,9 +33,9 @@ _Array = npt.NDArray[Any]
 _FRAME_VECTORS = ("EnergyWindowVector", "DetectorVector", "RotationVector", "AngularViewVector")
 _GATE_VECTORS = ("RRIntervalVector", "TimeSlotVector", "PhaseVector", "TimeSliceVector")
 _MAX_CENTRE_OFFSET_MM = 0.1
-"""A detector that is less off the axis need not be shifted."""
+"""Largest offset of a detector from the axis that is ignored."""
 _MAX_TILT = math.radians(20)
-"""Between an orientation that a file states and that of its angles: more is a contradiction."""
+"""Largest angle between the orientation that a file states and that of its angles; more is a contradiction."""
 
 
 def read_dicom_nm(path: str | os.PathLike[str], *, rotation: int | None = None) -> SpectScan:
@@ -116,7 +116,7 @@ def read_dicom_nm(path: str | os.PathLike[str], *, rotation: int | None = None) 
 
 
 def _check_size(path: str | os.PathLike[str], data: Any) -> None:
-    """Refuse more frames, and larger ones, than the file can hold, before there is an array of their number."""
+    """Refuse frames that the file cannot hold, in number or size, before an array of their number is made."""
     frames, rows, columns = (int(data.get(name) or 1) for name in ("NumberOfFrames", "Rows", "Columns"))
     held, depth = Path(path).stat().st_size, int(data.get("BitsAllocated") or 16)
     if not 0 < frames <= held or min(rows, columns) < 1:
@@ -137,7 +137,7 @@ def _vector(path: str | os.PathLike[str], data: Any, name: str) -> _Array:
 
 
 def _one_rotation(path: str | os.PathLike[str], turns: _Array, rotation: int | None) -> _Array:
-    """Return the frames of the rotation that is asked for, or of the only one."""
+    """Return the frames of the requested rotation, or of the only one."""
     found = np.unique(turns).tolist()
     if rotation is None and len(found) > 1:
         raise ValueError(f"{path} holds the rotations {found}; choose one, rotation={found[0]}")
@@ -147,7 +147,7 @@ def _one_rotation(path: str | os.PathLike[str], turns: _Array, rotation: int | N
 
 
 def _counted(window: _Array, detector: _Array) -> _Array:
-    """Return the frames' numbers within their window and detector, for files that count no views."""
+    """Return the frames' numbers within their window and detector, for files that do not number views."""
     order = np.lexsort((detector, window))  # stable: frames stay in turn
     pairs = np.stack([window, detector])[:, order]
     _, starts, sizes = np.unique(pairs, axis=1, return_index=True, return_counts=True)
@@ -198,7 +198,7 @@ def _orbit(
 def _check_detectors(
     path: str | os.PathLike[str], data: Any, detectors: _Array, views: _Array, degrees: _Array, doubts: list[str]
 ) -> None:
-    """Refuse collimators that are not of parallel holes; note what contradicts the angles, to warn of."""
+    """Refuse collimators that are not of parallel holes; note what contradicts the angles, for warnings."""
     for d, head in enumerate(data.get("DetectorInformationSequence") or [], start=1):
         kind = str(head.get("CollimatorType") or "PARA")
         if kind not in ("PARA", "UNKN"):
@@ -255,7 +255,7 @@ def _isotope(data: Any) -> str:
 
 
 def _facts(data: Any) -> dict[str, Any]:
-    """Return what else may matter; nothing that names the patient."""
+    """Return further facts, none of which identifies the patient."""
     heads, turns = data.get("DetectorInformationSequence") or [], data.get("RotationInformationSequence") or []
     duration = _number(turns[0], "ActualFrameDuration") if len(turns) else None
     facts = {

@@ -38,9 +38,9 @@ _TYPE_CODES = {
 }  # fmt: skip
 _BYTE_ORDERS = {"bigendian": ">", "littleendian": "<"}
 _MIN_RADIUS_MM = 60.0
-"""No camera's face is nearer to the axis: a smaller radius of SIMIND's is in cm."""
+"""Smallest radius of a camera; a smaller one in a header of SIMIND is in cm."""
 _MAX_PLAUSIBLE_COUNT = 1e25
-"""Floats of the other byte order are near 1e-40 or beyond this."""
+"""Bound of the largest count; floats of the wrong byte order are beyond it, or near 1e-40."""
 _BLOCK_BYTES = 2048
 """Bytes of a block of `data starting block`."""
 _UNIQUE_KEYS: tuple[str, ...] = (
@@ -51,7 +51,7 @@ _UNIQUE_KEYS: tuple[str, ...] = (
     "extent of rotation",
 )
 _UNIQUE_KEYS += ("direction of rotation", "number format", "number of bytes per pixel", "name of data file")
-"""Keys that mean something else where they come twice with different values."""
+"""Keys that may not occur twice with different values."""
 
 
 def read_interfile(
@@ -111,7 +111,7 @@ def read_interfile(
 
 
 class _Header:
-    """Keys, in lower case and without "!", and their values; SIMIND's behind semicolons too."""
+    """Keys of a header, in lower case and without "!", and their values; SIMIND's behind semicolons too."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.values, comments = path, dict[str, str](), dict[str, str]()
@@ -162,7 +162,7 @@ class _Header:
 
 
 def _raw(header: _Header, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    """Read the raw numbers, as many as the header says and no more."""
+    """Read exactly as many raw numbers as the header states."""
     path, form = header.path, header.text("number format").lower()
     kind, order = _TYPE_CODES.get(form), _BYTE_ORDERS.get(header.text("imagedata byte order", "BIGENDIAN").lower())
     size = header.whole("number of bytes per pixel")
@@ -192,7 +192,7 @@ def _raw(header: _Header, shape: tuple[int, ...]) -> npt.NDArray[Any]:
 
 
 def _beside(header: _Header, key: str) -> Path:
-    """Return the file that a header names, in its own folder or below, wherever it was written."""
+    """Return the file that a header names, from the header's folder or below, whatever path it states."""
     folder, stated = header.path.parent, header.text(key)
     name = stated.replace("\\", "/").rsplit("/", 1)[-1]
     file = file_within(folder, stated) or file_within(folder, name)

@@ -1,8 +1,8 @@
-"""A SPECT scan: what a camera counted at each of its positions around a patient, and where it stood.
+"""A SPECT scan: the counts of a camera at each of its positions around a patient, and the geometry.
 
 Frame: that of `operators.SPECT`. Axes x, y and z are the patient's left, back and head; at the angle theta the camera
 is at (sin(theta), -cos(theta)): before the breastbone at 0, at the patient's left at pi/2. Bins lie along
-(cos(theta), sin(theta)) and z: a view is what the eye sees from the camera, once its rows run upwards.
+(cos(theta), sin(theta)) and z: a view shows the patient as seen from the camera, with rows that run upwards.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ..spect import triple_energy_window
 
 
 class EnergyWindow(NamedTuple):
-    """A range of photon energies, NaN where the file does not say."""
+    """A range of photon energies; NaN where the file does not state them."""
 
     name: str
     low_kev: float
@@ -34,7 +34,7 @@ class EnergyWindow(NamedTuple):
 
     @property
     def width_kev(self) -> float:
-        """Its width."""
+        """Width of the window in keV."""
         return self.high_kev - self.low_kev
 
 
@@ -44,14 +44,14 @@ class SpectScan:
 
     Attributes:
         y: (n_windows, 1, n_views, nx, nz), float32: counts, or expected counts of a simulation, z upwards.
-            Those of one window are what `SPECT.A` gives.
+            Those of one window have the shape that `SPECT.A` returns.
         angles: (n_views,), radians, float64, in the frame above.
         pixel_size_mm: (transaxial, axial) size of a bin.
-        radius_mm: (n_views,), from the axis of rotation to the collimator's face; None: not known.
-        windows: an `EnergyWindow` each.
+        radius_mm: (n_views,), distance from the axis of rotation to the collimator's face; None: not known.
+        windows: an `EnergyWindow` per window.
         isotope: as the file names it, or "".
-        facts: what else the file says.
-        path: the file, named by messages.
+        facts: further entries of the file.
+        path: the file, for messages.
 
     Raises:
         ValueError: shapes do not match each other, counts are negative or not finite, or a length is not positive.
@@ -90,8 +90,8 @@ class SpectScan:
             radius = np.asarray(self.radius_mm, dtype=np.float64)
             if radius.shape != angles.shape or not ((radius > 0) & (radius < np.inf)).all():
                 raise ValueError(
-                    f"{where}: radius_mm must be {len(angles)} positive numbers, one a view, got shape {radius.shape} "
-                    f"from {radius.min(initial=math.inf):.4g} on"
+                    f"{where}: radius_mm must be {len(angles)} positive numbers, one per view, got shape "
+                    f"{radius.shape} from {radius.min(initial=math.inf):.4g} on"
                 )
             object.__setattr__(self, "radius_mm", radius)
         windows = self.windows or tuple(EnergyWindow("", math.nan, math.nan) for _ in counts)
@@ -109,9 +109,9 @@ class SpectScan:
         return replace(self, y=self.y[k][None], windows=(self.windows[k],))
 
     def scatter(self, peak: int, lower: int, upper: int | None = None) -> npt.NDArray[np.float32]:
-        """Return the scatter expected in the window `peak` (1, 1, n_views, nx, nz), from those on its sides.
+        """Estimate the scatter in the window `peak`, (1, 1, n_views, nx, nz), from the windows beside it.
 
-        See `pnp.spect.triple_energy_window`: noisy, a background wants it smoothed.
+        See `pnp.spect.triple_energy_window`. The estimate is noisy: smooth it before use as a background.
 
         Args:
             peak: number of the photopeak's window, counted from 0.

@@ -56,7 +56,7 @@ def read_tiff_stack(path: str | os.PathLike[str]) -> npt.NDArray[np.float32]:
 
 
 def write_tiff_stack(folder: str | os.PathLike[str], volume: npt.ArrayLike, *, overwrite: bool = False) -> list[Path]:
-    """Write slices (n, H, W) as float32 to slice_0000.tif, slice_0001.tif, ... and return their names.
+    """Write slices (n, H, W) as float32 to slice_0000.tif, slice_0001.tif, ... and return their paths.
 
     All are written under temporary names first; they get their own when the last one is complete.
 
@@ -96,7 +96,7 @@ def write_tiff_stack(folder: str | os.PathLike[str], volume: npt.ArrayLike, *, o
     with ExitStack() as stack:
         for file, pixels in zip(files, slices, strict=True):
             tifffile.imwrite(stack.enter_context(atomic(file, overwrite=overwrite)), pixels, photometric="minisblack")
-    for file in set(before) - set(files):  # of a longer stack
+    for file in set(before) - set(files):  # left from a longer stack
         file.unlink(missing_ok=True)
     return files
 
@@ -110,7 +110,7 @@ def _tiffs(folder: Path) -> list[Path]:
 
 
 def _natural(path: Path) -> tuple[list[Any], str]:
-    """Return a key that sorts 2 before 10: texts and numbers in turn."""
+    """Return a key that sorts 2 before 10: text and numbers alternate."""
     parts = re.split(r"(\d+)", str(path))
     return [int(part) if k % 2 else part.lower() for k, part in enumerate(parts)], str(path)
 
@@ -119,7 +119,7 @@ def _files(path: str | os.PathLike[str]) -> list[Path]:
     """Return the files of a stack in order, one at least."""
     if Path(path).is_dir():
         files = _tiffs(Path(path))
-        # Flats and projections in one folder have one shape: the names tell them apart.
+        # Flats and projections in one folder have one shape; only their names differ.
         series = sorted({re.sub(r"\d+", "#", file.stem) for file in files})
         if len(series) > 1:
             names = ", ".join(f"{name:.30}" for name in series[:4])

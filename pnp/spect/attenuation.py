@@ -32,7 +32,7 @@ _BONE = (1.331, 0.6655, 0.4242, 0.3148, 0.2229, 0.1855, 0.1480, 0.1309, 0.1113, 
 WATER = dict(zip(_ENERGY, _WATER, strict=True))
 """Mass attenuation of liquid water in cm^2/g by energy in keV."""
 _BONE_TABLE = dict(zip(_ENERGY[3:], _BONE, strict=True))
-"""The same of compact bone."""
+"""Mass attenuation of compact bone in cm^2/g by energy in keV."""
 _BONE_DENSITY = 1.920
 MM_PER_CM = 10.0
 
@@ -40,8 +40,8 @@ MM_PER_CM = 10.0
 def attenuation_from_hu(hu: _T, energy_kev: float, *, ct_kev: float = 70.0) -> _T:
     """Return linear attenuation in 1/mm at a gamma ray's energy from Hounsfield units.
 
-    Resample the CT to the voxels of SPECT first, or smooth it to their size: attenuation averages, bones do not fill a
-    voxel. Below -1000 HU (padding) there is nothing: 0.
+    Resample the CT to the voxels of SPECT first, or smooth it to their size: attenuation averages, and bones do not
+    fill voxels. Below -1000 HU (padding) there is nothing: 0.
 
     Args:
         hu: Hounsfield units, a tensor, an array or a number.

@@ -1,4 +1,4 @@
-"""Scatter in a photopeak window from the counts of windows beside it."""
+"""Estimate the scatter in a photopeak window from the counts of windows beside it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def triple_energy_window(lower: _T, upper: _T | None, widths_kev: Sequence[float
 
         (lower / w_lower + upper / w_upper) w_peak / 2,
 
-    K. Ogawa, Y. Harata, T. Ichihara, A. Kubo and S. Hashimoto, IEEE Trans. Med. Imaging 10 (1991) 408. It is as noisy
-    as few counts are: a background wants it smoothed, with a Gaussian of a few bins for instance.
+    K. Ogawa, Y. Harata, T. Ichihara, A. Kubo and S. Hashimoto, IEEE Trans. Med. Imaging 10 (1991) 408. The
+    estimate is as noisy as its few counts: smooth it before use as a background, e.g. with a Gaussian of a few bins.
 
     Args:
         lower: counts below the peak, an array or tensor of any shape.
-        upper: counts above it, as lower; None: there are none, and the trapezoid is a triangle.
+        upper: counts above the peak, likewise; None: there are none, and the trapezoid is a triangle.
         widths_kev: (w_lower, w_peak, w_upper) in keV, or (w_lower, w_peak) without upper.
 
     Raises:

@@ -29,7 +29,7 @@ from pnp.spect import attenuation_from_hu, triple_energy_window
         ({"y": -np.ones((1, 1, 4, 6, 3))}, "counts >= 0"),
         ({"y": np.full((1, 1, 4, 6, 3), math.nan)}, "got 72 NaN"),
         ({"pixel_size_mm": (4.8, -1)}, "two positive sizes"),
-        ({"radius_mm": np.ones(3)}, "4 positive numbers, one a view"),
+        ({"radius_mm": np.ones(3)}, "radius_mm must be 4"),
         ({"radius_mm": np.array([1, 0, 1, 1])}, "positive numbers"),
         ({"windows": (EnergyWindow("", 1, 2),) * 2}, "windows must be 1"),
     ],
