@@ -182,7 +182,7 @@ def _spect_torsos(
 
     def camera(mu: Tensor, size: float) -> SPECT:
         cached = size == voxel_mm and n_bytes <= CACHE_BYTES  # used in every step
-        return spect_camera(mu, angles, voxel_size=size, **tracer.sheet, cache_attenuation=cached).to(device)
+        return spect_camera(mu, angles, voxel_size=size, **tracer.camera_options, cache_attenuation=cached).to(device)
 
     found = []
     for i in _with_progress(range(count)):

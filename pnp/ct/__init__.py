@@ -1,4 +1,4 @@
-"""Computed tomography from raw measurements: counts to line integrals, centre of rotation, units, transmission.
+"""Computed tomography from raw measurements: line integrals of counts, centre of rotation, units, transmission.
 
 `calibrate` finds the angles and the offset of a scan from its measurements alone.
 """

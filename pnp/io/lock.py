@@ -1,4 +1,7 @@
-"""One run an output: a lock that dies with its process, and what killed runs left is swept away under it."""
+"""Lock an output against a second process; the lock ends with its process.
+
+Under the lock, temporary files and folders that killed runs left are removed.
+"""
 
 from __future__ import annotations
 
@@ -13,22 +16,22 @@ from pathlib import Path
 
 from filelock import lock_descriptor
 
-ATTEMPTS = 100
-"""To lock a file that others remove in between."""
+_MAX_ATTEMPTS = 100
+"""Attempts to lock a file that other processes may remove in between."""
 
 
 @contextmanager
 def exclusive(path: str | os.PathLike[str], caller: str) -> Iterator[None]:
-    """Keep an output to this run until the block ends; the system frees it if the process dies, however it dies.
+    """Lock an output until the block ends; the system releases the lock however the process dies.
 
-    The lock is on a hidden file beside the output. Where the file system has no locks there is none.
+    A hidden file beside the output is locked, unless the file system has no locks.
 
     Args:
         path: the output, a file or a folder, which need not exist.
-        caller: what messages begin with.
+        caller: beginning of messages.
 
     Raises:
-        ValueError: another run has it.
+        ValueError: another run holds the lock.
     """
     path = Path(path)
     path = path.parent.resolve() / path.name
@@ -48,8 +51,8 @@ def exclusive(path: str | os.PathLike[str], caller: str) -> Iterator[None]:
         with suppress(OSError):  # a full disk; it is for messages only
             os.ftruncate(handle, 0)
             os.write(handle, f" process {os.getpid()} on {socket.gethostname()}".encode())
-        if holds:  # else another run may be at work
-            sweep(path)
+        if holds:  # without locks another run may be writing
+            remove_stale_parts(path)
         yield
     finally:
         if sys.platform == "win32":  # where open files cannot be removed
@@ -60,13 +63,13 @@ def exclusive(path: str | os.PathLike[str], caller: str) -> Iterator[None]:
             os.close(handle)
 
 
-def hidden(path: Path) -> Path:
-    """Return a free hidden name beside a folder, which `sweep` knows."""
+def part_path(path: Path) -> Path:
+    """Return an unused hidden name beside a folder, for a temporary one; see `remove_stale_parts`."""
     return path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
 
 
-def sweep(path: Path) -> None:
-    """Remove the temporary files and folders that killed runs left beside an output which is ours alone."""
+def remove_stale_parts(path: Path) -> None:
+    """Remove temporary files and folders of killed runs beside an output; call it with the lock held."""
     file = rf"\.{re.escape(path.stem)}\.[0-9a-f]{{8}}\.part{re.escape(path.suffix)}"
     folder = rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.part"
     for left in path.parent.iterdir():
@@ -74,9 +77,9 @@ def sweep(path: Path) -> None:
             _remove(left)
 
 
-def discard(folder: Path) -> None:
-    """Remove a folder, under another name first: half of it is never taken for the whole."""
-    part = hidden(folder)
+def remove_renamed(folder: Path) -> None:
+    """Rename a folder, then remove it, so that a half-removed folder is never taken for a whole one."""
+    part = part_path(folder)
     os.rename(folder, part)
     _remove(part)
 
@@ -91,7 +94,7 @@ def _remove(path: Path) -> None:
 
 def _taken(lock: Path) -> tuple[int | None, bool]:
     """Return the handle of the lock's file, None if another process has it, and whether there are locks at all."""
-    for _ in range(ATTEMPTS):
+    for _ in range(_MAX_ATTEMPTS):
         handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             locked = _locked(handle)
@@ -101,7 +104,7 @@ def _taken(lock: Path) -> tuple[int | None, bool]:
             if os.path.samestat(os.fstat(handle), os.stat(lock)):
                 return handle, locked is True
         except FileNotFoundError:
-            pass  # who had it removed the file between our opening and our locking it
+            pass  # its holder removed the file after we opened it and before we locked it
         except OSError:
             os.close(handle)
             raise

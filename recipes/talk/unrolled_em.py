@@ -33,7 +33,7 @@ from pnp.learned import MODES, Scan, UnrolledEM, make_scan, save_unrolled_em, tr
 from pnp.learned.unrolled_em_training import spent
 from pnp.metrics import nrmse
 from pnp.phantoms import ISOTOPES, emission_scan, region_means
-from pnp.phantoms.emission import SIGMAS
+from pnp.phantoms.emission import FWHM_PER_STD
 from pnp.training import Interrupted, TrainingOptions
 
 FIELD, FILTER_FWHM = 409.6, 10.0  # mm
@@ -70,7 +70,7 @@ def scan(name: str, seed: int, virtual: bool = False) -> tuple[Scan, Tensor]:
 
     def camera(mu: Tensor, size: float) -> SPECT:
         cached = {"cache_attenuation": size == voxel}
-        return spect_camera(mu, angles, voxel_size=size, **isotope.sheet, **cached).to(args.device)
+        return spect_camera(mu, angles, voxel_size=size, **isotope.camera_options, **cached).to(args.device)
 
     found = emission_scan(isotope, camera, shape, voxel_size_mm=voxel, seed=seed, virtual=virtual, device=args.device)
     return make_scan(build(), *found[:4]), found.labels
@@ -115,7 +115,7 @@ for name in args.isotopes:
     print(f"{name}: {len(train)} patients to train on", flush=True)
 
     # Networks
-    width = FILTER_FWHM / SIGMAS / voxel
+    width = FILTER_FWHM / FWHM_PER_STD / voxel
 
     def smooth(s: Scan, width: float = width) -> Tensor:
         return torch.from_numpy(gaussian_filter(s.start.cpu().numpy(), (0, 0, width, width, width))).to(s.start)

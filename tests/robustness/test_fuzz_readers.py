@@ -325,7 +325,7 @@ def test_interfile_of_more_bytes_a_pixel_than_a_message_holds(tmp_path):
 
 def test_photograph_of_more_rows_than_the_file_has(tmp_path, monkeypatch):
     """Pillow makes room for what a TIFF claims, and eight times as much for its grey."""
-    monkeypatch.setattr(guards, "ROOM", 2**20)
+    monkeypatch.setattr(guards, "ALWAYS_ALLOWED_BYTES", 2**20)
     path = tmp_path / "photograph.tif"
     TARGETS[path.name].write(path)
     with tifffile.TiffFile(path) as tiff:

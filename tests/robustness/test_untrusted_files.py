@@ -22,7 +22,7 @@ from denoisers import MLPatch, SuperResolver
 from pnp.cli.reconstruct_stack import _first_slice
 from pnp.cli.report import report
 from pnp.io import guards, read_image, read_measurements, read_result
-from pnp.io.guards import within
+from pnp.io.guards import file_within
 from pnp.learned import load_glimpse, load_unrolled_em
 from pnp.readers import (
     read_catalogue,
@@ -175,7 +175,7 @@ def test_stacks_that_claim_what_the_file_has_not(tmp_path):
 
 
 def test_an_honest_virtual_dataset_of_its_own_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(guards, "ROOM", 0)
+    monkeypatch.setattr(guards, "ALWAYS_ALLOWED_BYTES", 0)
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file["stored"] = np.ones((100, 100), "f4")
         layout = h5py.VirtualLayout((100, 100), "f4")
@@ -239,15 +239,15 @@ def test_interfile_reads_its_own_folder_only(tmp_path, key, name):
     (path.parent / "linked.a00").unlink()
     for inside in ("outside.a00", "linked.a00"):  # beside the header it may be, whatever folder the header says
         (path.parent / inside).write_bytes(content)
-    assert read_interfile(path).projections.shape[2] == 4
+    assert read_interfile(path).y.shape[2] == 4
 
 
 def test_interfile_names_that_no_file_system_takes(tmp_path):
     for name in ("a" * 5000, "a\0b", ".", "..", "/", "", "~", "/etc/passwd", "/dev/zero", "../../../../../etc/passwd"):
         message = refused(read_interfile, interfile(tmp_path, "!name of data file", name))
         assert "copy it there" in message or "must have a value" in message
-    assert within(tmp_path, "scan/views.a00") == (tmp_path / "scan" / "views.a00").resolve()
-    assert within(tmp_path / "scan", "../scan/views.a00") is not None and within(tmp_path, "absent") is None
+    assert file_within(tmp_path, "scan/views.a00") == (tmp_path / "scan" / "views.a00").resolve()
+    assert file_within(tmp_path / "scan", "../scan/views.a00") is not None and file_within(tmp_path, "absent") is None
 
 
 def ome(sizes: str, pixels: str) -> str:

@@ -56,7 +56,7 @@ def test_sequential_divides_its_budget(run: Run) -> None:
 def test_files(run: Run, tmp_path: Path) -> None:
     isotope, shape = ISOTOPES["lu177"], (24, 24, 6)
     angles = torch.arange(8, dtype=torch.float64) * (math.pi / 4)
-    sheet = {"radius": isotope.radius, "collimator": isotope.collimator}
+    sheet = {"radius": isotope.radius_mm, "collimator": isotope.collimator}
 
     def camera(mu: Tensor, voxel: float) -> SPECT:
         return spect_camera(mu, angles, voxel_size=voxel, **sheet)

@@ -14,7 +14,7 @@ from toys import Matrix, smooth
 
 from pnp import solve
 from pnp.ct import LineIntegrals, find_bad_pixels, line_integrals, simulate_counts
-from pnp.readers import Scan
+from pnp.readers import CtScan
 
 GAIN, DARK, READ_OUT = 4.0, 100.0, 12.0  # counts a photon; counts; counts
 BINS = 400
@@ -204,7 +204,9 @@ def test_a_scan_of_rows_brings_its_fields_frame_by_frame() -> None:
     """Row 0 sees 100 counts of open beam, row 1 sees 300; both let half of them pass."""
     beam = torch.tensor([100.0, 300.0])
     flat = torch.poisson(beam[:, None, None].expand(2, 50, BINS), generator=seeded(0))
-    scan = Scan(y=(beam / 2)[:, None, None].expand(2, 7, BINS).numpy(), angles=np.arange(7.0), kind="counts", flat=flat)
+    scan = CtScan(
+        y=(beam / 2)[:, None, None].expand(2, 7, BINS).numpy(), angles=np.arange(7.0), kind="counts", flat=flat
+    )
     record = line_integrals(scan)
     assert np.allclose(record.y, math.log(2), atol=0.06)
     assert record.photons_per_count == pytest.approx(1, rel=0.1)

@@ -124,7 +124,7 @@ def test_it_refuses_to_write(tmp_path):
 
 @pytest.mark.parametrize("name", ["x.nii", "x.nii.gz", "x.npy", "x.h5"])
 def test_write_image_takes_volumes(tmp_path, name):
-    write_image(tmp_path / name, VOLUME, voxel_mm=(4.8, 5.0))
+    write_image(tmp_path / name, VOLUME, voxel_size_mm=(4.8, 5.0))
     if "nii" in name:
         values, size = read_nifti(tmp_path / name)
         assert size == pytest.approx((4.8, 4.8, 5.0))

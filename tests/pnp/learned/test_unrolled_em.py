@@ -223,7 +223,7 @@ def torsos(n: int, first: int = 0) -> list[Scan]:
     angles = torch.arange(12) * (math.pi / 6)
 
     def camera(mu: Tensor, voxel: float) -> SPECT:
-        return spect_camera(mu, angles, voxel_size=voxel, radius=isotope.radius, collimator=isotope.collimator)
+        return spect_camera(mu, angles, voxel_size=voxel, radius=isotope.radius_mm, collimator=isotope.collimator)
 
     model, scans = UnrolledEM(start_iter=4), []
     for seed in range(first, first + n):

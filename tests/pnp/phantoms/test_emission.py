@@ -23,7 +23,7 @@ def scan(name: str, **options: object) -> EmissionScan:
 
     def camera(mu: Tensor, voxel: float) -> SPECT:
         kinds = {"collimator": isotope.collimator, "penetration": isotope.penetration}
-        return spect_camera(mu, ANGLES, voxel_size=voxel, radius=isotope.radius, **kinds)
+        return spect_camera(mu, ANGLES, voxel_size=voxel, radius=isotope.radius_mm, **kinds)
 
     return emission_scan(isotope, camera, (32, 32, 12), voxel_size_mm=12.8, **options)
 

@@ -15,7 +15,7 @@ from reader_files import COUNTS, N_ANGLES, N_BINS, N_ROWS, RNG, SINOGRAM, refuse
 
 from operators import FanBeam, Radon
 from pnp.readers import (
-    Scan,
+    CtScan,
     read_dicom,
     read_dxchange,
     read_htc2022,
@@ -46,7 +46,7 @@ BEGINNINGS = {
 def a_scan(**changes):
     y = np.arange(N_ROWS * N_ANGLES * N_BINS).reshape(N_ROWS, N_ANGLES, N_BINS)
     fields = {"y": y, "angles": np.arange(N_ANGLES) * 0.5, "kind": "counts", "flat": y[:, 0]} | changes
-    return Scan(**fields)
+    return CtScan(**fields)
 
 
 def test_scan_gives_rows_and_views():
@@ -77,6 +77,22 @@ def test_scan_with_wider_bins():
     for n in (0, N_BINS + 1, 1.5, True):
         with pytest.raises(ValueError, match=": n "):
             scan.binned(n)
+
+
+def test_scan_gives_the_operator_of_its_geometry():
+    """Without lengths a bin is the unit; with them a pixel is a bin, scaled to the axis of a fan."""
+    bins = a_scan().operator()
+    assert isinstance(bins, Radon) and bins.shape == (N_BINS, N_BINS)
+    assert (bins.pitch, bins.pixel_size, float(bins.offset)) == (1, 1, 0)
+    parallel = a_scan(pitch_mm=0.2).operator((8, 6), offset=0.3)
+    assert (parallel.shape, parallel.pitch, parallel.pixel_size) == ((8, 6), 0.2, 0.2)
+    assert float(parallel.offset) == pytest.approx(0.3)
+    fan = a_scan(source_origin_mm=300.0, origin_detector_mm=100.0, pitch_mm=0.2)
+    assert isinstance(fan.operator(), FanBeam) and fan.operator().pixel_size == pytest.approx(0.15)
+    assert fan.operator(pixel_size=0.4).pixel_size == 0.4
+    again = FanBeam(**fan.geometry((8, 8)))
+    x = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(again.A(x), fan.operator((8, 8)).A(x), rtol=0, atol=0)
 
 
 def test_scan_notices_degrees():
@@ -130,9 +146,11 @@ def test_htc_geometry_goes_into_the_fan_beam(tmp_path, variable, compress):
     assert scan.kind == "line integrals" and scan.flat is None
     assert scan.facts["voltage"] == "45" and scan.facts["freeRayAtDetector"].tolist() == [[1, 128, 1, 128]]
     assert "cells" not in scan.facts
-    A = FanBeam((8, 8), scan.angles, **scan.geometry(), pixel_size=scan.pixel_size_mm)
+    A = scan.operator((8, 8))
+    assert isinstance(A, FanBeam)
     assert (A.source_origin, A.origin_detector, A.pitch, A.pixel_size) == (400.0, 100.0, 0.2, 0.16)
-    assert A.A(torch.ones(1, 1, 8, 8)).shape == (1, 1, *scan.y.shape)
+    y, noise_std = scan.tensors()
+    assert A.A(torch.ones(1, 1, 8, 8)).shape == y.shape == (1, 1, *SINOGRAM.shape) and noise_std is None
 
 
 @pytest.mark.parametrize(
@@ -197,8 +215,10 @@ def test_dxchange_rows_in_any_order_of_axes(tmp_path, axes, rows):
     np.testing.assert_array_equal(scan.dark[:, 0], white[0][picked])
     np.testing.assert_allclose(scan.angles, np.arange(N_ANGLES) * math.pi / 6)
     assert scan.kind == "counts"
-    A = Radon((8, 8), scan.angles, **scan.geometry())
-    assert A.A(torch.ones(1, 1, 8, 8)).shape == (1, 1, *scan.row(0).y.shape)
+    A, (y, _) = scan.operator((8, 8)), scan.tensors()
+    assert isinstance(A, Radon)
+    assert A.A(torch.ones(len(scan.y), 1, 8, 8)).shape == y.shape == (len(scan.y), 1, N_ANGLES, N_BINS)
+    np.testing.assert_array_equal(y[:, 0], scan.y)
 
 
 def test_dxchange_of_one_row_without_fields(tmp_path):
@@ -318,8 +338,8 @@ def test_the_measured_disc_is_where_its_segmentation_is(data_dir):
     assert scan.y.shape == (721, 560) and scan.facts["voltage"] == "45"
     np.testing.assert_allclose(np.diff(scan.angles), math.radians(0.5), rtol=1e-9)
     few = scan.subset(slice(0, 720, 4))
-    A = FanBeam((128, 128), few.angles, **few.geometry(), pixel_size=4 * few.pixel_size_mm)
-    image = A.fbp(torch.from_numpy(few.y)[None, None], window="hann")[0, 0]
+    A = few.operator((128, 128), pixel_size=4 * few.pixel_size_mm)
+    image = A.fbp(few.tensors()[0], window="hann")[0, 0]
     coarse = truth.float().reshape(128, 4, 128, 4).mean(dim=(1, 3))
     correlation = torch.corrcoef(torch.stack([image.flatten(), coarse.flatten()]))[0, 1]
     assert correlation > 0.95

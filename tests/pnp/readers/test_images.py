@@ -107,14 +107,14 @@ def test_dicom_slice_in_hounsfield_units(tmp_path):
     np.testing.assert_array_equal(got.volume, 2.0 * PIXELS[None] - 1024)
     assert got.volume.dtype == np.float32 and got.unit == "HU"
     assert got.spacing_mm == (3.0, 0.7, 0.8)  # a single slice has its thickness
-    np.testing.assert_array_equal(got.positions, [[-1, -2, 4]])
+    np.testing.assert_array_equal(got.positions_mm, [[-1, -2, 4]])
 
 
 @pytest.mark.parametrize("places", [(0.0, 2.5, 5.0, 7.5), (7.5, 0.0, 5.0, 2.5)])
 def test_dicom_series_is_sorted_by_place(tmp_path, places):
     got = read_dicom(write_series(tmp_path, places))
     np.testing.assert_array_equal(got.volume[:, 0, 0], 20 * np.array([0, 2.5, 5, 7.5]) - 1024)
-    np.testing.assert_array_equal(got.positions[:, 2], [0, 2.5, 5, 7.5])
+    np.testing.assert_array_equal(got.positions_mm[:, 2], [0, 2.5, 5, 7.5])
     assert got.spacing_mm == (2.5, 0.7, 0.8)
 
 
@@ -147,7 +147,7 @@ def test_dicom_says_the_unit_that_the_file_says(tmp_path, changes, unit):
 def test_dicom_spacing_that_is_not_known_is_nan(tmp_path):
     missing = {"PixelSpacing": None, "SliceThickness": None, "ImagePositionPatient": None}
     got = read_dicom(write_dicom(tmp_path / "a.dcm", **missing))
-    assert np.isnan(got.spacing_mm).all() and np.isnan(got.positions).all()
+    assert np.isnan(got.spacing_mm).all() and np.isnan(got.positions_mm).all()
 
 
 def test_dicom_compressed_pixels(tmp_path):

@@ -19,7 +19,7 @@ from reader_files import refused
 
 import pnp.readers.shear_catalogue
 from denoisers.mlpatch import ARCHITECTURES, MLPatch
-from operators import KaiserSquires
+from operators import KaiserSquires, KaiserSquiresEB
 from pnp.lensing import LognormalKappa, survey_noise
 from pnp.readers import ShearMap, read_catalogue, read_shear_maps, write_shear_maps
 
@@ -291,6 +291,17 @@ def test_maps_in_one_file_are_found_by_name(tmp_path, suffix, dtype):
     check(m)
     np.testing.assert_allclose(m.kappa[0, 0], kappa, rtol=1e-6)
     assert m.pixel_arcmin is None and m.wcs is None and m.centre is None and m.counts is None
+    y, noise_std = m.tensors()
+    assert y is m.shear and noise_std is m.noise_std and m.operator().A_adjoint(y).shape == (1, 1, *SHAPE)
+
+
+def test_maps_give_the_operator_of_their_convention(tmp_path):
+    m = read_shear_maps(write_maps(tmp_path, e1=E1, e2=E2, std=STD), convention="conjugate")
+    kappa = torch.from_numpy(RNG.standard_normal((1, 2, 12, 14))).float()
+    want = KaiserSquiresEB((12, 14), convention="conjugate").A(kappa)
+    torch.testing.assert_close(m.operator((12, 14), b_mode=True).A(kappa), want, rtol=0, atol=0)
+    want = KaiserSquires((12, 14), convention="conjugate").A(kappa[:, :1])
+    torch.testing.assert_close(m.operator((12, 14)).A(kappa[:, :1]), want, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("suffix", [".fits", ".h5"])

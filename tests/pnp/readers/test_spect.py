@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from reader_files import refused
 from spect_files import NX, NZ, VOLUME, assert_upright, items, phantom, seen_from, write_interfile, write_nm
 
-from operators import SPECT
 from pnp import osem
 from pnp.readers import EnergyWindow, SpectScan, read_dicom_nm, read_interfile
 
@@ -23,7 +22,7 @@ QUARTERS = np.stack([seen_from(phi) for phi in (0, 90, 180, 270)])
 
 def projected(scan: SpectScan) -> np.ndarray:
     """What SPECT says the scan's camera sees of VOLUME."""
-    A = SPECT(**scan.geometry())
+    A = scan.operator()
     return A.A(torch.from_numpy(VOLUME[None, None].astype(np.float32))).numpy()
 
 
@@ -37,8 +36,8 @@ def test_dicom_views_are_those_of_the_projector(tmp_path, start, direction):
     frames = np.stack([seen_from(phi) for phi in degrees])
     options = {"rotation": {"RotationDirection": direction}, "detector": {"StartAngle": str(start)}}
     scan = read_dicom_nm(write_nm(tmp_path / "a.dcm", frames, **options))
-    np.testing.assert_allclose(scan.projections, projected(scan), rtol=1e-6)
-    assert scan.projections.shape == (1, 1, 4, NX, NZ) and scan.pixel_mm == (4.8, 5.0)
+    np.testing.assert_allclose(scan.y, projected(scan), rtol=1e-6)
+    assert scan.y.shape == (1, 1, 4, NX, NZ) and scan.pixel_size_mm == (4.8, 5.0)
     assert scan.radius_mm is not None and scan.radius_mm.tolist() == [230.0] * 4
     assert scan.windows == (EnergyWindow("Lu208", 187.2, 228.8),) and scan.isotope == "^177^Lutetium"
     assert scan.facts == {"detectors": 1, "collimator": "MEGP", "duration_s": 20.0, "study": "torso"}
@@ -78,11 +77,11 @@ def test_dicom_detectors_and_windows_in_any_order_of_frames(tmp_path):
         rotation={"StartAngle": "90", "RotationDirection": "CW"},
     )
     scan = read_dicom_nm(path)
-    assert scan.projections.shape == (3, 1, 4, NX, NZ)
+    assert scan.y.shape == (3, 1, 4, NX, NZ)
     assert scan.radius_mm is not None and scan.radius_mm.tolist() == [200, 210, 220, 230]
     assert [w.width_kev for w in scan.windows] == [17, 42, 17]
     for k in range(3):
-        np.testing.assert_allclose(scan.window(k).projections, (k + 1) * projected(scan), rtol=1e-6)
+        np.testing.assert_allclose(scan.window(k).y, (k + 1) * projected(scan), rtol=1e-6)
         assert scan.window(k).windows == scan.windows[k : k + 1]
     scatter = scan.scatter(1, 0, 2)
     np.testing.assert_allclose(scatter, (1 / 17 + 3 / 17) * 42 / 2 * projected(scan), rtol=1e-6)
@@ -94,7 +93,7 @@ def test_dicom_detectors_and_windows_in_any_order_of_frames(tmp_path):
 def test_dicom_without_numbers_of_views_and_with_a_slope(tmp_path):
     path = write_nm(tmp_path / "a.dcm", QUARTERS, AngularViewVector=None, RescaleSlope="0.5", RescaleIntercept="1")
     scan = read_dicom_nm(path)
-    np.testing.assert_allclose(scan.projections, 0.5 * projected(scan) + 1, rtol=1e-6)
+    np.testing.assert_allclose(scan.y, 0.5 * projected(scan) + 1, rtol=1e-6)
 
 
 def test_dicom_rotations_are_read_one_by_one(tmp_path):
@@ -184,8 +183,8 @@ def test_a_dicom_file_becomes_an_upright_patient(tmp_path):
     )
     scan = read_dicom_nm(path)
     assert scan.radius_mm is None
-    A = SPECT(**scan.geometry(), attenuation=patient.attenuation, fwhm=12.0)
-    assert_upright(osem(A, scan.projections, n_subsets=4, max_iter=4).x[0, 0], patient)
+    A = scan.operator(attenuation=patient.attenuation, fwhm=12.0)
+    assert_upright(osem(A, scan.tensors()[0], n_subsets=4, max_iter=4).x[0, 0].numpy(), patient)
 
 
 # ------------------------------------------------------------------------------------------- Interfile
@@ -200,8 +199,8 @@ def test_interfile_views_are_those_of_the_projector(tmp_path, form, size, order)
     """From the front, counter-clockwise seen from the feet: to the patient's right, DICOM's 180 to 270."""
     frames = np.stack([seen_from(180 + 90 * k) for k in range(4)])
     scan = read_interfile(write_interfile(tmp_path / "a.h00", frames, form=form, size=size, order=order))
-    np.testing.assert_allclose(scan.projections, projected(scan), rtol=1e-6)
-    assert scan.pixel_mm == (4.8, 5.0) and scan.windows == (EnergyWindow("", 187.2, 228.8),)
+    np.testing.assert_allclose(scan.y, projected(scan), rtol=1e-6)
+    assert scan.pixel_size_mm == (4.8, 5.0) and scan.windows == (EnergyWindow("", 187.2, 228.8),)
     assert scan.radius_mm is not None and scan.radius_mm.tolist() == [230.0] * 4  # SIMIND's centimetres
     assert scan.isotope == "lu177" and scan.facts["duration_s"] == 20 and scan.facts["photon_kev"] == 208
     assert scan.facts["collimator_mm"] == pytest.approx({"hole_diameter": 2.94, "hole_length": 40.64, "intrinsic": 3.8})
@@ -220,7 +219,7 @@ def test_interfile_directions_and_zeros(tmp_path, direction, start, zero, first,
     frames = np.stack([seen_from(first + step * k) for k in range(4)])
     path = write_interfile(tmp_path / "a.h00", frames, direction=direction, start=start)
     scan = read_interfile(path, zero=zero)
-    np.testing.assert_allclose(scan.projections, projected(scan), rtol=1e-6)
+    np.testing.assert_allclose(scan.y, projected(scan), rtol=1e-6)
 
 
 def test_interfile_radii(tmp_path):
@@ -264,8 +263,8 @@ start angle := 0
 """
     (tmp_path / "views.hs").write_text(header)
     scan = read_interfile(tmp_path / "views.hs", zero="back")
-    np.testing.assert_allclose(scan.projections[:1], projected(scan), rtol=1e-6)
-    np.testing.assert_allclose(scan.projections[1:], 2 * projected(scan), rtol=1e-6)
+    np.testing.assert_allclose(scan.y[:1], projected(scan), rtol=1e-6)
+    np.testing.assert_allclose(scan.y[1:], 2 * projected(scan), rtol=1e-6)
     assert [w.width_kev for w in scan.windows] == [6, 28] and scan.radius_mm is None
 
 
@@ -337,5 +336,5 @@ def test_an_interfile_becomes_an_upright_patient(tmp_path):
         tmp_path / "a.h00", frames, replace={"[1] := 4.800": "[1] := 16", "[2] := 5.000": "[2] := 16"}
     )
     scan = read_interfile(path)
-    A = SPECT(**scan.geometry(), attenuation=patient.attenuation, fwhm=12.0)
-    assert_upright(osem(A, scan.projections, n_subsets=4, max_iter=4).x[0, 0], patient)
+    A = scan.operator(attenuation=patient.attenuation, fwhm=12.0)
+    assert_upright(osem(A, scan.tensors()[0], n_subsets=4, max_iter=4).x[0, 0].numpy(), patient)

@@ -14,6 +14,7 @@ from paths import ROOT
 from reader_files import refused
 from spect_files import assert_upright, items, phantom, write_interfile, write_nm
 
+from operators import SPECT, collimator_fwhm
 from pnp.io import write_nifti
 from pnp.readers import EnergyWindow, SpectScan
 from pnp.spect import attenuation_from_hu, triple_energy_window
@@ -36,6 +37,22 @@ from pnp.spect import attenuation_from_hu, triple_energy_window
 def test_scan_refuses(changes, part):
     scan = SpectScan(np.ones((1, 1, 4, 6, 3), np.float32), np.arange(4.0), (4.8, 5.0))
     assert part in refused(lambda: replace(scan, **changes))
+
+
+def test_scan_gives_what_solve_takes():
+    views = np.random.default_rng(0).poisson(5.0, (2, 1, 4, 6, 3))
+    scan = SpectScan(views, np.arange(4) * np.pi / 2, (4.8, 5.0), np.full(4, 200.0))
+    y, noise_std = scan.tensors()
+    assert noise_std is None and y.dtype == torch.float32
+    np.testing.assert_array_equal(y, views)
+    mu, sheet = torch.full((6, 8, 3), 0.01), {"hole_diameter": 3.0, "hole_length": 40.0}
+    A = scan.operator((6, 8, 3), attenuation=mu, collimator=sheet)
+    fwhm = collimator_fwhm(8, scan.radius_mm, voxel_size=4.8, **sheet)
+    B = SPECT((6, 8, 3), scan.angles, voxel_size=(4.8, 5.0), attenuation=mu, fwhm=fwhm)
+    torch.testing.assert_close(A.A_adjoint(y), B.A_adjoint(y), rtol=0, atol=0)
+    assert scan.operator().shape == (6, 6, 3)
+    assert "shape must be (6, ny, 3)" in refused(scan.operator, (6, 6, 4))
+    assert "radius_mm" in refused(replace(scan, radius_mm=None).operator, collimator=sheet)
 
 
 def test_scan_notices_degrees():
