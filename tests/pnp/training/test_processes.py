@@ -9,8 +9,7 @@ import torch
 from denoisers import MLPatch
 from pnp.cli.options import choose_device
 from pnp.io import write_image
-from pnp.training import processes
-from pnp.training.loop import load_checkpoint
+from pnp.training import load_checkpoint, processes
 
 SCRIPT = """
 import signal, sys
@@ -31,7 +30,7 @@ with processes.joined(torch.device("cpu")) as device:
     def stopping(batch, generator):
         if rank == 1 and len(drawn) == 3:
             signal.raise_signal(signal.SIGTERM)  # in one of them alone
-        return sampler(batch, generator)
+        return sampler(batch, generator=generator)
 
     def train(sampler, name, **more):
         drawn.clear()
