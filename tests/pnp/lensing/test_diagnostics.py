@@ -244,7 +244,7 @@ def test_peaks_parity_with_lenspack(monkeypatch):
             lambda: measured_spectrum(
                 KaiserSquires((8, 8)), torch.zeros(2, 2, 8, 8), torch.rand(2, 2, 8, 8, generator=seeded()) + 1
             ),
-            "one for all images",
+            "noise_std must be",
         ),
         (
             lambda: whitened_chi2(
