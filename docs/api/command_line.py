@@ -9,8 +9,6 @@ from typing import Any
 
 from plain_text import inline, to_rst
 
-__all__ = ["write_command_line"]
-
 
 def write_command_line(path: Path) -> None:
     """Write the page, unless it is there as it should be."""

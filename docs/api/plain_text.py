@@ -10,8 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 
-__all__ = ["inline", "to_rst"]
-
 SECTION = re.compile(r"(Args|Attributes|Raises|Returns|Yields):$")
 COLUMNS = re.compile(r"\S {2,}\S")
 CODE = re.compile(r"`([^`]+)`")

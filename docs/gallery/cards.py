@@ -17,8 +17,6 @@ from pathlib import Path
 
 from plain_text import inline, to_rst
 
-__all__ = ["Recipe", "recipes", "relink", "write_cards"]
-
 LINK = re.compile(
     r"^(?P<fence>`{3,})[^\n]*\n.*?^(?P=fence) *$|`[^`\n]+`"
     r"|\[(?P<words>[^\]\n]*(?:\n[^\]\n]+)?)\]\((?P<path>(?!\w+:|#|/)[^)#\s]*)(?P<anchor>#[^)\s]*)?\)",
