@@ -25,9 +25,9 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = ROOT / "docs" / "figures" / "overview.jpg"
 ROWS = ("measurements", "peer", "ours", "truth")
-WIDTH = 1500
+WIDTH = 1400
 """Pixels of the figure."""
-QUALITY = 85
+QUALITY = 80
 
 Pictures = dict[str, np.ndarray]
 
@@ -113,13 +113,13 @@ COLUMNS = (
         "sinogram", "total variation", in_decibels, Normalize(0.015, 0.03), (slice(96, 384), slice(76, 436)),
     ),
     Column(
-        "Mass map: noise 10 times the signal", "mass_mapping", ("y", "mask", "shown", "kappa"), mass_mapping,
+        "Mass map: noise 10 x signal", "mass_mapping", ("y", "mask", "shown", "kappa"), mass_mapping,
         "shear, first component", "Wiener filter", in_nrmse, Normalize(-0.03, 0.06),
         (slice(100, 356), slice(90, 410)), "inferno",
     ),
     Column(
         "SPECT: 60 views, 177Lu", "spect", ("y", "em", "pnp", "truth", "k"), spect,
-        "one view", "OSEM", in_mae, PowerNorm(0.5, 0, 12, clip=True), (slice(8, 56), slice(2, 62)), "inferno",
+        "one view", "OSEM", in_mae, PowerNorm(0.5, 0, 65, clip=True), (slice(8, 56), slice(2, 62)), "inferno",
     ),
     Column(
         "Inpainting: 30 % of the pixels", "inpainting", ("y", "mask", "entries", "truth"), inpainting,

@@ -24,6 +24,7 @@ DOCS = ROOT / "docs"
 sys.path[:0] = [str(DOCS / "api"), str(DOCS / "gallery")]
 
 import cards  # noqa: E402
+import overview  # noqa: E402
 import pages  # noqa: E402
 import plain_text  # noqa: E402
 from plain_text import inline, to_rst  # noqa: E402
@@ -182,6 +183,16 @@ def test_every_recipe_has_a_card_and_a_page(tmp_path):
     tomography = next(r for r in found if r.path.name == "tomography.py" and r.path.parent.name == "recipes")
     assert tomography.title == "Tomography" and tomography.page == "recipes.tomography"
     assert ("--views", "number of angles over half a turn (default 60)") in tomography.options
+
+
+def test_the_overview_finds_its_variables_in_the_recipes():
+    for column in overview.COLUMNS:
+        tree = ast.parse((ROOT / "recipes" / f"{column.recipe}.py").read_text(encoding="utf-8"))
+        assigned = {
+            node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+        }
+        assert set(column.variables) <= assigned, column.recipe
+    assert overview.TARGET.stat().st_size < 400_000
 
 
 def test_links_of_mirrored_pages_lead_to_pages():
