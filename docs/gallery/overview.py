@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TARGET = ROOT / "docs" / "figures" / "overview.jpg"
 ROWS = ("measurements", "peer", "ours", "truth")
 WIDTH = 1400
-"""Pixels of the figure."""
+"""Width of the figure in pixels."""
 QUALITY = 80
 
 Pictures = dict[str, np.ndarray]
@@ -34,9 +34,9 @@ Pictures = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Column:
-    """A problem: the recipe, its variables that are needed, and how its pictures are made and shown.
+    """A problem: its recipe, the recipe's variables that are used, and how pictures are made of them and shown.
 
-    `part` is the part of the images that is shown, by rows and columns; `score` judges the whole of them.
+    `part` selects the rows and columns that are shown; `score` compares whole images.
     """
 
     title: str

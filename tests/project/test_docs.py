@@ -31,7 +31,7 @@ from plain_text import inline, to_rst  # noqa: E402
 
 PAGES = sorted(
     path
-    for pattern in ("*.md", "docs/*.md", "recipes/**/*.md", "benchmarks/*.md", "denoisers/weights/*.md")
+    for pattern in ("*.md", "docs/*.md", "recipes/**/*.md", "benchmarks/*.md", "*/**/weights/*.md")
     for path in ROOT.glob(pattern)
 )
 FENCE = re.compile(r"^(`{3,})[^\n]*\n.*?^\1 *$", re.MULTILINE | re.DOTALL)
