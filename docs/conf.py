@@ -1,6 +1,6 @@
 """Sphinx configuration: pages in Markdown, the reference from docstrings, the gallery from the recipes.
 
-Nothing is fetched, neither while building nor while reading: mathematics becomes MathML, and links stay within the pages.
+Nothing is fetched, neither while building nor while reading: mathematics becomes MathML, and links are local.
 """
 
 from __future__ import annotations

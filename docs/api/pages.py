@@ -1,4 +1,4 @@
-"""Write the pages of the reference: what the packages export, and the models that the modules' docstrings give.
+"""Write the pages of the reference: what the packages export, with the models that the modules' docstrings give.
 
 A package has an index, and a page for every module that defines something it exports: the module's docstring, which
 holds the equations, and the exported names as they are imported. A new export needs no change here. `MODULES` lists the
