@@ -1,4 +1,4 @@
-"""The checks of `solve`: each says argument, expected, got and remedy, in under 400 characters."""
+"""Checks of arguments: each error says argument, expected, got and remedy, in under 400 characters."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def check_number(
 
 
 def _figure(value: Any) -> str:
-    """Return a number as it is, or cut: whole numbers have no end."""
+    """Return a number as text, cut where an integer is too long."""
     return short(repr(value), 60) if is_finite(value) or isinstance(value, float) else "a number beyond 1e308"
 
 

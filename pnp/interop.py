@@ -77,21 +77,21 @@ def operator_from_functions(A: Callable[[Tensor], Tensor], A_adjoint: Callable[[
     return FunctionOperator(A, A_adjoint)
 
 
-def to_deepinv(guest: Any, *, noise_model: Any = None) -> Any:
+def to_deepinv(obj: Any, *, noise_model: Any = None) -> Any:
     """Return one of our operators as a deepinv LinearPhysics, or one of our denoisers as a deepinv Denoiser.
 
     The physics' `prox_l2` is our data step, in closed form or by implicitly differentiated conjugate gradients;
     the rest of deepinv (A_dagger, noise models, algorithms) works on it unchanged.
 
     Args:
-        guest: an operator with `A` and `A_adjoint`, or a denoiser D(x, sigma).
+        obj: an operator with `A` and `A_adjoint`, or a denoiser D(x, sigma).
         noise_model: for an operator, a `deepinv.physics.NoiseModel` that calling the physics adds; None: no noise.
     """
-    if hasattr(guest, "A") and hasattr(guest, "A_adjoint"):
-        return _classes()[0](as_operator(guest), noise_model)
+    if hasattr(obj, "A") and hasattr(obj, "A_adjoint"):
+        return _classes()[0](as_operator(obj), noise_model)
     if noise_model is not None:
         raise TypeError("to_deepinv: noise_model belongs to an operator, got it with a denoiser; leave it out")
-    return _classes()[1](as_denoiser(guest))
+    return _classes()[1](as_denoiser(obj))
 
 
 def to_deepinv_prior(denoiser: Any) -> Any:

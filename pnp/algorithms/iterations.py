@@ -10,8 +10,8 @@ The problem is min_x f(x) + R(x) with f the data term and R known only by its de
             z = D(x; sigma_k)           Zhang et al. 2021, equations 6 and 7
 
 u is the dual variable divided by alpha: when alpha changes, u is multiplied by alpha_old / alpha_new. Both run
-with or without grad mode; unrolled under grad mode they are differentiable in all their guests. After a `State` they
-go on as if they had not been stopped.
+with or without grad mode; unrolled under grad mode they are differentiable in the operator, the denoiser and the
+levels. Started after a `State`, they continue as if they had not been stopped.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def admm(
         denoise: the z-update D(v, sigma).
         z: first estimate, (B, C, H, W).
         levels: the pairs (sigma_k, alpha_k); the iteration ends when they do.
-        after: an earlier iteration to go on from, instead of z; the levels are then those that remain.
+        after: an earlier iteration to continue from, instead of z; the levels are then the remaining ones.
     """
     done, u, alpha_old = 0, torch.zeros_like(z), None
     if after is not None:

@@ -26,7 +26,7 @@ class LeastSquares:
 
     Args:
         rtol: conjugate gradients stop at this residual, relative to the right-hand side.
-        max_iter: at most so many conjugate gradient iterations an x-update. Each starts from the last x.
+        max_iter: maximum number of conjugate gradient iterations in each x-update, which starts from the last x.
     """
 
     needs_noise_std = True
@@ -39,7 +39,7 @@ class LeastSquares:
         return f"LeastSquares(rtol={self.rtol!r}, max_iter={self.max_iter!r})"
 
     def bind(self, operator: Operator, y: Any, weights: Tensor) -> LeastSquaresStep:
-        """Return h for these measurements; weights is 0-dim or broadcasts to y, 0 where y says nothing."""
+        """Return h for these measurements; weights is 0-dim or broadcasts to y, 0 where y is not measured."""
         return LeastSquaresStep(operator, y, weights, rtol=self.rtol, max_iter=self.max_iter)
 
 
@@ -83,12 +83,11 @@ class LeastSquaresStep:
         return self.operator.A_adjoint(self.operator.A(x) * self.weights)
 
     def initial(self) -> Tensor:
-        """Return `operator.fbp(y)` where it is to be trusted, else a regularised solution.
+        """Return `operator.fbp(y)` if all measurements have weight and the operator sees the whole image.
 
-        To be trusted, every measurement must count and the operator must not say that it truncates the image.
-
-        The regularised one is h(c, alpha) with alpha at 1 % of the curvature and c the constant image, one for each
-        channel, that fits the measurements best: what A does not see starts at the mean of what it sees.
+        Otherwise return a regularised solution, h(c, alpha) with alpha at 1 % of the curvature. The constant image c,
+        one constant for each channel, fits the measurements best: what A does not see starts at the mean of what it
+        does see.
         """
         b = self.back_projection
         whole = getattr(self.operator, "sees_whole_image", True)

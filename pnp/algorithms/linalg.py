@@ -1,6 +1,6 @@
 """Linear algebra on callables: conjugate gradients, its implicit derivative, norms and adjoint tests.
 
-Nothing here knows an operator or a solver. The first axis is a batch of independent systems, as everywhere in
+Nothing here depends on operators or solvers. The first axis is a batch of independent systems, as everywhere in
 this package: inner products run over the other axes, so that an image is solved the same alone or in company.
 All tolerances are relative.
 """
@@ -111,7 +111,7 @@ def implicit_solve(
 
     By the implicit function theorem dx = H^-1 (db - dH x). CG runs without a graph and gives x; then
     x + Lift(b - H x) has the same value, and its backward pass is one more solve with H, from which autograd
-    goes on through b - H x at fixed x: to b and to whatever parameters `normal` depends on. Arguments as `cg`.
+    continues through b - H x at fixed x: to b and to whatever parameters `normal` depends on. Arguments as `cg`.
     The gradient is as accurate as rtol and can be taken once; without grad mode this is `cg`.
     """
     found = cg(normal, b.detach(), x0=x0, preconditioner=preconditioner, rtol=rtol, max_iter=max_iter)

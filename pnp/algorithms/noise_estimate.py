@@ -1,4 +1,4 @@
-"""The noise level of measurements: estimated from them, and as one number."""
+"""Estimate the noise level of measurements, and summarise noise levels as one number."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 MIN_WINDOWS = 1000
-"""Fewer windows of 3 x 3 do not tell the noise level to a few per cent."""
+"""Fewer windows of 3 x 3 do not determine the noise level to a few per cent."""
 
 
 def estimate_noise_std(y: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""Counts y ~ Poisson(A x + r): what they and their background may be, and what regularised EM does with them."""
+"""Poisson data term of counts y ~ Poisson(A x + r), its regularised EM update, and checks of counts."""
 
 from __future__ import annotations
 
@@ -70,12 +70,10 @@ def as_background(caller: str, background: Any, y: Tensor) -> Tensor:
     return r.expand(y.shape)
 
 
-TINY = 1e-6
+MIN_EXPECTED = 1e-6
 """Expected counts below this fraction of the mean count are rounding, or ringing about zero."""
-
-
 RINGING = 1e-2
-"""Sensitivity A* 1 within this fraction of its maximum of 0 is ringing."""
+"""Sensitivity A* 1 closer to 0 than this fraction of its maximum is ringing."""
 
 
 class Poisson:
@@ -86,13 +84,13 @@ class Poisson:
 
         x <- (-q + sqrt(q^2 + 4 alpha x e)) / (2 alpha),
 
-    each of which lowers the objective. A and A* must have non-negative entries, but for a little ringing, as
+    each of which lowers the objective. A and A* must have non-negative entries, except for a little ringing, as
     of a Radon transform by Fourier slices: x e is clamped at 0, and measurements with an expected count below a
     millionth of the mean count are taken for unseen.
 
     Args:
         background: expected background counts r >= 0, a scalar or broadcasting to y.
-        n_inner: surrogate steps an x-update.
+        n_inner: surrogate steps in each x-update.
     """
 
     needs_noise_std = False
@@ -134,7 +132,7 @@ class PoissonStep:
         self.inner_iterations = n_inner
         self.back_projection = operator.A_adjoint(y)
         self.sensitivity = operator.A_adjoint(torch.ones_like(y))  # s = A* 1
-        self._least = TINY * float(y.mean())
+        self._least = MIN_EXPECTED * float(y.mean())
         if bool((self.sensitivity < -RINGING * self.sensitivity.max().clamp(min=0)).any()):
             raise ValueError(
                 "Poisson: the operator must have non-negative entries, got A_adjoint(1) < 0; use LeastSquares"
@@ -150,7 +148,7 @@ class PoissonStep:
         return x
 
     def _em(self, x: Tensor) -> Tensor:
-        """x e, e = A*(y / (A x + r)), with 0 where nothing is expected: no pixel is behind such a measurement."""
+        """Return x e, e = A*(y / (A x + r)), with 0 for y / 0: no pixel contributes to such a measurement."""
         expected = self.operator.A(x) + self.background
         seen = expected > self._least
         e = self.operator.A_adjoint(torch.where(seen, self.y / torch.where(seen, expected, 1), 0))

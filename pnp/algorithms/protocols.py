@@ -1,6 +1,6 @@
-"""What the solver asks of its guests: structural types, so that foreign objects fit without inheriting.
+"""Interfaces that operators, denoisers and data terms must satisfy. They are structural: nothing has to inherit.
 
-Every deepinv `LinearPhysics` is an `Operator` and every deepinv denoiser is a `Denoiser`, as they are.
+Every deepinv `LinearPhysics` is an `Operator`, and every deepinv denoiser is a `Denoiser`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ Preconditioner = Callable[[Tensor, Tensor], Tensor]
 class Operator(Protocol):
     """A linear map with its exact adjoint.
 
-    Looked up where they exist: `A_adjoint_A(x)`; `data_step(y, weights) -> Step | None`;
-    `preconditioner(weights) -> Preconditioner | None`; `fbp(y)`, a direct inverse for the first iterate,
-    unless `sees_whole_image` is False;
-    `estimate_noise(y) -> float`, where second differences of y would mislead.
+    Optional methods, used if they exist: `A_adjoint_A(x)`; `data_step(y, weights) -> Step | None`;
+    `preconditioner(weights) -> Preconditioner | None`; `fbp(y)`, a direct inverse for the first iterate, unless
+    `sees_whole_image` is False; `estimate_noise(y) -> float`, where second differences of y would mislead.
     """
 
     def A(self, x: Tensor, /) -> Any:
@@ -34,17 +33,17 @@ class Operator(Protocol):
 
 
 class Denoiser(Protocol):
-    """Removes white Gaussian noise; may have `sigma_range`, the (low, high) it was made for."""
+    """Remove white Gaussian noise. `sigma_range`, if present, is the (low, high) range it was made for."""
 
     def __call__(self, x: Tensor, sigma: float, /) -> Tensor:
         """Denoise images x (B, C, H, W) whose noise has standard deviation sigma, in units of x."""
 
 
 class BoundDataTerm(Protocol):
-    """A data term f with its operator and measurements: what one solve needs to know of them."""
+    """A data term f bound to its operator and measurements."""
 
     back_projection: Tensor
-    """The adjoint applied to the (weighted) measurements; an image, whose shape the unknown has."""
+    """The adjoint applied to the (weighted) measurements: an image of the shape of x."""
     inner_iterations: int
     """Inner iterations of the last x-update; 0 for a closed form."""
 
@@ -58,17 +57,17 @@ class BoundDataTerm(Protocol):
         """Return the largest curvature of f, which sets the last noise level: sigma_K = curvature^(-1/2)."""
 
     def spectral_flatness(self) -> float:
-        """Return tr(M^2) / (||M|| tr M) of f's Hessian M, at most 1: how alike what is measured is measured."""
+        """Return tr(M^2) / (||M|| tr M) of f's Hessian M: 1 where all non-zero eigenvalues are equal."""
 
     def misfit(self, x: Tensor, /) -> float:
         """Return the misfit of x per measurement, about 1 where x explains the data up to their noise."""
 
 
 class DataTerm(Protocol):
-    """What `solve(data_term=...)` takes: options, not yet bound to an operator and measurements."""
+    """Options of a data term, not yet bound to an operator and measurements: `solve(data_term=...)`."""
 
     needs_noise_std: bool
-    """Whether the noise level enters; False where the counts carry their own noise."""
+    """Whether the noise level enters; False where counts determine their own noise."""
 
     def bind(self, operator: Operator, y: Any, weights: Tensor) -> BoundDataTerm:
         """Bind the term to an operator, measurements and weights 1/noise_std^2 (0-dim, or broadcasting to y)."""

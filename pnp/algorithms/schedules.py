@@ -1,4 +1,4 @@
-"""How the denoiser's noise level falls and what weight the coupling gets with it.
+"""Noise levels of the denoiser, and the coupling that goes with each.
 
 sigma_k is log-spaced from sigma_max to sigma_min and then held (Zhang et al. 2021, "Plug-and-Play Image
 Restoration with Deep Denoiser Prior", section 4.2). With measurements whitened by W = 1/noise_std^2 their
@@ -8,7 +8,7 @@ alpha_k = lambda sigma_noise^2 / sigma_k^2 reads alpha_k = lambda strength / sig
     ADMM    lambda = 0.35^(1 - e^2), e the spectral flatness of A*WA, in (0, 1]:
 
 e = tr(M^2) / (||M|| tr M), M = A*WA, is the mean eigenvalue of M, weighted with the eigenvalues themselves, over the
-largest: 1 where all that is measured is measured alike (masks, denoising, shear under even noise), near 0 in
+largest: 1 where all non-zero eigenvalues are equal (masks, denoising, shear with uniform noise), near 0 in
 tomography. At e = 1 ADMM solves for f + R with the denoiser as the proximal step of R, and denoising by `solve` is
 the denoiser itself. Where M falls off, that minimiser is too smooth, since a denoiser returns means and not modes;
 0.35 and the exponent were chosen once on development photographs (docs/results.md).
@@ -28,7 +28,7 @@ from ..checks import is_finite
 COUPLING_HQS = 0.23
 """lambda of Zhang et al. 2021, table 2 and section 4.2."""
 COUPLING_ADMM = 0.35
-"""lambda of ADMM where the operator is very uneven."""
+"""lambda of ADMM for a spectral flatness near 0."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def coupling(algorithm: str, spectral_flatness: float) -> float:
 
 
 def robust_range(x: Tensor) -> float:
-    """Return the range of all but the lowest and the highest hundredth of x: what first noise levels are a share of."""
+    """Return the range of x without its lowest and its highest hundredth; first noise levels are a share of it."""
     values = torch.real(x).flatten()
     values = values[:: 1 + values.numel() // 1_000_000].sort().values  # torch.quantile refuses large inputs
     last = values.numel() - 1

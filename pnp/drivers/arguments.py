@@ -14,10 +14,10 @@ from ..algorithms.protocols import Denoiser, Operator
 from ..algorithms.schedules import Schedule
 from ..checks import _figure, as_tensor, broadcasts, check_number, is_finite, short
 
-MOST_ITERATIONS = 1_000_000
-"""More noise levels than anyone waits for; all are made beforehand."""
-FAINTEST = 1e-150
-"""Least noise level, and one over the largest: their squares are within float64."""
+MAX_LEVELS = 1_000_000
+"""Limit of max_iter: all noise levels are computed beforehand."""
+MIN_LEVEL = 1e-150
+"""Smallest noise level, and the inverse of the largest: their squares are within the range of float64."""
 REAL = (int, float, np.integer, np.floating)
 
 
@@ -110,10 +110,10 @@ def as_weights(noise_std: Any, y: Any, *, caller: str = "solve") -> Tensor:
     return weights
 
 
-def check_device(name: str, guest: object, device: torch.device, caller: str = "solve") -> None:
+def check_device(name: str, obj: object, device: torch.device, caller: str = "solve") -> None:
     """Check that a module's weights, if it is one and has any, are where y is."""
-    if isinstance(guest, nn.Module):
-        held = next((t for t in (*guest.parameters(), *guest.buffers())), None)
+    if isinstance(obj, nn.Module):
+        held = next((t for t in (*obj.parameters(), *obj.buffers())), None)
         if held is not None and held.device != device:
             raise ValueError(
                 f"{caller}: {name} is on {held.device}, y on {device}; move one, e.g. {name}.to({str(device)!r})"
@@ -128,12 +128,12 @@ def as_levels(schedule: Any, max_iter: int) -> tuple[list[float], int]:
             are read to their own end, the function to max_iter.
         max_iter: how many levels are wanted.
     """
-    if max_iter > MOST_ITERATIONS:
+    if max_iter > MAX_LEVELS:
         raise ValueError(
-            f"solve: max_iter must be at most {MOST_ITERATIONS}, got {_figure(max_iter)}; let rtol or a callback stop"
+            f"solve: max_iter must be at most {MAX_LEVELS}, got {_figure(max_iter)}; let rtol or a callback stop"
         )
     if callable(schedule):
-        n = max(max_iter, min(schedule.n_iter, MOST_ITERATIONS)) if isinstance(schedule, Schedule) else max_iter
+        n = max(max_iter, min(schedule.n_iter, MAX_LEVELS)) if isinstance(schedule, Schedule) else max_iter
         levels = [_level(schedule(k), k) for k in range(n)]
     elif isinstance(schedule, (Sequence, np.ndarray)) and not isinstance(schedule, str) and len(schedule):
         levels = [_level(check_number("schedule", s, above=0), k) for k, s in enumerate(schedule)]
@@ -155,9 +155,9 @@ def _level(sigma: Any, k: int) -> float:
     except (TypeError, ValueError, OverflowError, RuntimeError):
         got = short(repr(sigma), 60)
         raise ValueError(f"solve: schedule must give positive noise levels, got {got} for k = {k}") from None
-    if not FAINTEST < level < 1 / FAINTEST:
+    if not MIN_LEVEL < level < 1 / MIN_LEVEL:
         raise ValueError(
-            f"solve: schedule must give noise levels between {FAINTEST:g} and {1 / FAINTEST:g}, got {level:.4g} for "
+            f"solve: schedule must give noise levels between {MIN_LEVEL:g} and {1 / MIN_LEVEL:g}, got {level:.4g} for "
             f"k = {k}; rescale y"
         )
     return level

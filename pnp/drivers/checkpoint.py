@@ -1,9 +1,9 @@
-"""Where a run of hours goes on after Ctrl-C, a kill or a full disk: what the next iteration reads, in one file.
+"""Checkpoints: resume a long run after Ctrl-C, a kill or a full disk.
 
-The file is safetensors, so that it holds numbers and text and never code, and is written whole or not at all. What
-the run was begun with stands in its header; settings are compared as texts (`settings.described`), operators by what
-they measure of one image, so that rounding on another machine is no other run. Trainings, which know far more state,
-have files of their own (`training_run`) and share `write_or_warn` and `locking.exclusive`.
+The file is safetensors: it holds numbers and text, never code. It is written whole or not at all. Its header holds
+the settings of the run. They are compared as texts (`fingerprint`), and operators by what they measure of one image,
+so that rounding on another machine does not count as another run. Training runs have files of their own
+(`training.state`) and share `write_or_warn` and `io.lock.exclusive`.
 """
 
 from __future__ import annotations
@@ -26,19 +26,20 @@ from ..io.lock import exclusive
 from .fingerprint import differences, fingerprint
 
 FORMAT = "pnp checkpoint 1"
-SUMS = 64
-SAME = 1e-3
-"""Relative difference of two measurements of one image that is rounding, on whatever machine."""
+N_SUMS = 64
+"""Sums of measurements that identify an operator."""
+SAME_OPERATOR_RTOL = 1e-3
+"""Relative difference of two measurements of one image that rounding may cause, on any two machines."""
 
 
 class Checkpoint:
-    """A file that `solve`, `mlem` and `osem` keep their state in, and go on from where it exists.
+    """A file in which `solve`, `mlem` and `osem` save their state, and from which they resume.
 
     Args:
         path: the file.
-        minutes: between writings; an iteration is always finished first.
-        remove: whether the file goes when the run has come to its end. Otherwise it then holds the answer, which the
-            same call gives at once: for callers that write the answer to a disk first, which may be full.
+        minutes: time between writes; an iteration is always finished first.
+        remove: whether the file is removed at the end of the run. Otherwise it then holds the answer, which the same
+            call returns at once: for callers that still have to write the answer to a disk, which may be full.
 
     Raises:
         ValueError: the path is a folder, or in one that is missing or cannot be written.
@@ -56,12 +57,12 @@ class Checkpoint:
 
 
 class RunState:
-    """The state of one run: what was found of it, and what is kept. Without a checkpoint it keeps nothing.
+    """The state of one run, as found in its checkpoint and as saved since. Without a checkpoint nothing is saved.
 
     Attributes:
-        tensors: what was found, by name, on the device of the image; empty where the run begins.
-        numbers: what was found beside it: JSON's plain values.
-        ended: the word `end` was given, where the run found had ended.
+        tensors: tensors by name, on the device of the image; empty for a new run.
+        numbers: plain values of JSON by name.
+        ended: the word given to `end`, if the run in the checkpoint had ended.
     """
 
     def __init__(self, checkpoint: Checkpoint | None, caller: str, header: dict[str, Any]) -> None:
@@ -72,7 +73,7 @@ class RunState:
         self._written, self._is_written = time.monotonic(), True
 
     def keep(self, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
-        """Remember the state after an iteration, and write it if it is time to."""
+        """Hold the state after an iteration, and write it if the last write is long enough ago."""
         if self.checkpoint is None:
             return
         self.tensors, self.numbers, self._is_written = tensors, numbers, False
@@ -81,7 +82,7 @@ class RunState:
             self._written = time.monotonic()
 
     def end(self, word: str, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
-        """Remember the last state, and that the run has come to its end, in one word; or remove the file."""
+        """Hold the last state and a word that says why it is the last; or remove the file."""
         if self.checkpoint is None:
             return
         if self.checkpoint.remove:
@@ -92,10 +93,10 @@ class RunState:
             self.tensors, self.numbers, self.ended, self._is_written = tensors, numbers, word, False
 
     def write(self) -> None:
-        """Write the last state that was kept, unless it is written.
+        """Write the state that is held, unless that was done.
 
         Raises:
-            NotWritten: the disk refuses; what was written before is there still.
+            NotWritten: the write failed; the file of before remains.
         """
         if self.checkpoint is None or self._is_written:
             return
@@ -113,20 +114,20 @@ class RunState:
 def checkpointed(
     checkpoint: Any, caller: str, settings: Callable[[], dict[str, Any]], like: Tensor, measured: Callable[[], Any]
 ) -> Iterator[RunState]:
-    """Yield what is known of a run, and write what it has kept if the block fails or is interrupted.
+    """Yield the state of a run, and write the state it holds at the end, even if the block fails or is interrupted.
 
     Args:
         checkpoint: a `Checkpoint`, a path, or None.
         caller: what messages begin with, and what wrote the file.
         settings: returns what must be the same for a run to be resumed, by name.
-        like: the image, whose shape, dtype and device the tensors found must have.
-        measured: returns what the operator makes of an image that the settings determine.
+        like: the image; the tensors of the file must have its shape and dtype, and are put on its device.
+        measured: returns the operator's measurements of an image that the settings determine.
 
     Raises:
-        ValueError: the file is no checkpoint, or of a run with other settings; another run has it now.
+        ValueError: the file is not a checkpoint, belongs to a run with other settings, or is in use by another run.
     """
     if checkpoint is None:
-        del like  # an image of which the caller may have no more need
+        del like  # an image that the caller may no longer need
         yield RunState(None, caller, {})
         return
     checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
@@ -149,7 +150,7 @@ def checkpointed(
 
 
 def write_or_warn(write: Callable[[], None], caller: str) -> bool:
-    """Write a checkpoint; a disk that refuses ends no run of hours, which goes on and tries again the next time."""
+    """Write a checkpoint and return whether that worked; a failure is a warning, and the run continues."""
     try:
         write()
     except NotWritten as error:
@@ -159,35 +160,35 @@ def write_or_warn(write: Callable[[], None], caller: str) -> bool:
 
 
 def _find(kept: RunState, path: Path, like: Tensor) -> None:
-    """Read what there is into `kept`, or say why this run cannot go on from it."""
+    """Read the file into `kept`, or say why this run cannot resume from it."""
     from safetensors import safe_open
 
     caller = kept.caller
     try:
         with safe_open(path, framework="pt") as file:
             held = json.loads((file.metadata() or {})[FORMAT])
-            # In memory of our own: the file's is not aligned as torch's kernels want it.
+            # A copy: the file's memory is not aligned as torch's kernels need it.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
             if like.is_complex():
                 tensors = {name: torch.view_as_complex(t) for name, t in tensors.items()}
         settings, numbers = dict(held["settings"]), dict(held["numbers"])
         found = torch.tensor(held["measured"], dtype=torch.float64)
-        of = str(held["caller"])
-    except Exception as error:  # whatever a file of another kind, or a damaged one, brings about
+        writer = str(held["caller"])
+    except Exception as error:  # a file of another kind, or a damaged one, may raise anything
         what = f"{type(error).__name__}: {short(error, 100)}"
-        raise ValueError(f"{caller}: {path} is no checkpoint ({what}); choose another name, or remove it") from error
-    name, remedy = f"{caller}: checkpoint {path.name:.60}", "go on with that, or remove the file to begin anew"
-    if of != caller:
-        raise ValueError(f"{name} was begun by {of:.20}; {remedy}")
+        raise ValueError(f"{caller}: {path} is not a checkpoint ({what}); choose another name, or remove it") from error
+    name, remedy = f"{caller}: checkpoint {path.name:.60}", "resume with that, or remove the file to restart"
+    if writer != caller:
+        raise ValueError(f"{name} was written by {writer:.20}; {remedy}")
     if other := differences(settings, kept._header["settings"]):
-        raise ValueError(f"{name} was begun with other settings ({other:.180}); {remedy}")
+        raise ValueError(f"{name} was written with other settings ({other:.180}); {remedy}")
     mine = torch.tensor(kept._header["measured"], dtype=torch.float64)
-    if found.shape != mine.shape or not float((found - mine).norm()) <= SAME * float(mine.norm()):
-        raise ValueError(f"{name} was begun with another operator; {remedy}")
+    if found.shape != mine.shape or not float((found - mine).norm()) <= SAME_OPERATOR_RTOL * float(mine.norm()):
+        raise ValueError(f"{name} was written with another operator; {remedy}")
     for key, t in tensors.items():
         tensors[key] = t.to(like.device)
         if _layout(tensors[key]) != _layout(like) or not bool(tensors[key].isfinite().all()):
-            raise ValueError(f"{name} is damaged ({key:.20}); remove the file to begin anew")
+            raise ValueError(f"{name} is damaged ({key:.20}); remove the file to restart")
     kept.tensors, kept.numbers, kept.ended = tensors, numbers, held.get("ended")
 
 
@@ -196,12 +197,12 @@ def _layout(x: Tensor) -> str:
 
 
 def _signature(measured: Any) -> list[float]:
-    """Return sums of measurements with random signs: their difference has about the norm of the measurements'."""
-    generator, sums = torch.Generator().manual_seed(0), torch.zeros(SUMS, dtype=torch.float64)
+    """Return sums of the measurements with random signs: two differ in norm about as the measurements do."""
+    generator, sums = torch.Generator().manual_seed(0), torch.zeros(N_SUMS, dtype=torch.float64)
     for part in [measured] if isinstance(measured, Tensor) else measured:
         flat = (torch.view_as_real(part) if part.is_complex() else part).detach().flatten()
-        for piece in flat.split(SUMS * 2**14):
+        for piece in flat.split(N_SUMS * 2**14):
             signs = torch.randint(0, 2, piece.shape, generator=generator, dtype=torch.int8) * 2 - 1
             signed = piece.cpu().double() * signs
-            sums += torch.nn.functional.pad(signed, (0, -len(signed) % SUMS)).reshape(-1, SUMS).sum(0)
+            sums += torch.nn.functional.pad(signed, (0, -len(signed) % N_SUMS)).reshape(-1, N_SUMS).sum(0)
     return [float(s) for s in sums]

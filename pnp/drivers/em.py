@@ -92,7 +92,7 @@ def osem(
         x0: first image >= 0, in the image's shape; voxels of 0 stay 0. None: the constant that explains all counts.
         max_iter: iterations. EM has no other stopping rule: more of them resolve finer detail, and noise.
         callback: called with each `EMState`; a true answer stops.
-        checkpoint: a file for the state, from which the same call goes on where it exists, as in `solve`.
+        checkpoint: a file for the state, from which the same call resumes if it exists, as in `solve`.
         progress: show a bar on stderr.
 
     Returns:

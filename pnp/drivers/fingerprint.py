@@ -1,6 +1,6 @@
-"""What a run was started with, in words: so that a run is resumed with the same settings, or refused.
+"""Fingerprints of settings: a run resumes only with the same ones.
 
-Weights and arrays are hashed; a function is known by its name, an object by its class and its attributes.
+Weights and arrays are hashed; a function is identified by its name, an object by its class and its attributes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 
 def fingerprint(value: Any) -> str:
-    """Return a text that is the same for the same settings in another process.
+    """Return a text that depends on the settings alone, not on the process.
 
     >>> fingerprint({"max_iter": 8, "bounds": (0.0, None)})
     '{bounds: (0.0, None), max_iter: 8}'
@@ -48,7 +48,7 @@ def fingerprint(value: Any) -> str:
 
 
 def differences(old: dict[str, str], new: dict[str, str]) -> str:
-    """Return what differs, for a message; empty where nothing does.
+    """Return the differences for a message; empty if there are none.
 
     >>> differences({"max_iter": "8"}, {"max_iter": "10"})
     'max_iter was 8, is 10'

@@ -1,4 +1,4 @@
-"""What every iteration needs beside its mathematics: a history, a progress bar, a callback, and Ctrl-C."""
+"""A monitor of iterations: history, progress bar, callback and Ctrl-C."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `solve` iterates on: arguments checked, the data term bound, and what the caller left open chosen."""
+"""The problem that `solve` iterates on: checked arguments, the bound data term, defaults for what was left open."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Problem:
         return self._misfit
 
     def measured(self) -> Any:
-        """What the operator makes of an image that y determines: tells it from other operators."""
+        """Return the operator's measurements of an image that y determines: they identify the operator."""
         return self.operator.A(self.h.back_projection)
 
     def result(self, stop: Stop, history: dict[str, list[float]]) -> Result:

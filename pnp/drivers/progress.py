@@ -1,4 +1,4 @@
-"""Progress bars on stderr, and what a callback's answer means."""
+"""Progress bars on stderr, and the answer of a callback."""
 
 from __future__ import annotations
 

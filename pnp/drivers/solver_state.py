@@ -1,7 +1,7 @@
 """Save the state of `solve` to a checkpoint and restore it.
 
-Of a `State` the checkpoint holds x, where the x-update's inner iteration starts, z and u of ADMM, and sigma and alpha
-of the iteration. All else follows from the arguments, which must be those of the first call.
+The checkpoint holds x, z, u, sigma and alpha of a `State`; the inner iteration of the next x-update starts from x. All
+else follows from the arguments, which must be those of the first call.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def restore_state(kept: RunState, problem: Problem, monitor: Monitor) -> State |
 
 
 def denoiser_fingerprint(denoiser: Any) -> str:
-    """Return a text that tells a denoiser from others: its class, and its weights where it has any."""
+    """Return a text that identifies a denoiser: its class, and its weights if it has any."""
     return fingerprint(denoiser) if isinstance(denoiser, nn.Module) else type(denoiser).__qualname__
 
 

@@ -20,7 +20,7 @@ from pnp.learned import Glimpse, add_noise
 from pnp.learned.glimpse_data import ARCHITECTURES, chests, folder_slices
 from pnp.metrics import psnr, ssim
 from pnp.phantoms import head
-from pnp.training.loop import Interrupted, TrainingOptions, load_checkpoint, train
+from pnp.training import Interrupted, TrainingOptions, load_checkpoint, train
 from pnp.training.muon import fast_bfloat16
 from pnp.training.state import Task
 

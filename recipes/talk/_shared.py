@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from denoisers import MLPatch
 from pnp.io import atomic
+from pnp.training import Interrupted, NoiseLevels, TrainingOptions, load_checkpoint
 from pnp.training.denoiser import denoising_psnr, train_denoiser
 from pnp.training.images import Crops, Sampler
-from pnp.training.loop import Interrupted, NoiseLevels, TrainingOptions, load_checkpoint
 
 LEVELS = NoiseLevels(0.5 / 255, 55 / 255)
 """Of all trainings: sigma uniform, nearly from zero, where the loss's weight 1/sigma has its pole."""

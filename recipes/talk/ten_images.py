@@ -15,9 +15,9 @@ from _shared import checkpoints, markdown, noisy_score, parser, record, save, tr
 from distributions import Photographs, as_float, centre, photographs
 from matplotlib.figure import Figure
 
+from pnp.training import load_checkpoint
 from pnp.training.denoiser import denoising_psnr
 from pnp.training.images import Crops
-from pnp.training.loop import load_checkpoint
 
 p = parser(__doc__, names=("MLPatch", "U-Net"))
 training_arguments(p, minutes=60)

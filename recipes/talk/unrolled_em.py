@@ -34,7 +34,7 @@ from pnp.learned.unrolled_em_training import spent
 from pnp.metrics import nrmse
 from pnp.phantoms import ISOTOPES, emission_scan, region_means
 from pnp.phantoms.emission import SIGMAS
-from pnp.training.loop import Interrupted, TrainingOptions
+from pnp.training import Interrupted, TrainingOptions
 
 FIELD, FILTER_FWHM = 409.6, 10.0  # mm
 GROUPS = {"lungs": "lungs", "liver": "liver", "spleen": "spleen", "kidneys": "kidney", "lesions": "lesion"}

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from arrays import rand, rel
 from torch import nn
-from toys import Diagonal, rand, rel
+from toys import Diagonal
 
 from operators import SPECT, Blur, Downsample, Identity, KaiserSquires, LinearOperator, Mask, Radon, stack
 from pnp import LeastSquares, mlem, osem

@@ -8,8 +8,8 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from arrays import rand, rel
 from scipy import ndimage
-from toys import rand, rel
 
 from operators import OPERATORS, Downsample, gaussian_kernel
 from pnp import solve

@@ -28,8 +28,8 @@ from pnp.io.atomic import NotWritten, atomic_hdf5
 from pnp.learned import UnrolledEM, save_unrolled_em
 from pnp.plots import save_panels
 from pnp.report import write_report
+from pnp.training import NoiseLevels, TrainingOptions
 from pnp.training.denoiser import Loss, train_denoiser
-from pnp.training.loop import NoiseLevels, TrainingOptions
 from pnp.training.state import Run, load_checkpoint
 
 resource = pytest.importorskip("resource", reason="limits on the size of files are Unix's")

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable
 
 import torch
+from arrays import rand
 from torch import Tensor
-from toys import rand
 
 from operators import Blur, Downsample, Identity, KaiserSquires, LinearOperator, Mask, Radon, stack
 

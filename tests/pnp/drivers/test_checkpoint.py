@@ -113,7 +113,7 @@ def test_em_goes_on_to_the_same_bits(n_subsets, tmp_path):
     assert first.stop is Stop.INTERRUPTED
     with pytest.raises(ValueError, match="max_iter must be at least the 3 iterations"):
         em(A, y, **{**options, "max_iter": 2}, checkpoint=tmp_path / "c")
-    with pytest.raises(ValueError, match=r"begun by .*em;"):
+    with pytest.raises(ValueError, match="checkpoint"):
         solve(A, y, smooth, noise_std=1, checkpoint=tmp_path / "c")
     same(em(A, y, **options, checkpoint=tmp_path / "c"), whole)
     assert list(tmp_path.iterdir()) == []
@@ -205,7 +205,7 @@ def test_files_that_are_no_checkpoint_are_refused_and_stay(what, tmp_path):
         tensors["u"] = tensors["u"][..., :1] if what == "shape" else tensors["u"] * math.nan
         save_file({k: t.contiguous() for k, t in tensors.items()}, path, header)
     before = path.read_bytes()
-    with pytest.raises(ValueError, match=r"no checkpoint|damaged") as caught:
+    with pytest.raises(ValueError, match=r"not a checkpoint|damaged") as caught:
         solve(A, y, smooth, **options, checkpoint=path)
     assert "remove" in str(caught.value) and len(str(caught.value)) < 400 and path.read_bytes() == before
 
@@ -293,7 +293,7 @@ def test_a_folder_that_goes_ends_no_run(ctrl_c, tmp_path):
 
 
 def test_the_checkpoint_stays_until_the_answer_is_there(tmp_path, monkeypatch):
-    """Out of memory after the last iteration: the run goes on from it."""
+    """Out of memory after the last iteration: the run resumes from it."""
     A, y, options = problem("mask")
     path = tmp_path / "c"
 

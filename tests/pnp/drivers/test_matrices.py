@@ -11,7 +11,8 @@ import pytest
 import scipy.sparse
 import scipy.sparse.linalg
 import torch
-from toys import SHAPE, Diagonal, Linear, Matrix, rand, rel, smooth
+from arrays import rand, rel
+from toys import SHAPE, Diagonal, Linear, Matrix, smooth
 
 from operators import Blur, Mask, stack
 from pnp import LeastSquares, solve

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from toys import SHAPE, Linear, Matrix, image, rand, rel, smooth
+from arrays import rand, rel
+from toys import SHAPE, Linear, Matrix, image, smooth
 
 from operators import Blur, Downsample, Identity, LinearOperator, Mask, stack
 from pnp import LeastSquares, Poisson, Result, Stop, estimate_noise_std, mlem, solve
@@ -181,7 +182,7 @@ def test_a_stack_resumes_to_the_same_bits_and_refuses_other_measurements(given, 
     other = stack([BLURS.operators[0], 1.1 * BLURS.operators[1]])
     for change in ({"noise_std": (0.1, 0.2)}, {"y": [y[0], y[1] + 1e-9]}, {"operator": other}):
         arguments: dict[str, Any] = {"operator": BLURS, "y": y, "denoiser": smooth, **options} | change
-        with pytest.raises(ValueError, match=r"checkpoint .* begun with"):
+        with pytest.raises(ValueError, match="checkpoint"):
             solve(**arguments, checkpoint=tmp_path / "c")
     seen: list[int] = []
     rest = solve(BLURS, y, smooth, **options, checkpoint=tmp_path / "c", callback=lambda s: seen.append(s.k))

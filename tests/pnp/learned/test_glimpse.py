@@ -15,7 +15,7 @@ from operators import Radon
 from pnp.learned import Glimpse, Pairs, add_noise, held_out_psnr, load_glimpse, save_glimpse
 from pnp.learned.glimpse_data import ARCHITECTURES, chests, folder_slices
 from pnp.phantoms import head
-from pnp.training.loop import TrainingOptions, load_checkpoint, train
+from pnp.training import TrainingOptions, load_checkpoint, train
 
 TINY = {"features": 8, "hidden": 8, "blocks": (1, 2)}
 

@@ -9,8 +9,7 @@ import torch
 from denoisers import MLPatch
 from pnp.cli.options import choose_device
 from pnp.io import write_image
-from pnp.training import processes
-from pnp.training.loop import load_checkpoint
+from pnp.training import load_checkpoint, processes
 
 SCRIPT = """
 import signal, sys

@@ -14,9 +14,9 @@ from torch import nn
 
 from denoisers import MLPatch
 from pnp.lensing.training_set import convergence_set
+from pnp.training import Interrupted, NoiseLevels, TrainingOptions, load_checkpoint
 from pnp.training.denoiser import denoising_psnr, train_denoiser
 from pnp.training.images import Crops, load_folder
-from pnp.training.loop import Interrupted, NoiseLevels, TrainingOptions, load_checkpoint
 from pnp.training.photographs import photograph_set
 
 LEVELS = NoiseLevels(0.02, 0.2)
