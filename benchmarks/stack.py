@@ -106,9 +106,9 @@ def stack(quick: bool) -> Iterator[Row]:
             with workers(n_workers, threads) as (client, start):
                 run = partial(solve_stack, radon, denoiser=model, client=client, noise_std=noise_std, max_iter=MAX_ITER)
                 # A few slices for each worker first: plans, kernel, the job's arrival.
-                run(measurements=few, output=folder / "few.zarr", overwrite=True)
+                run(y=few, output=folder / "few.zarr", overwrite=True)
                 shutil.rmtree(folder / "few.zarr")
-                whole = partial(run, measurements=path, output=folder / f"x{n_workers}-{threads}.zarr")
+                whole = partial(run, y=path, output=folder / f"x{n_workers}-{threads}.zarr")
                 times[n_workers, threads] = Spread((seconds(whole),))
             who = f"{n_workers} workers x {threads} threads"
             yield Row(what, who, times[n_workers, threads])

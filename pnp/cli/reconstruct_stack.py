@@ -128,7 +128,7 @@ class PoissonFromFile:
         from ..stack.sources import FileSource
 
         source = FileSource(self.path, "pnp reconstruct-stack")
-        background = source.beside("background")
+        background = source.sibling("background")
         if background is None or isinstance(background, float):
             return Poisson(background=background or 0.0)
         if background.ndim == source.ndim:
@@ -177,7 +177,7 @@ def _print_summary(result: StackResult) -> None:
         print_error(f"slice {k} failed: {reason}")
     if len(result.failed) > MAX_FAILURES_SHOWN:
         print_error(f"{len(result.failed)} slices failed in total; the result has the other reasons")
-    if result.interrupted:
+    if result.stop is not None:
         print_error("interrupted; the same command resumes")
         raise typer.Exit(INTERRUPTED)
     if result.failed:

@@ -1,7 +1,7 @@
-"""One self-contained HTML page of a result: pictures with a wipe slider, history, figures of merit, parameters.
+"""Write a self-contained HTML page of a result: pictures with a wipe slider, history, figures of merit, parameters.
 
-`write_report` makes it from a `pnp.io.SavedResult`; `pnp report` from the files. `panels` says what is compared with
-what, `images` quantises, `scores` and `history` draw tables and charts, `page` puts them into `template.html`.
+`write_report` makes it from a `pnp.io.SavedResult`, `pnp report` from files. `panels` selects the pictures, `images`
+quantises them, `scores` and `history` draw tables and charts, `page` puts them into `template.html`.
 """
 
 from .page import render, write_report

@@ -1,4 +1,4 @@
-"""What the page says in words and tables: the heading, how the result was made, how its pictures were."""
+"""Text and tables of the page: the summary, how the result was made, and how its pictures were."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from ..io import SavedResult
-from .images import CLIPPED, Plan
+from .images import CLIPPED_PERCENT, Plan
 from .panels import Panel, channels_of
-from .peaks import MOST_PEAKS, PEAKS_ABOVE
+from .peaks import MAX_PEAKS, PEAK_THRESHOLD
 from .text import clean, escape, number
 
-MOST_ROWS = 200
-"""Rows of a table."""
+MAX_TABLE_ROWS = 200
+"""Maximum number of rows of a table."""
 
 
 def summary(result: SavedResult, shape: tuple[int, ...]) -> str:
@@ -34,23 +34,23 @@ def summary(result: SavedResult, shape: tuple[int, ...]) -> str:
 
 
 def run_table(result: SavedResult) -> str:
-    """Return the attributes of the file but the command: how it ended first, versions last."""
+    """Return the file's attributes, except the command, as a table: how the run ended first, versions last."""
     rank = {"stop": 0, "n_iter": 1, "misfit": 2, "noise_estimated": 3, "denoiser": 4}
     names = sorted(
         (name for name in result.attributes if name != "command"),
         key=lambda name: (rank.get(name, 5 + name.startswith(("format", "version"))), name),
     )
-    return parameters_table({name: result.attributes[name] for name in names}) or "<p>The file says nothing of it.</p>"
+    return parameters_table({name: result.attributes[name] for name in names}) or "<p>The file does not say.</p>"
 
 
 def parameters_table(values: Mapping[str, Any]) -> str:
-    """Return names and values as an HTML table; of arrays their shape and range."""
+    """Return names and values as an HTML table; arrays are given by shape and range."""
     kept = [(name, value) for name, value in values.items() if value is not None]
     rows = "".join(
         f'<tr><th scope="row">{escape(name, 80)}</th><td>{escape(_value(value))}</td></tr>'
-        for name, value in kept[:MOST_ROWS]
+        for name, value in kept[:MAX_TABLE_ROWS]
     )
-    more = f"<p>… and {len(kept) - MOST_ROWS} more.</p>" if len(kept) > MOST_ROWS else ""
+    more = f"<p>… and {len(kept) - MAX_TABLE_ROWS} more.</p>" if len(kept) > MAX_TABLE_ROWS else ""
     return f'<table class="facts"><tbody>{rows}</tbody></table>{more}' if rows else ""
 
 
@@ -75,7 +75,7 @@ def _value(value: Any) -> str:
 def notes(
     stored: Plan, shape: tuple[int, ...], clipped: bool, panels: Sequence[Panel], lensing: bool, limit: int
 ) -> Iterator[str]:
-    """Yield what a reader must know of how the pictures were made."""
+    """Yield notes on how the pictures were made."""
     if stored.factor > 1:
         f = stored.factor
         block = " × ".join([str(f)] * (len(shape) - 1))
@@ -85,25 +85,25 @@ def notes(
             f"{limit / 2**20:.3g} MiB of pixels; all figures are those of the full size."
         )
     if len(stored.items) < shape[0]:
-        yield f"Of {shape[0]} images, {len(stored.items)}, evenly spaced, are in the page."
+        yield f"The page shows {len(stored.items)} of {shape[0]} images, evenly spaced."
     if not any(panel.role == "input" for panel in panels):
         yield "The first estimate is not shown: it needs the measurements (pnp report --measurements)."
     levels = 2**stored.bits - 1
-    yield f"Pictures have {stored.bits} bits a pixel: {levels} levels from each one's lowest to highest value."
+    yield f"Pictures have {stored.bits} bits per pixel: {levels} levels from the lowest to the highest value of each."
     if clipped:
-        yield f"The outermost {CLIPPED:g} % of the values at either end are shown as the values there."
+        yield f"The outermost {CLIPPED_PERCENT:g} % of the values at either end are clipped."
     if not all(np.isfinite(panel.values).all() for panel in panels):
         yield "Pixels without a finite value have the colour “no value” below the colour bar."
     if len(shape) == 4:
         yield (
-            "Volumes are (x, y, z): axial slices show x to the right and y down, the others z up. Of SPECT, x is to "
-            "the patient's left, y to the back and z to the head."
+            "Volumes are (x, y, z): axial slices show x to the right and y down, the others z up. In SPECT, x points "
+            "to the patient's left, y to the back and z to the head."
         )
     else:
         yield "The first row of an image is on top."
     if lensing:
         yield (
-            f"Peaks are pixels above their eight neighbours and {PEAKS_ABOVE:g} robust standard deviations (1.4826 "
+            f"Peaks are pixels above their eight neighbours and {PEAK_THRESHOLD:g} robust standard deviations (1.4826 "
             "times the median absolute deviation) above the median of their map, where observed; the "
-            f"{MOST_PEAKS} highest are marked."
+            f"{MAX_PEAKS} highest are marked."
         )

@@ -1,4 +1,4 @@
-"""Charts of what a solver recorded, a value per iteration, as inline SVG: no script, and colours from the page."""
+"""Charts of a solver's history, one value per iteration, as inline SVG without scripts; the page sets the colours."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Array = npt.NDArray[Any]
 
 WIDTH, HEIGHT = 360, 230
 LEFT, RIGHT, TOP, BOTTOM = 58, 10, 12, 40
-MOST_POINTS = 500
-MOST_CHARTS = 12
-LARGEST = 1e300
-"""Larger values are left out, as those that are not finite: the ticks around them would overflow."""
-TOGETHER = (
+MAX_POINTS = 500
+MAX_CHARTS = 12
+MAX_MAGNITUDE = 1e300
+"""Values beyond it are left out like those that are not finite: the ticks around them would overflow."""
+CHART_GROUPS = (
     ("noise level of the denoiser", {"sigma": "sigma_k (units of x)"}),
     ("relative residuals", {"primal": "primal ‖x − z‖", "dual": "dual, change of z"}),
     ("coupling", {"alpha": "alpha_k (1/units of x squared)"}),
@@ -27,27 +27,27 @@ TOGETHER = (
     ("relative change of the map", {"change": "‖z − z_old‖ / ‖z‖"}),
     ("correction for reduced shear", {"reduced": "change of kappa"}),
 )
-"""What belongs into one chart: its title, and the names in /history with what they are called."""
+"""Title of each chart, and the labels of the quantities in /history that it shows."""
 
 
 def charts(history: Mapping[str, npt.ArrayLike]) -> list[str]:
-    """Return an SVG for every group of quantities in a history; what holds no numbers is left out."""
+    """Return an SVG for every group of quantities in a history; those without numbers are left out."""
     lines = {name: line for name, values in history.items() if (line := _line_of(values)) is not None}
-    known = {name for _, names in TOGETHER for name in names}
-    groups = [(title, {name: label for name, label in names.items() if name in lines}) for title, names in TOGETHER]
+    known = {name for _, names in CHART_GROUPS for name in names}
+    groups = [(title, {name: label for name, label in names.items() if name in lines}) for title, names in CHART_GROUPS]
     groups += [(clean(name, 40), {name: clean(name, 40)}) for name in sorted(set(lines) - known)]
     if "inner" in lines and not lines["inner"].any():  # a closed form
         groups = [(title, names) for title, names in groups if "inner" not in names]
     drawn = [(title, {label: lines[name] for name, label in names.items()}) for title, names in groups if names]
-    return [chart(title, curves) for title, curves in drawn[:MOST_CHARTS]]
+    return [_chart(title, curves) for title, curves in drawn[:MAX_CHARTS]]
 
 
-def chart(title: str, curves: Mapping[str, Array]) -> str:
-    """Return an SVG of curves over the iterations 1, 2, ...: logarithmic where all are positive and span a decade.
+def _chart(title: str, curves: Mapping[str, Array]) -> str:
+    """Return an SVG of curves over the iterations 1, 2, ...; logarithmic if all are positive and span a decade.
 
     Args:
-        title: says what is drawn.
-        curves: label -> a value per iteration; where it is not finite, the line has a gap.
+        title: title of the chart.
+        curves: label -> one value per iteration; the line has gaps where it is not finite.
     """
     values = np.concatenate([v[np.isfinite(v)].astype(np.float64) for v in curves.values()])
     low, high = float(values.min()), float(values.max())
@@ -58,8 +58,8 @@ def chart(title: str, curves: Mapping[str, Array]) -> str:
 
     def place(k: float, value: float) -> tuple[float, float]:
         across = 0.5 if n == 1 else (k - 1) / (n - 1)
-        a, b, v = (math.log(part) if log else part / 2 for part in (low, high, value))  # halves: b - a may overflow
-        up = (v - a) / (b - a) if b > a else 0.5  # their halves may be one number, next to 0
+        a, b, v = (math.log(part) if log else part / 2 for part in (low, high, value))  # halves, as b - a may overflow
+        up = (v - a) / (b - a) if b > a else 0.5  # near 0 the halves may be equal
         return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
 
     parts = []
@@ -80,17 +80,17 @@ def chart(title: str, curves: Mapping[str, Array]) -> str:
         legend.append(f'<span class="key-{index}">{escape(label)}</span> ends at {number(float(last[-1]))}')
     scale = "logarithmic" if log else "linear"
     ends = " to ".join(number(float(v)) for v in (values.min(), values.max()))
-    spoken = f"{title} over {n} iterations, {scale} scale, from {ends}"
+    aria_label = f"{title} over {n} iterations, {scale} scale, from {ends}"
     return (
         f'<figure class="chart"><figcaption>{escape(title)}</figcaption>'
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(spoken)}">{"".join(parts)}</svg>'
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(aria_label)}">{"".join(parts)}</svg>'
         f'<p class="legend">{"<br>".join(legend)}</p></figure>'
     )
 
 
 def _path(values: Array, place: Any, index: int) -> str:
-    """Return a path through the finite values, thinned where there are many, and dots where there are few."""
-    every = math.ceil(len(values) / MOST_POINTS)
+    """Return a path through the finite values, thinned if there are many, with dots if there are few."""
+    every = math.ceil(len(values) / MAX_POINTS)
     kept = sorted({*range(0, len(values), every), len(values) - 1})
     path, dots, pen = [], [], "M"
     for i in kept:
@@ -105,7 +105,7 @@ def _path(values: Array, place: Any, index: int) -> str:
 
 
 def _decades(low: float, high: float) -> list[float]:
-    """Return powers of ten around a range, at most six or so."""
+    """Return about six powers of ten at most, around a range."""
     first, last = math.floor(math.log10(low) + 1e-9), math.ceil(math.log10(high) - 1e-9)
     every = math.ceil((last - first) / 5)
     return [10.0**k for k in range(first, last + every, every) if -323 <= k <= 308]
@@ -118,7 +118,7 @@ def _even(low: float, high: float) -> Sequence[float]:
     [0.0, 2.0, 4.0, 6.0, 8.0]
     """
     span = high / 4 - low / 4
-    if not span > abs(low) / 1e6:  # constant, or nearly: what a chart shows then is rounding
+    if not span > abs(low) / 1e6:  # constant up to rounding
         return [low - abs(low) / 2, low, low + abs(low) / 2] if low else [-1.0, 0.0, 1.0]
     power = 10.0 ** math.floor(math.log10(span))
     step = next(power * m for m in (1, 2, 5, 10) if power * m >= span * (1 - 1e-9))
@@ -127,10 +127,10 @@ def _even(low: float, high: float) -> Sequence[float]:
 
 
 def _line_of(values: npt.ArrayLike) -> Array | None:
-    """Return a quantity's values as floats, NaN where they are out of range; None where it is no line of numbers."""
+    """Return the values of a quantity as floats, NaN where out of range; None if they are not a line of numbers."""
     array = np.asarray(values)
     if array.dtype.kind not in "fiub" or array.ndim > 1:
         return None
     line = np.atleast_1d(array).astype(np.float64)
-    line = np.where(np.abs(line) < LARGEST, line, np.nan)
+    line = np.where(np.abs(line) < MAX_MAGNITUDE, line, np.nan)
     return line if np.isfinite(line).any() else None

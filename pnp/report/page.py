@@ -1,7 +1,7 @@
-"""The page: `template.html` filled with what the other modules make of a result, under a policy that forbids network.
+"""Fill `template.html` with the pictures, tables and charts of a result.
 
-Text from files is escaped, and the browser runs the one script and the one style sheet whose hashes the page's policy
-names; it may load nothing, not even from the page's own folder. The same result gives the same page, byte for byte.
+Text from files is escaped. The page's content security policy allows one script and one style sheet, by their hashes,
+and forbids loading anything, even from the page's own folder. The same result gives the same page, byte for byte.
 """
 
 from __future__ import annotations
@@ -21,7 +21,18 @@ import numpy.typing as npt
 from ..io import SavedResult, atomic
 from .facts import notes, parameters_table, run_table, summary
 from .history import charts
-from .images import COLOURS, LIMIT, MOST_ITEMS, block_mean, colour_tables, pack, plan, quantise, robust_range, sample
+from .images import (
+    COLOUR_MAPS,
+    MAX_ITEMS,
+    PIXEL_BYTES,
+    block_mean,
+    colour_tables,
+    pack,
+    plan,
+    quantise,
+    robust_range,
+    sample,
+)
 from .panels import Panel, channels_of, find_panels, is_lensing, survey_mask
 from .peaks import mark_peaks
 from .scores import score, scores_table, statistics_table, table
@@ -42,25 +53,25 @@ def write_report(
     overwrite: bool = False,
     progress: bool = False,
 ) -> int:
-    """Write one HTML page of a result that needs nothing else; it appears whole or not at all.
+    """Write a self-contained HTML page of a result, atomically.
 
     Args:
-        path: the page, .html.
+        path: the .html file to write.
         result: the reconstruction and how it was made, from `pnp.io.read_result`.
         title: heading of the page.
         first: first estimates by name, shaped as result.x; mass maps may have two channels, E and B.
         baselines: other reconstructions of the same measurements by name, shaped likewise.
-        b_mode: B mode of the reconstruction of a mass map, (B, 1, H, W), where result.x has one channel.
-        units: unit of x, "" where it has none.
-        overwrite: replace a file of that name.
-        progress: show a bar on stderr where it takes longer than a second.
+        b_mode: B mode (B, 1, H, W) of a reconstructed mass map, if result.x has one channel.
+        units: unit of x, "" if it has none.
+        overwrite: replace an existing file.
+        progress: show a bar on stderr if it takes longer than a second.
 
     Returns:
         The size of the page in bytes.
 
     Raises:
-        ValueError: pictures of different shapes, without pixels, or a path that cannot be written.
-        TypeError: pictures that hold no real numbers.
+        ValueError: pictures have different shapes or no pixels, or the path cannot be written.
+        TypeError: pictures do not hold real numbers.
     """
     with atomic(path, overwrite=overwrite) as part:
         page = render(
@@ -78,7 +89,7 @@ def render(
     baselines: Mapping[str, npt.ArrayLike] | None = None,
     b_mode: npt.ArrayLike | None = None,
     units: str = "",
-    limit: int = LIMIT,
+    limit: int = PIXEL_BYTES,
     progress: bool = False,
 ) -> str:
     """Return the page of `write_report` as text.
@@ -90,14 +101,14 @@ def render(
         baselines: as for `write_report`.
         b_mode: as for `write_report`.
         units: as for `write_report`.
-        limit: bytes of pixels in the page, see `images.plan`.
+        limit: maximum size of the pixels in bytes, see `images.plan`.
         progress: as for `write_report`.
     """
     panels = find_panels(result, first=first, baselines=baselines, b_mode=b_mode)
     shape = panels[0].values.shape
     stored = plan(shape, len(panels), limit=limit)
     mask, lensing = survey_mask(result, shape), is_lensing(result)
-    # First estimates may be all noise: the scale is that of the others.
+    # First estimates may be all noise, so that the others set the scale.
     pooled = np.concatenate([sample(panel.values) for panel in panels if panel.role != "input"])
 
     texts, described, peaks, clipped = [], [], [], False
@@ -130,7 +141,7 @@ def render(
         "full": robust_range(pooled, 0.02),
         "units": clean(units, 40),
         "rgb": _is_colour(result, shape),
-        "colours": {name: {"label": COLOURS[name], "table": table} for name, table in colour_tables().items()},
+        "colours": {name: {"label": COLOUR_MAPS[name], "table": table} for name, table in colour_tables().items()},
         "colour": "inferno" if lensing or result.operator == "spect" else "gray",
     }
     scores = score(panels, mask, centred=lensing, step=lambda items: _steps(items, "scores", progress))
@@ -173,9 +184,9 @@ def _item_name(n: int, channels: int, n_items: int) -> str:
 
 
 def _is_colour(result: SavedResult, shape: tuple[int, ...]) -> bool:
-    """Whether three channels are red, green and blue: nothing says so but the values or the denoiser."""
+    """Return whether three channels are red, green and blue, judged by their values or the denoiser."""
     three = np.ndim(result.x) in (3, 4) and np.shape(result.x)[-3] == 3
-    if not three or len(shape) != 3 or shape[0] > MOST_ITEMS or is_lensing(result):
+    if not three or len(shape) != 3 or shape[0] > MAX_ITEMS or is_lensing(result):
         return False
     low, high = robust_range(result.x)
     return -0.1 <= low < high <= 1.1 or "color" in str(result.attributes.get("denoiser"))
@@ -194,7 +205,7 @@ def _steps(items: Sequence[Panel], name: str, progress: bool) -> Iterable[Panel]
 
 
 def _policy(style: str, script: str) -> str:
-    """Return a content security policy: the page's own script and style and no others, data: images, no network."""
+    """Return a content security policy that allows the page's own script and style and data: images only."""
     own = [base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii") for text in (style, script)]
     return (
         f"default-src 'none'; style-src 'sha256-{own[0]}'; script-src 'sha256-{own[1]}'; img-src data:; "
@@ -203,7 +214,7 @@ def _policy(style: str, script: str) -> str:
 
 
 def _json(data: Any) -> str:
-    """Return JSON that cannot leave its script element."""
+    """Return JSON that cannot close its script element."""
     text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 

@@ -1,4 +1,4 @@
-"""What a page compares: first estimate, baselines, reconstruction, B mode and truth, all of one shape."""
+"""Select the pictures of a page: first estimate, baselines, reconstruction, B mode and truth, all of one shape."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ..io import SavedResult
 
 Array = npt.NDArray[Any]
-LENSING = ("kaiser_squires", "kaiser_squires_eb")
+LENSING_OPERATORS = ("kaiser_squires", "kaiser_squires_eb")
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class Panel:
 
     Attributes:
         role: "input" (a first estimate), "baseline", "reconstruction" or "truth".
-        name: what the reader calls it.
+        name: label on the page.
         values: images (N, H, W) or volumes (N, nx, ny, nz), real; N runs through the batch and its channels.
-        mode: of mass maps "E" or "B", else "".
+        mode: "E" or "B" for mass maps, else "".
     """
 
     role: str
@@ -33,8 +33,8 @@ class Panel:
 
 
 def is_lensing(result: SavedResult) -> bool:
-    """Whether the result is a mass map."""
-    return result.operator in LENSING
+    """Return whether the result is a mass map."""
+    return result.operator in LENSING_OPERATORS
 
 
 def find_panels(
@@ -50,13 +50,13 @@ def find_panels(
     E and B modes.
 
     Args:
-        result: has the reconstruction and, where it is known, the truth.
+        result: the reconstruction and, if known, the truth.
         first: first estimates by name.
         baselines: other reconstructions by name.
-        b_mode: B mode of the reconstruction, a mass map.
+        b_mode: B mode of the reconstruction of a mass map.
 
     Raises:
-        ValueError: a picture is empty, has another number of axes, or another shape than the reconstruction.
+        ValueError: a picture is empty, or its shape differs from that of the reconstruction.
         TypeError: a picture is complex or holds no numbers.
     """
     named = [("input", name, values) for name, values in (first or {}).items()]
@@ -80,19 +80,19 @@ def find_panels(
         if panel.values.shape != shape:
             raise ValueError(
                 f"report: {panel.name!r:.120} must have the shape of the reconstruction, {shape}, got "
-                f"{panel.values.shape}; only what is on one grid can be compared"
+                f"{panel.values.shape}; resample it to the same grid"
             )
     return found
 
 
 def channels_of(result: SavedResult, shape: tuple[int, ...]) -> int:
-    """Return how many of the pictures (N, ...) are channels of one image, 1 where E and B were taken apart."""
+    """Return how many of the pictures (N, ...) are channels of one image, 1 if E and B were separated."""
     size = np.shape(result.x)
     return int(size[1]) if len(size) == len(shape) + 1 and size[0] * size[1] == shape[0] else 1
 
 
 def survey_mask(result: SavedResult, shape: tuple[int, ...]) -> Array | None:
-    """Return where a mass map of shape (N, H, W) is observed, bool; None where all of it is."""
+    """Return the mask (N, H, W), bool, of observed pixels of a mass map; None if all are observed."""
     noise = None if result.noise_std is None else np.asarray(result.noise_std)
     if not is_lensing(result) or noise is None or noise.ndim != 4 or noise.shape[-2:] != shape[-2:]:
         return None

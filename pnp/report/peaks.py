@@ -1,4 +1,4 @@
-"""Peaks of mass maps, as the page marks and counts them."""
+"""Find the peaks of mass maps that the page marks and counts."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from .panels import Panel
 
 Array = npt.NDArray[Any]
 
-PEAKS_ABOVE = 3.0
-"""Robust standard deviations of a map that its peaks exceed."""
-MOST_PEAKS = 20
-"""Peaks of a map that are marked, the highest."""
+PEAK_THRESHOLD = 3.0
+"""Least height of a peak above the median, in robust standard deviations of the map."""
+MAX_PEAKS = 20
+"""Maximum number of marked peaks per map; the highest are marked."""
 
 
-class Marks(NamedTuple):
+class _Marks(NamedTuple):
     """Peaks of the maps (N, H, W) of a picture."""
 
     marked: dict[str, list[list[float]]]
-    """Index of a map as it is stored -> [row, column] of its highest peaks, in pixels as they are stored."""
+    """Index of a stored map -> [row, column] of its highest peaks, in stored pixels."""
     n_peaks: int
-    """Peaks of all maps that are stored."""
+    """Number of peaks in all stored maps."""
     highest: float
-    """The highest one in robust standard deviations above the median of its map, 0 where there are none."""
+    """Height of the highest peak above the median of its map, in robust standard deviations; 0 without peaks."""
 
 
-def mark_peaks(panel: Panel, mask: Array | None, stored: Plan) -> Marks:
-    """Find the peaks of a picture inside the survey: of its own pixels, also where fewer are stored."""
+def mark_peaks(panel: Panel, mask: Array | None, stored: Plan) -> _Marks:
+    """Find the peaks of a picture inside the survey, at full resolution even if fewer pixels are stored."""
     marked: dict[str, list[list[float]]] = {}
     n_peaks, highest = 0, 0.0
     for k, item in enumerate(stored.items):
@@ -47,10 +47,10 @@ def mark_peaks(panel: Panel, mask: Array | None, stored: Plan) -> Marks:
         with np.errstate(over="ignore"):
             heights = np.where(seen, (x - middle) / spread, np.nan)
         inside = torch.from_numpy(seen.copy())[None, None]
-        peaks = find_peaks(torch.from_numpy(heights)[None, None], threshold=PEAKS_ABOVE, mask=inside)
+        peaks = find_peaks(torch.from_numpy(heights)[None, None], threshold=PEAK_THRESHOLD, mask=inside)
         if len(peaks.row):
             n_peaks += len(peaks.row)
             highest = max(highest, float(peaks.height[0]))
-            centres = (torch.stack([peaks.row, peaks.column], 1)[:MOST_PEAKS].double() + 0.5) / stored.factor
+            centres = (torch.stack([peaks.row, peaks.column], 1)[:MAX_PEAKS].double() + 0.5) / stored.factor
             marked[str(k)] = [[round(v, 2) for v in centre] for centre in centres.tolist()]
-    return Marks(marked, n_peaks, highest)
+    return _Marks(marked, n_peaks, highest)

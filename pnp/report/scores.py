@@ -1,4 +1,4 @@
-"""Figures of merit of every picture against the truth, with the conventions they follow; plain statistics without."""
+"""Figures of merit of every picture against the truth, with their conventions, and statistics of the pictures."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from .text import escape, number
 
 Array = npt.NDArray[Any]
 
-MOST_SSIM = 2**25
-"""Pixels of all pictures together beyond which the similarity, the slowest figure, is left out."""
+MAX_SSIM_PIXELS = 2**25
+"""Total number of pixels up to which SSIM, the slowest figure, is computed."""
 
-LARGEST = 1e100
-"""A picture so many times larger than the truth has no figures: squares leave the range of floats."""
+MAX_RATIO = 1e100
+"""Ratio of picture to truth above which there are no figures, since squares overflow."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Figures of merit of the pictures, and what the reader must know of them, in sentences.
+    """Figures of merit of the pictures, with notes on their conventions.
 
     Attributes:
-        rows: name and (NRMSE, PSNR in dB, SSIM, r) of every picture; None where a figure does not exist.
+        rows: name and (NRMSE, PSNR in dB, SSIM, r) of every picture; None if a figure does not exist.
         notes: the conventions.
     """
 
@@ -37,13 +37,13 @@ class Scores:
 
 
 def score(panels: Sequence[Panel], mask: Array | None, *, centred: bool, step: Any = lambda items: items) -> Scores:
-    """Compare all pictures but B modes with the truth; none where there is no truth.
+    """Compare all pictures except B modes with the truth; without a truth there are no scores.
 
     Args:
-        panels: one of them is the truth.
-        mask: true where pixels count, of the pictures' shape; None: all.
-        centred: the mean is not measured (mass maps): it is taken off before errors are.
-        step: wraps the pictures that are looped over, a progress bar for instance.
+        panels: the pictures, with the truth among them.
+        mask: true where pixels count, shaped as the pictures; None: all.
+        centred: subtract the mean first, since it is not measured (mass maps).
+        step: wraps the pictures in the loop, for instance with a progress bar.
     """
     truth = next((panel.values for panel in panels if panel.role == "truth" and panel.mode != "B"), None)
     others = [panel for panel in panels if panel.role != "truth" and panel.mode != "B"]
@@ -51,28 +51,29 @@ def score(panels: Sequence[Panel], mask: Array | None, *, centred: bool, step: A
         return Scores((), ())
     seen = np.isfinite(truth) if mask is None else np.isfinite(truth) & mask
     if not seen.any():
-        return Scores((), ("The truth holds no finite number where it counts, so there are no errors.",))
+        return Scores((), ("The truth is nowhere finite where pixels count, so there are no errors.",))
     low, high = float(truth[seen].min()), float(truth[seen].max())
     unit = low >= 0 and 0.5 < high <= 1
     ends = (0.0, 1.0) if unit else (low, high)
-    similar = mask is None and len(others) * truth.size <= MOST_SSIM
+    similar = mask is None and len(others) * truth.size <= MAX_SSIM_PIXELS
     rows, partial = [], []
     for panel in step(others):
         counts = seen & np.isfinite(panel.values)
         if not counts.all() and (mask is None or (counts != seen).any()):
-            partial.append(f"“{panel.name}” is compared where both are finite, {int(counts.sum())} of {truth.size}")
+            partial.append(
+                f"“{panel.name}” is compared where both are finite, {int(counts.sum())} of {truth.size} pixels"
+            )
         rows.append((panel.name, _figures(panel.values, truth, counts, ends, centred, similar)))
     where = "over the observed pixels" if mask is not None else "over all pixels"
-    mean = ", the mean of each taken off first (it is not measured)" if centred else ""
-    source = "the truth lies in [0, 1]" if unit else "the truth's highest less its lowest value"
+    mean = ", after subtracting the mean of each (it is not measured)" if centred else ""
+    source = "the truth lies in [0, 1]" if unit else "the range of the truth"
     notes = [
         f"NRMSE = ‖x − r‖ / ‖r‖, r the truth, {where}{mean}.",
         f"PSNR = 10 log₁₀(data_range² / mean (x − r)²){mean}, data_range = {number(ends[1] - ends[0])} ({source}).",
         "SSIM after Wang et al. (2004), Gaussian window of 1.5 pixels, same data_range, mean over "
         + ("slices along the first axis." if truth.ndim == 4 else "images.")
         if similar
-        else "SSIM is left out: "
-        + ("of maps with holes." if mask is not None else "too many pixels for a quick page."),
+        else "SSIM is left out: " + ("the map has holes." if mask is not None else "there are too many pixels."),
         f"r: Pearson's correlation {where}.",
     ]
     return Scores(tuple(rows), tuple(notes) + tuple(f"{text}." for text in partial))
@@ -84,12 +85,12 @@ def _figures(
     if not counts.any():
         return (None,) * 4
     a, b = (v[counts].astype(np.float64) for v in (x, truth))
-    scale = float(np.abs(b).max())  # squares of faint or huge units leave the range of floats
+    scale = float(np.abs(b).max())  # squares of very small or large values leave the range of floats
     if not scale > 0:
         scale = 1.0
     with np.errstate(over="ignore"):
         a, b, peak = a / scale, b / scale, ends[1] / scale - ends[0] / scale
-    if float(np.abs(a).max()) > LARGEST:
+    if float(np.abs(a).max()) > MAX_RATIO:
         return (None,) * 4
     if centred:
         a, b = a - a.mean(), b - b.mean()
@@ -104,7 +105,7 @@ def _figures(
 
 
 def scores_table(scores: Scores) -> str:
-    """Return the figures of merit as an HTML table with their conventions, empty where there are none."""
+    """Return the figures of merit as an HTML table with their conventions; empty if there are none."""
     notes = "".join(f"<li>{escape(note)}</li>" for note in scores.notes)
     if not scores.rows:
         return f'<ul class="notes">{notes}</ul>' if notes else ""
@@ -129,7 +130,7 @@ def statistics_table(panels: Sequence[Panel]) -> str:
 
 
 def table(caption: str, head: Iterable[str], body: Iterable[Sequence[str]]) -> str:
-    """Return an HTML table that scrolls by itself where it is too wide; its cells are escaped here."""
+    """Return an HTML table that scrolls if it is too wide; its cells are escaped here."""
     rows = "".join(
         f'<tr><th scope="row">{escape(row[0])}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in row[1:])}</tr>'
         for row in body

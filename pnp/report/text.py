@@ -1,4 +1,4 @@
-"""Text from files, made safe for HTML and for reading: escaped, bounded, and without characters that mislead."""
+"""Make text from files safe for HTML and readers: escaped, bounded, without misleading characters."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ import html
 import math
 import unicodedata
 
-LONGEST = 2000
-"""Characters of one value from a file."""
-REORDERING = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-"""Characters that make text read in another order than it is written."""
+MAX_TEXT_LENGTH = 2000
+"""Maximum number of characters shown of one value from a file."""
+REORDERING_CHARACTERS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+"""Characters that change the order in which text is displayed."""
 
 
-def clean(text: object, limit: int = LONGEST) -> str:
-    """Return text without control and reordering characters or half surrogates, cut to a length.
+def clean(text: object, limit: int = MAX_TEXT_LENGTH) -> str:
+    """Return text without control characters, reordering characters and lone surrogates, cut to a length.
 
     >>> clean("a\\x00b"), clean("abcdef", 3)
     ('a\\ufffdb', 'abc… (3 more characters)')
     """
     whole = str(text)
     shown = "".join(
-        "\ufffd" if c in REORDERING or (unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t") else c
+        "\ufffd" if c in REORDERING_CHARACTERS or (unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t") else c
         for c in whole[:limit]
     )
     return shown if len(whole) <= limit else f"{shown}… ({len(whole) - limit} more characters)"
 
 
-def escape(text: object, limit: int = LONGEST) -> str:
+def escape(text: object, limit: int = MAX_TEXT_LENGTH) -> str:
     """Return `clean` text as HTML, for elements and quoted attributes.
 
     >>> escape('<b title="x">')

@@ -1,8 +1,8 @@
-"""More than one image, and images larger than memory, on Dask: `pip install 'pnp-local[stack]'`.
+"""Stacks of images, and images larger than memory, on Dask: `pip install 'pnp-local[stack]'`.
 
 `solve_stack` runs `pnp.solve` over the slices of a stack, or the fields of a survey, on the processes of this machine
-or of a cluster, and survives what happens to long runs. `denoise_mosaic` and `solve_mosaic` work on an image of any
-size in tiles that overlap by the denoiser's field, so that the tiles do not show. How to: docs/stacks.md.
+or of a cluster, and survives crashes, kills and restarts. `denoise_mosaic` and `solve_mosaic` work on an image of any
+size in tiles that overlap by the denoiser's receptive field, so that no seams show. See docs/stacks.md.
 """
 
 from .mosaic import solve_mosaic

@@ -1,8 +1,8 @@
-"""The engine: Dask on the processes of this machine, or on a cluster of yours.
+"""Dask on the processes of this machine, or on a given cluster.
 
-A slice is solved by one process. On this machine each process gets cores / processes threads of torch and of BLAS,
-so that together they are as many as the cores: more wait for each other (docs/stacks.md has the measurement). On a
-cluster of yours the threads are yours to set.
+A slice is solved by one process. On this machine each process gets cores / processes threads of torch and BLAS, so
+that there are as many threads as cores; with more, they wait for each other (measured in docs/stacks.md). On a given
+cluster the threads are set where its workers start.
 """
 
 from __future__ import annotations
@@ -16,18 +16,24 @@ from typing import Any
 
 from ..checks import check_number
 
-LEAKS = ("PYTHONHASHSEED", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MALLOC_TRIM_THRESHOLD_")
-"""What Dask writes to the caller's environment for its workers to inherit."""
-DEATHS = 1
-"""Worker deaths a task may be near to; with one more it is given up."""
-START_S = 300
-"""Seconds to wait for the first worker."""
-CLOSE_S = 60
-"""Seconds to wait for all to stop."""
+WORKER_VARIABLES = (
+    "PYTHONHASHSEED",
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MALLOC_TRIM_THRESHOLD_",
+)
+"""Variables that Dask sets in the caller's environment for its workers; they are restored afterwards."""
+ALLOWED_FAILURES = 1
+"""Worker deaths that a task survives; after one more Dask gives it up."""
+START_TIMEOUT_S = 300
+"""Time limit for the first worker to appear, in seconds."""
+CLOSE_TIMEOUT_S = 60
+"""Time limit for all workers to stop, in seconds."""
 
 
 def require(caller: str) -> None:
-    """Explain in one sentence what is missing, if Dask or Zarr is.
+    """Check that Dask and Zarr are installed.
 
     Raises:
         ImportError: one of them is not installed.
@@ -44,12 +50,12 @@ def cores() -> int:
 
 @contextmanager
 def engine(client: Any, n_workers: int | None, caller: str) -> Iterator[tuple[Any, int | None]]:
-    """Yield a client, and the threads each of its processes shall use; None: they are set where the cluster is.
+    """Yield a client and the number of threads for each of its processes; None: the cluster sets them.
 
     Args:
         client: a `distributed.Client`, which stays open; None: a cluster on this machine until the block ends.
-        n_workers: its processes; None: one a core.
-        caller: what messages begin with.
+        n_workers: number of processes; None: one per core.
+        caller: prefix of messages.
 
     Raises:
         ValueError: the client has no workers.
@@ -63,24 +69,26 @@ def engine(client: Any, n_workers: int | None, caller: str) -> Iterator[tuple[An
         if not isinstance(client, Client):
             raise TypeError(f"{caller}: client must be a distributed.Client, got {type(client).__name__}")
         if n_workers is not None:
-            raise ValueError(f"{caller}: n_workers is for a cluster of our own; a client's workers are its cluster's")
+            raise ValueError(
+                f"{caller}: n_workers must be None with a client, whose cluster has its own workers; leave it out"
+            )
         try:
-            client.wait_for_workers(1, timeout=START_S)
+            client.wait_for_workers(1, timeout=START_TIMEOUT_S)
         except TimeoutError:
-            raise ValueError(f"{caller}: the client has had no workers for {START_S} s; start some") from None
+            raise ValueError(f"{caller}: client has had no workers for {START_TIMEOUT_S} s; start some") from None
         yield client, None
         return
     processes = cores() if n_workers is None else n_workers
     processes = check_number("n_workers", processes, above=1, integer=True, or_equal=True, caller=caller)
     threads = max(1, cores() // processes)
     limits = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    before = {name: os.environ.get(name) for name in LEAKS}
+    before = {name: os.environ.get(name) for name in WORKER_VARIABLES}
     try:
-        os.environ.update(limits)  # what is there already would be stronger than `env`
+        os.environ.update(limits)  # existing values would override `env`
         settings = {
             "distributed.nanny.pre-spawn-environ": {},
             "distributed.comm.timeouts.connect": "60s",
-            "distributed.worker.profile.enabled": False,  # it wakes a hundred times a second, beside busy threads
+            "distributed.worker.profile.enabled": False,  # it wakes a hundred times per second
         }
         with dask.config.set(settings):
             cluster = LocalCluster(
@@ -88,18 +96,18 @@ def engine(client: Any, n_workers: int | None, caller: str) -> Iterator[tuple[An
                 threads_per_worker=1,
                 processes=True,
                 memory_limit=MEMORY_LIMIT // processes,
-                dashboard_address=":0",  # any free port: two runs on one machine do not meet
+                dashboard_address=":0",  # any free port, for several runs on one machine
                 silence_logs=logging.CRITICAL,  # deaths and restarts are reported slice by slice
-                scheduler_kwargs={"allowed_failures": DEATHS},
+                scheduler_kwargs={"allowed_failures": ALLOWED_FAILURES},
                 env=limits,
             )
         own = Client(cluster, set_as_default=False)
         try:
             yield own, threads
         finally:
-            with suppress(TimeoutError):  # on a busy machine; the work is done, and what is left is killed
+            with suppress(TimeoutError):  # on a busy machine; the work is done, remaining processes are killed
                 own.close()
-                cluster.close(timeout=CLOSE_S)
+                cluster.close(timeout=CLOSE_TIMEOUT_S)
     finally:
         for name, value in before.items():
             if value is None:

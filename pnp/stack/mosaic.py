@@ -1,11 +1,11 @@
-"""`pnp.solve` on an image larger than memory.
+"""Run `pnp.solve` on an image larger than memory.
 
-    x = h(z - u; alpha)     pixel by pixel (`mosaic_pixels`); local operators in tiles with a halo (`mosaic_operator`)
+    x = h(z - u; alpha)     pixel by pixel (`mosaic_mask`); local operators in tiles with a halo (`mosaic_operator`)
     z = D(x + u; sigma)     in tiles with a halo
     u = u + x - z
 
-z and u lie on the disk between iterations, two of each: a tile's neighbours read the old ones while it writes the
-new. Levels and couplings are those of `solve`.
+z and u are kept on disk between iterations, twice: tiles read the old values of their neighbours while they write the
+new ones. Noise levels and couplings are those of `solve`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .mosaic_operator import LocalOperator
 from .mosaic_tiles import Problem, Tiles
 from .results_store import free_folder
 from .sources import as_source
-from .tiling import moved, scratch, tiling_for, travelling
+from .tiling import as_delayed, publish, scratch_folder, tiling_for
 
 
 def solve_mosaic(
@@ -54,25 +54,25 @@ def solve_mosaic(
 ) -> Result:
     """Reconstruct an image larger than memory from masked, weighted, blurred or noisy pixels, as `solve`.
 
-    Equal to `solve` up to rounding for masks of 0 and 1 and one noise level, or given the levels and HQS. Otherwise
-    `solve` estimates ||A*A|| and the spectral flatness by random images of the whole, where exact sums, or random
-    images of a part, stand here: alpha and the last noise level then differ by about a hundredth, for large images by
-    less.
+    The result equals that of `solve` up to rounding for masks of 0 and 1 with one noise level, or for HQS with given
+    noise levels. Otherwise alpha and the last noise level differ by about 1 %, for large images by less: `solve`
+    estimates ||A*A|| and the spectral flatness by random images of the whole, this function by exact sums, or by
+    random images of a part.
 
     Args:
-        operator: the gain m >= 0 of each pixel, as y or (H, W) or (1, H, W): 1 measured, 0 not; or a number. Or a
-            function that makes a local operator for images (height, width) of any size, which keeps their shape:
-            `lambda shape: Blur(kernel, shape, boundary="reflect")`; for a cluster one that workers can import.
-        y: measurements (H, W) or (C, H, W), float32 or float64 (others become float32). Like gains and noise_std a
+        operator: the gain m >= 0 of each pixel, shaped as y, (H, W) or (1, H, W): 1 measured, 0 not; or a number. Or
+            a function that makes a local operator for images of any shape (height, width), which keeps their shape:
+            `lambda shape: Blur(kernel, shape, boundary="reflect")`; on a cluster, workers must be able to import it.
+        y: measurements (H, W) or (C, H, W), float32 or float64 (others become float32). Like gains and noise_std, a
             Zarr array's path, "file.h5::name", a Dask or a numpy array.
         denoiser: local, D(x, sigma) on (B, C, H, W).
-        noise_std: standard deviation of the noise in units of y: a number, or an array like the gains; infinity: no
-            information, and y may be NaN.
-        output: path of a Zarr array to make, of y's shape; it appears whole or not at all. Four images lie beside
-            it meanwhile.
+        noise_std: standard deviation of the noise in units of y: a number, or an array like the gains. Where it is
+            infinite, y is not used and may be NaN.
+        output: path of a Zarr array to create, of y's shape; it is written atomically. Meanwhile four images are
+            kept beside it.
         tile, halo, client: see `denoise_mosaic`.
         algorithm, strength, schedule, bounds, max_iter, rtol: see `solve`.
-        overwrite: replace a Zarr array of that name.
+        overwrite: replace an existing Zarr array.
         progress: show a bar of iterations on stderr.
 
     Returns:
@@ -91,7 +91,7 @@ def solve_mosaic(
             f"{caller}: operator must be a function of a tile's shape, got {type(operator).__name__:.60}; "
             'e.g. lambda shape: Blur(kernel, shape, boundary="reflect"), or the gains of a mask as an array'
         )
-    task = travelling(as_denoiser(denoiser, caller))
+    task = as_delayed(as_denoiser(denoiser, caller))
     strength = check_number("strength", strength, above=0, caller=caller)
     max_iter = MAX_ITER if max_iter is None else max_iter
     max_iter = check_number("max_iter", max_iter, above=1, integer=True, or_equal=True, caller=caller)
@@ -104,7 +104,7 @@ def solve_mosaic(
     problem: Problem = LocalOperator(tiles, operator) if callable(operator) else Pixels(tiles, operator)
 
     monitor = Monitor(caller, max_iter, HISTORY, progress=progress)
-    with scratch(folder, caller) as part:
+    with scratch_folder(folder, caller) as part:
         z, u, alpha_old = part / "z0", None, None
         energy = tiles.keep_first(problem, z, limits)
         if schedule is None:
@@ -136,5 +136,5 @@ def solve_mosaic(
                     monitor.stop = Stop.CONVERGED
                     break
         misfit = problem.misfit(tiles.read(z))
-        moved(tiles.shaped(z, part / "image", source.ndim), folder, caller, overwrite=overwrite)
+        publish(tiles.shaped(z, part / "image", source.ndim), folder, caller, overwrite=overwrite)
     return Result(folder, monitor.n_iter, monitor.stop, monitor.history, noise_std, False, misfit)

@@ -1,4 +1,4 @@
-"""The data term of a mosaic whose measurements are pixel by pixel: y = m x + noise."""
+"""Data term of a mosaic that is measured pixel by pixel: y = m x + noise."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import numpy as np
 
 from .mosaic_tiles import Array, Bounds, Tiles, as_column, clipped, square
 
-CONSTANT = 1e-3
-"""Share of alpha below which a channel's mean is not measured, as in `LeastSquaresStep.initial`."""
+MEAN_SHARE = 1e-3
+"""Share of alpha below which the mean of a channel counts as not measured, as in `LeastSquaresStep.initial`."""
 
 
 class Pixels:
-    """h(v, alpha) = (m w y + alpha v) / (m^2 w + alpha); what `solve` estimates by one random image are sums here.
+    """h(v, alpha) = (m w y + alpha v) / (m^2 w + alpha); `solve` estimates by one random image what is summed here.
 
     Attributes:
         curvature: max m^2 times the mean of w, over the pixels that count.
@@ -24,7 +24,7 @@ class Pixels:
         self.tiles, self.m, caller = tiles, tiles.like("operator", mask), tiles.caller
         least = tiles.sums(_least, 1, self.m).min()
         if not least >= 0:  # NaN fails too
-            raise ValueError(f"{caller}: operator must hold gains >= 0, got {least:.4g} among them")
+            raise ValueError(f"{caller}: operator must hold gains >= 0, got {least:.4g}; clip them")
         channels = tiles.shape[0]
         counted, w, m2, *sums = tiles.sums(_moments, 3 + 3 * channels, tiles.y, self.m, tiles.w)
         if not m2.any():
@@ -34,7 +34,7 @@ class Pixels:
         self.curvature = float(w.sum() / tiles.n_live * m2.max())
         self.spectral_flatness = min(1.0, float(squares.sum() / (self.curvature * normal.sum())))
         self._alpha = 0.01 * self.curvature
-        seen = normal > CONSTANT * self._alpha * tiles.size / channels
+        seen = normal > MEAN_SHARE * self._alpha * tiles.size / channels
         self._constants = np.where(seen, back / np.where(seen, normal, 1), 0).astype(tiles.dtype)[:, None, None]
 
     def initial(self, bounds: Bounds) -> Any:
@@ -56,7 +56,7 @@ def _least(m: Array) -> Array:
 
 
 def _moments(y: Array, m: Array, w: Array) -> Array:
-    """Return pixels that count, sum of w, max m^2 where it counts; by channel the sums of m w y, m^2 w, (m^2 w)^2."""
+    """Return the count of used pixels, sum of w, largest m^2; per channel the sums of m w y, m^2 w, (m^2 w)^2."""
     y, m, w = (a.astype(np.float64) for a in (y, m, w))
     normal = m**2 * w
     sums = [s for values in (m * w * y, normal, normal**2) for s in values.sum(axis=(1, 2))]

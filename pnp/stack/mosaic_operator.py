@@ -1,8 +1,8 @@
-"""The data term of a mosaic behind a local operator, such as a blur: the x-update in tiles that do not show.
+"""Data term of a mosaic behind a local operator, such as a blur: the x-update in tiles, without seams.
 
-h(v, alpha) = (A*WA + alpha)^-1 (A*Wy + alpha v) is not local, but forgets: what a pixel of v or y does to pixels of x
-falls exponentially with their distance. How far is measured, on the answers to one bright pixel, at each alpha; tiles
-overlap by so much. At the border of the image nothing is added: there the operator does what it does for the whole.
+h(v, alpha) = (A*WA + alpha)^-1 (A*Wy + alpha v) is not local, but the influence of a pixel of v or y on pixels of x
+falls exponentially with their distance. Its range is measured at each alpha, on the responses to one bright pixel, and
+tiles overlap by it. Nothing is added at the border of the image, where the operator acts as it does on the whole.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ from torch import Tensor
 from ..algorithms.least_squares import LeastSquares, LeastSquaresStep
 from ..algorithms.protocols import Operator
 from ..drivers.arguments import as_operator
-from .mosaic_mask import CONSTANT
+from .mosaic_mask import MEAN_SHARE
 from .mosaic_tiles import Array, Bounds, Tiles, as_column, clipped, square
-from .tiling import travelling
+from .tiling import as_delayed
 
 MakeOperator = Callable[[tuple[int, int]], Operator]
 
-TAIL = {np.dtype(np.float32): 1e-6, np.dtype(np.float64): 1e-11}
-"""Share of an answer, in the sum of its magnitudes, that tiles may lose: rounding."""
-PROBE = 1024
-"""Largest side of the image on which answers are measured; an answer as wide as that is not local."""
+TAIL_SHARE = {np.dtype(np.float32): 1e-6, np.dtype(np.float64): 1e-11}
+"""Share of a response, in the sum of its magnitudes, that tiles may cut off: that of rounding."""
+PROBE_SIDE = 1024
+"""Largest side in pixels of the image on which responses are measured; wider ones are not local."""
 
 
 class LocalOperator:
-    """A operator for each shape of tile, and the overlaps that make tiles the whole.
+    """A local operator, made for each shape of tile, and the overlaps that the tiles need.
 
     Attributes:
         curvature, spectral_flatness: those of `LeastSquaresStep` on a probe of at most 1024 x 1024 pixels.
-        solver: conjugate gradients, where there is no closed form: their residual is what then shows of the tiles.
+        solver: conjugate gradients, where there is no closed form; seams are then as large as their residual.
     """
 
     def __init__(self, tiles: Tiles, make_operator: MakeOperator) -> None:
-        self.tiles, self.solver = tiles, LeastSquares(rtol=TAIL[tiles.dtype], max_iter=500)
-        self._make, self._task = make_operator, travelling(make_operator)
-        sides = tuple(min(n, PROBE) for n in tiles.shape[1:])
+        self.tiles, self.solver = tiles, LeastSquares(rtol=TAIL_SHARE[tiles.dtype], max_iter=500)
+        self._make, self._task = make_operator, as_delayed(make_operator)
+        sides = tuple(min(n, PROBE_SIDE) for n in tiles.shape[1:])
         self._probe_shape = (sides[0], sides[1])
         least, greatest, total = tiles.sums(_weighed, 3, tiles.w)
         self._uniform = float(least.min()) == float(greatest.max())
@@ -68,21 +68,21 @@ class LocalOperator:
         return float(self.tiles.sums(square, 1, r).sum()) / self.tiles.n_live
 
     def overlap(self, alpha: float) -> int:
-        """Return by how many pixels tiles overlap in h(., alpha)."""
+        """Return the overlap of tiles in h(., alpha), in pixels."""
         if alpha not in self._overlaps:
             one, a = self._pixel(), torch.tensor(alpha, dtype=torch.float64)
-            answers = [one, self._probe.operator.A_adjoint(one * self._probe.weights) / a]
-            self._overlaps[alpha] = max(self._radius(self._probe(v, a), f"h at alpha = {alpha:.3g}") for v in answers)
+            responses = [one, self._probe.operator.A_adjoint(one * self._probe.weights) / a]
+            self._overlaps[alpha] = max(self._radius(self._probe(v, a), f"h at alpha = {alpha:.3g}") for v in responses)
         return self._overlaps[alpha]
 
     def _means(self) -> Array:
-        """For each channel the constant that fits the measurements best, as `LeastSquaresStep.initial`."""
+        """Return the constant per channel that fits the measurements best, as `LeastSquaresStep.initial`."""
         t, make, sums = self.tiles, self._task, []
         for function in (_back, _seen):
             image = t.tiling.overlapped(function, self._reach, t.y, t.w, make=make)
             sums.append(t.sums(_by_channel, t.shape[0], image).sum(axis=1))
         back, normal = sums
-        seen = normal > CONSTANT * self._alpha * t.size / t.shape[0]
+        seen = normal > MEAN_SHARE * self._alpha * t.size / t.shape[0]
         return np.where(seen, back / np.where(seen, normal, 1), 0).astype(t.dtype)[:, None, None]
 
     def _bound(self, y: Tensor, w: float) -> LeastSquaresStep:
@@ -92,29 +92,29 @@ class LocalOperator:
             seen = A.A(y)
         except (ValueError, TypeError, RuntimeError) as error:
             raise ValueError(
-                f"{caller}: operator({self._probe_shape}) must act on such images: {error!s:.200}"
+                f"{caller}: operator({self._probe_shape}) must act on images of this shape: {error!s:.200}"
             ) from error
         if seen.shape != y.shape:
             raise ValueError(
                 f"{caller}: operator must keep the image's shape {tuple(y.shape)}, got {tuple(seen.shape)}; "
-                'of `Blur` take boundary="reflect"'
+                'for `Blur` use boundary="reflect"'
             )
         return LeastSquares(rtol=1e-12, max_iter=500).bind(A, y, torch.tensor(w, dtype=torch.float64))
 
     def _pixel(self) -> Tensor:
-        """One bright pixel in the middle of the probe."""
+        """Return one bright pixel in the middle of the probe."""
         one = torch.zeros(1, 1, *self._probe_shape, dtype=torch.float64)
         one[..., self._probe_shape[0] // 2, self._probe_shape[1] // 2] = 1
         return one
 
-    def _radius(self, answer: Tensor, what: str) -> int:
-        """Half the side of the square about the middle that holds all of an answer but `TAIL`."""
-        a = answer[0, 0].abs()
+    def _radius(self, response: Tensor, what: str) -> int:
+        """Return half the side of the central square that holds all of a response but `TAIL_SHARE`."""
+        a = response[0, 0].abs()
         far = [(torch.arange(n) - n // 2).abs() for n in a.shape]
         distance = torch.maximum(far[0][:, None], far[1]).flatten()
         shells = torch.zeros(int(distance.max()) + 1, dtype=a.dtype).index_add_(0, distance, a.flatten())
         beyond = shells.flip(0).cumsum(0).flip(0)
-        radius = int((beyond > TAIL[self.tiles.dtype] * beyond[0]).sum())
+        radius = int((beyond > TAIL_SHARE[self.tiles.dtype] * beyond[0]).sum())
         cut = [(n, sizes) for n, sizes in zip(a.shape, self.tiles.tiling.chunks[1:], strict=True) if len(sizes) > 1]
         if any(radius > n // 2 for n, _ in cut):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""What iterations on an image larger than memory share: tiles on the disk, one iteration on them, sums over them."""
+"""Tiles of an image larger than memory, on disk: one iteration on them, and sums over them."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import torch
 from ..drivers.noise_weights import EXACT_RTOL
 from .results_store import new_array
 from .sources import FileSource, as_source
-from .tiling import Tiling, as_mosaic, run, written
+from .tiling import Tiling, as_mosaic, run, zarr_writer
 
 Array = npt.NDArray[Any]
 Bounds = tuple[float | None, float | None]
-SAMPLES = 1_000_000
-"""Pixels that tell the robust range of the first estimate, as in `schedules.robust_range`."""
+SAMPLE_PIXELS = 1_000_000
+"""Number of pixels from which the robust range of the first estimate is found, as in `schedules.robust_range`."""
 
 
 class Problem(Protocol):
-    """The data term of a mosaic, as `BoundDataTerm` is that of an image; images are Dask arrays."""
+    """Data term of a mosaic, the counterpart of `BoundDataTerm`; images are Dask arrays."""
 
     curvature: float
     spectral_flatness: float
@@ -34,16 +34,16 @@ class Problem(Protocol):
         """Return h(v, alpha)."""
 
     def misfit(self, z: Any) -> float:
-        """Return w (A z - y)^2 per measurement that counts and that A reaches."""
+        """Return the mean of w (A z - y)^2 over the measurements that count and that A reaches."""
 
 
 class Tiles:
-    """Measurements y, in tiles (C, h, w) with y's axes.
+    """Measurements y in tiles (C, h, w), with the axes of y.
 
     Attributes:
-        size: number of pixels, in all channels.
+        size: number of pixels in all channels.
         y, w: measurements, 0 where they do not count, and their weights 1/noise_std^2.
-        n_live: number that count.
+        n_live: number of measurements that count.
     """
 
     def __init__(self, y: Any, noise_std: Any, tiling: Tiling, client: Any, caller: str) -> None:
@@ -53,7 +53,7 @@ class Tiles:
         bad, n_live, energy, least_std = self.sums(_survey, 4, raw, std)
         if not least_std.min() > 0:
             raise ValueError(
-                f"{caller}: noise_std must be positive, got {least_std.min():.4g}; infinity: no information"
+                f"{caller}: noise_std must be positive, got {least_std.min():.4g}; use infinity for no information"
             )
         if bad.any():
             raise ValueError(
@@ -63,14 +63,14 @@ class Tiles:
         if not n_live.any():
             raise ValueError(f"{caller}: noise_std is infinite everywhere, so y carries no information")
         self.n_live = float(n_live.sum())
-        least = EXACT_RTOL * math.sqrt(energy.sum() / self.n_live)  # better measurements are treated as just as good
+        least = EXACT_RTOL * math.sqrt(energy.sum() / self.n_live)  # smaller noise is raised to this
         self.w = self.map(_weights, std, least=least)
         self.y = self.map(_living, raw, self.w)
 
     def keep_first(self, problem: Problem, path: Path, bounds: Bounds) -> float:
         """Write the first estimate; return its sum of squares."""
         z = problem.initial(bounds)
-        self.run(written(z, self._new(path)))
+        self.run(zarr_writer(z, self._new(path)))
         return float(self.sums(square, 1, self.read(path))[0].sum())
 
     def iterate(
@@ -87,12 +87,13 @@ class Tiles:
         """Write one iteration.
 
         Args:
-            problem: whose x-update is made.
-            denoiser: a task.
-            old, new: where z and u are read and written; without u for HQS, and u = 0 in ADMM's first iteration.
-            sigma, alpha: the iteration's.
+            problem: data term that makes the x-update.
+            denoiser: Dask task of the denoiser.
+            old, new: paths from which z and u are read and to which they are written; u is None for HQS, and for
+                u = 0 in ADMM's first iteration.
+            sigma, alpha: noise level and coupling of this iteration.
             rescale: alpha_old / alpha, by which u is multiplied.
-            bounds: of z.
+            bounds: limits of z.
 
         Returns:
             The norms of x, z, z_old, x - z and z - z_old.
@@ -102,17 +103,17 @@ class Tiles:
         x = problem.x_update(z_old if u is None else z_old - u, alpha)
         v = x if u is None else x + u
         z = self.tiling.denoise(v, denoiser, sigma, *bounds)
-        tasks = [self.map(_norms, x, z, z_old, n=5), written(z, self._new(new[0]))]
+        tasks = [self.map(_norms, x, z, z_old, n=5), zarr_writer(z, self._new(new[0]))]
         if new[1] is not None:
-            tasks.append(written(v - z, self._new(new[1])))
+            tasks.append(zarr_writer(v - z, self._new(new[1])))
         sums: Array = self.run(*tasks)[0].sum(axis=(1, 2))
         return [math.sqrt(s) for s in sums]
 
     def sample(self, z: Path) -> torch.Tensor:
-        """Return every so many-th pixel of the whole image: those by which `robust_range` would judge."""
+        """Return the pixels of the whole image, evenly spaced, from which `robust_range` finds its range."""
         import dask
 
-        image, stride, picked = self.read(z), 1 + self.size // SAMPLES, []
+        image, stride, picked = self.read(z), 1 + self.size // SAMPLE_PIXELS, []
         starts = [np.cumsum((0, *sizes)) for sizes in image.chunks]
         for index, block in np.ndenumerate(image.to_delayed()):
             corner = tuple(int(s[i]) for s, i in zip(starts, index, strict=True))
@@ -124,16 +125,16 @@ class Tiles:
         return as_mosaic(FileSource(path, self.caller), self.tiling)
 
     def shaped(self, z: Path, path: Path, ndim: int) -> Path:
-        """Return where z is an array of y's axes: in `path`, if y is (H, W)."""
+        """Return the path of z with the axes of y; if y is (H, W), z is copied to `path`."""
         if ndim == 3:
             return z
         sides = tuple(sizes[0] for sizes in self.tiling.chunks[1:])
         new_array(path, self.shape[1:], sides, self.dtype, 0)
-        self.run(written(self.read(z), path, 2))
+        self.run(zarr_writer(self.read(z), path, 2))
         return path
 
     def like(self, name: str, value: Any) -> Any:
-        """Return a number or an array, as y, (H, W) or (1, H, W), as a Dask array of y's shape."""
+        """Return a number or an array (shaped as y, (H, W) or (1, H, W)) as a Dask array of y's shape."""
         import dask.array as da
 
         if isinstance(value, (int, float, np.number)):
@@ -148,7 +149,7 @@ class Tiles:
         return da.broadcast_to(array.astype(self.dtype), self.shape, chunks=self.tiling.chunks)
 
     def map(self, function: Any, *arrays: Any, n: int | None = None, **options: Any) -> Any:
-        """Apply a function tile by tile; with n, one that returns n numbers a tile."""
+        """Apply a function tile by tile; with n, the function returns n numbers per tile."""
         import dask.array as da
 
         chunks = self.tiling.chunks if n is None else ((n,), *((1,) * len(sizes) for sizes in self.tiling.chunks[1:]))
@@ -173,7 +174,7 @@ class Tiles:
 
 
 def as_column(*values: Any) -> Array:
-    """Return the numbers of one tile as `Tiles.sums` wants them."""
+    """Return the numbers of one tile in the shape that `Tiles.sums` expects."""
     return np.array(values, dtype=np.float64).reshape(-1, 1, 1)
 
 
@@ -188,7 +189,7 @@ def clipped(x: Array, bounds: Bounds) -> Array:
 
 
 def _survey(y: Array, std: Array) -> Array:
-    """Return bad pixels, live pixels, their sum of squares, and the least noise_std."""
+    """Return the number of bad and of live pixels, the latter's sum of squares, and the least noise_std."""
     live = ~np.isinf(std)
     return as_column((~np.isfinite(y) & live).sum(), live.sum(), square(np.where(live, y, 0)).sum(), std.min())
 
@@ -210,6 +211,6 @@ def _norms(x: Array, z: Array, z_old: Array) -> Array:
 
 
 def _pick(block: Array, corner: tuple[int, ...], shape: tuple[int, ...], stride: int) -> Array:
-    """Return the values whose place in the whole image, flattened, is a multiple of the stride."""
+    """Return the values whose index in the whole image, flattened, is a multiple of the stride."""
     c, i, j = np.ogrid[tuple(slice(o, o + n) for o, n in zip(corner, block.shape, strict=True))]
     return block[((c * shape[1] + i) * shape[2] + j) % stride == 0]  # type: ignore[no-any-return]

@@ -1,12 +1,12 @@
-"""The folder of a run: a Zarr group that holds what is finished, and a ledger of it.
+"""The folder of a run: a Zarr group of finished slices with a ledger.
 
-    image    (n, C, H, W)  a slice a chunk; NaN where there is none
-    ledger   (n,)          0 open, 1 done, 2 failed: written after the data
+    image    (n, C, H, W)  one slice per chunk; NaN where there is none
+    ledger   (n,)          0 open, 1 done, 2 failed; written after the data
     facts    (n, 4)        n_iter, misfit, noise_std, seconds
     reasons  (n, 400)      why a slice failed, UTF-8
 
-Each chunk is a file that only one process writes, and appears whole: nothing needs a lock, and a run that is killed
-at any moment leaves a folder from which the next one goes on. Zarr 2 and 3 alike.
+Each chunk is a file that one process writes atomically. No locks are needed, and a run killed at any moment leaves a
+folder from which the next one resumes. Works with Zarr 2 and 3.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from ..io.lock import part_path, remove_renamed
 OPEN, DONE, FAILED = 0, 1, 2
 FORMAT = "pnp stack"
 FACTS = ("n_iter", "misfit", "noise_std", "seconds")
-LONGEST = 400
-"""Bytes of a reason."""
+REASON_BYTES = 400
+"""Length of a reason in bytes, as stored."""
 
 
 class Summary(NamedTuple):
-    """What a worker says of a slice: its facts, or the reason why it failed."""
+    """Outcome of a slice: its facts, or the reason why it failed."""
 
     k: int
     facts: tuple[float, float, float, float] | None
@@ -37,14 +37,14 @@ class Summary(NamedTuple):
 
 
 class CannotWrite(OSError):
-    """The folder cannot be written: not one slice has failed, but the run."""
+    """The folder cannot be written, so the whole run has failed, not one slice."""
 
 
 class Parts:
-    """The folder of a run that exists.
+    """An existing folder of a run.
 
     Args:
-        folder: its absolute path, on a disk that all workers see.
+        folder: absolute path, on a disk that all workers can access.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -52,14 +52,14 @@ class Parts:
 
     @staticmethod
     def create(folder: Path, n: int, shape: tuple[int, ...], dtype: Any, settings: dict[str, str]) -> Parts:
-        """Make the folder under another name and rename it: it is there whole, with its settings, or not at all.
+        """Make the folder with its settings, atomically.
 
         Args:
-            folder: its path.
+            folder: path of the folder.
             n: number of slices.
-            shape: of an image, (C, H, W).
-            dtype: of the images.
-            settings: see `settings.described`.
+            shape: shape of an image, (C, H, W).
+            dtype: dtype of the images.
+            settings: fingerprints by name, see `drivers.fingerprint`.
         """
         import zarr
 
@@ -69,7 +69,7 @@ class Parts:
             new_array(part / "image", (n, *shape), (1, *shape), dtype, np.nan)
             new_array(part / "ledger", (n,), (1,), "uint8", OPEN)
             new_array(part / "facts", (n, len(FACTS)), (1, len(FACTS)), "float64", np.nan)
-            new_array(part / "reasons", (n, LONGEST), (1, LONGEST), "uint8", 0)
+            new_array(part / "reasons", (n, REASON_BYTES), (1, REASON_BYTES), "uint8", 0)
             group.attrs.update({"format": FORMAT, "format_version": 1, "facts": list(FACTS), "settings": settings})
             os.rename(part, folder)
         finally:
@@ -78,10 +78,10 @@ class Parts:
 
     @staticmethod
     def resume(folder: Path, settings: dict[str, str], *, overwrite: bool, caller: str) -> Parts | None:
-        """Return the run in a folder if there is one with these settings; None: there is nothing, or no longer.
+        """Return the run in a folder if it has these settings; None if the folder is missing or was removed.
 
         Raises:
-            ValueError: the folder holds something else, or a run with other settings and may not be overwritten.
+            ValueError: the folder holds something else, or a run with other settings and overwrite is False.
         """
         import zarr
 
@@ -97,7 +97,7 @@ class Parts:
             if not overwrite:
                 raise ValueError(
                     f"{caller}: output {folder} holds a run with other settings ({other:.200}); "
-                    "choose another name, or overwrite=True to begin anew"
+                    "choose another name, or overwrite=True to restart"
                 )
             remove_renamed(folder)
             return None
@@ -122,7 +122,7 @@ class Parts:
         return bool(self._entry("ledger", k) == DONE)
 
     def summary(self, k: int) -> Summary:
-        """Read what is known of slice k, which is done or failed; raises as `is_done`."""
+        """Read the outcome of slice k, which is done or failed; raises as `is_done`."""
         if self.is_done(k):
             n_iter, misfit, noise_std, seconds = map(float, self._entry("facts", k))
             return Summary(k, (n_iter, misfit, noise_std, seconds))
@@ -131,24 +131,24 @@ class Parts:
     def _entry(self, name: str, k: int) -> Any:
         try:
             return self.array(name)[k]
-        except Exception as error:  # OSError, and what Zarr makes of it
+        except Exception as error:  # OSError, or what Zarr raises instead
             raise CannotWrite(f"{type(error).__name__}: {error}") from error
 
     def finish(self, summary: Summary, image: Any = None) -> None:
-        """Write a slice (1, C, H, W), or why there is none, and then its line of the ledger.
+        """Write a slice (1, C, H, W), or the reason why it failed, and then its entry in the ledger.
 
         Raises:
-            CannotWrite: a full disk, a folder that is gone.
+            CannotWrite: the disk is full, or the folder is gone.
         """
         try:
             self._finish(summary, image)
-        except Exception as error:  # OSError, and what Zarr makes of it
+        except Exception as error:  # OSError, or what Zarr raises instead
             raise CannotWrite(f"{type(error).__name__}: {error}") from error
 
     def _finish(self, summary: Summary, image: Any) -> None:
         k = summary.k
         if summary.facts is None:
-            text = np.frombuffer(summary.reason.encode()[:LONGEST].ljust(LONGEST, b"\0"), np.uint8)
+            text = np.frombuffer(summary.reason.encode()[:REASON_BYTES].ljust(REASON_BYTES, b"\0"), np.uint8)
             self.array("reasons", "r+")[k : k + 1] = text[None]
         else:
             self.array("image", "r+")[k : k + 1] = image
@@ -156,7 +156,7 @@ class Parts:
         self.array("ledger", "r+")[k : k + 1] = np.array([FAILED if summary.facts is None else DONE], np.uint8)
 
     def reasons(self) -> dict[int, str]:
-        """Return why slices failed, by their number."""
+        """Return why slices failed, by slice number."""
         failed, texts = np.flatnonzero(self.ledger() == FAILED), self.array("reasons")
         return {int(k): _text(texts[int(k)]) for k in failed}
 
@@ -166,17 +166,17 @@ def _text(line: Any) -> str:
 
 
 def new_array(path: Path, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: Any, fill: Any) -> Any:
-    """Create a Zarr array in a folder of its own."""
+    """Create a Zarr array at a path."""
     import zarr
 
     return zarr.open_array(str(path), mode="w", shape=shape, chunks=chunks, dtype=dtype, fill_value=fill)
 
 
 def free_folder(path: str | os.PathLike[str], caller: str, *, overwrite: bool = False) -> Path:
-    """Return the absolute path of a folder that may be made, or explain why it cannot be.
+    """Return the absolute path of a folder that can be created.
 
     Raises:
-        ValueError: it exists (without overwrite, or is not Zarr), or its parent is missing or not writable.
+        ValueError: it exists (and overwrite is False, or it is not Zarr), or its parent is missing or not writable.
     """
     folder = Path(path).resolve()
     if folder.exists():

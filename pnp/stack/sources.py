@@ -1,7 +1,7 @@
-"""Where slices and mosaics are read from: HDF5 and Zarr by their path, in the process that needs them, and arrays.
+"""Sources of slices and mosaics: HDF5 and Zarr files, read in the process that needs them, and arrays.
 
-A path may name a dataset after two colons, "scan.h5::raw/counts". Without one it is `measurements`: the layout of
-docs/hdf5_layout.md, (n, C, ...), or a Zarr group of that name within; a Zarr array has no name.
+A path may name a dataset after two colons, "scan.h5::raw/counts". The default is `measurements`, (n, C, ...), as in
+docs/hdf5_layout.md, in HDF5 files and Zarr groups; a path to a Zarr array takes no name.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ Array = npt.NDArray[Any]
 
 
 class FileSource:
-    """A dataset of an HDF5 or Zarr file; it is opened for every reading, so that it travels between processes.
+    """A dataset of an HDF5 or Zarr file; it is opened for every read, so that it can be sent to other processes.
 
     Args:
-        path: the file or folder, with "::dataset" where it is not `measurements`.
-        caller: what messages begin with.
+        path: the file or folder, with "::dataset" if the dataset is not `measurements`.
+        caller: prefix of messages.
 
     Raises:
         ValueError: there is no such file or dataset, or it does not hold real numbers.
@@ -50,20 +50,20 @@ class FileSource:
             self.shape, dtype = tuple(array.shape), array.dtype
         if np.dtype(dtype).kind not in "fiub":
             raise ValueError(f"{path}: '{self.dataset}' must hold real numbers, got {dtype}")
-        self.dtype, self.ndim = floating(np.empty(0, dtype)).dtype, len(self.shape)
+        self.dtype, self.ndim = as_floating(np.empty(0, dtype)).dtype, len(self.shape)
 
     def __getitem__(self, part: Any) -> Array:
         """Read a part; float64 stays, everything else becomes float32."""
         if self.is_zarr:
-            return floating(np.asarray(self._zarr(named=True)[part]))
+            return as_floating(np.asarray(self._zarr(named=True)[part]))
         now = self._stamp()
-        # Once for every state of the file: thousands of objects take a tenth of a second.
+        # Links are checked once for each state of the file: thousands of objects take a tenth of a second.
         with open_hdf5(self.path, links=now != self._seen) as file:
             self._seen = now
-            return floating(numbers(self.path, file[self.dataset], part))
+            return as_floating(numbers(self.path, file[self.dataset], part))
 
-    def beside(self, name: str) -> Any:
-        """Return a number, or a source, of another dataset of an HDF5 file in our layout; None: there is none."""
+    def sibling(self, name: str) -> Any:
+        """Return another dataset of an HDF5 file in our layout, as a number or a source; None if there is none."""
         if self.is_zarr or self.dataset != "measurements":
             return None
         with open_hdf5(self.path) as file:
@@ -74,10 +74,10 @@ class FileSource:
         return FileSource(f"{self.path}::{name}", self.path.name)
 
     def _stamp(self) -> tuple[int, int]:
-        """Return what changes with the file."""
+        """Return modification time (ns) and size (bytes), to notice a changed file."""
         try:
             now = self.path.stat()
-        except OSError:  # as `open_hdf5` says in words
+        except OSError:  # `open_hdf5` raises a message
             return 0, 0
         return now.st_mtime_ns, now.st_size
 
@@ -97,26 +97,26 @@ class FileSource:
         return found
 
 
-class ArraySource:
-    """An array in memory, NumPy's or torch's: its slices travel with their tasks."""
+class _ArraySource:
+    """A NumPy array or tensor in memory; its slices are sent with their tasks."""
 
-    def __init__(self, array: Any, caller: str) -> None:
+    def __init__(self, array: Any, caller: str, name: str) -> None:
         self.array = array.detach().cpu().numpy() if isinstance(array, torch.Tensor) else np.asarray(array)
         if self.array.dtype.kind not in "fiub":
-            raise TypeError(f"{caller}: measurements must hold real numbers, got {self.array.dtype}")
+            raise TypeError(f"{caller}: {name} must hold real numbers, got {self.array.dtype}")
         self.shape, self.ndim = self.array.shape, self.array.ndim
-        self.dtype = floating(self.array[:0]).dtype if self.ndim else self.array.dtype
+        self.dtype = as_floating(self.array[:0]).dtype if self.ndim else self.array.dtype
 
     def __getitem__(self, part: Any) -> Array:
-        return floating(self.array[part])
+        return as_floating(self.array[part])
 
 
 class DaskSource:
-    """A Dask array: a slice is computed where the cluster wants it."""
+    """A Dask array; the cluster computes its slices."""
 
-    def __init__(self, array: Any, caller: str) -> None:
+    def __init__(self, array: Any, caller: str, name: str) -> None:
         if array.dtype.kind not in "fiub":
-            raise TypeError(f"{caller}: measurements must hold real numbers, got {array.dtype}")
+            raise TypeError(f"{caller}: {name} must hold real numbers, got {array.dtype}")
         self.array = array if array.dtype == np.float64 else array.astype("float32")
         self.shape, self.ndim, self.dtype = array.shape, array.ndim, self.array.dtype
 
@@ -124,7 +124,7 @@ class DaskSource:
         return np.asarray(self.array[part].compute(scheduler="synchronous"))
 
 
-SOURCES = (FileSource, ArraySource, DaskSource)
+SOURCES = (FileSource, _ArraySource, DaskSource)
 
 
 def as_source(value: Any, caller: str, name: str = "measurements") -> Any:
@@ -134,22 +134,22 @@ def as_source(value: Any, caller: str, name: str = "measurements") -> Any:
     if isinstance(value, (str, os.PathLike)):
         return FileSource(value, caller)
     if hasattr(value, "dask") and hasattr(value, "chunks"):
-        return DaskSource(value, caller)
+        return DaskSource(value, caller, name)
     if isinstance(value, (np.ndarray, torch.Tensor)):
-        return ArraySource(value, caller)
+        return _ArraySource(value, caller, name)
     raise TypeError(
         f"{caller}: {name} must be a path, 'path::dataset', a numpy or a Dask array, got {type(value).__name__}"
     )
 
 
 def constant_or_source(value: Any, n: int, ndim: int, caller: str, name: str) -> Any:
-    """Return what holds for all slices alike, None, a number or an array, or a source with an entry for each.
+    """Return a value common to all slices (None, a number or an array), or a source with one entry per slice.
 
     Args:
         value: None, a number, or what `as_source` takes.
         n: number of slices.
-        ndim: axes of the measurements, the slices' among them.
-        caller, name: for messages.
+        ndim: number of axes of the measurements, including that of the slices.
+        caller, name: used in messages.
     """
     if value is None or isinstance(value, (int, float, np.number)):
         return value
@@ -164,13 +164,13 @@ def constant_or_source(value: Any, n: int, ndim: int, caller: str, name: str) ->
     return source[()] if source.ndim < ndim else source[0:1]
 
 
-def floating(values: Array) -> Array:
-    """Return values as float64 where they are, else as float32, in native byte order."""
+def as_floating(values: Array) -> Array:
+    """Return float64 values as they are and all others as float32, in native byte order."""
     return np.ascontiguousarray(values, dtype=np.float64 if values.dtype.str[1:] == "f8" else np.float32)
 
 
-def content(source: Any) -> str:
-    """Return a short hash of the first and the last slice, with the shape: a file may move, its contents may not."""
+def content_hash(source: Any) -> str:
+    """Return the shape and a short hash of the first and last slice; moving a file does not change it."""
     digest = hashlib.sha256()
     for k in {0, source.shape[0] - 1}:
         digest.update(np.ascontiguousarray(source[k : k + 1]).tobytes())

@@ -1,8 +1,8 @@
-"""An image larger than memory, denoised in tiles that do not show.
+"""Denoise an image larger than memory in tiles, without seams.
 
-A local denoiser gives a pixel a value that depends on the `receptive_field` around it and on nothing else. Tiles that
-overlap by half of it, cut off again afterwards (`dask.array.map_overlap`), therefore give the values of the whole
-image. At the image's own border nothing is added: there the denoiser mirrors, as it does for the whole. Tiles begin at
+With a local denoiser the value of a pixel depends only on the `receptive_field` around it. Tiles that overlap by half
+of it, with the overlap cut off afterwards (`dask.array.map_overlap`), therefore give the values of the whole image.
+Nothing is added at the border of the image, where the denoiser mirrors, as it does for the whole. Tiles begin at
 multiples of the denoiser's stride, so that its queries are the same pixels in any tiling.
 """
 
@@ -32,29 +32,29 @@ from .results_store import free_folder, new_array
 from .sources import DaskSource, as_source
 
 Array = npt.NDArray[Any]
-STEP = 8
-"""Tiles and halos are multiples of it, and so of the strides there are; of another one, of that as well."""
+TILE_MULTIPLE = 8
+"""Tiles and halos are multiples of it in pixels, and of the denoiser's stride."""
 
 
 class Tiling:
-    """How an image (C, H, W) is cut, and how a function of a tile with its halo is applied to all of it."""
+    """Tiles of an image (C, H, W), and functions applied to every tile with its halo."""
 
     def __init__(self, shape: tuple[int, int, int], tile: int, halo: int, step: int) -> None:
         self.chunks = ((shape[0],), *(_cuts(n, tile, halo, step) for n in shape[1:]))
         self.halo = halo
 
     def of_one_channel(self) -> Tiling:
-        """Return the same tiles of an image with one channel."""
+        """Return the same tiling for an image with one channel."""
         other = copy.copy(self)
         other.chunks = ((1,), *self.chunks[1:])
         return other
 
     def denoise(self, x: Any, denoiser: Any, sigma: float, low: float | None = None, high: float | None = None) -> Any:
-        """Return D(x; sigma) within the bounds, as a Dask array; `denoiser` may be a `dask.delayed` one."""
+        """Return D(x; sigma) within the bounds as a Dask array; `denoiser` may be a `dask.delayed` object."""
         return self.overlapped(_denoise_tile, self.halo, x, denoiser=denoiser, sigma=sigma, bounds=(low, high))
 
     def overlapped(self, function: Any, halo: int, *arrays: Any, **options: Any) -> Any:
-        """Apply a function to tiles with a halo of their neighbours, cut off again; nothing is added at the border."""
+        """Apply a function to tiles with a halo, and cut the halo off; nothing is added at the border."""
         import dask.array as da
 
         # An axis in one piece has no neighbours.
@@ -83,22 +83,22 @@ def denoise_mosaic(
     overwrite: bool = False,
     progress: bool = False,
 ) -> Path:
-    """Denoise an image larger than memory: equal to the denoiser on the whole image up to rounding, borders included.
+    """Denoise an image larger than memory; equal to the denoiser on the whole image up to rounding, borders included.
 
-    MLPatch computes in bfloat16 where a processor multiplies it; rounding is then that of bfloat16, unless its
-    `precision` is "float32".
+    MLPatch computes in bfloat16 where the processor supports it, and rounds accordingly, unless its `precision` is
+    "float32".
 
     Args:
         image: (H, W) or (C, H, W), float32 or float64 (others become float32): a Zarr array's path, "file.h5::name",
             a Dask or a numpy array.
         denoiser: local, D(x, sigma) on (B, C, H, W).
         sigma: standard deviation of the noise, in units of the image.
-        output: path of a Zarr array to make, of the image's shape; it appears whole or not at all.
-        tile: side of the tiles in pixels, about. A few tiles are in memory at a time, for each process.
+        output: path of a Zarr array to create, of the image's shape; it is written atomically.
+        tile: approximate side of the tiles in pixels. Each process holds a few tiles in memory.
         halo: pixels beyond a tile that the denoiser sees; None: half its `receptive_field`.
         client: a `distributed.Client`. None: this process, with all of torch's threads.
-        overwrite: replace a Zarr array of that name.
-        progress: show a bar of Dask's tasks on stderr; without a client only.
+        overwrite: replace an existing Zarr array.
+        progress: show a bar of Dask's tasks on stderr, without a client only.
 
     Returns:
         The path of the output.
@@ -118,12 +118,12 @@ def denoise_mosaic(
     source = as_source(image, caller, "image")
     tiling = tiling_for(source, denoiser, tile, halo, caller)
     folder = free_folder(output, caller, overwrite=overwrite)
-    with scratch(folder, caller) as part:
+    with scratch_folder(folder, caller) as part:
         x = as_mosaic(source, tiling)
-        z = tiling.denoise(x, travelling(D), sigma)
+        z = tiling.denoise(x, as_delayed(D), sigma)
         new_array(part / "image", source.shape, _chunks(z, source.ndim), z.dtype, 0)
-        run([written(z, part / "image", source.ndim)], client, progress)
-        moved(part / "image", folder, caller, overwrite=overwrite)
+        run([zarr_writer(z, part / "image", source.ndim)], client, progress)
+        publish(part / "image", folder, caller, overwrite=overwrite)
     return folder
 
 
@@ -137,16 +137,16 @@ def tiling_for(source: Any, denoiser: Any, tile: int, halo: int | None, caller: 
         if not isinstance(field, int):
             raise ValueError(
                 f"{caller}: halo must be given in pixels for a denoiser without receptive_field, as "
-                f"{type(denoiser).__name__:.60} is; half the side of what a pixel depends on"
+                f"{type(denoiser).__name__:.60} is; half the side of the window that a pixel depends on"
             )
         halo = field // 2
     halo = check_number("halo", halo, above=0, integer=True, or_equal=True, caller=caller)
-    step = math.lcm(STEP, int(getattr(denoiser, "stride", 1)))
+    step = math.lcm(TILE_MULTIPLE, int(getattr(denoiser, "stride", 1)))
     return Tiling((1, *source.shape)[-3:], tile, -(-halo // step) * step, step)
 
 
 def as_mosaic(source: Any, tiling: Tiling) -> Any:
-    """Return a source as a Dask array (C, H, W), a tile a chunk, read where it is needed."""
+    """Return a source as a Dask array (C, H, W), one tile per chunk, read where it is needed."""
     import dask.array as da
 
     chunks = tiling.chunks[3 - source.ndim :]
@@ -157,15 +157,15 @@ def as_mosaic(source: Any, tiling: Tiling) -> Any:
     return x if source.ndim == 3 else x[None]
 
 
-def travelling(denoiser: Any) -> Any:
-    """Return the denoiser as a task of its own, which goes to each worker once and not with each tile."""
+def as_delayed(denoiser: Any) -> Any:
+    """Return the denoiser as a Dask task, which is sent to each worker once instead of with each tile."""
     from dask import delayed
 
     return delayed(denoiser, name=f"denoiser-{secrets.token_hex(8)}", traverse=False)
 
 
-def written(x: Any, path: Path, ndim: int = 3) -> Any:
-    """Return a Dask array of one number a tile, whose computing writes x to a Zarr array of ndim axes."""
+def zarr_writer(x: Any, path: Path, ndim: int = 3) -> Any:
+    """Return a Dask array, one number per tile, whose computation writes x to a Zarr array with ndim axes."""
     import dask.array as da
 
     ones = tuple((1,) * len(sizes) for sizes in x.chunks)
@@ -175,7 +175,7 @@ def written(x: Any, path: Path, ndim: int = 3) -> Any:
 
 
 def run(arrays: list[Any], client: Any, progress: bool) -> list[Any]:
-    """Compute Dask arrays together, by a client or, tile by tile, in this process."""
+    """Compute Dask arrays together, on a client or, tile by tile, in this process."""
     import dask
     from dask.diagnostics import ProgressBar
 
@@ -190,8 +190,8 @@ def run(arrays: list[Any], client: Any, progress: bool) -> list[Any]:
 
 
 @contextmanager
-def scratch(folder: Path, caller: str) -> Iterator[Path]:
-    """Yield a hidden folder beside the output, which is this run's alone; gone when the block ends."""
+def scratch_folder(folder: Path, caller: str) -> Iterator[Path]:
+    """Yield a hidden folder beside the output, locked for this run and removed when the block ends."""
     part = part_path(folder)
     with exclusive(folder, caller):
         part.mkdir()
@@ -205,10 +205,10 @@ def scratch(folder: Path, caller: str) -> Iterator[Path]:
             shutil.rmtree(part, ignore_errors=True)
 
 
-def moved(part: Path, folder: Path, caller: str, *, overwrite: bool) -> None:
-    """Give a finished Zarr array its name; what had it before is there until then."""
+def publish(part: Path, folder: Path, caller: str, *, overwrite: bool) -> None:
+    """Rename a finished Zarr array to its final name, replacing an earlier one only then."""
     free_folder(folder, caller, overwrite=overwrite)
-    replaced = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.replaced")  # `sweep` leaves it alone
+    replaced = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.replaced")  # not removed as stale
     if folder.exists():
         os.rename(folder, replaced)
     try:
@@ -242,9 +242,9 @@ def _write_tile(x: Array, *, path: str, ndim: int, block_info: Any = None) -> Ar
 
 
 def _cuts(n: int, tile: int, halo: int, step: int) -> tuple[int, ...]:
-    """Return the sides of about equal tiles that cover n pixels, multiples of the step but for the last.
+    """Return sides of nearly equal tiles that cover n pixels, all but the last multiples of the step.
 
-    None is smaller than the halo, so that a tile's halo lies within its neighbours, or than half the others; the last
+    No tile is smaller than the halo, so that a halo lies within the neighbours, or than half the others; the last one
     is then larger.
 
     >>> _cuts(100, 40, 8, 8), _cuts(81, 40, 8, 8), _cuts(30, 40, 8, 8)
@@ -259,5 +259,5 @@ def _cuts(n: int, tile: int, halo: int, step: int) -> tuple[int, ...]:
 
 
 def _chunks(x: Any, ndim: int) -> tuple[int, ...]:
-    """Return the chunks of a Zarr array: the first tile's; a larger last tile is then written by one process still."""
+    """Return the chunks of a Zarr array: the sides of the first tile. One process writes a larger last tile."""
     return tuple(sizes[0] for sizes in x.chunks)[3 - ndim :]

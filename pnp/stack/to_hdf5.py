@@ -1,7 +1,7 @@
-"""From the folder of a finished run to one HDF5 file of a result (docs/hdf5_layout.md), slice by slice.
+"""Copy a finished run, slice by slice, to one HDF5 file of a result (docs/hdf5_layout.md).
 
-Beside `/image` it holds `/slices`: ledger (1 done, 2 failed), facts by name, and the reasons,
-texts that are empty where nothing failed.
+Besides `/image` it holds `/slices`: ledger (1 done, 2 failed), facts by name, and reasons (empty where nothing
+failed).
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from .results_store import FACTS, Parts
 from .sources import FileSource
 
 
-def to_hdf5(parts: Parts, path: Path, measurements: Any, *, remove: bool, overwrite: bool) -> None:
-    """Write the file whole, then remove the folder where that is wanted.
+def to_hdf5(parts: Parts, path: Path, y: Any, *, remove: bool, overwrite: bool) -> None:
+    """Write the file atomically, then remove the folder if asked to.
 
     Args:
-        parts: the run.
-        path: the file.
-        measurements: the source; the operator of a file in our layout is copied from it.
-        remove: whether the folder goes.
-        overwrite: replace a file of that name.
+        parts: folder of the run.
+        path: file to write.
+        y: source of the measurements; if it is a file in our layout, its operator is copied.
+        remove: remove the folder afterwards.
+        overwrite: replace an existing file.
 
     Raises:
         ValueError: the file exists or cannot be written.
@@ -37,7 +37,7 @@ def to_hdf5(parts: Parts, path: Path, measurements: Any, *, remove: bool, overwr
         target = file.create_dataset("image", image.shape, image.dtype, chunks=(1, *image.shape[1:]))
         for k in range(image.shape[0]):
             target[k] = image[k]
-        _copy_operator(file, measurements)
+        _copy_operator(file, y)
         file["slices/ledger"] = parts.ledger()
         for column, name in enumerate(FACTS):
             file[f"slices/{name}"] = facts[:, column]
@@ -48,9 +48,9 @@ def to_hdf5(parts: Parts, path: Path, measurements: Any, *, remove: bool, overwr
         remove_renamed(parts.folder)
 
 
-def _copy_operator(file: h5py.File, measurements: Any) -> None:
-    if isinstance(measurements, FileSource) and not measurements.is_zarr:
-        with open_hdf5(measurements.path) as source:
+def _copy_operator(file: h5py.File, y: Any) -> None:
+    if isinstance(y, FileSource) and not y.is_zarr:
+        with open_hdf5(y.path) as source:
             if "operator" in source:
                 source.copy("operator", file)
                 return

@@ -16,7 +16,7 @@ from pnp.io import read_image, read_result, write_image
 
 RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.py") if path.name[0] != "_")
 BASELINES = {
-    "calibration": ("FBP", "believed", "calibrated", "true"),
+    "calibration": ("FBP", "assumed", "calibrated", "true"),
     "deblurring": ("Wiener filter", "TV"),
     "denoising": ("median", "TV"),
     "inpainting": ("linear interpolation", "TV"),

@@ -33,7 +33,7 @@ from pnp.readers import (
     read_shear_maps,
     read_tiff_stack,
 )
-from pnp.stack.sources import FileSource, constant_or_source, content
+from pnp.stack.sources import FileSource, constant_or_source, content_hash
 from pnp.training.images import load_folder
 from pnp.training.state import load_checkpoint
 
@@ -162,7 +162,7 @@ def test_stacks_that_claim_what_the_file_has_not(tmp_path):
         del file["measurements"]
         file.create_dataset("measurements", (2, 1, 9000, 9000), "f4")  # never written
     source = FileSource(path, "solve_stack")
-    for read in (lambda: source[0:1], lambda: content(source), lambda: constant_or_source(source, 3, 5, "s", "y"),
+    for read in (lambda: source[0:1], lambda: content_hash(source), lambda: constant_or_source(source, 3, 5, "s", "y"),
                  lambda: _first_slice(path, None)):  # fmt: skip
         tracemalloc.start()
         try:

@@ -197,18 +197,19 @@ from functools import partial
 from pathlib import Path
 sys.path.insert(0, {support!r})
 from stacks import OPTIONS, Average, data, masks
+from pnp import Stop
 from pnp.stack import solve_stack
 
 if __name__ == "__main__":
     folder = Path({folder!r})
     make = partial(masks, folder=str(folder))
     result = solve_stack(make, data(8), Average(), output=folder / "x.h5", n_workers=1, **OPTIONS)
-    print(result.done, result.computed, result.interrupted)
+    print(result.done, result.computed, result.stop is Stop.INTERRUPTED)
 """
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_run_goes_on_where_it_stopped(how, client, tmp_path):
+def test_a_killed_run_resumes(how, client, tmp_path):
     for k in range(8):
         (tmp_path / f"deed{k}").write_text("slow")
     script = tmp_path / "script.py"
@@ -223,7 +224,7 @@ def test_a_killed_run_goes_on_where_it_stopped(how, client, tmp_path):
             assert run.poll() is None, run.stderr.read()
             time.sleep(0.05)
         if how == signal.SIGINT:
-            os.killpg(run.pid, how)  # as a terminal does: the workers hear it, too
+            os.killpg(run.pid, how)  # as a terminal does: the workers get it, too
         else:
             run.kill()
         out, err = run.communicate(timeout=60)  # until the workers have gone, too
@@ -237,8 +238,8 @@ def test_a_killed_run_goes_on_where_it_stopped(how, client, tmp_path):
     result = solve_stack(
         partial(masks, folder=str(tmp_path)), data(8), Average(), output=tmp_path / "x.h5", client=client, **OPTIONS
     )
-    assert result.computed == 8 - (before == 1).sum() and not result.interrupted
-    # The first slice is asked once for the image's shape, by a run that begins anew only.
+    assert result.computed == 8 - (before == 1).sum() and result.stop is None
+    # The first slice is asked once for the image's shape, by a new run only.
     assert sorted(begun(tmp_path)) == list(np.flatnonzero(before != 1))
     np.testing.assert_array_equal(read_result(tmp_path / "x.h5").x, loop(data(8), **OPTIONS))
 
@@ -257,11 +258,11 @@ def test_threads_are_shared_out_and_the_callers_stay(tmp_path):
         ({"max_itr": 3}, "max_iter"),
         ({"progres": True}, "'progres'"),
         ({"callback": print}, "callback"),
-        ({"measurements": np.zeros((3, 4))}, "measurements"),
-        ({"measurements": "none.h5"}, "none.h5"),
-        ({"measurements": [1, 2]}, "measurements"),
-        ({"measurements": np.zeros((2, 1, 4), complex)}, "real numbers"),
-        ({"make_operator": 3}, "got int"),
+        ({"y": np.zeros((3, 4))}, "solve_stack: y "),
+        ({"y": "none.h5"}, "none.h5"),
+        ({"y": [1, 2]}, "solve_stack: y "),
+        ({"y": np.zeros((2, 1, 4), complex)}, "real numbers"),
+        ({"operator": 3}, "got int"),
         ({"denoiser": 3}, "denoiser"),
         ({"noise_std": np.ones((2, 1, *SHAPE))}, "noise_std"),
         ({"client": "tcp://"}, ": client "),
@@ -272,14 +273,14 @@ def test_threads_are_shared_out_and_the_callers_stay(tmp_path):
 )
 def test_bad_input_is_explained(change, message, client, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    arguments = {"make_operator": masks, "measurements": data(3), "denoiser": Average(), "output": "x.zarr"}
+    arguments = {"operator": masks, "y": data(3), "denoiser": Average(), "output": "x.zarr"}
     with pytest.raises((ValueError, TypeError), match=message) as caught:
         solve_stack(**({**arguments, "client": client} | change))
     assert len(str(caught.value)) < 400 and list(tmp_path.iterdir()) == []
 
 
 def test_measurements_that_do_not_fit_are_refused_before_anything_is_written(client, tmp_path):
-    with pytest.raises(ValueError, match=r"make_operator.*slice 2"):
+    with pytest.raises(ValueError, match=r"operator.*slice 2"):
         solve_stack(masks, data(3)[..., 1:], Average(), output=tmp_path / "x.zarr", client=client)
     assert list(tmp_path.iterdir()) == []
 
@@ -308,7 +309,7 @@ def test_settings_are_the_same_in_another_process_and_change_with_the_weights():
 # ---------------------------------------------------------------- the command line
 
 
-def test_the_command_runs_on_a_cluster_and_goes_on(client, tmp_path, capsys):
+def test_the_command_runs_on_a_cluster_and_resumes(client, tmp_path, capsys):
     y, address = data(3), client.scheduler.address
     mask = masks(0).mask.numpy()
     write_measurements(tmp_path / "y.h5", y, operator="mask", parameters={"mask": mask}, noise_std=0.05)
