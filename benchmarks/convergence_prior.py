@@ -2,8 +2,8 @@
 
     python benchmarks/convergence_prior.py
 
-The Wiener filter is given the spectrum from which the maps were drawn. The maps are periodic, which it knows; MLPatch
-is shown it by padding. Beside it MLPatch as it comes, with mirrored borders.
+The Wiener filter is given the spectrum from which the maps were drawn. The maps are periodic, which the filter assumes
+and MLPatch is given by padding. The last column is MLPatch with its own mirrored borders.
 """
 
 from __future__ import annotations

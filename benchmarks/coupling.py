@@ -1,10 +1,10 @@
-"""How ADMM's default coupling was chosen: PSNR over coupling weights lambda, six problems, development photographs.
+"""Choose ADMM's default coupling: PSNR for coupling weights lambda, seven problems, development photographs.
 
-    python benchmarks/coupling.py --data FOLDER     # the last images of a folder, 192 x 192 from their middle
-    python benchmarks/coupling.py                   # two that come with scikit-image, to see that it runs
+    python benchmarks/coupling.py --data FOLDER     # the last images of a folder, their central 192 x 192
+    python benchmarks/coupling.py                   # two images from scikit-image, to test the script
 
-alpha_k = lambda/sigma_k^2; "default" is `pnp.algorithms.schedules.coupling`. The development images were those held
-out in training; no recipe and no test image is among them.
+alpha_k = lambda/sigma_k^2; "default" is `pnp.algorithms.schedules.coupling`. The development images are those held
+out in training; no image of a recipe or test is among them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def photographs(folder: str | None, count: int, size: int) -> list[Tensor]:
 
 
 def problems(x: Tensor, generator: torch.Generator) -> Iterator[tuple[str, Mask | Blur | Radon, float]]:
-    """Operator and noise of every problem; the noise of tomography is relative to its sinogram's rms."""
+    """Yield name, operator and noise of every problem; in tomography the noise is relative to the sinogram's rms."""
     size = x.shape[-1]
     yield "inpainting 30 %, 0.01", Mask(torch.rand(size, size, generator=generator) < 0.3), 0.01
     yield "inpainting 50 %, 0.1", Mask(torch.rand(size, size, generator=generator) < 0.5), 0.1
@@ -50,7 +50,7 @@ def problems(x: Tensor, generator: torch.Generator) -> Iterator[tuple[str, Mask 
 
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument("--data", help="folder of photographs; its last images by name are used")
+    p.add_argument("--data", help="folder of photographs, of which the last by name are used")
     p.add_argument("--images", type=int, default=2)
     p.add_argument("--size", type=int, default=192)
     args = p.parse_args()

@@ -1,11 +1,11 @@
-"""MLPatch against deepinv's DRUNet and DnCNN: time and peak memory over the image's side, on the CPU.
+"""MLPatch against deepinv's DRUNet and DnCNN: time and peak memory by image size, on the CPU.
 
 Claims: at 512x512 in less than 0.3 s on two cores, at least 10 times faster than DRUNet and 4 times faster than DnCNN;
 the peak memory beyond input and output is the same within 20 % for 512, 2048 and 8192 pixels squared. The peers have
-random weights, which changes neither. They run in float32, as they come, and under bfloat16 autocast beside it, since
-MLPatch multiplies in bfloat16 where the processor does.
+random weights, which affects neither. They run in float32, their default, and under bfloat16 autocast, since MLPatch
+multiplies in bfloat16 where the processor supports it.
 
-Up to 1024 the times are interleaved rounds; from 2048 on each is one call in a process of its own, as is every peak.
+Up to 1024 times come from interleaved rounds; from 2048 on, and for every peak, from one call in a separate process.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from torch import Tensor
 from denoisers import MLPatch
 
 SIGMA = 25 / 255
-LIMIT_S = 180.0  # for one peer in a process of its own
+LIMIT_S = 180.0  # for one peer in a separate process
 PEERS = ("DRUNet", "DnCNN")
 
 
 def picture(size: int) -> Tensor:
-    """Return the cameraman, repeated where it is too small, with noise: (1, 1, size, size), in [0, 1] but for noise."""
+    """Return the noisy cameraman, tiled to (1, 1, size, size), in [0, 1] without the noise."""
     camera = data.camera().astype(np.float32) / 255
     tiles = np.tile(camera, 2 * [math.ceil(size / 512)])[:size, :size]
     x = torch.from_numpy(tiles)[None, None]
@@ -41,7 +41,7 @@ def picture(size: int) -> Tensor:
 
 
 def mlpatch() -> tuple[MLPatch, bool]:
-    """Return MLPatch with the package's grey weights and True, or with random ones and False where they are missing."""
+    """Return MLPatch with the grey weights and True, or with random ones and False if they are missing."""
     try:
         return MLPatch.from_pretrained("gray"), True
     except ValueError:
@@ -73,7 +73,7 @@ def denoiser(name: str) -> Callable[[Tensor], Any]:
 
 
 def times(quick: bool) -> Iterator[Row]:
-    """Seconds an image, and how far MLPatch is from its matrix products alone."""
+    """Yield seconds per image, and the time of MLPatch over that of its matrix products alone."""
     names = ["MLPatch", *PEERS, *(f"{p} bf16" for p in PEERS), "MLPatch float32"]
     models = {name: denoiser(name) for name in names}
     for size in (48,) if quick else (256, 512, 1024):
@@ -106,7 +106,7 @@ def floor(x: Tensor, taken: Spread, quick: bool) -> Row:
 
 
 def memory(quick: bool) -> Iterator[Row]:
-    """Peak memory above that of the loaded model: all of it, and beyond input and output."""
+    """Yield the peak memory beyond the loaded model, with and without input and output."""
     names = ["MLPatch"] if quick else ["MLPatch", *PEERS, *(f"{p} bf16" for p in PEERS)]
     sizes = (64, 128) if quick else (512, 1024, 2048, 8192)
     beyond: dict[int, Spread] = {}
@@ -128,16 +128,16 @@ def memory(quick: bool) -> Iterator[Row]:
                 yield Row(f"denoise {size}x{size}", name, time, ratio=ratio, note="one call")
     smallest = min(beyond)
     for size, value in beyond.items():
-        ratio = value / beyond[smallest] if beyond[smallest].median > 0 else None  # 0: images of a few pixels
+        ratio = value / beyond[smallest] if beyond[smallest].median > 0 else None  # 0 for images of a few pixels
         target = ("<=", 1.2) if size > smallest else None
         note = f"ratio to {smallest}x{smallest}; input and output are {8 * size**2 / 1e6:.0f} MB more"
         yield Row(f"memory beyond images {size}x{size}", "MLPatch", value, "B", ratio=ratio, target=target, note=note)
 
 
 def probe(name: str, size: int) -> None:
-    """Print the peak memory and the seconds of one call as JSON: what a fresh process runs."""
+    """Print peak memory and seconds of one call as JSON; runs in a fresh process."""
     model = denoiser(name)
-    model(picture(64))  # the libraries' own tables and threads
+    model(picture(64))  # sets up tables and threads of the libraries
     taken: list[float] = []
 
     x = picture(size)

@@ -3,7 +3,7 @@
     python benchmarks/denoising_quality.py --data Set12
     python benchmarks/denoising_quality.py --data Set12 --ensemble --strides 2
     python benchmarks/denoising_quality.py --data photographs --weights color
-    python benchmarks/denoising_quality.py --data photographs --weights gray --channels 3    # each channel by itself
+    python benchmarks/denoising_quality.py --data photographs --weights gray --channels 3    # each channel separately
 
 Data range 1, output clipped to [0, 1], noise of image i (by name) from seed i, mean over the images.
 """
@@ -23,10 +23,12 @@ from pnp.training.images import load_folder
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--data", required=True, help="folder of clean images")
-    p.add_argument("--weights", default="gray", help="weights of the package, or a .safetensors file")
+    p.add_argument("--weights", default="gray", help="a packaged name or a .safetensors file")
     p.add_argument("--strides", type=int, nargs="+", default=[2, 1])
-    p.add_argument("--sigmas", type=float, nargs="+", default=[5, 15, 25, 50], help="times 255")
-    p.add_argument("--channels", type=int, choices=(1, 3), help="of the images; default: what the weights are for")
+    p.add_argument("--sigmas", type=float, nargs="+", default=[5, 15, 25, 50], help="noise levels times 255")
+    p.add_argument(
+        "--channels", type=int, choices=(1, 3), help="channels of the images (default: those of the weights)"
+    )
     p.add_argument("--ensemble", action="store_true", help="average over the eight turns and flips (Equivariant)")
     args = p.parse_args()
     D = MLPatch.from_pretrained(args.weights)

@@ -1,7 +1,7 @@
 """FanBeam at 512x512, 360 angles, 560 bins against ASTRA's CPU projectors: the geometry of the HTC2022 scanner.
 
-Claims: A and A* at least as fast as ASTRA's CPU fan projectors. The floor is the two NUFFTs of either by themselves.
-The data step is (A*A + alpha)^-1 A*y with alpha = ||A*A||/100, for a whole turn and for arcs.
+Claims: A and A* at least as fast as ASTRA's CPU fan projectors. The floor is the time of the two NUFFTs of each.
+The data step is (A*A + alpha)^-1 A*y with alpha = ||A*A||/100, for a full turn and for arcs.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from operators import FanBeam
 from pnp.algorithms.linalg import Solution, cg, operator_norm
 
 RTOL = 1e-5
-SOURCE_ORIGIN, SOURCE_DETECTOR, PITCH, WIDTH = 410.66, 553.74, 0.2, 75.8  # mm; Zenodo 8041800
+SOURCE_ORIGIN_MM, SOURCE_DETECTOR_MM, PITCH_MM, WIDTH_MM = 410.66, 553.74, 0.2, 75.8  # Zenodo 8041800
 
 
 def problem(quick: bool, degrees: float = 360.0) -> tuple[FanBeam, Tensor]:
     """Return the operator, lengths in pixels as ASTRA has them, and the cameraman (1, 1, size, size) in [0, 1]."""
     size, n_bins = (64, 70) if quick else (512, 560)
     n_angles = round((40 if quick else 360) * degrees / 360)
-    pixel = WIDTH / size
+    pixel_mm = WIDTH_MM / size
     operator = FanBeam(
         (size, size),
         np.deg2rad(degrees) * np.arange(n_angles) / n_angles,
-        source_origin=SOURCE_ORIGIN / pixel,
-        origin_detector=(SOURCE_DETECTOR - SOURCE_ORIGIN) / pixel,
+        source_origin=SOURCE_ORIGIN_MM / pixel_mm,
+        origin_detector=(SOURCE_DETECTOR_MM - SOURCE_ORIGIN_MM) / pixel_mm,
         n_detectors=n_bins,
-        pitch=PITCH * 560 / n_bins / pixel,
+        pitch=PITCH_MM * 560 / n_bins / pixel_mm,
     )
     return operator, torch.from_numpy(data.camera()[:: 512 // size, :: 512 // size].copy()).float()[None, None] / 255
 
 
 def operators(quick: bool) -> Iterator[Row]:
-    """A, A* and FBP of everybody, and the floor."""
+    """Yield the times of A, A* and FBP of all competitors, and of the floor."""
     fan, x = problem(quick)
     y = fan.A(x)
     harmonics, nufft, _ = fan._tables()
@@ -81,7 +81,7 @@ def operators(quick: bool) -> Iterator[Row]:
 
 
 def data_step(quick: bool) -> Iterator[Row]:
-    """Iterations and time of a solve to a relative residual of 1e-5."""
+    """Yield iterations and time of a data step to a relative residual of 1e-5."""
     for degrees in (360.0, 90.0, 30.0):
         fan, x = problem(quick, degrees)
         b = fan.A_adjoint(fan.A(x))

@@ -1,11 +1,11 @@
-"""One training iteration of GLIMPSE by resolution, beside a U-Net on filtered back-projections: memory and time.
+"""Memory and time of one training iteration of GLIMPSE by resolution, beside a U-Net on filtered back-projections.
 
-Claims: an iteration's memory and time hardly grow with the image: at 1024 x 1024 at most 5 GB, on a GPU under a second
-(the original: 5 GB, and a U-Net 140 GB, with 64 images a step, arXiv 2401.00816). 30 views and as many bins as see the
-image. "GLIMPSE" takes 64 slices a step and 512 points of each, as the original does; "GLIMPSE, local" 8 slices and
-32 x 32 points; the U-Net but one slice, whole: it would not fit otherwise. An iteration is filtering or, for the
-U-Net, nothing (it is given the back-projection), forward, backward, and the optimiser's step. Every figure comes from
-a fresh process, the time from a second iteration; measurements and weights are made before.
+Claims: memory and time of an iteration hardly grow with the image: at 1024 x 1024 at most 5 GB, on a GPU under a second
+(the original: 5 GB, and a U-Net 140 GB, with 64 images per step, arXiv 2401.00816). There are 30 views, and bins that
+cover the image. "GLIMPSE" takes 64 slices per step and 512 points of each, as the original does; "GLIMPSE, local" 8
+slices and 32 x 32 points; the U-Net one whole slice, as more would not fit. An iteration is filtering (not for the
+U-Net, which is given the back-projection), forward, backward, and the optimiser's step. Every figure comes from a fresh
+process, the time from a second iteration; making measurements and weights is not included.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from pnp.training.muon import fast_bfloat16
 VIEWS = 30
 LIMIT_S = 900.0
 SLICES = {"GLIMPSE": 64, "GLIMPSE, local": 8, "U-Net": 1}
-"""In a step."""
+"""Slices per step."""
 
 
 def glimpse_step(kind: str, size: int, slices: int, device: str) -> tuple[nn.Module, Callable[[], Tensor]]:
-    """Return a model, and what computes its loss on random patches of random measurements."""
+    """Return a model, and a function that computes its loss on random patches of random measurements."""
     architecture, patches = ARCHITECTURES[kind]
     bins = int(1.4143 * size) + 2
     model = Glimpse((size, size), torch.arange(VIEWS) * (torch.pi / VIEWS), n_detectors=bins, **architecture).to(device)
@@ -43,7 +43,7 @@ def glimpse_step(kind: str, size: int, slices: int, device: str) -> tuple[nn.Mod
 
 
 def unet_step(size: int, slices: int, device: str) -> tuple[nn.Module, Callable[[], Tensor]]:
-    """Return deepinv's U-Net (Jin et al.), and what computes its loss on whole slices."""
+    """Return deepinv's U-Net (Jin et al.), and a function that computes its loss on whole slices."""
     from deepinv.models import UNet
 
     model = UNet(1, 1, channels_per_scale=(64, 128, 256, 512)).to(device)
@@ -58,7 +58,7 @@ def unet_step(size: int, slices: int, device: str) -> tuple[nn.Module, Callable[
 
 
 def probe(name: str, size: int) -> None:
-    """Print the peak memory and the seconds of one iteration as JSON: what a fresh process runs."""
+    """Print peak memory and seconds of one iteration as JSON; runs in a fresh process."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "U-Net":
         model, loss = unet_step(size, SLICES[name], device)
@@ -82,7 +82,7 @@ def probe(name: str, size: int) -> None:
 
 
 def iterations(quick: bool) -> Iterator[Row]:
-    """One iteration at every resolution; the ratio is to the same network at the smallest."""
+    """Yield memory and time of an iteration at every resolution; ratios are to the smallest."""
     first: dict[str, tuple[Spread, Spread]] = {}
     where = "GPU" if torch.cuda.is_available() else "CPU"
     for size in (48, 64) if quick else (128, 256, 512, 1024):

@@ -1,13 +1,13 @@
-"""Mass maps behind a mask: NRMSE and r of the plug-and-play forms and of the Wiener filter, settings, and cost.
+"""Masked mass maps: NRMSE and r of plug-and-play methods and the Wiener filter, settings, and cost.
 
     python benchmarks/mass_mapping_step.py                    # simulated maps, simulated noise
-    python benchmarks/mass_mapping_step.py --settings         # coupling, schedule, iterations: where they were chosen
-    python benchmarks/mass_mapping_step.py --prior            # skies that the weights were not trained on
-    python benchmarks/mass_mapping_step.py --cost 512 1024 2048 4096   # whole masked maps of these sides: time, memory
+    python benchmarks/mass_mapping_step.py --settings         # how coupling, schedule and iterations were chosen
+    python benchmarks/mass_mapping_step.py --prior            # skies unlike those in training
+    python benchmarks/mass_mapping_step.py --cost 512 1024 2048 4096   # time and memory of whole masked maps
     python benchmarks/mass_mapping_step.py --kappa MAP.fits ... --std1 STD1.fits --std2 STD2.fits --mask MASK.fits
 
 Scores are centred and count observed pixels only. The shear is made on the periodic grid of the map; with --cut, of a
-simulated sky twice as wide, from which the map and its shear are cut, as from a real one. The Wiener filter has the
+simulated sky twice as wide, from which map and shear are cut, as from a real one. The Wiener filter has the
 spectrum of the simulated maps at their standard deviation (--std). "ADMM, PCG, falling" is `solve` with its defaults,
 as in recipes/mass_mapping.py.
 """
@@ -41,7 +41,7 @@ Scores = dict[str, list[tuple[float, ...]]]
 
 
 def noise_map(args: argparse.Namespace, shape: tuple[int, int]) -> Tensor:
-    """Return the noise (1, 2, H, W), infinite where blind: the files', or a simulated survey's."""
+    """Return the noise (1, 2, H, W), infinite where masked, from files or of a simulated survey."""
     if args.std1 is None:
         return survey_noise(shape, generator=torch.Generator().manual_seed(1000), std=args.noise)
     std = torch.stack([torch.from_numpy(read_image(name)) for name in (args.std1, args.std2)])[None]
@@ -50,7 +50,7 @@ def noise_map(args: argparse.Namespace, shape: tuple[int, int]) -> Tensor:
 
 
 def problems(args: argparse.Namespace, first_seed: int) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
-    """Name, convergence, shear and noise of every map and seed."""
+    """Yield name, convergence, shear and noise of every map and seed."""
     std = noise_map(args, (args.size, args.size))
     shape = (std.shape[-2], std.shape[-1])
     wide = (2 * shape[0], 2 * shape[1]) if args.cut else shape
@@ -133,7 +133,7 @@ def settings(args: argparse.Namespace, D: MLPatch) -> None:
 
 
 def prior(args: argparse.Namespace, D: MLPatch) -> None:
-    """Print how well periodic maps of other amplitudes and pixels are denoised, beside the Wiener filter's best."""
+    """Print NRMSE of denoised periodic maps of other amplitudes and pixels, beside the best Wiener filter."""
     print("| std | arcmin | sigma | Wiener filter | MLPatch | MLPatch, scaled | `check_prior` |\n" + "|---" * 7 + "|")
     around = [(std, 0.29) for std in (0.004, 0.01, 0.02, 0.04, 0.08)] + [(0.02, a) for a in (0.1, 0.23, 0.36, 0.6, 1.2)]
     for std, arcmin in around:
@@ -153,7 +153,7 @@ def prior(args: argparse.Namespace, D: MLPatch) -> None:
 
 
 def probe(what: str, size: int, n_iter: int | None) -> None:
-    """In a fresh process: print the time of one part or map, and its peak memory beside shear, noise and weights."""
+    """Print time and peak memory, beyond shear, noise and weights, of one part or map; runs in a fresh process."""
     g = torch.Generator().manual_seed(0)
     D, std = MLPatch.from_pretrained("convergence"), survey_noise((size, size), generator=g)[:, :1].clone()
     y = 0.17 * torch.randn(1, 2, size, size, generator=g)
@@ -182,13 +182,13 @@ def probe(what: str, size: int, n_iter: int | None) -> None:
 
     memory = peak_growth(call)
     first, last = times[0], times[-1]
-    step = times[-2] if what == "step" else first  # without the kernel and the grid, which are made once
+    step = times[-2] if what == "step" else first  # without kernel and grid, which are made once
     found = {"s": last[0] - step[0], "cpu_s": last[1] - step[1], "iterations": len(times) - 2}
     print(json.dumps(found | {"bytes": memory, "input": 4 * (y.numel() + std.numel())}))
 
 
 def cost(sizes: list[int], n_iter: int, limit_s: float) -> None:
-    """Print time and memory by side, each from a fresh process, and how they grow with the number n of pixels."""
+    """Print time and memory by side, each from a fresh process, and their growth with the number n of pixels."""
     parts = {
         "step": "data step",
         "denoiser": "denoiser",
@@ -196,7 +196,7 @@ def cost(sizes: list[int], n_iter: int, limit_s: float) -> None:
         "pnpmass": "PnPMass, a whole map",
     }
     print(
-        "| side | | seconds | CPU seconds | CPU us a pixel and iteration | GB beside | GB of input |\n"
+        "| side | | seconds | CPU seconds | CPU us per pixel and iteration | GB beyond input | GB of input |\n"
         + "|---" * 7
         + "|"
     )
@@ -230,15 +230,17 @@ def main() -> None:
     p.add_argument("--noise", type=float, default=0.125, help="median noise of a simulated survey")
     p.add_argument("--cut", action="store_true", help="cut the maps from skies twice as wide")
     p.add_argument("--kappa", nargs="+", help="convergence maps, FITS and others")
-    p.add_argument("--std1", help="noise of gamma1; with it --std2 and --mask")
+    p.add_argument("--std1", help="noise of gamma1; needs --std2 and --mask")
     p.add_argument("--std2", help="noise of gamma2")
     p.add_argument("--mask", help="1 where observed")
-    p.add_argument("--only", nargs="+", help="methods whose name holds one of these")
-    p.add_argument("--settings", action="store_true", help="couplings, schedules, iterations instead")
-    p.add_argument("--prior", action="store_true", help="skies that the prior was not trained on instead")
-    p.add_argument("--cost", nargs="+", type=int, metavar="SIDE", help="time and memory of maps of these sides instead")
-    p.add_argument("--limit", type=float, default=3600, help="seconds a map of --cost may take")
-    p.add_argument("--iterations", type=int, default=0, help="iterations of --cost; 0: the default of each method")
+    p.add_argument("--only", nargs="+", help="methods whose name contains one of these")
+    p.add_argument("--settings", action="store_true", help="compare couplings, schedules and iterations instead")
+    p.add_argument("--prior", action="store_true", help="test skies unlike those in training instead")
+    p.add_argument(
+        "--cost", nargs="+", type=int, metavar="SIDE", help="measure time and memory of maps of these sides instead"
+    )
+    p.add_argument("--limit", type=float, default=3600, help="time limit for a map of --cost in seconds")
+    p.add_argument("--iterations", type=int, default=0, help="iterations of --cost; 0: default of each method")
     p.add_argument("--probe", nargs=3, help=argparse.SUPPRESS)
     args = p.parse_args()
     if (args.std1 is None) != (args.std2 is None) or (args.std1 is None) != (args.mask is None):

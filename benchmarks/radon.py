@@ -1,11 +1,11 @@
 """Radon at 512x512, 180 angles, 736 bins against ASTRA's CPU projectors and deepinv's Tomography.
 
 Claims: A at least 10 times faster than ASTRA's linear projector; one CG iteration of the data step at least 80 times
-faster than one inside deepinv's prox_l2, at a cost that does not grow with the number of angles. The floor is what the
-libraries below us take by themselves: finufft's execute, and the two FFTs of a Toeplitz product.
+faster than one inside deepinv's prox_l2, at a cost that does not grow with the number of angles. The floor is the
+time of the underlying libraries alone: finufft's execute, and the two FFTs of a Toeplitz product.
 
-The data step is (A*A + alpha)^-1 (A*y + alpha z) with z = 0 and alpha = ||A*A||/100. deepinv takes 725 bins, the only
-number it offers for this image.
+The data step is (A*A + alpha)^-1 (A*y + alpha z) with z = 0 and alpha = ||A*A||/100. deepinv has 725 bins, the only
+number it supports for this image.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def deepinv_tomography(size: int, n_angles: int) -> Any:
 
 
 def on_one_thread(call: Callable[[], Any]) -> Callable[[], None]:
-    """Return the call made with one torch (and finufft) thread."""
+    """Return the call, made with one torch (and finufft) thread."""
 
     def run() -> None:
         threads = torch.get_num_threads()
@@ -78,7 +78,7 @@ def astra_calls(astra: Any, kind: str, x: Tensor, sinogram_geometry: Any) -> tup
 
 
 def operators(quick: bool) -> Iterator[Row]:
-    """A, A* and A*A of everybody, and the floor."""
+    """Yield the times of A, A* and A*A of all competitors, and of the floor."""
     import finufft
 
     size, n_angles, n_bins = geometry(quick)
@@ -140,7 +140,7 @@ def operators(quick: bool) -> Iterator[Row]:
 
 
 def per_iteration(step: Any, alpha: Tensor) -> tuple[Callable[[], Any], Callable[[], Any], int]:
-    """Return short and long CG of our data step and the iterations between them."""
+    """Return a short and a long CG run of our data step, and the difference of their iterations."""
     preconditioner = step.operator.preconditioner(step.weights)
 
     def run(n: int) -> None:
@@ -156,7 +156,7 @@ def per_iteration(step: Any, alpha: Tensor) -> tuple[Callable[[], Any], Callable
 
 
 def data_step(quick: bool) -> Iterator[Row]:
-    """One CG iteration, and a whole solve to a relative residual of 1e-5."""
+    """Yield the times of one CG iteration, and of a data step to a relative residual of 1e-5."""
     size, n_angles, n_bins = geometry(quick)
     radon, x = problem(size, n_angles, n_bins)
     y, one, z = radon.A(x), torch.ones(()), torch.zeros_like(x)
@@ -185,15 +185,15 @@ def data_step(quick: bool) -> Iterator[Row]:
     mine = bound(z, alpha)
     forward, applied = physics.A, [0]
 
-    def counted(v: Tensor, **options: Any) -> Tensor:
+    def count_A(v: Tensor, **options: Any) -> Tensor:
         applied[0] += 1
         return forward(v, **options)  # type: ignore[no-any-return]
 
-    physics.A = counted
+    physics.A = count_A
     found: list[Tensor] = []
     theirs_whole = Spread((seconds(lambda: found.append(prox(100, RTOL))),))
     physics.A = forward
-    n_peer = applied[0] - 1  # one for the residual at the start
+    n_peer = applied[0] - 1  # one is for the initial residual
 
     def residual(normal: Callable[[Tensor], Tensor], b: Tensor, v: Tensor) -> str:
         with torch.no_grad():
@@ -210,7 +210,7 @@ def data_step(quick: bool) -> Iterator[Row]:
 
 
 def angles(quick: bool) -> Iterator[Row]:
-    """The CG iteration's time over the number of angles."""
+    """Yield the time of a CG iteration for several numbers of angles."""
     size, _, n_bins = geometry(quick)
     calls: dict[tuple[int, str], Callable[[], Any]] = {}
     between = 1

@@ -1,4 +1,4 @@
-"""What the benchmarks print and write: one row a measurement, a table on stdout, JSON and Markdown files."""
+"""Output of the benchmarks: one row per measurement, a table on stdout, JSON and Markdown files."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Row:
     """One line of the table.
 
     Attributes:
-        what: what was measured, with its size.
-        who: ours, or the peer's name.
-        value: the quantity over the rounds; None where it could not be measured, and `note` says why.
+        what: the measured quantity, with its size.
+        who: "ours", or the name of the peer.
+        value: the quantity over the rounds; None if it could not be measured; `note` says why.
         unit: "s", "B", "dB" or "" of the value.
-        ratio: peer / ours over the rounds (how many times faster or smaller ours is), or what `what` says.
-        target: (">=" or "<=", number) for the ratio's median, or for the value's where there is no ratio.
+        ratio: peer / ours over the rounds (how many times faster or smaller ours is), or as `what` says.
+        target: (">=" or "<=", number) for the median of the ratio, or of the value without a ratio.
         note: a remark.
     """
 
@@ -40,7 +40,7 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        """Whether the target is met; None without one or without a value."""
+        """Return whether the target is met; None without target or value."""
         judged = self.ratio or self.value
         if self.target is None or judged is None:
             return None
@@ -48,7 +48,7 @@ class Row:
         return judged.median >= number if sign == ">=" else judged.median <= number
 
     def cells(self) -> tuple[str, ...]:
-        """Return the texts of the row, one for each heading."""
+        """Return the texts of the row, one per heading."""
         target = ""
         if self.target is not None:
             sign, number = self.target
@@ -98,7 +98,7 @@ def markdown(facts: dict[str, Any], tables: dict[str, list[tuple[str, ...]]]) ->
 
 
 def write(path: Path, text: str) -> None:
-    """Write a text file under a temporary name, then rename it."""
+    """Write a text file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
     temporary.write_text(text)
@@ -113,21 +113,21 @@ def main(title: str, sections: dict[str, Callable[[bool], Iterator[Row]]]) -> No
         sections: name to a function of `quick` that yields rows.
     """
     parser = argparse.ArgumentParser(description=title)
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: a test of the script, not of the machine")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to test the script")
     parser.add_argument("--only", nargs="+", choices=sections, default=list(sections), help="run these parts only")
-    parser.add_argument("--output", type=Path, help="write the rows and the machine's facts to this JSON file")
+    parser.add_argument("--output", type=Path, help="write rows and facts of the machine to this JSON file")
     arguments = parser.parse_args()
     facts = machine()
     print(title)
     print("; ".join(f"{k}: {v}" for k, v in facts.items()))
     if facts["load before"] > 0.5 * facts["cores"]:
-        print("WARNING: other work is running on this machine; its times are not to be quoted")
+        print("WARNING: other work is running on this machine; do not quote these times")
     print(line(HEADINGS), line(tuple("-" * w for w in WIDTHS)), sep="\n")
     rows: list[Row] = []
     for name in arguments.only:
         for row in sections[name](arguments.quick):
             if arguments.quick:
-                row = replace(row, target=None)  # tiny sizes prove and disprove nothing
+                row = replace(row, target=None)  # tiny sizes prove nothing
             rows.append(row)
             print(line(row.cells()), flush=True)
     if arguments.output is not None:

@@ -1,8 +1,8 @@
-"""Run the benchmarks, each script in a process of its own, and gather results/benchmarks.json and .md.
+"""Run the benchmarks, each script in its own process, and write results/benchmarks.json and .md.
 
 python benchmarks/run_all.py                    # everything
 python benchmarks/run_all.py --only radon       # one claim
-python benchmarks/run_all.py --quick            # tiny sizes, to see that the scripts work
+python benchmarks/run_all.py --quick            # tiny sizes, to test the scripts
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SCRIPTS = ("radon", "fan_beam", "spect", "denoising", "ct_solve", "stack")
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: a test of the scripts, not of the machine")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to test the scripts")
     parser.add_argument("--only", nargs="+", choices=SCRIPTS, default=SCRIPTS, help="run these scripts only")
     parser.add_argument("--output", type=Path, default=HERE.parent / "results", help="folder for the two files")
     arguments = parser.parse_args()
@@ -39,7 +39,7 @@ def main() -> int:
             print()
     if records:
         tables = {r["title"]: [tuple(row["cells"]) for row in r["rows"]] for r in records}
-        # A script's load is partly that of the script before it: the facts are those of the first.
+        # Facts of the first script, since the load of the others includes that of earlier scripts.
         write(arguments.output / "benchmarks.json", json.dumps(records, indent=1))
         write(arguments.output / "benchmarks.md", markdown(records[0]["machine"], tables))
         print(f"written: {arguments.output / 'benchmarks.json'} and benchmarks.md")

@@ -1,9 +1,9 @@
-"""Stacks and mosaics on Dask: what the engine costs, what a second worker brings, and how much memory they take.
+"""Stacks and mosaics on Dask: overhead, speed-up by workers, and memory.
 
 Claims: 64 slices of 512x512 CT through `solve_stack` on one worker take at most 5 % more than a plain loop over `solve`
-with as many threads, the engine's start aside; a second core brings nearly its share; as many threads as cores in all
-are faster than as many in each worker, which is what they take when nobody says. A mosaic of 16384x16384 is denoised
-in under 2 GB for all processes together: their proportional resident sizes, sampled while they run.
+with as many threads, not counting the start of the workers; a second core nearly doubles the speed; as many threads as
+cores in all are faster than as many in each worker, the libraries' default. A mosaic of 16384x16384 is denoised in
+under 2 GB, the sum of the proportional resident sizes of all processes, sampled while they run.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from pnp.stack.cluster import cores, engine
 
 SNR_DB = 40.0
 MAX_ITER = 3
-SAMPLED_S = 0.1
+SAMPLING_INTERVAL_S = 0.1
 LIMIT_S = 3600.0
 
 
@@ -58,7 +58,7 @@ def scan(folder: Path, name: str, n: int, size: int, n_angles: int) -> tuple[Rad
 
 
 def loop(radon: Radon, path: Path, noise_std: float, model: Any, n: int) -> None:
-    """Solve slice by slice, as one would without an engine."""
+    """Solve slice by slice in a plain loop."""
     import h5py
 
     with h5py.File(path) as file, h5py.File(path.with_name("loop.h5"), "w") as done:
@@ -69,10 +69,10 @@ def loop(radon: Radon, path: Path, noise_std: float, model: Any, n: int) -> None
 
 @contextmanager
 def workers(n: int, threads: int) -> Iterator[tuple[Any, float]]:
-    """Yield a client with n workers of so many threads each, warm, and the seconds it took to start them."""
+    """Yield a client with n warm workers with this many threads each, and the seconds it took to start them."""
     start = time.perf_counter()
     with engine(None, n, "benchmark") as (client, _):
-        # In the thread that runs the tasks, where OpenMP looks for the number.
+        # In the thread that runs the tasks, since OpenMP keeps the number per thread.
         list(client.gather([client.submit(set_threads, threads, workers=[w], pure=False) for w in client.nthreads()]))
         yield client, time.perf_counter() - start
 
@@ -83,7 +83,7 @@ def set_threads(n: int) -> int:
 
 
 def stack(quick: bool) -> Iterator[Row]:
-    """Time of a plain loop and of workers."""
+    """Yield the times of a plain loop and of workers."""
     n, size, n_angles = (4, 32, 10) if quick else (64, 512, 60)
     model, _ = mlpatch()
     every = cores()
@@ -105,7 +105,7 @@ def stack(quick: bool) -> Iterator[Row]:
         for n_workers, threads in dict.fromkeys(((1, every), (1, 1), (every, 1), (every, every))):
             with workers(n_workers, threads) as (client, start):
                 run = partial(solve_stack, radon, denoiser=model, client=client, noise_std=noise_std, max_iter=MAX_ITER)
-                # A few slices for each worker first: plans, kernel, the job's arrival.
+                # A few slices per worker first, to make plans and kernel and send the job.
                 run(y=few, output=folder / "few.zarr", overwrite=True)
                 shutil.rmtree(folder / "few.zarr")
                 whole = partial(run, y=path, output=folder / f"x{n_workers}-{threads}.zarr")
@@ -113,9 +113,9 @@ def stack(quick: bool) -> Iterator[Row]:
             who = f"{n_workers} workers x {threads} threads"
             yield Row(what, who, times[n_workers, threads])
             if (n_workers, threads) in ((1, every), (every, 1)):
-                yield Row("start of the engine", who, Spread((start,)))
+                yield Row("start of the workers", who, Spread((start,)))
     one = times[1, every] / times[0, every]
-    yield Row("engine's time over a plain loop's", f"1 worker x {every} threads", None, ratio=one, target=("<=", 1.05))
+    yield Row("time over that of a plain loop", f"1 worker x {every} threads", None, ratio=one, target=("<=", 1.05))
     if every > 1:
         yield Row("speed-up by workers", f"{every} x 1 over 1 x 1", None, ratio=times[1, 1] / times[every, 1])
         yield Row("workers, or threads", f"1 x {every} over {every} x 1", None, ratio=times[1, every] / times[every, 1])
@@ -127,7 +127,7 @@ def stack(quick: bool) -> Iterator[Row]:
 
 
 def mosaic(quick: bool) -> Iterator[Row]:
-    """Time and memory of a mosaic, in this process and in two."""
+    """Yield time and memory of a mosaic, in one process and with workers."""
     size, tile = (96, 48) if quick else (16384, 2048)
     for n_workers in (0, cores()):
         result = fresh_process(__file__, "--mosaic", str(size), str(tile), str(n_workers), limit_s=LIMIT_S)
@@ -141,7 +141,7 @@ def mosaic(quick: bool) -> Iterator[Row]:
 
 
 def mosaic_job(size: int, tile: int, n_workers: int) -> dict[str, float]:
-    """Denoise white noise on a ramp, from Zarr to Zarr; return seconds and the peak of all processes."""
+    """Denoise white noise on a ramp, from Zarr to Zarr; return seconds and the peak memory of all processes."""
     import zarr
 
     model, _ = mlpatch()
@@ -164,25 +164,25 @@ def mosaic_job(size: int, tile: int, n_workers: int) -> dict[str, float]:
         z = zarr.open_array(str(Path(name) / "z.zarr"), mode="r")
         error = float(np.std(z[:tile, :tile] - np.linspace(0, 1, size, dtype="float32")[:tile]))
         if not error < 0.05:
-            raise ValueError(f"the noise of 0.1 became {error:.3g}: this is no denoised image")
+            raise ValueError(f"noise of 0.1 became {error:.3g}: the image is not denoised")
     return {"seconds": taken, "bytes": highest[0]}
 
 
 @contextmanager
 def peak() -> Iterator[list[int]]:
-    """Yield a list that holds, in the end, the largest sum of the memory of this process and its descendants."""
-    highest, over = [0], threading.Event()
+    """Yield a list that holds, after the block, the peak memory of this process and its descendants in bytes."""
+    highest, finished = [0], threading.Event()
 
     def watch() -> None:
-        while not over.wait(SAMPLED_S):
-            highest[0] = max(highest[0], sum(map(proportional, family(os.getpid()))))
+        while not finished.wait(SAMPLING_INTERVAL_S):
+            highest[0] = max(highest[0], sum(map(proportional_bytes, family(os.getpid()))))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
         yield highest
     finally:
-        over.set()
+        finished.set()
         watcher.join()
 
 
@@ -196,8 +196,8 @@ def family(pid: int) -> list[int]:
     return [pid, *(member for child in children for member in family(child))]
 
 
-def proportional(pid: int) -> int:
-    """Return a process's resident bytes, what it shares with others in equal parts; 0 once it is gone."""
+def proportional_bytes(pid: int) -> int:
+    """Return the proportional resident size of a process in bytes, 0 if it has ended."""
     try:
         return int(re.search(r"^Pss:\s+(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.M)[1]) * 1024  # type: ignore[index]
     except (OSError, TypeError):

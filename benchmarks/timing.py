@@ -1,7 +1,7 @@
-"""How the benchmarks measure: interleaved rounds, medians with their range, peak memory of a fresh process.
+"""Measurements of the benchmarks: interleaved rounds, medians with ranges, peak memory of a fresh process.
 
-Two competitors are timed in turns (A B A B ...), so that a slow spell of the machine falls on both, and their ratio
-is taken round by round. A call shorter than LEAST_SECONDS is repeated within its turn.
+Competitors are timed in turns (A B A B ...), so that a slow phase of the machine affects all, and ratios are taken
+round by round. A call shorter than MIN_TURN_SECONDS is repeated within its turn.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from pnp.installation import version
 
 Key = TypeVar("Key", bound=Hashable)
 
-LEAST_SECONDS = 0.05
-"""A turn lasts at least so long: a clock tick or a context switch is then below a per cent of it."""
+MIN_TURN_SECONDS = 0.05
+"""Minimum duration of a turn, so that a clock tick or context switch is below one per cent of it."""
 
 
 @dataclass(frozen=True)
@@ -40,17 +40,17 @@ class Spread:
 
     @property
     def median(self) -> float:
-        """The middle value."""
+        """Median of the values."""
         return statistics.median(self.values)
 
     @property
     def low(self) -> float:
-        """The least value."""
+        """Smallest value."""
         return min(self.values)
 
     @property
     def high(self) -> float:
-        """The greatest value."""
+        """Largest value."""
         return max(self.values)
 
     def map(self, f: Callable[[float], float]) -> Spread:
@@ -58,7 +58,7 @@ class Spread:
         return Spread(tuple(f(v) for v in self.values))
 
     def _paired(self, other: Spread) -> Iterable[tuple[float, float]]:
-        """Pair the rounds; a quantity measured in other rounds is paired by its median."""
+        """Pair the rounds; if their numbers differ, pair with the median of the other."""
         if len(self.values) == len(other.values):
             return zip(self.values, other.values, strict=True)
         return ((v, other.median) for v in self.values)
@@ -74,18 +74,18 @@ class Spread:
 
 
 def interleaved(calls: Mapping[Key, Callable[[], Any]], *, rounds: int, warm_up: int = 1) -> dict[Key, Spread]:
-    """Time the calls in turns and return the seconds a call of each takes.
+    """Time the calls in turns and return the seconds per call.
 
     Args:
-        calls: name, or any other key, to a function without arguments.
-        rounds: number of turns of each.
-        warm_up: calls of each before the first turn (plans, caches, thread pools); at least 1.
+        calls: functions without arguments, by name or another key.
+        rounds: number of turns of each function.
+        warm_up: calls of each function before the first turn (plans, caches, thread pools); at least 1.
     """
     repeats: dict[Key, int] = {}
     for name, call in calls.items():
         for _ in range(warm_up):
             once = seconds(call)
-        repeats[name] = max(1, math.ceil(LEAST_SECONDS / max(once, 1e-9)))
+        repeats[name] = max(1, math.ceil(MIN_TURN_SECONDS / max(once, 1e-9)))
     taken: dict[Key, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
@@ -94,7 +94,7 @@ def interleaved(calls: Mapping[Key, Callable[[], Any]], *, rounds: int, warm_up:
 
 
 def seconds(call: Callable[[], Any], repeats: int = 1) -> float:
-    """Return the seconds of one call, averaged over so many in a row."""
+    """Return the seconds of one call, averaged over consecutive repeats."""
     start = time.perf_counter()
     for _ in range(repeats):
         call()
@@ -105,13 +105,13 @@ def seconds(call: Callable[[], Any], repeats: int = 1) -> float:
 
 
 def peak_growth(call: Callable[[], Any]) -> int:
-    """Return by how many bytes the resident memory of this process rises, at its peak, during one call.
+    """Return the peak rise of this process's resident memory during one call, in bytes.
 
-    For a fresh process in which inputs and models are loaded and nothing has been called yet: what an allocator
-    keeps from earlier calls would hide the rise.
+    Use it in a fresh process in which inputs and models are loaded and nothing has been called: memory that the
+    allocator keeps from earlier calls would hide the rise.
     """
     try:
-        # Linux: set the high-water mark back to what is resident now, else the imports' own peak would hide ours.
+        # Linux: reset the peak to the current size, since the imports' own peak would hide ours.
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         pass
@@ -123,7 +123,7 @@ def peak_growth(call: Callable[[], Any]) -> int:
 def _high_water() -> int:
     """Return the peak resident size of this process in bytes."""
     try:
-        # ru_maxrss of a child begins with its parent's peak (it survives exec); VmHWM is the process's own.
+        # ru_maxrss of a child starts at the peak of its parent (it survives exec); VmHWM does not.
         return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024  # type: ignore[index]
     except (OSError, TypeError):
         unit = 1 if sys.platform == "darwin" else 1024
@@ -131,7 +131,7 @@ def _high_water() -> int:
 
 
 def fresh_process(script: str, *arguments: str, limit_s: float) -> dict[str, Any] | str:
-    """Run a benchmark script with arguments in a fresh process and return the JSON of its last line, or why not."""
+    """Run a benchmark script in a fresh process; return the JSON of its last line, or the reason of its failure."""
     command = [sys.executable, script, *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s)
@@ -148,16 +148,16 @@ def fresh_process(script: str, *arguments: str, limit_s: float) -> dict[str, Any
 
 
 def peer(module: str, extra: str = "bench") -> Any:
-    """Import an optional peer, or return None and say what is left out and which extra brings it."""
+    """Import an optional peer, or return None and print which extra installs it."""
     try:
         return importlib.import_module(module)
     except ImportError:
-        print(f"{module} is not installed and its rows are left out; to have them: pip install -e '.[{extra}]'")
+        print(f"{module} is not installed, and its rows are left out; to add them: pip install -e '.[{extra}]'")
         return None
 
 
 def machine() -> dict[str, Any]:
-    """Return the facts without which a time means nothing."""
+    """Return the facts of the machine that times depend on."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     facts: dict[str, Any] = {
         "processor": _processor(),

@@ -1,9 +1,9 @@
-"""Operators and denoisers from elsewhere in `solve`, and ours inside deepinv.
+"""Use operators and denoisers of other libraries in `solve`, and ours in deepinv.
 
-`as_operator` makes an operator of a matrix, dense or sparse, or of a SciPy LinearOperator (PyLops operators are such),
-`operator_from_functions` of a pair of functions. Any deepinv LinearPhysics or denoiser is taken as it is; `to_deepinv`
-hands ours to deepinv's ADMM, HQS or DPIR. deepinv's own `prox_l2` is never called: foreign operators get our conjugate
-gradients. deepinv is imported where it is needed, because that costs seconds.
+`as_operator` makes an operator from a dense or sparse matrix or a SciPy LinearOperator (such as PyLops operators),
+`operator_from_functions` from a pair of functions. Any deepinv LinearPhysics or denoiser works as it is; `to_deepinv`
+converts ours for deepinv's ADMM, HQS or DPIR. deepinv's own `prox_l2` is never called: its operators are solved by our
+conjugate gradients. deepinv is imported only where it is needed, because that takes seconds.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ def as_operator(
 
     Args:
         operator: an operator, returned as it is; or M (m, n), a dense matrix (tensor or numpy array), a SciPy sparse
-            matrix, or a `scipy.sparse.linalg.LinearOperator` that has its adjoint, as PyLops operators have.
-        caller: what messages begin with.
-        image_shape: (H, W) or (C, H, W) of the images that M acts on, flattened in this order (the last axis fastest),
-            n pixels in all. Images are (B, 1, H, W) or (B, C, H, W).
-        measurement_shape: sizes of the measurements (B, ...), m in all. None: (B, m).
+            matrix, or a `scipy.sparse.linalg.LinearOperator` with an adjoint, such as PyLops operators.
+        caller: prefix of messages.
+        image_shape: shape (H, W) or (C, H, W) of the images, n pixels in all, flattened in this order (last axis
+            fastest). Images are (B, 1, H, W) or (B, C, H, W).
+        measurement_shape: shape of the measurements after the batch axis, m values in all. None: (m,).
 
     Raises:
-        TypeError: neither an operator nor a matrix of numbers; image_shape is missing, or given with an operator.
+        TypeError: not an operator or a matrix of numbers; image_shape is missing, or given with an operator.
         ValueError: sizes do not fit, or M is not finite, or a LinearOperator has no adjoint.
 
     The adjoint is exact: M^T, or the conjugate transpose of a complex matrix, whose images are then complex. Dense
@@ -63,7 +63,7 @@ def as_operator(
 
 
 def operator_from_functions(A: Callable[[Tensor], Tensor], A_adjoint: Callable[[Tensor], Tensor]) -> Operator:
-    """Return the operator of two functions: A maps images (B, C, H, W) to measurements, A_adjoint maps them back.
+    """Return an operator from two functions: A maps images (B, C, H, W) to measurements, A_adjoint maps them back.
 
     A_adjoint must be the exact adjoint of A: `pnp.algorithms.linalg.adjoint_gap(A, A_adjoint, x, y)` is then about 0.
 
@@ -85,12 +85,12 @@ def to_deepinv(obj: Any, *, noise_model: Any = None) -> Any:
 
     Args:
         obj: an operator with `A` and `A_adjoint`, or a denoiser D(x, sigma).
-        noise_model: for an operator, a `deepinv.physics.NoiseModel` that calling the physics adds; None: no noise.
+        noise_model: for an operator, the `deepinv.physics.NoiseModel` of the physics; None: no noise.
     """
     if hasattr(obj, "A") and hasattr(obj, "A_adjoint"):
         return _classes()[0](as_operator(obj), noise_model)
     if noise_model is not None:
-        raise TypeError("to_deepinv: noise_model belongs to an operator, got it with a denoiser; leave it out")
+        raise TypeError("to_deepinv: noise_model is for operators, got it with a denoiser; leave it out")
     return _classes()[1](as_denoiser(obj))
 
 
@@ -132,7 +132,7 @@ def _classes() -> tuple[Any, Any]:
             alpha = 1 / torch.as_tensor(gamma, dtype=y.dtype, device=y.device)
             if alpha.numel() == 1:
                 return h(v, alpha.reshape(()))
-            # A closed form takes one alpha, deepinv one for each image.
+            # A closed form takes one alpha, deepinv one per image.
             alphas = alpha.reshape(-1).expand(len(y))
             return torch.cat([self.prox_l2(v[i : i + 1], y[i : i + 1], 1 / alphas[i]) for i in range(len(y))])
 

@@ -1,4 +1,4 @@
-"""What every recipe shares: arguments, a test image, a table of figures, and files."""
+"""Shared code of the recipes: arguments, test images, the table of figures, and files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ IMAGES = ("camera", "head", "phantom", "moon", "brick", "grass", "astronaut", "c
 
 
 class Entry(NamedTuple):
-    """One method: its name, what it returned, an image (B, C, H, W) or a Result, and its time in seconds."""
+    """One method: its name, its result (an image (B, C, H, W) or a Result), and its time in seconds."""
 
     name: str
     result: Tensor | Result
@@ -39,12 +39,12 @@ class Entry(NamedTuple):
 
 
 class Parser(argparse.ArgumentParser):
-    """Arguments that are checked before anything is computed: bad files are one sentence and exit code 2."""
+    """Parser that checks files before anything is computed; a bad one is a one-line error and exit code 2."""
 
     reads: Callable[[str], object] = staticmethod(read_image)
 
     def parse_args(self, *arguments: Any, **options: Any) -> Any:
-        """Parse; read the input once, so that a broken file is found now, and make the output folder."""
+        """Parse; read the input once, so that a broken file is found at once, and make the output folder."""
         args = super().parse_args(*arguments, **options)
         try:
             if args.input:
@@ -66,12 +66,12 @@ def parser(
     reads: Callable[[str], object] = read_image,
     accepts: str = "your image: PNG, TIFF, NPY, HDF5 or FITS (default: built in)",
 ) -> argparse.ArgumentParser:
-    """Return the arguments of all recipes; add a recipe's own to them.
+    """Return a parser with the arguments that all recipes share.
 
     Args:
         description: the recipe's docstring.
-        image: default of --image; None: there is no such argument.
-        reads: reads the input file, for a first check of it.
+        image: default of --image; None: no such argument.
+        reads: function that reads the input file, to check it.
         accepts: help on the input file.
     """
     p = Parser(description=description.splitlines()[0])
@@ -79,7 +79,7 @@ def parser(
     p.add_argument("input", nargs="?", help=accepts)
     if image is not None:
         p.add_argument(
-            "--image", choices=IMAGES, default=image, help="built-in image: a simulated head, or one of scikit-image's"
+            "--image", choices=IMAGES, default=image, help="built-in image: a simulated head, or one from scikit-image"
         )
     p.add_argument("--seed", type=int, default=0, help="seed of the simulated measurements")
     p.add_argument("--device", default="cpu", help="cpu or cuda")
@@ -88,14 +88,14 @@ def parser(
         type=Path,
         default=Path("results"),
         metavar="DIR",
-        help="folder for <recipe>.png and <recipe>.h5, which replace those of earlier runs (default: results)",
+        help="folder for <recipe>.png and <recipe>.h5, which are overwritten (default: results)",
     )
-    p.add_argument("--smoke", action="store_true", help="a small, quick run to see that everything works")
+    p.add_argument("--smoke", action="store_true", help="small, quick run to test that everything works")
     return p
 
 
 def grey_image(args: argparse.Namespace, *, smoke_size: int = 96) -> Tensor:
-    """Return the user's image, or a built-in one in [0, 1] at 512 x 512, as (1, 1, H, W); channels are averaged."""
+    """Return the user's image, or a built-in one in [0, 1] of 512 x 512, as (1, 1, H, W); channels are averaged."""
     size = smoke_size if args.smoke else 512
     if args.input:
         pixels = read_image(args.input)
@@ -112,7 +112,7 @@ def grey_image(args: argparse.Namespace, *, smoke_size: int = 96) -> Tensor:
 
 
 def picture(args: argparse.Namespace, *, smoke_size: int = 96) -> Tensor:
-    """Return the user's picture, or a built-in one, as (1, 3, H, W); grey is repeated."""
+    """Return the user's picture, or a built-in one, as (1, 3, H, W); a grey one is repeated."""
     pixels = read_image(args.input) if args.input else None
     if pixels is None and args.image not in ("head", "phantom"):
         pixels = np.moveaxis(skimage.util.img_as_float32(np.atleast_3d(getattr(skimage.data, args.image)())), 2, 0)
@@ -136,7 +136,7 @@ def timed(name: str, compute: Callable[[], Tensor | Result]) -> Entry:
 
 
 def print_table(entries: list[Entry], truth: Tensor) -> dict[str, Tensor]:
-    """Print PSNR, SSIM and time of every method; return the panels of the figure, figures in their titles."""
+    """Print PSNR, SSIM and time of every method; return the panels of the figure, with the scores in their titles."""
     peak = data_range(truth)
     panels = {"truth": truth}
     for entry in entries:
@@ -162,7 +162,7 @@ def save(
     label: str = "",
     rgb: bool = False,
 ) -> None:
-    """Write DIR/<recipe>.png and DIR/<recipe>.h5, over those of an earlier run, and say where they are."""
+    """Write DIR/<recipe>.png and DIR/<recipe>.h5, replacing earlier ones, and print their paths."""
     args.output.mkdir(parents=True, exist_ok=True)
     stem = args.output / Path(sys.argv[0]).stem
     figure, file = stem.with_suffix(".png"), stem.with_suffix(".h5")

@@ -1,4 +1,4 @@
-"""What `shear_survey.py` needs: the survey's files or its simulated twin, its table of figures, what it writes."""
+"""Helpers of `shear_survey.py`: read or simulate the survey, print the table of scores, write the files."""
 
 from __future__ import annotations
 
@@ -28,34 +28,34 @@ from pnp.lensing import (
 from pnp.metrics import nrmse, pearson_r, psnr
 from pnp.readers import ShearMap, read_shear_maps
 
-PIXEL_ARCMIN = 0.29  # of the maps that the convergence weights were trained on
-TWIN = "simulated survey"
+PIXEL_ARCMIN = 0.29  # pixel of the maps that the convergence weights were trained on
+SIMULATED = "simulated survey"  # in place of a path
 
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
-    """Add what says where the shear is, and what its signs mean."""
-    p.add_argument("--e1", help="first component, where each map is a file: e1.fits, maps.fits[E1] or maps.h5[e1]")
-    p.add_argument("--e2", help="second component")
+    """Add the arguments that name the shear, its noise and its sign convention."""
+    p.add_argument("--e1", help="first component: e1.fits, maps.fits[E1] or maps.h5[e1]")
+    p.add_argument("--e2", help="second component, likewise")
     p.add_argument(
-        "--noise-std", nargs="+", help="of both components or of each: map or number; --catalogue: a shape's"
+        "--noise-std", nargs="+", help="noise of both components or of each: map or number; --catalogue: of one galaxy"
     )
-    p.add_argument("--mask", help="map, 1 where observed")
-    p.add_argument("--catalogue", help="galaxies in place of maps: FITS, CSV or HDF5 with ra, dec, e1, e2, weight")
+    p.add_argument("--mask", help="mask, a map that is 1 where observed")
+    p.add_argument("--catalogue", help="galaxies instead of maps: FITS, CSV or HDF5 with ra, dec, e1, e2, weight")
     p.add_argument(
-        "--pixel-arcmin", type=float, help="side of a pixel, needed with --catalogue (default: file's, 0.29)"
+        "--pixel-arcmin", type=float, help="side of a pixel; required with --catalogue (default: the file's, or 0.29)"
     )
-    p.add_argument("--convention", choices=("lenspack", "conjugate", "transposed"), help="which the components follow")
-    p.add_argument("--signs", nargs=2, type=int, choices=(1, -1), help="of e1 and e2 (default: as the data tell)")
-    p.add_argument("--prior-scale", type=float, default=1.0, help="amplitude of convergence over that of the weights")
+    p.add_argument("--convention", choices=("lenspack", "conjugate", "transposed"), help="convention of the components")
+    p.add_argument("--signs", nargs=2, type=int, choices=(1, -1), help="signs of e1 and e2 (default: from the data)")
+    p.add_argument("--prior-scale", type=float, default=1.0, help="ratio of convergence to that in training")
     p.add_argument("--size", type=int, default=360, help="side of the simulated survey in pixels")
 
 
 def find_survey(args: argparse.Namespace, generator: torch.Generator) -> ShearMap:
-    """Return the survey that the arguments name, or a simulated one like COSMOS, cut from a larger sky."""
+    """Return the survey given by the arguments, or a simulated one like COSMOS, cut from a larger sky."""
     noise: Any = [_number(part) for part in args.noise_std or ()]
     if args.catalogue:
         if args.pixel_arcmin is None or len(noise) > 1 or any(isinstance(part, str) for part in noise):
-            raise ValueError("--catalogue needs --pixel-arcmin, and for --noise-std at most one number, of one shape")
+            raise ValueError("--catalogue needs --pixel-arcmin, and --noise-std at most one number, that of a galaxy")
         convention = args.convention or "lenspack"
         return map_catalogue(
             args.catalogue, args.pixel_arcmin, convention=convention, noise=noise[0] if noise else "scatter"
@@ -73,11 +73,11 @@ def find_survey(args: argparse.Namespace, generator: torch.Generator) -> ShearMa
     seen = noise_std.isfinite()
     n = torch.where(seen, noise_std, 0) * torch.randn(noise_std.shape, generator=generator)
     shear = torch.where(seen, KaiserSquires(wide).A(kappa)[field] + n, 0)
-    return ShearMap(shear, noise_std, seen[:, :1], kappa=kappa[field].clone(), pixel_arcmin=pixel, path=TWIN)
+    return ShearMap(shear, noise_std, seen[:, :1], kappa=kappa[field].clone(), pixel_arcmin=pixel, path=SIMULATED)
 
 
 def wide_sky(shape: tuple[int, int]) -> tuple[int, int]:
-    """Return the size of a periodic sky whose part of this shape (H, W) does not look periodic."""
+    """Return the shape of a periodic sky so large that a part of this shape (H, W) is not periodic."""
     return 2 * shape[0], 2 * shape[1]
 
 
@@ -89,7 +89,7 @@ def _number(part: str) -> float | str:
 
 
 def print_table(entries: list[Entry], A: KaiserSquires, y: Tensor, noise_std: Tensor, truth: Tensor | None) -> None:
-    """Print each method's residual and time and, where the truth is known, its scores; means are not measured."""
+    """Print residual and time of each method and, if the truth is known, scores without the means (not measured)."""
     mask = noise_std.isfinite().all(1, keepdim=True)
     for entry in entries:
         x, score = entry.image, ""
@@ -104,7 +104,7 @@ def print_table(entries: list[Entry], A: KaiserSquires, y: Tensor, noise_std: Te
 def write_survey(
     stem: Path, survey: ShearMap, mass: MassMap, error: Tensor, coverage: float, snr_ks: Tensor, peaks: Peaks
 ) -> None:
-    """Write the map (HDF5); of a real survey all maps (FITS) and its peaks, the highest first (ECSV), on the sky."""
+    """Write the map (HDF5); for a real survey also all maps (FITS) and the peaks, highest first (ECSV)."""
     from astropy.table import Table
 
     write_result(
@@ -119,7 +119,7 @@ def write_survey(
         attributes={"denoiser": "mlpatch:convergence", "sigma": mass.sigma, "command": shlex.join(sys.argv)},
         overwrite=True,
     )
-    if survey.path == TWIN:
+    if survey.path == SIMULATED:
         return
     maps = {"KAPPA_E": mass.kappa_e, "KAPPA_B": mass.kappa_b, "ERROR": error, "SNR_KS": snr_ks, "MASK": survey.mask}
     header = {"DENOISER": "MLPatch convergence", "SHEARCON": survey.convention, "COVERAGE": coverage}
@@ -132,13 +132,13 @@ def write_survey(
         table["ra"].unit = table["dec"].unit = "deg"
     for name, value in {"kappa": mass.kappa_e, "error": error, "snr_ks": snr_ks}.items():
         table[name] = value[0, 0].cpu().numpy()[row, column]
-    table["snr"] = peaks.height.cpu().numpy()  # over the even error map
+    table["snr"] = peaks.height.cpu().numpy()  # relative to the uniform error map
     with atomic(stem.with_name(f"{stem.name}_peaks.ecsv"), overwrite=True) as part:
         table.write(part, format="ascii.ecsv")
 
 
 def finished(mass: MassMap) -> Tensor:
-    """Return E of a mass map that ran to its end: Ctrl-C ends a loop of many, not one map of it."""
+    """Return the E mode of a mass map; if it was interrupted, raise KeyboardInterrupt to end the loop over maps."""
     if mass.stop is Stop.INTERRUPTED:
         raise KeyboardInterrupt
     kappa: Tensor = mass.kappa_e

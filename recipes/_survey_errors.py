@@ -1,4 +1,4 @@
-"""Noise and errors of maps, for `shear_survey.py`."""
+"""Noise and error maps, for `shear_survey.py`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pnp.lensing.gaussian_filter import Gaussian
 
 
 def smooth_inside(values: Tensor, mask: Tensor, px: float = 2.0) -> Tensor:
-    """Return the root of the local mean square within the mask: a standard deviation from few draws is grainy."""
+    """Return the local root mean square within the mask, to smooth a standard deviation found from few draws."""
     smooth = Gaussian((int(mask.shape[-2]), int(mask.shape[-1])), px)
     inside = mask.double().cpu()
     square = smooth(torch.where(mask, values, 0).double().cpu().square()) / smooth(inside)
@@ -19,7 +19,7 @@ def smooth_inside(values: Tensor, mask: Tensor, px: float = 2.0) -> Tensor:
 
 
 def smoothed_noise(A: KaiserSquires, noise_std: Tensor, smoothing_px: float) -> Tensor:
-    """Return the noise of the smoothed Kaiser-Squires map: each pixel's variance, spread by its square response."""
+    """Return the noise of the smoothed Kaiser-Squires map: variances convolved with the squared response."""
     variance = torch.zeros(1, 1, *A.shape, dtype=noise_std.dtype, device=noise_std.device)
     seen = torch.where(noise_std.isfinite(), noise_std, 0)
     for c in (0, 1):

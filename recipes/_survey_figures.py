@@ -1,4 +1,4 @@
-"""The figures of `shear_survey.py`: maps as the field draws them, and iterations."""
+"""Figures of `shear_survey.py`: maps in the conventions of the field, and iterations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pnp.readers import ShearMap
 
 
 class Panel(NamedTuple):
-    """A map (1, 1, H, W) on a figure, its colours and their limits, and peaks to circle."""
+    """A map (1, 1, H, W) of a figure, with colours, limits, and peaks to circle."""
 
     values: Tensor
     label: str
@@ -34,9 +34,9 @@ def draw_survey(
     snr: Tensor,
     peaks: Peaks,
 ) -> None:
-    """Draw the maps as the sky is seen: north up and east to the left where known, the mask outlined, peaks circled.
+    """Draw the maps with north up and east to the left if known, the mask outlined and peaks circled.
 
-    All maps of convergence share one colour scale. The signal-to-noise map stands where a simulation has the truth.
+    All maps of convergence share one colour scale. Without a truth, its place is taken by the signal-to-noise map.
     """
     low, high = (float(mass.kappa_e.cpu()[survey.mask].quantile(q)) for q in (0.005, 0.998))
     panels = {name: Panel(values, "convergence", (low, high)) for name, values in others.items()}
@@ -63,7 +63,7 @@ def draw_survey(
 
 
 def _sky(axis: Any, survey: ShearMap, panel: Panel) -> Any:
-    """Draw one map with its mask, peaks and coordinates: the sky's, or arcminutes, or pixels."""
+    """Draw one map with its mask, its peaks and its coordinates on the sky, in arcminutes or in pixels."""
     height, width = survey.shape
     unit, side = ("arcmin", survey.pixel_arcmin) if survey.pixel_arcmin else ("pixels", 1.0)
     extent = None if survey.wcs else (0.0, width * side, 0.0, height * side)
@@ -92,9 +92,9 @@ def draw_iterations(
     mask: Tensor,
     truth: Tensor | None,
 ) -> None:
-    """Draw what the denoiser gets and gives, in the middle quarter of the map, on one colour scale a row.
+    """Draw input and output of the denoiser in the central quarter of the map, one colour scale per row.
 
-    With the truth, a third row: the power of the error in what the denoiser gets, over sigma^2; 1 is what it is told.
+    With the truth, a third row shows the power of the input's error over sigma^2; the denoiser assumes 1.
     """
     names = list(pairs)
     pairs = {name: pairs[name] for name in [*names[:5], *names[5:][-1:]]}
@@ -110,18 +110,18 @@ def draw_iterations(
             shown = axis.imshow(window, cmap="inferno", vmin=low, vmax=high, origin="lower")
             axis.set(xticks=[], yticks=[])
         figure.colorbar(shown, ax=axes[row].tolist(), shrink=0.8, label="convergence")
-        axes[row, 0].set_ylabel(("the denoiser gets", "the denoiser gives")[row])
-    for column, (name, (gets, _)) in enumerate(pairs.items()):
+        axes[row, 0].set_ylabel(("denoiser input", "denoiser output")[row])
+    for column, (name, (given, _)) in enumerate(pairs.items()):
         axes[0, column].set_title(name, fontsize=10)
         if truth is not None:
-            power = band_powers(gets - truth, mask=mask, n_bands=16)
+            power = band_powers(given - truth, mask=mask, n_bands=16)
             axes[2, column].loglog(power.frequency.cpu().numpy(), power.power[0].cpu().numpy() / sigma**2)
             axes[2, column].axhline(1, color="0.6", linewidth=0.8)
-            axes[2, column].set(ylim=(0.1, 10), xlabel="cycles a pixel")
+            axes[2, column].set(ylim=(0.1, 10), xlabel="cycles per pixel")
             axes[2, column].xaxis.set_minor_formatter("")
             axes[2, column].label_outer()
     if truth is not None:
         axes[2, 0].set_ylabel("power of its error / sigma$^2$")
-    figure.suptitle("ADMM on shear: what the denoiser gets turns into the map and white noise")
+    figure.suptitle("ADMM on shear: the denoiser's input becomes the map plus white noise")
     with atomic(path, overwrite=True) as part:
         figure.savefig(part)

@@ -1,10 +1,10 @@
-"""Calibration: a scan whose angles are off by 2 degrees and whose detector has shifted, put right by its own views.
+"""Calibration: correct a scan whose angles are off by 2 degrees and whose detector has shifted, from its own views.
 
-y = A(angles, offset) x + n, A the Radon transform of an image in 1/mm. The angles are believed to be evenly spaced and
-the detector to be centred; neither is true. `pnp.ct.calibrate` finds both from y, without and with MLPatch to tell what
-images are like, but for a rotation of all views together, which no measurement tells: it is removed before angles and
-images are compared. Plug-and-play ADMM with MLPatch and filtered back-projection with the geometry believed, found and
-true.
+y = A(angles, offset) x + n, A the Radon transform of an image in 1/mm. The assumed geometry, evenly spaced angles and a
+centred detector, is wrong. `pnp.ct.calibrate` finds angles and offset from y, without and with MLPatch as a prior. A
+common rotation of all views cannot be measured and is removed before angles and images are compared. Images are
+reconstructed with the assumed, the calibrated and the true geometry, by plug-and-play ADMM with MLPatch and by filtered
+back-projection.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ p.add_argument("--image", choices=BUILT_IN, default="disc", help="built-in image
 p.add_argument("--size", type=int, default=128, help="side of the built-in image in pixels")
 p.add_argument("--views", type=int, default=120, help="number of angles over half a turn")
 p.add_argument("--jitter", type=float, default=2.0, help="root mean square error of the angles in degrees")
-p.add_argument("--shift", type=float, default=2.5, help="of the detector, in bins")
+p.add_argument("--shift", type=float, default=2.5, help="shift of the detector in bins")
 p.add_argument("--snr", type=float, default=40.0, help="signal-to-noise ratio of the sinogram in dB")
 args = p.parse_args()
 size, views = (32, 24) if args.smoke else (args.size, args.views)
@@ -46,14 +46,14 @@ true = evenly + jitter
 
 
 # Operator
-def make(angles: Tensor, offset: Tensor | float) -> Radon:
+def make_operator(angles: Tensor, offset: Tensor | float) -> Radon:
     n_detectors = math.ceil(1.5 * size) + 2 * math.ceil(abs(args.shift))
     geometry = {"n_detectors": n_detectors, "pitch": pixel_size, "pixel_size": pixel_size}
     return Radon((size, size), angles, offset=offset, **geometry).to(args.device)
 
 
 # Measurements
-clean = make(true, shift).A(truth)
+clean = make_operator(true, shift).A(truth)
 noise_std = float(clean.square().mean().sqrt()) * 10 ** (-args.snr / 20)
 y = clean + noise_std * torch.randn(clean.shape, generator=generator).to(args.device)
 print(
@@ -63,7 +63,7 @@ print(
 
 
 def error_deg(angles: Tensor) -> Tensor:
-    """Error of each view in degrees, without the rotation that all views share."""
+    """Return the error of each view in degrees, without the rotation common to all views."""
     change = angles.cpu() - true
     return torch.rad2deg(change - change.mean())
 
@@ -73,12 +73,12 @@ def rms_deg(angles: Tensor) -> float:
 
 
 def unturned(angles: Tensor) -> Tensor:
-    """The same angles in the frame of the true image."""
+    """Return the angles in the frame of the true image."""
     return angles.cpu() - (angles.cpu() - true).mean()
 
 
 def bars(error: Tensor) -> Tensor:
-    """A picture of the errors: a bar a view, up and down to 6 degrees."""
+    """Return a picture of the errors, one bar per view, up to 6 degrees up and down."""
     error = error[(torch.arange(size) * views) // size]
     level = torch.linspace(6, -6, size)[:, None]
     return peak * ((level * error > 0) & (level.abs() <= error.abs())).float()
@@ -87,9 +87,11 @@ def bars(error: Tensor) -> Tensor:
 # Calibrate
 D = MLPatch.from_pretrained("gray").to(args.device)
 options = {"bounds": (0.0, None), "max_iter": max_iter, "progress": True}
-calibration_options = options | {"max_iter": 31 if args.smoke else None}  # the denoiser is called from the 31st on
+calibration_options = options | {"max_iter": 31 if args.smoke else None}  # the denoiser is used from iteration 31 on
 for name, denoiser in (("views alone", None), ("with MLPatch", D)):
-    found = timed(name, lambda denoiser=denoiser: calibrate(make, y, evenly, denoiser=denoiser, **calibration_options))
+    found = timed(
+        name, lambda denoiser=denoiser: calibrate(make_operator, y, evenly, denoiser=denoiser, **calibration_options)
+    )
     calibration = found.result
     print(
         f"{name}: angles off by {rms_deg(calibration.angles):.3f} degrees (before {rms_deg(evenly):.3f}), detector by "
@@ -100,12 +102,12 @@ for name, denoiser in (("views alone", None), ("with MLPatch", D)):
 peak = data_range(truth)
 panels = {"truth": truth}
 geometries = {
-    "believed": (unturned(evenly), 0.0),
+    "assumed": (unturned(evenly), 0.0),
     "calibrated": (unturned(calibration.angles), calibration.offset),
     "true": (true, shift),
 }
 for name, (angles, offset) in geometries.items():
-    A = make(angles, offset)
+    A = make_operator(angles, offset)
     for entry in (
         timed("FBP, Hann window", lambda A=A: A.fbp(y, window="hann")),
         timed("ADMM + MLPatch", lambda A=A: solve(A, y, D, noise_std=noise_std, **options)),
@@ -114,7 +116,7 @@ for name, (angles, offset) in geometries.items():
         print(f"{name:10s} {entry.name:18s} PSNR {q:6.2f} dB   SSIM {s:6.4f}   {entry.seconds:6.2f} s")
         if name != "true" or entry.name != "FBP, Hann window":
             panels[f"{name}: {entry.name}\n{q:.2f} dB"] = entry.image
-    if name == "believed":
+    if name == "assumed":
         panels[f"error of each view, +-6 degrees\n{rms_deg(angles):.2f} degrees rms"] = bars(error_deg(angles))
     if name == "calibrated":
         result = entry.result

@@ -1,7 +1,7 @@
 """Deblurring: a 512 x 512 photograph behind a Gaussian blur of 1.6 pixels, or a motion blur, with 1 % noise.
 
 y = k * x + n. Plug-and-play ADMM with the local denoiser MLPatch beside a Wiener filter for a 1/f^2 spectrum and
-the same solver with total variation. No setting looks at the true image.
+the same solver with total variation. No setting uses the true image.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Denoising: a 512 x 512 photograph with white noise of standard deviation 25/255.
 
-y = x + n. The local denoiser MLPatch by itself, at two strides, beside a median filter and total variation.
+y = x + n. The local denoiser MLPatch alone, at two strides, beside a median filter and total variation.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Inpainting: a 512 x 512 photograph of which 30 % of the pixels were kept, with a little noise.
+"""Inpainting: a 512 x 512 photograph with 30 % of its pixels and a little noise.
 
-y = m x + n, m a random mask. Plug-and-play ADMM with the local denoiser MLPatch beside interpolation from the
-nearest pixels kept and the same solver with total variation. No setting looks at the true image.
+y = m x + n, m a random mask. Plug-and-play ADMM with the local denoiser MLPatch beside interpolation between the
+measured pixels and the same solver with total variation. No setting uses the true image.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from operators import Mask
 from pnp import solve
 
 p = parser(__doc__)
-p.add_argument("--kept", type=float, default=0.3, help="part of the pixels that is kept")
+p.add_argument("--kept", type=float, default=0.3, help="fraction of the pixels that is kept")
 p.add_argument("--noise", type=float, default=0.01, help="noise standard deviation, relative to the range")
 args = p.parse_args()
 max_iter = 5 if args.smoke else None
@@ -38,7 +38,7 @@ print(f"image {shape}, {100 * float(mask.float().mean()):.1f} % of the pixels, n
 
 
 def interpolated() -> torch.Tensor:
-    """Interpolate linearly between the pixels kept, and take the nearest beyond them."""
+    """Interpolate linearly between measured pixels, and take the nearest outside their hull."""
     pixels, kept = y[0, 0].cpu().numpy(), mask.numpy()
     linear = LinearNDInterpolator(np.argwhere(kept), pixels[kept])(*np.indices(shape))
     nearest = pixels[tuple(distance_transform_edt(~kept, return_distances=False, return_indices=True))]

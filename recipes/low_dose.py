@@ -1,9 +1,9 @@
-"""Low dose: a 512 x 512 slice of a chest or head from few photons a ray, 360 views.
+"""Low dose: a 512 x 512 slice of a chest or head from few photons per ray, 360 views.
 
-counts ~ Poisson(I0 exp(-A x)), A the Radon or fan-beam transform; x is attenuation in 1/mm. Either the logarithm of the
-counts with its noise (penalised weighted least squares, rays without counts left out), or the counts as they are, in
-their Poisson likelihood. Plug-and-play ADMM with MLPatch, trained on crops of 128 x 128 of photographs, beside filtered
-back-projection and the same solver with total variation. No setting looks at the true image.
+counts ~ Poisson(I0 exp(-A x)), A the Radon or fan-beam transform; x is attenuation in 1/mm. The data
+term is either penalised weighted least squares on the logarithm of the counts, without rays that have no counts, or the
+Poisson likelihood of the counts. Plug-and-play ADMM with MLPatch, trained on crops of 128 x 128 of photographs, beside
+filtered back-projection and the same solver with total variation. No setting uses the true image.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ WATER = 0.02  # 1/mm, at 65 keV
 
 p = parser(__doc__, image=None, accepts="your image in 1/mm: TIFF, NPY, HDF5 or FITS (default: built in)")
 p.add_argument("--image", choices=("chest", "head"), default="chest", help="built-in image")
-p.add_argument("--photons", type=float, nargs="+", default=[1e3, 1e4, 1e5], help="I0: photons a ray of the open beam")
-p.add_argument("--views", type=int, default=360, help="over half a turn, or a whole one with --fan")
-p.add_argument("--pixel-size", type=float, help="in mm (default: the image is 400 mm wide, a head 256)")
-p.add_argument("--fan", action="store_true", help="fan beam of a clinical scanner: about eight times slower")
-p.add_argument("--strength", type=float, default=1.0, help="of the priors, see solve")
+p.add_argument("--photons", type=float, nargs="+", default=[1e3, 1e4, 1e5], help="I0, photons per ray of the open beam")
+p.add_argument("--views", type=int, default=360, help="number of angles over half a turn, or a full one with --fan")
+p.add_argument("--pixel-size", type=float, help="side of a pixel in mm (default: the image is 400 mm wide, a head 256)")
+p.add_argument("--fan", action="store_true", help="fan beam of a clinical scanner, about eight times slower")
+p.add_argument("--strength", type=float, default=1.0, help="strength of the priors, see solve")
 args = p.parse_args()
 args.photons, args.views = ([1e4], 60) if args.smoke else (args.photons, args.views)
 size, max_iter = (64, 3) if args.smoke else (512, None)
@@ -63,7 +63,7 @@ print(
     f"{math.exp(-float(clean.max())):.2g} of the photons pass"
 )
 
-# Solve, dose by dose; PSNR is over 0 to the largest attenuation, the error of soft tissue a root mean square
+# Solve for each dose; the PSNR's data range is the largest attenuation, the error of soft tissue a root mean square
 D = MLPatch.from_pretrained("gray").to(args.device)
 peak = float(truth.max())
 soft = (truth > 0.88 * WATER) & (truth < 1.25 * WATER)
@@ -82,7 +82,7 @@ for photons in args.photons:
         timed("PWLS + MLPatch", lambda r=record, o=weighted: solve(A, r.y, D, **o)),
         timed("Poisson + MLPatch", lambda c=counts, o=poisson: solve(A, c, D, **o)),
     ]
-    print(f"I0 = {photons:g}: {float(counts.mean()):.3g} counts a ray, {record.n_starved} rays without any")
+    print(f"I0 = {photons:g}: {float(counts.mean()):.3g} counts per ray, {record.n_starved} rays without any")
     for entry in entries:
         x = entry.image
         q, s = (metric(x, truth, data_range=peak) for metric in (psnr, ssim))
@@ -95,7 +95,7 @@ for photons in args.photons:
         if entry.name != "FBP":
             panels[f"{photons:g} photons: {entry.name}\n{q:.2f} dB, {hu:.0f} HU"] = x
 
-# Figure and files: soft tissue, a row a dose
+# Figure and files: soft tissue, one row per dose
 save(
     args,
     panels | {"truth": truth},

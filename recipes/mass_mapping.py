@@ -2,8 +2,8 @@
 
 gamma = A kappa + n, A of Kaiser and Squires, on a simulated lognormal sky with the holes, border and noise of a
 small survey. Plug-and-play ADMM and PnPMass with a prior trained on other simulated skies, beside the baselines: the
-map of zeros, Kaiser-Squires raw and smoothed, starlets, and the Wiener filter with the true spectrum. Smoothing is
-chosen on simulated maps: no setting looks at the true map.
+map of zeros, Kaiser-Squires raw and smoothed, starlets, and the Wiener filter with the true spectrum. The
+smoothing is chosen on simulated maps; no setting uses the true map.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from pnp.lensing import LognormalKappa, compare_mass_maps, map_mass, pixel_spect
 
 p = parser(__doc__, image=None)
 p.add_argument("--noise", type=float, default=0.17, help="median noise of a shear component in a pixel")
-p.add_argument("--std", type=float, default=0.02, help="standard deviation of simulated maps: source redshifts")
+p.add_argument(
+    "--std", type=float, default=0.02, help="standard deviation of simulated maps; depends on source redshifts"
+)
 p.add_argument("--pixel-arcmin", type=float, default=0.29, help="side of a pixel in arcminutes")
 p.add_argument("--size", type=int, default=512, help="side of the simulated map in pixels")
 args = p.parse_args()
@@ -47,7 +49,7 @@ observed = noise_std.isfinite()
 noise = torch.randn(noise_std.shape, generator=generator).to(args.device)
 y = A.A(kappa) + torch.where(observed, noise_std, 0) * noise
 mask = observed[:, :1]
-print(f"map {shape}, {100 * float(mask.float().mean()):.0f} % observed, noise {args.noise:g} a pixel and component")
+print(f"map {shape}, {100 * float(mask.float().mean()):.0f} % observed, noise {args.noise:g} per pixel and component")
 
 # Solve
 D = MLPatch.from_pretrained("convergence").to(args.device)

@@ -1,10 +1,9 @@
-"""A survey's shear to a mass map: signs checked, E and B modes, calibrated errors, peaks; FITS, HDF5, figure.
+"""Shear survey: a mass map from a survey's shear, with signs checked, E and B modes, calibrated errors and peaks.
 
-gamma = A kappa + n, A of Kaiser and Squires, n of a known standard deviation per pixel, nothing seen behind the mask.
-The shear is a survey's (maps, such as COSMOS's, or a catalogue of galaxies), or a simulated survey's, whose truth is
-known and serves the figures only. The settings of the map come from the noise map alone. Errors are calibrated on
-simulated skies seen through the same mask and noise; how much convergence varies there is measured from the shear
-(--std: is known).
+gamma = A kappa + n, A of Kaiser and Squires, n of known standard deviation per pixel, nothing observed behind the mask.
+The shear comes from a survey (maps, such as COSMOS's, or a catalogue of galaxies) or is simulated; the truth is then
+used for the scores only. The settings of the map depend on the noise map alone. Errors are calibrated on simulated
+skies with the same mask and noise, whose standard deviation is measured from the shear or given by --std.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import torch
 from _common import Entry, parser, timed
-from _survey import PIXEL_ARCMIN, TWIN, add_arguments, find_survey, finished, print_table, wide_sky, write_survey
+from _survey import PIXEL_ARCMIN, SIMULATED, add_arguments, find_survey, finished, print_table, wide_sky, write_survey
 from _survey_errors import smooth_inside, smoothed_noise
 from _survey_figures import draw_iterations, draw_survey
 
@@ -45,10 +44,12 @@ from pnp.lensing import (
 
 p = parser(__doc__, image=None, reads=str, accepts="all maps in one file, FITS or HDF5 (default: a simulated survey)")
 add_arguments(p)
-p.add_argument("--std", type=float, help="standard deviation of simulated convergence (default: measured; twin: 0.02)")
-p.add_argument("--skies", type=int, default=32, help="simulated skies that calibrate and test the error map")
+p.add_argument(
+    "--std", type=float, help="standard deviation of simulated convergence (default: measured; simulated survey: 0.02)"
+)
+p.add_argument("--skies", type=int, default=32, help="number of simulated skies to calibrate and test the error map")
 p.add_argument("--snr", type=float, default=3.0, help="least signal-to-noise ratio of a peak")
-p.add_argument("--iterations", action="store_true", help="draw the iterations as well, shear_survey_iterations.png")
+p.add_argument("--iterations", action="store_true", help="also draw the iterations, shear_survey_iterations.png")
 args = p.parse_args()
 generator = torch.Generator().manual_seed(args.seed)
 
@@ -59,7 +60,7 @@ except ValueError as error:
     p.exit(2, f"{p.prog}: {error}\n")
 print(survey)
 
-# The signs of the components: E and B modes, and the skewness of E, tell; the twin's truth is not asked either
+# Signs of the components, found from E and B modes and the skewness of E, never from the truth
 scores = score_conventions(survey, n_random=8 if args.smoke else 64)
 print(f"signs: {scores.verdict}")
 if args.signs is not None:
@@ -68,18 +69,18 @@ elif scores.best is not None:
     survey = scores.apply(survey)
 print(f"signs used: {survey.signs}{', exchanged' * survey.swap}, convention {survey.convention}")
 
-# One grid for all methods: odd, and with a margin where the field is seen up to its edges, lest opposite ones touch
+# One odd grid for all methods; with a margin if pixels at the edges are observed, to keep opposite edges apart
 edge = survey.mask[..., [0, -1], :].any() | survey.mask[..., [0, -1]].any()
 grid = OddGrid(survey.shape, margin_px=min(survey.shape) // 4 if edge else 0)
 y, noise_std = grid.embed(survey.shear, 0.0).to(args.device), grid.embed(survey.noise_std, math.inf).to(args.device)
 mask = noise_std.isfinite().all(1, keepdim=True)
 truth = None if survey.kappa is None else grid.embed(survey.kappa, 0.0).to(args.device)
 
-# Operator, prior, and what a sky like this one is
+# Operator, prior and simulator of similar skies
 A, wide = (KaiserSquires(s, convention=survey.convention).to(args.device) for s in (grid.shape, wide_sky(grid.shape)))
 pixel = survey.pixel_arcmin or PIXEL_ARCMIN
 measured = measured_spectrum(A, y, noise_std)
-std = args.std or (0.02 if survey.path == TWIN else math.sqrt(float(measured.spectrum.mean())))
+std = args.std or (0.02 if survey.path == SIMULATED else math.sqrt(float(measured.spectrum.mean())))
 spectrum = pixel_spectrum(grid.shape, pixel)
 spectrum *= std**2 / spectrum.mean()
 sky, wide_kappa = (LognormalKappa(operator.shape, pixel_arcmin=pixel, std=std, clusters=True) for operator in (A, wide))
@@ -87,7 +88,7 @@ smoothing_px = best_smoothing(A, sky(2, generator=generator).to(args.device), no
 D = ScaledPrior(MLPatch.from_pretrained("convergence").to(args.device), args.prior_scale)
 print(f"prior: {check_prior(std / args.prior_scale, pixel).advice}")
 
-# Solve: the mass map and what it is measured against
+# Solve: the mass map and its baselines
 A_EB, pairs = partial(KaiserSquiresEB, convention=survey.convention), {}
 solve = partial(map_mass, denoiser=D, make_operator=A_EB, max_iter=4 if args.smoke else None, margin_px=None)
 start = time.perf_counter()
@@ -99,37 +100,37 @@ entries = [
     timed(f"Kaiser-Squires, {smoothing_px:g} px", lambda: smoothed_kaiser_squires(A, y, noise_std, smoothing_px)),
 ][::-1]
 
-# Errors: the Wiener filter's own, times what makes them cover 68.3 % of simulated skies as MLPatch maps them, group by
-# group of pixels from a map's low to its high ones; delta is a half: the middle one of the skies is covered so. That is
-# how well a peak's height is known. Whether there is a peak is asked of E and B alike, in units of an even error map.
+# Errors: those of the Wiener filter, scaled to cover 68.3 % of the errors of MLPatch on simulated skies, separately for
+# groups of pixels by map value; delta = 1/2: the median sky has this coverage. This is the error of a peak's height.
+# Peaks are detected, in E and B alike, in units of an error map with one scale for all pixels.
 n_skies, n_draws = (8, 8) if args.smoke else (args.skies, 64)
 run = partial(solve, b_mode=False, max_iter=mass.n_iter)
 options = {"generator": generator, "progress": True}
 simulated = simulated_errors(lambda *seen: finished(run(*seen)), wide, wide_kappa, noise_std, n_skies, **options)
 sigma = smooth_inside(wiener_std(A, y, noise_std, spectrum, generator=generator, draws=n_draws), mask)
 how = {"coverage": 0.683, "form": "value", "delta": 0.5, "heuristic": sigma, "kappa": mass.kappa_e}
-calibrated, even = calibrate_error(simulated, **how), calibrate_error(simulated, ranks=(), **how)
+calibrated, uniform = calibrate_error(simulated, **how), calibrate_error(simulated, ranks=(), **how)
 
 # Numbers
 print(f"denoiser at sigma {mass.sigma:.3g}")
 if mass.sigma <= D.sigma_range[0]:
-    print("less noise than the weights were trained for, or none: B modes are what edges and gaps make of E")
+    print("the noise is below the training range of the weights; B modes are leakage from E at edges and gaps")
 print_table(entries, A, y, noise_std, truth)
 for factor in (1.0, measured.noise_factor):
     null = b_mode_null(A, y, noise_std * factor**0.5, generator=generator, spectrum=spectrum)
     print(f"B modes: chi2 {null.chi2:.1f} in {null.dof} bands, p = {null.p_value:.2f}, noise variance x {factor:.3f}")
-print(f"error map: {calibrated}\nthe even one: {even}")
+print(f"error map: {calibrated}\nwith one scale: {uniform}")
 
-# Peaks, on the survey's own pixels
+# Peaks, on the pixels of the survey
 crop, mask = grid.crop, survey.mask.to(args.device)
 error, snr_ks = crop(calibrated.error), crop(entries[0].image / smoothed_noise(A, noise_std, smoothing_px))
 mass = replace(mass, kappa_e=crop(mass.kappa_e), kappa_b=crop(mass.kappa_b))
-unit = {"threshold": args.snr, "mask": mask, "noise_std": crop(even.error)}
+unit = {"threshold": args.snr, "mask": mask, "noise_std": crop(uniform.error)}
 peaks, by_chance = find_peaks(mass.kappa_e, **unit), find_peaks(mass.kappa_b, **unit)
 shown = "   ".join(f"({int(i)}, {int(j)}) {h:.1f}" for _, i, j, h in list(zip(*peaks, strict=True))[:6])
 print(f"{len(peaks.row)} peaks above {args.snr:g} errors, {len(by_chance.row)} in B; (row, column) height: {shown}")
 
-# Files and figures, under DIR/<recipe>.*; tables and FITS maps of real surveys only
+# Files and figures, DIR/<recipe>.*; tables and FITS maps for real surveys only
 stem = args.output / Path(sys.argv[0]).stem
 write_survey(stem, survey, mass, error, calibrated.coverage, snr_ks, peaks)
 others = {} if survey.kappa is None else {"truth": survey.kappa}
@@ -138,7 +139,7 @@ draw_survey(stem.with_suffix(".png"), survey, others, mass, error, snr_ks, peaks
 if args.iterations:
     raw = A.A_adjoint(y)
     pairs = {"Kaiser-Squires": (raw, D(raw, mass.sigma)), **pairs}
-    cut = {name: (crop(gets), crop(gives)) for name, (gets, gives) in pairs.items()}
+    cut = {name: (crop(given), crop(found)) for name, (given, found) in pairs.items()}
     known = None if truth is None else crop(truth)
     draw_iterations(stem.with_name(f"{stem.name}_iterations.png"), cut, mass.sigma, mask, known)
 print(f"wrote {', '.join(str(path) for path in sorted(args.output.glob(stem.name + '*')))}")

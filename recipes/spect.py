@@ -1,10 +1,10 @@
 """SPECT: activity in a torso of 64 x 64 x 40 voxels from 60 views over a whole turn, 177Lu or 90Y.
 
-counts ~ Poisson(A x + r), A with attenuation and the depth-dependent response of the collimator, r scatter; x is the
-expected counts a view of each voxel's photons. Plug-and-play ADMM with the Poisson data term and MLPatch, trained on
-photographs, on slices across all three axes, and unrolled EM, whose small networks have learned from other torsos,
-beside OSEM, as it is and smoothed. The measurements are simulated on voxels half as large; no setting looks at the true
-activity.
+counts ~ Poisson(A x + r), A with attenuation and the depth-dependent response of the collimator, r scatter; x is in
+expected counts per view and voxel. Plug-and-play ADMM with the Poisson data term and MLPatch, trained on
+photographs, on slices across all three axes, and unrolled EM, whose small networks were trained on other torsos,
+beside OSEM, unsmoothed and smoothed. The measurements are simulated on voxels of half the side; no setting uses the
+true activity.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from pnp.metrics import nrmse
 from pnp.phantoms import ISOTOPES, REGIONS, emission_scan, region_means
 from pnp.phantoms.emission import FWHM_PER_STD
 
-FIELD = 409.6  # mm, of the grid
-FILTER_FWHM = 10.0  # mm, of the smoothing after OSEM
+FIELD_MM = 409.6  # side of the grid
+FILTER_FWHM_MM = 10.0  # of the smoothing after OSEM
 
 p = parser(__doc__, image=None, accepts="not used: the torso is simulated")
 p.add_argument("--views", type=int, default=60, help="number of angles over a whole turn")
 p.add_argument("--isotope", choices=list(ISOTOPES), default="lu177", help="177Lu at 208 keV, or 90Y's bremsstrahlung")
-p.add_argument("--virtual", action="store_true", help="a patient whose organs are no ellipsoids")
-p.add_argument("--strength", type=float, default=1.0, help="of the prior, see solve")
+p.add_argument("--virtual", action="store_true", help="virtual patient, whose organs are not ellipsoids")
+p.add_argument("--strength", type=float, default=1.0, help="strength of the prior, see solve")
 args = p.parse_args()
 shape, args.views = ((32, 32, 16), 16) if args.smoke else ((64, 64, 40), args.views)
-iterations, max_iter = (4, 4) if args.smoke else (16, None)
-voxel = FIELD / shape[0]
+em_max_iter, max_iter = (4, 4) if args.smoke else (16, None)
+voxel_mm = FIELD_MM / shape[0]
 
 
-# Operator and measurements: a camera, and what it counts of a patient on voxels half as large
+# Operator and measurements: a camera, and its counts of a patient simulated on voxels of half the side
 isotope = ISOTOPES[args.isotope]
 angles = torch.arange(args.views, dtype=torch.float64) * (2 * math.pi / args.views)
 
@@ -55,10 +55,10 @@ def camera(mu: Tensor, size: float) -> SPECT:
     return spect_camera(mu, angles, voxel_size=size, **isotope.camera_options, **cached).to(args.device)
 
 
-options = {"voxel_size_mm": voxel, "seed": args.seed, "virtual": args.virtual, "device": args.device}
+options = {"voxel_size_mm": voxel_mm, "seed": args.seed, "virtual": args.virtual, "device": args.device}
 A, y, scatter, truth, labels = emission_scan(isotope, camera, shape, **options)
 print(
-    f"torso {shape}, voxels of {voxel:g} mm, {args.isotope}, {args.views} views, {float(y.sum()):.4g} counts, "
+    f"torso {shape}, voxels of {voxel_mm:g} mm, {args.isotope}, {args.views} views, {float(y.sum()):.4g} counts, "
     f"{float(scatter.sum()):.3g} of them scatter"
 )
 
@@ -67,14 +67,14 @@ network = UnrolledEM.from_pretrained(args.isotope).to(args.device)
 D = SliceWise(MLPatch.from_pretrained("gray"), axes=(0, 1, 2)).to(args.device)
 options = {"bounds": (0.0, None), "strength": args.strength, "max_iter": max_iter, "progress": True}
 em = timed(
-    "OSEM", lambda: osem(A, y, n_subsets=min(4, args.views), background=scatter, max_iter=iterations, progress=True)
+    "OSEM", lambda: osem(A, y, n_subsets=min(4, args.views), background=scatter, max_iter=em_max_iter, progress=True)
 )
-width = FILTER_FWHM / FWHM_PER_STD / voxel
+width = FILTER_FWHM_MM / FWHM_PER_STD / voxel_mm
 smooth = torch.from_numpy(gaussian_filter(em.image.cpu().numpy(), (0, 0, width, width, width))).to(args.device)
 pnp = timed("ADMM + MLPatch", lambda: solve(A, y, D, data_term=Poisson(background=scatter), **options))
 unrolled = timed("unrolled EM", lambda: network(A, y, scatter, em.image))
-unrolled = unrolled._replace(seconds=unrolled.seconds + em.seconds)  # which it begins with
-entries = [em, Entry(f"OSEM, {FILTER_FWHM:g} mm filter", smooth, em.seconds), pnp, unrolled]
+unrolled = unrolled._replace(seconds=unrolled.seconds + em.seconds)  # it starts from OSEM
+entries = [em, Entry(f"OSEM, {FILTER_FWHM_MM:g} mm filter", smooth, em.seconds), pnp, unrolled]
 
 # Numbers: errors over all voxels, relative to the activity, and recovery, the mean of a region over its true mean
 for entry in entries:
@@ -87,14 +87,14 @@ means = {entry.name: region_means(entry.image.cpu(), labels) for entry in entrie
 for region, true in region_means(truth.cpu(), labels).items():
     print(f"{region:14s} recovery " + "   ".join(f"{name} {mean[region] / true:5.2f}" for name, mean in means.items()))
 
-# Figure: slices across z and y through a lesion, or what is hottest where none fills a voxel; the profile they share
+# Figure: slices across z and y through a lesion, or the hottest voxel if no lesion fills one, and their common profile
 names, volumes = ["truth", *means], [v[0, 0].cpu().numpy() for v in (truth, *(entry.image for entry in entries))]
 lesion = labels.numpy() >= REGIONS.index("lesion 1")
 _, j, k = np.unravel_index((volumes[0] * np.where(lesion, 1e3, 1)).argmax(), shape)
 peak = float(np.percentile(volumes[0], 99.5))
 figure = Figure(figsize=(15, 9), dpi=120, layout="constrained")
 figure.suptitle(
-    f"SPECT of a torso, {args.isotope}, {args.views} views, {float(y.sum()):.2g} counts: expected counts a view"
+    f"SPECT of a torso, {args.isotope}, {args.views} views, {float(y.sum()):.2g} counts: expected counts per view"
 )
 grid = figure.add_gridspec(3, 5, height_ratios=(1, 0.65, 0.8))
 for column, (name, volume) in enumerate(zip(names, volumes, strict=True)):
@@ -106,15 +106,15 @@ for column, (name, volume) in enumerate(zip(names, volumes, strict=True)):
         axis.set_title("" if row else name + error, fontsize=10)
 figure.colorbar(shown, ax=figure.axes, shrink=0.8)
 axis = figure.add_subplot(grid[2, :])
-x_mm = voxel * (np.arange(shape[0]) - (shape[0] - 1) / 2)
+x_mm = voxel_mm * (np.arange(shape[0]) - (shape[0] - 1) / 2)
 for name, volume in zip(names, volumes, strict=True):
     axis.step(x_mm, volume[:, j, k], where="mid", label=name, color="black" if name == "truth" else None)
-axis.set(xlabel="to the patient's left (mm)", ylabel="counts a view", xlim=(-FIELD / 2, FIELD / 2))
+axis.set(xlabel="to the patient's left (mm)", ylabel="counts per view", xlim=(-FIELD_MM / 2, FIELD_MM / 2))
 axis.legend()
 with atomic(args.output / "spect.png", overwrite=True) as part:
     figure.savefig(part)
-response = camera_response(shape, voxel_size=voxel, **isotope.camera_options)
-parameters = {"shape": shape, "angles": A.angles, "voxel_size": voxel, "attenuation": A.attenuation, **response}
+response = camera_response(shape, voxel_size=voxel_mm, **isotope.camera_options)
+parameters = {"shape": shape, "angles": A.angles, "voxel_size": voxel_mm, "attenuation": A.attenuation, **response}
 write_result(
     args.output / "spect.h5",
     pnp.image.cpu().numpy(),

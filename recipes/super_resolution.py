@@ -1,8 +1,7 @@
-"""Super-resolution: a colour picture at a factor of its size, any real number from 1 up.
+"""Super-resolution: enlarge a colour picture by any real factor from 1 up.
 
-The built-in picture, or yours, is first reduced by antialiased bicubic interpolation, so that there is a truth to
-compare with; with --enlarge your picture itself is enlarged. SuperResolver, trained from 64 to 128 pixels, beside
-interpolation.
+The built-in picture, or yours, is first reduced by antialiased bicubic interpolation, so that the truth is known; with
+--enlarge your picture itself is enlarged. SuperResolver, trained to enlarge 64 to 128 pixels, beside interpolation.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ from torch.nn.functional import interpolate
 from denoisers import SuperResolver
 
 p = parser(__doc__, image="astronaut")
-p.add_argument("--factor", type=float, default=4.0, help="output pixels an input pixel (default 4)")
-p.add_argument("--enlarge", action="store_true", help="enlarge the picture itself; there is no truth, then")
+p.add_argument("--factor", type=float, default=4.0, help="enlargement along each side (default 4)")
+p.add_argument("--enlarge", action="store_true", help="enlarge the picture itself, without a truth to compare with")
 args = p.parse_args()
 if not 1 <= args.factor <= 64:
     p.error(f"--factor must be from 1 to 64, got {args.factor:g}")
@@ -34,7 +33,7 @@ S = SuperResolver.from_pretrained("super_resolution").to(args.device)
 
 
 def interpolated(mode: str) -> torch.Tensor:
-    """Interpolate as torch does, on the same grid: both pictures cover the same area."""
+    """Interpolate with torch on the same grid; both pictures cover the same area."""
     return interpolate(y, size, mode=mode, align_corners=False)
 
 
@@ -51,7 +50,7 @@ if truth is None:
 else:
     panels = print_table(entries, truth)
 
-# Figure, of the middle, and files
+# Figure of the central part, and files
 side = min(*size, 192)
 top, left = ((n - side) // 2 for n in size)
 save(

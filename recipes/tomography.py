@@ -2,7 +2,7 @@
 
 y = A x + n, A the Radon transform; x is attenuation in 1/mm, y line integrals without unit. Plug-and-play ADMM
 with the local denoiser MLPatch, trained on photographs in [0, 1], beside filtered back-projection and the same
-solver with total variation. No setting looks at the true image.
+solver with total variation. No setting uses the true image.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pnp import solve
 
 p = parser(__doc__, image="head")
 p.add_argument("--views", type=int, default=60, help="number of angles over half a turn")
-p.add_argument("--pixel-size", type=float, default=0.5, help="side of a pixel, in mm; images are in 1/mm")
+p.add_argument("--pixel-size", type=float, default=0.5, help="side of a pixel in mm; images are in 1/mm")
 p.add_argument("--snr", type=float, default=40.0, help="signal-to-noise ratio of the sinogram in dB")
 args = p.parse_args()
 max_iter = 5 if args.smoke else None
@@ -52,7 +52,7 @@ entries = [
 # Numbers
 panels = print_table(entries, truth)
 
-# Figure and files; a head is shown in a window of soft tissue
+# Figure and files; a head is shown in a soft-tissue window
 soft_tissue = not args.input and args.image == "head"
 window = (0.015, 0.03) if soft_tissue else (float(truth.min()), float(truth.max()))
 save(

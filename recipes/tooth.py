@@ -1,9 +1,9 @@
-"""A measured scan from raw counts to a slice: flats, darks, bad pixels, centre of rotation, reconstruction.
+"""Tooth: a measured scan from raw counts to a slice, with flats, darks, bad pixels and centre of rotation.
 
-y = -log((counts - dark)/(flat - dark)) = A x + n, A the Radon transform with its axis at bin c; without a known length,
-x is attenuation per detector bin. The measurements are a Data Exchange file (such as TomoPy's tooth.h5), or a simulated
-scan with its axis off the middle, flats, darks and a dead pixel. There is no truth for a measured object: every method
-also sees the even views only and predicts the odd ones. Settings follow from the counts alone.
+y = -log((counts - dark)/(flat - dark)) = A x + n, A the Radon transform with its axis at bin c; the size of a bin is
+unknown, so that x is attenuation per bin. The measurements are a Data Exchange file (such as TomoPy's tooth.h5), or a
+simulated scan with an axis off the middle, flats, darks and a dead pixel. As there is no truth for a measured object,
+every method also reconstructs from the even views and predicts the odd ones. Settings depend on the counts alone.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from pnp.readers import CtScan, read_dxchange
 
 
 def read(path: str) -> CtScan:
-    """Read the first row of the detector; the others stay on disk."""
+    """Read the first row of the detector only."""
     return read_dxchange(path, rows=slice(0, 1)).row(0)
 
 
 p = parser(__doc__, image=None, reads=read, accepts="a scan, Data Exchange HDF5 (default: simulated)")
-p.add_argument("--size", type=int, default=None, help="side of the image in bins (default: bins of the detector)")
+p.add_argument("--size", type=int, default=None, help="side of the image in bins (default: that of the detector)")
 args = p.parse_args()
 max_iter = 4 if args.smoke else None
 
@@ -62,24 +62,24 @@ size = n_bins if args.size is None else args.size
 print(f"{name}: {n_views} views of {n_bins} bins, {int(record.bad_pixels.sum())} bad pixels, axis at bin {centre:.2f}")
 
 
-def operator(views: slice, *, centred: bool = True) -> Radon:
+def make_operator(views: slice, *, centred: bool = True) -> Radon:
     offset = offset_from_centre(centre, n_bins) if centred else 0.0
     return Radon((size, size), scan.angles[views], n_detectors=n_bins, offset=offset).to(args.device)
 
 
 def data(views: slice) -> tuple[Tensor, Tensor]:
-    """Line integrals and their noise, (1, 1, n_angles, n_detectors)."""
+    """Return line integrals and their noise, (1, 1, n_angles, n_detectors)."""
     y, noise_std = (t[..., views, :] for t in record.tensors(args.device))
     return y, noise_std
 
 
-# Solve, from all views and from every second one
+# Solve, from all views and from the even ones
 D = MLPatch.from_pretrained("gray").to(args.device)
 METHODS = ("FBP, axis at the middle", "FBP", "FBP, Hann window", "ADMM + MLPatch")
 
 
 def reconstruct(method: str, views: slice) -> object:
-    A, (y, noise_std) = operator(views, centred=method != METHODS[0]), data(views)
+    A, (y, noise_std) = make_operator(views, centred=method != METHODS[0]), data(views)
     if "FBP" in method:
         return A.fbp(y, window="hann") if "Hann" in method else A.fbp(y)
     return solve(A, y, D, noise_std=noise_std, bounds=(0.0, None), max_iter=max_iter, progress=True)
@@ -90,17 +90,17 @@ whole = [timed(method, lambda m=method: reconstruct(m, every)) for method in MET
 half = [timed(method, lambda m=method: reconstruct(m, even)) for method in METHODS]
 
 
-# Numbers: what can be said without a truth
+# Numbers that need no truth
 def distance(x: Tensor, views: slice, method: str) -> tuple[float, float]:
-    """How far A x is from the measurements: in noise levels, and relative to them, on rays that were measured."""
+    """Return the distance of A x from y on measured rays: rms in noise levels, and relative to y."""
     y, noise_std = data(views)
     seen = noise_std.isfinite()
-    r = (operator(views, centred=method != METHODS[0]).A(x) - y)[seen]
+    r = (make_operator(views, centred=method != METHODS[0]).A(x) - y)[seen]
     return float((r / noise_std[seen]).square().mean().sqrt()), float(r.norm() / y[seen].norm())
 
 
 def flattest(x: Tensor, side: int) -> tuple[slice, slice]:
-    """The window with the least variance in x among those of dense material."""
+    """Return the window of dense material with the least variance in x."""
     mean = torch.nn.functional.avg_pool2d(x, side, 1)[0, 0]
     variance = torch.nn.functional.avg_pool2d(x**2, side, 1)[0, 0] - mean**2
     i, j = divmod(int(torch.where(mean > 0.5 * mean.max(), variance, torch.inf).argmin()), mean.shape[1])
@@ -111,7 +111,7 @@ window = flattest(whole[2].image, max(4, size // 32))
 y, noise_std = data(odd)
 seen = noise_std.isfinite()
 floor = float(noise_std[seen].norm() / y[seen].norm())
-print(f"odd views predicted from the even ones; the noise of the counts alone makes {100 * floor:.2f} %")
+print(f"odd views predicted from the even ones; the noise of the counts alone gives {100 * floor:.2f} %")
 panels = {} if truth is None else {"truth": truth}
 for entry, from_even in zip(whole, half, strict=True):
     x, flat_part = entry.image, entry.image[0, 0][window]
@@ -123,7 +123,7 @@ for entry, from_even in zip(whole, half, strict=True):
     )
     panels[f"{entry.name}\nodd views {100 * error:.2f} %"] = x
 
-# Figure and files; the figure shows the object and a little air
+# Figure and files; the figure shows the object with a small margin
 best = whole[-1].image[0, 0]
 rows, columns = ((best > 0.25 * best.max()).any(axis).nonzero() for axis in (1, 0))
 part = tuple(slice(max(0, int(i.min()) - size // 32), int(i.max()) + size // 32) for i in (rows, columns))

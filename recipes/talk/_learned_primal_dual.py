@@ -3,8 +3,8 @@
     h += Gamma_i(h, A f_2, g)      f += Lambda_i(f, A* h_1)      i = 1 ... 10
 
 from h = 0, f = 0; primal f and dual h have five channels each, Gamma_i and Lambda_i are three 3 x 3 convolutions of 32
-channels with PReLU. The reconstruction is f_1. Unlike a local network it needs the whole image and all of the sinogram
-at every step of its training.
+channels with PReLU. The reconstruction is f_1. Unlike a local network it needs the whole image and sinogram in
+every training step.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from torch import Tensor, nn
 from operators import Radon
 from pnp.algorithms.linalg import operator_norm
 
-MEMORY = 5
-"""Channels of primal and dual."""
+CHANNELS = 5
+"""Number of channels of primal and dual."""
 ITERATIONS = 10
 
 
 class Update(nn.Sequential):
-    """Three 3 x 3 convolutions, of which the last begins small."""
+    """Three 3 x 3 convolutions, the last with small initial weights."""
 
-    def __init__(self, given: int, width: int = 32) -> None:
-        layers = [nn.Conv2d(i, o, 3, padding=1) for i, o in ((given, width), (width, width), (width, MEMORY))]
+    def __init__(self, inputs: int, width: int = 32) -> None:
+        layers = [nn.Conv2d(i, o, 3, padding=1) for i, o in ((inputs, width), (width, width), (width, CHANNELS))]
         for layer in layers:
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -33,22 +33,22 @@ class Update(nn.Sequential):
 
 
 class LearnedPrimalDual(nn.Module):
-    """Sinograms (B, 1, views, bins) to slices (B, 1, N, N); A and y are normalised, so that it knows no units."""
+    """Reconstruct slices (B, 1, N, N) from sinograms (B, 1, views, bins); A and y are normalised."""
 
     def __init__(self, radon: Radon) -> None:
         super().__init__()
         self.radon = radon
         probe = torch.randn(1, 1, *radon.shape, generator=torch.Generator().manual_seed(0))
         self.norm = operator_norm(radon.A_adjoint_A, probe)
-        self.dual = nn.ModuleList(Update(MEMORY + 2) for _ in range(ITERATIONS))
-        self.primal = nn.ModuleList(Update(MEMORY + 1) for _ in range(ITERATIONS))
+        self.dual = nn.ModuleList(Update(CHANNELS + 2) for _ in range(ITERATIONS))
+        self.primal = nn.ModuleList(Update(CHANNELS + 1) for _ in range(ITERATIONS))
 
     def forward(self, y: Tensor) -> Tensor:
-        """Reconstruct."""
+        """Return the reconstruction f_1."""
         scale = y.square().mean((1, 2, 3), keepdim=True).sqrt()
         g = y / scale
-        h = g.new_zeros(len(g), MEMORY, *g.shape[2:])
-        f = g.new_zeros(len(g), MEMORY, *self.radon.shape)
+        h = g.new_zeros(len(g), CHANNELS, *g.shape[2:])
+        f = g.new_zeros(len(g), CHANNELS, *self.radon.shape)
         for dual, primal in zip(self.dual, self.primal, strict=True):
             h = h + dual(torch.cat([h, self.radon.A(f[:, 1:2]) / self.norm, g], 1)).float()
             f = f + primal(torch.cat([f, self.radon.A_adjoint(h[:, :1]) / self.norm], 1)).float()

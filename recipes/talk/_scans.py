@@ -1,4 +1,4 @@
-"""What the two recipes of GLIMPSE share: slices, their parallel-beam measurements, and training under a budget."""
+"""Shared code of the two GLIMPSE recipes: slices, parallel-beam measurements, and training under a budget."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from pnp.phantoms import head
 from pnp.training import Interrupted, Task, TrainingOptions, load_checkpoint, train
 from pnp.training.muon import fast_bfloat16
 
-HELD_OUT = 2 * 10**6
-"""Seed of what is tested: no training draws from it, and no default was chosen on it."""
+TEST_SEED = 2 * 10**6
+"""Seed of the test data, which are used neither in training nor to choose defaults."""
 
 
 class Scans(NamedTuple):
-    """Slices (n, 1, N, N) and their measurements (n, 1, views, bins): without noise to learn from, with it to test."""
+    """Slices (n, 1, N, N) and measurements (n, 1, views, bins): noiseless for training, noisy for tests."""
 
     radon: Radon
     train: tuple[Tensor, Tensor]
@@ -37,24 +37,28 @@ class Scans(NamedTuple):
 
 
 def scan_arguments(p: argparse.ArgumentParser, minutes: float) -> None:
-    """Add what says how slices are measured and how long is learned from them."""
-    p.add_argument("--data", type=Path, metavar="FOLDER", help="slices, images (default: simulated chests)")
-    p.add_argument("--minutes", type=float, default=minutes, help=f"of training for each network (default {minutes:g})")
-    p.add_argument("--batch", type=int, default=8, help="slices in a step (default 8)")
-    p.add_argument("--slices", type=int, default=400, help="how many are simulated (default 400)")
+    """Add the arguments of the measurements and the training."""
+    p.add_argument("--data", type=Path, metavar="FOLDER", help="images of slices (default: simulated chests)")
+    p.add_argument(
+        "--minutes", type=float, default=minutes, help=f"minutes of training per network (default {minutes:g})"
+    )
+    p.add_argument("--batch", type=int, default=8, help="slices per step (default 8)")
+    p.add_argument("--slices", type=int, default=400, help="number of simulated slices (default 400)")
     p.add_argument("--size", type=int, default=128, help="side of the slices in pixels (default 128)")
-    p.add_argument("--views", type=int, default=30, help="over half a turn (default 30)")
-    p.add_argument("--noise-db", type=float, default=40.0, help="noise below the measurements (default 40 dB)")
-    p.add_argument("--seed", type=int, default=0, help="of the weights, the slices and the noise")
+    p.add_argument("--views", type=int, default=30, help="number of angles over half a turn (default 30)")
+    p.add_argument(
+        "--noise-db", type=float, default=40.0, help="signal-to-noise ratio of the measurements in dB (default 40)"
+    )
+    p.add_argument("--seed", type=int, default=0, help="seed of the weights, the slices and the noise")
 
 
 def scans(args: argparse.Namespace, angles: Tensor | None = None, n_tests: int = 16) -> Scans:
-    """Make the slices and measure them; those of a folder that are tested are its last.
+    """Make the slices and measure them; the last ones of a folder are for tests.
 
     Args:
-        args: of `scan_arguments`.
+        args: arguments of `scan_arguments`.
         angles: radians; None: uniform over half a turn.
-        n_tests: slices tested, in distribution and out of it.
+        n_tests: number of test slices, in distribution and out of it.
     """
     if args.smoke:
         args.minutes, args.slices, args.size, args.views, args.batch, n_tests = 0.02, 6, 32, 12, 2, 2
@@ -66,8 +70,8 @@ def scans(args: argparse.Namespace, angles: Tensor | None = None, n_tests: int =
         x, inside = x[:-n_tests], x[-n_tests:]
     else:
         x, about = chests(args.slices, args.size, args.seed, progress=not args.smoke)
-        inside, _ = chests(n_tests, args.size, HELD_OUT, progress=False)
-    g = torch.Generator().manual_seed(HELD_OUT)
+        inside, _ = chests(n_tests, args.size, TEST_SEED, progress=False)
+    g = torch.Generator().manual_seed(TEST_SEED)
     outside = torch.cat([head(args.size, generator=g) for _ in range(n_tests)])
     tests = {"ID": inside, "OOD: heads": outside}
     measured = {name: (t, add_noise(radon.A(t), args.noise_db, generator=g)) for name, t in tests.items()}
@@ -75,7 +79,7 @@ def scans(args: argparse.Namespace, angles: Tensor | None = None, n_tests: int =
 
 
 def glimpse(kind: str, radon: Radon, seed: int, angles: Tensor | None = None, **options: Any) -> tuple[Glimpse, dict]:
-    """Return an untrained GLIMPSE of this kind, and what patches it learns from; its angles are given or the scan's."""
+    """Return an untrained GLIMPSE of this kind, with given angles or the scan's, and its options for patches."""
     architecture, patches = ARCHITECTURES[kind]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -85,14 +89,14 @@ def glimpse(kind: str, radon: Radon, seed: int, angles: Tensor | None = None, **
 
 
 class WholeSlices(Task):
-    """Whole slices, from their filtered back-projections for convolutional networks, else from their measurements."""
+    """Training task on whole slices, from filtered back-projections (convolutional networks) or from measurements."""
 
     def __init__(
         self, model: nn.Module, radon: Radon, pairs: tuple[Tensor, Tensor], noise_db: float, *, from_fbp: bool = True
     ) -> None:
         super().__init__("train", model, {"noise_db": noise_db, "images": len(pairs[0])}, "setting")
         self.pairs, self.noise_db, self.from_fbp = pairs, noise_db, from_fbp
-        self.fbp = copy.deepcopy(radon).to(self.device).fbp  # a function: the operator is nothing to be trained
+        self.fbp = copy.deepcopy(radon).to(self.device).fbp  # a function, as the operator is not trained
 
     def draw(self, batch: int, *, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Return measurements (batch, 1, views, bins) and slices (batch, 1, N, N)."""
@@ -100,7 +104,7 @@ class WholeSlices(Task):
         return add_noise(self.pairs[1][which], self.noise_db, generator=generator), self.pairs[0][which]
 
     def forward(self, y: Tensor, x: Tensor) -> Tensor:
-        """Mean square error relative to the mean square of the back-projections."""
+        """Return ten times the mean square error relative to the mean square of the back-projections."""
         fbp = self.fbp(y)
         with torch.autocast(fbp.device.type, torch.bfloat16, enabled=fast_bfloat16(fbp.device)):
             z = self.model(fbp if self.from_fbp else y)
@@ -110,14 +114,14 @@ class WholeSlices(Task):
 
 
 class Normalised(nn.Module):
-    """A network on images divided by their root mean square, so that it knows no units either."""
+    """Apply a network to images divided by their root mean square, so that it is free of units."""
 
     def __init__(self, network: nn.Module, multiple: int = 8) -> None:
         super().__init__()
         self.network, self.multiple = network, multiple
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply the network to x (B, 1, H, W); sides are repeated up to a multiple of 8."""
+        """Apply the network to x (B, 1, H, W), padded to sides that are multiples of 8."""
         scale = x.square().mean((1, 2, 3), keepdim=True).sqrt()
         beyond = (0, -x.shape[3] % self.multiple, 0, -x.shape[2] % self.multiple)
         x_ = nn.functional.pad(x / scale, beyond, mode="replicate").contiguous(memory_format=torch.channels_last)
@@ -128,7 +132,7 @@ class Normalised(nn.Module):
 def unet(seed: int) -> nn.Module:
     """Return deepinv's U-Net (Jin et al., TIP 2017), untrained, from back-projection to slice.
 
-    With half the paper's channels, 2.2 M parameters: at a given budget it is trained the further.
+    It has half the paper's channels, 2.2 M parameters, to get further in training under a given budget.
     """
     from deepinv.models import UNet
 
@@ -139,7 +143,7 @@ def unet(seed: int) -> nn.Module:
 
 
 def train_for(task: Task, path: Path, args: argparse.Namespace, name: str, rate: float = 1e-3) -> dict[str, Any]:
-    """Train for args.minutes, or go on where the checkpoint at `path` stops; return the checkpoint's contents."""
+    """Train for args.minutes, resuming from the checkpoint at `path`; return the contents of the checkpoint."""
     state = load_checkpoint(path) if path.exists() else None
     if state is None or state["seconds"] < 60 * args.minutes:
         print(f"{name}: {args.minutes:g} minutes", flush=True)
@@ -147,7 +151,7 @@ def train_for(task: Task, path: Path, args: argparse.Namespace, name: str, rate:
         try:
             train(task, options, checkpoint=path, resume=True, progress=not args.smoke)
         except Interrupted as stop:
-            print(f"{name}: {stop}; the same command goes on from there", file=sys.stderr)
+            print(f"{name}: {stop}; the same command resumes", file=sys.stderr)
             sys.exit(128 + stop.number)
         state = load_checkpoint(path)
     task.model.load_state_dict(state["average"])
@@ -156,7 +160,7 @@ def train_for(task: Task, path: Path, args: argparse.Namespace, name: str, rate:
 
 
 def checkpoints(args: argparse.Namespace, data: Scans) -> Path:
-    """Return the folder of this recipe's checkpoints; refuse one that was begun with other settings or other slices."""
+    """Return the folder of this recipe's checkpoints; refuse one with other settings or other slices."""
     names = ("data", "batch", "slices", "size", "views", "noise_db", "seed")
     settings = {f"--{name.replace('_', '-')}": str(getattr(args, name)) for name in names}
     pairs = (data.train, *data.tests.values())
@@ -167,7 +171,7 @@ def checkpoints(args: argparse.Namespace, data: Scans) -> Path:
 
 
 def score(reconstruct: Callable[[Tensor], Tensor], pair: tuple[Tensor, Tensor]) -> tuple[float, float, Tensor]:
-    """Mean PSNR in dB and SSIM (data range: a slice's maximum), and the first reconstruction (N, N)."""
+    """Return mean PSNR in dB and SSIM (data range: the slice's maximum), and the first reconstruction (N, N)."""
     x, y = pair
     with torch.no_grad():
         found = [reconstruct(one[None])[0].float().cpu().clamp(min=0) for one in y]  # attenuation is not negative

@@ -1,4 +1,4 @@
-"""What the talk's recipes share: arguments, the record of a run, training under a budget, tables and files."""
+"""Shared code of the talk's recipes: arguments, the record of a run, training under a budget, tables and files."""
 
 from __future__ import annotations
 
@@ -35,27 +35,27 @@ from pnp.training import (
 from pnp.training.images import Crops, Sampler
 
 LEVELS = NoiseLevels(0.5 / 255, 55 / 255)
-"""Of all trainings: sigma uniform, nearly from zero, where the loss's weight 1/sigma has its pole."""
+"""Noise levels in training: sigma is uniform, above zero because the loss has the weight 1/sigma."""
 
 
 class Trained(NamedTuple):
-    """A network with its averaged weights, and how far its budget took it."""
+    """A network with its averaged weights, and the amount of its training."""
 
     model: nn.Module
     parameters: int
-    """That were trained."""
+    """Number of trained parameters."""
     steps: int
     crops: int
     seconds: float
     history: list[list[float]]
-    """[step, seconds, validation] of every validation."""
+    """[step, seconds, PSNR] of every validation."""
 
 
 class Parser(argparse.ArgumentParser):
-    """Arguments checked before anything is computed: what is wrong with them is one sentence and exit code 2."""
+    """Parser that checks arguments before anything is computed; an error is one line and exit code 2."""
 
     def parse_args(self, *arguments: Any, **options: Any) -> Any:
-        """Parse; make the output folder; put everything on a GPU where there is one and nothing else was asked."""
+        """Parse; make the output folder; choose the GPU if there is one and no device is given."""
         args = super().parse_args(*arguments, **options)
         args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
@@ -66,12 +66,12 @@ class Parser(argparse.ArgumentParser):
             self.refuse(f"--output {args.output} is not writable; name another folder")
         return args
 
-    def refuse(self, what: object) -> NoReturn:
-        """Say on stderr what is wrong, and exit with code 2."""
-        self.exit(2, f"{self.prog}: {what}\n")
+    def refuse(self, error: object) -> NoReturn:
+        """Print an error to stderr, and exit with code 2."""
+        self.exit(2, f"{self.prog}: {error}\n")
 
     def photographs(self, args: argparse.Namespace) -> tuple[Photographs, Crops]:
-        """Read args.data and make crops to learn from; refuse what cannot serve."""
+        """Read args.data and make training crops; exit if the folder is unsuitable."""
         try:
             photos = photographs(args.data, args.channels)
             return photos, Crops(photos.train, args.crop)
@@ -79,7 +79,7 @@ class Parser(argparse.ArgumentParser):
             self.refuse(error)
 
     def mlpatch(self, weights: str, channels: int | None = None) -> MLPatch:
-        """Load MLPatch from a name in the package or a file; refuse what is neither, or not for so many channels."""
+        """Load MLPatch by a packaged name or from a file; exit if that fails or the channels do not fit."""
         try:
             D = MLPatch.from_pretrained(weights)
         except ValueError as error:
@@ -92,13 +92,13 @@ class Parser(argparse.ArgumentParser):
 def parser(
     description: str, *, names: Sequence[str] = networks.NAMES, sizes: bool = True, channels: int | None = 3
 ) -> Parser:
-    """Return the arguments that the talk's recipes share; add a recipe's own to them.
+    """Return a parser with the arguments that the talk's recipes share.
 
     Args:
         description: the recipe's docstring.
-        names: default of --networks; without any there is no such argument.
+        names: default of --networks; empty: no such argument.
         sizes: whether there is --sizes.
-        channels: default of --channels; None: there is no such argument.
+        channels: default of --channels; None: no such argument.
     """
     p = Parser(description=description.splitlines()[0])
     if names:
@@ -107,24 +107,28 @@ def parser(
         p.add_argument("--sizes", choices=networks.SIZES, default="paper", help="talk: DnCNN, IRCNN of 3 M parameters")
     if channels:
         p.add_argument("--channels", type=int, choices=(1, 3), default=channels, help="1: grey, 3: colour")
-    p.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+    p.add_argument("--device", help="cpu or cuda (default: cuda if available)")
     p.add_argument("--output", type=Path, default=Path("results/talk"), metavar="DIR", help="default: results/talk")
-    p.add_argument("--smoke", action="store_true", help="a small, quick run to see that everything works")
+    p.add_argument("--smoke", action="store_true", help="small, quick run to test that everything works")
     return p
 
 
 def training_arguments(p: argparse.ArgumentParser, minutes: float) -> None:
-    """Add what says how the networks are trained."""
-    p.add_argument("--data", type=Path, metavar="FOLDER", help="photographs (default: four of scikit-image's, too few)")
-    p.add_argument("--minutes", type=float, default=minutes, help=f"of training for each network (default {minutes:g})")
-    p.add_argument("--batch", type=int, default=16, help="crops in a step (default 16)")
+    """Add the arguments of the training."""
+    p.add_argument("--data", type=Path, metavar="FOLDER", help="photographs (default: four from scikit-image, too few)")
+    p.add_argument(
+        "--minutes", type=float, default=minutes, help=f"minutes of training per network (default {minutes:g})"
+    )
+    p.add_argument("--batch", type=int, default=16, help="crops per step (default 16)")
     p.add_argument("--crop", type=int, default=128, help="side of the crops in pixels (default 128)")
-    p.add_argument("--optimizer", choices=("muon", "adamw"), default="muon", help="of all networks (default muon)")
-    p.add_argument("--seed", type=int, default=0, help="of the weights, the crops and the noise")
+    p.add_argument(
+        "--optimizer", choices=("muon", "adamw"), default="muon", help="optimiser of all networks (default muon)"
+    )
+    p.add_argument("--seed", type=int, default=0, help="seed of the weights, the crops and the noise")
 
 
 def record(args: argparse.Namespace) -> str:
-    """Return the command line and the machine, without which a figure means nothing."""
+    """Return the command line and the machine, to go with every figure."""
     device = args.device
     if device.startswith("cuda"):
         device = f"{device}, {torch.cuda.get_device_name(device)}"
@@ -133,10 +137,10 @@ def record(args: argparse.Namespace) -> str:
 
 
 def checkpoints(args: argparse.Namespace, photos: Photographs) -> Path:
-    """Return the folder of this recipe's checkpoints; refuse one that was begun with other settings or another split.
+    """Return the folder of this recipe's checkpoints; refuse one with other settings or another split.
 
-    Only the minutes may change: a longer budget goes on where the shorter one stopped. Of the split, a checksum of the
-    images held out is kept, so that none of them can have been learned from before the folder changed.
+    Only the minutes may change: a longer budget resumes where the shorter one stopped. A checksum of the held-out
+    images is stored, so that none of them was used in training if the folder of photographs has changed since.
     """
     names = ("sizes", "channels", "data", "batch", "crop", "optimizer", "rate", "seed")
     settings = {f"--{name}": str(getattr(args, name)) for name in names if hasattr(args, name)}
@@ -146,7 +150,7 @@ def checkpoints(args: argparse.Namespace, photos: Photographs) -> Path:
 
 
 def settled(args: argparse.Namespace, settings: dict[str, str]) -> Path:
-    """Return the folder of this recipe's checkpoints; exit where it was begun with other settings than these."""
+    """Return the folder of this recipe's checkpoints; exit if it was made with other settings."""
     folder: Path = args.output / (Path(sys.argv[0]).stem + ("_smoke" if args.smoke else ""))
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "settings.json"
@@ -154,7 +158,7 @@ def settled(args: argparse.Namespace, settings: dict[str, str]) -> Path:
     for name in settings:
         if earlier.get(name) != settings[name]:
             print(
-                f"{folder} was begun with {name} {earlier.get(name)}, not {settings[name]}; name another --output",
+                f"{folder} was made with {name} {earlier.get(name)}, not {settings[name]}; name another --output",
                 file=sys.stderr,
             )
             sys.exit(2)
@@ -171,14 +175,14 @@ def train(
     *,
     build: Callable[[], nn.Module] | None = None,
 ) -> Trained:
-    """Train a network for `args.minutes`, or go on where the checkpoint at `path` stops; one that is done is read.
+    """Train a network for `args.minutes`, resuming from the checkpoint at `path`; a finished one is only read.
 
     Args:
-        name: of the network: one of networks.NAMES, unless `build` makes it.
+        name: name of the network, one of networks.NAMES unless `build` makes it.
         path: its checkpoint.
-        sampler: draws what it learns from.
+        sampler: draws training crops.
         args: budget, batch, optimiser, seed and device.
-        validate: measured over the training, with the averaged weights.
+        validate: score recorded during training, with the averaged weights.
         build: makes the untrained network.
     """
     model = build() if build else networks.build(name, args.channels, sizes=args.sizes, seed=args.seed)
@@ -200,7 +204,7 @@ def train(
                 progress=not args.smoke,
             )
         except Interrupted as stop:
-            print(f"{name}: {stop}; the same command goes on from there", file=sys.stderr)
+            print(f"{name}: {stop}; the same command resumes", file=sys.stderr)
             sys.exit(128 + stop.number)
         state = load_checkpoint(path)
     model.load_state_dict(state["average"])
@@ -211,27 +215,27 @@ def train(
 
 
 def synchronize(device: str) -> None:
-    """Wait until a GPU has done what it was asked for: before and after what is timed."""
+    """Wait until a GPU is idle: before and after timed code."""
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
 
 
 def status_bytes(key: str) -> int:
-    """Return a size that Linux tells of this process: VmHWM, its resident peak, or VmData, what it may write to."""
+    """Return a size of this process from Linux, in bytes: VmHWM, the resident peak, or VmData, private data."""
     return int(re.search(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
 
 
 def resident_rise(call: Callable[[], object]) -> int:
-    """Return by how many bytes the resident size of this process rose at most during a call."""
+    """Return the peak rise of this process's resident size during a call, in bytes."""
     with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # the peak so far, that of the imports, is forgotten
+        Path("/proc/self/clear_refs").write_text("5")  # reset the peak, which the imports raised
     before = status_bytes("VmHWM")
     call()
     return status_bytes("VmHWM") - before
 
 
 def noisy_score(images: list[Tensor], sigma: float) -> float:
-    """Mean PSNR in dB of the noisy images themselves, measured as `denoising_psnr` does."""
+    """Return the mean PSNR in dB of the noisy images themselves, measured as by `denoising_psnr`."""
     return denoising_psnr(lambda y, s: y, images, sigma)
 
 
@@ -242,20 +246,20 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all, over an earlier one."""
+    """Write a file atomically, replacing an earlier one."""
     with atomic(path, overwrite=True) as part:
         part.write_text(text)
 
 
 def save(args: argparse.Namespace, rows: list[dict[str, Any]], report: str, figure: Any, also: str = "") -> None:
-    """Write <recipe>.csv (rows of the same keys), .md and .png, each whole or not at all, and say so.
+    """Write <recipe>.csv, .md and .png, each atomically, and print their paths.
 
     Args:
-        args: with the folder.
-        rows: of the CSV file.
+        args: arguments with the output folder.
+        rows: rows of the CSV file, with the same keys.
         report: text of the Markdown file.
-        figure: of matplotlib.
-        also: what else to say.
+        figure: matplotlib figure.
+        also: text to append to the printed line.
     """
     stem = args.output / Path(sys.argv[0]).stem
     with atomic(stem.with_suffix(".csv"), overwrite=True) as part, part.open("w", newline="") as file:

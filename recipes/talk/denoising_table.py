@@ -1,9 +1,9 @@
 """The talk's first table: five denoisers trained under one budget, tested in and out of distribution.
 
-The same minutes, machine, optimiser, crops and noise levels for each: sigma uniform in [0.5, 55]/255, on photographs.
-Tested at the talk's noise, sigma 0.14, and at 15, 25 and 50/255, on photographs held out and on what none has seen
-(`distributions.py`). PSNR in dB, clipped to [0, 1], mean over the images of a set; fixed seeds. A run that was stopped
-goes on from its checkpoints, and networks whose minutes are used up are not trained again.
+All are trained on photographs with the same minutes, machine, optimiser, crops and noise levels, sigma uniform in
+[0.5, 55]/255. They are tested at the talk's noise, sigma 0.14, and at 15, 25 and 50/255, on held-out photographs and
+out of distribution (`distributions.py`). PSNR in dB, clipped to [0, 1], mean over the images of a set; fixed seeds. A
+stopped run resumes from its checkpoints, and networks whose minutes are used up are not trained again.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from pnp.training import denoising_psnr
 
 p = parser(__doc__)
 training_arguments(p, minutes=30)
-p.add_argument("--images", type=int, default=24, help="test images of each set (default 24, all that are held out)")
+p.add_argument("--images", type=int, default=24, help="test images per set (default 24, all held-out ones)")
 p.add_argument("--size", type=int, default=128, help="side of the test images in pixels (default 128, as in the talk)")
 args = p.parse_args()
-TALK = 0.14
-levels = {"0.14": TALK, "15/255": 15 / 255, "25/255": 25 / 255, "50/255": 50 / 255}
+TALK_SIGMA = 0.14
+levels = {"0.14": TALK_SIGMA, "15/255": 15 / 255, "25/255": 25 / 255, "50/255": 50 / 255}
 if args.smoke:
     args.minutes, args.batch, args.crop, args.images, args.size = 0.01, 1, 72, 1, 48
-    levels = {"0.14": TALK}
+    levels = {"0.14": TALK_SIGMA}
 run = record(args)
 print(run)
 
@@ -38,7 +38,7 @@ except ValueError as error:
     p.refuse(error)
 print(f"Trained on {photos.about}.")
 
-# Train: a few held-out photographs are looked at on the way, none chooses anything
+# Train; a few held-out photographs are scored meanwhile, but nothing is chosen by them
 folder = checkpoints(args, photos)
 watched = sets["ID: photographs"][:4]
 trained = {
@@ -70,18 +70,18 @@ budget = markdown(
 )
 about = (
     f"Trained on {photos.about}; batch {args.batch}, {args.optimizer}, sigma in [0.5, 55]/255, "
-    f"seed {args.seed}. PSNR in dB, {args.size} x {args.size} pixels, {args.images} images a set at most."
+    f"seed {args.seed}. PSNR in dB, {args.size} x {args.size} pixels, at most {args.images} images per set."
 )
 report = "\n\n".join(["# Denoising, in and out of distribution", run, about, *tables, "### Budget", budget]) + "\n"
 print(f"\n{tables[0]}\n\n{budget}")
 
 # Figure: the first image of every set at the talk's noise
 panels = {"truth": lambda x, y: x, "noisy": lambda x, y: y}
-panels |= {n: lambda x, y, m=t.model: m(y.to(args.device), TALK).cpu() for n, t in trained.items()}
+panels |= {n: lambda x, y, m=t.model: m(y.to(args.device), TALK_SIGMA).cpu() for n, t in trained.items()}
 figure = Figure(figsize=(1.7 * len(panels), 1.95 * len(sets) + 0.3), dpi=150, layout="constrained")
 for axes, (title, images) in zip(figure.subplots(len(sets), len(panels), squeeze=False), sets.items(), strict=True):
     x = images[0][None]
-    y = x + TALK * torch.randn(x.shape[1:], generator=torch.Generator().manual_seed(0))
+    y = x + TALK_SIGMA * torch.randn(x.shape[1:], generator=torch.Generator().manual_seed(0))
     for axis, (name, panel) in zip(axes, panels.items(), strict=True):
         with torch.no_grad():
             z = panel(x, y).clamp(0, 1)
@@ -90,7 +90,7 @@ for axes, (title, images) in zip(figure.subplots(len(sets), len(panels), squeeze
         axis.imshow(pixels.numpy(), cmap="gray", vmin=0, vmax=1)
         axis.set_axis_off()
         axis.set_title(title if name == "truth" else f"{name} {psnr:.1f}", fontsize=8)
-figure.suptitle(f"Denoising, sigma {TALK}: PSNR of each image in dB", fontsize=10)
+figure.suptitle(f"Denoising, sigma {TALK_SIGMA}: PSNR of each image in dB", fontsize=10)
 
 # Files
 save(args, rows, report, figure, f"; checkpoints in {folder}")

@@ -1,6 +1,6 @@
-"""Images of several distributions, none downloaded: photographs to train on, and what they have never seen.
+"""Images of several distributions, without downloads: photographs for training, and others for tests.
 
-In distribution are held-out photographs of the folder given. Out of distribution are
+In distribution are held-out photographs of the given folder. Out of distribution are
 
     heads        simulated CT slices of heads (`pnp.phantoms`), window 0.016 to 0.028 per mm
     textures     brick, grass and gravel, grey
@@ -9,8 +9,8 @@ In distribution are held-out photographs of the folder given. Out of distributio
     documents    printed and photographed text, grey
     convergence  lognormal maps of dark matter (`pnp.lensing`), from -1.28 to 6 standard deviations
 
-of which textures to documents come with scikit-image's wheel. All are float32 in [0, 1], (C, size, size), the same on
-every call; grey ones repeat their values in all channels.
+Textures, astronomy, medical and documents come with scikit-image. All are float32 in [0, 1], (C, size, size), the same
+on every call; grey images repeat their values in all channels.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ class Photographs(NamedTuple):
     about: str
 
 
-HELD_OUT = 24
-"""Photographs, at most: the split depends on the folder alone, and not on how many images a run tests."""
+MAX_HELD_OUT = 24
+"""Maximum number of held-out photographs; the split depends on the folder alone, not on the number of tests."""
 
 
 def photographs(folder: Path | None, channels: int = 3) -> Photographs:
-    """Return the images of a folder, the last ones (HELD_OUT, at most a fifth) held out.
+    """Return the images of a folder, the last ones (at most MAX_HELD_OUT and a fifth) held out.
 
     Args:
-        folder: any folder of images; None: quadrants of four photographs of scikit-image's, too few for real figures.
+        folder: any folder of images; None: quadrants of four photographs from scikit-image, too few for real results.
         channels: 1 or 3.
 
     Raises:
@@ -57,7 +57,7 @@ def photographs(folder: Path | None, channels: int = 3) -> Photographs:
     images = _bundled_photographs(channels) if folder is None else load_folder(folder, channels)
     if len(images) < 2:
         raise ValueError(f"photographs: {str(folder)!r} has one image; training and testing need at least two")
-    n = max(1, min(HELD_OUT, len(images) // 5))
+    n = max(1, min(MAX_HELD_OUT, len(images) // 5))
     name = "quadrants of scikit-image's photographs" if folder is None else f"images of {folder.name}"
     return Photographs(images[:-n], images[-n:], f"{len(images) - n} {name}, {n} held out")
 
@@ -88,14 +88,14 @@ def _with_channels(x: Tensor, channels: int) -> Tensor:
 
 
 def _bundled(name: str) -> Tensor:
-    """Return an image of scikit-image's wheel, float32 (C, H, W) in [0, 1]."""
+    """Return an image that comes with scikit-image, float32 (C, H, W) in [0, 1]."""
     pixels = skimage.util.img_as_float32(getattr(skimage.data, name)())
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels[..., :3]
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
 
 def _bundled_photographs(channels: int) -> list[Tensor]:
-    """Without the cameraman, whom `pnp_512.py` and `equivariance.py` test on."""
+    """Return quadrants of photographs without the cameraman, which `pnp_512.py` and `equivariance.py` use for tests."""
     images = []
     for name in ("astronaut", "coffee", "rocket", "chelsea"):
         x = (255 * _with_channels(_bundled(name), channels)).round().to(torch.uint8)
@@ -105,7 +105,7 @@ def _bundled_photographs(channels: int) -> list[Tensor]:
 
 
 def _crops(images: list[Tensor], n: int, size: int, g: torch.Generator) -> list[Tensor]:
-    """n crops at random places, from each image in turn."""
+    """Return n crops at random places, from each image in turn."""
     out = []
     for k in range(n):
         x = images[k % len(images)]
@@ -152,4 +152,4 @@ OUT_OF_DISTRIBUTION: dict[str, Callable[[int, int, torch.Generator], list[Tensor
     "documents": _documents,
     "convergence": _convergence,
 }
-"""Name -> n images of a size, grey or colour."""
+"""Name -> function (n, size, generator) that returns n images, grey or colour."""

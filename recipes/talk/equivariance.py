@@ -1,11 +1,11 @@
-"""Equivariance: what the denoiser does to a moved or turned image, against moving or turning what it did.
+"""Equivariance: compare denoising a shifted or rotated image with shifting or rotating the denoised image.
 
-    gap(T) = rms(D(T y) - T D(y)) / sigma,   T a shift by one pixel or by the spacing, or a turn by 90 degrees
+    gap(T) = rms(D(T y) - T D(y)) / sigma,   T a shift by one pixel or by the spacing, or a rotation by 90 degrees
 
-At stride 1 every pixel is a query, and D is shift-equivariant away from the borders, whatever its weights; at larger
-strides it is so for shifts by multiples of the stride, the spacing being the largest stride. Gaps are measured where no
-border reaches, on an image as large as that takes. Turns are learned from turned crops, not built in; averaged over the
-eight turns and reflections (`Equivariant`) the equivariance is exact. In float64, so that gaps are the method's.
+At stride 1 every pixel is a query, and D is shift-equivariant away from the borders for any weights; at larger strides
+it is for shifts by multiples of the stride, of which the spacing is the largest. Gaps are measured where the borders
+have no influence. Rotations are learned from rotated crops, not built in; averaged over the eight rotations and
+reflections (`Equivariant`) the equivariance is exact. Computed in float64, so that gaps are not rounding.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from denoisers import Equivariant
 from pnp.metrics import psnr
 
 p = parser(__doc__, names=(), sizes=False, channels=None)
-p.add_argument("--weights", default="gray", help="of MLPatch: a name in the package, or a .safetensors file")
+p.add_argument("--weights", default="gray", help="weights of MLPatch: a packaged name or a .safetensors file")
 p.add_argument("--sigma", type=float, default=25 / 255, help="noise standard deviation, data range 1 (default 25/255)")
 args = p.parse_args()
 D = p.mlpatch(args.weights, channels=1).to(args.device)
 largest = D.network.spacing
-margin = D.receptive_field // 2 + largest  # what the borders reach: `roll` brings the other side in
+margin = D.receptive_field // 2 + largest  # influence of the borders, where `roll` wraps around
 size = max(32 if args.smoke else 256, 2 * margin + 16)
 camera = skimage.data.camera()
 if size > len(camera):
@@ -56,7 +56,7 @@ moves = {
 
 
 def inside(v: Tensor) -> Tensor:
-    """Cut off what the borders reach."""
+    """Cut off the pixels that the borders influence."""
     return v[..., margin:-margin, margin:-margin]
 
 

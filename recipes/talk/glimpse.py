@@ -1,17 +1,17 @@
-"""Sparse-view CT learned from simulated chests, asked for heads: GLIMPSE beside U-Net and plug-and-play.
+"""Sparse-view CT learned from simulated chests, tested on chests and heads: GLIMPSE, U-Net and plug-and-play.
 
     y = A x + n, 30 views over half a turn, 40 dB
 
 FBP             filtered back-projection, Hann window
 U-Net           from filtered back-projection to the slice (Jin et al., TIP 2017), trained on whole slices
 LPD             learned primal-dual (Adler and Oktem, TMI 2018): ten iterations with the whole operator
-GLIMPSE         points from the projections around their sinusoids (arXiv 2401.00816), each by itself
-GLIMPSE, local  the same where neighbouring points hear one another
-MLPatch-ADMM    plug-and-play with a denoiser of photographs, which has seen neither
+GLIMPSE         each point from the projections around its sinusoid (arXiv 2401.00816), independently
+GLIMPSE, local  the same with messages between neighbouring points
+MLPatch-ADMM    plug-and-play with a denoiser trained on photographs only
 
-The networks are trained under one budget, with one optimiser and on the same slices. In distribution (ID) are chests
-of other seeds, or the folder's last slices; out of distribution simulated heads. PSNR in dB and SSIM, data range a
-slice's maximum; what is negative is set to 0.
+The networks are trained under one budget, with one optimiser, on the same slices. In distribution (ID) are chests of
+other seeds, or the last slices of the folder; out of distribution (OOD) simulated heads. PSNR in dB and SSIM, with the
+slice's maximum as data range; negative values are set to 0.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pnp.learned import PatchTask
 
 p = parser(__doc__, names=(), sizes=False, channels=None)
 scan_arguments(p, minutes=30)
-p.add_argument("--weights", default="gray", help="of MLPatch: a name in the package or a file")
+p.add_argument("--weights", default="gray", help="weights of MLPatch: a packaged name or a file")
 args = p.parse_args()
 D = p.mlpatch(args.weights, 1).to(args.device)
 run = record(args)
@@ -64,7 +64,7 @@ for name in ("U-Net", "LPD", "GLIMPSE", "GLIMPSE, local"):
 
 
 def plug_and_play(y: torch.Tensor) -> torch.Tensor:
-    """Reconstruct with MLPatch; the noise level is that of the measurement."""
+    """Reconstruct with MLPatch; the noise level is that of the measurements."""
     noise_std = float(y.square().mean().sqrt()) * 10 ** (-args.noise_db / 20)
     return solve(radon, y, D.cpu(), noise_std=noise_std, bounds=(0, None), max_iter=3 if args.smoke else None).x
 

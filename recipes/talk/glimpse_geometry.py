@@ -1,12 +1,13 @@
-"""GLIMPSE trained with wrong angles recovers the scan's geometry from the training pairs.
+"""GLIMPSE trained with wrong angles recovers the geometry of the scan from the training pairs.
 
-    jitter   every angle is believed to be where it is not: normal, 2 degrees
-    shift    all angles are 3 degrees off, and the detector's centre by one bin
-    blind    a gantry that turns unevenly (by up to 3.4 degrees) is believed to turn evenly over half a turn
+    jitter   each assumed angle is wrong, with a normal error of 2 degrees
+    shift    all angles are off by 3 degrees, and the detector's centre by one bin
+    blind    the gantry turns unevenly (by up to 3.4 degrees) and is assumed to turn evenly over half a turn
 
-Every case is trained twice under one budget, with the wrong angles frozen and with angles and offset learned together
-with the network, and once with the true ones. The error is the root mean square over the views, in degrees: unlike
-calibration from measurements alone, pairs tell a common rotation too. PSNR in dB on slices of other seeds.
+Every case is trained three times under one budget: with the wrong angles frozen, with angles and offset learned
+together with the network, and with the true ones. The error is the root mean square over the views, in degrees,
+including a common rotation, which training pairs determine and measurements alone do not. PSNR in dB on slices of
+other seeds.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ u = torch.arange(args.views, dtype=torch.float64) / args.views
 uneven = scans(args, math.pi * (u + 0.019 * torch.sin(2 * math.pi * u))) if "blind" in args.cases else even
 g = torch.Generator().manual_seed(args.seed)
 jitter = math.radians(2) * torch.randn(args.views, generator=g, dtype=torch.float64)
-cases = {  # the scan, the angles it is believed to have, and the offset
+cases = {  # the scan, its assumed angles, and its offset
     "jitter": (even, even.radon.angles + jitter, 0.0),
     "shift": (even, even.radon.angles + math.radians(3), 1.0),
     "blind": (uneven, even.radon.angles, 0.0),
@@ -42,7 +43,7 @@ cases = {  # the scan, the angles it is believed to have, and the offset
 
 
 def error(angles: Tensor, truth: Tensor) -> float:
-    """Root mean square in degrees."""
+    """Return the root mean square error in degrees."""
     return math.degrees(float((angles.detach().cpu().double() - truth).square().mean().sqrt()))
 
 

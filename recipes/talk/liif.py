@@ -1,7 +1,7 @@
-"""LIIF, the learned implicit image function, written from its paper: Chen, Liu and Wang, CVPR 2021, section 3.
+"""LIIF, the learned implicit image function, implemented from its paper: Chen, Liu and Wang, CVPR 2021, section 3.
 
 A value at a coordinate c is an MLP of the feature of a nearby low-resolution pixel, of c relative to that pixel, and of
-the size of the pixel asked for (cell decoding):
+the size of the requested pixel (cell decoding):
 
     s(c) = sum_t (S_t / S) f(F_t, c - c_t, cell),    F = 3 x 3 neighbours' features, concatenated (unfolding)
 
@@ -26,7 +26,7 @@ __all__ = ["LIIF", "ensemble"]
 
 
 class Residual(nn.Module):
-    """x + conv(relu(conv(x)))."""
+    """Residual block x + conv(relu(conv(x)))."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -40,13 +40,13 @@ class LIIF(nn.Module):
     """Super-resolution of images (B, channels, H, W) in [0, 1] at any factor.
 
     Args:
-        channels: of the image.
+        channels: channels of the image.
         width: channels of the features.
         blocks: residual blocks of the encoder.
         hidden: width of the MLP's four hidden layers.
-        residual: add bilinear interpolation to the MLP's value, which the paper does not.
-        largest: factor that it was trained for; beyond, the cell stays that of this factor, which is the smallest that
-            the MLP has seen (so does the demonstration that the authors give with their code).
+        residual: add bilinear interpolation to the output of the MLP, unlike the paper.
+        max_factor: largest factor of the training; beyond it the cell stays that of this factor, the smallest that the
+            MLP was trained on (as in the demonstration in the authors' code).
     """
 
     def __init__(
@@ -57,10 +57,10 @@ class LIIF(nn.Module):
         blocks: int = 16,
         hidden: int = 256,
         residual: bool = False,
-        largest: float = math.inf,
+        max_factor: float = math.inf,
     ) -> None:
         super().__init__()
-        self.residual, self.largest = residual, largest
+        self.residual, self.max_factor = residual, max_factor
         self.head = nn.Conv2d(channels, width, 3, padding=1)
         self.body = nn.Sequential(*(Residual(width) for _ in range(blocks)), nn.Conv2d(width, width, 3, padding=1))
         sizes = [9 * width + 4, *[hidden] * 4]
@@ -68,13 +68,13 @@ class LIIF(nn.Module):
         self.decode = nn.Sequential(*layers, nn.Linear(hidden, channels))
 
     def encode(self, x: Tensor) -> Tensor:
-        """Unfolded features (B, 9 width, H, W)."""
+        """Return unfolded features (B, 9 width, H, W)."""
         f = self.head(2 * x - 1)
         f = f + self.body(f)
         return F.unfold(f, 3, padding=1).unflatten(2, f.shape[2:])
 
     def query(self, x: Tensor, features: Tensor, coords: Tensor, cell: Tensor) -> Tensor:
-        """Values (B, C, N) at coords (N, 2); cell (2,), rows and columns of a pixel asked for in pixels of x."""
+        """Return values (B, C, N) at coords (N, 2); cell (2,) is the size of a requested pixel in pixels of x."""
         value = 0
         for pixel, weight in ensemble(coords, x.shape[2:]):
             f = features[:, :, pixel[:, 0], pixel[:, 1]].movedim(1, 2)
@@ -87,7 +87,7 @@ class LIIF(nn.Module):
         return value
 
     def at(self, x: Tensor, coords: Tensor, cell: Tensor, *, chunk: int = 16384) -> Tensor:
-        """Values (B, C, N) at coords (N, 2), (row, column) in pixels of x, (0, 0) at the first pixel's centre."""
+        """Return values (B, C, N) at coords (N, 2), (row, column) in pixels of x from the first pixel's centre."""
         features, coords, cell = self.encode(x), coords.to(x.device), cell.to(x.device)
         return torch.cat([self.query(x, features, part, cell) for part in coords.split(chunk)], 2)
 
@@ -95,18 +95,18 @@ class LIIF(nn.Module):
         """Super-resolve x on a grid of `size` pixels that covers the same area."""
         rows, cols = (output_coords(n, m) for n, m in zip(x.shape[2:], size, strict=True))
         cell = torch.tensor([x.shape[2] / size[0], x.shape[3] / size[1]], dtype=torch.float64)
-        cell = cell.clamp(min=1 / self.largest)
+        cell = cell.clamp(min=1 / self.max_factor)
         return self.at(x, torch.cartesian_prod(rows, cols), cell).unflatten(2, size)
 
 
 def ensemble(coords: Tensor, shape: tuple[int, ...]) -> list[tuple[Tensor, Tensor]]:
-    """The four pixels (N, 2) around coordinates, inside the image, each with its weight (N,); weights sum to one."""
+    """Return the four pixels (N, 2) around coordinates, inside the image, with weights (N,) that sum to one."""
     low = coords.floor()
     t = coords - low
     last = torch.tensor(shape, device=coords.device) - 1
     return [
         (
-            # Beyond the border the border's pixel counts twice.
+            # Outside the border its pixel counts twice.
             (low.long() + torch.tensor([i, j], device=coords.device)).clamp(min=0).minimum(last),
             (t[:, 0] if i else 1 - t[:, 0]) * (t[:, 1] if j else 1 - t[:, 1]),
         )

@@ -1,14 +1,13 @@
 """The five networks of the talk's tables as denoisers D(x, sigma) on images (B, C, H, W) of any size.
 
-Every network knows the noise level. MLPatch takes it as it is; the four convolutional networks read it as one more
-input channel, constant over the image (FFDNet, Zhang et al., TIP 2018; DRUNet, Zhang et al., PAMI 2021), so that none
-is blind. Images whose sides are no multiple of 8 have their last row and column repeated for U-Net and DRU-Net, and the
-result is cropped.
+Every network is given the noise level, so that none is blind: MLPatch takes it as an argument, the four convolutional
+networks as an additional input channel, constant over the image (FFDNet, Zhang et al., TIP 2018; DRUNet, Zhang et al.,
+PAMI 2021). For U-Net and DRU-Net, images are padded to sides that are multiples of 8, and the result is cropped.
 
-Two choices of size. "paper": DnCNN and IRCNN at about their papers' sizes, though not exactly their networks: DnCNN
-without batch normalisation, one IRCNN for all noise levels, and both with the noise level's channel; U-Net and DRU-Net
-at the talk's 8 M. "talk": DnCNN and IRCNN widened to the talk's 3 M as well. MLPatch is what this package ships,
-whatever its size.
+There are two choices of size. "paper": DnCNN and IRCNN of about their papers' sizes, though not exactly their networks
+(DnCNN without batch normalisation, one IRCNN for all noise levels, both with the noise-level channel); U-Net and
+DRU-Net of the talk's 8 M parameters. "talk": DnCNN and IRCNN widened to the talk's 3 M. MLPatch is always as in this
+package.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ __all__ = ["IRCNN", "NAMES", "SIZES", "Conditioned", "build", "parameters"]
 NAMES = ("DnCNN", "IRCNN", "U-Net", "DRU-Net", "MLPatch")
 SIZES = ("paper", "talk")
 WIDTH = {"DnCNN": {"paper": 64, "talk": 136}, "IRCNN": {"paper": 64, "talk": 256}}
-"""Channels of the inner layers: 0.67 and 0.19 M parameters, or 3.0 M each."""
+"""Channels of the inner layers, for 0.67 and 0.19 M parameters, or 3.0 M each."""
 
 
 class IRCNN(nn.Module):
@@ -47,7 +46,7 @@ class IRCNN(nn.Module):
         self.outputs = outputs
         layers: list[nn.Module] = [nn.Conv2d(inputs, width, 3, padding=1), nn.ReLU(inplace=True)]
         for dilation in (2, 3, 4, 3, 2):
-            # The normalisation brings its own shift: no bias.
+            # No bias, as the normalisation has a shift.
             convolution = nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation, bias=False)
             layers += [convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
         self.layers = nn.Sequential(*layers, nn.Conv2d(width, outputs, 3, padding=1))
@@ -59,13 +58,13 @@ class IRCNN(nn.Module):
 
 
 class Conditioned(nn.Module):
-    """D(x, sigma) from a network on (B, C + 1, H, W), whose last channel is sigma everywhere.
+    """Denoiser D(x, sigma) from a network on (B, C + 1, H, W), whose last channel is sigma everywhere.
 
     Args:
         network: its first C output channels are the image.
-        multiple: the network's sides must be multiples of this.
+        multiple: the network needs sides that are multiples of this.
 
-    Its `sigma_range`, in which `pnp.solve` stays, is that of its training, and unlimited before.
+    Its `sigma_range`, to which `pnp.solve` keeps, is unlimited until it is set after training.
     """
 
     def __init__(self, network: nn.Module, multiple: int = 1) -> None:
@@ -86,7 +85,7 @@ class Conditioned(nn.Module):
 
 
 class _JoinedDRUNet(nn.Module):
-    """deepinv's DRUNet without its own handling of sigma and of sizes: image and noise level as one tensor."""
+    """deepinv's DRUNet on one tensor of image and noise level, without its own handling of sigma and sizes."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -99,13 +98,13 @@ class _JoinedDRUNet(nn.Module):
 
 
 def build(name: str, channels: int = 3, *, sizes: str = "paper", seed: int = 0) -> nn.Module:
-    """Return an untrained network of the tables; the global random state is left as it was.
+    """Return an untrained network of the tables; the global random state is restored.
 
     Args:
         name: one of NAMES.
-        channels: of the image, 1 or 3.
+        channels: channels of the image, 1 or 3.
         sizes: one of SIZES.
-        seed: of the initial weights.
+        seed: seed of the initial weights.
     """
     if name not in NAMES:
         raise ValueError(f"build: name must be one of {NAMES}, got {name!r}")
@@ -128,16 +127,16 @@ def _build(name: str, channels: int, sizes: str) -> nn.Module:
         warnings.simplefilter("ignore")  # deepinv's optional packages
         from deepinv.models import DnCNN, DRUNet, UNet
 
-        # DnCNN and UNet add their input to their output, so that both have as many channels; the last is not used.
+        # DnCNN and UNet add input to output, which need equal channels; the last is not used.
         if name == "DnCNN":
             return Conditioned(DnCNN(inputs, inputs, depth=20, nf=WIDTH[name][sizes], pretrained=None))
         if name == "U-Net":  # Jin et al., TIP 2017, with batch normalisation
             return Conditioned(UNet(inputs, inputs, channels_per_scale=(64, 128, 256, 512)), multiple=8)
-        # Half the paper's channels: 8 M parameters instead of 33 M. It adds the channel of sigma itself.
+        # Half the paper's channels: 8 M parameters instead of 33 M. It adds the sigma channel itself.
         drunet = DRUNet(channels, channels, nc=(32, 64, 128, 256), pretrained=None)
         return Conditioned(_JoinedDRUNet(drunet), multiple=8)
 
 
 def parameters(model: nn.Module) -> int:
-    """Count the trainable parameters."""
+    """Return the number of trainable parameters."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -3,12 +3,12 @@
     inpainting   y = m x + n, 30 % of the pixels kept, noise 0.01
     CT           y = A x + n, 60 views, 40 dB
 
-Images: a photograph that none has learned from (in distribution; the cameraman, who must not be in --data) and a
-simulated slice of a head, where photographs teach little. The same ADMM with MLPatch, DRU-Net and total variation; both
-networks trained here under one budget, on photographs alone, or, with --weights, MLPatch as the package ships it. The
-head reaches from 0 to 2.5, so that convolutional networks, made for [0, 1], are given it divided by 2.5, and every one
-is asked for noise levels of its training only. Beside them what needs no prior: the masked image, filtered
-back-projection, and the back-projection times the best factor, found with the true image. Nothing else looks at that.
+Images: a photograph not used in training (in distribution; the cameraman, which must not be in --data) and a simulated
+slice of a head (out of distribution). The same ADMM is run with MLPatch, DRU-Net and total variation; both networks are
+trained here under one budget, on photographs alone, or, with --weights, MLPatch is loaded. The head reaches from 0 to
+2.5; convolutional networks, made for [0, 1], are given it divided by 2.5, and every network is used at noise levels of
+its training only. Baselines without a prior are the masked image, filtered back-projection, and the back-projection
+times the best factor. That factor is found with the true image, which nothing else uses.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from pnp.training import denoising_psnr
 p = parser(__doc__, names=("MLPatch", "DRU-Net"), channels=None)
 p.set_defaults(channels=1)
 training_arguments(p, minutes=12)
-p.add_argument("--weights", help="take MLPatch from here instead of training it: a name in the package or a file")
+p.add_argument("--weights", help="load MLPatch instead of training it: a packaged name or a file")
 args = p.parse_args()
 HEAD_MAX = 2.5
 size, max_iter = (64, 3) if args.smoke else (512, None)
@@ -77,7 +77,7 @@ panels: dict[str, Any] = {}
 
 
 def report(problem: str, image: str, method: str, x: Tensor, truth: Tensor, seconds: float) -> None:
-    """Keep the figures and the panel of one result; data range 1."""
+    """Record the scores and the panel of one result; data range 1."""
     value = psnr(x, truth, data_range=1.0)
     rows.append({"problem": problem, "image": image, "method": method, "PSNR in dB": f"{value:.2f}"})
     rows[-1]["seconds"] = f"{seconds:.1f}"

@@ -1,18 +1,17 @@
-"""The talk's second table: memory and time of the five networks by resolution, in training and in use.
+"""The talk's second table: memory and time of the five networks by resolution, in training and inference.
 
-Training is one pass, forward and backward, over one image of N x N; without an optimiser, whose state does not depend
-on N. The convolutional networks take the image whole, since that is how they are applied. MLPatch takes it as its
-training does, in crops of 128 x 128 (and what they need around them), whose gradients add up. Use is D(x, sigma) on one
-image without gradients; MLPatch tiles by itself.
+Training is one pass, forward and backward, over one image of N x N, without an optimiser, whose state does not depend
+on N. The convolutional networks take the whole image, as they are applied. MLPatch takes it as in its training, in
+crops of 128 x 128 with the margin they need, whose gradients add up. Inference is D(x, sigma) on one image without
+gradients; MLPatch tiles by itself.
 
-Any local network could be trained so. --crops adds rows for DnCNN and IRCNN in such crops, in training and in use: in
-use they are the same functions, and in training but for IRCNN's batch normalisation, which sees a crop instead of the
-image. U-Net and DRU-Net see 58 and 181 pixels to each side, on a lattice of 8: a crop of theirs would need 4 and 15
-times its pixels.
+Any local network can be trained in crops. --crops adds rows for DnCNN and IRCNN in such crops, which compute the same
+functions, except for IRCNN's batch normalisation in training, which sees a crop instead of the image. U-Net and DRU-Net
+depend on 58 and 181 pixels to each side, on a lattice of 8, so that a crop would need 4 and 15 times its pixels.
 
-Every figure comes from a fresh process. Memory is the most that the pass held: on a GPU all of torch's allocations,
-weights, image and gradients included; on a CPU the rise of the resident size over that with packages, network and image
-loaded. Time is that of a second pass. A pass that does not fit in --memory-gb is stopped and printed as "> N GB".
+Every figure comes from a fresh process. Memory is the peak during the pass: on a GPU all of torch's allocations,
+weights, image and gradients included; on a CPU the rise of the resident size after packages, network and image are
+loaded. Time is that of a second pass. A pass that exceeds --memory-gb is stopped and printed as "> N GB".
 """
 
 from __future__ import annotations
@@ -39,10 +38,10 @@ CROP = 128  # side of MLPatch's training crops, in pixels
 GB = 10**9
 SIGMA = 25 / 255
 HALOS = {"DnCNN": 20, "IRCNN": 16}
-"""Pixels to each side on which a pixel of the local ones among the convolutional networks depends."""
+"""Pixels to each side on which a pixel depends, for the local convolutional networks."""
 IN_CROPS = " in crops"
 Place = tuple[slice, slice]
-NO_MEMORY = ("out of memory", "allocate memory", "bad_alloc", "out_of_memory")
+OUT_OF_MEMORY = ("out of memory", "allocate memory", "bad_alloc", "out_of_memory")
 
 
 def plain(name: str) -> str:
@@ -51,8 +50,8 @@ def plain(name: str) -> str:
 
 
 def crops(image: Tensor, sigma: Tensor, model: MLPatch) -> Iterator[tuple[Tensor, Place]]:
-    """Denoise crops that cover an image (B, C, H, W) once; yield each with the place of its result in the image."""
-    halo = model.receptive_field // 2 + 4  # its lattice may begin and end a few samples later
+    """Denoise crops that cover an image (B, C, H, W) once; yield each with its place in the image."""
+    halo = model.receptive_field // 2 + 4  # its lattice may be shifted by a few samples
     padded = torch.nn.functional.pad(image, (halo,) * 4, mode="replicate")
     for row in range(0, image.shape[2], CROP):
         for col in range(0, image.shape[3], CROP):
@@ -65,7 +64,7 @@ def crops(image: Tensor, sigma: Tensor, model: MLPatch) -> Iterator[tuple[Tensor
 
 
 def windows(image: Tensor, sigma: Tensor, model: torch.nn.Module, halo: int) -> Iterator[tuple[Tensor, Place]]:
-    """As `crops`, for a convolutional network that sees `halo` pixels to each side; borders are those of the image."""
+    """As `crops`, for a convolutional network that depends on `halo` pixels to each side."""
     for row in range(0, image.shape[2], CROP):
         for col in range(0, image.shape[3], CROP):
             top, left = max(0, row - halo), max(0, col - halo)
@@ -88,7 +87,7 @@ def training_pass(model: torch.nn.Module, x: Tensor, y: Tensor, halo: int | None
 
 
 def inference_pass(model: torch.nn.Module, y: Tensor, halo: int | None) -> Tensor:
-    """Denoise without gradients, in crops where there is a halo."""
+    """Denoise without gradients, in crops if a halo is given."""
     sigma = torch.full((len(y),), SIGMA, device=y.device)
     with torch.no_grad():
         if halo is None:
@@ -121,13 +120,13 @@ def probe(name: str, mode: str, size: int, args: Any) -> dict[str, float]:
         torch.cuda.set_per_process_memory_fraction(
             min(1.0, limit / torch.cuda.get_device_properties(y.device).total_memory)
         )
-        call()  # plans and kernels are made now
+        call()  # makes plans and kernels
         model.zero_grad(set_to_none=True)
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         seconds = elapsed(call, torch.cuda.synchronize)
         return {"bytes": torch.cuda.max_memory_allocated(), "seconds": seconds}
-    # What exceeds this is refused by the system, before the machine runs out of memory.
+    # The system refuses larger allocations, before the machine runs out of memory.
     resource.setrlimit(resource.RLIMIT_DATA, (status_bytes("VmData") + limit,) * 2)
     first: list[float] = []
     peak = resident_rise(lambda: first.append(elapsed(call)))
@@ -145,7 +144,7 @@ def elapsed(call: Callable[[], None], synchronize: Callable[[], None] = lambda: 
 
 
 def measure(name: str, mode: str, size: int, args: Any) -> dict[str, Any]:
-    """Measure one pass in a fresh process: its numbers, or under "why" the reason why there are none."""
+    """Measure one pass in a fresh process; return its numbers, or under "why" the reason why it failed."""
     command = [sys.executable, __file__, "--probe", name, mode, str(size), "--device", args.device]
     command += ["--sizes", args.sizes, "--channels", str(args.channels), "--precision", args.precision]
     command += ["--memory-gb", str(args.memory_gb), "--limit-s", str(args.limit_s), "--output", str(args.output)]
@@ -156,7 +155,7 @@ def measure(name: str, mode: str, size: int, args: Any) -> dict[str, Any]:
     if done.returncode == 0:
         found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         return found
-    if done.returncode == -9 or any(words in done.stderr.lower() for words in NO_MEMORY):
+    if done.returncode == -9 or any(words in done.stderr.lower() for words in OUT_OF_MEMORY):
         return {"why": f"> {args.memory_gb:g} GB"}
     raise RuntimeError(f"{name}, {mode} at {size}: {done.stderr.strip()[-1000:]}")
 
@@ -170,7 +169,7 @@ def total_memory(device: str) -> float:
 
 
 def cell(row: dict[str, Any]) -> str:
-    """Return memory / time as in the talk."""
+    """Return the cell "memory / time" as in the talk."""
     if row["why"]:
         return str(row["why"])
     size = f"{row['bytes'] / GB:.2f} GB" if row["bytes"] >= GB else f"{row['bytes'] / 1e6:.0f} MB"
@@ -184,7 +183,7 @@ def main() -> None:
     p.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="bfloat16: mixed, for all")
     p.add_argument("--memory-gb", type=float, help="stop a pass that needs more (default: 4/5 of the machine's)")
     p.add_argument("--limit-s", type=float, default=900, help="stop a process that takes longer (default 900 s)")
-    p.add_argument("--crops", action="store_true", help="DnCNN and IRCNN in MLPatch's crops as well")
+    p.add_argument("--crops", action="store_true", help="also DnCNN and IRCNN in MLPatch's crops")
     p.add_argument("--probe", nargs=3, metavar=("NAME", "MODE", "N"), help="measure one pass here, and print JSON")
     args = p.parse_args()
     args.memory_gb = args.memory_gb or total_memory(args.device)
@@ -200,7 +199,7 @@ def main() -> None:
     run = record(args)
     print(run)
 
-    # Measure; after one resolution did not fit, larger ones are not tried
+    # Measure; once a resolution does not fit, larger ones are skipped
     rows: list[dict[str, Any]] = []
     for mode in args.modes:
         for name in names:
@@ -236,7 +235,7 @@ def main() -> None:
     print("\n\n".join(tables))
 
     # Figure
-    from matplotlib.figure import Figure  # here, since it is of no use to the processes that measure
+    from matplotlib.figure import Figure  # here, to keep it out of the processes that measure
 
     figure = Figure(figsize=(4.5 * len(args.modes), 7), dpi=150, layout="constrained")
     quantities = (("bytes", GB, "peak memory in GB"), ("seconds", 1, "time in s"))

@@ -1,16 +1,16 @@
 """The talk's super-resolution table: one network trained from 64 to 128 pixels, used at x2, x4 and x8.
 
 SuperResolver and LIIF are trained under one budget: the same minutes, machine, crops, optimiser and loss (L1). Crops of
-128 x 128 pixels of photographs are made low-resolution by antialiased bicubic interpolation (a = -1/2, torch's
-`interpolate(..., antialias=True)`), neither rounded nor clipped. In training the low-resolution grid lies anywhere
-within a pixel, so that all coordinates between pixels are seen although the factor is always 2; in testing both grids
-cover the same area. Low-resolution test images are as large as the photographs allow, up to 128 pixels a side.
+128 x 128 pixels of photographs are reduced by antialiased bicubic interpolation (a = -1/2, torch's
+`interpolate(..., antialias=True)`), neither rounded nor clipped. In training the low-resolution grid is shifted at
+random within a pixel, so that all coordinates between pixels occur although the factor is always 2; in tests both grids
+cover the same area. Low-resolution test images are as large as the photographs allow, up to 128 pixels per side.
 
-LIIF never sees other cells than half a pixel either: at larger factors its cell stays that (`liif.py`). The learning
-rate, 1e-3 with AdamW, is ours for both; LIIF's paper has 1e-4, for far longer trainings.
+LIIF is trained with cells of half a pixel only, and keeps this cell at larger factors (`liif.py`). The learning rate is
+1e-3 with AdamW for both; LIIF's paper has 1e-4 for much longer training.
 
 PSNR in dB over all pixels and channels, clipped to [0, 1], mean over images. "x2 repeated" applies the network at
-factor 2 to its own result. A stopped run goes on from its checkpoints; minutes used up are not trained again.
+factor 2 to its own result. A stopped run resumes from its checkpoints; finished networks are not trained again.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from pnp.io import atomic
 from pnp.training.images import Crops, load_folder
 
 HIGH, LOW, FACTORS = 128, 64, (2, 4, 8)
-NETWORKS = {"SuperResolver": SuperResolver, "LIIF": partial(LIIF, largest=HIGH / LOW)}
-QUERIES = 48**2  # of LIIF, at random in a crop, as in its paper; SuperResolver takes one of the four lattices, 64 x 64
+NETWORKS = {"SuperResolver": SuperResolver, "LIIF": partial(LIIF, max_factor=HIGH / LOW)}
+QUERIES = 48**2  # random ones per crop for LIIF, as in its paper; SuperResolver takes one of the four lattices, 64 x 64
 
 
 def low_resolution(x: Tensor, factor: int) -> Tensor:
@@ -46,11 +46,11 @@ def low_resolution(x: Tensor, factor: int) -> Tensor:
 
 
 def loss_of(model: nn.Module, high: Tensor, g: torch.Generator) -> Tensor:
-    """L1 error at some of the pixels of high (B, C, HIGH, HIGH), from a low-resolution grid at a random place."""
+    """Return the L1 error at some pixels of high (B, C, HIGH, HIGH), from a randomly shifted low-resolution grid."""
     shift = torch.rand(2, generator=g) - 0.5
     rows, cols = (downsampling_matrix(HIGH, LOW, float(s)).to(high) for s in shift)
     low = rows @ high @ cols.T
-    # Where the pixels of `high` lie in those of `low`, and which of them lie inside.
+    # Coordinates of the pixels of `high` in `low`, and those that lie inside.
     coords = [output_coords(LOW, HIGH) - s.double() for s in shift]
     inside = [((c >= -0.5) & (c <= LOW - 0.5)).nonzero()[:, 0] for c in coords]
     if isinstance(model, SuperResolver):
@@ -62,7 +62,7 @@ def loss_of(model: nn.Module, high: Tensor, g: torch.Generator) -> Tensor:
 
 
 def train(model: nn.Module, crops: Crops, path: Path) -> dict:
-    """Train for args.minutes, from the checkpoint at `path` on where there is one; return the last checkpoint."""
+    """Train for args.minutes, resuming from the checkpoint at `path`; return the last checkpoint."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.rate, betas=(0.9, 0.98), weight_decay=1e-4)
     g = torch.Generator().manual_seed(args.seed)
     average = {k: v.clone() for k, v in model.state_dict().items()}
@@ -108,14 +108,14 @@ def train(model: nn.Module, crops: Crops, path: Path) -> dict:
 
 
 p = parser(__doc__, names=(), sizes=False)
-p.add_argument("--data", type=Path, metavar="FOLDER", help="photographs (default: scikit-image's, too few)")
+p.add_argument("--data", type=Path, metavar="FOLDER", help="photographs (default: from scikit-image, too few)")
 p.add_argument("--test", type=Path, metavar="FOLDER", help="further test images, e.g. of 512 x 512 pixels or more")
-p.add_argument("--minutes", type=float, default=30, help="of training for each network (default 30)")
-p.add_argument("--batch", type=int, default=16, help="crops in a step (default 16)")
+p.add_argument("--minutes", type=float, default=30, help="minutes of training per network (default 30)")
+p.add_argument("--batch", type=int, default=16, help="crops per step (default 16)")
 p.add_argument("--rate", type=float, default=1e-3, help="learning rate of both networks (default 1e-3)")
-p.add_argument("--seed", type=int, default=0, help="of the weights and the crops")
+p.add_argument("--seed", type=int, default=0, help="seed of the weights and the crops")
 p.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), metavar="NAME", help="default: both")
-p.add_argument("--images", type=int, default=24, help="held-out photographs (default 24, all there are)")
+p.add_argument("--images", type=int, default=24, help="number of held-out photographs (default 24, all of them)")
 args = p.parse_args()
 SIDE = 16 if args.smoke else 128  # of the low-resolution test images, at most
 if args.smoke:
@@ -123,7 +123,7 @@ if args.smoke:
 
 
 def precision(model: nn.Module) -> contextlib.AbstractContextManager:
-    """bfloat16 for LIIF where the processor is fast at it; SuperResolver decides for itself."""
+    """Return autocast to bfloat16 for LIIF on processors that support it; SuperResolver chooses by itself."""
     device = torch.device(args.device)
     mixed = isinstance(model, LIIF) and has_fast_bfloat16(device)
     return torch.autocast(device.type, torch.bfloat16) if mixed else contextlib.nullcontext()

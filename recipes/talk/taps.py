@@ -1,10 +1,9 @@
-"""Learned patch deformations: where the taps of MLPatch go in training, and what that is worth.
+"""Learned patch deformations: how the taps of MLPatch move in training, and how much PSNR that gains.
 
-Two geometries, each trained twice from the same seed under one budget, once with its taps free and once with them
-frozen where they begin:
+Two geometries, each trained twice from the same seed under one budget, once with learned and once with frozen taps:
 
-    dense    7 x 7 taps one pixel apart, free to wander one pixel beyond, as in the package's weights
-    sparse   3 x 3 taps one pixel apart in the same 9 x 9 window: few samples, whose places must matter more
+    dense    7 x 7 taps one pixel apart, which may move one pixel outside, as in the package's weights
+    sparse   3 x 3 taps one pixel apart in the same 9 x 9 window: few samples, whose places should matter more
 
 PSNR on held-out photographs at sigma 25/255. The figure shows the taps of all four, and those of the package's weights.
 """
@@ -27,7 +26,7 @@ GEOMETRIES = {"dense": {"taps": 7, "margin": 1}, "sparse": {"taps": 3, "margin":
 
 p = parser(__doc__, names=(), sizes=False, channels=1)
 training_arguments(p, minutes=12)
-p.add_argument("--weights", default="gray", help="of MLPatch, for the figure: a name in the package or a file")
+p.add_argument("--weights", default="gray", help="weights of MLPatch for the figure: a packaged name or a file")
 args = p.parse_args()
 SIGMA = 25 / 255
 if args.smoke:
@@ -51,8 +50,8 @@ def geometry(name: str, frozen: bool) -> torch.nn.Module:
     return model
 
 
-def moved(taps: Tensor) -> Tensor:
-    """Distances (n,), in pixels, of taps from the grid where they began."""
+def displacements(taps: Tensor) -> Tensor:
+    """Return the distances (n,), in pixels, of taps from their initial grid."""
     return (taps - grid_taps(round(len(taps) ** 0.5))).norm(dim=1)
 
 
@@ -65,7 +64,7 @@ for name in GEOMETRIES:
         build = partial(geometry, name, frozen)
         done = train(label, path, sampler, args, lambda m: denoising_psnr(m, held_out, SIGMA), build=build)
         taps[label] = done.model.network.taps.detach().cpu()
-        d = moved(taps[label])
+        d = displacements(taps[label])
         rows.append(
             {
                 "taps": label,
@@ -87,7 +86,7 @@ for axis, (name, t) in zip(figure.subplots(1, len(taps)), taps.items(), strict=T
     axis.plot(start[:, 1], start[:, 0], "o", color="0.75", label="before")
     axis.plot(t[:, 1], t[:, 0], ".", color="tab:red", label="after")
     axis.plot(*torch.stack([start, t]).permute(2, 0, 1).flip(0).numpy(), color="tab:red", linewidth=0.8)
-    axis.set(title=f"{name}\nmoved by {moved(t).mean():.2f} pixels", xlabel="column (pixels)", aspect="equal")
+    axis.set(title=f"{name}\nmoved by {displacements(t).mean():.2f} pixels", xlabel="column (pixels)", aspect="equal")
     axis.set(xlim=(-5, 5), ylim=(5, -5), ylabel="row (pixels)")  # rows downwards, as in images
     axis.legend(loc="upper right")
 save(args, rows, f"{run}\n\nTrained on {photos.about}.\n\n{table}\n", figure)

@@ -1,8 +1,8 @@
 """Ten images: MLPatch and U-Net trained on ten photographs alone, PSNR over training time.
 
-The first ten images of a folder are all there is to learn from; the others are validation. A network that overfits
-keeps rising on the ten and falls on the others. Same minutes, machine, optimiser, crops and noise levels for both. The
-curves are measured at sigma 25/255 on central crops, with the averaged weights, and are no part of the minutes.
+The first ten images of a folder are for training, the others for validation. A network that overfits keeps rising on
+the ten and falls on the others. Minutes, machine, optimiser, crops and noise levels are the same for both. The curves
+are measured at sigma 25/255 on central crops, with the averaged weights; measuring does not count as training time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from pnp.training.images import Crops
 
 p = parser(__doc__, names=("MLPatch", "U-Net"))
 training_arguments(p, minutes=60)
-p.add_argument("--watched", type=int, default=24, help="validation images of the curve (default 24); all in the end")
+p.add_argument(
+    "--watched", type=int, default=24, help="validation images of the curve (default 24); all are used at the end"
+)
 args = p.parse_args()
 SIGMA, TEN = 25 / 255, 10
 if args.smoke:
@@ -48,16 +50,16 @@ print(f"Trained on {photos.about}, {len(watched)} of them in the curve.")
 
 
 class Watch:
-    """PSNR on the validation images, which the checkpoint records; that on the ten is kept in a file beside it."""
+    """Measure PSNR on validation and training images; the latter is kept in a file beside the checkpoint."""
 
     def __init__(self, checkpoint: Path) -> None:
         self.file = checkpoint.with_suffix(".train.json")
-        # A run that was killed has watched longer than its last checkpoint knows.
-        known = len(load_checkpoint(checkpoint)["history"]) if checkpoint.exists() else 0
-        self.on_learned = json.loads(self.file.read_text())[:known] if self.file.exists() else []
+        # A killed run has recorded more than its last checkpoint.
+        recorded = len(load_checkpoint(checkpoint)["history"]) if checkpoint.exists() else 0
+        self.on_learned = json.loads(self.file.read_text())[:recorded] if self.file.exists() else []
 
     def __call__(self, model: torch.nn.Module) -> float:
-        """Measure both; the trainer keeps what is returned."""
+        """Measure both; return that on the validation images, for the checkpoint."""
         self.on_learned.append(denoising_psnr(model, learned, SIGMA))
         write_text(self.file, json.dumps(self.on_learned))
         return denoising_psnr(model, watched, SIGMA)

@@ -1,19 +1,19 @@
-"""Unrolled EM for SPECT: networks trained end-to-end through the projector, truncated, and one after the other.
+"""Unrolled EM for SPECT: networks trained end-to-end through the projector, truncated, or sequentially.
 
     counts ~ Poisson(A x + r), 60 views over a whole turn, 64 x 64 x 40 voxels of 6.4 mm
 
-OSEM          16 iterations of 4 subsets: where all others start
+OSEM          16 iterations of 4 subsets, the start of all others
 OSEM, 10 mm   the same, smoothed
-sequential    three regularised EM iterations, each network trained by itself for the images that those before it give
-truncated     trained together, but for gradients through A and A^T
-end-to-end    trained together, through everything
+sequential    three regularised EM iterations, each network trained alone on the images of those before it
+truncated     trained together, without gradients through A and A^T
+end-to-end    trained together, with all gradients
 
-after Li, Dewaraja and Fessler (arXiv 2301.09710), for two isotopes: 177Lu (sharp, 5e6 counts) and 90Y (broad tails of
+after Li, Dewaraja and Fessler (arXiv 2301.09710), for two isotopes: 177Lu (sharp, 5e6 counts) and 90Y (broad tails from
 penetration, much scatter, 2e6 counts). Patients are torsos of ellipsoids, and virtual ones with bent organs, uneven
-uptake and cold cores. All networks are trained on both by turns (--train-on torsos: on the first alone, so that the
-others are out of distribution), `--steps` of gradient descent a network, and tested on others of both. The error of a
-region is |its mean / its true mean - 1|, averaged over patients. Memory is that of one step: the rise of a fresh
-process's resident size, or all that torch allocated on a GPU.
+uptake and cold cores. All networks are trained on both in turn (--train-on torsos: on torsos alone, so that virtual
+patients are out of distribution), with `--steps` steps per network, and tested on other patients of both kinds. The
+error of a region is |its mean / its true mean - 1|, averaged over patients. Memory is that of one step: the rise of a
+fresh process's resident size, or all of torch's allocations on a GPU.
 """
 
 from __future__ import annotations
@@ -36,20 +36,22 @@ from pnp.phantoms import ISOTOPES, emission_scan, region_means
 from pnp.phantoms.emission import FWHM_PER_STD
 from pnp.training import Interrupted, TrainingOptions
 
-FIELD, FILTER_FWHM = 409.6, 10.0  # mm
+FILTER_FWHM_MM = 10.0
 GROUPS = {"lungs": "lungs", "liver": "liver", "spleen": "spleen", "kidneys": "kidney", "lesions": "lesion"}
-"""Regions of the table, and what their names in `region_means` contain."""
+"""Regions of the table, and a part of their names in `region_means`."""
 
 p = parser(__doc__, names=(), sizes=False, channels=None)
 p.add_argument("--isotopes", nargs="+", choices=list(ISOTOPES), default=list(ISOTOPES), metavar="NAME")
-p.add_argument("--steps", type=int, default=300, help="of training for each network (default 300)")
+p.add_argument("--steps", type=int, default=300, help="training steps per network (default 300)")
 p.add_argument("--features", type=int, default=16, help="channels of the networks (default 16)")
-p.add_argument("--train", type=int, default=40, help="patients to train on (default 40)")
-p.add_argument("--train-on", choices=("both", "torsos"), default="both", help="families of patients (default both)")
-p.add_argument("--test", type=int, default=6, help="torsos, and as many virtual patients, to test on (default 6)")
-p.add_argument("--views", type=int, default=60, help="over a whole turn (default 60)")
-p.add_argument("--seed", type=int, default=0, help="of the weights and the order of the scans")
-p.add_argument("--probe", choices=MODES, metavar="MODE", help="measure a step's memory here, and print JSON")
+p.add_argument("--train", type=int, default=40, help="number of training patients (default 40)")
+p.add_argument("--train-on", choices=("both", "torsos"), default="both", help="training patients (default both)")
+p.add_argument("--test", type=int, default=6, help="number of test torsos, and of virtual patients (default 6)")
+p.add_argument("--views", type=int, default=60, help="number of angles over a full turn (default 60)")
+p.add_argument("--seed", type=int, default=0, help="seed of the weights and the order of the scans")
+p.add_argument(
+    "--probe", choices=MODES, metavar="MODE", help="measure the memory of a step in this process, and print JSON"
+)
 args = p.parse_args()
 shape, voxel = (64, 64, 40), 6.4
 if args.smoke:
@@ -64,7 +66,7 @@ def build() -> UnrolledEM:
 
 
 def scan(name: str, seed: int, virtual: bool = False) -> tuple[Scan, Tensor]:
-    """Return a scan with its start, and the labels of its regions."""
+    """Return a scan with its initial image, and the labels of its regions."""
     isotope = ISOTOPES[name]
     angles = torch.arange(args.views, dtype=torch.float64) * (2 * torch.pi / args.views)
 
@@ -115,12 +117,12 @@ for name in args.isotopes:
     print(f"{name}: {len(train)} patients to train on", flush=True)
 
     # Networks
-    width = FILTER_FWHM / FWHM_PER_STD / voxel
+    width = FILTER_FWHM_MM / FWHM_PER_STD / voxel
 
     def smooth(s: Scan, width: float = width) -> Tensor:
         return torch.from_numpy(gaussian_filter(s.start.cpu().numpy(), (0, 0, width, width, width))).to(s.start)
 
-    methods = {"OSEM": lambda s: s.start, f"OSEM, {FILTER_FWHM:g} mm": smooth}
+    methods = {"OSEM": lambda s: s.start, f"OSEM, {FILTER_FWHM_MM:g} mm": smooth}
     costs: dict[str, dict[str, str]] = {}
     for mode in reversed(MODES):
         model, path = build(), folder / f"{name}_{mode}.pt"
@@ -131,7 +133,7 @@ for name in args.isotopes:
                 progress=not args.smoke,
             )  # fmt: skip
         except Interrupted as stop:
-            print(f"{name}, {mode}: {stop}; the same command goes on from there", file=sys.stderr)
+            print(f"{name}, {mode}: {stop}; the same command resumes", file=sys.stderr)
             sys.exit(128 + stop.number)
         taken, seconds = spent(path, networks)
         about = {"data": f"{len(train)} simulated patients, {name}", "mode": mode, "length": f"{taken} steps"}
@@ -178,7 +180,7 @@ for where in ("torsos", "virtual"):
     )
 print("\n\n".join(tables))
 
-# Figure and files: the slice of the hottest voxel
+# Figure and files: the slice through the hottest voxel
 columns = ["truth", *methods]
 cases = [(name, where) for name in args.isotopes for where in ("torsos", "virtual")]
 figure = Figure(figsize=(2.2 * len(columns), 2.2 * len(cases)), dpi=150, layout="constrained")

@@ -33,7 +33,7 @@ def report(timing, monkeypatch):
 
 
 def test_rounds_are_interleaved_after_the_warm_up(timing, monkeypatch):
-    monkeypatch.setattr(timing, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(timing, "MIN_TURN_SECONDS", 0.0)
     order = []
     found = timing.interleaved({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=3, warm_up=2)
     assert "".join(order) == "aabb" + "ababab"
@@ -42,7 +42,7 @@ def test_rounds_are_interleaved_after_the_warm_up(timing, monkeypatch):
 
 def test_short_calls_are_repeated_and_averaged(timing, monkeypatch):
     clock = iter(range(1000))
-    monkeypatch.setattr(timing, "LEAST_SECONDS", 4.0)
+    monkeypatch.setattr(timing, "MIN_TURN_SECONDS", 4.0)
     monkeypatch.setattr(timing.time, "perf_counter", lambda: float(next(clock)))
     calls = []
     # Every turn lasts one tick of this clock: the warm-up's single call takes 1 s, a turn of four calls 1/4 s each.

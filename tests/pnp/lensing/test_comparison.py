@@ -181,7 +181,7 @@ def test_bad_input_is_one_sentence(survey, change, error, message):
 
 @pytest.mark.slow
 def test_the_benchmark_runs():
-    script = ROOT / "benchmarks" / "lensing_ladder.py"
+    script = ROOT / "benchmarks" / "mass_map_comparison.py"
     command = [sys.executable, str(script), "--smoke", "--maps", "1", "--calibrate", "wiener", "--skies", "80"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

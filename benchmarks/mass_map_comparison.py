@@ -1,14 +1,14 @@
 """Compare mass maps, baselines and MLPatch, and calibrate error maps.
 
-    python benchmarks/lensing_ladder.py
-    python benchmarks/lensing_ladder.py --calibrate wiener pnpmass
-    python benchmarks/lensing_ladder.py --kappa MAP.fits [...] --std1 STD1.fits --std2 STD2.fits --mask MASK.fits
+    python benchmarks/mass_map_comparison.py
+    python benchmarks/mass_map_comparison.py --calibrate wiener pnpmass
+    python benchmarks/mass_map_comparison.py --kappa MAP.fits [...] --std1 STD1.fits --std2 STD2.fits --mask MASK.fits
 
-Simulated skies behind simulated holes by default. Figures are means over maps and seeds of the noise; the settings
-follow from noise and spectrum; the threshold of the starlets was chosen on ktng_kappa360v2, in their favour. Figures
-(NRMSE) on other maps: ten kappaTNG maps with the COSMOS mask at 256 x 256, Wiener .912 (r .423), Kaiser-Squires
-smoothed by 8 pixels .940; published at 384 x 384, Wiener .886, MCALens .874, PnPMass .864, DeepMass .853. Those maps
-have lower source redshifts (standard deviation .018).
+By default skies and holes are simulated. Figures are means over maps and seeds of the noise. The settings depend on
+noise and spectrum; the threshold of the starlets was chosen on ktng_kappa360v2, in their favour. NRMSE on other maps:
+ten kappaTNG maps with the COSMOS mask at 256 x 256, Wiener .912 (r .423), Kaiser-Squires smoothed by 8 pixels .940;
+published at 384 x 384, Wiener .886, MCALens .874, PnPMass .864, DeepMass .853. Those maps have lower source redshifts
+(standard deviation .018).
 """
 
 from __future__ import annotations
@@ -33,22 +33,24 @@ from pnp.lensing.spectrum import measured_spectrum
 
 p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 p.add_argument("--kappa", nargs="+", metavar="FITS", help="convergence maps of one shape (default: simulated)")
-p.add_argument("--std1", metavar="FITS", help="noise of the first shear component; may be 0 where the mask is")
+p.add_argument("--std1", metavar="FITS", help="noise of the first shear component; may be 0 where masked")
 p.add_argument("--std2", metavar="FITS", help="noise of the second shear component (default: the first's)")
 p.add_argument("--mask", metavar="FITS", help="1 where observed, 0 where not")
-p.add_argument("--seeds", type=int, default=1, help="noises a map")
-p.add_argument("--maps", type=int, default=2, help="simulated maps")
+p.add_argument("--seeds", type=int, default=1, help="draws of the noise per map")
+p.add_argument("--maps", type=int, default=2, help="number of simulated maps")
 p.add_argument("--size", type=int, default=256, help="side of the simulated maps in pixels")
 p.add_argument("--noise", type=float, default=0.17, help="median noise of a simulated survey, per component and pixel")
 p.add_argument("--std", type=float, help="standard deviation of convergence (default: the spectrum's own)")
 p.add_argument("--pixel-arcmin", type=float, default=0.29, help="side of a pixel in arcminutes")
-p.add_argument("--no-b-modes", action="store_true", help="do not run the methods a second time for their B maps")
+p.add_argument("--no-b-modes", action="store_true", help="do not run the methods again for B maps")
 p.add_argument(
     "--calibrate", nargs="*", default=[], metavar="METHOD", help="error maps: wiener, pnpmass, admm or solve"
 )
-p.add_argument("--skies", type=int, default=128, help="simulated: 1/4 for sigma, 1/2 to calibrate, 1/4 held out")
+p.add_argument(
+    "--skies", type=int, default=128, help="number of simulated skies: 1/4 for sigma, 1/2 to calibrate, 1/4 held out"
+)
 p.add_argument("--coverage", type=float, default=0.9, help="target of the error maps")
-p.add_argument("--smoke", action="store_true", help="tiny: a test of this script")
+p.add_argument("--smoke", action="store_true", help="tiny sizes, to test this script")
 
 
 def main() -> None:
@@ -56,11 +58,11 @@ def main() -> None:
     g = torch.Generator().manual_seed(0)
     skies, noise_std, sky, spectrum = survey(args, g)
     A, D = KaiserSquires(sky.shape), MLPatch.from_pretrained("convergence")
-    iterations = 2 if args.smoke else None
+    max_iter = 2 if args.smoke else None
 
     def mapped(method: str) -> Method:
         def run(y: Tensor, s: Tensor) -> Tensor:
-            kappa: Tensor = map_mass(y, s, denoiser=D, method=method, b_mode=False, max_iter=iterations).kappa_e
+            kappa: Tensor = map_mass(y, s, denoiser=D, method=method, b_mode=False, max_iter=max_iter).kappa_e
             return kappa
 
         return run
@@ -69,7 +71,7 @@ def main() -> None:
         "Wiener, measured": lambda y, s: wiener(A, y, s, measured_spectrum(A, y, s).spectrum),
         "MLPatch, PnPMass": mapped("pnpmass"),
         "MLPatch, ADMM": mapped("admm"),
-        "MLPatch, solve": lambda y, s: solve(A, y, D, noise_std=s, max_iter=iterations).x,
+        "MLPatch, solve": lambda y, s: solve(A, y, D, noise_std=s, max_iter=max_iter).x,
     }
     comparisons = []
     for kappa in skies:
@@ -103,7 +105,7 @@ def main() -> None:
     wide = KaiserSquires(wide_sky.shape)
     for name in args.calibrate:
         g.manual_seed(1000)
-        # The simulated skies are cut from larger ones, as a survey is; the maps of the table are periodic.
+        # The simulated skies are cut from larger ones, like a survey; the maps of the table are periodic.
         errors = simulated_errors(choices[name], wide, wide_sky, noise_std, args.skies, generator=g, progress=True)
         given = [error_on(choices[name], A, kappa, noise_std, g) for kappa in skies]
         for form, delta in (("pixel", 0.1), ("field", 0.1), ("value", 0.5)):
@@ -153,7 +155,7 @@ def table(comparisons: list[Comparison]) -> str:
         "| method | NRMSE | RMSE in mask | whole field | r | peaks (matched) | power | B/E | chi2 | s |",
         "|---" * 10 + "|",
     ]
-    # The smoothing, which is in a name, is chosen for each map: scores are matched by their place.
+    # The smoothing is chosen for each map and is part of the name, so that scores are matched by position.
     for scores in zip(*(comparison.scores for comparison in comparisons), strict=True):
         name = scores[0].name if len({s.name for s in scores}) == 1 else "Kaiser-Squires, best smoothing"
         nrmse, mask, field, r, b = (
@@ -171,7 +173,7 @@ def table(comparisons: list[Comparison]) -> str:
     cut = first.peak_threshold
     nulls = ", ".join(f"{comparison.b_null.p_value:.2f}" for comparison in comparisons)
     lines.append(
-        f"\n{len(comparisons)} maps; errors with each mean taken off; {true:.0f} true peaks above {cut:.3g}; "
+        f"\n{len(comparisons)} maps; errors without the means; {true:.0f} true peaks above {cut:.3g}; "
         f"chi2 of the truth 1 +- {first.chi2_spread:.4f}; p of the shear's B modes: {nulls}"
     )
     return "\n".join(lines)
@@ -184,7 +186,7 @@ def average(values: list[float | None]) -> float:
 def error_on(
     method: Method, A: KaiserSquires, kappa: Tensor, noise_std: Tensor, g: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Return R(y) and |R(y) - kappa|, the mean over the observed pixels, which is not measured, taken off."""
+    """Return R(y) and |R(y) - kappa| without the mean over the observed pixels, which is not measured."""
     y = A.A(kappa)
     x = method(y + noise_like(y, noise_std, generator=g), noise_std)
     off = x - kappa
