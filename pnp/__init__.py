@@ -98,4 +98,4 @@ if not TYPE_CHECKING:  # a type checker would take any name for one that exists
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_SUBMODULES, "__version__"})
+    return sorted([*__all__, *_SUBMODULES, "__version__"])

@@ -1,4 +1,4 @@
-"""What is installed: versions of packages, and files that hide `operators` and `denoisers`, which come with pnp."""
+"""Versions of installed packages, and files that hide `operators` and `denoisers`, which come with pnp."""
 
 from __future__ import annotations
 
@@ -20,14 +20,17 @@ def version(package: str = "pnp-local") -> str:
         return "not installed"
 
 
-def hidden_package() -> str:
-    """Return one sentence that names the file by which `operators` or `denoisers` is hidden, "" where none is.
+def hidden_package(*names: str) -> str:
+    """Return one sentence that names the file by which one of our packages is hidden, "" if none is.
 
-    Python looks for modules beside the script, or in the current folder, first. There a file operators.py or a package
-    denoisers takes the place of ours. Nothing is imported or run here.
+    Python looks for modules first beside the script, or in the current folder. A file operators.py or a package
+    denoisers there takes the place of ours. Nothing is imported or run here.
+
+    Args:
+        names: the packages that are needed, "operators", "denoisers" or both.
     """
     ours = Path(__file__).resolve().parents[1]
-    for name in ("operators", "denoisers"):
+    for name in names:
         module = sys.modules.get(name)
         spec = importlib.util.find_spec(name) if module is None else module.__spec__
         if spec is None or spec.origin is None:

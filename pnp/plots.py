@@ -1,4 +1,4 @@
-"""Figures: images side by side on one colour scale, saved to a file, without a display."""
+"""Save figures of images side by side on one colour scale; no display is needed."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from pnp.algorithms.protocols import Denoiser
 from pnp.algorithms.schedules import robust_range
 from pnp.metrics import matthews
 from pnp.phantoms import ACRYLIC, perforated_disc
-from pnp.readers import Scan, read_htc2022, read_htc2022_segmentation
+from pnp.readers import CtScan, read_htc2022, read_htc2022_segmentation
 
 LEVELS = ((4, 100, 1.0), (2, 50, 0.3), (1, 20, 0.15))
 """Of an arc: pixels that are one, iterations, first noise level over the robust range. Chosen on the disc "ta"."""
@@ -41,12 +41,11 @@ p.add_argument("--size", type=int, default=512, help="side of the image in pixel
 args = p.parse_args()
 size, max_iter = (48, 2) if args.smoke else (args.size, None)
 args.scans = ["60 views", "90"] if args.smoke else args.scans
-pixel_size = WIDTH_MM / size
 
 
-def operator(scan: Scan, coarser: int = 1) -> FanBeam:
+def operator(scan: CtScan, coarser: int = 1) -> FanBeam:
     n = math.ceil(size / coarser)
-    return FanBeam((n, n), scan.angles, **scan.geometry(), pixel_size=WIDTH_MM / n).to(args.device)
+    return scan.operator((n, n), pixel_size=WIDTH_MM / n).to(args.device)
 
 
 # Data: all views of the scan, and which pixels are acrylic
@@ -59,15 +58,15 @@ else:
     geometry = {"source_origin_mm": 410.66, "origin_detector_mm": 143.08, "pitch_mm": 112 / n_detectors}
     x = perforated_disc(size, generator=torch.Generator().manual_seed(args.seed))
     empty = np.zeros((721, n_detectors), dtype=np.float32)
-    scan = Scan(y=empty, angles=np.deg2rad(0.5 * np.arange(721)), kind="line integrals", **geometry)
+    scan = CtScan(y=empty, angles=np.deg2rad(0.5 * np.arange(721)), kind="line integrals", **geometry)
     clean = operator(scan).A(x.to(args.device))[0, 0].cpu()
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(args.seed))
-    scan = Scan(y=(clean + 0.0065 * noise).numpy(), angles=scan.angles, kind=scan.kind, **geometry)
+    scan = CtScan(y=(clean + 0.0065 * noise).numpy(), angles=scan.angles, kind=scan.kind, **geometry)
     truth = (x[0, 0] > 0.5 * x.max()).numpy()
 print(f"{Path(args.input).name if args.input else 'simulated scan'}: {len(scan.angles)} views, image {size} x {size}")
 
 
-def part_of(label: str) -> Scan:
+def part_of(label: str) -> CtScan:
     """Return 60 views of the turn, or an arc of so many degrees from the first view on; refuse what was not scanned."""
     turned = np.abs(np.rad2deg(scan.angles - scan.angles[0]))
     degrees = 360 if label == "60 views" else float(label)
@@ -80,17 +79,17 @@ def part_of(label: str) -> Scan:
     return scan.subset(np.flatnonzero(inside)[:: round(inside.sum() / 60)])
 
 
-def reconstruct(part: Scan, denoiser: Denoiser) -> Result:
+def reconstruct(part: CtScan, denoiser: Denoiser) -> Result:
     """Solve on the grid of the image; for an arc from coarse to fine, each with bins and views to match."""
     options = {"bounds": (0.0, None), "progress": True}
     if np.ptp(part.angles) > np.pi:
-        y = torch.from_numpy(part.y)[None, None].to(args.device)
+        y, _ = part.tensors(args.device)
         return solve(operator(part), y, denoiser, max_iter=max_iter, **options)
     x = None
     for coarser, n_iter, first in LEVELS:
         n_iter = max_iter or n_iter
         coarse = part.binned(math.gcd(coarser, part.y.shape[-1])).subset(slice(None, None, max(1, coarser // 2)))
-        A, y = operator(coarse, coarser), torch.from_numpy(coarse.y)[None, None].to(args.device)
+        A, (y, _) = operator(coarse, coarser), coarse.tensors(args.device)
         scale = robust_range(A.fbp(y, window="hann").clamp(min=0))
         if x is not None:
             x = F.interpolate(x, A.shape, mode="bicubic", antialias=True).clamp(min=0)
@@ -113,7 +112,7 @@ D = MLPatch.from_pretrained("gray").to(args.device)
 panels = {"segmentation": ACRYLIC * torch.from_numpy(truth).float()[None, None]}
 for label in args.scans:
     part = part_of(label)
-    A, y = operator(part), torch.from_numpy(part.y)[None, None].to(args.device)
+    A, (y, _) = operator(part), part.tensors(args.device)
     methods = {
         "FBP": lambda A=A, y=y: A.fbp(y),
         "FBP, Hann window": lambda A=A, y=y: A.fbp(y, window="hann"),
@@ -132,14 +131,13 @@ for label in args.scans:
             panels[f"{label if 'views' in label else label + ' degrees'}: {method}\nMCC {mcc:.4f}"] = x
 
 # Figure and files
-parameters = {"shape": (size, size), "angles": part.angles, **part.geometry(), "pixel_size": pixel_size}
 save(
     args,
     panels,
     result,
     panels["segmentation"],
     operator="fan_beam",
-    parameters=parameters,
+    parameters=part.geometry((size, size), pixel_size=WIDTH_MM / size),
     denoiser="mlpatch:gray",
     title=f"Limited angle: {Path(args.input).stem if args.input else 'simulated'}",
     limits=(0.0, 0.045),

@@ -26,10 +26,10 @@ from operators import SPECT, camera_response, spect_camera
 from pnp import Poisson, osem, solve
 from pnp.io import write_result
 from pnp.io.atomic import atomic
-from pnp.learned import load_unrolled_em
+from pnp.learned import UnrolledEM
 from pnp.metrics import nrmse
 from pnp.phantoms import ISOTOPES, REGIONS, emission_scan, region_means
-from pnp.phantoms.emission import SIGMAS
+from pnp.phantoms.emission import FWHM_PER_STD
 
 FIELD = 409.6  # mm, of the grid
 FILTER_FWHM = 10.0  # mm, of the smoothing after OSEM
@@ -52,7 +52,7 @@ angles = torch.arange(args.views, dtype=torch.float64) * (2 * math.pi / args.vie
 
 def camera(mu: Tensor, size: float) -> SPECT:
     cached = {"cache_attenuation": mu.shape[0] == shape[0]}
-    return spect_camera(mu, angles, voxel_size=size, **isotope.sheet, **cached).to(args.device)
+    return spect_camera(mu, angles, voxel_size=size, **isotope.camera_options, **cached).to(args.device)
 
 
 options = {"voxel_size_mm": voxel, "seed": args.seed, "virtual": args.virtual, "device": args.device}
@@ -63,13 +63,13 @@ print(
 )
 
 # Solve
-network = load_unrolled_em(args.isotope).to(args.device)
+network = UnrolledEM.from_pretrained(args.isotope).to(args.device)
 D = SliceWise(MLPatch.from_pretrained("gray"), axes=(0, 1, 2)).to(args.device)
 options = {"bounds": (0.0, None), "strength": args.strength, "max_iter": max_iter, "progress": True}
 em = timed(
     "OSEM", lambda: osem(A, y, n_subsets=min(4, args.views), background=scatter, max_iter=iterations, progress=True)
 )
-width = FILTER_FWHM / SIGMAS / voxel
+width = FILTER_FWHM / FWHM_PER_STD / voxel
 smooth = torch.from_numpy(gaussian_filter(em.image.cpu().numpy(), (0, 0, width, width, width))).to(args.device)
 pnp = timed("ADMM + MLPatch", lambda: solve(A, y, D, data_term=Poisson(background=scatter), **options))
 unrolled = timed("unrolled EM", lambda: network(A, y, scatter, em.image))
@@ -113,7 +113,7 @@ axis.set(xlabel="to the patient's left (mm)", ylabel="counts a view", xlim=(-FIE
 axis.legend()
 with atomic(args.output / "spect.png", overwrite=True) as part:
     figure.savefig(part)
-response = camera_response(shape, voxel_size=voxel, **isotope.sheet)
+response = camera_response(shape, voxel_size=voxel, **isotope.camera_options)
 parameters = {"shape": shape, "angles": A.angles, "voxel_size": voxel, "attenuation": A.attenuation, **response}
 write_result(
     args.output / "spect.h5",

@@ -21,10 +21,10 @@ from pnp import solve
 from pnp.ct import find_centre, line_integrals, offset_from_centre, simulate_counts
 from pnp.metrics import psnr
 from pnp.phantoms import perforated_disc
-from pnp.readers import Scan, read_dxchange
+from pnp.readers import CtScan, read_dxchange
 
 
-def read(path: str) -> Scan:
+def read(path: str) -> CtScan:
     """Read the first row of the detector; the others stay on disk."""
     return read_dxchange(path, rows=slice(0, 1)).row(0)
 
@@ -52,7 +52,7 @@ else:
     counts = simulate_counts(clean, beam, background=100.0, generator=generator).numpy()
     flat = simulate_counts(torch.zeros(10, n), beam, background=100.0, generator=generator).numpy()
     dark = simulate_counts(torch.zeros(10, n), 0.0, background=100.0, generator=generator).numpy()
-    scan = Scan(y=counts, angles=angles, kind="counts", flat=flat, dark=dark)
+    scan = CtScan(y=counts, angles=angles, kind="counts", flat=flat, dark=dark)
 
 # From counts to line integrals, their noise, and the axis
 record = line_integrals(scan)
@@ -69,7 +69,7 @@ def operator(views: slice, *, centred: bool = True) -> Radon:
 
 def data(views: slice) -> tuple[Tensor, Tensor]:
     """Line integrals and their noise, (1, 1, n_angles, n_detectors)."""
-    y, noise_std = (torch.from_numpy(t[views])[None, None].to(args.device) for t in (record.y, record.noise_std))
+    y, noise_std = (t[..., views, :] for t in record.tensors(args.device))
     return y, noise_std
 
 

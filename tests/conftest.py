@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from paths import ROOT
 
+# Imported by the tests; without this its files are searched for doctests.
+collect_ignore = ["support"]
+
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:

@@ -84,7 +84,7 @@ def main() -> None:
         print_error(f"out of memory: use smaller images, fewer at a time, or another --device ({error})")
         sys.exit(2)
     except (ImportError, AttributeError):
-        hidden = installation.hidden_package()
+        hidden = installation.hidden_package("operators", "denoisers")
         if not hidden:
             raise
         print_error(hidden)

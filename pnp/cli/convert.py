@@ -104,7 +104,7 @@ def convert(
         parameters["attenuation"] = _attenuation(attenuation, attenuation_unit, energy, parameters)
     write_measurements(
         output,
-        only.projections,
+        only.y,
         operator="spect",
         parameters=parameters,
         units="counts",
@@ -112,12 +112,13 @@ def convert(
         collimator=_collimator(collimator, radius, only),
         overwrite=overwrite,
     )
-    n_views, nx, nz = only.projections.shape[-3:]
+    n_views, nx, nz = only.y.shape[-3:]
     names = [name for name, given in (("attenuation", attenuation), ("scatter", scatter)) if given is not None]
     names += ["the response of the collimator"] if collimator or "collimator_mm" in only.facts else []
+    bins = " x ".join(f"{size:g}" for size in only.pixel_size_mm)
     print(
-        f"{output}: {n_views} views of {nx} x {nz} bins of {' x '.join(f'{size:g}' for size in only.pixel_mm)} mm, "
-        f"{float(only.projections.sum(dtype='float64')):.4g} counts, with {' and '.join(names) or 'nothing else'}"
+        f"{output}: {n_views} views of {nx} x {nz} bins of {bins} mm, "
+        f"{float(only.y.sum(dtype='float64')):.4g} counts, with {' and '.join(names) or 'nothing else'}"
     )
 
 
@@ -183,7 +184,7 @@ def _scatter(scan: SpectScan, peak: int, text: str) -> npt.NDArray[np.float32]:
             f"--scatter must be the numbers of one or two energy windows, e.g. 1,3, got {text!r}"
         ) from None
     estimate = scan.scatter(peak, *(_window_index("--scatter", k, scan) for k in numbers))
-    transaxial, axial = (SMOOTHING_MM / math.sqrt(8 * math.log(2)) / size for size in scan.pixel_mm)
+    transaxial, axial = (SMOOTHING_MM / math.sqrt(8 * math.log(2)) / size for size in scan.pixel_size_mm)
     smooth: npt.NDArray[np.float32] = gaussian_filter(estimate, (0, 0, 0, transaxial, axial), mode="nearest")
     return smooth
 

@@ -56,6 +56,7 @@ def osem(
     import torch
 
     from ..drivers.em import osem as reconstruct
+    from ..drivers.signals import uninterrupted
 
     where = choose_device(device)
     A = build_operator(data.operator, data.parameters).to(where)
@@ -71,14 +72,13 @@ def osem(
         progress=True,
     )
     exit_if_interrupted(kept, result)
-    written = save(output, result, data, {"n_subsets": subsets}, overwrite)
-    if kept is not None:
-        kept.path.unlink(missing_ok=True)
-    n_views = y.shape[2]
-    sizes = sorted({len(range(b, n_views, subsets)) for b in range(subsets)})
-    print(
-        f"{written}: {result.n_iter} iterations of {subsets} subsets of {' or '.join(map(str, sizes))} views, "
-        f"background {'0' if data.background is None else 'from the file'}, misfit {result.misfit:.3g}; {result.stop}"
-    )
+    with uninterrupted():  # what took the time is not lost to an impatient Ctrl-C
+        written = save(output, result, data, {"n_subsets": subsets}, overwrite)
+        if kept is not None:
+            kept.path.unlink(missing_ok=True)
+        sizes = sorted({len(range(b, y.shape[2], subsets)) for b in range(subsets)})
+        views = f"{result.n_iter} iterations of {subsets} subsets of {' or '.join(map(str, sizes))} views"
+        floor = "0" if data.background is None else "from the file"
+        print(f"{written}: {views}, background {floor}, misfit {result.misfit:.3g}; {result.stop}")
     if result.stop.name == "INTERRUPTED":
         raise typer.Exit(INTERRUPTED)

@@ -57,7 +57,7 @@ def save(output: Path, result: Result, data: Measurements, attributes: dict[str,
     written = hdf5_fallback_path(output, x)
     if not is_hdf5(written):
         voxel_mm = data.parameters["voxel_size"] if data.operator == "spect" else None
-        write_image(output, x[0, 0] if x.shape[1] == 1 else x[0], voxel_mm=voxel_mm, overwrite=overwrite)
+        write_image(output, x[0, 0] if x.shape[1] == 1 else x[0], voxel_size_mm=voxel_mm, overwrite=overwrite)
         return output
     write_result(
         written,

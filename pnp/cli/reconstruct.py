@@ -88,6 +88,7 @@ def reconstruct(
     import torch
 
     from ..algorithms.poisson import Poisson
+    from ..drivers.signals import uninterrupted
     from ..drivers.solve import solve
 
     where = choose_device(device)
@@ -114,11 +115,12 @@ def reconstruct(
     )
     exit_if_interrupted(kept, result)
     label = f"{denoiser}, slices across x, y and z" if is_volume else denoiser
-    written = save(output, result, data, {"denoiser": label}, overwrite)
-    if kept is not None:
-        kept.path.unlink(missing_ok=True)
-    noise = _noise_summary(result, data, noise_std, label)
-    print(f"{written}: {result.n_iter} iterations, {noise}; {result.stop}")
+    with uninterrupted():  # an impatient Ctrl-C must not lose the result
+        written = save(output, result, data, {"denoiser": label}, overwrite)
+        if kept is not None:
+            kept.path.unlink(missing_ok=True)
+        noise = _noise_summary(result, data, noise_std, label)
+        print(f"{written}: {result.n_iter} iterations, {noise}; {result.stop}")
     if result.stop.name == "INTERRUPTED":
         raise typer.Exit(INTERRUPTED)
     if written != output:

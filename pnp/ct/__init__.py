@@ -1,7 +1,12 @@
-"""Computed tomography from raw measurements: counts to line integrals, centre of rotation, units, transmission.
+"""Computed tomography from raw measurements: line integrals of counts, centre of rotation, units, transmission.
 
 `calibrate` finds the angles and the offset of a scan from its measurements alone.
 """
+
+from ..installation import hidden_package
+
+if hidden_package("operators"):
+    raise ImportError(hidden_package("operators"))
 
 from .centre import find_centre, offset_from_centre
 from .geometry_calibration import Calibration, calibrate

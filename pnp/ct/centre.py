@@ -1,7 +1,7 @@
-"""The centre of rotation, found in the sinogram alone: no operator, no reconstruction.
+"""Centre of rotation from the sinogram alone, without an operator or a reconstruction.
 
-View theta + pi sees view theta mirrored at the axis: p(c + t, theta + pi) = p(c - t, theta), c the axis in bins. Three
-ways to use it:
+View theta + pi is view theta mirrored at the axis: p(c + t, theta + pi) = p(c - t, theta), c the axis in bins. There
+are three methods:
 
     "opposite"  Views half a turn apart are registered: the c that minimises sum (p - q)^2 / sum (p^2 + q^2) over the
                 bins that both see, q the mirrored view, summed over all pairs. Needs views over a full turn, or one
@@ -14,8 +14,8 @@ ways to use it:
                 shift. Needs even steps over half a turn. Truncation biases it: a
                 Shepp-Logan head 102 bins wide by up to 0.4 bins where a tenth is cut off, by 3 where a fifth is.
     "moments"   The centre of mass of a view is c + X cos(theta) + Y sin(theta) (Helgason, The Radon Transform, 1980;
-                Ludwig, Comm. Pure Appl. Math. 19 (1966) 49): a linear fit. Any angles, but for all of the object in
-                every view, and sensitive to beam hardening and to air that does not read zero.
+                Ludwig, Comm. Pure Appl. Math. 19 (1966) 49): a linear fit. For any angles, if
+                every view holds all of the object; sensitive to beam hardening and to air that does not read zero.
 
 Axes: (..., n_angles, n_detectors); angles in radians; c counts bins from 0, at their centres.
 """
@@ -34,37 +34,37 @@ from operators.base import warn_of_degrees
 from ..checks import check_number, short
 from .line_integrals import as_floats
 
-METHODS = ("auto", "opposite", "wedge", "moments")
-EXACT = 0.05
-"""Angles that agree to this fraction of the usual step are the same."""
-WIDE = 3.0
-"""Views further apart than so many usual steps are not interpolated between."""
-WIDEST = math.radians(15)
-"""Nor views further apart than this."""
-OVERLAP = 0.25
-"""Fraction of the bins that opposite views must share: the axis lies in the detector's middle three quarters."""
-FEW = 0.25
-"""Fraction of the views that must have an opposite one for "opposite" to come first."""
-EDGE = 0.05
-"""Mean signal at the detector's ends, over the largest, beyond which the object is truncated."""
-UNEVEN = 0.1
-"""Variation of the views' sums, which are one number for an object in full view."""
-SINGULAR = 1e-3
-"""Ratio of extreme singular values below which three unknowns are not told apart."""
-FINE = 8
-"""Steps a bin in the search for the least energy outside the wedge."""
+_METHODS = ("auto", "opposite", "wedge", "moments")
+_ANGLE_TOLERANCE = 0.05
+"""Largest difference of angles that count as equal, in usual steps."""
+_MAX_GAP_STEPS = 3.0
+"""Largest gap between views across which they are interpolated, in usual steps."""
+_MAX_GAP = math.radians(15)
+"""Largest such gap in radians."""
+_MIN_OVERLAP = 0.25
+"""Smallest fraction of the bins that opposite views share: the axis lies in the detector's middle three quarters."""
+_MIN_OPPOSITE_FRACTION = 0.25
+"""Smallest fraction of views with an opposite one for which "auto" prefers "opposite"."""
+_MAX_EDGE_SIGNAL = 0.05
+"""Largest mean signal at the detector's ends, over the largest signal, of an object in full view."""
+_MAX_VARIATION = 0.1
+"""Largest relative variation of even steps, and of the views' sums, which are equal for an object in full view."""
+_MIN_SINGULAR_RATIO = 1e-3
+"""Smallest ratio of singular values with which the three unknowns can be separated."""
+_STEPS_PER_BIN = 8
+"""Steps per bin in the search for the least energy outside the wedge."""
 
 
-def find_centre(sinogram: Any, angles: Any, *, method: str = "auto") -> float:
+def find_centre(y: Any, angles: Any, *, method: str = "auto") -> float:
     """Return the axis of rotation in bins, 0-based and fractional, from line integrals.
 
-    Of parallel beams; and of fan beams over full turns, by "opposite": rays near the middle one are seen twice there.
+    For parallel beams; for fan beams over full turns use "opposite": rays near the middle one are measured twice.
 
     Errors measured on analytic phantoms (tests/pnp/ct/test_centre.py): below 0.05 bins without noise, below 0.3 bins
     with noise of 5 % of the largest line integral at 180 views of 161 bins.
 
     Args:
-        sinogram: line integrals (..., n_angles, n_detectors), of slices that share the axis; air reads 0.
+        y: line integrals (..., n_angles, n_detectors), of slices that share the axis; air reads 0.
         angles: (n_angles,), radians, any order.
         method: "opposite", "wedge", "moments" (see the module), or "auto": "opposite" where a quarter of the views
             have an opposite one, else "wedge" unless the object is truncated, else what the angles allow.
@@ -73,16 +73,16 @@ def find_centre(sinogram: Any, angles: Any, *, method: str = "auto") -> float:
         ValueError, TypeError: shapes do not fit, the angles do not allow the method, or the object is not in full view
             with "moments".
     """
-    p, _ = as_floats("find_centre", "sinogram", sinogram, ndim=2)
+    p, _ = as_floats("find_centre", "y", y, ndim=2)
     theta = as_floats("find_centre", "angles", angles, ndim=1)[0].double().cpu()
     p = p.double().cpu().reshape(-1, *p.shape[-2:])
-    if method not in METHODS:
-        raise ValueError(f"find_centre: method must be one of {list(METHODS)}, got {short(repr(method), 60)}")
+    if method not in _METHODS:
+        raise ValueError(f"find_centre: method must be one of {list(_METHODS)}, got {short(repr(method), 60)}")
     n_angles, n_detectors = p.shape[-2:]
     if theta.shape != (n_angles,):
-        turned = "; use sinogram.swapaxes(-2, -1)" if theta.shape == (n_detectors,) else ""
+        turned = "; use y.swapaxes(-2, -1)" if theta.shape == (n_detectors,) else ""
         raise ValueError(
-            f"find_centre: sinogram must be (..., n_angles, n_detectors) with {theta.numel()} angles, got shape "
+            f"find_centre: y must be (..., n_angles, n_detectors) with {theta.numel()} angles, got shape "
             f"{tuple(p.shape[-2:])} and angles of shape {tuple(theta.shape)}{turned}"
         )
     if n_angles < 2 or n_detectors < 3:
@@ -90,13 +90,13 @@ def find_centre(sinogram: Any, angles: Any, *, method: str = "auto") -> float:
     span = float(theta.max() - theta.min())
     warn_of_degrees("find_centre", span, stacklevel=2)
     if not bool((p != 0).any()):
-        raise ValueError("find_centre: sinogram is zero everywhere; there is nothing to find an axis in")
+        raise ValueError("find_centre: y is zero everywhere; there is nothing to find an axis in")
     profile = p.mean((0, 1))
     quarter = n_detectors // 4
     ends, middle = float(torch.minimum(profile[0], profile[-1])), float(profile[quarter : n_detectors - quarter].max())
-    if ends > max(middle, EDGE * float(profile.abs().max())):
+    if ends > max(middle, _MAX_EDGE_SIGNAL * float(profile.abs().max())):
         warnings.warn(
-            "find_centre: sinogram is larger at both ends of the detector than in the middle; it must hold line "
+            "find_centre: y is larger at both ends of the detector than in the middle; it must hold line "
             "integrals, -log of the transmission, neither counts nor transmissions",
             stacklevel=2,
         )
@@ -137,10 +137,10 @@ def offset_from_centre(centre: float, n_detectors: int, pitch: float = 1.0) -> f
     return pitch * ((n_detectors - 1) / 2 - centre)
 
 
-def _choose(p: Tensor, opposite: Views | None, half_turn: Tensor | None) -> str:
-    """Return the method for these views: many pairs average noise better than seams do, seams better than one pair."""
+def _choose(p: Tensor, opposite: _OppositeViews | None, half_turn: Tensor | None) -> str:
+    """Return the method for these views: many pairs average noise better than "wedge", which beats one pair."""
     n_pairs = 0 if opposite is None else len(opposite.views)
-    if n_pairs >= FEW * p.shape[-2]:
+    if n_pairs >= _MIN_OPPOSITE_FRACTION * p.shape[-2]:
         return "opposite"
     if half_turn is not None and (not _truncated(p) or not n_pairs):
         return "wedge"
@@ -150,14 +150,14 @@ def _choose(p: Tensor, opposite: Views | None, half_turn: Tensor | None) -> str:
 def _truncated(p: Tensor) -> bool:
     """Return whether the object reaches beyond an end of the detector."""
     profile = p.mean((0, 1))
-    return max(float(profile[0]), float(profile[-1])) > EDGE * float(profile.max())
+    return max(float(profile[0]), float(profile[-1])) > _MAX_EDGE_SIGNAL * float(profile.max())
 
 
 # -------------------------------------------------------------------- opposite views
 
 
-class Views(NamedTuple):
-    """Views, and for each the two views about theta + pi and the share of the second."""
+class _OppositeViews(NamedTuple):
+    """Views with an opposite one: for each, the two views around theta + pi and the weight of the second."""
 
     views: Tensor
     before: Tensor
@@ -165,24 +165,27 @@ class Views(NamedTuple):
     share: Tensor
 
 
-def _opposite_views(theta: Tensor) -> Views | None:
+def _opposite_views(theta: Tensor) -> _OppositeViews | None:
     """Return the views that have an opposite one; None: no pair."""
     ordered, order = theta.remainder(2 * math.pi).sort()
     n = len(ordered)
     gaps = torch.cat([ordered.diff(), ordered[:1] + 2 * math.pi - ordered[-1:]])
-    step = min(float(gaps[gaps > 1e-9].median()), WIDEST / WIDE)  # repeated views apart
+    step = min(float(gaps[gaps > 1e-9].median()), _MAX_GAP / _MAX_GAP_STEPS)  # without repeated views
     target = (theta + math.pi).remainder(2 * math.pi)
     after = torch.searchsorted(ordered, target) % n
     before = (after - 1) % n
     past, ahead = (target - ordered[before]).remainder(2 * math.pi), (ordered[after] - target).remainder(2 * math.pi)
     # On a view, or next to it by rounding: that view; between two neighbours: their mean.
-    on_before, on_after = torch.minimum(past, 2 * math.pi - past) <= EXACT * step, ahead <= EXACT * step
-    usable = on_before | on_after | (past + ahead <= WIDE * step)
+    on_before, on_after = (
+        torch.minimum(past, 2 * math.pi - past) <= _ANGLE_TOLERANCE * step,
+        ahead <= _ANGLE_TOLERANCE * step,
+    )
+    usable = on_before | on_after | (past + ahead <= _MAX_GAP_STEPS * step)
     share = torch.where(on_before, 0, torch.where(on_after, 1, past / (past + ahead)))
     views = usable.nonzero().flatten()
     if not len(views):
         return None
-    return Views(views, order[before[views]], order[after[views]], share[views])
+    return _OppositeViews(views, order[before[views]], order[after[views]], share[views])
 
 
 def _register(p: Tensor, views: Tensor, before: Tensor, after: Tensor, share: Tensor) -> float:
@@ -198,7 +201,7 @@ def _register(p: Tensor, views: Tensor, before: Tensor, after: Tensor, share: Te
     first, last = (k - n + 1).clamp(min=0), k.clamp(max=n - 1)
     energy = energy[last + 1] - energy[first]
     mismatch = 1 - 2 * product / torch.where(energy > 0, energy, math.inf)
-    least = math.ceil(OVERLAP * n)
+    least = math.ceil(_MIN_OVERLAP * n)
     return _lowest(mismatch, k[last - first + 1 >= least]) / 2
 
 
@@ -208,7 +211,7 @@ def _lowest(values: Tensor, where: Tensor) -> float:
     if i in (int(where[0]), int(where[-1])):
         raise ValueError(
             "find_centre: no axis found in the middle three quarters of the detector; check that angles are radians "
-            "in the order of the views, that sinogram holds -log of the transmission, and that the beams are parallel"
+            "in the order of the views, that y holds -log of the transmission, and that the beams are parallel"
         )
     left, middle, right = (float(v) for v in values[i - 1 : i + 2])
     bend = left - 2 * middle + right
@@ -223,7 +226,7 @@ def _half_turn(theta: Tensor) -> Tensor | None:
     ordered, order = theta.sort()
     steps = ordered.diff()
     step = float(ordered[-1] - ordered[0]) / (len(theta) - 1)
-    if len(theta) < 4 or not step > 0 or float((steps - step).abs().max()) > UNEVEN * step:
+    if len(theta) < 4 or not step > 0 or float((steps - step).abs().max()) > _MAX_VARIATION * step:
         return None
     n = round(math.pi / step)  # views of half a turn: all, or all but a last one at 180 degrees
     if n not in (len(theta), len(theta) - 1) or abs(n * step - math.pi) > 0.5 * step:
@@ -243,14 +246,14 @@ def _least_outside_wedge(p: Tensor) -> float:
     # No object in view reaches further than half the detector from the axis if that is at its middle.
     outside = nu > omega.abs() * (n / 2) + 1
     cross = (P.conj() * Q * outside).sum((0, 1))
-    padded = torch.zeros(FINE * size, dtype=cross.dtype)
+    padded = torch.zeros(_STEPS_PER_BIN * size, dtype=cross.dtype)
     padded[torch.arange(size).where(torch.arange(size) < n, torch.arange(size) - size)] = cross
     energy = torch.fft.fft(padded).real
-    shift = torch.arange(FINE * size)
-    shift = shift.where(shift < FINE * n, shift - FINE * size)
-    centred = energy.roll(FINE * n)  # index FINE n is shift 0
-    allowed = (shift.abs() <= FINE * n * (1 - OVERLAP)).roll(FINE * n).nonzero().flatten()
-    return (n - 1) / 2 + (_lowest(centred, allowed) / FINE - n) / 2
+    shift = torch.arange(_STEPS_PER_BIN * size)
+    shift = shift.where(shift < _STEPS_PER_BIN * n, shift - _STEPS_PER_BIN * size)
+    centred = energy.roll(_STEPS_PER_BIN * n)  # index FINE n is shift 0
+    allowed = (shift.abs() <= _STEPS_PER_BIN * n * (1 - _MIN_OVERLAP)).roll(_STEPS_PER_BIN * n).nonzero().flatten()
+    return (n - 1) / 2 + (_lowest(centred, allowed) / _STEPS_PER_BIN - n) / 2
 
 
 # -------------------------------------------------------------------- moments
@@ -260,20 +263,20 @@ def _centre_of_masses(p: Tensor, theta: Tensor) -> float:
     """Return c from sum_b b p / sum_b p = c + X cos(theta) + Y sin(theta), slices with their own X and Y."""
     sums = p.sum(-1)
     if not bool((sums > 0).all()):
-        raise ValueError("find_centre: the views' sums must be positive; sinogram must hold -log of the transmission")
+        raise ValueError("find_centre: the views' sums must be positive; y must hold -log of the transmission")
     uneven = float((sums.std(-1) / sums.mean(-1)).max())
-    if uneven > UNEVEN or _truncated(p):
+    if uneven > _MAX_VARIATION or _truncated(p):
         raise ValueError(
             "find_centre: method 'moments' needs all of the object in every view and air at both ends, but the "
             f"views' sums vary by {100 * uneven:.2g} %, or the ends do not read 0: the object is truncated, the "
-            'sinogram transposed or the noise too high; use "opposite" on a full turn, or "wedge"'
+            'y transposed or the noise too high; use "opposite" on a full turn, or "wedge"'
         )
     basis = torch.stack([torch.ones_like(theta), theta.cos(), theta.sin()], 1)
     singular = torch.linalg.svdvals(basis)
-    if len(theta) < 3 or not bool(singular[-1] > SINGULAR * singular[0]):
+    if len(theta) < 3 or not bool(singular[-1] > _MIN_SINGULAR_RATIO * singular[0]):
         raise ValueError(
             f"find_centre: {len(theta)} angles over {math.degrees(float(theta.max() - theta.min())):.4g} degrees do "
-            "not tell the axis from the object's place; method 'moments' needs three different views or more"
+            "not separate the axis from the object's position; method 'moments' needs three different views or more"
         )
     # Each view by its own sum, about the middle: what is common to all its bins cancels.
     middle = (p.shape[-1] - 1) / 2

@@ -1,4 +1,4 @@
-"""Angles and centre of rotation from the measurements, and from what images are like.
+"""Calibrate the angles and the centre of rotation from the measurements, with a denoiser as a prior if given.
 
     (angles, offset) = argmin  min_x 1/2 ||W^(1/2) (A(angles, offset) x - y)||^2 + alpha/2 ||x - z||^2
 
@@ -6,10 +6,10 @@ The inner minimum is the data step h(z, alpha) of `solve`; variable projection (
 10 (1973) 413) leaves a problem in the geometry alone. Its gradient is that of the misfit at the inner minimum held
 fixed, since the derivative with respect to x vanishes there; the operator gives it through its own derivatives in
 angles and offset. z is 0 at first and then, round by round, the image found so far: shrinking towards 0 would prefer
-geometries whose views agree on little. What a scan with noise leaves open is left by stopping early.
+geometries whose views agree on little. Early stopping keeps what a noisy scan does not determine near its start.
 
-No measurement tells a rotation of all views together from a rotation of the object: the mean change of the angles is
-set to 0. Objects that look alike from both sides of a symmetry axis tell little about views near it.
+No measurement separates a rotation of all views together from a rotation of the object: the mean change of the angles
+is set to 0. Objects that look alike from both sides of a symmetry axis determine views near it poorly.
 
 With several threads the transforms add in any order, and the iterations magnify that rounding: two runs then agree to
 about 0.1 degrees before convergence, with one thread exactly.
@@ -38,27 +38,27 @@ from ..drivers.monitor import Monitor
 from ..drivers.result import Stop
 from .line_integrals import as_floats
 
-ALPHA = 1e-4
-"""Of the curvature. Measured: 1e-5 is as good and slower, 1e-3 slower to converge, more is wrong."""
-ROUND = 10
-"""Iterations of L-BFGS with one z."""
-FREE = 3
-"""Rounds before the first z that is denoised."""
-PRIOR = 100.0
-"""Times ALPHA, where z is denoised. Measured (64 x 64, 60 views): 10 leaves twice the error, 1000 is no better."""
-LEVELS = Schedule(0.2, 0.02, n_iter=9)
+_ALPHA_FRACTION = 1e-4
+"""Alpha over the curvature. Measured: 1e-5 is as good and slower, 1e-3 slower to converge, more is wrong."""
+_ROUND_ITERATIONS = 10
+"""Iterations of L-BFGS in a round, with one z."""
+_ROUNDS_WITHOUT_PRIOR = 3
+"""Number of rounds before z is denoised."""
+_PRIOR_FACTOR = 100.0
+"""Factor of alpha where z is denoised. Measured (64 x 64, 60 views): 10 leaves twice the error, 1000 is no better."""
+_NOISE_LEVELS = Schedule(0.2, 0.02, n_iter=9)
 """Noise levels of the denoiser, round by round, over the robust range of the image."""
 
-STOPPED = 99
+_STOPPED_STATUS = 99
 """scipy's status where a callback raised StopIteration."""
 
-Make = Callable[[Tensor, Tensor], Operator]
-Denoise = Callable[[Tensor, float], Tensor]
+_MakeOperator = Callable[[Tensor, Tensor], Operator]
+_Denoise = Callable[[Tensor, float], Tensor]
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What `calibrate` returns.
+    """Calibrated geometry and its image.
 
     Attributes:
         angles: (n_angles,), radians, with the mean of those given.
@@ -66,7 +66,7 @@ class Calibration:
         x: the image (B, C, H, W) of the last data step; without a denoiser it holds the noise of y.
         objective: its value after every iteration, over the energy of y; it jumps where z or alpha changes, after at
             most ten.
-        stop: why it ended: `Stop.CONVERGED` (no geometry near explains y better), `MAX_ITER`, `CALLBACK` or
+        stop: reason for the end: `Stop.CONVERGED` (no geometry near explains y better), `MAX_ITER`, `CALLBACK` or
             `INTERRUPTED` (Ctrl-C).
     """
 
@@ -78,7 +78,7 @@ class Calibration:
 
 
 def calibrate(
-    make: Make,
+    make_operator: _MakeOperator,
     y: Any,
     angles: Any,
     offset: float = 0.0,
@@ -90,22 +90,22 @@ def calibrate(
     callback: Callable[[int, Tensor, float], Any] | None = None,
     progress: bool = False,
 ) -> Calibration:
-    """Return the angles and the offset that explain sinograms y best.
+    """Return the angles and the offset with which the operator explains sinograms y best.
 
     Args:
-        make: (angles, offset) -> the operator, e.g. `lambda a, o: Radon((128, 128), a, offset=o, n_detectors=183)`.
-            Gradients must reach angles and offset. The image should be coarse enough for y to determine it: at most
-            about as many pixels as y has values.
+        make_operator: (angles, offset) -> the operator, e.g.
+            `lambda a, o: Radon((128, 128), a, offset=o, n_detectors=183)`. Gradients must reach angles and offset. The
+            image should be coarse enough for y to determine it: at most about as many pixels as y has values.
         y: measurements (B, C, n_angles, n_detectors), numpy or torch; all images share the geometry. Computed in
             float64, since the objective is compared at nearby geometries; x comes back in y's own dtype.
         angles: (n_angles,), radians: where the views are believed to be.
         offset: where the detector is believed to be.
-        denoiser: D(x, sigma), as in `solve`, e.g. MLPatch: it tells errors that the measurements hardly do. It is
+        denoiser: D(x, sigma), as in `solve`, e.g. MLPatch: it reveals errors that the measurements hardly show. It is
             called between rounds of ten iterations, first after the third.
         bounds: (low, high) of what the denoiser returns, None where open, e.g. (0, None) for attenuation.
         noise_std: standard deviation of y, a number or broadcasting to y; infinite where nothing was measured. None:
             the same everywhere.
-        max_iter: at most so many iterations of L-BFGS, in rounds of ten; None: 60, with a denoiser 150.
+        max_iter: largest number of L-BFGS iterations, in rounds of ten; None: 60, with a denoiser 150.
         callback: called with (iteration, angles, offset); a true answer stops.
         progress: show a bar on stderr.
 
@@ -123,18 +123,17 @@ def calibrate(
     max_iter = max_iter if max_iter is not None else 60 if denoiser is None else 150
     check_number("max_iter", max_iter, above=1, integer=True, or_equal=True, caller="calibrate")
     low, high = as_bounds(bounds, "calibrate")
-    D: Denoise | None = None
+    D: _Denoise | None = None
     if denoiser is not None:
-        if max_iter <= FREE * ROUND:
-            raise ValueError(
-                f"calibrate: max_iter must be above {FREE * ROUND} for the denoiser to be called, got {max_iter}"
-            )
+        if max_iter <= _ROUNDS_WITHOUT_PRIOR * _ROUND_ITERATIONS:
+            least = _ROUNDS_WITHOUT_PRIOR * _ROUND_ITERATIONS
+            raise ValueError(f"calibrate: max_iter must be above {least} for the denoiser to be called, got {max_iter}")
         check_device("denoiser", denoiser, y.device, "calibrate")
         D = _within_range(as_denoiser(denoiser, "calibrate"), low, high)
     weights = _weights(noise_std, y)
     if not bool((weights * y).any()):
         raise ValueError("calibrate: y is zero wherever it has weight; there is nothing to find angles in")
-    problem = _Problem(make, y, weights, start, float(offset), dtype)
+    problem = _Problem(make_operator, y, weights, start, float(offset), dtype)
     monitor = Monitor("calibrate", max_iter, ("objective",), callback=callback, progress=progress)
 
     def after(intermediate_result: Any) -> None:
@@ -154,21 +153,26 @@ def calibrate(
                 jac=True,
                 method="L-BFGS-B",
                 callback=after,
-                options={"maxiter": min(ROUND, max_iter - done), "maxcor": ROUND, "ftol": 1e-12, "gtol": 0.0},
+                options={
+                    "maxiter": min(_ROUND_ITERATIONS, max_iter - done),
+                    "maxcor": _ROUND_ITERATIONS,
+                    "ftol": 1e-12,
+                    "gtol": 0.0,
+                },
             )
-            # Nothing to gain with this z, nor with the last one: a denoiser may have more to say.
-            idle = monitor.n_iter == done and (D is None or k >= FREE + LEVELS.n_iter)
+            # No gain with this z, nor with the last one; a denoiser may still change z.
+            idle = monitor.n_iter == done and (D is None or k >= _ROUNDS_WITHOUT_PRIOR + _NOISE_LEVELS.n_iter)
             if idle:
                 monitor.stop = Stop.CONVERGED
-            if found.status == STOPPED or monitor.n_iter >= max_iter or idle:
+            if found.status == _STOPPED_STATUS or monitor.n_iter >= max_iter or idle:
                 break
-            problem.attach(D, k + 1 - FREE)
+            problem.attach(D, k + 1 - _ROUNDS_WITHOUT_PRIOR)
     found_angles, found_offset = problem.geometry(problem.best)
     x = problem.solve(problem.best).to(dtype)
     return Calibration(found_angles, float(found_offset), x, monitor.history["objective"], monitor.stop)
 
 
-def _within_range(denoiser: Denoiser, low: float | None, high: float | None) -> Denoise:
+def _within_range(denoiser: Denoiser, low: float | None, high: float | None) -> _Denoise:
     """Return D(x, sigma) within the bounds, sigma brought into the denoiser's own range."""
     guarded = guard_denoiser(denoiser, low, high, "calibrate")
     least, most = getattr(denoiser, "sigma_range", (0.0, math.inf))
@@ -187,25 +191,38 @@ def _weights(noise_std: Any, y: Tensor) -> Tensor:
 
 
 class _Problem:
-    """The objective in q = (changes of the angles, change of the offset), both in pixels at the image's rim."""
+    """Objective in q = (changes of the angles, change of the offset), both in pixels at the image's rim."""
 
     def __init__(
-        self, make: Make, y: Tensor, weights: Tensor, angles: Tensor, offset: float, dtype: torch.dtype
+        self,
+        make_operator: _MakeOperator,
+        y: Tensor,
+        weights: Tensor,
+        angles: Tensor,
+        offset: float,
+        dtype: torch.dtype,
     ) -> None:
-        self.make, self.y, self.weights, self.angles, self.offset, self.dtype = make, y, weights, angles, offset, dtype
+        self.make_operator, self.y, self.weights, self.angles, self.offset, self.dtype = (
+            make_operator,
+            y,
+            weights,
+            angles,
+            offset,
+            dtype,
+        )
         operator = self.operator(angles, torch.tensor(offset, dtype=torch.float64))
         self.pixel_size = float(getattr(operator, "pixel_size", 1.0))
         back = operator.A_adjoint(weights * y)
         norm = operator_norm(lambda x: operator.A_adjoint(weights * operator.A(x)), back)
         self.curvature = norm**2
-        self.alpha = y.new_tensor(ALPHA * self.curvature)
+        self.alpha = y.new_tensor(_ALPHA_FRACTION * self.curvature)
         self.radius = math.hypot(*back.shape[-2:]) / 2
         self.z = torch.zeros_like(back)
         self.best = np.zeros(len(angles) + 1)
         self.x: Tensor | None = None
 
     def operator(self, angles: Tensor, offset: Tensor) -> Any:
-        return self.make(angles.to(self.y.device), offset.to(self.y.device))
+        return self.make_operator(angles.to(self.y.device), offset.to(self.y.device))
 
     def geometry(self, q: npt.NDArray[np.float64]) -> tuple[Tensor, Tensor]:
         """Return the angles, without a common rotation, and the offset."""
@@ -213,15 +230,18 @@ class _Problem:
         return self.angles + change, torch.tensor(self.offset + float(q[-1]) * self.pixel_size, dtype=torch.float64)
 
     @torch.no_grad()
-    def attach(self, denoiser: Denoise | None, k: int) -> None:
-        """Tie the next round's image to z: the one found so far, or that denoised with noise level k >= 0."""
+    def attach(self, denoiser: _Denoise | None, k: int) -> None:
+        """Set the z of the next round: the image found so far, denoised with noise level k if k >= 0."""
         x = self.solve(self.best)
         if denoiser is None or k < 0:
             self.z = x
         else:
             scale = max(robust_range(x), float(x.std()))  # few bright pixels have no robust range
-            z = denoiser(x.to(self.dtype), LEVELS(k) * scale).to(x)
-            self.z, self.alpha = z, x.new_tensor(PRIOR * ALPHA * self.curvature)  # both, or after Ctrl-C neither
+            z = denoiser(x.to(self.dtype), _NOISE_LEVELS(k) * scale).to(x)
+            self.z, self.alpha = (
+                z,
+                x.new_tensor(_PRIOR_FACTOR * _ALPHA_FRACTION * self.curvature),
+            )  # both at once, for Ctrl-C
 
     @torch.no_grad()
     def solve(self, q: npt.NDArray[np.float64]) -> Tensor:
@@ -239,7 +259,7 @@ class _Problem:
         return self.x
 
     def value_and_gradient(self, q: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
-        """The objective and its gradient, over the energy of y: of order one, as L-BFGS-B's tolerances expect."""
+        """Return objective and gradient, over the energy of y: of order one, as L-BFGS-B's tolerances expect."""
         x = self.solve(q)
         angles, offset = (v.requires_grad_() for v in self.geometry(q))
         with torch.enable_grad():

@@ -2,7 +2,7 @@
 
 Water's coefficient is that of J. H. Hubbell and S. M. Seltzer, Tables of X-Ray Mass Attenuation Coefficients, NIST
 Standard Reference Database 126, table 4, "Water, Liquid", 1.000 g/cm^3. Vacuum is -1000 HU, water 0 HU. The scale
-belongs to one energy: a tube's spectrum is best calibrated by a scan of water.
+holds at one energy: a tube's spectrum is best calibrated with a scan of water.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Any, TypeVar
 from ..checks import check_number
 from ..spect.attenuation import MM_PER_CM, WATER, interpolated
 
-T = TypeVar("T")
+_T = TypeVar("T")
 
 _LOWEST, _HIGHEST = 10.0, 200.0  # keV, of the energies that X-ray tubes reach
 
 
-def hounsfield(mu: T, mu_water: float) -> T:
+def hounsfield(mu: _T, mu_water: float) -> _T:
     """Return Hounsfield units from linear attenuation.
 
     Args:
@@ -35,7 +35,7 @@ def hounsfield(mu: T, mu_water: float) -> T:
     return 1000 * (values / mu_water - 1)  # type: ignore[no-any-return]
 
 
-def attenuation(hu: T, mu_water: float) -> T:
+def attenuation(hu: _T, mu_water: float) -> _T:
     """Return linear attenuation, in the unit of mu_water, from Hounsfield units. The inverse of `hounsfield`.
 
     Args:

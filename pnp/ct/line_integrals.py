@@ -1,4 +1,4 @@
-"""From counts to line integrals and their noise.
+"""Line integrals and their noise from counts.
 
     y = -log(s/f),   s = counts - dark,   f = flat - dark,
 
@@ -10,8 +10,8 @@ with read-out noise sigma_e, has var(counts) = g s + sigma_e^2; the delta method
 
 whose first term is that of Thibault, Bouman, Sauer and Hsieh (Proc. SPIE 6065 (2006) 60650X) and, for photons alone,
 the 1/counts of penalised weighted least squares (Sauer and Bouman, IEEE Trans. Signal Process. 41 (1993) 534). The
-mean s is not known: its measured value stands for it, so that rays of a few photons are better left to
-`Transmission`, which takes no logarithm. The noise of the flat is the same in all views of a bin; it is counted in
+mean s is not known: its measured value takes its place. For rays of a few photons use `Transmission`, which takes no
+logarithm. The noise of the flat is the same in all views of a bin; it is counted in
 the variance, not as a covariance.
 
 g and sigma_e come from the photon-transfer relation var(flat) - var(dark) = g f (Janesick, Photon Transfer, SPIE 2007),
@@ -33,31 +33,31 @@ import torch
 from torch import Tensor
 
 from ..checks import broadcasts, check_number, short
-from ..readers import Scan
+from ..readers import CtScan
 
-BAD = ("mark", "raise")
-ROBUST_STD = 1.4826
+_BAD_CHOICES = ("mark", "raise")
+_STD_PER_MAD = 1.4826
 """Standard deviation of a normal distribution over its median absolute deviation."""
-OUTLIER = 6.0
-"""Robust standard deviations beyond which a pixel is not one of its neighbours."""
-LEAST_DEFECT = 0.05
-"""A pixel within this fraction of its neighbours' beam is repaired by its own flat."""
-DIMMEST = 1e-3
-"""Of the open beam: it would be an object of seven attenuation lengths everywhere."""
-NEIGHBOURS = 11
-"""Bins of the running median that a pixel is compared with."""
+_OUTLIER_STDS = 6.0
+"""Largest deviation of a good pixel from its neighbours, in robust standard deviations."""
+_MIN_DEFECT = 0.05
+"""Smallest deviation of a bad pixel, over its neighbours' beam: its own flat corrects smaller ones."""
+_MIN_BEAM_FRACTION = 1e-3
+"""Smallest plausible brightest ray over the open beam: seven attenuation lengths."""
+_MEDIAN_BINS = 11
+"""Bins of the running median with which a pixel is compared."""
 
 
 @dataclass(frozen=True)
 class LineIntegrals:
-    """What `line_integrals` returns: `solve(A, record.y, D, noise_std=record.noise_std)`.
+    """Line integrals and their noise; `y, noise_std = record.tensors()` gives them as `solve` takes them.
 
     Attributes:
         y: line integrals (..., n_angles, n_detectors), without unit, finite everywhere; numpy where counts were.
         noise_std: standard deviation of y, of the same shape; infinite where nothing was measured. Weights of
             penalised weighted least squares are noise_std^-2.
         bad_pixels: boolean (..., n_detectors). y there is interpolated from the neighbours.
-        n_bad: rays that say nothing: starved ones, and those of bad pixels.
+        n_bad: rays without information: starved ones, and those of bad pixels.
         n_starved: rays of good pixels with no count above the dark. y there, and of fewer counts, is that of half a
             photon, or of half the read-out noise where this is more.
         photons_per_count: 1/g, given or estimated.
@@ -72,9 +72,16 @@ class LineIntegrals:
     photons_per_count: float
     electronic_std: float
 
+    def tensors(self, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
+        """Return what `solve` takes: y and noise_std, (n_rows, 1, n_angles, n_detectors) each, an image per row."""
+        y, noise_std = (torch.as_tensor(t).to(device) for t in (self.y, self.noise_std))
+        if y.ndim < 4:
+            y, noise_std = (t.reshape(-1, 1, *t.shape[-2:]) for t in (y, noise_std))
+        return y, noise_std
+
 
 class _Field(NamedTuple):
-    """Frames of the beam or of the dark."""
+    """Averaged frames of the beam or of the dark."""
 
     mean: Tensor  # (..., n_detectors)
     n_frames: int
@@ -82,7 +89,7 @@ class _Field(NamedTuple):
 
 
 def line_integrals(
-    counts: Scan | Any,
+    counts: CtScan | Any,
     flat: Any = None,
     dark: Any = None,
     *,
@@ -95,7 +102,7 @@ def line_integrals(
 
     Args:
         counts: (..., n_angles, n_detectors), raw: not yet dark-subtracted. numpy or torch, integers or floats;
-            float64 stays so, everything else becomes float32. Or a `Scan` of counts, with its flat and dark.
+            float64 stays so, everything else becomes float32. Or a `CtScan` of counts, with its flat and dark.
         flat: counts of the beam without object, (n_detectors,) or (..., n_flats, n_detectors). Not with i0.
         dark: counts without beam, likewise. None: 0.
         i0: expected counts of the open beam, in place of a measured flat. Exactly one of flat and i0.
@@ -110,20 +117,20 @@ def line_integrals(
     >>> record.n_bad, [round(v, 3) for v in record.y[0].tolist()], [round(v, 3) for v in record.noise_std[0].tolist()]
     (1, [0.223, 0.693, 5.298], [0.112, 0.141, inf])
     """
-    if isinstance(counts, Scan):
+    if isinstance(counts, CtScan):
         if counts.kind != "counts":
             raise ValueError(f"line_integrals: counts must be raw, got a scan of {counts.kind}; use its y as it is")
         flat = counts.flat if flat is None and i0 is None else flat
         dark = counts.dark if dark is None else dark
         counts = counts.y
     c, is_numpy = as_floats("line_integrals", "counts", counts, ndim=2)
-    if bad not in BAD:
-        raise ValueError(f"line_integrals: bad must be one of {list(BAD)}, got {short(repr(bad), 60)}")
+    if bad not in _BAD_CHOICES:
+        raise ValueError(f"line_integrals: bad must be one of {list(_BAD_CHOICES)}, got {short(repr(bad), 60)}")
     if (flat is None) == (i0 is None):
         raise ValueError("line_integrals: give exactly one of flat, as measured, and i0, the counts of the open beam")
     if i0 is not None:
         check_number("i0", i0, above=0, caller="line_integrals")
-        # A number is known exactly: frames without end.
+        # A number is known exactly, as from infinitely many frames.
         light = _Field(torch.full((c.shape[-1],), float(i0), dtype=c.dtype, device=c.device), 0, None)
     else:
         light = _frames("line_integrals", "flat", flat, c)
@@ -172,7 +179,7 @@ def line_integrals(
 
 
 def find_bad_pixels(flat: Any, dark: Any = None) -> Any:
-    """Return which pixels do not see the beam as their neighbours do: boolean (n_detectors,) or (..., n_detectors).
+    """Return which pixels measure another beam than their neighbours: boolean (n_detectors,) or (..., n_detectors).
 
     A pixel is bad where its beam, flat - dark, is not positive, or where its beam or its dark differs from the running
     median of 11 neighbours by more than 6 robust standard deviations of such differences and by more than 5 % of the
@@ -203,7 +210,7 @@ def simulate_counts(line_integrals: Any, i0: Any, *, background: Any = 0.0, gene
 
     Args:
         line_integrals: (..., n_angles, n_detectors), without unit.
-        i0: expected photons of the open beam a bin, a number or broadcasting.
+        i0: expected photons of the open beam per bin, a number or broadcasting.
         background: expected scattered photons and dark counts, a number or broadcasting.
         generator: on the device of line_integrals.
 
@@ -277,12 +284,12 @@ def _frames(caller: str, name: str, value: Any, counts: Tensor) -> _Field:
 
 
 def check_open_beam(caller: str, counts: Tensor, open_beam: Tensor, seen: Tensor) -> None:
-    """Refuse counts that are more than the open beam's, and warn of those that come nowhere near it.
+    """Refuse counts above the open beam's, and warn of counts that are nowhere near it.
 
     Args:
-        caller: what messages begin with.
+        caller: beginning of messages.
         counts: without background.
-        open_beam: what they would be without an object; broadcasts to counts.
+        open_beam: expected counts without an object; broadcasts to counts.
         seen: boolean, which of them count.
     """
     open_beam = open_beam.expand(counts.shape)
@@ -293,7 +300,7 @@ def check_open_beam(caller: str, counts: Tensor, open_beam: Tensor, seen: Tensor
             "and flat, or i0, must be in one unit, with one exposure time"
         )
     brightest = float((counts[seen] / open_beam[seen]).max())
-    if brightest < DIMMEST:
+    if brightest < _MIN_BEAM_FRACTION:
         warnings.warn(
             f"{caller}: the brightest ray has {brightest:.2g} of the open beam; are these counts, and in the unit of "
             "the flat or i0? Line integrals are not counts",
@@ -323,7 +330,7 @@ def _as_mask(bad_pixels: Any, counts: Tensor) -> Tensor:
 
 
 def _gain(light: _Field, night: _Field, dead: Tensor, photons_per_count: float | None) -> tuple[float, float]:
-    """Return the counts a photon makes and the variance of the dark in counts."""
+    """Return the counts per photon and the variance of the dark in counts."""
 
     def mean(field: Tensor) -> float:
         return float(field.double()[..., ~dead.reshape(-1, dead.shape[-1]).any(0)].mean())
@@ -354,13 +361,13 @@ def _outliers(flat: Tensor, dark: Tensor) -> Tensor:
     """Find pixels that differ from their neighbours in the beam or in the dark: boolean like flat."""
     beam = flat - dark
     dark = dark.expand(beam.shape)
-    width = min(NEIGHBOURS, beam.shape[-1] - 1 + beam.shape[-1] % 2)  # odd
+    width = min(_MEDIAN_BINS, beam.shape[-1] - 1 + beam.shape[-1] % 2)  # odd
     around = _running_median(beam, width).clamp(min=0)
     found = beam <= 0
     for frame in (beam, dark):
         deviation = (frame - _running_median(frame, width)).abs()
-        spread = ROBUST_STD * deviation.median(-1, keepdim=True).values
-        found = found | ((deviation > OUTLIER * spread) & (deviation > LEAST_DEFECT * around))
+        spread = _STD_PER_MAD * deviation.median(-1, keepdim=True).values
+        found = found | ((deviation > _OUTLIER_STDS * spread) & (deviation > _MIN_DEFECT * around))
     return found
 
 

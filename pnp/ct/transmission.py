@@ -1,4 +1,4 @@
-"""The data term of photon counts behind an object: no logarithm, so that few counts and zeros keep their meaning.
+"""Data term of photon counts behind an object, without a logarithm, so that few counts and zeros are used correctly.
 
     y ~ Poisson(ybar),  ybar = i0 exp(-l) + r,  l = A x,    f(x) = sum(ybar - y log ybar)
 
@@ -30,13 +30,13 @@ from ..algorithms.protocols import Operator, Preconditioner
 from ..checks import broadcasts, check_number
 from .line_integrals import check_open_beam
 
-FORCING = 1e-2
-"""Relative residual of a Newton step's linear system: each step gains at most so much, which is enough."""
-ARMIJO = 1e-4
-"""Fraction of the fall its slope promises that a step must achieve."""
-HALVINGS = 30
-TINY = 1e-6
-"""Expected counts below this fraction of the mean count are left out of the misfit."""
+_NEWTON_RTOL = 1e-2
+"""Relative residual to which the linear system of a Newton step is solved."""
+_ARMIJO_FRACTION = 1e-4
+"""Smallest fall of the objective over that predicted by its slope, for a step to be accepted."""
+_MAX_HALVINGS = 30
+_MIN_EXPECTED_FRACTION = 1e-6
+"""Smallest expected count in the misfit, over the mean count."""
 
 
 class Transmission:
@@ -44,12 +44,12 @@ class Transmission:
 
     Args:
         i0: expected photons of the open beam, a number or broadcasting to y, such as a flat field in photons; 0 marks
-            a bin that says nothing.
+            a bin without information.
         background: expected scattered photons and dark counts r >= 0, a number or broadcasting to y; not subtracted
             from y.
-        n_inner: at most so many Newton steps an x-update; each starts where the last x-update ended.
-        rtol: fewer where the objective's gradient falls below this fraction of its two parts.
-        max_iter: at most so many conjugate gradient iterations a Newton step.
+        n_inner: largest number of Newton steps per x-update; each update starts where the last one ended.
+        rtol: an update stops early where the objective's gradient falls below this fraction of its two parts.
+        max_iter: largest number of conjugate gradient iterations per Newton step.
 
     y are photons: divide a detector's counts by its gain, multiply by `LineIntegrals.photons_per_count`.
     """
@@ -68,7 +68,7 @@ class Transmission:
         for name, value in (("i0", i0), ("background", background)):
             level = torch.as_tensor(value)
             if not bool((level.isfinite() & (level >= 0)).all()):
-                raise ValueError(f"Transmission: {name} must be finite and not negative: expected photons a bin")
+                raise ValueError(f"Transmission: {name} must be finite and not negative: expected photons per bin")
         if not bool((torch.as_tensor(i0) > 0).any()):
             raise ValueError("Transmission: i0 must be positive somewhere: the expected photons of the open beam")
         self.i0, self.background = i0, background
@@ -112,7 +112,7 @@ class Transmission:
 class TransmissionStep:
     """h(v, alpha) = argmin_x sum(ybar - y log ybar) + alpha/2 ||x - v||^2, by Newton steps from the last x.
 
-    What `solve` asks of the likelihood as a whole, a first image and its curvature, is answered by its quadratic
+    The first image and the curvature that `solve` needs of the whole likelihood are those of its quadratic
     approximation at the data: 1/2 ||W^(1/2) (A x - log(i0/(y - r)))||^2 with W = (y - r)^2 / y, which is f'' there.
     """
 
@@ -126,11 +126,15 @@ class TransmissionStep:
         self.background, self.log_r = background, background.log()  # -inf where there is none
         self.inner_iterations = 0
         self.last_x: Tensor | None = None
-        # Half a photon stands for none: log(i0/(y - r)) is finite, and its weight small.
+        # Half a photon takes the place of none: log(i0/(y - r)) is finite, and its weight small.
         signal = (self.y - background).clamp(min=0.5)
         weights = torch.where(self.seen, signal**2 / (signal + background), 0)
         self._quadratic = LeastSquaresStep(
-            operator, self.log_i0 - torch.where(self.seen, signal, 1).log(), weights, rtol=FORCING, max_iter=max_iter
+            operator,
+            self.log_i0 - torch.where(self.seen, signal, 1).log(),
+            weights,
+            rtol=_NEWTON_RTOL,
+            max_iter=max_iter,
         )
         self.back_projection = self._quadratic.back_projection
 
@@ -162,7 +166,7 @@ class TransmissionStep:
                 break
             M = self._preconditioner(curvature, alpha)
             H = self._hessian(curvature, alpha)
-            found = cg(H, -gradient, preconditioner=M, rtol=FORCING, max_iter=self.max_iter)
+            found = cg(H, -gradient, preconditioner=M, rtol=_NEWTON_RTOL, max_iter=self.max_iter)
             d, self.inner_iterations = found.x, self.inner_iterations + found.n_iter
             line_d = self.operator.A(d)
             step = self._search(line, line_d, x - v, d, alpha, _sum(gradient * d))
@@ -177,10 +181,10 @@ class TransmissionStep:
         linear, square = _sum(a * from_v.double() * d.double()), _sum(a * d.double() ** 2)
         step = torch.ones_like(slope, dtype=torch.float64)
         done = torch.zeros_like(step, dtype=torch.bool)
-        for _ in range(HALVINGS):
+        for _ in range(_MAX_HALVINGS):
             at = l0 + step.reshape(-1, *[1] * (line.ndim - 1)) * l1
             fall = _sum(self._derivatives(at)[0] - start, like=step) + step * linear + step**2 / 2 * square
-            done = done | (fall <= ARMIJO * step * slope)  # NaN and infinity fail
+            done = done | (fall <= _ARMIJO_FRACTION * step * slope)  # NaN and infinity fail
             if bool(done.all()):
                 return step
             step = torch.where(done, step, step / 2)
@@ -212,7 +216,7 @@ class TransmissionStep:
         return self._quadratic.initial()
 
     def curvature(self) -> float:
-        """Return ||A*A|| times the mean of W = (y - r)^2 / y, A without the rays that say nothing."""
+        """Return ||A*A|| times the mean of W = (y - r)^2 / y, A without the rays that carry no information."""
         return self._quadratic.curvature()
 
     def spectral_flatness(self) -> float:
@@ -222,7 +226,7 @@ class TransmissionStep:
     def misfit(self, x: Tensor, /) -> float:
         """Return Pearson's (ybar - y)^2 / ybar per ray with an expected count."""
         expected = (self.log_i0 - self.operator.A(x)).exp() + self.background
-        seen = self.seen & (expected > TINY * self.y.mean())
+        seen = self.seen & (expected > _MIN_EXPECTED_FRACTION * self.y.mean())
         return float(((expected - self.y)[seen] ** 2 / expected[seen]).mean())
 
 

@@ -1,4 +1,4 @@
-"""Files in and out: images in common formats, measurements and results in one HDF5 layout."""
+"""Read and write files: images in common formats, measurements and results in one HDF5 layout."""
 
 from .atomic import atomic, check_output
 from .fits import read_fits_maps, write_fits_maps

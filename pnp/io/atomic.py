@@ -11,20 +11,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-PROBE_BYTES = 2**20
-"""What a disk that has just refused is asked to take, where a library did not say why."""
-REFUSED = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO", "EACCES", "EPERM")}
-"""How systems say that they do not write; other errors come from elsewhere."""
+_PROBE_BYTES = 2**20
+"""Bytes written to learn why a disk refuses, where a library does not report it."""
+_REFUSAL_ERRNOS = {
+    getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO", "EACCES", "EPERM")
+}
+"""Error numbers by which systems refuse to write; other errors have other causes."""
 
 
 class NotWritten(ValueError):
-    """The system refuses to write a file: a full disk, a quota, a folder gone. What had that name has it still."""
+    """The system refuses to write a file: full disk, quota, missing folder. A file of that name is left as it was."""
 
 
 def check_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
     """Return the path of a file to be written, or explain why it cannot be.
 
-    Worth calling before a long computation, too.
+    Call it before a long computation, too.
 
     Raises:
         ValueError: the path is a folder, or exists (without overwrite).
@@ -42,9 +44,9 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> Pa
     return path
 
 
-def temporary(path: Path) -> Path:
-    """Return a free hidden name in the same folder, so that a rename is atomic; `locking.sweep` knows its form."""
-    # With the same suffix, since writers choose by it.
+def _temporary_path(path: Path) -> Path:
+    """Return a free hidden name in the same folder, so that a rename is atomic; see `lock.remove_stale_parts`."""
+    # The suffix stays, since writers choose the format by it.
     return path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
 
 
@@ -60,7 +62,7 @@ def atomic(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator
         NotWritten: the system refused while writing.
     """
     path = check_output(path, overwrite=overwrite)
-    part = temporary(path)
+    part = _temporary_path(path)
     try:
         yield part
         with open(part, "r+b") as file:
@@ -68,7 +70,7 @@ def atomic(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator
         if overwrite or not _linked(part, path):
             check_output(path, overwrite=overwrite)
             os.replace(part, path)
-    except (OSError, RuntimeError) as error:  # torch and HDF5 know the second kind only
+    except (OSError, RuntimeError) as error:  # torch and HDF5 raise the second one only
         if (reason := refusal(error, part)) is None:
             raise
         raise NotWritten(f"output {path} cannot be written: {reason}") from error
@@ -90,7 +92,7 @@ def atomic_hdf5(path: str | os.PathLike[str], *, overwrite: bool = False) -> Ite
 
 
 class _Sink(io.FileIO):
-    """A file that never fails to be written: once the system refuses, the rest is dropped and the error kept.
+    """File whose writes never fail: once the system refuses, the rest is dropped and the error is kept.
 
     HDF5 that cannot empty its caches to a full disk crashes the process when it closes the file.
     """
@@ -121,12 +123,12 @@ class _Sink(io.FileIO):
 
 
 def refusal(error: Exception, part: Path) -> str | None:
-    """Return why the system does not write, in its own words; None where something else went wrong."""
+    """Return the system's reason for not writing; None where the error has another cause."""
     if isinstance(error, OSError) and error.errno:
-        return os.strerror(error.errno) if error.errno in REFUSED else None
-    try:  # NumPy, astropy and torch keep the reason to themselves: ask again
+        return os.strerror(error.errno) if error.errno in _REFUSAL_ERRNOS else None
+    try:  # NumPy, astropy and torch do not report the reason: write again to learn it
         with open(part, "ab") as file:
-            file.write(bytes(PROBE_BYTES))
+            file.write(bytes(_PROBE_BYTES))
             file.flush()
             os.fsync(file.fileno())
     except OSError as refused:
@@ -135,7 +137,7 @@ def refusal(error: Exception, part: Path) -> str | None:
 
 
 def _linked(part: Path, path: Path) -> bool:
-    """Give the file its second name unless that is taken; False where the file system has no links."""
+    """Link the file to `path` unless that exists; False where the file system has no links."""
     try:
         os.link(part, path)
     except FileExistsError:

@@ -1,7 +1,7 @@
-"""Maps in FITS files, with their place on the sky, by which every tool of astronomy reads them.
+"""Maps in FITS files, with world coordinates, as the tools of astronomy read them.
 
-One image extension a map, named (EXTNAME) and with its unit (BUNIT, empty: none), and the same world coordinates in
-each. Row 0 is the lowest, as FITS has it: show arrays with origin="lower", and with a standard WCS north is up, east to
+One image extension per map, with its name (EXTNAME), its unit (BUNIT, empty: none) and the same world coordinates.
+Row 0 is the lowest, as FITS has it: show arrays with origin="lower", and with a standard WCS north is up, east to
 the left. Files are big-endian and are read into this machine's order.
 """
 
@@ -23,17 +23,17 @@ import numpy.typing as npt
 from torch import Tensor
 
 from .atomic import atomic
-from .guards import allowed, check_claim, check_memory, quiet, reading
+from .guards import check_claim, check_memory, quiet, reading, unpack_limit
 
-GZIP = b"\x1f\x8b"
-"""The first bytes of a file in gzip."""
-BLOCK, CARD = 2880, 80
-"""Bytes of a block, and of a card of a header."""
-COUNT = re.compile(r"(?:HIERARCH\s+)?(Z?NAXIS|TFIELDS|WCSAXES.?|[AB]P?_ORDER)\s*=\s*([^\s/]+)", re.IGNORECASE)
-SIZE = re.compile(r"SIMPLE|BITPIX|NAXIS\d*|PCOUNT|GCOUNT|GROUPS")
+_GZIP_MAGIC = b"\x1f\x8b"
+"""First bytes of a gzip file."""
+_BLOCK_BYTES, _CARD_BYTES = 2880, 80
+"""Bytes of a FITS block and of a header card."""
+_COUNT_CARD = re.compile(r"(?:HIERARCH\s+)?(Z?NAXIS|TFIELDS|WCSAXES.?|[AB]P?_ORDER)\s*=\s*([^\s/]+)", re.IGNORECASE)
+_SIZE_CARD = re.compile(r"SIMPLE|BITPIX|NAXIS\d*|PCOUNT|GCOUNT|GROUPS")
 """Cards that say where the next header begins (sections 4.4.1 and 6)."""
-MOST = 999
-"""Axes and columns that the standard allows (sections 4.4.1 and 7.3.1)."""
+_MAX_COUNT = 999
+"""Largest number of axes or of columns that the standard allows (sections 4.4.1 and 7.3.1)."""
 
 
 def write_fits_maps(
@@ -75,7 +75,7 @@ def write_fits_maps(
     for key, value in (header or {}).items():
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("error")  # of a keyword too long for FITS
+                warnings.simplefilter("error")  # raised for a keyword too long for FITS
                 parts[0].header[key] = value
         except Exception as error:
             raise ValueError(f"write_fits_maps: header has no place for {key!r:.40} = {value!r:.80}: {error}") from None
@@ -111,8 +111,8 @@ def open_fits(path: str | os.PathLike[str], *, memmap: bool = False) -> Iterator
     """Open a FITS file for reading; whatever is wrong with it, or goes wrong in the block, becomes one ValueError.
 
     Args:
-        path: the file, as it is or in gzip.
-        memmap: leave on the disk what is not asked for; then copy before the block ends.
+        path: the file, plain or gzip.
+        memmap: load only what is accessed, unless the file is packed; copy it before the block ends.
     """
     from astropy.io import fits
 
@@ -144,11 +144,11 @@ def image(path: str | os.PathLike[str], part: Any) -> npt.NDArray[Any]:
 
 
 def _unpacked(path: str | os.PathLike[str], file: BinaryIO) -> BinaryIO:
-    """Return the file, or what it holds in gzip; astropy would unpack all there is, of other archives too."""
+    """Return the file, or its content unpacked from gzip; astropy would unpack without a limit."""
     magic = file.read(9)
     file.seek(0)
-    if magic[:2] == GZIP:
-        limit, why = allowed(Path(path).stat().st_size)
+    if magic[:2] == _GZIP_MAGIC:
+        limit, why = unpack_limit(Path(path).stat().st_size)
         content = gzip.GzipFile(fileobj=file).read(limit + 1)
         if len(content) > limit:
             raise ValueError(f"{path} unpacks to more than {why}; if that is right, unpack it (gunzip)")
@@ -163,14 +163,18 @@ def _check_counts(path: str | os.PathLike[str], file: BinaryIO) -> None:
     while True:
         cards: dict[str, str] = {}
         ended = False
-        while not ended and len(block := file.read(BLOCK)) == BLOCK:
-            for k in range(0, BLOCK, CARD):
-                card = block[k : k + CARD].decode("latin-1")
-                if (found := COUNT.match(card)) and not _number(found[2]) <= MOST:
-                    raise ValueError(f"{path}: {found[1]} must be at most {MOST}, got {found[2]:.24}; fetch it again")
+        while not ended and len(block := file.read(_BLOCK_BYTES)) == _BLOCK_BYTES:
+            for k in range(0, _BLOCK_BYTES, _CARD_BYTES):
+                card = block[k : k + _CARD_BYTES].decode("latin-1")
+                if (found := _COUNT_CARD.match(card)) and not _number(found[2]) <= _MAX_COUNT:
+                    raise ValueError(
+                        f"{path}: {found[1]} must be at most {_MAX_COUNT}, got {found[2]:.24}; fetch it again"
+                    )
                 name, _, value = card.partition("=")
-                if SIZE.fullmatch(name := name.strip()):
-                    cards.setdefault(name, value.partition("/")[0].strip())  # of two alike, astropy takes the first
+                if _SIZE_CARD.fullmatch(name := name.strip()):
+                    cards.setdefault(
+                        name, value.partition("/")[0].strip()
+                    )  # astropy takes the first of two of one name
                 ended = ended or card.rstrip() == "END"
         if not ended:
             break
@@ -180,9 +184,9 @@ def _check_counts(path: str | os.PathLike[str], file: BinaryIO) -> None:
             axes = axes[1:]  # random groups (section 6): the first axis is 0, and does not count
         elements = sizes.get("GCOUNT", 1) * (sizes.get("PCOUNT", 0) + math.prod(axes)) if axes else 0
         n_bytes = abs(sizes.get("BITPIX", 8)) // 8 * elements
-        if n_bytes < 0 or file.tell() + n_bytes > 2**62:  # astropy says it in its own words
+        if n_bytes < 0 or file.tell() + n_bytes > 2**62:  # astropy reports it
             break
-        file.seek(-(-n_bytes // BLOCK) * BLOCK, os.SEEK_CUR)
+        file.seek(-(-n_bytes // _BLOCK_BYTES) * _BLOCK_BYTES, os.SEEK_CUR)
     file.seek(0)
 
 
@@ -195,7 +199,7 @@ def _number(text: str) -> float:
 
 
 def contents(parts: Any) -> str:
-    """Return what a FITS file holds, the first few parts of it, for a message."""
+    """Return the first few parts of a FITS file, for a message."""
     names = [f"{part.name or k} ({type(part).__name__})" for k, part in enumerate(parts)]
     return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
@@ -204,7 +208,7 @@ def celestial_wcs(header: Any) -> Any:
     """Return the astropy WCS of a header that places its two axes on the sky, otherwise None."""
     from astropy.wcs import WCS
 
-    with quiet():  # of obsolete keywords, which astropy mends
+    with quiet():  # astropy warns of obsolete keywords, which it mends
         wcs = WCS(header, naxis=2)
     return wcs if wcs.has_celestial else None
 

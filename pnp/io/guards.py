@@ -15,20 +15,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-ROOM = 2**28
-"""Bytes, 256 MiB, that any file may unpack to, however small it is."""
-RATIO = 200
-"""Beyond that, bytes per byte of the file. Images and counts pack 2 to 50 times, empty ones up to 1000 times."""
-LOGGERS = ("tifffile", "nibabel.global", "pydicom")
-CGROUP = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-"""Where Linux says what a container may use."""
+ALWAYS_ALLOWED_BYTES = 2**28
+"""Bytes that any file may unpack to, however small it is: 256 MiB."""
+MAX_UNPACK_RATIO = 200
+"""Largest number of unpacked bytes per byte of the file, beyond those always allowed. Images
+and counts pack 2 to 50 times, empty ones up to 1000 times."""
+_LOGGERS = ("tifffile", "nibabel.global", "pydicom")
+_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+"""Files in which Linux states the memory limit of a container."""
 
 
 @contextmanager
 def reading(path: str | os.PathLike[str], kind: str) -> Iterator[None]:
     """Turn what a library raises on a broken file into one ValueError; sentences that begin with the path stay.
 
-    Libraries warn of every oddity that they mend, and log it, in words of their own: that is not repeated.
+    Warnings and logs of the library, of oddities that it mends, are silenced.
     """
     try:
         with quiet():
@@ -44,14 +45,14 @@ def reading(path: str | os.PathLike[str], kind: str) -> Iterator[None]:
 
 
 class _Quiet:
-    """What libraries say, switched off for the whole process: by the first thread that reads, until the last is done.
+    """Context that silences libraries in the whole process, from the first thread that reads until the last is done.
 
-    Were each to restore what it had found, the last of two that overlap would restore the silence of the other.
+    If each thread restored what it had found, the last of two that overlap would restore the silence of the other.
     """
 
     def __init__(self) -> None:
         self._lock, self._depth = threading.Lock(), 0
-        self._warnings, self._disabled = warnings.catch_warnings(), [False] * len(LOGGERS)
+        self._warnings, self._disabled = warnings.catch_warnings(), [False] * len(_LOGGERS)
 
     def __enter__(self) -> None:
         with self._lock:
@@ -63,8 +64,8 @@ class _Quiet:
             warnings.simplefilter("ignore")
             # Headers that bend the rules are common and harmless; missing bytes are not.
             warnings.filterwarnings("error", message=".*truncated", module="astropy")
-            self._disabled = [logging.getLogger(name).disabled for name in LOGGERS]
-            for name in LOGGERS:
+            self._disabled = [logging.getLogger(name).disabled for name in _LOGGERS]
+            for name in _LOGGERS:
                 logging.getLogger(name).disabled = True
 
     def __exit__(self, *error: Any) -> None:
@@ -73,7 +74,7 @@ class _Quiet:
             if self._depth > 0:
                 return
             self._warnings.__exit__(None, None, None)
-            for name, was in zip(LOGGERS, self._disabled, strict=True):
+            for name, was in zip(_LOGGERS, self._disabled, strict=True):
                 logging.getLogger(name).disabled = was
 
 
@@ -81,44 +82,49 @@ _QUIET = _Quiet()
 
 
 def quiet() -> _Quiet:
-    """Return a context without the warnings and the logs of the libraries that read; it nests, in threads too."""
+    """Return a context that silences warnings and logs of the reading libraries; it nests, across threads too."""
     return _QUIET
 
 
 def one_line(said: object, limit: int = 120) -> str:
-    """Return an error's text, or any other, short enough to stand within a message."""
+    """Return a text, such as an error's, on one line and short enough for a message."""
     text = " ".join(str(said).strip("'\"").split())
     return "".join(c if c.isprintable() else "?" for c in text)[:limit] or type(said).__name__
 
 
-def allowed(held: int) -> tuple[int, str]:
-    """Return the bytes that a file of so many bytes may unpack to, and in words which limit that is.
+def unpack_limit(held: int) -> tuple[int, str]:
+    """Return the bytes that a file of `held` bytes may unpack to, and a description of that limit.
 
-    Half of the memory at most: what is unpacked is still to become arrays.
+    It is at most half of the memory: arrays are still to be made of the unpacked bytes.
     """
-    packed, half = max(ROOM, RATIO * held), _memory() / 2
+    packed, half = max(ALWAYS_ALLOWED_BYTES, MAX_UNPACK_RATIO * held), _memory() / 2
     if half < packed:
         return int(half), f"half of the memory, {_figure(int(half), 2**30)} GiB"
-    return packed, f"{_figure(packed, 2**20)} MiB, {RATIO} times its size" if packed > ROOM else f"{ROOM >> 20} MiB"
+    return (
+        packed,
+        f"{_figure(packed, 2**20)} MiB, {MAX_UNPACK_RATIO} times its size"
+        if packed > ALWAYS_ALLOWED_BYTES
+        else f"{ALWAYS_ALLOWED_BYTES >> 20} MiB",
+    )
 
 
 def check_claim(where: str, needed: int, held: int, remedy: str) -> None:
-    """Refuse an array that its file cannot hold, or holds packed as only a bomb is, before it is allocated.
+    """Refuse an array, before it is allocated, that its file cannot hold or packs as only a decompression bomb does.
 
     Args:
         where: what messages begin with.
         needed: bytes of the array.
         held: bytes that the file has for it.
-        remedy: what to do about an honest one.
+        remedy: what to do if the size is right.
 
     >>> check_claim("a.h5: x", 2**40, 1000, "store it unpacked")
     Traceback (most recent call last):
     ValueError: a.h5: x claims 1.1e+12 bytes and has 1000, over 200 times as many (beyond 256 MiB); store it unpacked
     """
-    if needed > max(ROOM, RATIO * held):
+    if needed > max(ALWAYS_ALLOWED_BYTES, MAX_UNPACK_RATIO * held):
         raise ValueError(
-            f"{where} claims {_figure(needed)} bytes and has {held}, over {RATIO} times as many (beyond "
-            f"{ROOM >> 20} MiB); {remedy}"
+            f"{where} claims {_figure(needed)} bytes and has {held}, over {MAX_UNPACK_RATIO} times as many (beyond "
+            f"{ALWAYS_ALLOWED_BYTES >> 20} MiB); {remedy}"
         )
     if needed > (memory := _memory()):
         raise ValueError(
@@ -135,8 +141,8 @@ def check_memory(where: str, shape: Sequence[int], remedy: str) -> None:
         )
 
 
-def within(folder: Path, name: str) -> Path | None:
-    """Return the file of a name that a header gives, in its folder or below, links followed; None: outside, or none."""
+def file_within(folder: Path, name: str) -> Path | None:
+    """Return the file that a header names if it lies in the folder or below, links resolved; None otherwise."""
     try:
         file = (folder / name).resolve()
         return file if file.is_file() and file.is_relative_to(folder.resolve()) else None
@@ -149,7 +155,7 @@ def _memory() -> float:
     if not hasattr(os, "sysconf"):
         return math.inf
     limits = [float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))]
-    for name in CGROUP:
+    for name in _CGROUP_LIMITS:
         try:
             limits.append(float(Path(name).read_text(encoding="ascii")))
         except (OSError, ValueError):  # no such system, or "max"
@@ -158,7 +164,7 @@ def _memory() -> float:
 
 
 def _figure(n: int, unit: int = 1) -> str:
-    """Three digits of a whole number in some unit, however large."""
+    """Return three digits of a whole number of any size, in a unit."""
     return f"{n / unit:.3g}" if n < 10**300 else "over 1e290"
 
 
@@ -167,7 +173,7 @@ def _shape(shape: Sequence[int]) -> str:
 
 
 def check_file(path: str | os.PathLike[str]) -> Path:
-    """Return the path of an existing file, or say what it is instead."""
+    """Return the path of an existing file; refuse a folder or a missing file."""
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"{path} is a folder; name the file in it")

@@ -10,7 +10,7 @@
     /background      expected counts added to A x, a scalar or an array that broadcasts, optional    (measurements)
 
 Angles are stored with their unit, "rad" or "deg", and are read in radians; the lengths and attenuations of SPECT with
-theirs, and are read in mm and 1/mm (`units.py`).
+theirs, and are read in mm and 1/mm (`hdf5_units.py`).
 """
 
 from __future__ import annotations
@@ -28,43 +28,44 @@ import numpy.typing as npt
 from ..installation import version
 from .atomic import atomic_hdf5
 from .hdf5_safe import listed, numbers, open_hdf5
-from .hdf5_units import factor, units_of
+from .hdf5_units import unit_factor, units_of
 
-Array = npt.NDArray[Any]
-FORMAT_VERSION = 1
-INTEGERS = ("shape", "n_detectors", "factor")
+_Array = npt.NDArray[Any]
+_FORMAT_VERSION = 1
+_INTEGER_PARAMETERS = ("shape", "n_detectors", "factor")
 """Names of operator parameters that are whole numbers, whichever type a file stores them in."""
 
 
 @dataclass(frozen=True)
 class Measurements:
-    """What a file of measurements holds.
+    """Content of a file of measurements.
 
     Attributes:
         y: measurements (B, C, ...).
         operator: the operator's name, a key of `operators.OPERATORS`, e.g. "radon".
-        parameters: the arguments of its constructor; angles in radians, of SPECT lengths in mm and attenuation in 1/mm.
+        parameters: the arguments of its constructor; angles in radians; for SPECT, lengths in mm and
+            attenuation in 1/mm.
         noise_std: noise standard deviation, a number or an array that broadcasts against y; None: not known.
         reference: the true image (B, C, H, W) where it is known, for a figure of merit only.
         units: unit of y, "1" where it has none.
         background: expected counts added to A x, for a Poisson data term, a number or as y; None: there are none.
-        collimator: of SPECT, where the file has it instead of fwhm: radius, hole_diameter, hole_length and what else
-            `operators.collimator_fwhm` takes, in mm and 1/mm; radius a number or (n_views,).
+        collimator: SPECT's collimator, where the file has it instead of fwhm: radius, a number or (n_views,),
+            hole_diameter, hole_length and further arguments of `operators.collimator_fwhm`, in mm and 1/mm.
     """
 
-    y: Array
+    y: _Array
     operator: str
     parameters: dict[str, Any] = field(default_factory=dict)
-    noise_std: float | Array | None = None
-    reference: Array | None = None
+    noise_std: float | _Array | None = None
+    reference: _Array | None = None
     units: str = "1"
-    background: float | Array | None = None
+    background: float | _Array | None = None
     collimator: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class SavedResult:
-    """What a file of a result holds.
+    """Content of a file of a result.
 
     Attributes:
         x: the reconstruction (B, C, H, W).
@@ -76,12 +77,12 @@ class SavedResult:
         attributes: stop (a sentence), n_iter, denoiser, command, versions, ...
     """
 
-    x: Array
+    x: _Array
     operator: str = ""
     parameters: dict[str, Any] = field(default_factory=dict)
-    noise_std: float | Array | None = None
-    history: dict[str, Array] = field(default_factory=dict)
-    reference: Array | None = None
+    noise_std: float | _Array | None = None
+    history: dict[str, _Array] = field(default_factory=dict)
+    reference: _Array | None = None
     attributes: dict[str, Any] = field(default_factory=dict)
 
 
@@ -104,7 +105,7 @@ def write_measurements(
         path: the file to write.
         y: measurements (B, C, ...), floating point.
         operator: name of the operator, e.g. "radon".
-        parameters: the operator's constructor arguments, angles in radians; of SPECT, in mm and 1/mm.
+        parameters: the operator's constructor arguments, angles in radians; for SPECT, in mm and 1/mm.
         noise_std: noise standard deviation, in the units of y: a scalar or an array that broadcasts against
             y.
         reference: the true image (B, C, H, W), if known.
@@ -145,12 +146,12 @@ def write_result(
         path: the file to write.
         x: the reconstruction.
         operator: name of the operator.
-        parameters: the operator's constructor arguments, angles in radians; of SPECT, in mm and 1/mm.
+        parameters: the operator's constructor arguments, angles in radians; for SPECT, in mm and 1/mm.
         noise_std: noise standard deviation that was used.
         history: a sequence of numbers per recorded quantity.
         reference: the true image, if known.
         b_mode: B modes of a mass map (B, 1, H, W), for `pnp report`.
-        attributes: further facts for the root: stop, n_iter, denoiser, command, ...
+        attributes: further attributes of the root: stop, n_iter, denoiser, command, ...
         overwrite: replace a file of that name.
 
     Raises:
@@ -207,7 +208,7 @@ def read_result(path: str | os.PathLike[str]) -> SavedResult:
 
 
 def create_result(path: str | os.PathLike[str], *, overwrite: bool = False) -> AbstractContextManager[h5py.File]:
-    """Return a context of a new file of a result, its header written; the file appears when the block succeeds.
+    """Return a context that yields a new result file with its header; the file appears when the block succeeds.
 
     Raises:
         ValueError: the file exists (without overwrite) or cannot be written.
@@ -219,7 +220,7 @@ def create_result(path: str | os.PathLike[str], *, overwrite: bool = False) -> A
 def _create(path: str | os.PathLike[str], kind: str, overwrite: bool) -> Iterator[h5py.File]:
     with atomic_hdf5(path, overwrite=overwrite) as file:
         file.attrs["format"] = kind
-        file.attrs["format_version"] = FORMAT_VERSION
+        file.attrs["format_version"] = _FORMAT_VERSION
         for package in ("pnp-local", "torch", "numpy"):
             file.attrs[f"version_{package}"] = version(package)
         yield file
@@ -253,7 +254,7 @@ def _write_parameters(group: h5py.Group, operator: str, parameters: Mapping[str,
 
 def _read_problem(
     path: str | os.PathLike[str], file: h5py.File, operator: str = ""
-) -> tuple[str, dict[str, Any], float | Array | None, Array | None]:
+) -> tuple[str, dict[str, Any], float | _Array | None, _Array | None]:
     """Return the operator's name, or the one given where the file has none, its parameters, noise and reference."""
     if not isinstance(file.get("operator"), h5py.Group):
         raise ValueError(f"{path} must have a group /operator, it holds {listed(file)}; see docs/hdf5_layout.md")
@@ -266,29 +267,31 @@ def _read_problem(
 def _read_parameters(path: str | os.PathLike[str], group: h5py.Group, operator: str) -> dict[str, Any]:
     parameters: dict[str, Any] = {name: _python(value) for name, value in group.attrs.items() if name != "name"}
     for name in parameters:
-        if (known := units_of(operator, name)) is not None:  # an attribute has no unit of its own
-            factor(f"{path}: {group.name}/{name} must be a dataset, not an attribute, and", None, known)
+        if (known := units_of(operator, name)) is not None:  # an attribute cannot state its unit
+            unit_factor(f"{path}: {group.name}/{name} must be a dataset, not an attribute, and", None, known)
     for name in group:
         if name == "collimator" and operator == "spect":
             continue
         values: Any = _dataset(path, group, name)
         known = units_of(operator, name)
         if known is not None:
-            values = values * factor(f"{path}: {group.name}/{name}", _python(group[name].attrs.get("units")), known)
-        few = values.ndim == 0 or name in INTEGERS or name == "voxel_size"
+            values = values * unit_factor(
+                f"{path}: {group.name}/{name}", _python(group[name].attrs.get("units")), known
+            )
+        few = values.ndim == 0 or name in _INTEGER_PARAMETERS or name == "voxel_size"
         parameters[name] = _python(np.asarray(values)) if few else values
-    return parameters | {name: _whole(parameters[name]) for name in INTEGERS if name in parameters}
+    return parameters | {name: _whole(parameters[name]) for name in _INTEGER_PARAMETERS if name in parameters}
 
 
-def _scalar_or_array(path: str | os.PathLike[str], file: h5py.File, name: str) -> float | Array | None:
+def _scalar_or_array(path: str | os.PathLike[str], file: h5py.File, name: str) -> float | _Array | None:
     if name not in file:
         return None
     values = _dataset(path, file, name)
     return float(values) if values.ndim == 0 else values
 
 
-def _dataset(path: str | os.PathLike[str], group: h5py.Group, name: str) -> Array:
-    """Return a dataset's numbers, or say what the file holds instead."""
+def _dataset(path: str | os.PathLike[str], group: h5py.Group, name: str) -> _Array:
+    """Return a dataset's numbers; without it, list what the file holds."""
     if not isinstance(group.get(name), h5py.Dataset):
         raise ValueError(f"{path} must have a dataset '{name}', it holds {listed(group)}; see docs/hdf5_layout.md")
     return numbers(path, group[name])
@@ -313,7 +316,7 @@ def _set_attribute(group: h5py.Group, name: str, value: Any) -> None:
 
 
 def _python(value: Any) -> Any:
-    """Turn an HDF5 attribute into a plain Python value, whichever of its forms the writer chose.
+    """Turn an HDF5 attribute into a plain Python value, whatever form the writer chose.
 
     Text may be bytes (Fortran, MATLAB), and a single value an array of one.
     """

@@ -1,8 +1,8 @@
-"""HDF5 files opened for reading, wherever they come from.
+"""Open untrusted HDF5 files for reading.
 
 A file of a few bytes can name other files (external links, external storage, virtual datasets), whose content would
-then pass for its own, or claim terabytes. Links to other files are refused, whole files for one of them, before
-anything is read; sizes where an array is read.
+then pass for its own, or claim terabytes. A file with one link to another file is refused as a whole, before anything
+is read; sizes are checked where an array is read.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from .guards import check_claim, check_memory, one_line, reading
 
-UNPACK = "if that is right, store it unpacked (h5repack -f NONE)"
+_UNPACK_REMEDY = "if that is right, store it unpacked (h5repack -f NONE)"
 
 
 @contextmanager
@@ -29,7 +29,7 @@ def open_hdf5(path: str | os.PathLike[str], *, links: bool = True) -> Iterator[h
 
     Args:
         path: the file.
-        links: look for links to other files, by a visit to every object; False: that was done.
+        links: visit every object to look for links to other files; False: that was done before.
     """
     if not Path(path).is_file():
         raise ValueError(f"{path}: there is no such file; check the name")
@@ -47,7 +47,7 @@ def numbers(path: str | os.PathLike[str], dataset: Any, part: Any = ()) -> npt.N
 
     Args:
         path: the file, for messages.
-        dataset: what the file holds under some name.
+        dataset: object of the file, which should be a dataset.
         part: integers and slices, as h5py takes them.
 
     Raises:
@@ -69,30 +69,30 @@ def check_stored(
     shape: Sequence[int] | None = None,
     remedy: str = "read a part of it",
 ) -> None:
-    """Refuse to read what claims more than the file, or this machine's memory, can hold.
+    """Refuse a dataset that claims more than the file or this machine's memory can hold.
 
     Args:
         path: the file, for messages.
-        dataset: what is to be read.
-        shape: of the part that is; None: all of it.
-        remedy: where the memory is too small.
+        dataset: dataset to be read.
+        shape: shape of the part to be read; None: all of it.
+        remedy: what to do where the memory is too small.
     """
     where, shape = f"{path}: {one_line(dataset.name)}", (dataset.shape or ()) if shape is None else shape
     # A virtual dataset stores nothing itself: its sources are in the same file, others are refused.
     held = dataset.file.id.get_filesize() if dataset.is_virtual else dataset.id.get_storage_size()
     check_memory(where, shape, remedy)
-    check_claim(where, math.prod(shape) * dataset.dtype.itemsize if shape else 0, held, UNPACK)
+    check_claim(where, math.prod(shape) * dataset.dtype.itemsize if shape else 0, held, _UNPACK_REMEDY)
 
 
 def listed(group: h5py.Group) -> str:
-    """Return what a group holds, the first few names of it, for a message."""
+    """Return the first few names in a group, for a message."""
     names = sorted(group)
     more = f" and {len(names) - 6} more" if len(names) > 6 else ""
     return (", ".join(f"{name!r:.24}" for name in names[:6]) or "nothing") + more
 
 
 def _leads_away(file: h5py.File) -> tuple[str, str] | None:
-    """Return what in a file names another one, in words, and the code that brings it to one's own, or None."""
+    """Return a description of an object that refers to another file, and code that copies its data; None: none does."""
     inside = (h5py.h5l.TYPE_HARD, h5py.h5l.TYPE_SOFT)
     link = file.id.links.visit(lambda name, info: None if info.type in inside else name, info=True)
     if link is not None:

@@ -1,36 +1,42 @@
-"""Units that HDF5 files state, by the names of an operator's parameters, and what they are in ours: rad, mm, 1/mm.
+"""Units of operator parameters in HDF5 files, and their factors to ours: rad, mm, 1/mm.
 
-Only parameters of a table here state a unit; the first one of a table is ours, and is written.
+Only the parameters listed here have a unit in files. The first unit of each table is ours, and is written.
 """
 
 from __future__ import annotations
 
 import math
 
-ANGLE = {"rad": 1.0, "deg": math.pi / 180}
-LENGTH = {"mm": 1.0, "cm": 10.0, "m": 1000.0}
-PER_LENGTH = {"1/mm": 1.0, "1/cm": 0.1, "1/m": 0.001}
-LENGTHS = ("voxel_size", "fwhm", "radius", "hole_diameter", "hole_length", "intrinsic")
-"""Of SPECT and its collimator."""
+_ANGLE_UNITS = {"rad": 1.0, "deg": math.pi / 180}
+_LENGTH_UNITS = {"mm": 1.0, "cm": 10.0, "m": 1000.0}
+_ATTENUATION_UNITS = {"1/mm": 1.0, "1/cm": 0.1, "1/m": 0.001}
+_LENGTH_PARAMETERS = ("voxel_size", "fwhm", "radius", "hole_diameter", "hole_length", "intrinsic")
+"""Parameters of SPECT and of its collimator that are lengths."""
 
 
 def units_of(operator: str, name: str) -> dict[str, float] | None:
-    """Return the units that an operator's parameter may have, None where it states none.
+    """Return the units that an operator's parameter may have in a file; None: it has no unit.
 
     >>> list(units_of("spect", "attenuation") or ()), units_of("radon", "pitch")
     (['1/mm', '1/cm', '1/m'], None)
     """
     if name == "angles":
-        return ANGLE
+        return _ANGLE_UNITS
     if operator != "spect":
         return None
-    return LENGTH if name in LENGTHS else PER_LENGTH if name in ("attenuation", "septal_attenuation") else None
+    return (
+        _LENGTH_UNITS
+        if name in _LENGTH_PARAMETERS
+        else _ATTENUATION_UNITS
+        if name in ("attenuation", "septal_attenuation")
+        else None
+    )
 
 
-def factor(where: str, units: object, known: dict[str, float]) -> float:
-    """Return what one of these units is in ours, or say which a file may have.
+def unit_factor(where: str, units: object, known: dict[str, float]) -> float:
+    """Return the factor from a unit to ours; refuse a unit that is not among the known ones.
 
-    >>> factor("scan.h5: /operator/voxel_size", "cm", LENGTH)
+    >>> unit_factor("scan.h5: /operator/voxel_size", "cm", _LENGTH_UNITS)
     10.0
     """
     if units not in known:

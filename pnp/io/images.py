@@ -1,4 +1,4 @@
-"""Images from and to PNG, TIFF, NPY, FITS and HDF5 files, as numpy arrays (H, W) or (C, H, W); volumes to NIfTI, too.
+"""Read and write images in PNG, TIFF, NPY, FITS and HDF5, as arrays (H, W) or (C, H, W); write volumes to NIfTI.
 
 Values: the 8 or 16 bits of PNG and JPEG files are pictures and become [0, 1], without their opacity (alpha). TIFF,
 NPY, FITS and HDF5 files are measurements and keep their units, integers too, and all their channels.
@@ -29,7 +29,7 @@ _PNG, _TIFF, _NPY, _FITS, _HDF5 = (
     (".h5", ".hdf5"),
 )
 _FORMATS = "PNG, TIFF, NPY, FITS or HDF5 (.png, .tif, .npy, .fits, .h5)"
-PICTURES = ("PNG", "JPEG")
+_PICTURE_FORMATS = ("PNG", "JPEG")
 _VOLUMES = "NIfTI, NPY or HDF5 (.nii.gz, .npy, .h5)"
 
 
@@ -84,7 +84,7 @@ def write_image(
     *,
     dataset: str = "image",
     bits: Literal[8, 16] = 8,
-    voxel_mm: float | tuple[float, ...] | None = None,
+    voxel_size_mm: float | tuple[float, ...] | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write an image (H, W) or (C, H, W) to a PNG, TIFF, NPY, FITS or HDF5 file, a volume to NIfTI, NPY or HDF5.
@@ -94,10 +94,10 @@ def write_image(
 
     Args:
         path: the file to write; its suffix chooses the format.
-        image: (H, W) or (C, H, W); or, with voxel_mm, a volume (nx, ny, nz) in the axes of SPECT.
+        image: (H, W) or (C, H, W); or, with voxel_size_mm, a volume (nx, ny, nz) in the axes of SPECT.
         dataset: name of the dataset in an HDF5 file.
         bits: bits of a grey PNG, 8 or 16 (0..65535); colour has 8.
-        voxel_mm: of a volume, the side of a voxel, (transaxial, axial) or (x, y, z), in mm. Only NIfTI keeps it.
+        voxel_size_mm: side of a volume's voxel, or (transaxial, axial) or (x, y, z), in mm. Only NIfTI keeps it.
         overwrite: replace a file of that name.
 
     Raises:
@@ -108,13 +108,13 @@ def write_image(
         raise ValueError(f"write_image: image must be (H, W) or (C, H, W), got {pixels.shape}; use image[0]")
     if bits not in (8, 16):
         raise ValueError(f"write_image: bits must be 8 or 16, got {bits!r}")
-    is_volume = voxel_mm is not None
+    is_volume = voxel_size_mm is not None
     if is_volume and pixels.ndim != 3:
-        raise ValueError(f"write_image: with voxel_mm, image must be a volume (nx, ny, nz), got {pixels.shape}")
+        raise ValueError(f"write_image: with voxel_size_mm, image must be a volume (nx, ny, nz), got {pixels.shape}")
     channels = 1 if pixels.ndim == 2 else pixels.shape[0]
     name = check_image_output(path, channels, volume=is_volume, overwrite=overwrite).name.lower()
-    if voxel_mm is not None and name.endswith(NIFTI):
-        write_nifti(path, pixels, voxel_mm, overwrite=overwrite)
+    if voxel_size_mm is not None and name.endswith(NIFTI):
+        write_nifti(path, pixels, voxel_size_mm, overwrite=overwrite)
         return
     if name.endswith(".png") and not np.isfinite(pixels).all():
         raise ValueError("write_image: PNG has no place for NaN or infinity; use .tif, .npy or .h5")
@@ -153,8 +153,8 @@ def check_image_output(
 
     Args:
         path: the file to write.
-        channels: of an image.
-        volume: it is a volume (nx, ny, nz) instead.
+        channels: number of channels of the image.
+        volume: the output is a volume (nx, ny, nz), not an image.
         overwrite: a file of that name may be replaced.
 
     Raises:
@@ -167,7 +167,9 @@ def check_image_output(
             raise ValueError(f"write_image: the format of {path} is not one of volumes: {_VOLUMES}")
         return path
     if name.endswith(NIFTI):
-        raise ValueError(f"write_image: {path}: NIfTI holds volumes with voxel_mm, this is an image; use {_FORMATS}")
+        raise ValueError(
+            f"write_image: {path}: NIfTI holds volumes with voxel_size_mm, this is an image; use {_FORMATS}"
+        )
     if not name.endswith((".png", *_TIFF, *_NPY, *_FITS, *_HDF5)):
         raise ValueError(f"write_image: the format of {path} is not one of {_FORMATS}")
     if name.endswith(".png") and channels not in (1, 3):
@@ -181,17 +183,17 @@ def png_bits(path: str | os.PathLike[str]) -> Literal[8, 16]:
         return 8
     from PIL import Image
 
-    with reading(path, "PNG"), Image.open(path, formats=PICTURES) as picture:
+    with reading(path, "PNG"), Image.open(path, formats=_PICTURE_FORMATS) as picture:
         return 16 if picture.mode.startswith("I") else 8
 
 
 def _picture(path: Path) -> npt.NDArray[np.float32]:
-    """Read a PNG or JPEG file; other formats under their names are not tried, some run programs."""
+    """Read a PNG or JPEG file; no other format is tried, since the decoders of some run programs."""
     from PIL import Image
 
     with reading(path, "PNG or JPEG"):
         try:
-            with Image.open(path, formats=PICTURES) as picture:
+            with Image.open(path, formats=_PICTURE_FORMATS) as picture:
                 needed = picture.width * picture.height * len(picture.getbands())
                 check_claim(f"{path}: the image", needed, path.stat().st_size, "if that is right, store it as .tif")
                 return _unit_interval(picture.convert("RGB") if picture.mode in ("P", "CMYK") else picture)
@@ -201,7 +203,7 @@ def _picture(path: Path) -> npt.NDArray[np.float32]:
 
 
 def _npy(path: Path) -> npt.NDArray[Any]:
-    """Read a NPY file, which is mapped first: it holds no less than it claims, and no objects."""
+    """Read an NPY file; mapping it first refuses objects, and files shorter than they claim."""
     with reading(path, "NPY"):
         mapped = np.lib.format.open_memmap(path, mode="r")
         check_memory(f"{path}: the image", mapped.shape, "cut it")

@@ -1,8 +1,10 @@
-"""One run an output: a lock that dies with its process, and what killed runs left is swept away under it."""
+"""Lock an output against a second process; the lock ends with its process.
+
+Under the lock, temporary files and folders that killed runs left are removed.
+"""
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import shutil
@@ -12,24 +14,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-ATTEMPTS = 100
-"""To lock a file that others remove in between."""
-TAKEN = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
-"""How systems say that another process has the lock; anything else: this file system has no locks."""
+from filelock import lock_descriptor
+
+_MAX_ATTEMPTS = 100
+"""Attempts to lock a file that other processes may remove in between."""
 
 
 @contextmanager
 def exclusive(path: str | os.PathLike[str], caller: str) -> Iterator[None]:
-    """Keep an output to this run until the block ends; the system frees it if the process dies, however it dies.
+    """Lock an output until the block ends; the system releases the lock however the process dies.
 
-    The lock is on a hidden file beside the output. Where the file system has no locks there is none.
+    A hidden file beside the output is locked, unless the file system has no locks.
 
     Args:
         path: the output, a file or a folder, which need not exist.
-        caller: what messages begin with.
+        caller: beginning of messages.
 
     Raises:
-        ValueError: another run has it.
+        ValueError: another run holds the lock.
     """
     path = Path(path)
     path = path.parent.resolve() / path.name
@@ -49,8 +51,8 @@ def exclusive(path: str | os.PathLike[str], caller: str) -> Iterator[None]:
         with suppress(OSError):  # a full disk; it is for messages only
             os.ftruncate(handle, 0)
             os.write(handle, f" process {os.getpid()} on {socket.gethostname()}".encode())
-        if holds:  # else another run may be at work
-            sweep(path)
+        if holds:  # without locks another run may be writing
+            remove_stale_parts(path)
         yield
     finally:
         if sys.platform == "win32":  # where open files cannot be removed
@@ -61,13 +63,13 @@ def exclusive(path: str | os.PathLike[str], caller: str) -> Iterator[None]:
             os.close(handle)
 
 
-def hidden(path: Path) -> Path:
-    """Return a free hidden name beside a folder, which `sweep` knows."""
+def part_path(path: Path) -> Path:
+    """Return an unused hidden name beside a folder, for a temporary one; see `remove_stale_parts`."""
     return path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
 
 
-def sweep(path: Path) -> None:
-    """Remove the temporary files and folders that killed runs left beside an output which is ours alone."""
+def remove_stale_parts(path: Path) -> None:
+    """Remove temporary files and folders of killed runs beside an output; call it with the lock held."""
     file = rf"\.{re.escape(path.stem)}\.[0-9a-f]{{8}}\.part{re.escape(path.suffix)}"
     folder = rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.part"
     for left in path.parent.iterdir():
@@ -75,9 +77,9 @@ def sweep(path: Path) -> None:
             _remove(left)
 
 
-def discard(folder: Path) -> None:
-    """Remove a folder, under another name first: half of it is never taken for the whole."""
-    part = hidden(folder)
+def remove_renamed(folder: Path) -> None:
+    """Rename a folder, then remove it, so that a half-removed folder is never taken for a whole one."""
+    part = part_path(folder)
     os.rename(folder, part)
     _remove(part)
 
@@ -92,7 +94,7 @@ def _remove(path: Path) -> None:
 
 def _taken(lock: Path) -> tuple[int | None, bool]:
     """Return the handle of the lock's file, None if another process has it, and whether there are locks at all."""
-    for _ in range(ATTEMPTS):
+    for _ in range(_MAX_ATTEMPTS):
         handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             locked = _locked(handle)
@@ -102,7 +104,7 @@ def _taken(lock: Path) -> tuple[int | None, bool]:
             if os.path.samestat(os.fstat(handle), os.stat(lock)):
                 return handle, locked is True
         except FileNotFoundError:
-            pass  # who had it removed the file between our opening and our locking it
+            pass  # its holder removed the file after we opened it and before we locked it
         except OSError:
             os.close(handle)
             raise
@@ -113,22 +115,13 @@ def _taken(lock: Path) -> tuple[int | None, bool]:
 def _locked(handle: int) -> bool | None:
     """Lock a file; False: another process has it; None: there are no locks here."""
     try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            os.lseek(handle, 1024, os.SEEK_SET)  # beyond the words, which others may then read
-            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-            os.lseek(handle, 0, os.SEEK_SET)
-        else:
-            import fcntl
-
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return False if error.errno in TAKEN else None
-    return True
+        return lock_descriptor(handle, blocking=False)
+    except OSError:
+        return None
 
 
 def _holder(lock: Path) -> str:
-    with suppress(OSError):
-        return lock.read_text(errors="replace").strip()[:80] or "another process"
+    with suppress(OSError), open(lock, "rb") as file:
+        file.seek(1)  # on Windows no other process can read the first byte, which is the locked one
+        return file.read(80).decode(errors="replace").strip() or "another process"
     return "another process"

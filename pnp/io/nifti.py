@@ -23,15 +23,15 @@ from .atomic import atomic
 from .guards import check_claim, check_memory, reading
 
 NIFTI = (".nii", ".nii.gz")
-MM = {"mm": 1.0, "unknown": 1.0, "meter": 1000.0, "micron": 1e-3}
-OBLIQUE = 1e-3
-"""Largest deviation of an axis from one of the patient's, over its length: rounding."""
+_MM_PER_UNIT = {"mm": 1.0, "unknown": 1.0, "meter": 1000.0, "micron": 1e-3}
+_MAX_OBLIQUENESS = 1e-3
+"""Largest deviation of an axis from one of the patient's, over its length, that is taken for rounding."""
 
 
 def write_nifti(
     path: str | os.PathLike[str],
     volume: npt.ArrayLike,
-    voxel_mm: float | tuple[float, ...],
+    voxel_size_mm: float | tuple[float, ...],
     *,
     overwrite: bool = False,
 ) -> None:
@@ -40,7 +40,7 @@ def write_nifti(
     Args:
         path: a .nii or .nii.gz file.
         volume: (nx, ny, nz).
-        voxel_mm: side of a voxel in mm; or (transaxial, axial), or (x, y, z).
+        voxel_size_mm: side of a voxel in mm; or (transaxial, axial), or (x, y, z).
         overwrite: replace a file of that name.
 
     Raises:
@@ -48,11 +48,11 @@ def write_nifti(
     """
     import nibabel
 
-    nifti1: Any = nibabel.nifti1  # of old, its functions have no types
+    nifti1: Any = nibabel.nifti1  # its functions have no types
     values = np.asarray(volume, dtype=np.float32)
     if values.ndim != 3 or values.size == 0:
         raise ValueError(f"write_nifti: volume must be (nx, ny, nz), got {values.shape}; use volume[0, 0]")
-    sizes = _sizes(voxel_mm)
+    sizes = _sizes(voxel_size_mm)
     name = Path(path).name.lower()
     if not name.endswith(NIFTI):
         raise ValueError(f"write_nifti: path must end with .nii or .nii.gz, got {Path(path).name}")
@@ -84,14 +84,14 @@ def read_nifti(path: str | os.PathLike[str]) -> tuple[npt.NDArray[np.float32], t
     """
     import nibabel
 
-    orientations: Any = nibabel.orientations  # of old, its functions have no types
+    orientations: Any = nibabel.orientations  # its functions have no types
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file; check the name")
     if not path.name.lower().endswith(NIFTI):
         raise ValueError(f"{path}: a volume is read from .nii or .nii.gz; convert it to one of these")
     with reading(path, "NIfTI"):
-        kinds: Any = (nibabel.Nifti1Image, nibabel.Nifti2Image)  # no other dialect of the suffix: some name files
+        kinds: Any = (nibabel.Nifti1Image, nibabel.Nifti2Image)  # no other format of this suffix: some name other files
         kind = next((kind for kind in kinds if kind.path_maybe_image(path)[0]), kinds[0])
         image = kind.from_filename(path)
         affine, header = np.asarray(image.affine, dtype=np.float64), image.header
@@ -102,7 +102,7 @@ def read_nifti(path: str | os.PathLike[str]) -> tuple[npt.NDArray[np.float32], t
         check_claim(f"{path}: the volume", needed, path.stat().st_size, "if that is right, unpack it (gunzip)")
         check_memory(f"{path}: the volume", shape, "cut it")
         values = np.asarray(image.dataobj, dtype=np.float32)
-        unit = MM.get(str(header.get_xyzt_units()[0]), math.nan)
+        unit = _MM_PER_UNIT.get(str(header.get_xyzt_units()[0]), math.nan)
     while values.ndim > 3 and values.shape[-1] == 1:
         values = values[..., 0]
     if values.ndim != 3 or values.size == 0:
@@ -114,7 +114,10 @@ def read_nifti(path: str | os.PathLike[str]) -> tuple[npt.NDArray[np.float32], t
     with np.errstate(over="ignore"):  # infinite, which is refused
         sizes = np.linalg.norm(directions, axis=0)
     along, distinct = np.abs(directions).max(0), len(set(np.abs(directions).argmax(0).tolist())) == 3
-    if not (distinct and np.isfinite(sizes).all() and sizes.min() > 0) or (along < sizes * (1 - OBLIQUE**2)).any():
+    if (
+        not (distinct and np.isfinite(sizes).all() and sizes.min() > 0)
+        or (along < sizes * (1 - _MAX_OBLIQUENESS**2)).any()
+    ):
         raise ValueError(f"{path}: the axes of the volume must be the patient's, its affine turns them; resample it")
     to_ours = orientations.ornt_transform(
         orientations.io_orientation(affine), orientations.axcodes2ornt(("L", "P", "S"))
@@ -125,11 +128,12 @@ def read_nifti(path: str | os.PathLike[str]) -> tuple[npt.NDArray[np.float32], t
     return np.ascontiguousarray(turned), (float(ours[0]), float(ours[1]), float(ours[2]))
 
 
-def _sizes(voxel_mm: float | tuple[float, ...]) -> tuple[float, float, float]:
-    given = np.atleast_1d(np.asarray(voxel_mm, dtype=np.float64)).tolist()
+def _sizes(voxel_size_mm: float | tuple[float, ...]) -> tuple[float, float, float]:
+    given = np.atleast_1d(np.asarray(voxel_size_mm, dtype=np.float64)).tolist()
     full = {1: given * 3, 2: [*given[:1], *given], 3: given}.get(len(given), [])
     if len(full) != 3 or not all(0 < size < math.inf for size in full):
         raise ValueError(
-            f"write_nifti: voxel_mm must be a positive size, (transaxial, axial) or (x, y, z), got {voxel_mm!r:.60}"
+            "write_nifti: voxel_size_mm must be a positive size, (transaxial, axial) or (x, y, z), got "
+            f"{voxel_size_mm!r:.60}"
         )
     return full[0], full[1], full[2]

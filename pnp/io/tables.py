@@ -1,6 +1,6 @@
-"""Tables in files: columns by name, with their units, from FITS, CSV, ECSV and HDF5.
+"""Read tables from FITS, CSV, ECSV and HDF5 files: columns by name, with their units.
 
-Only the columns asked for are brought into memory, where the format allows it.
+Only the columns that are used are loaded, where the format allows it.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from .fits import contents, open_fits
 from .guards import reading
 from .hdf5_safe import check_stored, listed, open_hdf5
 
-Path = str | os.PathLike[str]
-PACKED = (b"\x1f", b"BZh", b"\xfd7zXZ", b"PK\x03\x04", b"\x28\xb5\x2f\xfd")
+_Path = str | os.PathLike[str]
+_PACKED_MAGIC = (b"\x1f", b"BZh", b"\xfd7zXZ", b"PK\x03\x04", b"\x28\xb5\x2f\xfd")
 """First bytes of gzip, compress, bzip2, xz, zip and zstd."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table: what loads its values, and its unit, None where the file says none."""
+    """Column of a table: a function that loads its values, and its unit; None where the file states none."""
 
     load: Callable[[], Any]
     unit: Any = None
 
     @property
     def values(self) -> Any:
-        """The values; masked where the table has none."""
+        """Values of the column, masked where the table has none."""
         return self.load()
 
 
@@ -46,7 +46,7 @@ def open_table(source: Any, where: str, table: str | int | None) -> Iterator[Col
 
     Args:
         source: path or Table.
-        where: what messages begin with.
+        where: beginning of messages.
         table: extension of a FITS file or path in an HDF5 file; None: the only one there is.
     """
     name = str(source).lower() if isinstance(source, str | os.PathLike) else ""
@@ -68,17 +68,17 @@ def open_table(source: Any, where: str, table: str | int | None) -> Iterator[Col
         raise TypeError(f"read_catalogue: source must be a path or an astropy Table, got {type(source).__name__}")
 
 
-def some(names: Mapping[str, Any]) -> str:
+def first_names(names: Mapping[str, Any]) -> str:
     """Return the first few names, for a message."""
     shown, more = ", ".join(f"{name:.24}" for name in list(names)[:8]), len(names) - 8
     return (shown or "no columns") + (f" and {more} more" if more > 0 else "")
 
 
-def _read_text(path: Path, kind: str) -> Any:
+def _read_text(path: _Path, kind: str) -> Any:
     from astropy.table import Table
 
     with open(path, "rb") as file:
-        if file.read(8).startswith(PACKED):  # astropy would unpack all there is
+        if file.read(8).startswith(_PACKED_MAGIC):  # astropy would unpack it without a limit
             raise ValueError(f"{path} is packed; unpack it (gunzip, bunzip2, unxz, unzip)")
     return Table.read(path, format=kind)
 
@@ -86,7 +86,7 @@ def _read_text(path: Path, kind: str) -> Any:
 def _table_columns(where: str, table: Any) -> Columns:
     if len(table) == 0:
         raise ValueError(
-            f"{where} must hold a galaxy, got a table without rows, of {some(dict.fromkeys(table.colnames))}"
+            f"{where} must hold a galaxy, got a table without rows, of {first_names(dict.fromkeys(table.colnames))}"
         )
     # .value: a column's numbers without its unit, with their mask where it has one
     return {
@@ -112,7 +112,7 @@ def _fits_columns(where: str, parts: Any, table: str | int | None) -> Columns:
     (part,) = wanted
     if len(part.data) == 0:
         raise ValueError(
-            f"{where} must hold a galaxy, got a table without rows, of {some(dict.fromkeys(part.columns.names))}"
+            f"{where} must hold a galaxy, got a table without rows, of {first_names(dict.fromkeys(part.columns.names))}"
         )
 
     def load(name: str, null: Any) -> Any:
@@ -152,7 +152,7 @@ def _hdf5_columns(where: str, file: h5py.File, table: str | int | None) -> Colum
         return _table_columns(where, Table.read(file, format="hdf5", path=node.name))
     columns = {name: d for name, d in node.items() if isinstance(d, h5py.Dataset) and d.ndim >= 1}
     if not any(len(d) for d in columns.values()):
-        raise ValueError(f"{where} must hold a galaxy, got columns without rows: {some(columns)}")
+        raise ValueError(f"{where} must hold a galaxy, got columns without rows: {first_names(columns)}")
 
     def load(column: h5py.Dataset) -> Any:
         check_stored(where, column)

@@ -1,4 +1,4 @@
-"""TIFF files opened for reading, wherever they come from: alone, whole, and no larger than they can be."""
+"""Open untrusted TIFF files for reading: complete, without other files, no larger than their content allows."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import numpy.typing as npt
 
 from .guards import check_claim, check_memory, reading
 
-ALONE = {"is_ome": False, "is_mmstack": False, "is_ndtiff": False}
-"""Without the dialects whose files name others: this one is what is read."""
+_NO_DIALECTS = {"is_ome": False, "is_mmstack": False, "is_ndtiff": False}
+"""Options that switch off the dialects whose files name other files."""
 
 
-OTHERS = re.compile(r"""\b(FileName|MetadataFile)\s*=\s*["']([^"']*)""")
-SIZE = r'<(?:\w+:)?Pixels\s[^>]*?\bSize{}="(\d{{1,18}})"'
-"""What OME's description says of its files and, with an axis for {}, of their pages; read as text: XML unpacks, too."""
+_OME_FILE = re.compile(r"""\b(FileName|MetadataFile)\s*=\s*["']([^"']*)""")
+_OME_SIZE = r'<(?:\w+:)?Pixels\s[^>]*?\bSize{}="(\d{{1,18}})"'
+"""Patterns of OME's description of its files and, with an axis for {}, of their pages; XML itself could be a bomb."""
 
 
 @contextmanager
@@ -30,11 +30,11 @@ def open_tiff(path: str | os.PathLike[str], *, one_of_many: bool = False) -> Ite
 
     Args:
         path: the file.
-        one_of_many: it is read with others of its kind, so that what OME says of them all does not matter.
+        one_of_many: the file is part of a stack, so that OME's description of all files does not matter.
     """
     import tifffile
 
-    with reading(path, "TIFF"), tifffile.TiffFile(path, **ALONE) as tiff:
+    with reading(path, "TIFF"), tifffile.TiffFile(path, **_NO_DIALECTS) as tiff:
         _check_whole(path, tiff)
         if not one_of_many:
             _check_ome(path, tiff.pages[0])
@@ -56,12 +56,12 @@ def _check_ome(path: str | os.PathLike[str], page: Any) -> None:
     """Refuse an OME-TIFF of several files, or of several kinds of pages, which would pass for planes of one image."""
     if not page.is_ome:
         return
-    named = set(OTHERS.findall(page.description))
+    named = set(_OME_FILE.findall(page.description))
     masters = [name for kind, name in named if kind == "MetadataFile"]
-    if len(named) > 1 or masters:  # one alone is its own, before it was renamed
+    if len(named) > 1 or masters:  # a single name is the file's own, before it was renamed
         of = f"that {masters[0]!r:.60} describes" if masters else f"of {len(named)}"
         raise ValueError(f"{path} is one file of an OME-TIFF {of}; read them by a pattern, or save it as one file")
-    found = {axis: re.search(SIZE.format(axis), page.description) for axis in "CZT"}
+    found = {axis: re.search(_OME_SIZE.format(axis), page.description) for axis in "CZT"}
     sizes = {axis: int(match[1]) for axis, match in found.items() if match and int(match[1]) > 1}
     if len(sizes) > 1:
         many = " x ".join(f"{n} {axis}" for axis, n in sizes.items())

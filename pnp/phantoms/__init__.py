@@ -1,7 +1,7 @@
-"""Simulated patients, which need no download.
+"""Simulated objects, which need no download.
 
-CT slices in attenuation per millimetre, `head`, `chest`, `perforated_disc`; and `torso`, volumes of activity and
-attenuation for emission tomography, with `emission_scan`, what a SPECT camera counts of them.
+`head`, `chest` and `perforated_disc` are CT slices in attenuation per millimetre; `torso` is a volume of activity and
+attenuation for emission tomography, of which `emission_scan` simulates SPECT measurements.
 """
 
 from .chest import chest

@@ -10,13 +10,13 @@ from torch import Tensor
 from .random_fields import check_size
 
 ACRYLIC = 0.034
-"""Attenuation in 1/mm, as the scanner of the challenge saw it, at 45 kV."""
+"""Attenuation of acrylic in 1/mm, as the scanner of the challenge measured it at 45 kV."""
 
 
 def perforated_disc(size: int = 512, *, generator: torch.Generator | None = None) -> Tensor:
-    """A disc with holes (1, 1, size, size) in 1/mm: 0 or ACRYLIC, edges averaged over 4 x 4 samples.
+    """Return a disc with holes (1, 1, size, size) in 1/mm: 0 or ACRYLIC, edges averaged over 4 x 4 samples.
 
-    The disc is 0.92 of the image wide, more or less. Holes, 1 to 25 of them, are ellipses and polygons of three to
+    The disc is about 0.92 of the image wide. Holes, 1 to 25 of them, are ellipses and polygons of three to
     seven sides, similar to one another or not, and leave walls of 1 % of the image or more.
 
     Args:
@@ -54,7 +54,7 @@ def perforated_disc(size: int = 512, *, generator: torch.Generator | None = None
 
 
 def _hole(x: Tensor, y: Tensor, reach: float, turn: float, aspect: float, sides: int, g: torch.Generator) -> Tensor:
-    """Where a hole within `reach` of its centre is: an ellipse for two sides, else a convex polygon."""
+    """Return the mask of a hole within `reach` of its centre: an ellipse for two sides, else a convex polygon."""
     u, v = x * math.cos(turn) + y * math.sin(turn), y * math.cos(turn) - x * math.sin(turn)
     inside = torch.hypot(u, v / aspect) < reach
     if sides > 2:

@@ -1,4 +1,4 @@
-"""What the phantoms share: random fields that do not depend on the resolution."""
+"""Random fields for phantoms, the same at every resolution."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def random_fields(
         n: samples on a side.
         bands: (cycles per image, relative width) of each.
         generator: draws them.
-        drawn: samples on a side at which they are drawn, whatever n is.
+        drawn: samples on a side of the grid on which they are drawn, whatever n is.
     """
     fields = torch.stack([_field(drawn, cycles, width, generator) for cycles, width in bands])
     if n != drawn:
@@ -32,7 +32,7 @@ def random_fields(
 
 
 def _field(n: int, cycles: float, width: float, generator: torch.Generator) -> Tensor:
-    """A random field (n, n) of unit variance with `cycles` per image, in a band of relative width `width`."""
+    """Return a random field (n, n) of unit variance with `cycles` per image, in a band of relative width `width`."""
     k = torch.hypot(torch.fft.fftfreq(n)[:, None] * n, torch.fft.rfftfreq(n) * n)
     band = torch.exp(-0.5 * ((k - cycles) / (width * cycles)) ** 2)
     f = torch.fft.irfft2(torch.fft.rfft2(torch.randn(n, n, generator=generator)) * band, s=(n, n))

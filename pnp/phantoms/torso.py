@@ -26,14 +26,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-MAX_LESIONS = 4
+_MAX_LESIONS = 4
 REGIONS = (
     "air", "body", "lungs", "spine", "liver", "spleen", "left kidney", "right kidney",
-    *(f"lesion {i + 1}" for i in range(MAX_LESIONS)),
+    *(f"lesion {i + 1}" for i in range(_MAX_LESIONS)),
 )  # fmt: skip
 """Names of the labels 0, 1, ...; a torso may have fewer lesions."""
 
-UPTAKES = {
+_UPTAKE_RANGES = {
     "dotatate": {
         "body": (0.8, 1.2), "lungs": (0.3, 0.6), "spine": (1.0, 2.0), "liver": (4.0, 8.0), "spleen": (12.0, 24.0),
         "left kidney": (14.0, 26.0), "lesion": (20.0, 60.0),
@@ -44,32 +44,32 @@ UPTAKES = {
     },
 }  # fmt: skip
 """Ranges of the activity concentration; that of the right kidney is within 10 % of the left one's."""
-ATTENUATION = {"air": 0.0, "body": 0.01365, "lungs": 0.00348, "spine": 0.0187}
-"""1/mm at 208 keV."""
-ORGAN = 0.0142
+_ATTENUATION = {"air": 0.0, "body": 0.01365, "lungs": 0.00348, "spine": 0.0187}
+"""Attenuation of regions, 1/mm at 208 keV."""
+_ORGAN_ATTENUATION = 0.0142
 """Attenuation of all other organs, 1/mm."""
 
-WIDEST = 372.0
-"""mm, of any torso."""
-SAMPLES = 2
-"""Along each axis of a voxel."""
-WAVES = 16
-"""Of a random field."""
-BEND = 8.0
-"""mm, by which a virtual patient's organs are displaced at most along each axis."""
-TEXTURE = 0.25
+_MAX_WIDTH_MM = 372.0
+"""Largest width of a torso, mm."""
+_SAMPLES_PER_VOXEL = 2
+"""Samples along each axis of a voxel."""
+_N_WAVES = 16
+"""Plane waves in a random field."""
+_MAX_DISPLACEMENT_MM = 8.0
+"""Largest displacement of a virtual patient's organs along each axis, mm."""
+_TEXTURE_STD = 0.25
 """Standard deviation of the logarithm of a virtual patient's uptake within an organ."""
 
 
 class Torso(NamedTuple):
-    """What `torso` returns."""
+    """Activity, attenuation and regions of a torso."""
 
     activity: Tensor
-    """(1, 1, nx, ny, nz), float32: activity per voxel, relative to the body's."""
+    """Activity per voxel (1, 1, nx, ny, nz), float32, relative to the body's."""
     attenuation: Tensor
-    """(nx, ny, nz), float32: 1/mm at 208 keV."""
+    """Attenuation (nx, ny, nz), float32, in 1/mm at 208 keV."""
     labels: Tensor
-    """(nx, ny, nz), uint8: index into REGIONS of what fills most of a voxel."""
+    """Index into REGIONS of the region that fills most of a voxel (nx, ny, nz), uint8."""
     voxel_size_mm: float
 
 
@@ -81,15 +81,15 @@ def torso(
     uptake: str = "dotatate",
     virtual: bool = False,
 ) -> Torso:
-    """A random torso; the same generator gives the same patient at every resolution.
+    """Return a random torso; the same generator gives the same patient at every resolution.
 
     Args:
         shape: (nx, ny, nz) voxels; the grid must be at least 372 mm wide in x and y, so that any torso can turn in it.
         voxel_size_mm: side of a voxel in mm.
         generator: draws the patient; None: one seeded with 0.
-        uptake: one of UPTAKES, where the activity goes.
-        virtual: a second family, which no ellipsoid describes: organs bent and dented by up to 8 mm, uptake that varies
-            by a quarter within them, and lesions that are cold inside.
+        uptake: "dotatate" or "microspheres", where the activity is.
+        virtual: a second family of patients without ellipsoids: organs bent and dented by up to 8 mm, uptake that
+            varies by a quarter within them, and lesions that are cold inside.
 
     Raises:
         ValueError: the grid is too small for a torso, or uptake is unknown.
@@ -108,13 +108,13 @@ def torso(
         ) from None
     if min(nx, ny, nz) < 1 or not 0 < size < math.inf:
         raise ValueError(f"torso: shape and voxel_size_mm must be positive, got {(nx, ny, nz)} and {voxel_size_mm!r}")
-    if min(nx, ny) * size < WIDEST:
+    if min(nx, ny) * size < _MAX_WIDTH_MM:
         raise ValueError(
-            f"torso: the grid must be at least {WIDEST:g} mm wide in x and y, got {nx * size:g} x {ny * size:g} mm; "
-            "use more or larger voxels"
+            f"torso: the grid must be at least {_MAX_WIDTH_MM:g} mm wide in x and y, got {nx * size:g} x "
+            f"{ny * size:g} mm; use more or larger voxels"
         )
-    if uptake not in UPTAKES:
-        raise ValueError(f"torso: uptake must be one of {', '.join(UPTAKES)}, got {uptake!r}")
+    if uptake not in _UPTAKE_RANGES:
+        raise ValueError(f"torso: uptake must be one of {', '.join(_UPTAKE_RANGES)}, got {uptake!r}")
     g = torch.Generator().manual_seed(0) if generator is None else generator
     return _Patient((nx, ny, nz), size, g, uptake, virtual).draw()
 
@@ -149,7 +149,10 @@ class _Patient:
         self, shape: tuple[int, int, int], voxel: float, generator: torch.Generator, uptake: str, virtual: bool
     ) -> None:
         self.shape, self.voxel, self.g, self.uptake, self.virtual = shape, voxel, generator, uptake, virtual
-        self.t = [(torch.arange(SAMPLES * n) - (SAMPLES * n - 1) / 2) * (voxel / SAMPLES) for n in shape]
+        self.t = [
+            (torch.arange(_SAMPLES_PER_VOXEL * n) - (_SAMPLES_PER_VOXEL * n - 1) / 2) * (voxel / _SAMPLES_PER_VOXEL)
+            for n in shape
+        ]
         self.labels = torch.zeros([len(t) for t in self.t], dtype=torch.uint8)
 
     def uniform(self, low: float, high: float) -> float:
@@ -193,19 +196,19 @@ class _Patient:
         return self.measure()
 
     def draw_trunk(self) -> None:
-        """Body, lungs and spine; the lungs' domes end at the diaphragm."""
-        half = (self.uniform(150, WIDEST / 2), self.uniform(105, 130))
+        """Draw body, lungs and spine; the lungs' domes end at the diaphragm."""
+        half = (self.uniform(150, _MAX_WIDTH_MM / 2), self.uniform(105, 130))
         self.scale = (half[0] / 168, half[1] / 118, self.uniform(0.93, 1.07))
-        # Of no end along z, and a little more square than an ellipse.
+        # Without end along z, and a little more square than an ellipse.
         self.paint("body", (0, 0, 0), (*half, math.inf), power=2.3)
         for side in (-1, 1):
             self.organ("lungs", (side * 78, -8, 160), (58, 78, 120))
         ratio = (self.scale[0] + self.scale[1]) / 2
         self.paint("spine", (0, 62 * self.scale[1], 0), (21 * ratio, 19 * ratio, math.inf))
-        self.paint("spine", (0, 88 * self.scale[1], 0), (7 * ratio, 16 * ratio, math.inf))  # what points backwards
+        self.paint("spine", (0, 88 * self.scale[1], 0), (7 * ratio, 16 * ratio, math.inf))  # spinous process
 
     def draw_organs(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Liver, of two lobes, spleen and kidneys; return centre and axes of the liver's right lobe."""
+        """Draw the liver, of two lobes, spleen and kidneys; return centre and axes of the liver's right lobe."""
         self.organ("liver", (-20, -48, 42), (75, 42, 38), turn=0.2)
         liver = self.organ("liver", (-82, -10, 32), (62, 78, 72))
         self.organ("spleen", (104, 38, 48), (28, 38, 48), turn=-0.5)
@@ -214,8 +217,8 @@ class _Patient:
         return liver
 
     def draw_lesions(self, liver: tuple[tuple[float, ...], tuple[float, ...]]) -> None:
-        """One to four spheres of 8 to 17 mm radius, most in the liver and the others in front of the spine, apart."""
-        (n, placed) = int(self.uniform(1, MAX_LESIONS + 1)), list[tuple[list[float], float]]()
+        """Draw one to four spheres of 8 to 17 mm radius, most in the liver the others in front of the spine, apart."""
+        (n, placed) = int(self.uniform(1, _MAX_LESIONS + 1)), list[tuple[list[float], float]]()
         for i in range(n):
             radius = self.uniform(8, 17)
             for _ in range(50):
@@ -233,26 +236,28 @@ class _Patient:
         self.placed = placed
 
     def wave(self, x: Tensor, y: Tensor, z: Tensor, shortest: float) -> Tensor:
-        """A random field of variance 1 at places (mm), a sum of plane waves no shorter than `shortest`, in mm."""
+        """Return a random field of variance 1 at points (mm), a sum of plane waves no shorter than `shortest` (mm)."""
         total = 0 * x + 0 * y + 0 * z
-        for _ in range(WAVES):
+        for _ in range(_N_WAVES):
             direction = torch.nn.functional.normalize(torch.randn(3, generator=self.g), dim=0)
             k = (direction * (2 * math.pi / (shortest * self.uniform(1, 3)))).tolist()
-            # Of the sum of angles, so that no cosine is taken of a whole grid.
+            # By the addition theorems, so that no cosine is taken of a whole grid.
             a, b, c = k[0] * x + self.uniform(0, 2 * math.pi), k[1] * y, k[2] * z
             plane_cos, plane_sin = a.cos() * b.cos() - a.sin() * b.sin(), a.sin() * b.cos() + a.cos() * b.sin()
             total += plane_cos * c.cos() - plane_sin * c.sin()
-        return total.mul_((2 / WAVES) ** 0.5)
+        return total.mul_((2 / _N_WAVES) ** 0.5)
 
     def bend(self) -> None:
-        """Take every sample's label from a place beside it; the skin stays where it is, for the field to hold it."""
+        """Displace the labels inside the body by a random field; the skin stays, so that the grid holds the body."""
         x, y, z = self.t[0][:, None, None], self.t[1][:, None], self.t[2]
         inside = self.labels > 0
-        spacing = self.voxel / SAMPLES
+        spacing = self.voxel / _SAMPLES_PER_VOXEL
         index, self.shift = [], list[Tensor]()
         for n, axis in zip(self.labels.shape, range(3), strict=True):
-            shift = (self.wave(x, y, z, 60.0) * (BEND / 2)).clamp(-BEND, BEND)
-            voxels = shift.view([m for size in self.shape for m in (size, SAMPLES)])
+            shift = (self.wave(x, y, z, 60.0) * (_MAX_DISPLACEMENT_MM / 2)).clamp(
+                -_MAX_DISPLACEMENT_MM, _MAX_DISPLACEMENT_MM
+            )
+            voxels = shift.view([m for size in self.shape for m in (size, _SAMPLES_PER_VOXEL)])
             self.shift.append(voxels.mean((1, 3, 5)))
             steps = torch.arange(n).reshape([-1 if i == axis else 1 for i in range(3)])
             index.append((steps + torch.round(shift / spacing).long()).clamp(0, n - 1))
@@ -260,10 +265,10 @@ class _Patient:
         self.labels = torch.where(inside & (moved > 0), moved, self.labels)
 
     def texture(self) -> Tensor:
-        """Factors of the uptake on voxels: lognormal with a standard deviation of a quarter, and cold cores."""
-        x, y, z = (t.view(-1, SAMPLES).mean(1) for t in self.t)
+        """Return factors of the uptake on voxels: lognormal with a standard deviation of a quarter, and cold cores."""
+        x, y, z = (t.view(-1, _SAMPLES_PER_VOXEL).mean(1) for t in self.t)
         x, y = x[:, None, None], y[:, None]
-        factor = torch.exp(TEXTURE * self.wave(x, y, z, 25.0) - TEXTURE**2 / 2)
+        factor = torch.exp(_TEXTURE_STD * self.wave(x, y, z, 25.0) - _TEXTURE_STD**2 / 2)
         for centre, radius in self.placed:
             core = self.uniform(0, 0.6) * radius  # a cold core of up to a fifth of the volume
             moved = zip((x, y, z), self.shift, centre, strict=True)  # where the labels were taken from
@@ -273,19 +278,19 @@ class _Patient:
 
     def measure(self) -> Torso:
         """Give every label its activity and attenuation, and average the samples of each voxel."""
-        ranges = UPTAKES[self.uptake]
+        ranges = _UPTAKE_RANGES[self.uptake]
         activity = {"air": 0.0} | {name: self.uniform(*limits) for name, limits in ranges.items() if name != "lesion"}
         activity["right kidney"] = activity["left kidney"] * self.uniform(0.9, 1.1)
-        for name in REGIONS[-MAX_LESIONS:]:
+        for name in REGIONS[-_MAX_LESIONS:]:
             activity[name] = self.uniform(*ranges["lesion"])
         nx, ny, nz = self.shape
         a, mu, most = (torch.zeros(self.shape) for _ in range(3))
         labels = torch.zeros(self.shape, dtype=torch.uint8)
-        samples = self.labels.view(nx, SAMPLES, ny, SAMPLES, nz, SAMPLES)
+        samples = self.labels.view(nx, _SAMPLES_PER_VOXEL, ny, _SAMPLES_PER_VOXEL, nz, _SAMPLES_PER_VOXEL)
         for i, name in enumerate(REGIONS):
             share = (samples == i).float().mean((1, 3, 5))
             a += activity[name] * share
-            mu += ATTENUATION.get(name, ORGAN) * share
+            mu += _ATTENUATION.get(name, _ORGAN_ATTENUATION) * share
             labels[share > most] = i
             most = torch.maximum(most, share)
         if self.virtual:

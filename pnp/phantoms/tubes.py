@@ -1,7 +1,7 @@
-"""Tubes cut by the slice: what vessels, bronchi, ribs and processes of a vertebra look like in it.
+"""Coverage of a slice by tubes: vessels, bronchi, ribs and processes of a vertebra.
 
-A tube runs from a to b in space with a radius that changes evenly; the slice is the plane z = 0. What lies across the
-slice shows as a dot, what lies in it as a streak. Only a box of samples around each is visited.
+A tube runs from a to b in space with a radius that changes linearly; the slice is the plane z = 0. A tube across the
+slice appears as a dot, one within it as a streak. Only a box of samples around each is visited.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import math
 import torch
 from torch import Tensor
 
-REACHES = (0.025, 0.04, 0.06)
-"""Where tubes are told apart by how far they reach."""
+_REACH_BOUNDARIES = (0.025, 0.04, 0.06)
+"""Boundaries between the classes of reach in which tubes are drawn together."""
 
 
-def cover(n: int, a: Tensor, b: Tensor, radius_a: Tensor, radius_b: Tensor) -> Tensor:
-    """Return how much of each sample of the slice the tubes cover, (n, n), in [0, 1].
+def tube_coverage(n: int, a: Tensor, b: Tensor, radius_a: Tensor, radius_b: Tensor) -> Tensor:
+    """Return the fraction of each sample of the slice that tubes cover, (n, n), in [0, 1].
 
     Args:
         n: samples on a side of the square [-1, 1] x [-1, 1]; rows run down, y runs up.
@@ -30,16 +30,16 @@ def cover(n: int, a: Tensor, b: Tensor, radius_a: Tensor, radius_b: Tensor) -> T
     seen = (low < widest) & (high > -widest)
     a, b, radius_a, radius_b, widest = a[seen], b[seen], radius_a[seen], radius_b[seen], widest[seen]
     reach = 0.5 * (b - a)[:, :2].norm(dim=1) + widest
-    # Long and short tubes apart: the boxes are as large as the longest needs.
-    kind = torch.bucketize(reach, torch.tensor(REACHES))
-    for k in range(len(REACHES) + 1):
+    # Long and short tubes separately: all boxes are as large as the longest tube needs.
+    kind = torch.bucketize(reach, torch.tensor(_REACH_BOUNDARIES))
+    for k in range(len(_REACH_BOUNDARIES) + 1):
         part = (kind == k).nonzero()[:, 0]
         if len(part):
-            _cover(canvas, n, h, a[part], b[part], radius_a[part], radius_b[part], float(reach[part].max()))
+            _add_coverage(canvas, n, h, a[part], b[part], radius_a[part], radius_b[part], float(reach[part].max()))
     return canvas.reshape(n, n)
 
 
-def _cover(canvas: Tensor, n: int, h: float, a: Tensor, b: Tensor, ra: Tensor, rb: Tensor, reach: float) -> None:
+def _add_coverage(canvas: Tensor, n: int, h: float, a: Tensor, b: Tensor, ra: Tensor, rb: Tensor, reach: float) -> None:
     k = math.ceil(reach / h) + 1
     box = torch.arange(-k, k + 1)
     middle = 0.5 * (a + b)

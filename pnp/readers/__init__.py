@@ -1,12 +1,21 @@
-"""Measured data as they come from scanners and surveys: one function a format, plain arrays or a record of them.
+"""Read the data of scanners and surveys: one function per format.
+
+Measurements are records (`CtScan`, `SpectScan`, `ShearMap`): `record.tensors()` returns y and noise_std for
+`solve`, `record.operator(shape)` the operator of their geometry. Images are arrays. `pnp.lensing.map_catalogue` makes a
+`ShearMap` of the galaxies of a `ShearCatalogue`.
 
 Code in a file is never run: pickles and object arrays are refused. Whatever is wrong with a file is one ValueError.
 """
 
+from ..installation import hidden_package
+
+if hidden_package("operators"):
+    raise ImportError(hidden_package("operators"))
+
 from .ct_dicom import Slices, read_dicom
 from .ct_dxchange import read_dxchange
 from .ct_htc2022 import read_htc2022, read_htc2022_segmentation
-from .ct_scan import Scan
+from .ct_scan import CtScan
 from .shear_catalogue import ShearCatalogue, read_catalogue
 from .shear_map import ShearMap
 from .shear_map_files import read_shear_maps, write_shear_maps
@@ -16,8 +25,8 @@ from .spect_scan import EnergyWindow, SpectScan
 from .tiff_stack import read_tiff_stack, write_tiff_stack
 
 __all__ = [
+    "CtScan",
     "EnergyWindow",
-    "Scan",
     "ShearCatalogue",
     "ShearMap",
     "Slices",

@@ -20,13 +20,13 @@ import numpy.typing as npt
 
 from ..io.guards import check_claim, check_file, check_memory, one_line, reading, to_float32
 
-Array = npt.NDArray[Any]
-PLAIN = "if that is right, store it uncompressed"
-UNEVEN = 0.02
+_Array = npt.NDArray[Any]
+UNCOMPRESSED_REMEDY = "if that is right, store it uncompressed"
+_MAX_GAP_DEVIATION = 0.02
 """Largest deviation of a gap between slices, over the median: positions are rounded."""
-LARGEST = 1e12
-"""No length in mm and no scale of values is as large: a damaged file's."""
-PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+MAX_VALUE = 1e12
+"""Bound of lengths in mm and of scales of values, which only damaged files exceed."""
+_PIXEL_ELEMENTS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,26 +38,26 @@ class Slices:
         spacing_mm: (z, y, x): between slices along their normal, rows and columns; NaN where the file does not say.
             For a single slice, z is its thickness.
         unit: "HU", or "" where the file does not say so.
-        positions: (n, 3), mm, in the patient's frame: the centre of every slice's first pixel; NaN where not known.
+        positions_mm: (n, 3), mm, in the patient's frame: the centre of every slice's first pixel; NaN where not known.
     """
 
     volume: npt.NDArray[np.float32]
     spacing_mm: tuple[float, float, float]
     unit: str
-    positions: npt.NDArray[np.float64]
+    positions_mm: npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class _Header:
-    """What a slice says of itself."""
+    """Header of one slice."""
 
     file: Path
     series: str
     shape: tuple[int, int]
     spacing: tuple[float, float]
     thickness: float
-    position: Array  # (3,), or NaN
-    orientation: Array  # (6,), or NaN
+    position: _Array  # (3,), or NaN
+    orientation: _Array  # (6,), or NaN
     unit: str
 
 
@@ -93,7 +93,7 @@ def read_dicom(path: str | os.PathLike[str], *, series: str | None = None) -> Sl
     shape = (len(headers), *first.shape)
     check_memory(f"{path}: the volume", shape, "read fewer slices")
     held = sum(header.file.stat().st_size for header in headers)
-    check_claim(f"{path}: the volume", math.prod(shape), held, PLAIN)
+    check_claim(f"{path}: the volume", math.prod(shape), held, UNCOMPRESSED_REMEDY)
     volume = np.empty(shape, np.float32)
     for k, header in enumerate(headers):
         volume[k] = _pixels(header)
@@ -101,12 +101,12 @@ def read_dicom(path: str | os.PathLike[str], *, series: str | None = None) -> Sl
 
 
 def check_deflated(path: str | os.PathLike[str], file: BinaryIO) -> None:
-    """Refuse a file packed as a whole, which unpacks to anything before a word of it can be judged; rewind it."""
+    """Refuse a file compressed as a whole, which may unpack to any size before it can be checked; rewind the file."""
     from pydicom.filereader import read_dataset, read_preamble
     from pydicom.uid import DeflatedExplicitVRLittleEndian
 
     read_preamble(file, False)
-    # The first group, which is never packed: explicit, little-endian (PS3.10, 7.1).
+    # The first group, which is never compressed: explicit, little-endian (PS3.10, 7.1).
     meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
     if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
         raise ValueError(f"{path} is deflated as a whole, which is not read; store it uncompressed (dcmconv +te)")
@@ -125,7 +125,7 @@ def _files(path: str | os.PathLike[str]) -> list[Path]:
 
 
 def _header(file: Path) -> _Header:
-    """Read what is needed to choose and sort the slices, and refuse what is not a grey slice."""
+    """Read the header by which slices are chosen and sorted; refuse what is not a grey slice."""
     from pydicom import dcmread
     from pydicom.errors import InvalidDicomError
 
@@ -161,14 +161,14 @@ def _header(file: Path) -> _Header:
         )
 
 
-def _numbers(header: Any, name: str, n: int) -> Array:
+def _numbers(header: Any, name: str, n: int) -> _Array:
     """Return n numbers of a header, or n times NaN where it has none."""
     value = header.get(name)
     if value is None or value == "":
         return np.full(n, math.nan)
     numbers = np.asarray(value, dtype=np.float64).ravel()
-    if numbers.shape != (n,) or not (np.abs(numbers) < LARGEST).all():  # NaN fails too
-        raise ValueError(f"{name} must be {n} numbers below {LARGEST:g}, got {value!s:.60}")
+    if numbers.shape != (n,) or not (np.abs(numbers) < MAX_VALUE).all():  # NaN fails too
+        raise ValueError(f"{name} must be {n} numbers below {MAX_VALUE:g}, got {value!s:.60}")
     return numbers
 
 
@@ -194,11 +194,11 @@ def _stack(headers: list[_Header]) -> tuple[list[_Header], float]:
     typical, k = float(np.median(gaps)), int(np.argmin(gaps))
     if gaps[k] < 1e-3:
         raise ValueError(
-            f"{headers[k].file} and {headers[k + 1].file.name} are at the same place; a volume has one slice a place: "
-            "sort phases or copies into folders"
+            f"{headers[k].file} and {headers[k + 1].file.name} are at the same place; a volume has one slice "
+            "per place: sort phases or copies into folders"
         )
     k = int(np.argmax(np.abs(gaps - typical)))
-    if abs(gaps[k] - typical) > UNEVEN * typical:
+    if abs(gaps[k] - typical) > _MAX_GAP_DEVIATION * typical:
         raise ValueError(
             f"{headers[k].file} and {headers[k + 1].file.name} are {gaps[k]:.4g} mm apart, slices mostly "
             f"{typical:.4g} mm; slices must be evenly spaced: is one missing?"
@@ -220,7 +220,7 @@ def _pixels(header: _Header) -> npt.NDArray[np.float32]:
     file = header.file
     with reading(file, "DICOM"):
         data = dcmread(file)
-        if not any(name in data for name in PIXELS):
+        if not any(name in data for name in _PIXEL_ELEMENTS):
             raise ValueError(f"{file} has no pixel data; it is a header only, or truncated: fetch it again")
         try:
             stored = data.pixel_array

@@ -4,7 +4,7 @@
     exchange/data_white   open beam, (views, y, x); exchange/data_dark: closed beam
     exchange/theta        (n_angles,), attribute units: degrees or radians
 
-and, optional, measurement/instrument/detector/actual_pixel_size_x on the plane of the sample, in metres unless its
+and, optionally, measurement/instrument/detector/actual_pixel_size_x on the plane of the sample, in metres unless its
 attribute units says otherwise.
 """
 
@@ -21,22 +21,24 @@ import numpy.typing as npt
 
 from ..io.guards import check_file, check_finite, check_real
 from ..io.hdf5_safe import check_stored, listed, numbers, open_hdf5
-from .ct_scan import Scan
+from .ct_scan import CtScan
 
-RADIANS = dict.fromkeys(("deg", "degree", "degrees"), math.pi / 180) | dict.fromkeys(("rad", "radian", "radians"), 1.0)
-MM = {"m": 1e3, "mm": 1.0, "um": 1e-3, "µm": 1e-3, "micron": 1e-3, "microns": 1e-3, "nm": 1e-6}
-PIXEL = "measurement/instrument/detector/actual_pixel_size_x"
+_RADIANS_PER_UNIT = dict.fromkeys(("deg", "degree", "degrees"), math.pi / 180) | dict.fromkeys(
+    ("rad", "radian", "radians"), 1.0
+)
+_MM_PER_UNIT = {"m": 1e3, "mm": 1.0, "um": 1e-3, "µm": 1e-3, "micron": 1e-3, "microns": 1e-3, "nm": 1e-6}
+_PIXEL_SIZE_DATASET = "measurement/instrument/detector/actual_pixel_size_x"
 
 
 def read_dxchange(
     path: str | os.PathLike[str], *, rows: slice | None = None, angles: npt.ArrayLike | None = None
-) -> Scan:
+) -> CtScan:
     """Read raw counts (n_rows, n_angles, n_detectors), parallel beam, with the flats and the darks.
 
     Args:
         path: the file.
         rows: the detector rows to read, e.g. slice(0, 1); the others are not loaded. None: all.
-        angles: (n_angles,), radians: instead of the file's own, e.g. where it has none or does not say their unit.
+        angles: (n_angles,), radians, in place of the file's own, e.g. where it has none or does not state their unit.
 
     Raises:
         TypeError: rows is not a slice.
@@ -59,7 +61,7 @@ def read_dxchange(
         facts: dict[str, Any] = {"rows": (picked.start, picked.stop, picked.step)}
         if isinstance(title, h5py.Dataset) and title.shape == ():
             facts["title"] = _text(title[()])
-    return Scan(
+    return CtScan(
         y=y,
         angles=theta,
         kind="counts",
@@ -73,7 +75,7 @@ def read_dxchange(
 
 
 def _dataset(path: str | os.PathLike[str], file: h5py.File, name: str) -> h5py.Dataset:
-    """Return a dataset of real numbers of the group exchange, or say what the file holds instead."""
+    """Return a dataset of real numbers of the group exchange; without it, list what the file holds."""
     group = file.get("exchange")
     if not isinstance(group, h5py.Group):
         raise ValueError(f"{path} must have a group 'exchange', it holds {listed(file)}; is it a Data Exchange file?")
@@ -104,14 +106,14 @@ def _check_views(path: str | os.PathLike[str], sizes: dict[str, int], n: int) ->
     remedy = (
         f"its axis {same[0]} has {n}: is it transposed? Set data's attribute axes to the true order"
         if same
-        else "views or angles are missing; give angles= in radians, one a view"
+        else "views or angles are missing; give angles= in radians, one per view"
     )
     got = f"{tuple(sizes.values())} ({':'.join(sizes)})"
     raise ValueError(f"{path}: data must have a view for each of {n} angles, got {got}; {remedy}")
 
 
 def _rows(path: str | os.PathLike[str], n_rows: int, rows: slice | None) -> slice:
-    """Return rows as a slice within the detector; no row asked for is left out silently."""
+    """Return rows as a slice within the detector; no requested row is left out silently."""
     start, stop, step = (rows or slice(None)).indices(n_rows)
     asked = (rows.start, rows.stop) if rows is not None else ()
     if step < 1 or start >= stop or any(end is not None and not -n_rows <= end <= n_rows for end in asked):
@@ -155,32 +157,35 @@ def _angles(path: str | os.PathLike[str], file: h5py.File, n_views: int) -> npt.
     theta = numbers(path, dataset).astype(np.float64)
     check_finite(f"{path}: exchange/theta", theta)
     unit = _text(dataset.attrs.get("units", ""))
-    if unit.lower() not in RADIANS:
+    if unit.lower() not in _RADIANS_PER_UNIT:
         raise ValueError(
             f"{path}: exchange/theta must have the attribute units 'degrees' or 'radians', got {unit!r:.40}; set it, "
             f"or give angles= in radians"
         )
     span = float(np.ptp(theta)) if theta.size else 0.0
-    if RADIANS[unit.lower()] == 1.0 and span > 4 * math.pi:
+    if _RADIANS_PER_UNIT[unit.lower()] == 1.0 and span > 4 * math.pi:
         raise ValueError(
             f"{path}: exchange/theta spans {span:.4g} radians, more than two turns: degrees, left as such? Set its "
             f"attribute units to 'degrees', or give angles= in radians"
         )
-    return theta * RADIANS[unit.lower()]
+    return theta * _RADIANS_PER_UNIT[unit.lower()]
 
 
 def _pixel_size(path: str | os.PathLike[str], file: h5py.File) -> float | None:
     """Return the width of a bin on the plane of the sample in mm, where the file has it."""
-    dataset = file.get(PIXEL)
+    dataset = file.get(_PIXEL_SIZE_DATASET)
     if not isinstance(dataset, h5py.Dataset):
         return None
     unit, size = _text(dataset.attrs.get("units", "m")), numbers(path, dataset).ravel()
-    if unit not in MM or size.size != 1 or not 0 < size[0] < np.inf:
-        raise ValueError(f"{path}: {PIXEL} must be one length in one of {', '.join(MM)}, got {size[:3]} {unit!r:.20}")
-    return float(size[0]) * MM[unit]
+    if unit not in _MM_PER_UNIT or size.size != 1 or not 0 < size[0] < np.inf:
+        raise ValueError(
+            f"{path}: {_PIXEL_SIZE_DATASET} must be one length in one of {', '.join(_MM_PER_UNIT)}, got {size[:3]} "
+            f"{unit!r:.20}"
+        )
+    return float(size[0]) * _MM_PER_UNIT[unit]
 
 
 def _text(value: Any) -> str:
-    """Return a text of HDF5, in whichever of its forms."""
+    """Return HDF5 text, bytes or str, as str."""
     value = value.item() if isinstance(value, np.ndarray) and value.size == 1 else value
     return (value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)).strip()

@@ -15,15 +15,15 @@ import numpy.typing as npt
 from ..checks import short
 from ..io.guards import check_finite, check_real
 from ..io.matlab import read_matlab
-from .ct_scan import Scan
+from .ct_scan import CtScan
 
-VARIABLES = ("CtDataFull", "CtDataLimited")
-SEGMENTATION = (512, 512)
-RADIANS = 0.02
-"""Steps between views, in degrees, below which they are radians: those of the challenge are 0.5 degrees."""
+_STRUCT_NAMES = ("CtDataFull", "CtDataLimited")
+_SEGMENTATION_SHAPE = (512, 512)
+_MIN_STEP_DEGREES = 0.02
+"""Smallest step between views in degrees; smaller ones are radians (the challenge has steps of 0.5 degrees)."""
 
 
-def read_htc2022(path: str | os.PathLike[str]) -> Scan:
+def read_htc2022(path: str | os.PathLike[str]) -> CtScan:
     """Read a sinogram of the challenge: line integrals (n_angles, n_detectors), geometry in mm, angles in radians.
 
     Args:
@@ -34,14 +34,16 @@ def read_htc2022(path: str | os.PathLike[str]) -> Scan:
             other.
     """
     content = read_matlab(path)
-    name = next((name for name in VARIABLES if name in content), None)
+    name = next((name for name in _STRUCT_NAMES if name in content), None)
     if name is None:
-        raise ValueError(f"{path} must hold {' or '.join(VARIABLES)}, it holds {_names(content)}; take a sinogram's")
+        raise ValueError(
+            f"{path} must hold {' or '.join(_STRUCT_NAMES)}, it holds {_names(content)}; take a sinogram's"
+        )
     parameters = _member(path, name, content[name], "parameters")
     sinogram = _array(path, "sinogram", _member(path, name, content[name], "sinogram"))
     angles = _array(path, "angles", _member(path, "parameters", parameters, "angles")).astype(np.float64)
     step = float(np.median(np.abs(np.diff(angles.ravel())))) if angles.size > 1 else 360.0
-    if step < RADIANS and np.ptp(angles) <= 2 * np.pi:
+    if step < _MIN_STEP_DEGREES and np.ptp(angles) <= 2 * np.pi:
         raise ValueError(
             f"{path}: angles must be degrees, got steps of {step:.3g} over {np.ptp(angles):.4g}; these look like "
             "radians: use np.rad2deg"
@@ -62,7 +64,7 @@ def read_htc2022(path: str | os.PathLike[str]) -> Scan:
             f"{path}: effectivePixelSizePost must be pixelSizePost over the magnification, "
             f"{pitch * source_origin / source_detector:.4g}, got {pixel:.4g}; bring the lengths to one unit"
         )
-    scan = Scan(
+    scan = CtScan(
         y=sinogram,
         angles=np.deg2rad(angles.ravel()),
         kind="line integrals",
@@ -98,8 +100,8 @@ def read_htc2022_segmentation(path: str | os.PathLike[str]) -> npt.NDArray[np.bo
             f"{path} must hold one variable ...Seg, it holds {_names(content)}; take a segmentation's file"
         )
     values = _array(path, found[0], content[found[0]])
-    if values.shape != SEGMENTATION:
-        raise ValueError(f"{path}: {found[0]} must be {SEGMENTATION}, got {values.shape}; is it cropped?")
+    if values.shape != _SEGMENTATION_SHAPE:
+        raise ValueError(f"{path}: {found[0]} must be {_SEGMENTATION_SHAPE}, got {values.shape}; is it cropped?")
     if not np.isin(values, (0, 1)).all():
         raise ValueError(
             f"{path}: {found[0]} must hold 0 and 1 only, got {values.min()} to {values.max()}; segment it first"

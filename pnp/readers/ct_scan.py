@@ -1,4 +1,4 @@
-"""A scan: what a detector measured while it turned around an object, and where everything stood."""
+"""A CT scan: views of an object from many angles, and the geometry of source and detector."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
+from operators import FanBeam, Radon
 from operators.base import warn_of_degrees
 
 from ..io.guards import check_finite, check_real, to_float32
 
-KINDS = ("line integrals", "counts")
+_KINDS = ("line integrals", "counts")
 
 
 @dataclass(frozen=True, eq=False)
-class Scan:
+class CtScan:
     """Views of an object with their angles and geometry.
 
     Attributes:
@@ -24,15 +27,15 @@ class Scan:
             counts.
         angles: (n_angles,), radians, float64; any order, repeats allowed.
         kind: "line integrals" or "counts".
-        flat: counts of the open beam, frame by frame, for their spread tells the gain: (n_frames, n_detectors) or
-            (n_rows, n_frames, n_detectors); given without an axis of frames, it is one. None where there are none.
-        dark: the same of the closed beam.
-        source_origin_mm: from the source to the axis of rotation; None: parallel beam, or not known.
-        origin_detector_mm: from the axis to the detector.
+        flat: counts of the open beam, frame by frame, since their spread gives the gain: (n_frames, n_detectors) or
+            (n_rows, n_frames, n_detectors); without an axis of frames, a single frame. None: not measured.
+        dark: counts of the closed beam, likewise.
+        source_origin_mm: distance from the source to the axis of rotation; None: parallel beam, or not known.
+        origin_detector_mm: distance from the axis to the detector.
         pitch_mm: width of a detector bin, on the detector.
-        pixel_size_mm: side of an image's pixel that the data support: a bin, scaled to the axis.
-        facts: what else the file says.
-        path: the file, named by messages.
+        pixel_size_mm: side of the image's pixels that suits the data: a bin, scaled to the axis.
+        facts: further entries of the file.
+        path: the file, for messages.
 
     Raises:
         ValueError: axes do not match the angles or each other, values are not finite real numbers, or a geometry is
@@ -52,13 +55,13 @@ class Scan:
     path: str = ""
 
     def __post_init__(self) -> None:
-        where = self.path or "Scan"
+        where = self.path or "CtScan"
         y, angles = to_float32(f"{where}: y", self.y), np.asarray(self.angles)
         check_real(f"{where}: angles", angles.dtype)
         check_finite(f"{where}: angles", angles)
         _check_axes(where, y.shape, angles.shape)
-        if self.kind not in KINDS:
-            raise ValueError(f"{where}: kind must be one of {KINDS}, got {self.kind!r:.40}")
+        if self.kind not in _KINDS:
+            raise ValueError(f"{where}: kind must be one of {_KINDS}, got {self.kind!r:.40}")
         for name in ("flat", "dark"):
             if (field_ := getattr(self, name)) is not None:
                 object.__setattr__(self, name, _frames(f"{where}: {name}", field_, y.shape))
@@ -72,26 +75,26 @@ class Scan:
         object.__setattr__(self, "y", y)
         object.__setattr__(self, "angles", np.ascontiguousarray(angles, dtype=np.float64))
 
-    def row(self, k: int) -> Scan:
+    def row(self, k: int) -> CtScan:
         """Return the scan of detector row k alone, y (n_angles, n_detectors); a scan of one row is its row 0."""
         n_rows = 1 if self.y.ndim == 2 else len(self.y)
         if not -n_rows <= k < n_rows:
-            raise ValueError(f"Scan.row: k must be in 0..{n_rows - 1}, got {k}; the scan has {n_rows} detector rows")
+            raise ValueError(f"CtScan.row: k must be in 0..{n_rows - 1}, got {k}; the scan has {n_rows} detector rows")
         if self.y.ndim == 2:
             return self
         flat, dark = (None if field_ is None else field_[k] for field_ in (self.flat, self.dark))
         return replace(self, y=self.y[k], flat=flat, dark=dark)
 
-    def subset(self, which: slice | npt.ArrayLike) -> Scan:
+    def subset(self, which: slice | npt.ArrayLike) -> CtScan:
         """Return the scan with some of its views: a limited arc, or few of them.
 
         Args:
             which: slice, indices or boolean mask over the angles, e.g. slice(0, 181) or slice(None, None, 12). A slice
-                ends within the scan: no view asked for is left out silently.
+                must lie within the scan: no requested view is left out silently.
         """
         n = len(self.angles)
         if isinstance(which, slice) and any(k is not None and not -n <= k <= n for k in (which.start, which.stop)):
-            raise ValueError(f"Scan.subset: which must be a slice within the {n} views, got {which}")
+            raise ValueError(f"CtScan.subset: which must be a slice within the {n} views, got {which}")
         index = which if isinstance(which, slice) else np.asarray(which)
         try:
             angles = self.angles[index]
@@ -99,18 +102,18 @@ class Scan:
             angles = np.empty((0, 0))
         if angles.ndim != 1 or len(angles) == 0:
             raise ValueError(
-                f"Scan.subset: which must be a slice, 1-D indices below {n} or a mask ({n},) that keeps a view of the "
-                f"{n}, got {which!r:.80}"
+                f"CtScan.subset: which must be a slice, 1-D indices below {n} or a mask ({n},) that keeps a view of "
+                f"the {n}, got {which!r:.80}"
             )
         return replace(self, y=self.y[..., index, :], angles=angles)
 
-    def binned(self, n: int) -> Scan:
+    def binned(self, n: int) -> CtScan:
         """Return the scan of a detector with bins n times as wide, for a coarser image.
 
         Counts are summed; line integrals averaged, which is right where they vary little within n bins.
         """
         if isinstance(n, bool) or not isinstance(n, int) or n < 1 or self.y.shape[-1] % n:
-            raise ValueError(f"Scan.binned: n must divide the {self.y.shape[-1]} bins, got {n!r}; crop y first")
+            raise ValueError(f"CtScan.binned: n must divide the {self.y.shape[-1]} bins, got {n!r}; crop y first")
 
         def gather(field_: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
             bins = field_.reshape(*field_.shape[:-1], -1, n)
@@ -123,16 +126,55 @@ class Scan:
         wide |= {name: n * value for name in ("pitch_mm", "pixel_size_mm") if (value := getattr(self, name))}
         return replace(self, **wide)
 
-    def geometry(self) -> dict[str, Any]:
-        """Return the operator's arguments beside shape, angles and pixel_size, in mm.
+    def tensors(self, device: torch.device | str | None = None) -> tuple[Tensor, None]:
+        """Return what `solve` takes: y (n_rows, 1, n_angles, n_detectors), and None for a noise_std that is not known.
 
-        For FanBeam where the distances are known (source_origin, origin_detector, n_detectors, pitch), otherwise for
-        Radon (n_detectors, and pitch where it is known; without it the unit of length is a bin). Of a cone beam,
-        FanBeam is right for the row in the plane of the source's orbit, and less so the farther from it.
+        Each detector row is an image of the batch. Raw counts stay raw: `line_integrals(scan).tensors()` converts them
+        and gives their noise.
         """
+        return torch.from_numpy(self.y).reshape(-1, 1, *self.y.shape[-2:]).to(device), None
+
+    def operator(
+        self, shape: tuple[int, int] | None = None, *, offset: float = 0.0, pixel_size: float | None = None
+    ) -> Radon | FanBeam:
+        """Return the operator from images of this shape to y: `FanBeam` where the distances are known, else `Radon`.
+
+        Of a cone beam, FanBeam is right for the row in the plane of the source's orbit, and less so the farther from
+        it. Arguments: see `geometry`.
+        """
+        make_operator = Radon if self.source_origin_mm is None else FanBeam
+        return make_operator(**self.geometry(shape, offset=offset, pixel_size=pixel_size))
+
+    def geometry(
+        self, shape: tuple[int, int] | None = None, *, offset: float = 0.0, pixel_size: float | None = None
+    ) -> dict[str, Any]:
+        """Return the arguments of `operator`'s constructor, for files; lengths are in mm, or in bins without pitch_mm.
+
+        Args:
+            shape: (H, W) of the image; None: as many pixels a side as the detector has bins.
+            offset: centre of the detector, see `pnp.ct.offset_from_centre`.
+            pixel_size: side of a pixel; None: pixel_size_mm, or a bin scaled to the axis of rotation.
+        """
+        n = self.y.shape[-1]
         names = ("source_origin", "origin_detector", "pitch")
         lengths = {name: value for name in names if (value := getattr(self, f"{name}_mm")) is not None}
-        return {"n_detectors": self.y.shape[-1], **lengths}
+        sizes = {"offset": offset, "pixel_size": self._bin_at_axis() if pixel_size is None else pixel_size}
+        return {
+            "shape": (n, n) if shape is None else shape,
+            "angles": self.angles,
+            "n_detectors": n,
+            **lengths,
+            **sizes,
+        }
+
+    def _bin_at_axis(self) -> float:
+        if self.pitch_mm is None:
+            return 1.0
+        if self.pixel_size_mm is not None:
+            return self.pixel_size_mm
+        if self.source_origin_mm is None or self.origin_detector_mm is None:
+            return self.pitch_mm
+        return self.pitch_mm * self.source_origin_mm / (self.source_origin_mm + self.origin_detector_mm)
 
 
 def _frames(where: str, values: Any, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
@@ -143,7 +185,7 @@ def _frames(where: str, values: Any, shape: tuple[int, ...]) -> npt.NDArray[np.f
         frames = frames[..., None, :]
     if frames.ndim != len(shape) or (*frames.shape[:-2], frames.shape[-1]) != pixels or frames.shape[-2] == 0:
         raise ValueError(
-            f"{where} must be {pixels}, one value a detector pixel, or with an axis of frames before the last, got "
+            f"{where} must be {pixels}, one value per detector pixel, or with an axis of frames before the last, got "
             f"{frames.shape}; crop it as y"
         )
     return frames

@@ -1,7 +1,7 @@
 """Catalogues of galaxies with their shapes: FITS, CSV, ECSV and HDF5 tables, as surveys publish them.
 
-Every survey names its columns in its own way. Those in `ALIASES` are found, whatever their case; several that would do
-are an error, never a guess. Angles are in the unit of the file, degrees where it says none. Rows that cannot be used
+Every survey names its columns in its own way. Those in `ALIASES` are found, whatever their case; several that fit
+are an error, never a guess. Angles are in the unit of the file, degrees where it states none. Rows that cannot be used
 are left out and counted in `ShearCatalogue.dropped`.
 """
 
@@ -18,9 +18,9 @@ import numpy.typing as npt
 
 from ..checks import short
 from ..io.guards import check_file, check_real
-from ..io.tables import Columns, open_table, some
+from ..io.tables import Columns, first_names, open_table
 
-Array = npt.NDArray[np.float64]
+_Array = npt.NDArray[np.float64]
 
 ALIASES: Mapping[str, tuple[str, ...]] = {
     name: tuple(names.split())
@@ -33,14 +33,14 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
         "kappa": "kappa kappa_true convergence",
     }.items()
 }
-"""The names by which columns are found; e2 is what e1 is with 2 for its last 1."""
+"""Names by which columns are found; the name of e2 is that of e1 with 2 in place of its last 1."""
 
-OPTIONAL = ("weight", "z", "kappa")
+_OPTIONAL_COLUMNS = ("weight", "z", "kappa")
 
 
 @dataclass(frozen=True, eq=False)
 class ShearCatalogue:
-    """Galaxies: where they are and what shear each one shows, (n,) float64 each.
+    """Galaxies: positions and shapes, (n,) float64 each; `pnp.lensing.map_catalogue` makes a `ShearMap` of them.
 
     Rows with a value that is not finite (z apart: it matters to `select` only) or with weight 0 are left out.
 
@@ -59,24 +59,24 @@ class ShearCatalogue:
         max_e: galaxies with e1^2 + e2^2 > max_e^2 are left out; None: they are an error beyond 1; infinity: all stay.
         dropped: reason to number of rows left out so far.
         columns: which column of the file became what.
-        path: the file, named by messages.
+        path: the file, for messages.
 
     Raises:
         TypeError: values are not real numbers.
         ValueError: lengths differ; angles, weights or shapes are impossible; no galaxy is left.
     """
 
-    ra: Array = field(repr=False)
-    dec: Array = field(repr=False)
-    e1: Array = field(repr=False)
-    e2: Array = field(repr=False)
-    weight: Array = field(default=None, repr=False)  # type: ignore[arg-type]  # an array once built
-    z: Array | None = field(default=None, repr=False)
-    kappa: Array | None = field(default=None, repr=False)
-    sigma_e: Array | float | None = field(default=None, repr=False)
-    m: Array | float = field(default=0.0, repr=False)
-    c1: Array | float = field(default=0.0, repr=False)
-    c2: Array | float = field(default=0.0, repr=False)
+    ra: _Array = field(repr=False)
+    dec: _Array = field(repr=False)
+    e1: _Array = field(repr=False)
+    e2: _Array = field(repr=False)
+    weight: _Array = field(default=None, repr=False)  # type: ignore[arg-type]  # an array once built
+    z: _Array | None = field(default=None, repr=False)
+    kappa: _Array | None = field(default=None, repr=False)
+    sigma_e: _Array | float | None = field(default=None, repr=False)
+    m: _Array | float = field(default=0.0, repr=False)
+    c1: _Array | float = field(default=0.0, repr=False)
+    c2: _Array | float = field(default=0.0, repr=False)
     max_e: float | None = field(default=None, repr=False)
     dropped: dict[str, int] = field(default_factory=dict)
     columns: dict[str, str] = field(default_factory=dict)
@@ -92,7 +92,7 @@ class ShearCatalogue:
         arrays.setdefault("weight", np.ones(n))
         lengths = {name: len(values) for name, values in arrays.items()}
         if set(lengths.values()) != {n}:
-            raise ValueError(f"{where}: columns must be of one length, got {lengths}; give one value a galaxy")
+            raise ValueError(f"{where}: columns must be of one length, got {lengths}; give one value per galaxy")
 
         finite = np.logical_and.reduce([np.isfinite(values) for name, values in arrays.items() if name != "z"])
         keep, dropped = finite & (arrays["weight"] != 0), dict(self.dropped)
@@ -103,7 +103,7 @@ class ShearCatalogue:
         _count(dropped, f"|e| > {self.max_e}", elongated)
         keep &= ~elongated
         if not keep.any():
-            raise ValueError(f"{where} must hold a galaxy, got {_told(n, dropped)}; see its columns and weights")
+            raise ValueError(f"{where} must hold a galaxy, got {_summary(n, dropped)}; see its columns and weights")
         for name, values in arrays.items():
             object.__setattr__(self, name, values[keep])
         object.__setattr__(self, "dropped", dropped)
@@ -113,7 +113,7 @@ class ShearCatalogue:
 
     def __repr__(self) -> str:
         given = [name for name in ("z", "kappa", "sigma_e") if getattr(self, name) is not None]
-        return f"ShearCatalogue({_told(len(self), self.dropped)}; {', '.join(['ra, dec, e1, e2, weight', *given])})"
+        return f"ShearCatalogue({_summary(len(self), self.dropped)}; {', '.join(['ra, dec, e1, e2, weight', *given])})"
 
     def select(self, *, z_min: float = -math.inf, z_max: float = math.inf) -> ShearCatalogue:
         """Return the galaxies of a redshift bin, z_min <= z < z_max; the others, and those without z, are counted."""
@@ -149,7 +149,7 @@ def read_catalogue(
     table: str | int | None = None,
     max_e: float | None = None,
 ) -> ShearCatalogue:
-    """Read galaxies from a FITS, CSV, ECSV or HDF5 file, or from an astropy Table that you have cut to your needs.
+    """Read galaxies from a FITS, CSV, ECSV or HDF5 file, or from an astropy Table, for instance one that you have cut.
 
     Args:
         source: .fits (also .gz), .csv, .ecsv, .h5 or .hdf5; or a Table.
@@ -157,7 +157,7 @@ def read_catalogue(
         dec: likewise.
         e1: likewise.
         e2: likewise; "auto" is the partner of e1.
-        weight: likewise; None, or none to be found: all galaxies count alike.
+        weight: likewise; None, or no such column: all galaxies count alike.
         z: redshift, likewise; None: not read.
         kappa: true convergence of simulations, likewise.
         sigma_e: column or number: dispersion of one component.
@@ -179,11 +179,11 @@ def read_catalogue(
     named = {"ra": ra, "dec": dec, "e1": e1, "e2": e2, "weight": weight, "z": z, "kappa": kappa}
     numbers: dict[str, Any] = {"sigma_e": sigma_e, "m": m, "c1": c1, "c2": c2}
     for name, given in named.items():
-        if not isinstance(given, str) and (given is not None or name not in OPTIONAL):
+        if not isinstance(given, str) and (given is not None or name not in _OPTIONAL_COLUMNS):
             raise TypeError(f"read_catalogue: {name} must be the name of a column, got {given!r:.40}")
     with open_table(check_file(source) if is_file else source, where, table) as held:
         columns = _named(where, held, named)
-        columns |= {name: _exact(where, held, name, v) for name, v in numbers.items() if isinstance(v, str)}
+        columns |= {name: _existing(where, held, name, v) for name, v in numbers.items() if isinstance(v, str)}
         fields = numbers | {name: held[column].values for name, column in columns.items()}
         units = {name: held[columns[name]].unit for name in ("ra", "dec")}
     if unit is not None:
@@ -207,19 +207,19 @@ def _named(where: str, held: Columns, wanted: dict[str, str | None]) -> dict[str
         if given == "auto":
             fitting = [column for column in held if column.lower() in ALIASES.get(name, ())]
             if len(fitting) > 1:
-                leave = f" or leave it out, {name}=None" if name in OPTIONAL else ""
+                leave = f" or leave it out, {name}=None" if name in _OPTIONAL_COLUMNS else ""
                 raise ValueError(
                     f"{where}: {name} may be any of the columns {', '.join(fitting):.120}; name one, "
-                    f"{name}={fitting[0]!r}{leave}; it holds {some(held)}"
+                    f"{name}={fitting[0]!r}{leave}; it holds {first_names(held)}"
                 )
             if fitting:
                 found[name] = fitting[0]
-            elif name not in OPTIONAL:
+            elif name not in _OPTIONAL_COLUMNS:
                 raise ValueError(
-                    f"{where}: no column is known to be {name}; name it, {name}='...'; it holds {some(held)}"
+                    f"{where}: no column is known to be {name}; name it, {name}='...'; it holds {first_names(held)}"
                 )
         elif given is not None:
-            found[name] = _exact(where, held, name, given)
+            found[name] = _existing(where, held, name, given)
     return found
 
 
@@ -230,21 +230,22 @@ def _partner(where: str, held: Columns, e1: str) -> str:
         if one and column.lower() == f"{head}2{tail}".lower():
             return column
     raise ValueError(
-        f"{where}: no column is known to be the partner of e1={e1!r:.40}; name it, e2='...'; it holds {some(held)}"
+        f"{where}: no column is known to be the partner of e1={e1!r:.40}; name it, e2='...'; it holds "
+        f"{first_names(held)}"
     )
 
 
-def _exact(where: str, held: Columns, name: str, given: str) -> str:
+def _existing(where: str, held: Columns, name: str, given: str) -> str:
     if given in held:
         return given
     alike = [column for column in held if column.lower() == given.lower()]
     if len(alike) == 1:
         return alike[0]
-    raise ValueError(f"{where}: there is no column {given!r:.40} for {name}; it holds {some(held)}")
+    raise ValueError(f"{where}: there is no column {given!r:.40} for {name}; it holds {first_names(held)}")
 
 
-def _column(where: str, name: str, values: Any, n: int | None = None) -> Array:
-    """Return one number a galaxy, float64, of this machine's byte order; what a table masks becomes NaN."""
+def _column(where: str, name: str, values: Any, n: int | None = None) -> _Array:
+    """Return one number per galaxy, float64, in this machine's byte order; masked values become NaN."""
     masked = hasattr(values, "filled")  # numpy's or astropy's masked arrays
     array: Any = values if masked else np.asarray(values)
     if array.dtype.kind not in "fiub":
@@ -283,7 +284,7 @@ def _degrees(where: str, values: Any, unit: Any) -> Any:
 def _check_degrees(where: str, ra: Any, dec: Any) -> None:
     """Refuse angles without a unit that are likely radians or hours."""
     ra, dec = _column(where, "ra", ra), _column(where, "dec", dec)
-    if ra.shape != dec.shape:  # which is refused by the galaxies
+    if ra.shape != dec.shape:  # ShearCatalogue refuses them
         return
     usable = np.isfinite(ra) & np.isfinite(dec)
     if not usable.any():
@@ -304,8 +305,8 @@ def _check_degrees(where: str, ra: Any, dec: Any) -> None:
         )
 
 
-def _check(where: str, arrays: dict[str, Array]) -> None:
-    """Refuse angles, weights and biases that cannot be."""
+def _check(where: str, arrays: dict[str, _Array]) -> None:
+    """Refuse impossible angles, weights and biases."""
     limits = {"ra": (-360.0, 360.0), "dec": (-90.0, 90.0), "weight": (0.0, math.inf), "sigma_e": (0.0, math.inf)}
     remedies = {
         "weight": "set it to 0 where a galaxy is not to count",
@@ -327,8 +328,8 @@ def _check(where: str, arrays: dict[str, Array]) -> None:
             )
 
 
-def _elongated(where: str, size: Array, keep: npt.NDArray[np.bool_], max_e: float | None) -> npt.NDArray[np.bool_]:
-    """Return which of the galaxies kept are too elongated, or refuse them where nobody has said what to do."""
+def _elongated(where: str, size: _Array, keep: npt.NDArray[np.bool_], max_e: float | None) -> npt.NDArray[np.bool_]:
+    """Return which of the galaxies kept are too elongated, or refuse them where max_e is not given."""
     if max_e is not None and not max_e > 0:
         raise ValueError(f"ShearCatalogue: max_e must be positive, got {max_e!r}; 1 for ellipticities")
     beyond = np.asarray(keep & (size > (1.0 if max_e is None else max_e)))
@@ -345,6 +346,6 @@ def _count(dropped: dict[str, int], reason: str, which: npt.NDArray[np.bool_]) -
         dropped[reason] = dropped.get(reason, 0) + n
 
 
-def _told(n: int, dropped: dict[str, int]) -> str:
+def _summary(n: int, dropped: dict[str, int]) -> str:
     left_out = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
     return f"{n} galaxies" + (f", left out: {short(left_out, 120)}" if left_out else "")

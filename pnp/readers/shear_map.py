@@ -1,4 +1,4 @@
-"""A shear map: what a survey saw of the shear on a grid, with what noise, where on the sky, and by which signs."""
+"""A shear map: shear measured on a grid, its noise, its place on the sky and its sign convention."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from operators import KaiserSquires, KaiserSquiresEB
 from operators.lensing.kaiser_squires import SIGNS
 
 
 @dataclass(frozen=True, eq=False)
 class ShearMap:
-    """Shear on a grid, its noise, and where it is: what `solve(A, m.shear, D, noise_std=m.noise_std)` takes.
+    """Shear on a grid, its noise and its place on the sky.
 
     Axes are (1, C, H, W), row 0 the lowest (show with origin="lower").
 
@@ -26,11 +27,11 @@ class ShearMap:
         pixel_arcmin: side of a pixel in arcminutes; None: not known.
         wcs: astropy.wcs.WCS of the pixels; None: not known.
         convention: the `operators.KaiserSquires` convention that the components follow.
-        signs: what the components of the file were multiplied by to follow it.
-        swap: whether they were exchanged before.
+        signs: factors, 1 or -1, by which the file's components were multiplied to follow it.
+        swap: whether the components were exchanged before that.
         sigma_e: dispersion of one galaxy's two components; None where only maps are known.
-        facts: what else is known: rows or pixels left out, columns, bias.
-        path: the file, named by messages.
+        facts: further facts: rows or pixels left out, columns, bias.
+        path: the file, for messages.
 
     Raises:
         TypeError: values are not floating-point tensors.
@@ -95,7 +96,7 @@ class ShearMap:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(H, W) in pixels."""
+        """Sizes (H, W) in pixels."""
         return int(self.shear.shape[-2]), int(self.shear.shape[-1])
 
     @property
@@ -107,10 +108,26 @@ class ShearMap:
         ra, dec = self.wcs.wcs_pix2world((width - 1) / 2, (height - 1) / 2, 0)
         return float(ra), float(dec)
 
+    def tensors(self, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
+        """Return what `solve` and `map_mass` take: y and noise_std, (1, 2, H, W) each."""
+        return self.shear.to(device), self.noise_std.to(device)
+
+    def operator(
+        self, shape: tuple[int, int] | None = None, *, b_mode: bool = False
+    ) -> KaiserSquires | KaiserSquiresEB:
+        """Return the operator from convergence to shear, in the map's convention; also a make_operator for `map_mass`.
+
+        Args:
+            shape: (H, W) in pixels; None: the map's. A padded map has a larger one.
+            b_mode: `KaiserSquiresEB`, from images (B, 2, H, W) of E and B modes.
+        """
+        make_operator = KaiserSquiresEB if b_mode else KaiserSquires
+        return make_operator(self.shape if shape is None else shape, convention=self.convention)
+
     def with_signs(self, s1: int, s2: int, *, swap: bool = False) -> ShearMap:
         """Return the map with (gamma1, gamma2) exchanged, where `swap`, then multiplied by (s1, s2), each 1 or -1.
 
-        This says that the file's components meant something else, and changes the mass that they imply.
+        Use it where the file's components follow other signs than stated; the mass that they imply changes.
         """
         check_signs("ShearMap.with_signs", (s1, s2))
         order = [1, 0] if swap else [0, 1]
@@ -133,13 +150,13 @@ class ShearMap:
 
 
 def check_convention(caller: str, convention: object) -> None:
-    """Refuse what is not the name of a convention."""
+    """Refuse a convention that is not known."""
     if convention not in SIGNS:
         raise ValueError(f"{caller}: convention must be one of {', '.join(SIGNS)}, got {convention!r:.40}")
 
 
 def check_signs(caller: str, signs: object) -> None:
-    """Refuse what is not a pair of 1 or -1."""
+    """Refuse anything but a pair of numbers that are 1 or -1."""
     if not (isinstance(signs, tuple | list) and len(signs) == 2 and all(s in (1, -1) for s in signs)):
         raise ValueError(f"{caller}: signs must be two numbers, each 1 or -1, got {signs!r:.40}")
 

@@ -2,7 +2,7 @@
 
 Maps are FITS images or HDF5 datasets of any byte order, named like "e1.fits", "maps.fits[E1]", "maps.fits[2]" or
 "maps.h5[shear/e1]". Pixels without a value, without a finite noise or outside the mask are not observed: there shear is
-0, noise_std infinite and the mask False, as `pnp.solve` wants it.
+0, noise_std infinite and the mask False, as `pnp.solve` expects.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..io.guards import check_real, reading
 from ..io.hdf5_safe import listed, numbers, open_hdf5
 from .shear_map import ShearMap, check_convention
 
-NAMES: Mapping[str, tuple[str, ...]] = {
+_MAP_NAMES: Mapping[str, tuple[str, ...]] = {
     "e1": ("e1", "g1", "gamma1", "shear1"),
     "e2": ("e2", "g2", "gamma2", "shear2"),
     "noise_std": ("noise_std", "std", "sigma"),
@@ -33,7 +33,7 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "mask": ("mask",),
     "kappa": ("kappa", "convergence"),
 }
-Part = str | tuple[str, str] | float | None
+_Part = str | tuple[str, str] | float | None
 
 
 def read_shear_maps(
@@ -41,8 +41,8 @@ def read_shear_maps(
     *,
     e1: str = "auto",
     e2: str = "auto",
-    noise_std: Part = "auto",
-    weight: Part = "auto",
+    noise_std: _Part = "auto",
+    weight: _Part = "auto",
     mask: str | None = "auto",
     kappa: str | None = "auto",
     pixel_arcmin: float | None = None,
@@ -52,7 +52,7 @@ def read_shear_maps(
     """Read maps of shear, (H, W) each, with their noise and mask.
 
     Give one file, whose parts are found by their names (e1, e2, noise_std or std1 and std2, weight, mask, kappa) or
-    named by you; or no path, and every map as its own file.
+    named by the arguments; or no path, and a file for every map.
 
     Args:
         path: FITS or HDF5 file that holds all maps; None: the maps name their files.
@@ -140,8 +140,8 @@ def write_shear_maps(path: str | os.PathLike[str], shear_map: ShearMap, *, overw
 # ------------------------------------------------------------------------------------------- parts of files
 
 
-def _sources(where: str, path: str | os.PathLike[str] | None, given: dict[str, Part]) -> dict[str, list[str]]:
-    """Return each map's places, "file" or "file[part]", one or one for each component."""
+def _sources(where: str, path: str | os.PathLike[str] | None, given: dict[str, _Part]) -> dict[str, list[str]]:
+    """Return where each map is, "file" or "file[part]": one place, or one per component."""
     held = [] if path is None else _parts(path)
 
     def place(name: str, part: str) -> str | None:
@@ -155,8 +155,8 @@ def _sources(where: str, path: str | os.PathLike[str] | None, given: dict[str, P
         return f"{path}[{found[0]}]" if found else None
 
     def names(name: str) -> tuple[str, ...]:
-        stem, component = (name[:-1], name[-1]) if name[-1] in "12" and name not in NAMES else (name, "")
-        return tuple(f"{alias}{component}" for alias in NAMES[stem])
+        stem, component = (name[:-1], name[-1]) if name[-1] in "12" and name not in _MAP_NAMES else (name, "")
+        return tuple(f"{alias}{component}" for alias in _MAP_NAMES[stem])
 
     sources: dict[str, list[str]] = {}
     for name, part in given.items():
@@ -172,7 +172,7 @@ def _sources(where: str, path: str | os.PathLike[str] | None, given: dict[str, P
         if found:
             sources[name] = found
     rivals = [name for name in ("noise_std", "weight") if given[name] not in ("auto", None)]
-    if len(rivals) == 1:  # what is said counts, not what else is in the file
+    if len(rivals) == 1:  # the one that is given counts, not what else the file holds
         sources.pop("weight" if rivals == ["noise_std"] else "noise_std", None)
     missing = [name for name in ("e1", "e2") if name not in sources]
     if missing:
@@ -195,7 +195,7 @@ def _parts(path: str | os.PathLike[str]) -> list[str]:
 
 
 def _load(place: str) -> tuple[npt.NDArray[np.float64], Any]:
-    """Return the map at "file" or "file[part]", and its header, in FITS: the file's first one with its own upon it."""
+    """Return the map at "file" or "file[part]", and its FITS header: the file's first one, updated by its own."""
     file, bracket, part = place.partition("[") if place.endswith("]") and not Path(place).exists() else (place, "", "")
     part, header = part.removesuffix("]"), None
     if file.lower().endswith((".h5", ".hdf5")):
@@ -230,7 +230,7 @@ def _load(place: str) -> tuple[npt.NDArray[np.float64], Any]:
 
 
 def _noise(
-    where: str, parts: dict[str, list[npt.NDArray[np.float64]]], number: Part, observed: npt.NDArray[np.bool_]
+    where: str, parts: dict[str, list[npt.NDArray[np.float64]]], number: _Part, observed: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.float64]:
     """Return the standard deviation (2, H, W), infinity where there is no information."""
     if number is not None and not isinstance(number, str | tuple):

@@ -26,16 +26,16 @@ import numpy as np
 import numpy.typing as npt
 
 from ..io.guards import check_claim, check_file, check_memory, reading
-from .ct_dicom import LARGEST, PLAIN, check_deflated
+from .ct_dicom import MAX_VALUE, UNCOMPRESSED_REMEDY, check_deflated
 from .spect_scan import EnergyWindow, SpectScan
 
-Array = npt.NDArray[Any]
-VECTORS = ("EnergyWindowVector", "DetectorVector", "RotationVector", "AngularViewVector")
-GATES = ("RRIntervalVector", "TimeSlotVector", "PhaseVector", "TimeSliceVector")
-NOTICED_MM = 0.1
-"""A detector that is less off the axis need not be shifted."""
-AWRY = math.radians(20)
-"""Between an orientation that a file states and that of its angles: more is a contradiction."""
+_Array = npt.NDArray[Any]
+_FRAME_VECTORS = ("EnergyWindowVector", "DetectorVector", "RotationVector", "AngularViewVector")
+_GATE_VECTORS = ("RRIntervalVector", "TimeSlotVector", "PhaseVector", "TimeSliceVector")
+_MAX_CENTRE_OFFSET_MM = 0.1
+"""Largest offset of a detector from the axis that is ignored."""
+_MAX_TILT = math.radians(20)
+"""Largest angle between the orientation that a file states and that of its angles; more is a contradiction."""
 
 
 def read_dicom_nm(path: str | os.PathLike[str], *, rotation: int | None = None) -> SpectScan:
@@ -69,14 +69,14 @@ def read_dicom_nm(path: str | os.PathLike[str], *, rotation: int | None = None) 
                 f"{chr(92).join(map(str, kinds)):.60}; export the projections, not the reconstruction"
             )
         _check_size(path, data)
-        numbers = {name: _vector(path, data, name) for name in VECTORS}
-        for name in GATES:
+        numbers = {name: _vector(path, data, name) for name in _FRAME_VECTORS}
+        for name in _GATE_VECTORS:
             if (_vector(path, data, name) > 1).any():
                 raise ValueError(
                     f"{path}: views are gated ({name}), several of each angle; sum the gates and export that"
                 )
         kept = _one_rotation(path, numbers["RotationVector"], rotation)
-        window, detector, turn, view = (numbers[name][kept] for name in VECTORS)
+        window, detector, turn, view = (numbers[name][kept] for name in _FRAME_VECTORS)
         if "AngularViewVector" not in data:
             view = _counted(window, detector)
         order = np.lexsort((view, detector, window))
@@ -116,7 +116,7 @@ def read_dicom_nm(path: str | os.PathLike[str], *, rotation: int | None = None) 
 
 
 def _check_size(path: str | os.PathLike[str], data: Any) -> None:
-    """Refuse more frames, and larger ones, than the file can hold, before there is an array of their number."""
+    """Refuse frames that the file cannot hold, in number or size, before an array of their number is made."""
     frames, rows, columns = (int(data.get(name) or 1) for name in ("NumberOfFrames", "Rows", "Columns"))
     held, depth = Path(path).stat().st_size, int(data.get("BitsAllocated") or 16)
     if not 0 < frames <= held or min(rows, columns) < 1:
@@ -124,10 +124,10 @@ def _check_size(path: str | os.PathLike[str], data: Any) -> None:
             f"{path} must hold frames of pixels, got NumberOfFrames {frames}, {rows} x {columns}, in {held} bytes; "
             "export it again"
         )
-    check_claim(f"{path}: the views", frames * rows * columns * depth // 8, held, PLAIN)
+    check_claim(f"{path}: the views", frames * rows * columns * depth // 8, held, UNCOMPRESSED_REMEDY)
 
 
-def _vector(path: str | os.PathLike[str], data: Any, name: str) -> Array:
+def _vector(path: str | os.PathLike[str], data: Any, name: str) -> _Array:
     """Return the numbers of the frames in a vector, from 1; all 1 where the file has none."""
     n, values = int(data.get("NumberOfFrames") or 1), data.get(name)
     numbers = np.ones(n, int) if values is None or values == "" else np.atleast_1d(np.asarray(values, dtype=int))
@@ -136,8 +136,8 @@ def _vector(path: str | os.PathLike[str], data: Any, name: str) -> Array:
     return numbers
 
 
-def _one_rotation(path: str | os.PathLike[str], turns: Array, rotation: int | None) -> Array:
-    """Return the frames of the rotation that is asked for, or of the only one."""
+def _one_rotation(path: str | os.PathLike[str], turns: _Array, rotation: int | None) -> _Array:
+    """Return the frames of the requested rotation, or of the only one."""
     found = np.unique(turns).tolist()
     if rotation is None and len(found) > 1:
         raise ValueError(f"{path} holds the rotations {found}; choose one, rotation={found[0]}")
@@ -146,8 +146,8 @@ def _one_rotation(path: str | os.PathLike[str], turns: Array, rotation: int | No
     return np.flatnonzero(turns == (found[0] if rotation is None else rotation))
 
 
-def _counted(window: Array, detector: Array) -> Array:
-    """Return the frames' numbers within their window and detector, for files that count no views."""
+def _counted(window: _Array, detector: _Array) -> _Array:
+    """Return the frames' numbers within their window and detector, for files that do not number views."""
     order = np.lexsort((detector, window))  # stable: frames stay in turn
     pairs = np.stack([window, detector])[:, order]
     _, starts, sizes = np.unique(pairs, axis=1, return_index=True, return_counts=True)
@@ -157,8 +157,8 @@ def _counted(window: Array, detector: Array) -> Array:
 
 
 def _orbit(
-    path: str | os.PathLike[str], data: Any, turn: int, detectors: Array, views: Array, doubts: list[str]
-) -> tuple[Array, npt.NDArray[np.float64] | None]:
+    path: str | os.PathLike[str], data: Any, turn: int, detectors: _Array, views: _Array, doubts: list[str]
+) -> tuple[_Array, npt.NDArray[np.float64] | None]:
     """Return DICOM's angle of every view in degrees, and its radius in mm where the file has it."""
     rotations, heads = data.get("RotationInformationSequence") or [], data.get("DetectorInformationSequence") or []
     if len(rotations) < turn:
@@ -196,9 +196,9 @@ def _orbit(
 
 
 def _check_detectors(
-    path: str | os.PathLike[str], data: Any, detectors: Array, views: Array, degrees: Array, doubts: list[str]
+    path: str | os.PathLike[str], data: Any, detectors: _Array, views: _Array, degrees: _Array, doubts: list[str]
 ) -> None:
-    """Refuse collimators that are not of parallel holes; note what contradicts the angles, to warn of."""
+    """Refuse collimators that are not of parallel holes; note what contradicts the angles, for warnings."""
     for d, head in enumerate(data.get("DetectorInformationSequence") or [], start=1):
         kind = str(head.get("CollimatorType") or "PARA")
         if kind not in ("PARA", "UNKN"):
@@ -206,20 +206,20 @@ def _check_detectors(
                 f"{path}: CollimatorType must be PARA, parallel holes, got {kind!r:.16}; SPECT has no other"
             )
         offset = np.abs(_numbers(head, "CenterOfRotationOffset")).max(initial=0.0)
-        if offset > NOTICED_MM and "COR" not in (data.get("CorrectedImage") or []):
+        if offset > _MAX_CENTRE_OFFSET_MM and "COR" not in (data.get("CorrectedImage") or []):
             doubts.append(f"CenterOfRotationOffset is {offset:g} mm and the views are not corrected for it; shift them")
         axes, first = _numbers(head, "ImageOrientationPatient"), (detectors == d) & (views == 1)
-        if axes.size == 6 and first.any() and abs(axes[5]) > math.cos(AWRY):  # rows along the axis, or junk
+        if axes.size == 6 and first.any() and abs(axes[5]) > math.cos(_MAX_TILT):  # rows along the axis, or junk
             theta = math.radians(180 - degrees[first][0])
             expected = np.array([math.cos(theta), math.sin(theta), 0, 0, 0, -1])
-            if min(axes[:3] @ expected[:3], axes[3:] @ expected[3:]) < math.cos(AWRY):
+            if min(axes[:3] @ expected[:3], axes[3:] @ expected[3:]) < math.cos(_MAX_TILT):
                 doubts.append(
                     f"ImageOrientationPatient of detector {d} does not agree with its start angle of "
                     f"{degrees[first][0]:g} degrees, which is used; check where the liver comes out"
                 )
 
 
-def _pixels(path: str | os.PathLike[str], data: Any) -> Array:
+def _pixels(path: str | os.PathLike[str], data: Any) -> _Array:
     """Return the frames (n, rows, columns) in counts."""
     n, shape = int(data.get("NumberOfFrames") or 1), (int(data.Rows), int(data.Columns))
     check_memory(f"{path}: the views", (n, *shape), "check NumberOfFrames")
@@ -229,7 +229,7 @@ def _pixels(path: str | os.PathLike[str], data: Any) -> Array:
     slope, intercept = _number(data, "RescaleSlope"), _number(data, "RescaleIntercept")
     if slope == 0:
         raise ValueError(f"{path}: RescaleSlope must not be 0; export it again")
-    counts: Array = stored if slope is None and intercept is None else stored * (slope or 1.0) + (intercept or 0.0)
+    counts: _Array = stored if slope is None and intercept is None else stored * (slope or 1.0) + (intercept or 0.0)
     return counts
 
 
@@ -255,7 +255,7 @@ def _isotope(data: Any) -> str:
 
 
 def _facts(data: Any) -> dict[str, Any]:
-    """Return what else may matter; nothing that names the patient."""
+    """Return further facts, none of which identifies the patient."""
     heads, turns = data.get("DetectorInformationSequence") or [], data.get("RotationInformationSequence") or []
     duration = _number(turns[0], "ActualFrameDuration") if len(turns) else None
     facts = {
@@ -278,6 +278,6 @@ def _numbers(item: Any, name: str) -> npt.NDArray[np.float64]:
 def _number(item: Any, name: str) -> float | None:
     """Return the number of an element, None where it is absent or empty."""
     values = _numbers(item, name)
-    if values.size and not (np.abs(values) < LARGEST).all():  # NaN fails too
-        raise ValueError(f"{name} must be a number below {LARGEST:g}, got {values[0]:g}")
+    if values.size and not (np.abs(values) < MAX_VALUE).all():  # NaN fails too
+        raise ValueError(f"{name} must be a number below {MAX_VALUE:g}, got {values[0]:g}")
     return float(values[0]) if values.size else None

@@ -28,30 +28,30 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ..io.guards import check_file, check_memory, reading, within
+from ..io.guards import check_file, check_memory, file_within, reading
 from .spect_scan import EnergyWindow, SpectScan
 
-ZEROS = {"front": 0.0, "back": 180.0}
+_ZERO_DEGREES = {"front": 0.0, "back": 180.0}
 """Degrees from above the patient to where a header's angles are 0."""
-TYPES = {
+_TYPE_CODES = {
     "signed integer": "i", "unsigned integer": "u", "float": "f", "short float": "f", "long float": "f",
 }  # fmt: skip
-ORDERS = {"bigendian": ">", "littleendian": "<"}
-NEAREST_MM = 60.0
-"""No camera's face is nearer to the axis: a smaller radius of SIMIND's is in cm."""
-ABSURD = 1e25
-"""Floats of the other byte order are near 1e-40 or beyond this."""
-BLOCK = 2048
+_BYTE_ORDERS = {"bigendian": ">", "littleendian": "<"}
+_MIN_RADIUS_MM = 60.0
+"""Smallest radius of a camera; a smaller one in a header of SIMIND is in cm."""
+_MAX_PLAUSIBLE_COUNT = 1e25
+"""Bound of the largest count; floats of the wrong byte order are beyond it, or near 1e-40."""
+_BLOCK_BYTES = 2048
 """Bytes of a block of `data starting block`."""
-ONCE: tuple[str, ...] = (
+_UNIQUE_KEYS: tuple[str, ...] = (
     "matrix size [1]",
     "matrix size [2]",
     "number of projections",
     "start angle",
     "extent of rotation",
 )
-ONCE += ("direction of rotation", "number format", "number of bytes per pixel", "name of data file")
-"""Keys that mean something else where they come twice with different values."""
+_UNIQUE_KEYS += ("direction of rotation", "number format", "number of bytes per pixel", "name of data file")
+"""Keys that may not occur twice with different values."""
 
 
 def read_interfile(
@@ -72,7 +72,7 @@ def read_interfile(
         ValueError: a file is missing or of another size than its header says, a key is missing or contradicts another,
             or the views are not those of a rotating camera.
     """
-    if zero not in ZEROS:
+    if zero not in _ZERO_DEGREES:
         raise ValueError(f"read_interfile: zero must be 'front' or 'back', got {zero!r:.40}")
     header = _Header(check_file(path))
     for key, wanted in (("type of data", "tomographic"), ("process status", "acquired")):
@@ -97,7 +97,7 @@ def read_interfile(
         )
     raw = _raw(header, (n_windows, n_views, nz, nx))  # as large as the header says: steps, too, are few enough
     steps = np.arange(n_views) * (extent / n_views) * (1 if direction == "CCW" else -1)
-    degrees = -(header.number("start angle", 0.0) + ZEROS[zero] + steps)
+    degrees = -(header.number("start angle", 0.0) + _ZERO_DEGREES[zero] + steps)
     return SpectScan(
         np.moveaxis(raw[..., ::-1, :], -2, -1)[:, None],  # rows upwards, and behind the columns
         np.deg2rad(degrees % 360),
@@ -111,7 +111,7 @@ def read_interfile(
 
 
 class _Header:
-    """Keys, in lower case and without "!", and their values; SIMIND's behind semicolons too."""
+    """Keys of a header, in lower case and without "!", and their values; SIMIND's behind semicolons too."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.values, comments = path, dict[str, str](), dict[str, str]()
@@ -128,7 +128,7 @@ class _Header:
             key = re.sub(r"\s*\[", " [", " ".join(key.lstrip(";#! ").lower().split()))
             if key == "end of interfile":
                 break
-            if kept is self.values and kept.get(key, value) != value and key in ONCE:
+            if kept is self.values and kept.get(key, value) != value and key in _UNIQUE_KEYS:
                 raise ValueError(
                     f"{path}: {key!r} is given twice, {kept[key]!r:.24} and {value!r:.24}; write a header for each "
                     "detector head"
@@ -162,17 +162,17 @@ class _Header:
 
 
 def _raw(header: _Header, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    """Read the raw numbers, as many as the header says and no more."""
+    """Read exactly as many raw numbers as the header states."""
     path, form = header.path, header.text("number format").lower()
-    kind, order = TYPES.get(form), ORDERS.get(header.text("imagedata byte order", "BIGENDIAN").lower())
+    kind, order = _TYPE_CODES.get(form), _BYTE_ORDERS.get(header.text("imagedata byte order", "BIGENDIAN").lower())
     size = header.whole("number of bytes per pixel")
     if kind is None or size not in ((4, 8) if kind == "f" else (1, 2, 4)) or order is None:
         raise ValueError(
-            f"{path}: 'number format' must be one of {', '.join(TYPES)}, of 1, 2, 4 or 8 bytes, BIGENDIAN or "
+            f"{path}: 'number format' must be one of {', '.join(_TYPE_CODES)}, of 1, 2, 4 or 8 bytes, BIGENDIAN or "
             f"LITTLEENDIAN, got {form!r:.24} of {size:.6g} and {header.text('imagedata byte order', 'BIGENDIAN')!r:.24}"
         )
     check_memory(f"{path}: the projections", shape, "check the matrix size and the number of projections")
-    offset = header.number("data offset in bytes", header.number("data starting block", 0.0) * BLOCK)
+    offset = header.number("data offset in bytes", header.number("data starting block", 0.0) * _BLOCK_BYTES)
     file, needed = _beside(header, "name of data file"), math.prod(shape) * size
     held = file.stat().st_size - int(offset)
     if held != needed:
@@ -184,7 +184,7 @@ def _raw(header: _Header, shape: tuple[int, ...]) -> npt.NDArray[Any]:
     with reading(file, "raw"):
         values = np.fromfile(file, dtype=f"{order}{kind}{size}", offset=int(offset))
     largest = np.abs(values).max() if kind == "f" else 1.0
-    if largest != 0 and not 1 / ABSURD < largest < ABSURD and np.isfinite(values).all():
+    if largest != 0 and not 1 / _MAX_PLAUSIBLE_COUNT < largest < _MAX_PLAUSIBLE_COUNT and np.isfinite(values).all():
         raise ValueError(
             f"{file}: the largest number is {largest:.3g}, no count; correct 'imagedata byte order' in {path.name}"
         )
@@ -192,10 +192,10 @@ def _raw(header: _Header, shape: tuple[int, ...]) -> npt.NDArray[Any]:
 
 
 def _beside(header: _Header, key: str) -> Path:
-    """Return the file that a header names, in its own folder or below, wherever it was written."""
+    """Return the file that a header names, from the header's folder or below, whatever path it states."""
     folder, stated = header.path.parent, header.text(key)
     name = stated.replace("\\", "/").rsplit("/", 1)[-1]
-    file = within(folder, stated) or within(folder, name)
+    file = file_within(folder, stated) or file_within(folder, name)
     if file is None:
         raise ValueError(
             f"{header.path}: {key!r} is {stated!r:.60}, and the header's folder has no such file of its own: other "
@@ -236,7 +236,7 @@ def _radius(header: _Header, n_views: int, unit: str | None) -> npt.NDArray[np.f
             f"{values.min(initial=math.inf):g} on"
         )
     if unit is None:
-        unit = "cm" if header.is_simind and values.max() < NEAREST_MM else "mm"
+        unit = "cm" if header.is_simind and values.max() < _MIN_RADIUS_MM else "mm"
     if unit not in ("mm", "cm"):
         raise ValueError(f"read_interfile: radius_unit must be 'mm' or 'cm', got {unit!r:.24}")
     return np.broadcast_to(values * (10.0 if unit == "cm" else 1.0), (n_views,))

@@ -1,20 +1,24 @@
-"""A SPECT scan: what a camera counted at each of its positions around a patient, and where it stood.
+"""A SPECT scan: the counts of a camera at each of its positions around a patient, and the geometry.
 
 Frame: that of `operators.SPECT`. Axes x, y and z are the patient's left, back and head; at the angle theta the camera
 is at (sin(theta), -cos(theta)): before the breastbone at 0, at the patient's left at pi/2. Bins lie along
-(cos(theta), sin(theta)) and z: a view is what the eye sees from the camera, once its rows run upwards.
+(cos(theta), sin(theta)) and z: a view shows the patient as seen from the camera, with rows that run upwards.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
+from operators import SPECT, collimator_fwhm
 from operators.base import warn_of_degrees
 
 from ..io.guards import check_finite, check_real, to_float32
@@ -22,7 +26,7 @@ from ..spect import triple_energy_window
 
 
 class EnergyWindow(NamedTuple):
-    """A range of photon energies, NaN where the file does not say."""
+    """A range of photon energies; NaN where the file does not state them."""
 
     name: str
     low_kev: float
@@ -30,7 +34,7 @@ class EnergyWindow(NamedTuple):
 
     @property
     def width_kev(self) -> float:
-        """Its width."""
+        """Width of the window in keV."""
         return self.high_kev - self.low_kev
 
 
@@ -39,23 +43,23 @@ class SpectScan:
     """Views of a patient in one or several energy windows.
 
     Attributes:
-        projections: (n_windows, 1, n_views, nx, nz), float32: counts, or expected counts of a simulation, z upwards.
-            Those of one window are what `SPECT.A` gives.
+        y: (n_windows, 1, n_views, nx, nz), float32: counts, or expected counts of a simulation, z upwards.
+            Those of one window have the shape that `SPECT.A` returns.
         angles: (n_views,), radians, float64, in the frame above.
-        pixel_mm: (transaxial, axial) size of a bin.
-        radius_mm: (n_views,), from the axis of rotation to the collimator's face; None: not known.
-        windows: an `EnergyWindow` each.
+        pixel_size_mm: (transaxial, axial) size of a bin.
+        radius_mm: (n_views,), distance from the axis of rotation to the collimator's face; None: not known.
+        windows: an `EnergyWindow` per window.
         isotope: as the file names it, or "".
-        facts: what else the file says.
-        path: the file, named by messages.
+        facts: further entries of the file.
+        path: the file, for messages.
 
     Raises:
         ValueError: shapes do not match each other, counts are negative or not finite, or a length is not positive.
     """
 
-    projections: npt.NDArray[np.float32] = field(repr=False)
+    y: npt.NDArray[np.float32] = field(repr=False)
     angles: npt.NDArray[np.float64] = field(repr=False)
-    pixel_mm: tuple[float, float]
+    pixel_size_mm: tuple[float, float]
     radius_mm: npt.NDArray[np.float64] | None = field(default=None, repr=False)
     windows: tuple[EnergyWindow, ...] = ()
     isotope: str = ""
@@ -64,48 +68,50 @@ class SpectScan:
 
     def __post_init__(self) -> None:
         where = self.path or "SpectScan"
-        counts, angles = to_float32(f"{where}: projections", self.projections), np.asarray(self.angles)
+        counts, angles = to_float32(f"{where}: y", self.y), np.asarray(self.angles)
         check_real(f"{where}: angles", angles.dtype)
         check_finite(f"{where}: angles", angles)
         if counts.ndim != 5 or 0 in counts.shape or counts.shape[1] != 1 or angles.shape != counts.shape[2:3]:
             raise ValueError(
-                f"{where}: projections must be (n_windows, 1, n_views, nx, nz) with an angle for each view, got "
+                f"{where}: y must be (n_windows, 1, n_views, nx, nz) with an angle for each view, got "
                 f"{counts.shape} and angles {angles.shape}"
             )
         if counts.min() < 0:
             raise ValueError(
-                f"{where}: projections must be counts >= 0, got a minimum of {counts.min():.4g}; take the raw views, "
+                f"{where}: y must be counts >= 0, got a minimum of {counts.min():.4g}; take the raw views, "
                 "without a background subtracted"
             )
-        pixel = tuple(float(size) for size in self.pixel_mm)
+        pixel = tuple(float(size) for size in self.pixel_size_mm)
         if len(pixel) != 2 or not all(0 < size < math.inf for size in pixel):
-            raise ValueError(f"{where}: pixel_mm must be two positive sizes (transaxial, axial), got {self.pixel_mm}")
+            raise ValueError(
+                f"{where}: pixel_size_mm must be two positive sizes (transaxial, axial), got {self.pixel_size_mm}"
+            )
         if self.radius_mm is not None:
             radius = np.asarray(self.radius_mm, dtype=np.float64)
             if radius.shape != angles.shape or not ((radius > 0) & (radius < np.inf)).all():
                 raise ValueError(
-                    f"{where}: radius_mm must be {len(angles)} positive numbers, one a view, got shape {radius.shape} "
-                    f"from {radius.min(initial=math.inf):.4g} on"
+                    f"{where}: radius_mm must be {len(angles)} positive numbers, one per view, got shape "
+                    f"{radius.shape} from {radius.min(initial=math.inf):.4g} on"
                 )
             object.__setattr__(self, "radius_mm", radius)
         windows = self.windows or tuple(EnergyWindow("", math.nan, math.nan) for _ in counts)
         if len(windows) != len(counts):
-            raise ValueError(f"{where}: windows must be {len(counts)}, as many as projections, got {len(windows)}")
+            raise ValueError(f"{where}: windows must be {len(counts)}, as many as y has, got {len(windows)}")
         warn_of_degrees(where, float(np.ptp(angles)), stacklevel=3)
-        object.__setattr__(self, "projections", counts)
+        object.__setattr__(self, "y", counts)
         object.__setattr__(self, "angles", np.ascontiguousarray(angles, dtype=np.float64))
-        object.__setattr__(self, "pixel_mm", pixel)
+        object.__setattr__(self, "pixel_size_mm", pixel)
         object.__setattr__(self, "windows", tuple(windows))
 
     def window(self, k: int) -> SpectScan:
-        """Return the scan of window k alone, counted from 0, projections (1, 1, n_views, nx, nz)."""
+        """Return the scan of window k alone, counted from 0, y (1, 1, n_views, nx, nz)."""
         self._check_window("k", k)
-        return replace(self, projections=self.projections[k][None], windows=(self.windows[k],))
+        return replace(self, y=self.y[k][None], windows=(self.windows[k],))
 
     def scatter(self, peak: int, lower: int, upper: int | None = None) -> npt.NDArray[np.float32]:
-        """Return the scatter expected in the window `peak` (1, 1, n_views, nx, nz), from those on its sides.
+        """Estimate the scatter in the window `peak`, (1, 1, n_views, nx, nz), from the windows beside it.
 
-        See `pnp.spect.triple_energy_window`: noisy, a background wants it smoothed.
+        See `pnp.spect.triple_energy_window`. The estimate is noisy: smooth it before use as a background.
 
         Args:
             peak: number of the photopeak's window, counted from 0.
@@ -126,15 +132,54 @@ class SpectScan:
                 f"SpectScan.scatter: lower, peak and upper must be windows of rising energy, got {got} keV; these are "
                 f"{self._listed()}"
             )
-        below, above = self.projections[lower][None], None if upper is None else self.projections[upper][None]
+        below, above = self.y[lower][None], None if upper is None else self.y[upper][None]
         return triple_energy_window(below, above, [w.width_kev for w in windows])
 
-    def geometry(self) -> dict[str, Any]:
-        """Return the arguments of SPECT that the views give: shape (nx, nx, nz), angles and voxel_size in mm."""
-        nx, nz = self.projections.shape[-2:]
-        transaxial, axial = self.pixel_mm
+    def tensors(self, device: torch.device | str | None = None) -> tuple[Tensor, None]:
+        """Return what `solve` and `osem` take: y (n_windows, 1, n_views, nx, nz), and None for noise_std.
+
+        Counts carry their own noise: use `Poisson`. Choose one window first, with `window`.
+        """
+        return torch.from_numpy(self.y).to(device), None
+
+    def operator(
+        self,
+        shape: tuple[int, int, int] | None = None,
+        *,
+        attenuation: Any = None,
+        collimator: Mapping[str, float] | None = None,
+        **options: Any,
+    ) -> SPECT:
+        """Return the operator from volumes of this shape to the views; lengths are in mm.
+
+        Args:
+            shape: (nx, ny, nz), nx and nz as the views have them; None: (nx, nx, nz).
+            attenuation: (nx, ny, nz), 1/mm; None: nothing is absorbed.
+            collimator: hole_diameter, hole_length, septal_attenuation and intrinsic of `operators.collimator_fwhm`, in
+                mm and 1/mm; needs radius_mm. None: the response is in options (fwhm or psf), or perfect.
+            options: further arguments of `operators.SPECT`.
+
+        Raises:
+            ValueError: shape does not fit the views, or a collimator is given and radius_mm is not known.
+        """
+        arguments = self.geometry(shape)
+        if collimator is not None:
+            if self.radius_mm is None:
+                raise ValueError(
+                    "SpectScan.operator: collimator needs radius_mm, got None; use replace(scan, radius_mm=)"
+                )
+            ny, size = arguments["shape"][1], self.pixel_size_mm[0]
+            options["fwhm"] = collimator_fwhm(ny, self.radius_mm, voxel_size=size, **collimator)
+        return SPECT(**arguments, attenuation=attenuation, **options)
+
+    def geometry(self, shape: tuple[int, int, int] | None = None) -> dict[str, Any]:
+        """Return the arguments of SPECT that the views give: shape, angles and voxel_size in mm; see `operator`."""
+        nx, nz = self.y.shape[-2:]
+        if shape is not None and (len(shape) != 3 or (shape[0], shape[2]) != (nx, nz)):
+            raise ValueError(f"SpectScan: shape must be ({nx}, ny, {nz}), as the views are, got {shape}")
+        transaxial, axial = self.pixel_size_mm
         return {
-            "shape": (nx, nx, nz),
+            "shape": (nx, nx, nz) if shape is None else shape,
             "angles": self.angles,
             "voxel_size": transaxial if transaxial == axial else (transaxial, axial),
         }

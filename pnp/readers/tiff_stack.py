@@ -16,8 +16,8 @@ from ..io.atomic import atomic
 from ..io.guards import check_file, check_memory, check_real, to_float32
 from ..io.tiff_safe import open_tiff, tiff_values
 
-SUFFIXES = (".tif", ".tiff")
-OURS = re.compile(r"slice_\d{4,}\.tif")
+_SUFFIXES = (".tif", ".tiff")
+_WRITTEN_NAME = re.compile(r"slice_\d{4,}\.tif")
 
 
 def read_tiff_stack(path: str | os.PathLike[str]) -> npt.NDArray[np.float32]:
@@ -56,7 +56,7 @@ def read_tiff_stack(path: str | os.PathLike[str]) -> npt.NDArray[np.float32]:
 
 
 def write_tiff_stack(folder: str | os.PathLike[str], volume: npt.ArrayLike, *, overwrite: bool = False) -> list[Path]:
-    """Write slices (n, H, W) as float32 to slice_0000.tif, slice_0001.tif, ... and return their names.
+    """Write slices (n, H, W) as float32 to slice_0000.tif, slice_0001.tif, ... and return their paths.
 
     All are written under temporary names first; they get their own when the last one is complete.
 
@@ -83,7 +83,7 @@ def write_tiff_stack(folder: str | os.PathLike[str], volume: npt.ArrayLike, *, o
     if not folder.parent.is_dir():
         raise ValueError(f"write_tiff_stack: the folder {folder.parent} does not exist; create it first")
     before = _tiffs(folder) if folder.exists() else []
-    foreign = [file.name for file in before if not OURS.fullmatch(file.name)]
+    foreign = [file.name for file in before if not _WRITTEN_NAME.fullmatch(file.name)]
     if before and (foreign or not overwrite):
         remedy = "choose another folder" if foreign else "choose another folder or allow it to be replaced (overwrite)"
         raise ValueError(
@@ -96,19 +96,21 @@ def write_tiff_stack(folder: str | os.PathLike[str], volume: npt.ArrayLike, *, o
     with ExitStack() as stack:
         for file, pixels in zip(files, slices, strict=True):
             tifffile.imwrite(stack.enter_context(atomic(file, overwrite=overwrite)), pixels, photometric="minisblack")
-    for file in set(before) - set(files):  # of a longer stack
+    for file in set(before) - set(files):  # left from a longer stack
         file.unlink(missing_ok=True)
     return files
 
 
 def _tiffs(folder: Path) -> list[Path]:
     """Return a folder's TIFF files, in the order of the numbers in their names."""
-    found = (f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith(".") and f.is_file())
+    found = (
+        f for f in folder.iterdir() if f.suffix.lower() in _SUFFIXES and not f.name.startswith(".") and f.is_file()
+    )
     return sorted(found, key=_natural)
 
 
 def _natural(path: Path) -> tuple[list[Any], str]:
-    """Return a key that sorts 2 before 10: texts and numbers in turn."""
+    """Return a key that sorts 2 before 10: text and numbers alternate."""
     parts = re.split(r"(\d+)", str(path))
     return [int(part) if k % 2 else part.lower() for k, part in enumerate(parts)], str(path)
 
@@ -117,7 +119,7 @@ def _files(path: str | os.PathLike[str]) -> list[Path]:
     """Return the files of a stack in order, one at least."""
     if Path(path).is_dir():
         files = _tiffs(Path(path))
-        # Flats and projections in one folder have one shape: the names tell them apart.
+        # Flats and projections in one folder have one shape; only their names differ.
         series = sorted({re.sub(r"\d+", "#", file.stem) for file in files})
         if len(series) > 1:
             names = ", ".join(f"{name:.30}" for name in series[:4])

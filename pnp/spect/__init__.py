@@ -1,4 +1,4 @@
-"""Emission tomography from raw data: scatter out of neighbouring energy windows, attenuation out of CT.
+"""Emission tomography from raw data: scatter from neighbouring energy windows, attenuation from CT.
 
 `pnp.readers` reads the views, `operators.SPECT` projects, `mlem`, `osem` and `solve` reconstruct.
 """

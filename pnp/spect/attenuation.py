@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..checks import check_number
 
-T = TypeVar("T")
+_T = TypeVar("T")
 
 # Photon energy in keV, and mass attenuation coefficients there in cm^2/g; those of bone from 30 keV on.
 _ENERGY = (10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 80.0, 100.0, 150.0, 200.0, 300.0, 400.0, 500.0, 600.0)
@@ -31,17 +31,17 @@ _WATER += (0.1186, 0.1061, 0.09687, 0.08956)
 _BONE = (1.331, 0.6655, 0.4242, 0.3148, 0.2229, 0.1855, 0.1480, 0.1309, 0.1113, 0.09908, 0.09022, 0.08332)
 WATER = dict(zip(_ENERGY, _WATER, strict=True))
 """Mass attenuation of liquid water in cm^2/g by energy in keV."""
-BONE = dict(zip(_ENERGY[3:], _BONE, strict=True))
-"""The same of compact bone."""
+_BONE_TABLE = dict(zip(_ENERGY[3:], _BONE, strict=True))
+"""Mass attenuation of compact bone in cm^2/g by energy in keV."""
 _BONE_DENSITY = 1.920
 MM_PER_CM = 10.0
 
 
-def attenuation_from_hu(hu: T, energy_kev: float, *, ct_kev: float = 70.0) -> T:
+def attenuation_from_hu(hu: _T, energy_kev: float, *, ct_kev: float = 70.0) -> _T:
     """Return linear attenuation in 1/mm at a gamma ray's energy from Hounsfield units.
 
-    Resample the CT to the voxels of SPECT first, or smooth it to their size: attenuation averages, bones do not fill a
-    voxel. Below -1000 HU (padding) there is nothing: 0.
+    Resample the CT to the voxels of SPECT first, or smooth it to their size: attenuation averages, and bones do not
+    fill voxels. Below -1000 HU (padding) there is nothing: 0.
 
     Args:
         hu: Hounsfield units, a tensor, an array or a number.
@@ -74,10 +74,10 @@ def attenuation_from_hu(hu: T, energy_kev: float, *, ct_kev: float = 70.0) -> T:
 def _linear(caller: str, energy_kev: float, name: str) -> tuple[float, float]:
     """Return the coefficients of water and bone in 1/mm."""
     energy = check_number(name, energy_kev, above=0, caller=caller)
-    low, high = min(BONE), max(BONE)
+    low, high = min(_BONE_TABLE), max(_BONE_TABLE)
     if not low <= energy <= high:
         raise ValueError(f"{caller}: {name} must be {low:g} to {high:g} keV, got {energy!r}; give keV, not MeV or eV")
-    water, bone = interpolated({e: WATER[e] for e in BONE}, energy), interpolated(BONE, energy)
+    water, bone = interpolated({e: WATER[e] for e in _BONE_TABLE}, energy), interpolated(_BONE_TABLE, energy)
     return water / MM_PER_CM, bone * _BONE_DENSITY / MM_PER_CM
 
 

@@ -1,4 +1,4 @@
-"""Scatter in a photopeak window from the counts of windows beside it."""
+"""Estimate the scatter in a photopeak window from the counts of windows beside it."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from typing import Any, TypeVar, cast
 
 from ..checks import check_number
 
-T = TypeVar("T")
+_T = TypeVar("T")
 
 
-def triple_energy_window(lower: T, upper: T | None, widths: Sequence[float]) -> T:
+def triple_energy_window(lower: _T, upper: _T | None, widths_kev: Sequence[float]) -> _T:
     """Return the scattered counts in a photopeak window, estimated from narrow windows on both sides of it.
 
     The scatter's spectrum is taken for a straight line under the peak, so that its area is a trapezoid,
 
         (lower / w_lower + upper / w_upper) w_peak / 2,
 
-    K. Ogawa, Y. Harata, T. Ichihara, A. Kubo and S. Hashimoto, IEEE Trans. Med. Imaging 10 (1991) 408. It is as noisy
-    as few counts are: a background wants it smoothed, with a Gaussian of a few bins for instance.
+    K. Ogawa, Y. Harata, T. Ichihara, A. Kubo and S. Hashimoto, IEEE Trans. Med. Imaging 10 (1991) 408. The
+    estimate is as noisy as its few counts: smooth it before use as a background, e.g. with a Gaussian of a few bins.
 
     Args:
         lower: counts below the peak, an array or tensor of any shape.
-        upper: counts above it, as lower; None: there are none, and the trapezoid is a triangle.
-        widths: (w_lower, w_peak, w_upper) in keV, or (w_lower, w_peak) without upper.
+        upper: counts above the peak, likewise; None: there are none, and the trapezoid is a triangle.
+        widths_kev: (w_lower, w_peak, w_upper) in keV, or (w_lower, w_peak) without upper.
 
     Raises:
         ValueError, TypeError: shapes differ, counts are negative or not finite, or a width is not positive.
@@ -33,12 +33,12 @@ def triple_energy_window(lower: T, upper: T | None, widths: Sequence[float]) -> 
     array([28.])
     """
     caller, sides = "triple_energy_window", [lower] if upper is None else [lower, upper]
-    if len(widths) != len(sides) + 1:
+    if len(widths_kev) != len(sides) + 1:
         raise ValueError(
-            f"{caller}: widths must be (lower, photopeak, upper) in keV, or (lower, photopeak) where upper is None, "
-            f"got {len(widths)} of them"
+            f"{caller}: widths_kev must be (lower, photopeak, upper) in keV, or (lower, photopeak) where upper is "
+            f"None, got {len(widths_kev)} of them"
         )
-    width = [check_number("widths", w, above=0, caller=caller) for w in widths]
+    width = [check_number("widths_kev", w, above=0, caller=caller) for w in widths_kev]
     for name, counts in zip(("lower", "upper"), sides, strict=False):
         values: Any = counts
         if not bool((values >= 0).all() and (values < float("inf")).all()):
@@ -47,4 +47,4 @@ def triple_energy_window(lower: T, upper: T | None, widths: Sequence[float]) -> 
     if len(set(shapes)) > 1:
         raise ValueError(f"{caller}: lower and upper must have one shape, got {shapes[0]} and {shapes[1]}")
     below, above = cast(Any, lower) / width[0], 0 if upper is None else cast(Any, upper) / width[2]
-    return cast(T, (below + above) * (width[1] / 2))
+    return cast(_T, (below + above) * (width[1] / 2))

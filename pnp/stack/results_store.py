@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..drivers.fingerprint import differences
-from ..io.lock import discard, hidden
+from ..io.lock import part_path, remove_renamed
 
 OPEN, DONE, FAILED = 0, 1, 2
 FORMAT = "pnp stack"
@@ -63,7 +63,7 @@ class Parts:
         """
         import zarr
 
-        part = hidden(folder)
+        part = part_path(folder)
         try:
             group = zarr.open_group(str(part), mode="w")
             new_array(part / "image", (n, *shape), (1, *shape), dtype, np.nan)
@@ -99,7 +99,7 @@ class Parts:
                     f"{caller}: output {folder} holds a run with other settings ({other:.200}); "
                     "choose another name, or overwrite=True to begin anew"
                 )
-            discard(folder)
+            remove_renamed(folder)
             return None
         return Parts(folder)
 

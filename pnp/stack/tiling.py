@@ -26,7 +26,7 @@ from ..algorithms.protocols import Denoiser
 from ..checks import check_number
 from ..drivers.arguments import as_denoiser
 from ..io.atomic import refusal
-from ..io.lock import discard, exclusive, hidden
+from ..io.lock import exclusive, part_path, remove_renamed
 from .cluster import require
 from .results_store import free_folder, new_array
 from .sources import DaskSource, as_source
@@ -192,7 +192,7 @@ def run(arrays: list[Any], client: Any, progress: bool) -> list[Any]:
 @contextmanager
 def scratch(folder: Path, caller: str) -> Iterator[Path]:
     """Yield a hidden folder beside the output, which is this run's alone; gone when the block ends."""
-    part = hidden(folder)
+    part = part_path(folder)
     with exclusive(folder, caller):
         part.mkdir()
         try:
@@ -218,7 +218,7 @@ def moved(part: Path, folder: Path, caller: str, *, overwrite: bool) -> None:
             os.rename(replaced, folder)
         raise
     if replaced.exists():
-        discard(replaced)
+        remove_renamed(replaced)
 
 
 def _denoise_tile(

@@ -13,7 +13,7 @@ import h5py
 
 from ..io.hdf5 import create_result
 from ..io.hdf5_safe import open_hdf5
-from ..io.lock import discard, sweep
+from ..io.lock import remove_renamed, remove_stale_parts
 from .results_store import FACTS, Parts
 from .sources import FileSource
 
@@ -32,7 +32,7 @@ def to_hdf5(parts: Parts, path: Path, measurements: Any, *, remove: bool, overwr
         ValueError: the file exists or cannot be written.
     """
     image, facts = parts.array("image"), parts.array("facts")
-    sweep(path)
+    remove_stale_parts(path)
     with create_result(path, overwrite=overwrite) as file:
         target = file.create_dataset("image", image.shape, image.dtype, chunks=(1, *image.shape[1:]))
         for k in range(image.shape[0]):
@@ -45,7 +45,7 @@ def to_hdf5(parts: Parts, path: Path, measurements: Any, *, remove: bool, overwr
         texts = [reasons.get(k, "") for k in range(image.shape[0])]
         file.create_dataset("slices/reasons", data=texts, dtype=h5py.string_dtype())
     if remove:
-        discard(parts.folder)
+        remove_renamed(parts.folder)
 
 
 def _copy_operator(file: h5py.File, measurements: Any) -> None:

@@ -29,11 +29,11 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from operators import SPECT, spect_camera
-from pnp.learned import MODES, Scan, UnrolledEM, make_scan, save_unrolled_em, train_unrolled_em
+from pnp.learned import MODES, Scan, UnrolledEM, make_scan, train_unrolled_em
 from pnp.learned.unrolled_em_training import spent
 from pnp.metrics import nrmse
 from pnp.phantoms import ISOTOPES, emission_scan, region_means
-from pnp.phantoms.emission import SIGMAS
+from pnp.phantoms.emission import FWHM_PER_STD
 from pnp.training import Interrupted, TrainingOptions
 
 FIELD, FILTER_FWHM = 409.6, 10.0  # mm
@@ -70,7 +70,7 @@ def scan(name: str, seed: int, virtual: bool = False) -> tuple[Scan, Tensor]:
 
     def camera(mu: Tensor, size: float) -> SPECT:
         cached = {"cache_attenuation": size == voxel}
-        return spect_camera(mu, angles, voxel_size=size, **isotope.sheet, **cached).to(args.device)
+        return spect_camera(mu, angles, voxel_size=size, **isotope.camera_options, **cached).to(args.device)
 
     found = emission_scan(isotope, camera, shape, voxel_size_mm=voxel, seed=seed, virtual=virtual, device=args.device)
     return make_scan(build(), *found[:4]), found.labels
@@ -115,7 +115,7 @@ for name in args.isotopes:
     print(f"{name}: {len(train)} patients to train on", flush=True)
 
     # Networks
-    width = FILTER_FWHM / SIGMAS / voxel
+    width = FILTER_FWHM / FWHM_PER_STD / voxel
 
     def smooth(s: Scan, width: float = width) -> Tensor:
         return torch.from_numpy(gaussian_filter(s.start.cpu().numpy(), (0, 0, width, width, width))).to(s.start)
@@ -135,7 +135,7 @@ for name in args.isotopes:
             sys.exit(128 + stop.number)
         taken, seconds = spent(path, networks)
         about = {"data": f"{len(train)} simulated patients, {name}", "mode": mode, "length": f"{taken} steps"}
-        save_unrolled_em(model, args.output / f"{name}_{mode}.safetensors", about=about)
+        model.save(args.output / f"{name}_{mode}.safetensors", about=about)
         costs[mode] = {"training": f"{seconds / 60:.1f} min", "step": ""}
         if mode == "end-to-end" or not args.smoke:
             given = ("isotopes", "views", "features", "device", "output")

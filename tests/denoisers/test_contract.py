@@ -226,14 +226,14 @@ def test_volumes_are_denoised_slice_by_slice_with_their_own_sigma(axes):
 def test_a_slice_wise_denoiser_wants_volumes_and_axes():
     D = SliceWise(smooth)
     for x, error, match in [
-        (noisy(), ValueError, r"volumes \(B, C, nx, ny, nz\), got \(2, 1, 12, 17\)"),
+        (noisy(), ValueError, ": x .*2, 1, 12, 17"),
         (noisy()[..., None].int(), TypeError, "floating point"),
         (None, TypeError, "torch.Tensor"),
     ]:
         with pytest.raises(error, match=match):
             D(x, 0.1)
     for axes in [(), (1, 1), (3,)]:
-        with pytest.raises(ValueError, match="one or more of 0, 1 and 2"):
+        with pytest.raises(ValueError, match="axes"):
             SliceWise(smooth, axes)
 
 

@@ -95,7 +95,7 @@ def test_absolute_normalisation_keeps_its_range():
     x = uniform(1, 1, 16, 16)
     with torch.no_grad():
         assert model(x, 0.35).isfinite().all()
-    with pytest.raises(ValueError, match="sigma"):
+    with pytest.raises(ValueError, match=": sigma "):
         model(x, 0.4)
 
 
@@ -236,7 +236,7 @@ def test_weights_survive_the_file_and_refuse_what_they_are_not(tmp_path):
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match="not a weight file"):
         MLPatch.from_pretrained(str(path))
-    with pytest.raises(ValueError, match="name"):
+    with pytest.raises(ValueError, match=": name "):
         MLPatch.from_pretrained("photographs")
 
 
@@ -316,12 +316,12 @@ def test_the_colour_weights_gain_at_every_noise_level(name, level):
 @pytest.mark.parametrize(
     ("x", "sigma", "stride", "message"),
     [
-        (torch.zeros(8, 8), 0.1, None, r"x must be \(B, 1, H, W\), got \(8, 8\); use x\[None, None, ...\]"),
+        (torch.zeros(8, 8), 0.1, None, r": x .*\(8, 8\)"),
         (torch.zeros(1, 3, 8, 8), 0.1, None, "one by one"),
         (torch.zeros(1, 1, 8, 8, dtype=torch.int64), 0.1, None, "floating point"),
         (torch.zeros(1, 1, 8, 8), -0.1, None, "not negative"),
         (torch.zeros(1, 1, 8, 8), math.nan, None, "not negative"),
-        (torch.zeros(1, 1, 8, 8), torch.ones(3), None, "one value per image"),
+        (torch.zeros(1, 1, 8, 8), torch.ones(3), None, "sigma"),
         (torch.zeros(1, 1, 8, 8), 0.1, 3, "stride"),
         (torch.zeros(1, 1, 0, 8), 0.1, None, "empty"),
     ],
@@ -335,15 +335,15 @@ def test_bad_input_is_one_clear_sentence(x, sigma, stride, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"patch": 4}, "patch"),
-        ({"spacing": 7}, r"at least the spacing \(7\)"),
-        ({"taps": 6}, "taps"),
-        ({"dilations": ()}, "one number from 1 up for each block"),
-        ({"dilations": (0,)}, "one number from 1 up for each block"),
+        ({"patch": 4}, ": patch "),
+        ({"spacing": 7}, "spacing"),
+        ({"taps": 6}, ": taps "),
+        ({"dilations": ()}, "dilations"),
+        ({"dilations": (0,)}, "dilations"),
         ({"margin": -1}, "margin"),
         ({"features": 0}, "features"),
-        ({"sigma_range": (1.0, 0.5)}, "0 <= low < high"),
-        ({"normalization": "absolute"}, "without 0 in the absolute scheme"),
+        ({"sigma_range": (1.0, 0.5)}, "sigma_range"),
+        ({"normalization": "absolute"}, "sigma_range"),
         ({"stride": True}, "stride"),
         ({"normalization": "none"}, "normalization"),
         ({"precision": "float16"}, "precision"),

@@ -202,20 +202,20 @@ def test_bfloat16_is_close_to_float32():
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda S, x: S(x), ValueError, "either size or factor"),
-        (lambda S, x: S(x, size=(8, 8), factor=2), ValueError, "either size or factor"),
+        (lambda S, x: S(x), ValueError, "size or factor"),
+        (lambda S, x: S(x, size=(8, 8), factor=2), ValueError, "size or factor"),
         (lambda S, x: S(x, factor=0.5), ValueError, "factor"),
         (lambda S, x: S(x, factor=math.nan), ValueError, "factor"),
-        (lambda S, x: S(x, size=(3, 9)), ValueError, r"at least those of x, \(4, 5\)"),
-        (lambda S, x: S(x, size=9), ValueError, "size"),
-        (lambda S, x: S(x[0], factor=2), ValueError, "SuperResolver: x "),
+        (lambda S, x: S(x, size=(3, 9)), ValueError, "size"),
+        (lambda S, x: S(x, size=9), ValueError, ": size "),
+        (lambda S, x: S(x[0], factor=2), ValueError, ": x "),
         (lambda S, x: S(x.repeat(1, 3, 1, 1), factor=2), ValueError, "channels one by one"),
         (lambda S, x: S(x.long(), factor=2), TypeError, "floating point"),
         (lambda S, x: S.at(x, torch.zeros(3)), ValueError, "coords"),
-        (lambda S, x: S.at(x, torch.tensor([[0.0, 4.6]])), ValueError, "columns of coords"),
-        (lambda S, x: S.grid(x, torch.tensor([-0.6]), torch.zeros(1)), ValueError, "rows"),
-        (lambda S, x: S.grid(x, torch.zeros(1), 3), ValueError, "cols"),
-        (lambda S, x: SuperResolver(taps=4), ValueError, "taps"),
+        (lambda S, x: S.at(x, torch.tensor([[0.0, 4.6]])), ValueError, "coords"),
+        (lambda S, x: S.grid(x, torch.tensor([-0.6]), torch.zeros(1)), ValueError, ": rows "),
+        (lambda S, x: S.grid(x, torch.zeros(1), 3), ValueError, ": cols "),
+        (lambda S, x: SuperResolver(taps=4), ValueError, ": taps "),
         (lambda S, x: SuperResolver(precision="half"), ValueError, "precision"),
     ],
 )
@@ -286,7 +286,7 @@ def test_weights_survive_the_file_and_are_told_from_those_of_mlpatch(tmp_path, m
     x = uniform(1, 2, 6, 7, dtype=torch.float32)
     with torch.no_grad():
         torch.testing.assert_close(again(x, factor=2), model(x, factor=2), rtol=0.02, atol=0.02)
-    with pytest.raises(ValueError, match="not a weight file of MLPatch"):
+    with pytest.raises(ValueError, match="MLPatch"):
         MLPatch.from_pretrained(str(path))
     with pytest.raises(ValueError, match=r"SuperResolver\.from_pretrained: name"):
         SuperResolver.from_pretrained("gray")

@@ -44,18 +44,18 @@ def test_mask_data_step_limits() -> None:
 @pytest.mark.parametrize(
     ("bad", "error", "part"),
     [
-        (torch.zeros(4, 5), ValueError, "zeros only"),
-        (torch.zeros(4, 5, dtype=torch.bool), ValueError, "zeros only"),
+        (torch.zeros(4, 5), ValueError, "zeros"),
+        (torch.zeros(4, 5, dtype=torch.bool), ValueError, "zeros"),
         (-torch.ones(4, 5), ValueError, ">= 0"),
         (torch.full((4, 5), float("nan")), ValueError, "finite"),
         (torch.full((4, 5), float("inf")), ValueError, "finite"),
-        (torch.ones(5), ValueError, r"\(H, W\).*got \(5,\)"),
+        (torch.ones(5), ValueError, "5,"),
         (torch.ones(2, 1, 4, 5), ValueError, "got"),
         (torch.ones(0, 5), ValueError, "got"),
         (torch.ones(4, 5, dtype=torch.uint8), TypeError, "mask > 0"),
         (torch.ones(4, 5, dtype=torch.complex64), TypeError, "complex64"),
         ("mask.png", TypeError, "got str"),
-        (None, TypeError, "got NoneType"),
+        (None, TypeError, "NoneType"),
     ],
 )
 def test_bad_masks_are_explained(bad: object, error: type[Exception], part: str) -> None:
@@ -180,12 +180,12 @@ def test_circular_preconditioner_with_scalar_weights_is_the_inverse() -> None:
 @pytest.mark.parametrize(
     ("bad", "error", "part"),
     [
-        (torch.ones(3, 9), ValueError, r"fit in the image \(8, 8\), got \(3, 9\)"),
-        (torch.ones(9, 3), ValueError, "fit in the image"),
+        (torch.ones(3, 9), ValueError, "3, 9"),
+        (torch.ones(9, 3), ValueError, "9, 3"),
         (torch.ones(3), ValueError, r"got \(3,\)"),
         (torch.ones(1, 3, 3), ValueError, "got"),
         (torch.ones(0, 3), ValueError, "got"),
-        (torch.zeros(3, 3), ValueError, "zeros only"),
+        (torch.zeros(3, 3), ValueError, "zeros"),
         (torch.full((3, 3), float("nan")), ValueError, "finite"),
         (torch.ones(3, 3, dtype=torch.int64), TypeError, r"kernel\.float\(\)"),
         (torch.ones(3, 3, dtype=torch.complex64), TypeError, "complex64"),
@@ -256,5 +256,5 @@ def test_radon_says_whether_it_sees_the_whole_image() -> None:
 @pytest.mark.parametrize("make", [lambda a: Mask(a), lambda a: Blur(a, (9, 9)), lambda a: Radon((4, 4), a)])
 def test_what_is_no_array_is_refused(make: Callable[[object], object]) -> None:
     for bad in (None, "text", np.array(["a"]), np.array([None])):
-        with pytest.raises(TypeError, match="must be real numbers, got"):
+        with pytest.raises(TypeError, match="real numbers"):
             make(bad)

@@ -24,6 +24,8 @@ IMPORTED_AS = {"PIL": "pillow", "skimage": "scikit-image"}
 OPTIONAL = {"cufinufft"}
 # As in a fresh clone; what Python, editors and tests leave behind is nobody's to install.
 LEFT_BEHIND = {"__pycache__", ".DS_Store"}
+# Code, weights with their cards, the page of a report, and the mark of a typed package.
+SUFFIXES = {".py", ".safetensors", ".md", ".css", ".html", ".js"}
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +55,11 @@ def requirements(project, *extras: str) -> list[Requirement]:
 
 def test_the_wheel_holds_the_packages_and_nothing_else():
     builder = pytest.importorskip("hatchling.builders.wheel", reason="hatchling is not installed")
-    files = builder.WheelBuilder(str(ROOT)).recurse_included_files()
-    assert sorted(Path(file.distribution_path) for file in files) == sources()
+    wheel = builder.WheelBuilder(str(ROOT))
+    found = sorted(Path(file.distribution_path) for file in wheel.recurse_included_files())
+    assert found == sources()
+    assert [path for path in found if path.suffix not in SUFFIXES and path.name != "py.typed"] == []
+    assert wheel.config.dev_mode_exact and set(wheel.config.packages) == set(PACKAGES)  # of an editable installation
 
 
 def test_weights_have_cards_and_packages_are_typed():

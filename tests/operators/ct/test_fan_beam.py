@@ -244,7 +244,7 @@ def test_copies_and_moves_keep_the_geometry() -> None:
         ({"origin_detector": -1.0}, "origin_detector"),
         ({"origin_detector": "far"}, "origin_detector"),
         ({"n_detectors": 2.5}, "n_detectors"),
-        ({"offset": 40.0, "n_detectors": 5}, "no ray meets the image"),
+        ({"offset": 40.0, "n_detectors": 5}, "no ray"),
         ({"pitch": -1.0}, "FanBeam: pitch"),
     ],
 )
@@ -257,5 +257,5 @@ def test_bad_geometry_is_explained(options: dict[str, object], message: str) -> 
 
 
 def test_degrees_are_noticed() -> None:
-    with pytest.warns(UserWarning, match=r"FanBeam: angles span 359 radians.*np.deg2rad"):
+    with pytest.warns(UserWarning, match="FanBeam: angles .*deg2rad"):
         FanBeam((8, 8), np.arange(360.0), source_origin=20.0, origin_detector=10.0)

