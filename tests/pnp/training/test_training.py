@@ -246,11 +246,11 @@ def test_a_checkpoint_of_another_run_is_refused(folder, tmp_path):
 
     refuses("class was", Foreign(), options(2), resume=True)
     refuses("optimizer", model(), options(2, optimizer="adamw"), resume=True)
-    refuses("seed 0", model(), options(2, seed=1), resume=True)
+    refuses("seed", model(), options(2, seed=1), resume=True)
     refuses("loss_power", model(), options(2, loss_power=0.0), resume=True)
     wide = model(dilations=(1, 1, 1))
     refuses("dilations", wide, options(2), resume=True)
-    with pytest.raises(ValueError, match=r"high 0\.2"):
+    with pytest.raises(ValueError, match="high"):
         train_denoiser(model(), crops(folder), NoiseLevels(0.02, 0.3), options(2), checkpoint=path, resume=True)
     refuses("c.pt exists", model(), options(2))
     state = load_checkpoint(path)
