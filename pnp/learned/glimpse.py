@@ -73,10 +73,6 @@ class _Block(nn.Module):
         self.distance = distance
         self.gather = nn.Conv2d(features, hidden, 3 if distance else 1, dilation=distance or 1)
         self.update = nn.Conv2d(hidden, features, 1)
-<<<<<<< HEAD
-        self.register_load_state_dict_pre_hook(_rename_old_layers)  # type: ignore[no-untyped-call]
-=======
->>>>>>> e3
 
     def forward(self, f: Tensor) -> Tensor:
         """Return f after the block, without the border of `distance` points."""
