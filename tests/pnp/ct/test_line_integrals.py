@@ -214,7 +214,7 @@ def test_a_scan_of_rows_brings_its_fields_frame_by_frame() -> None:
     with pytest.raises(ValueError, match="flat"):
         line_integrals(scan.y, flat[:, 0])
     with pytest.raises(ValueError, match="line integrals"):
-        line_integrals(Scan(y=np.ones((7, 5)), angles=np.arange(7.0), kind="line integrals"))
+        line_integrals(CtScan(y=np.ones((7, 5)), angles=np.arange(7.0), kind="line integrals"))
 
 
 def test_counts_and_beam_of_different_units_are_noticed() -> None:

@@ -293,7 +293,7 @@ start angle := 0
         ({"Radius := 23.0": "Radius := {1, 2}"}, "4 views"),
         ({"Radius := 23.0": "Radius := wide"}, "'radius'"),
         ({"Radius := 23.0": ";# Non-Uniform Orbit File := b.cor"}, "no such file"),
-        ({"[1] := 4.800": "[1] := 0"}, "pixel_mm"),
+        ({"[1] := 4.800": "[1] := 0"}, "pixel_size_mm"),
         ({"start angle := 0.0": "start angle := 0\nstart angle := 180"}, "'0' and '180'"),
     ],
 )
