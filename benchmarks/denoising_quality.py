@@ -16,7 +16,7 @@ import time
 
 from denoisers import Equivariant, MLPatch, PerChannel
 from denoisers.mlpatch.geometry import grid_taps
-from pnp.training.denoiser import denoising_psnr
+from pnp.training import denoising_psnr
 from pnp.training.images import load_folder
 
 

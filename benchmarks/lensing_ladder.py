@@ -1,4 +1,4 @@
-"""The baseline ladder of mass mapping, MLPatch at its top, and calibrated error maps.
+"""Compare mass maps, baselines and MLPatch, and calibrate error maps.
 
     python benchmarks/lensing_ladder.py
     python benchmarks/lensing_ladder.py --calibrate wiener pnpmass
@@ -25,7 +25,7 @@ from operators import KaiserSquires
 from pnp import solve
 from pnp.io import read_image
 from pnp.lensing import LognormalKappa, pixel_spectrum, survey_noise, wiener
-from pnp.lensing.comparison import BASELINES, Ladder, Method, mass_map_ladder
+from pnp.lensing.comparison import BASELINES, Comparison, Method, compare_mass_maps
 from pnp.lensing.error_maps import calibrate_error, simulated_errors
 from pnp.lensing.mass_map import map_mass
 from pnp.lensing.shear import noise_like
@@ -71,14 +71,14 @@ def main() -> None:
         "MLPatch, ADMM": mapped("admm"),
         "MLPatch, solve": lambda y, s: solve(A, y, D, noise_std=s, max_iter=iterations).x,
     }
-    ladders = []
+    comparisons = []
     for kappa in skies:
         for seed in range(args.seeds):
             g.manual_seed(seed)
             y = A.A(kappa)
             y = y + noise_like(y, noise_std, generator=g)
-            ladders.append(
-                mass_map_ladder(
+            comparisons.append(
+                compare_mass_maps(
                     y,
                     noise_std,
                     operator=A,
@@ -91,7 +91,7 @@ def main() -> None:
                     progress=True,
                 )
             )
-    print(table(ladders))
+    print(table(comparisons))
 
     choices = {"wiener": lambda y, s: wiener(A, y, s, spectrum, rtol=1e-3)} | {
         "pnpmass": methods["MLPatch, PnPMass"],
@@ -146,32 +146,32 @@ def read(path: str) -> Tensor:
     return torch.from_numpy(read_image(path))
 
 
-def table(ladders: list[Ladder]) -> str:
-    """Return the mean of each figure over the ladders, in Markdown."""
-    first = ladders[0]
+def table(comparisons: list[Comparison]) -> str:
+    """Return the mean of each score over the comparisons, in Markdown."""
+    first = comparisons[0]
     lines = [
         "| method | NRMSE | RMSE in mask | whole field | r | peaks (matched) | power | B/E | chi2 | s |",
         "|---" * 10 + "|",
     ]
-    # The smoothing is chosen anew for each map: rungs are matched by their place.
-    for rungs in zip(*(ladder.rungs for ladder in ladders), strict=True):
-        name = rungs[0].name if len({r.name for r in rungs}) == 1 else "Kaiser-Squires, best smoothing"
+    # The smoothing, which is in a name, is chosen for each map: scores are matched by their place.
+    for scores in zip(*(comparison.scores for comparison in comparisons), strict=True):
+        name = scores[0].name if len({s.name for s in scores}) == 1 else "Kaiser-Squires, best smoothing"
         nrmse, mask, field, r, b = (
-            average([getattr(g, key) for g in rungs])
+            average([getattr(s, key) for s in scores])
             for key in ("nrmse", "rmse_mask", "rmse_field", "pearson_r", "b_over_e")
         )
-        peaks = f"{mean(g.peaks for g in rungs):.0f} ({mean(g.peaks_matched or 0 for g in rungs):.0f})"
-        power = " ".join(f"{mean(column):.2g}" for column in zip(*(g.power_ratio for g in rungs), strict=True))
-        chi2, seconds = mean(g.chi2 for g in rungs), mean(g.seconds for g in rungs)
+        peaks = f"{mean(s.peaks for s in scores):.0f} ({mean(s.peaks_matched or 0 for s in scores):.0f})"
+        power = " ".join(f"{mean(column):.2g}" for column in zip(*(s.power_ratio for s in scores), strict=True))
+        chi2, seconds = mean(s.chi2 for s in scores), mean(s.seconds for s in scores)
         lines.append(
             f"| {name} | {nrmse:.3f} | {mask:.4f} | {field:.4f} | {r:.3f} | {peaks} | {power} | {b:.3f} | {chi2:.4f} "
             f"| {seconds:.1f} |"
         )
-    true = mean(ladder.true_peaks or 0 for ladder in ladders)
+    true = mean(comparison.true_peaks or 0 for comparison in comparisons)
     cut = first.peak_threshold
-    nulls = ", ".join(f"{ladder.b_null.p_value:.2f}" for ladder in ladders)
+    nulls = ", ".join(f"{comparison.b_null.p_value:.2f}" for comparison in comparisons)
     lines.append(
-        f"\n{len(ladders)} maps; errors with each mean taken off; {true:.0f} true peaks above {cut:.3g}; "
+        f"\n{len(comparisons)} maps; errors with each mean taken off; {true:.0f} true peaks above {cut:.3g}; "
         f"chi2 of the truth 1 +- {first.chi2_spread:.4f}; p of the shear's B modes: {nulls}"
     )
     return "\n".join(lines)

@@ -81,10 +81,12 @@ def compare(args: argparse.Namespace, D: MLPatch) -> None:
         methods: dict[str, Callable[[], Tensor]] = {
             "Wiener filter": lambda A=A, y=y, std=std: wiener(A, y, std, power),
             "ADMM, closed form, odd grid": lambda run=run: run().kappa_e,
-            "ADMM, closed form, margin 40": lambda run=run: run(pad=40).kappa_e,
-            "ADMM, PCG, periodic": lambda run=run: run(make_operator=KaiserSquires, pad=None).kappa_e,
+            "ADMM, closed form, margin 40": lambda run=run: run(margin_px=40).kappa_e,
+            "ADMM, PCG, periodic": lambda run=run: run(make_operator=KaiserSquires, margin_px=None).kappa_e,
             "ADMM, PCG, falling (`solve`)": lambda A=A, y=y, std=std: solve(A, y, D, noise_std=std).x,
-            "PnPMass, periodic": lambda run=run: run(make_operator=KaiserSquires, pad=None, method="pnpmass").kappa_e,
+            "PnPMass, periodic": lambda run=run: (
+                run(make_operator=KaiserSquires, margin_px=None, method="pnpmass").kappa_e
+            ),
         }
         for label, method in methods.items():
             if args.only and not any(part in label for part in args.only):
@@ -174,7 +176,7 @@ def probe(what: str, size: int, n_iter: int | None) -> None:
             D(y[:, :1], 0.17)
         else:
             make, pad = (KaiserSquiresEB, 0) if what == "admm" else (KaiserSquires, None)
-            options = {"method": what, "pad": pad, "b_mode": False, "max_iter": n_iter, "callback": clock}
+            options = {"method": what, "margin_px": pad, "b_mode": False, "max_iter": n_iter, "callback": clock}
             map_mass(y, std, denoiser=D, make_operator=make, **options)
         clock()
 

@@ -1,6 +1,6 @@
 """Sphinx configuration: pages in Markdown, the reference from docstrings, the gallery from the recipes.
 
-Nothing is fetched, neither while building nor while reading: mathematics becomes MathML, and links go to what is here.
+Nothing is fetched, neither while building nor while reading: mathematics becomes MathML, and links are local.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ html_show_sphinx = False
 html_math_renderer = "mathml"
 
 COLON, STAND_IN = re.compile(r"(?<=[^:\s]):(?=\s|$)"), "\ue000"
-"""What is before a colon, napoleon takes for a type; with us it is a shape, and part of the sentence."""
+"""Napoleon takes the words before a colon for a type; in our docstrings they are a shape, part of the sentence."""
 
 PATHS = pages.write_pages(DOCS / "api" / "generated")
 LINKS = pages.links(pages.exports())
@@ -93,7 +93,7 @@ def with_colons(app: Any, what: str, name: str, obj: object, options: Any, lines
 
 
 def resolve(app: Any, env: Any, node: nodes.Element, shown: nodes.Element) -> nodes.Node | None:
-    """Link what is named by where it is defined to where it is documented; leave names of other libraries as text."""
+    """Link a name by its defining module to the page that documents it; leave names of other libraries as text."""
     if node.get("refdomain") != "py":
         return None
     target = node["reftarget"].strip()
@@ -101,7 +101,7 @@ def resolve(app: Any, env: Any, node: nodes.Element, shown: nodes.Element) -> no
         found = env.get_domain("py").resolve_xref(env, node["refdoc"], app.builder, "obj", PATHS[target], node, shown)
         if found is not None:
             return found  # type: ignore[no-any-return]
-    # What a page itself links to must be there; a signature may name what is not public.
+    # A page's own links must have a target; a signature may contain names that are not public.
     return None if node["reftype"] == "obj" and target.split(".")[0] in pages.ROOTS else shown
 
 
@@ -114,7 +114,7 @@ def to_mathml(writer: Any, node: nodes.Element) -> None:
 
 
 def mirrored(app: Any, docname: str, source: list[str]) -> None:
-    """Let links to Markdown files beside this folder lead to their copies in the documentation."""
+    """Redirect links to Markdown files outside this folder to their copies in the documentation."""
     source[0] = cards.relink(source[0], (DOCS / docname).parent, ROOT, MIRRORED)
 
 

@@ -1,8 +1,8 @@
 """Mass mapping: convergence from noisy shear behind a mask, the noise per pixel about ten times the signal.
 
 gamma = A kappa + n, A of Kaiser and Squires, on a simulated lognormal sky with the holes, border and noise of a
-small survey. Plug-and-play ADMM and PnPMass with a prior trained on other simulated skies, beside the baseline ladder:
-the map of zeros, Kaiser-Squires raw and smoothed, starlets, and the Wiener filter with the true spectrum. Smoothing is
+small survey. Plug-and-play ADMM and PnPMass with a prior trained on other simulated skies, beside the baselines: the
+map of zeros, Kaiser-Squires raw and smoothed, starlets, and the Wiener filter with the true spectrum. Smoothing is
 chosen on simulated maps: no setting looks at the true map.
 """
 
@@ -16,7 +16,7 @@ from _common import parser, save
 from denoisers import MLPatch
 from operators import KaiserSquires
 from pnp.io import read_image
-from pnp.lensing import LognormalKappa, map_mass, mass_map_ladder, pixel_spectrum, survey_noise
+from pnp.lensing import LognormalKappa, compare_mass_maps, map_mass, pixel_spectrum, survey_noise
 
 p = parser(__doc__, image=None)
 p.add_argument("--noise", type=float, default=0.17, help="median noise of a shear component in a pixel")
@@ -54,7 +54,7 @@ D = MLPatch.from_pretrained("convergence").to(args.device)
 solve = partial(map_mass, denoiser=D, max_iter=2 if args.smoke else None)
 spectrum = pixel_spectrum(shape, args.pixel_arcmin)
 spectrum *= args.std**2 / spectrum.mean()
-ladder = mass_map_ladder(
+comparison = compare_mass_maps(
     y,
     noise_std,
     operator=A,
@@ -70,18 +70,18 @@ ladder = mass_map_ladder(
 )
 
 # Numbers, where the sky was observed; the mean is not measured
-print(ladder)
+print(comparison)
 shown = {"truth\n": kappa}
-for rung in ladder.rungs[1:]:
-    x = torch.where(mask, ladder.maps[rung.name], torch.nan)
-    shown[f"{rung.name}\nNRMSE {rung.nrmse:.3f}, r {rung.pearson_r:.3f}"] = x
+for score in comparison.scores[1:]:
+    x = torch.where(mask, comparison.maps[score.name], torch.nan)
+    shown[f"{score.name}\nNRMSE {score.nrmse:.3f}, r {score.pearson_r:.3f}"] = x
 
 # Figure and files
 spread = float(kappa.std())
 save(
     args,
     {name: x.cpu() for name, x in shown.items()},
-    ladder.maps["ADMM + MLPatch"].cpu(),
+    comparison.maps["ADMM + MLPatch"].cpu(),
     kappa.cpu(),
     operator="kaiser_squires",
     parameters={"shape": shape, "convention": "lenspack"},

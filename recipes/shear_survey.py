@@ -89,7 +89,7 @@ print(f"prior: {check_prior(std / args.prior_scale, pixel).advice}")
 
 # Solve: the mass map and what it is measured against
 A_EB, pairs = partial(KaiserSquiresEB, convention=survey.convention), {}
-solve = partial(map_mass, denoiser=D, make_operator=A_EB, max_iter=4 if args.smoke else None, pad=None)
+solve = partial(map_mass, denoiser=D, make_operator=A_EB, max_iter=4 if args.smoke else None, margin_px=None)
 start = time.perf_counter()
 keep = (lambda s: pairs.update({f"iteration {s.k}": (s.z + s.u, s.z)})) if args.iterations else None
 mass = solve(y, noise_std, callback=keep, progress=True)

@@ -26,7 +26,7 @@ from operators import SPECT, camera_response, spect_camera
 from pnp import Poisson, osem, solve
 from pnp.io import write_result
 from pnp.io.atomic import atomic
-from pnp.learned import load_unrolled_em
+from pnp.learned import UnrolledEM
 from pnp.metrics import nrmse
 from pnp.phantoms import ISOTOPES, REGIONS, emission_scan, region_means
 
@@ -62,7 +62,7 @@ print(
 )
 
 # Solve
-network = load_unrolled_em(args.isotope).to(args.device)
+network = UnrolledEM.from_pretrained(args.isotope).to(args.device)
 D = SliceWise(MLPatch.from_pretrained("gray"), axes=(0, 1, 2)).to(args.device)
 options = {"bounds": (0.0, None), "strength": args.strength, "max_iter": max_iter, "progress": True}
 em = timed(

@@ -9,11 +9,9 @@ from typing import Any
 
 from plain_text import inline, to_rst
 
-__all__ = ["write_command_line"]
-
 
 def write_command_line(path: Path) -> None:
-    """Write the page, unless it is there as it should be."""
+    """Write the page, unless the file is up to date."""
     import typer
 
     from pnp.cli import app
@@ -27,7 +25,7 @@ def write_command_line(path: Path) -> None:
 
 
 def _commands(command: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """Yield the commands below one that only groups them, depth first."""
+    """Yield the commands within a group, depth first."""
     inside = getattr(command, "commands", {})
     if not inside:
         yield name, command

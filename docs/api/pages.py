@@ -1,7 +1,8 @@
-"""Write the pages of the reference: what `__all__` exports, and the models that the modules' docstrings give.
+"""Write the pages of the reference: what the packages export, with the models that the modules' docstrings give.
 
 A package has an index, and a page for every module that defines something it exports: the module's docstring, which
-holds the equations, and the exported names as they are imported. A new export needs no new page here.
+holds the equations, and the exported names as they are imported. A new export needs no change here. `MODULES` lists the
+modules outside any `__init__` that users import by their own names; all their names without an underscore are public.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from __future__ import annotations
 import ast
 import enum
 import importlib
-import importlib.util
 import inspect
 import pkgutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -19,13 +20,16 @@ from typing import Any
 
 from plain_text import inline, to_rst
 
-__all__ = ["Export", "exports", "write_pages"]
-
 ROOTS = ("pnp", "operators", "denoisers")
-MODULES = ("interop", "linalg", "metrics", "plots", "protocols", "report", "schedules", "stack", "training")
-"""Of `pnp`, used by their own names; those that are not there are passed over."""
+MODULES = (
+    "pnp.algorithms.linalg", "pnp.algorithms.protocols", "pnp.algorithms.schedules", "pnp.interop", "pnp.metrics",
+    "pnp.plots",
+)  # fmt: skip
+"""Single modules that are documented as packages are."""
+COMMANDS = "pnp.cli"
+"""The package of the command line, which has a page of its own (command_line.py)."""
 BASES = "Module, tuple, dict, Enum, BaseException, Protocol, Generic"
-"""Whose members are not ours to document."""
+"""Classes whose members are left out where they are inherited."""
 DIRECTIVES = {
     "class": "autoclass",
     "data": "py:data",
@@ -34,13 +38,13 @@ DIRECTIVES = {
     "function": "autofunction",
 }
 SPECIAL = {"enum": enum.Enum, "exception": BaseException}
-LONGEST_VALUE = 60
-"""Characters of a constant that are shown."""
+MAX_VALUE_LENGTH = 60
+"""Constants with a longer `repr` are documented without their value, in characters."""
 
 
 @dataclass(frozen=True)
 class Export:
-    """A public name: the module whose `__all__` lists it, the module that defines it, and what it is."""
+    """A public name: the package or module it is imported from, the module that defines it, and what it is."""
 
     name: str
     package: str
@@ -61,16 +65,30 @@ class Export:
 
 
 def exports() -> list[Export]:
-    """Return all public names; one that a package re-exports is documented there and not in its module."""
-    pnp = importlib.import_module("pnp")
-    inside = [f"pnp.{m.name}" for m in pkgutil.iter_modules(pnp.__path__) if m.ispkg]
-    single = [f"pnp.{name}" for name in MODULES if importlib.util.find_spec(f"pnp.{name}")]
+    """Return all public names; a name that several packages export is documented in the first, the outermost."""
     found: dict[tuple[str, str], Export] = {}
-    for name in dict.fromkeys([*ROOTS, *inside, *single]):
+    for name in [*ROOTS, *(inner for root in ROOTS for inner in _packages(root)), *MODULES]:
         package = importlib.import_module(name)
-        for export in (_export(package, public) for public in getattr(package, "__all__", ())):
+        for export in (_export(package, public) for public in _public(package)):
             found.setdefault((export.module, export.name), export)
     return list(found.values())
+
+
+def _packages(name: str) -> Iterator[str]:
+    """Yield the names of all packages within a package."""
+    for found in pkgutil.iter_modules(importlib.import_module(name).__path__, f"{name}."):
+        if found.ispkg and found.name != COMMANDS:
+            yield found.name
+            yield from _packages(found.name)
+
+
+def _public(package: ModuleType) -> list[str]:
+    """Return the names in `__all__` of a package, or those that a single module defines, without an underscore."""
+    if hasattr(package, "__path__"):
+        return list(getattr(package, "__all__", ()))
+    defined = [name for name, value in vars(package).items() if getattr(value, "__module__", "") == package.__name__]
+    documented = [name for name, text in _constants(package).items() if text]
+    return [name for name in dict.fromkeys([*documented, *defined]) if not name.startswith("_")]
 
 
 def _export(package: ModuleType, name: str) -> Export:
@@ -81,7 +99,7 @@ def _export(package: ModuleType, name: str) -> Export:
             kind = next((k for k, base in SPECIAL.items() if issubclass(value, base)), kind)
         return Export(name, package.__name__, value.__module__, kind, inspect.getdoc(value) or "")
     module = _home(package, name, value)
-    shown = repr(value) if len(repr(value)) <= LONGEST_VALUE else ""
+    shown = repr(value) if len(repr(value)) <= MAX_VALUE_LENGTH else ""
     return Export(name, package.__name__, module.__name__, "data", _constants(module).get(name, ""), shown)
 
 
@@ -126,10 +144,10 @@ def write_pages(folder: Path) -> dict[str, str]:
         for e in sorted(mine, key=lambda e: (e.module, e.name.lower())):
             lines += [f"   * - :py:obj:`~{e.path}`", f"     - {inline(e.summary, names.get) or e.value}"]
         lines += ["", ".. toctree::", "   :hidden:", ""]
-        for module in sorted({e.module for e in mine} - set(packages)):
-            pages[module] = "\n".join([*_head(module), *_body(module, mine, names)])
+        for module in sorted({e.module for e in mine} - set(packages) - set(pages)):
+            pages[module] = "\n".join([*_head(module), *_body(module, public, names)])
             lines.append(f"   {module}")
-        pages[f"{package}.index"] = "\n".join([*lines, "", *_body(package, mine, names)])
+        pages[f"{package}.index"] = "\n".join([*lines, "", *_body(package, public, names)])
     entries = [f"   generated/{name}" for name in pages if name.endswith(".index")]
     files = {f"{name}.rst": text for name, text in pages.items()}
     files["packages.txt"] = "\n".join([".. toctree::", "   :maxdepth: 1", "", *entries, ""])
@@ -158,9 +176,9 @@ def _head(module: str) -> list[str]:
     return [module, "=" * len(module), "", f".. automodule:: {module}", "   :no-index:", ""]
 
 
-def _body(module: str, mine: list[Export], names: dict[str, str]) -> list[str]:
+def _body(module: str, public: list[Export], names: dict[str, str]) -> list[str]:
     lines: list[str] = []
-    for e in (e for e in mine if e.module == module):
+    for e in (e for e in public if e.module == module):
         lines += ["", f".. currentmodule:: {e.package}", "", f".. {DIRECTIVES[e.kind]}:: {e.name}"]
         if e.kind in ("class", "exception"):
             lines += ["   :members:", f"   :inherited-members: {BASES}", "   :special-members: __call__"]

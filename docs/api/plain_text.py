@@ -1,8 +1,8 @@
 """Turn the plain text of our docstrings into reStructuredText.
 
 Docstrings are written to be read in an editor: equations and tables are indented or aligned, code stands between
-single backticks, and `*`, `|` and `_` are mathematics. reStructuredText takes these for markup; here they are said to
-be text, and names that the reference documents become links. Sections such as "Args:" are left to Sphinx's napoleon.
+single backticks, and `*`, `|` and `_` are mathematics. reStructuredText takes these for markup; here they are escaped,
+and names that the reference documents become links. Sections such as "Args:" are left to Sphinx's napoleon.
 """
 
 from __future__ import annotations
@@ -10,22 +10,20 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 
-__all__ = ["inline", "to_rst"]
-
 SECTION = re.compile(r"(Args|Attributes|Raises|Returns|Yields):$")
 COLUMNS = re.compile(r"\S {2,}\S")
 CODE = re.compile(r"`([^`]+)`")
 MARKUP = re.compile(r"[*|\\]|(?<=\w)_(?!\w)")
 OPENERS = " \n'\"([{<-/:"
-"""What may stand before inline markup."""
+"""Characters that may stand before inline markup."""
 
 
 def inline(text: str, link: Callable[[str], str | None]) -> str:
-    """Return text with its mathematics escaped, and what is between backticks as code or as a link.
+    """Return text with its mathematics escaped, and the words between backticks as code or as links.
 
     Args:
         text: one paragraph.
-        link: returns the full name of what a name stands for, or None where the reference does not document it.
+        link: returns the full name of a documented object, or None if the reference does not document it.
 
     >>> inline("|D|^2 of `Mask` is `m * m`", {"Mask": "operators.Mask"}.get)
     '\\\\|D\\\\|^2 of :py:obj:`~operators.Mask` is ``m * m``'
@@ -71,7 +69,7 @@ def to_rst(text: str, link: Callable[[str], str | None]) -> list[str]:
 
 
 def _blocks(text: str) -> Iterator[list[str]]:
-    """Yield what blank lines separate; what is indented under a paragraph without one stands by itself."""
+    """Yield the blocks between blank lines; lines indented under a paragraph are a block of their own."""
     block: list[str] = []
     for line in [*text.split("\n"), ""]:
         is_item = bool(block) and (block[0].lstrip().startswith(("- ", ">>>")) or SECTION.match(block[0]) is not None)

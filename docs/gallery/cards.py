@@ -1,8 +1,8 @@
 """Write the gallery: a card and a page for every recipe, from its docstring, its options and its figure.
 
-sphinx-gallery would need recipes of another kind: titles and markup of reStructuredText in their docstrings, figures
-through pyplot, no arguments, thumbnails named in comments. Ours are command lines that write a figure, so that their
-pages are made from what they are: nothing is run to build these pages.
+sphinx-gallery does not fit our recipes: it needs reStructuredText in their docstrings, figures through pyplot, no
+arguments, and thumbnails named in comments. Ours are command lines that write a figure. Nothing is run to build these
+pages.
 """
 
 from __future__ import annotations
@@ -17,20 +17,18 @@ from pathlib import Path
 
 from plain_text import inline, to_rst
 
-__all__ = ["Recipe", "recipes", "relink", "write_cards"]
-
 LINK = re.compile(
     r"^(?P<fence>`{3,})[^\n]*\n.*?^(?P=fence) *$|`[^`\n]+`"
     r"|\[(?P<words>[^\]\n]*(?:\n[^\]\n]+)?)\]\((?P<path>(?!\w+:|#|/)[^)#\s]*)(?P<anchor>#[^)\s]*)?\)",
     re.MULTILINE | re.DOTALL,
 )
-"""Relative links of Markdown, with their anchors; and code, in which there are none."""
+"""Matches relative links of Markdown, with their anchors, and code, which is skipped."""
 MIRRORS = (
     "CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/README.md", "recipes/README.md", "recipes/talk/README.md",
     "denoisers/weights/gray.md", "denoisers/weights/color.md", "denoisers/weights/convergence.md",
-    "denoisers/weights/super_resolution.md",
+    "denoisers/weights/super_resolution.md", "pnp/learned/weights/lu177.md", "pnp/learned/weights/y90.md",
 )  # fmt: skip
-"""Pages that lie beside what they describe, and are read here too."""
+"""Pages outside docs/ that are copied into the documentation."""
 
 NAMES = {"glimpse": "GLIMPSE", "glimpse_geometry": "GLIMPSE, wrong angles", "pnp_512": "Plug-and-play at 512 x 512"}
 NAMES["super_resolution"] = "Super-resolution beside LIIF"
@@ -39,24 +37,24 @@ NAMES["super_resolution"] = "Super-resolution beside LIIF"
 
 @dataclass(frozen=True)
 class Recipe:
-    """A script, and what its docstring says: "Title: summary" and more."""
+    """A script with its docstring, which begins with "Title: summary"."""
 
     path: Path
     root: Path
 
     @cached_property
     def tree(self) -> ast.Module:
-        """Its syntax tree: recipes are read, not run."""
+        """The syntax tree: recipes are parsed, not run."""
         return ast.parse(self.path.read_text(encoding="utf-8"))
 
     @cached_property
     def doc(self) -> str:
-        """Its docstring."""
+        """The docstring."""
         return ast.get_docstring(self.tree) or ""
 
     @property
     def relative(self) -> str:
-        """Its path in the repository."""
+        """The path in the repository."""
         return self.path.relative_to(self.root).as_posix()
 
     @property
@@ -84,10 +82,10 @@ class Recipe:
 
     @property
     def figure(self) -> str | None:
-        """Its figure, as a path from the folder of the documentation; None where there is none.
+        """The path of the figure from the folder of the documentation; None if there is none.
 
-        `docs/figures` holds those of the results page, where a name that two recipes have is the talk's;
-        `docs/gallery/figures` holds what `make gallery` drew.
+        `docs/figures` holds the figures of the results page; where a recipe of the talk has the same name, the figure
+        is the talk's. `docs/gallery/figures` holds those that `make gallery` drew.
         """
         twin = self.path.parent / "talk" / self.path.name
         results, drawn = f"figures/{self.path.stem}.png", f"gallery/figures/{self.path.stem}.jpg"
@@ -97,7 +95,7 @@ class Recipe:
 
     @property
     def options(self) -> list[tuple[str, str]]:
-        """Its own arguments and their help, as far as the script itself adds them."""
+        """The arguments that the script itself adds, with their help."""
         found = []
         for call in ast.walk(self.tree):
             if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "add_argument":
@@ -111,21 +109,21 @@ class Recipe:
 
 
 def recipes(root: Path) -> list[Recipe]:
-    """Return the recipes, those of the talk last; helpers, and modules that draw nothing, are none."""
+    """Return the recipes, those of the talk last; helpers and modules that draw nothing are left out."""
     paths = [*sorted((root / "recipes").glob("*.py")), *sorted((root / "recipes" / "talk").glob("*.py"))]
     found = [Recipe(path, root) for path in paths if not path.name.startswith("_")]
     return [r for r in found if "parser(__doc__" in r.path.read_text(encoding="utf-8")]
 
 
 def write_cards(root: Path, folder: Path) -> Mapping[str, str]:
-    """Write the cards, a page a recipe and the mirrored pages into a folder of docs/; return the latter's names.
+    """Write the cards, one page per recipe and the mirrored pages into a folder of docs/; return the latter's names.
 
     Args:
-        root: of the repository.
-        folder: within root/docs.
+        root: folder of the repository.
+        folder: a folder within root/docs.
 
     Returns:
-        Page names, from the folder of the documentation, by path in the repository.
+        Names of the mirrored pages, from the folder of the documentation, by path in the repository.
     """
     here = folder.relative_to(root / "docs").as_posix()
     found = recipes(root)
@@ -147,12 +145,12 @@ def write_cards(root: Path, folder: Path) -> Mapping[str, str]:
 
 
 def relink(text: str, folder: Path, root: Path, mirrors: Mapping[str, str]) -> str:
-    """Return Markdown whose links to files of the repository lead to their pages, or are text where there are none.
+    """Return Markdown whose links to files of the repository lead to their pages; links to other files become text.
 
     Args:
-        text: Markdown as it lies in the folder.
-        folder: what its links are relative to.
-        root: of the repository.
+        text: Markdown of a file in the folder.
+        folder: folder that its links are relative to.
+        root: folder of the repository.
         mirrors: page names by path.
     """
 

@@ -1,9 +1,9 @@
-"""Run the recipes whose figures the results page does not have, and keep their figures for the gallery.
+"""Run the recipes without a figure on the results page, and keep their figures for the gallery.
 
     python docs/gallery/draw.py                 # all of them: minutes
     python docs/gallery/draw.py tomography      # by name
 
-Figures are reduced to the width of a page, as JPEG. The numbers are printed, as the recipes print them.
+Figures are reduced to the width of a page, as JPEG. The recipes print their numbers as usual.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ sys.path[:0] = [str(FOLDER), str(FOLDER.parent / "api")]
 from cards import recipes  # noqa: E402
 
 WIDTH = 1200
-"""Pixels."""
+"""Width of the figures in pixels."""
 QUALITY = 88
 
 
@@ -42,7 +42,7 @@ def draw(recipe: Path, target: Path) -> None:
 def main() -> None:
     """Parse the command line and draw."""
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument("names", nargs="*", help="recipes (default: all that the results page has no figure of)")
+    p.add_argument("names", nargs="*", help="recipes (default: all without a figure on the results page)")
     names = p.parse_args().names
     found = {r.path.stem: r for r in recipes(ROOT) if r.path.parent.name == "recipes"}
     wanted = names or [name for name, r in found.items() if not (r.figure or "").startswith("figures/")]

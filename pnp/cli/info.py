@@ -49,14 +49,14 @@ def weight_sets() -> list[tuple[str, Path]]:
     """Return the sets of weights that come with the package: name, with the network before a colon, and file."""
     from denoisers import MLPatch, SuperResolver, weight_files
 
-    from ..learned.weight_files import SHIPPED
+    from ..learned.weight_files import FOLDER
 
     found = [
         (f"{network}:{name}", weight_files.FOLDER / f"{name}.safetensors")
         for network, kind in (("mlpatch", MLPatch), ("super_resolver", SuperResolver))
         for name in weight_files.available(kind)
     ]
-    return [*found, *((f"unrolled_em:{path.stem}", path) for path in sorted(SHIPPED.glob("*.safetensors")))]
+    return [*found, *((f"unrolled_em:{path.stem}", path) for path in sorted(FOLDER.glob("*.safetensors")))]
 
 
 def read_card(card: Path) -> tuple[str, str]:

@@ -49,8 +49,9 @@ def train_glimpse(
 
     GLIMPSE reconstructs each pixel of a slice from the projections around its sinusoid. Detector bins are as wide as
     pixels, and the rotation axis is at the centre of the detector. Use the weights from Python:
-    pnp.learned.load_glimpse("chest30.safetensors")(y), y (B, 1, views, bins), returns the attenuation per pixel. For
-    other geometries see docs/bring_your_data_ct.md. The last slices in order of name are held out for validation.
+    pnp.learned.Glimpse.from_pretrained("chest30.safetensors")(y), y (B, 1, views, bins), returns the attenuation per
+    pixel. For other geometries see docs/bring_your_data_ct.md. The last slices in order of name are held out for
+    validation.
 
     \b
     Examples:
@@ -69,7 +70,7 @@ def train_glimpse(
     from operators import Radon
 
     from .. import training
-    from ..learned import Glimpse, Pairs, add_noise, held_out_psnr, mean_psnr, save_glimpse
+    from ..learned import Glimpse, PatchTask, add_noise, held_out_psnr, mean_psnr
     from ..learned.glimpse_data import ARCHITECTURES, chests, folder_slices
     from ..training import processes
 
@@ -80,13 +81,13 @@ def train_glimpse(
     torch.manual_seed(seed)
     architecture, patches = ARCHITECTURES[kind]
     model = Glimpse(radon.shape, radon.angles, n_detectors=radon.n_detectors, **architecture)
-    images, about = folder_slices(data, size) if data is not None else chests(slices, size, seed)
+    images, about = folder_slices(data, size) if data is not None else chests(slices, size, seed, progress=True)
     held_out = min(16, max(1, len(images) // 20))
     sinograms = torch.cat([radon.A(x[None]) for x in images])
-    noisy = add_noise(sinograms[-held_out:], noise_db, torch.Generator().manual_seed(10**6))
-    measure = held_out_psnr(images[-held_out:], noisy)
+    noisy = add_noise(sinograms[-held_out:], noise_db, generator=torch.Generator().manual_seed(10**6))
+    measure = held_out_psnr(noisy, images[-held_out:])
     with processes.joined(where) as here:
-        task = Pairs(model.to(here), images[:-held_out], sinograms[:-held_out], noise_db=noise_db, **patches)
+        task = PatchTask(model.to(here), images[:-held_out], sinograms[:-held_out], noise_db=noise_db, **patches)
         with exit_on_interrupt(checkpoint):
             training.train(
                 task,
@@ -95,6 +96,7 @@ def train_glimpse(
                 resume=resume,
                 validate=measure,
                 checkpoint_minutes=checkpoint_minutes,
+                progress=True,
             )
         if processes.rank() > 0:
             return
@@ -103,5 +105,5 @@ def train_glimpse(
         value = f"PSNR {measure(model):.2f} dB"
         fbp = mean_psnr(lambda y: radon.fbp(y, window="hann"), noisy, images[-held_out:])
         facts = {"command": command_line(), "data": about, "length": length, "held out": value}
-        save_glimpse(model, output, about=facts)
+        model.save(output, about=facts)
         print(f"{output}: {length}; {value} on {held_out} held-out slices, filtered back-projection {fbp:.2f} dB")

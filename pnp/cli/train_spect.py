@@ -64,8 +64,8 @@ def train_spect(
     """Train unrolled EM for SPECT.
 
     Each of three EM iterations after OSEM is followed by a small network. Use the weights from Python:
-    pnp.learned.load_unrolled_em("mine.safetensors")(operator, counts, background). They are independent of units, but
-    voxels, response and counts should be like those of the training scans. Scans in --data are files of
+    pnp.learned.UnrolledEM.from_pretrained("mine.safetensors")(operator, counts, background). They are independent of
+    units, but voxels, response and counts should be like those of the training scans. Scans in --data are files of
     docs/hdf5_layout.md with operator spect and the true activity in /reference. The last sixth of the scans, in order
     of name, is held out for validation.
 
@@ -89,7 +89,7 @@ def train_spect(
     import torch
 
     from .. import training
-    from ..learned import MODES, UnrolledEM, held_out_nrmse, save_unrolled_em, train_unrolled_em
+    from ..learned import MODES, UnrolledEM, held_out_nrmse, train_unrolled_em
     from ..learned.unrolled_em_training import spent
     from ..metrics import nrmse
     from ..training import processes
@@ -120,6 +120,7 @@ def train_spect(
                 resume=resume,
                 validate=measure,
                 checkpoint_minutes=checkpoint_minutes,
+                progress=True,
             )
         if processes.rank() > 0:
             return
@@ -128,7 +129,7 @@ def train_spect(
         value = f"NRMSE {measure(model):.4f}"
         osem = sum(nrmse(s.start, s.truth) for s in found[-held_out:]) / held_out
         facts = {"command": command_line(), "data": about, "mode": mode, "length": length, "held out": value}
-        save_unrolled_em(model, output, about=facts)
+        model.save(output, about=facts)
         print(f"{output}: {length}; {value} on {held_out} held-out scans, OSEM {osem:.4f}")
 
 

@@ -1,4 +1,4 @@
-"""What learned reconstructors ask of their arguments: one voice for a wrong geometry and wrong measurements."""
+"""Checks of the geometry, the measurements and the points that are given to learned reconstructors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from operators.base import warn_of_degrees
 
 
-def angles_of(caller: str, value: Any) -> Tensor:
+def as_angles(caller: str, value: Any) -> Tensor:
     """Return angles in radians as a float64 tensor (n_angles,); warn where they look like degrees."""
     try:
         angles = value if isinstance(value, Tensor) else torch.from_numpy(np.array(value, dtype=np.float64))
@@ -29,18 +29,18 @@ def angles_of(caller: str, value: Any) -> Tensor:
     return angles
 
 
-def field(caller: str, offset: float, half: float, radius: float, name: str) -> None:
-    """Refuse a detector, `half` to each side of its offset, none of whose rays meets the image."""
+def check_detector(caller: str, offset: float, half: float, radius: float, name: str) -> None:
+    """Raise ValueError where no ray of a detector, offset - half to offset + half, meets the image."""
     if not math.isfinite(offset):
         raise ValueError(f"{caller}: {name} must be finite, got {offset}")
     if abs(offset) - half >= radius:
         raise ValueError(
-            f"{caller}: no ray meets the image: the detector's pass the axis at {offset - half:.4g} to "
-            f"{offset + half:.4g}, the image reaches to {radius:.4g}; check {name}, pitch and pixel_size, in one unit"
+            f"{caller}: no ray meets the image: the detector covers {offset - half:.4g} to {offset + half:.4g}, "
+            f"the image {-radius:.4g} to {radius:.4g}; check the unit of {name}, pitch and pixel_size"
         )
 
 
-def sinograms(caller: str, y: Any, n_angles: int, n_detectors: int, like: Tensor) -> None:
+def check_sinograms(caller: str, y: Any, n_angles: int, n_detectors: int, like: Tensor) -> None:
     """Check that y is (B, 1, n_angles, n_detectors), floating, on the device of `like`, and finite."""
     if not isinstance(y, Tensor):
         raise TypeError(f"{caller}: y must be a torch.Tensor, got {type(y).__name__}; use torch.as_tensor(y)")
@@ -52,7 +52,9 @@ def sinograms(caller: str, y: Any, n_angles: int, n_detectors: int, like: Tensor
     if y.ndim < 4 and got[-2:] == (n_angles, n_detectors):
         raise ValueError(f"{caller}: y must be {want}, got {got}; use y[{'None, ' * (4 - y.ndim)}...]")
     if y.ndim != 4 or got[1] != 1 or got[2:] != (n_angles, n_detectors):
-        raise ValueError(f"{caller}: y must be {want}, got {got}; this model is for one geometry, that of its training")
+        raise ValueError(
+            f"{caller}: y must be {want}, got {got}; this model is for one geometry, the one it was trained for"
+        )
     if y.device != like.device:
         raise ValueError(f"{caller}: y is on {y.device}, the model on {like.device}; move one")
     bad = int((~y.isfinite()).sum())
@@ -62,8 +64,8 @@ def sinograms(caller: str, y: Any, n_angles: int, n_detectors: int, like: Tensor
         raise TypeError(f"{caller}: y is float64, the model {like.dtype}; use model.double(), or y.float()")
 
 
-def points(caller: str, coords: Any) -> Tensor:
-    """Return coords (P, 2), X and Y."""
+def check_points(caller: str, coords: Any) -> Tensor:
+    """Check coords (P, 2), X and Y of points, and return them."""
     if not isinstance(coords, Tensor) or coords.is_complex():
         raise TypeError(f"{caller}: coords must be a real torch.Tensor, got {type(coords).__name__}")
     if coords.ndim != 2 or coords.shape[1] != 2 or len(coords) == 0:

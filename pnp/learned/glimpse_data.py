@@ -1,4 +1,4 @@
-"""What GLIMPSE is trained on by the command line, and in which of its two kinds."""
+"""Training slices and architectures of `pnp train glimpse`."""
 
 from __future__ import annotations
 
@@ -16,35 +16,36 @@ from ..phantoms import chest
 from ..training.images import centre
 
 ARCHITECTURES: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
-    # One number a view, and neighbours that tell theirs.
+    # One sample of each view, and blocks that exchange features with neighbouring points.
     "local": ({}, {"patch": 32, "patches": 1}),
-    # As the original: nine numbers a view, points by themselves, as many of them in a step as it took.
+    # As in the original paper: nine samples of each view, a pointwise network, 512 points in a step.
     "pointwise": (
         {"taps": 9, "features": 256, "hidden": 256, "blocks": (0, 0, 0)},
         {"patch": 1, "patches": 512},
     ),
 }
-"""Constructor arguments of Glimpse, and the patches of a training step."""
+"""For each kind the constructor arguments of Glimpse, and the arguments of PatchTask."""
 
 
-def chests(count: int, size: int, seed: int = 0, *, progress: bool = True) -> tuple[Tensor, str]:
-    """Simulate `count` slices of chests (count, 1, size, size) in 1/mm; also return what they are, in words."""
+def chests(count: int, size: int, seed: int = 0, *, progress: bool = False) -> tuple[Tensor, str]:
+    """Simulate slices of chests (count, 1, size, size) in 1/mm; return them and a description."""
     g = torch.Generator().manual_seed(seed)
     bar = tqdm(range(count), desc="slices", disable=not progress, file=sys.stderr)
     return torch.cat([chest(size, generator=g) for _ in bar]), f"{count} simulated slices of chests, {size} x {size}"
 
 
 def folder_slices(folder: str | Path, size: int) -> tuple[Tensor, str]:
-    """Read the images below a folder: their middle squares, shrunk to size x size; (n, 1, size, size).
+    """Read the images in a folder: their central squares, resized to (n, 1, size, size), and a description.
 
     Args:
-        folder: searched with its subfolders for the files that `read_image` reads, in the order of their names. Values
-            keep their units, such as 1/mm; they must not be negative (attenuation, not HU). Channels are averaged.
+        folder: it and its subfolders are searched for files that `read_image` reads, in the order of their names.
+            Values keep their units, such as 1/mm; they must not be negative (attenuation, not HU). Channels are
+            averaged.
         size: side of the slices in pixels.
 
     Raises:
-        ValueError: there is no such folder; a file is unreadable, too small or has negative values (it is named); there
-            are fewer than two images.
+        ValueError: there is no such folder; a file, which is named, is unreadable, too small or has negative values;
+            there are fewer than two images.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -58,7 +59,7 @@ def folder_slices(folder: str | Path, size: int) -> tuple[Tensor, str]:
                 f"folder_slices: {file.name} must be at least {size} x {size} pixels without negative values, got "
                 f"{tuple(x.shape)} from {float(x.min()):.4g} up; convert HU to attenuation, or remove it"
             )
-        # An image of zeros has no range to measure a result by.
+        # An image of zeros has no range, which PSNR needs.
         if float(x.max()) > 0:
             square = centre(x[None], min(x.shape))[None]
             slices.append(F.interpolate(square, (size, size), mode="bicubic", antialias=True).clamp(min=0))

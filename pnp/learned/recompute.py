@@ -1,6 +1,6 @@
-"""Intermediates that are computed again in the backward pass instead of being kept for it.
+"""Compute intermediates again in the backward pass instead of storing them.
 
-`torch.utils.checkpoint` does the same, but begins by importing 150 MB, or gives parameters no gradient where the input
+`torch.utils.checkpoint` does the same, but its import takes 150 MB, or it gives parameters no gradient where the input
 needs none.
 """
 
@@ -13,21 +13,23 @@ import torch
 from torch import Tensor
 
 
-def remade(function: Callable[..., Tensor], *inputs: Tensor, parameters: tuple[Tensor, ...] = ()) -> Tensor:
-    """Return function(*inputs), keeping nothing of it for the backward pass but the inputs.
+def recompute_in_backward(
+    function: Callable[..., Tensor], *inputs: Tensor, parameters: tuple[Tensor, ...] = ()
+) -> Tensor:
+    """Return function(*inputs) and store only the inputs for the backward pass.
 
     Args:
-        function: draws nothing at random.
-        inputs: its arguments, all tensors; gradients flow to them, of the first order only.
-        parameters: what else it depends on that needs a gradient.
+        function: a deterministic function.
+        inputs: its arguments, all tensors; they get first-order gradients only.
+        parameters: further tensors that it depends on and that need a gradient.
     """
     if not torch.is_grad_enabled():
         return function(*inputs)
-    out: Tensor = _Remade.apply(function, len(inputs), *inputs, *parameters)
+    out: Tensor = _Recompute.apply(function, len(inputs), *inputs, *parameters)
     return out
 
 
-class _Remade(torch.autograd.Function):
+class _Recompute(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, function: Callable[..., Tensor], n: int, *tensors: Tensor) -> Tensor:
         ctx.function, ctx.n = function, n

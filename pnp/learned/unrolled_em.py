@@ -1,24 +1,26 @@
-"""Unrolled EM: a few iterations of regularised expectation maximisation, each with a small network of its own.
+"""Unrolled EM: a few iterations of regularised expectation maximisation, each with its own small network.
 
-Counts y ~ Poisson(A x + r). With s = A^T 1, a network's proposal u_k and a quadratic pull towards it,
+Counts y ~ Poisson(A x + r). With s = A^T 1, a network's proposal u_k and a quadratic penalty on the distance from it,
 
-    u_k = x_k + z CNN_k(x_k / z)                                  local: 7 x 7 x 7 voxels for three layers
+    u_k = x_k + z CNN_k(x_k / z)                                  field of view 7 x 7 x 7 voxels for three layers
     e   = x_k A^T(y / (A x_k + r))                                EM's step
     q   = s - beta u_k
     x_k+1 = 2 e / (q + sqrt(q^2 + 4 beta e)) = (sqrt(q^2 + 4 beta e) - q) / (2 beta)
 
 which minimises EM's surrogate of the likelihood plus beta/2 ||x - u_k||^2: EM itself for beta = 0, u_k for beta to
-infinity, never negative. Z. Li, Y. K. Dewaraja and J. A. Fessler, arXiv 2301.09710; De Pierro, IEEE Trans. Med. Imaging
-14 (1995) 132 for the surrogate.
+infinity, and never negative. Sources: Z. Li, Y. K. Dewaraja and J. A. Fessler, arXiv 2301.09710; for the surrogate De
+Pierro, IEEE Trans. Med. Imaging 14 (1995) 132.
 
-Unlike there the model has no units: z = sum x_0^2 / sum x_0, the activity where the activity is, and beta = b / z times
-the sensitivity there, so that data and proposal weigh alike for b = 1 and x(a y, a r) = a x(y, r).
+Unlike theirs the model has no units: z = sum x_0^2 / sum x_0, the mean activity weighted by activity, and beta = b / z
+times the sensitivity with the same weights, so that data and proposal weigh alike for b = 1, and
+x(a y, a r) = a x(y, r).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -29,10 +31,12 @@ from ..algorithms.protocols import Operator
 from ..checks import check_number
 from ..drivers.arguments import as_initial, as_measurements, as_operator, check_device
 from ..drivers.em import osem
-from .recompute import remade
+from .recompute import recompute_in_backward
+from .weight_files import read, save
 
-SLAB = 2**18
-"""Voxels that a network is applied to at a time: memory does not grow with the volume, the answer is the same."""
+_WEIGHT_KEY = "unrolled_em"
+_SLAB_VOXELS = 2**18
+"""Voxels that a network processes at once: memory does not grow with the volume, and the result is the same."""
 
 
 class Iteration(NamedTuple):
@@ -44,8 +48,8 @@ class Iteration(NamedTuple):
     """x_k+1, after the EM updates."""
 
 
-class Prior(nn.Module):
-    """x + CNN(x): convolutions of 3 x 3 x 3 with leaky rectifiers between them; before training CNN = 0.
+class Prior(nn.Module):  # checkpoints hold the name of this class
+    """Network x + CNN(x): convolutions of 3 x 3 x 3 with leaky rectifiers between them; before training CNN = 0.
 
     Args:
         features: channels between the convolutions.
@@ -65,30 +69,30 @@ class Prior(nn.Module):
         modules: list[nn.Module] = []
         for c in convolutions:
             modules += [c, nn.LeakyReLU(0.1, inplace=True)]
-        # Blocks of sixteen channels, oneDNN's choice otherwise, take more memory and time.
+        # oneDNN's own choice, blocks of sixteen channels, takes more memory and time.
         self.network = nn.Sequential(*modules[:-1]).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x + CNN(x), both (B, 1, nx, ny, nz)."""
         parameters, n = tuple(self.network.parameters()), x.shape[2]
-        planes, halo = max(1, SLAB // max(1, x[:, :, 0].numel())), self.layers
+        planes, halo = max(1, _SLAB_VOXELS // max(1, x[:, :, 0].numel())), self.layers
         x, parts = x.contiguous(memory_format=torch.channels_last_3d), []
         for first in range(0, n, planes):
             low, end = max(0, first - halo), min(n, first + planes)
-            part = remade(self.network, x[:, :, low : end + halo], parameters=parameters)
+            part = recompute_in_backward(self.network, x[:, :, low : end + halo], parameters=parameters)
             parts.append(part[:, :, first - low : end - low])
         return x + torch.cat(parts, 2)
 
 
 class UnrolledEM(nn.Module):
-    """Reconstruct emission volumes from counts: `n_outer` regularised EM iterations after a start from OSEM.
+    """Reconstruct emission volumes from counts: OSEM for the start, then `n_outer` regularised EM iterations.
 
     Args:
-        n_outer: outer iterations, each with a network of its own.
-        n_inner: EM updates of an outer iteration, towards the same proposal.
+        n_outer: number of outer iterations, each with its own network.
+        n_inner: number of EM updates in an outer iteration, all with the same proposal.
         strength: b, the weight of the proposals, about 1.
         features, layers: width and number of a network's convolutions.
-        start_iter, start_subsets: of the OSEM that gives x_0 where none is given.
+        start_iter, start_subsets: iterations and subsets of the OSEM that computes x_0 where none is given.
     """
 
     def __init__(
@@ -116,29 +120,51 @@ class UnrolledEM(nn.Module):
 
     @property
     def networks(self) -> list[nn.Module]:
-        """The networks, each with a first and a last layer of its own."""
+        """The networks, whose first and last layers Muon does not train."""
         return list(self.priors)
 
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path) -> UnrolledEM:
+        """Load weights of the package, "lu177" or "y90", or a .safetensors file of your own.
+
+        Those of the package are trained end-to-end on simulated torsos; see their model cards. The model is on the CPU,
+        in float32 and frozen (`requires_grad_()` undoes that).
+
+        Raises:
+            ValueError: there are no such weights or file, or it is not a weight file of UnrolledEM.
+        """
+        return read(name_or_path, cls, _WEIGHT_KEY)
+
+    def save(self, path: str | Path, *, about: dict[str, str] | None = None) -> None:
+        """Write a .safetensors file, whole or not at all, in float32; `about` holds further facts for its header.
+
+        Raises:
+            ValueError: the file cannot be written; an earlier one remains.
+        """
+        save(self, path, _WEIGHT_KEY, about=about)
+
     def config(self) -> dict[str, Any]:
-        """Arguments of the constructor, in plain values."""
+        """Return the constructor's arguments as plain values."""
         names = ("n_inner", "strength", "features", "layers", "start_iter", "start_subsets")
         return {"n_outer": len(self.priors), **{name: getattr(self, name) for name in names}}
 
     def start(self, operator: Operator, y: Tensor, background: Any = 0.0) -> Tensor:
-        """Return x_0: OSEM, of fewer subsets where there are fewer views."""
+        """Return x_0, computed by OSEM, with fewer subsets where there are fewer views."""
         subsets = min(self.start_subsets, y.shape[2])
         x: Tensor = osem(operator, y, n_subsets=subsets, background=background, max_iter=self.start_iter).x
         return x
 
     def forward(self, operator: Operator, y: Any, background: Any = 0.0, x0: Any = None) -> Any:
-        """Return the volume (B, 1, nx, ny, nz) for counts y, a tensor or an array as y; gradients flow to the networks.
+        """Reconstruct the volume (B, 1, nx, ny, nz) from counts y, as a tensor or an array like y.
+
+        Gradients flow to the networks.
 
         Args:
-            operator: A, without negative entries: `operators.SPECT`, or any with `A` and `A_adjoint`; where x0 is not
-                given and `start_subsets` > 1, also `subset`.
+            operator: A, without negative entries: `operators.SPECT`, or any operator with `A` and `A_adjoint`, and with
+                `subset` where x0 is None and `start_subsets` > 1.
             y: counts >= 0, e.g. (B, 1, n_views, nx, nz).
-            background: r >= 0, expected scatter: a scalar, or broadcasting to y.
-            x0: first volume >= 0; voxels of 0 stay 0 as far as the data are concerned.
+            background: r >= 0, expected scatter: a scalar, or broadcasts to y.
+            x0: initial volume >= 0; EM leaves voxels of 0 at 0. None: by OSEM, see `start`.
 
         Raises:
             TypeError, ValueError: an argument does not fit, is negative or not finite.
@@ -158,7 +184,7 @@ class UnrolledEM(nn.Module):
         if x0 is None:
             if self.start_subsets > 1 and not callable(getattr(operator, "subset", None)):
                 raise TypeError(
-                    f"UnrolledEM: operator must have subset(b, n) for the OSEM that it starts from, got "
+                    f"UnrolledEM: operator must have subset(b, n) for the initial OSEM, got "
                     f"{type(operator).__name__}; give x0, e.g. by mlem"
                 )
             x = self.start(operator, y, r)
@@ -172,14 +198,14 @@ class UnrolledEM(nn.Module):
     def iterate(
         self, operator: Operator, y: Tensor, r: Tensor, x: Tensor, s: Tensor, *, truncated: bool = False
     ) -> Iterator[Iteration]:
-        """Yield the outer iterations from x on.
+        """Yield the outer iterations that follow x.
 
         Args:
             operator, y: as in `forward`.
             r: background in the shape of y.
             x: x_0.
             s: A^T 1.
-            truncated: let no gradient through A^T(y / (A x + r)).
+            truncated: pass no gradient through A^T(y / (A x + r)).
         """
         x0 = x
         for k in range(len(self.priors)):
@@ -199,15 +225,15 @@ class UnrolledEM(nn.Module):
             with torch.set_grad_enabled(torch.is_grad_enabled() and not truncated):
                 # Truncated responses have small negative lobes.
                 e = operator.A_adjoint(ratio(y, operator.A(x) + r)).clamp(min=0)
-            x = torch.where(seen, remade(em_update, x * e, s, u, beta), 0)
+            x = torch.where(seen, recompute_in_backward(em_update, x * e, s, u, beta), 0)
         return Iteration(u, x)
 
     def scales(self, x: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         """Return z and beta (B, 1, ..., 1) from x_0 and the sensitivity."""
         axes = tuple(range(1, x.ndim))
         total = x.sum(axes, keepdim=True)
-        some = total > 0
-        total = torch.where(some, total, 1)
-        z = torch.where(some, x.square().sum(axes, keepdim=True) / total, 1)
-        there = torch.where(some, (s * x).sum(axes, keepdim=True) / total, s.mean(axes, keepdim=True))
-        return z, self.strength * there / z
+        active = total > 0
+        total = torch.where(active, total, 1)
+        z = torch.where(active, x.square().sum(axes, keepdim=True) / total, 1)
+        sensitivity = torch.where(active, (s * x).sum(axes, keepdim=True) / total, s.mean(axes, keepdim=True))
+        return z, self.strength * sensitivity / z

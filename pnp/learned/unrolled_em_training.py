@@ -1,11 +1,11 @@
-"""Train unrolled EM on scans whose activity is known, in one of three ways.
+"""Train unrolled EM on scans of known activity, in one of three ways.
 
-    end-to-end   minimise |x_K - x| / |x| through everything, projections and back-projections included
-    truncated    the same, but A^T(y / (A x_k + r)) is taken for a constant: gradients pass no projector
-    sequential   one network after the other: minimise |u_k - x| / |x| for the x_k that the trained ones before give
+    end-to-end   minimise |x_K - x| / |x| with gradients through all steps, projections and back-projections included
+    truncated    the same with A^T(y / (A x_k + r)) as a constant: no gradient passes a projector
+    sequential   one network after the other: minimise |u_k - x| / |x|, x_k from the networks already trained
 
-as Li, Dewaraja and Fessler (arXiv 2301.09710) compare them. A sequential training needs no projector while it runs, but
-its networks do not know what comes after them.
+Li, Dewaraja and Fessler (arXiv 2301.09710) compare them. Sequential training needs no projector in its steps, but no
+network is trained for what the later ones do with its output.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ from ..training.state import Task, load_checkpoint
 from .unrolled_em import UnrolledEM
 
 MODES = ("end-to-end", "truncated", "sequential")
-"""Where gradients pass, see above."""
+"""Ways of training, see the module's docstring."""
 
 
 @dataclass(frozen=True)
 class Scan:
-    """Counts of a known activity, and where the reconstruction starts."""
+    """Counts of a known activity, and the start of their reconstruction."""
 
     operator: Operator
     y: Tensor
     """(1, 1, n_views, nx, nz): counts."""
     background: Tensor
-    """In the shape of y: expected scatter."""
+    """Expected scatter, in the shape of y."""
     truth: Tensor
     """(1, 1, nx, ny, nz): activity in the unit of x."""
     start: Tensor
-    """x_0, from OSEM."""
+    """x_0 by OSEM, in the shape of truth."""
     sensitivity: Tensor
     """A^T 1."""
 
 
 def make_scan(model: UnrolledEM, operator: Operator, y: Tensor, background: Any, truth: Tensor) -> Scan:
-    """Return the scan with its start and sensitivity, so that they are computed once."""
+    """Return the scan with its start x_0 and its sensitivity A^T 1, so that they are computed once."""
     check_counts("make_scan", "truth", truth, "it is activity")
     if y.shape[0] != 1 or not float(truth.norm()) > 0:
         raise ValueError(
@@ -69,7 +69,7 @@ def make_scan(model: UnrolledEM, operator: Operator, y: Tensor, background: Any,
 
 
 def held_out_nrmse(scans: Sequence[Scan]) -> Callable[[UnrolledEM], float]:
-    """Return what measures a model's mean NRMSE on scans."""
+    """Return a function of a model: its mean NRMSE on scans."""
 
     def measure(model: UnrolledEM) -> float:
         with torch.no_grad():
@@ -89,34 +89,35 @@ def train_unrolled_em(
     resume: bool = False,
     validate: Callable[[UnrolledEM], float] | None = None,
     checkpoint_minutes: float = 3.0,
-    progress: bool = True,
+    progress: bool = False,
 ) -> UnrolledEM:
     """Train `model` in place and return it with the averaged weights, in eval mode and frozen.
 
     Args:
-        model: what is trained.
-        scans: what on, all in memory, on the model's device; `make_scan` makes them.
-        options: see `TrainingOptions`; `batch` is the scans of a step. A sequential training divides its budget
-            equally among the networks.
+        model: the model to train.
+        scans: training data by `make_scan`, all in memory, on the model's device.
+        options: see `TrainingOptions`; `batch` is the number of scans in a step. Sequential training divides its
+            budget equally among the networks.
         mode: one of MODES.
-        checkpoint: file to keep the state in. A sequential training keeps one a network: NAME, NAME2, NAME3. When it
-            is resumed and an earlier network has trained on, the later ones begin anew: what they learned from is gone.
+        checkpoint: file for the state of the run. Sequential training writes a file for each network: NAME, NAME2,
+            NAME3. If it is resumed and an earlier network has changed since, the later ones start again: their inputs
+            are no longer the same.
         resume, checkpoint_minutes, progress: as in `train_denoiser`.
-        validate: called with the model, its value is shown and recorded; a sequential training calls it for the last
+        validate: function of the model, whose value is shown and recorded; sequential training calls it for the last
             network only.
 
     Raises:
-        ValueError: mode is unknown, there is no scan, or as `train_denoiser`.
+        ValueError: mode is unknown, there is no scan, or as in `train_denoiser`.
         Interrupted: Ctrl-C or SIGTERM, after the checkpoint was written.
     """
     if mode not in MODES:
         raise ValueError(f"train_unrolled_em: mode must be one of {', '.join(MODES)}, got {mode!r}")
     if not scans:
-        raise ValueError("train_unrolled_em: there are no scans to train on; make_scan makes them")
-    keep: dict[str, Any] = {"resume": resume, "checkpoint_minutes": checkpoint_minutes, "progress": progress}
+        raise ValueError("train_unrolled_em: scans must not be empty; make_scan makes them")
+    kept: dict[str, Any] = {"resume": resume, "checkpoint_minutes": checkpoint_minutes, "progress": progress}
     if mode != "sequential":
         task = _Whole(model, scans, truncated=mode == "truncated")
-        train(task, options, checkpoint=checkpoint, validate=validate, **keep)
+        train(task, options, checkpoint=checkpoint, validate=validate, **kept)
         return model
     n = len(model.priors)
     share = replace(
@@ -128,13 +129,13 @@ def train_unrolled_em(
     paths = _stages(checkpoint, n)
     there = [path.name for path in paths if path.exists()]
     if there and not resume:
-        raise ValueError(f"train_unrolled_em: there are checkpoints {', '.join(there)} already; resume, or remove them")
+        raise ValueError(f"train_unrolled_em: checkpoint exists: {', '.join(there)}; resume it, or remove it")
     for k, path in enumerate(paths):
         one = None if validate is None or k < n - 1 else (lambda _, measure=validate: measure(model))
         stage = _Stage(model, k, images, scans)
-        if path.exists() and load_checkpoint(path)["levels"].get("before", stage.before) != stage.before:
+        if path.exists() and load_checkpoint(path)["settings"].get("before", stage.before) != stage.before:
             path.unlink()
-        train(stage, share, checkpoint=path, validate=one, **keep)
+        train(stage, share, checkpoint=path, validate=one, **kept)
         if k < n - 1:
             bar = tqdm(scans, desc=f"iteration {k + 1}", disable=not progress, file=sys.stderr)
             with torch.no_grad():
@@ -143,7 +144,7 @@ def train_unrolled_em(
 
 
 def spent(checkpoint: str | Path, stages: int = 1) -> tuple[int, float]:
-    """Return the steps and the seconds that a training took, over the checkpoints of so many stages."""
+    """Return the optimiser steps and seconds of a training run, summed over the checkpoints of its stages."""
     found = [load_checkpoint(path) for path in _stages(checkpoint, stages)]
     return sum(state["step"] for state in found), sum(state["seconds"] for state in found)
 
@@ -171,40 +172,40 @@ def _relative(x: Tensor, truth: Tensor) -> Tensor:
     return loss
 
 
-def _described(model: UnrolledEM, mode: str, scans: Sequence[Scan]) -> dict[str, Any]:
-    """Return what a training is of; sums to four digits, since threads add in orders of their own."""
+def _settings(model: UnrolledEM, mode: str, scans: Sequence[Scan]) -> dict[str, Any]:
+    """Return the run's settings for its checkpoint; norms to four digits, since threads add in any order."""
     names = ("y", "background", "truth", "start", "sensitivity")
     sums = {name: f"{sum(float(getattr(s, name).double().norm()) for s in scans):.4g}" for name in names}
     return {"mode": mode, "scans": len(scans), **sums, **{f"model {k}": v for k, v in model.config().items()}}
 
 
 class _Scans(Task):
-    """A task whose batches are numbers of scans."""
+    """Training task whose batches are indices of scans."""
 
     count: int
 
-    def draw(self, batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Return the numbers of random scans."""
+    def draw(self, batch: int, *, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Draw the indices of random scans."""
         return (torch.randint(self.count, (batch,), generator=generator),)
 
 
 class _Whole(_Scans):
-    """All iterations at once."""
+    """Task that trains all iterations together."""
 
     def __init__(self, model: UnrolledEM, scans: Sequence[Scan], *, truncated: bool) -> None:
-        settings = _described(model, MODES[truncated], scans)
-        super().__init__("train_unrolled_em", model, settings, "the training's")
+        settings = _settings(model, MODES[truncated], scans)
+        super().__init__("train_unrolled_em", model, settings, "training setting")
         self.scans, self.count, self.truncated = list(scans), len(scans), truncated
 
     def forward(self, which: Tensor) -> Tensor:
-        """Mean relative error of the reconstructions."""
+        """Return the mean relative error of the reconstructions."""
         chosen = [self.scans[i] for i in which.tolist()]
         losses = [_relative(_last(self.model, scan, truncated=self.truncated), scan.truth) for scan in chosen]
         return torch.stack(losses).mean()
 
 
 class _Stage(_Scans):
-    """One network by itself: pairs of x_k and the truth, in units of z."""
+    """Task that trains one network alone: pairs of x_k and the truth, in units of z."""
 
     def __init__(self, model: UnrolledEM, k: int, images: Sequence[Tensor], scans: Sequence[Scan]) -> None:
         prior: nn.Module = model.priors[k]
@@ -212,13 +213,13 @@ class _Stage(_Scans):
         for p in [p for earlier in model.networks[:k] for p in earlier.parameters()]:
             total = zlib.crc32(p.detach().cpu().contiguous().numpy().tobytes(), total)
         self.before = f"{k} networks of checksum {total:08x}"
-        settings = {**_described(model, MODES[2], scans), "network": k + 1, "before": self.before}
-        super().__init__("train_unrolled_em", prior, settings, "the training's")
+        settings = {**_settings(model, MODES[2], scans), "network": k + 1, "before": self.before}
+        super().__init__("train_unrolled_em", prior, settings, "training setting")
         scales = [model.scales(scan.start, scan.sensitivity)[0] for scan in scans]
         self.pairs = [(x / z, scan.truth / z) for x, z, scan in zip(images, scales, scans, strict=True)]
         self.count = len(self.pairs)
 
     def forward(self, which: Tensor) -> Tensor:
-        """Mean relative error of the proposals."""
+        """Return the mean relative error of the proposals."""
         chosen = [self.pairs[i] for i in which.tolist()]
         return torch.stack([_relative(self.model(x), truth) for x, truth in chosen]).mean()

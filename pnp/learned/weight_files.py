@@ -1,4 +1,4 @@
-"""Weight files of learned reconstructors: safetensors, the constructor's arguments in the header."""
+"""Weight files of learned reconstructors: safetensors, with the constructor's arguments in the header."""
 
 from __future__ import annotations
 
@@ -11,63 +11,50 @@ from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from ..io import atomic
-from .glimpse import Glimpse
-from .unrolled_em import UnrolledEM
 
 Model = TypeVar("Model", bound=nn.Module)
-SHIPPED = Path(__file__).parent / "weights"
+
+FOLDER = Path(__file__).parent / "weights"
+"""Weights that come with the package."""
 
 
-def save_glimpse(model: Glimpse, path: str | Path, *, about: dict[str, str] | None = None) -> None:
+def save(model: Any, path: str | Path, key: str, *, about: dict[str, str] | None = None) -> None:
     """Write a model to a .safetensors file, whole or not at all, in float32: angles need their digits.
 
     Args:
-        model: to be written.
-        path: file to write, over an earlier one.
+        model: a network with `config()`, the arguments of its constructor.
+        path: file to write; an earlier one is replaced.
+        key: entry of the header that names the class and holds its configuration.
         about: further facts for the header, e.g. the training command and data.
     """
-    _save(model, path, "glimpse", about)
-
-
-def load_glimpse(path: str | Path) -> Glimpse:
-    """Read a model, on the CPU, in float32 and frozen (`requires_grad_()` thaws it).
-
-    Raises:
-        ValueError: there is no such file, or it is not a weight file of Glimpse.
-    """
-    return _load("load_glimpse", Glimpse, path, "glimpse")
-
-
-def save_unrolled_em(model: UnrolledEM, path: str | Path, *, about: dict[str, str] | None = None) -> None:
-    """Write a model as `save_glimpse` does."""
-    _save(model, path, "unrolled_em", about)
-
-
-def load_unrolled_em(path: str | Path) -> UnrolledEM:
-    """Read a model as `load_glimpse` does: a file, or the name of weights that come with the package.
-
-    Those are "lu177" and "y90", trained end-to-end on simulated torsos; see their model card.
-
-    Raises:
-        ValueError: there is no such file, or it is not a weight file of UnrolledEM.
-    """
-    shipped = SHIPPED / f"{path}.safetensors"
-    if not shipped.exists() and not Path(path).exists():
-        names = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.safetensors")))
-        raise ValueError(f"load_unrolled_em: no file {str(path)!r}; give a .safetensors file, or one of {names}")
-    return _load("load_unrolled_em", UnrolledEM, shipped if shipped.exists() else path, "unrolled_em")
-
-
-def _save(model: Any, path: str | Path, key: str, about: dict[str, str] | None) -> None:
     tensors = {k: v.detach().cpu().float().contiguous() for k, v in model.state_dict().items()}
     with atomic(Path(path), overwrite=True) as part:
         part.write_bytes(serialize(tensors, metadata={**(about or {}), key: json.dumps(model.config())}))
 
 
-def _load(caller: str, kind: type[Model], path: str | Path, key: str) -> Model:
-    path = Path(path)
+def available(key: str) -> list[str]:
+    """Return the names of the package's weights with this header key."""
+    names = []
+    for path in FOLDER.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            if key in (file.metadata() or {}):
+                names.append(path.stem)
+    return sorted(names)
+
+
+def read(name: str | Path, kind: type[Model], key: str) -> Model:
+    """Load weights of the package by name, or a .safetensors file by path.
+
+    The model is on the CPU, in float32 and frozen (`requires_grad_()` undoes that).
+
+    Raises:
+        ValueError: there are no such weights or file, or it is not a weight file of this class.
+    """
+    caller, names = f"{kind.__name__}.from_pretrained", available(key)
+    path = FOLDER / f"{name}.safetensors" if str(name) in names else Path(name)
     if not path.exists():
-        raise ValueError(f"{caller}: no file {str(path)!r}")
+        remedy = f", or one of {', '.join(names)}" if names else ""
+        raise ValueError(f"{caller}: name must be the path of a .safetensors file{remedy}, got {str(name)!r:.120}")
     try:
         with safe_open(path, framework="pt") as file:
             arguments = json.loads(file.metadata()[key])

@@ -1,4 +1,4 @@
-"""Weak lensing: simulated convergence maps, survey noise and baseline mass maps."""
+"""Weak lensing: mass maps and their errors, catalogues, signs, spectra, peaks, and simulated surveys."""
 
 from ..installation import hidden_package
 
@@ -7,7 +7,7 @@ if hidden_package("operators", "denoisers"):
 
 from .baselines import best_smoothing, smoothed_kaiser_squires, wiener
 from .bin_catalogue import map_catalogue
-from .comparison import Ladder, Rung, mass_map_ladder
+from .comparison import Comparison, MethodScore, compare_mass_maps
 from .diagnostics import BModeNull, b_mode_null, power_ratio, whitened_chi2
 from .error_maps import CalibratedError, SimulatedErrors, calibrate_error, simulated_errors
 from .mass_map import EModeOnly, MassMap, map_mass
@@ -18,37 +18,38 @@ from .reduced_shear import reduced_to_shear, shear_to_reduced, undo_reduction
 from .sign_conventions import ConventionScore, ConventionScores, score_conventions
 from .simulate import LognormalKappa, kappa_spectrum, pixel_spectrum, survey_noise
 from .spectrum import BandPowers, MeasuredSpectrum, band_powers, gaussian_maps, measured_spectrum
-from .starlet import starlet_inverse, starlet_map, starlet_transform
+from .starlet import StarletMap, starlet_inverse, starlet_map, starlet_transform
 from .wiener_errors import wiener_samples, wiener_std
 
 __all__ = [
     "BModeNull",
     "BandPowers",
     "CalibratedError",
+    "Comparison",
     "ConventionScore",
     "ConventionScores",
     "EModeOnly",
-    "Ladder",
     "LognormalKappa",
     "MassMap",
     "MeasuredSpectrum",
+    "MethodScore",
     "OddGrid",
     "Peaks",
     "PriorFit",
-    "Rung",
     "ScaledPrior",
     "SimulatedErrors",
+    "StarletMap",
     "b_mode_null",
     "band_powers",
     "best_smoothing",
     "calibrate_error",
     "check_prior",
+    "compare_mass_maps",
     "find_peaks",
     "gaussian_maps",
     "kappa_spectrum",
     "map_catalogue",
     "map_mass",
-    "mass_map_ladder",
     "match_peaks",
     "measured_spectrum",
     "next_fast_odd",

@@ -1,9 +1,9 @@
-"""The classical mass maps that a reconstruction has to beat.
+"""Classical mass maps, the baselines of every reconstruction.
 
     smoothed Kaiser-Squires    kappa = G_s A* (m gamma)           Kaiser and Squires 1993; m: 1 where observed
     Wiener filter              kappa = (A*WA + S^-1)^-1 A*W gamma   Gaussian field of power spectrum S
 
-with W = 1/noise_std^2. Convergence maps are (B, 1, H, W), shear is (B, 2, H, W); the operator is passed in.
+with W = 1/noise_std^2. Convergence maps are (B, 1, H, W), shear is (B, 2, H, W).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def smoothed_kaiser_squires(operator: Operator, y: Tensor, noise_std: Tensor, sm
         operator: convergence to shear.
         y: shear (B, 2, H, W); ignored where noise_std is infinite.
         noise_std: noise standard deviation per component, broadcasts against y.
-        smoothing_px: standard deviation of the Gaussian in pixels; 0: the raw map.
+        smoothing_px: standard deviation of the Gaussian in pixels; 0: no smoothing.
     """
     if not (math.isfinite(smoothing_px) and smoothing_px >= 0):
         raise ValueError(f"smoothed_kaiser_squires: smoothing_px must be at least 0 pixels, got {smoothing_px!r}")
@@ -45,13 +45,13 @@ def best_smoothing(
     generator: torch.Generator,
     candidates_px: Sequence[float] = (2, 4, 6, 8, 10, 12, 16),
 ) -> float:
-    """Return the smoothing, in pixels, with the least error on simulated maps seen through the same noise.
+    """Return the smoothing, in pixels, with the least error on simulated maps with the noise of the survey.
 
     Args:
         operator: convergence to shear.
-        maps: simulated convergence (B, 1, H, W), not the map to be reconstructed.
-        noise_std: noise standard deviation per component, infinity where blind.
-        generator: draws the noise.
+        maps: simulated convergence (B, 1, H, W), not the map to reconstruct.
+        noise_std: noise standard deviation per component, infinity where not observed.
+        generator: source of the noise.
         candidates_px: standard deviations of the Gaussian to try, in pixels.
     """
     clean = operator.A(maps)
@@ -85,7 +85,7 @@ def wiener(
         noise_std: noise standard deviation per component, broadcasts against y.
         spectrum: prior power (H, W) at each frequency of the FFT, in the unit of `pixel_spectrum`.
         rtol: relative residual at which the conjugate gradients stop.
-        max_iter: most iterations of the conjugate gradients.
+        max_iter: largest number of iterations of the conjugate gradients.
     """
     weights = check_shear("wiener", y, noise_std)
     height, width = y.shape[-2:]

@@ -1,28 +1,29 @@
-"""From a catalogue of galaxies to shear maps with their noise: the tangent plane, weighted means, world coordinates.
+"""Bin a catalogue of galaxies into shear maps with noise and world coordinates.
 
-Galaxies are projected gnomonically (TAN, Calabretta and Greisen 2002, A&A 395, 1077, section 5.1.3) about the middle of
+Galaxies are projected gnomonically (TAN, Calabretta and Greisen 2002, A&A 395, 1077, section 5.1.3) about the centre of
 the field, and averaged in square pixels with their weights w:
 
     gamma_c = sum w (e_c - bias_c) / ((1 + m) sum w),   noise_std_c = sigma_c / ((1 + m) sqrt(n_eff)),
     n_eff = (sum w)^2 / sum w^2,
 
-m the weighted mean of the multiplicative bias of all galaxies: that of the few in a pixel is too noisy to divide by
-(Miller et al. 2013, MNRAS 429, 2858). sigma_c is the weighted scatter of one galaxy's component c over the
-field, without outliers; it holds the scatter of shear itself, which that of real shapes exceeds tenfold.
+where m is the weighted mean of the multiplicative bias of all galaxies: that of the few in a pixel is too noisy to
+divide by (Miller et al. 2013, MNRAS 429, 2858). sigma_c is the weighted scatter of component c over the field, without
+outliers; it includes the scatter of the shear, a tenth of that of real shapes.
 
 Shear is measured against the axes of the sky, north and east, at each galaxy. In the plane these axes turn: north leans
 
     psi = atan2(sin(ra - ra0) sin(dec0), cos(ra - ra0))
 
-towards the middle meridian. That is negligible in small fields (0.25 degrees at the sides of a square degree at
-declination 30) but not near a pole, and it is undone: gamma1 + i gamma2 turns by 2 psi. What is left is of the order of
-the radius squared, 0.03 % one degree from the middle.
+towards the central meridian. That is negligible in small fields (0.25 degrees at the sides of a square degree at
+declination 30) but not near a pole, and it is corrected: gamma1 + i gamma2 turns by 2 psi. The remaining error is of
+the order of the radius squared, 0.03 % one degree from the centre.
 """
 
 from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -36,10 +37,10 @@ from ..checks import check_number
 from ..readers.shear_catalogue import ShearCatalogue, read_catalogue
 from ..readers.shear_map import ShearMap, check_convention, check_signs
 
-Array = npt.NDArray[Any]
+_Array = npt.NDArray[Any]
 
-_WIDEST_DEG = 30.0  # from the middle; the plane stretches by a third there
-_OUTLIER = 5.0  # of robust standard deviations: beyond any shape that a Gaussian would give
+_MAX_RADIUS_DEG = 30.0  # from the centre; the plane stretches by a third there
+_CLIPPING = 5.0  # robust standard deviations; a Gaussian has hardly any shape beyond
 
 
 def map_catalogue(
@@ -60,26 +61,26 @@ def map_catalogue(
     """Return the mean shear of a catalogue's galaxies in square pixels, with its noise, mask, counts and WCS.
 
     Args:
-        catalogue: galaxies, or the file of them, for `read_catalogue`.
-        pixel_arcmin: side of a pixel in arcminutes; a few galaxies in each are plenty.
-        centre: (ra, dec) of the grid's middle in degrees; None: the middle of the field.
-        shape: (H, W) in pixels; None: all galaxies fit. Galaxies outside are left out and counted.
-        signs: of (e1, e2), each 1 or -1: they are multiplied by these before anything else. `score_conventions` tells,
-            and its `options` are those of this function.
-        swap: e1 and e2 are exchanged before that.
+        catalogue: galaxies, or a file for `read_catalogue`.
+        pixel_arcmin: side of a pixel in arcminutes; a few galaxies per pixel are enough.
+        centre: (ra, dec) of the grid's centre in degrees; None: the centre of the field.
+        shape: (H, W) in pixels; None: the smallest map with all galaxies. Galaxies outside are left out and counted.
+        signs: factors of e1 and e2, each 1 or -1, applied first. `score_conventions` finds them, and its `options` are
+            arguments of this function.
+        swap: exchange e1 and e2 before that.
         convention: the `operators.KaiserSquires` convention that the signed components follow on this map's pixels.
-        axes: what e1 and e2 refer to: "sky", north and east at each galaxy; "plane", rows and columns of an image.
-        east: "left", as one sees the sky, or "right": right ascension grows with the columns, for which e2 needs the
-            other sign.
-        noise: "scatter": a galaxy's dispersion is `catalogue.sigma_e`, estimated where that is None; a number: it is
-            this; "weights": the weights are inverse variances.
-        max_side: more pixels a side than this are refused.
-        dtype: of the maps.
+        axes: axes of e1 and e2: "sky", north and east at each galaxy; "plane", rows and columns of an image.
+        east: "left", as the sky is seen, or "right": right ascension grows with the columns, and e2 has the opposite
+            sign.
+        noise: dispersion of a galaxy's components: "scatter": `catalogue.sigma_e`, estimated where that is None; a
+            number: this dispersion; "weights": the weights are inverse variances.
+        max_side: largest side of the map in pixels.
+        dtype: dtype of the maps.
 
     Raises:
-        TypeError: pixel_arcmin is not a number, or a bad value of another argument's type.
-        ValueError: the map is a single pixel or enormous, the field is too wide for a plane, no galaxy lies on it, or
-            the galaxies have no scatter.
+        TypeError: pixel_arcmin is not a number, or another argument has the wrong type.
+        ValueError: an argument has no valid value, the map has one pixel or more than max_side a side, the field is
+            too wide for a plane, no galaxy lies on the map, or the galaxies have no scatter.
     """
     galaxies = catalogue if isinstance(catalogue, ShearCatalogue) else read_catalogue(catalogue)
     check_number("pixel_arcmin", pixel_arcmin, above=0, caller="map_catalogue")
@@ -94,7 +95,7 @@ def map_catalogue(
     if not inside.any():
         raise ValueError(
             f"map_catalogue: no galaxy falls on the map, {grid.shape} pixels of {pixel_arcmin:g} arcmin about ra, dec "
-            f"{grid.centre[0]:.5g}, {grid.centre[1]:.5g}; see centre= and shape="
+            f"{grid.centre[0]:.5g}, {grid.centre[1]:.5g}; check centre and shape"
         )
     index = (row[inside] * grid.shape[1] + column[inside]).astype(np.int64)
     n_pixels = math.prod(grid.shape)
@@ -111,7 +112,7 @@ def map_catalogue(
         e = _turned(e, _lean(galaxies, grid.centre, inside), handedness=math.prod(SIGNS[convention]), east=east)
     response = 1 + float(np.average(m, weights=w))
 
-    def total(values: Array) -> Array:
+    def total(values: _Array) -> _Array:
         return np.bincount(index, weights=values, minlength=n_pixels)
 
     sum_w, counts = total(w), np.bincount(index, minlength=n_pixels)
@@ -126,7 +127,7 @@ def map_catalogue(
         noise_std = np.where(seen, np.sqrt(variance) / (divisor * response), np.inf)
     dropped = dict(galaxies.dropped) | ({"outside the map": n} if (n := int((~inside).sum())) else {})
 
-    def tensor(values: Array) -> Tensor:
+    def tensor(values: _Array) -> Tensor:
         return torch.from_numpy(values.reshape(1, -1, *grid.shape)).to(dtype)
 
     return ShearMap(
@@ -150,7 +151,7 @@ def map_catalogue(
 
 
 class _Grid(NamedTuple):
-    """Pixels in the tangent plane; their middle in degrees."""
+    """Grid of pixels in the tangent plane, and its centre in degrees."""
 
     wcs: Any
     shape: tuple[int, int]
@@ -165,9 +166,9 @@ def _grid(
     east: str,
     max_side: int,
 ) -> _Grid:
-    """Return the grid of this pixel about a centre, or about the middle of the galaxies' extent."""
+    """Return the grid of pixels about a centre, or about the centre of the galaxies' extent."""
     if centre is None:
-        # First about the mean direction, a vector, for which ra has no jump at 0 and no pole; then about the middle.
+        # First about the mean direction, a vector without jump or pole; then about the centre of the extent.
         direction = _directions(galaxies.ra, galaxies.dec).mean(0)
         mean = _sky(direction)
         _check_width(galaxies, mean)
@@ -180,7 +181,7 @@ def _grid(
     if shape is None:
         _check_width(galaxies, centre)
         x, y = _pixels(_wcs(centre, pixel_arcmin, (1, 1), east), galaxies)
-        # A hair more than the extent, so that rounding leaves no galaxy at the edge outside.
+        # Slightly more than the extent, so that rounding leaves no galaxy at the edge outside.
         sides = [2 * float(np.abs(v).max()) * (1 + 1e-9) for v in (y, x)]
         if max(sides) < 1:
             raise ValueError(
@@ -194,14 +195,14 @@ def _grid(
         raise ValueError(
             f"map_catalogue: the map must be (H, W) of at most {max_side} pixels a side, got "
             f"{' x '.join(f'{n:.4g}' for n in sides)}; take pixels larger than {pixel_arcmin:g} arcmin, cut the "
-            f"field, or say max_side={max(sides):.0f}"
+            f"field, or give max_side={max(sides):.0f}"
         )
     size = int(sides[0]), int(sides[1])
     return _Grid(_wcs(centre, pixel_arcmin, size, east), size, (float(centre[0]), float(centre[1])))
 
 
 def _wcs(centre: tuple[float, float], pixel_arcmin: float, shape: tuple[int, int], east: str) -> Any:
-    """Return astropy's tangent plane that touches the sky in the middle of the grid."""
+    """Return the astropy WCS of the plane that touches the sky at the centre of the grid."""
     from astropy.wcs import WCS
 
     wcs = WCS(naxis=2)
@@ -214,44 +215,45 @@ def _wcs(centre: tuple[float, float], pixel_arcmin: float, shape: tuple[int, int
     return wcs
 
 
-def _pixels(wcs: Any, galaxies: ShearCatalogue) -> tuple[Array, Array]:
-    """Return columns and rows, 0 the middle of the first pixel; NaN behind the sphere's limb."""
+def _pixels(wcs: Any, galaxies: ShearCatalogue) -> tuple[_Array, _Array]:
+    """Return columns and rows, 0 at the centre of the first pixel; NaN more than 90 degrees from the centre."""
     x, y = wcs.wcs_world2pix(galaxies.ra, galaxies.dec, 0)
     return x, y
 
 
-def _directions(ra: Array | float, dec: Array | float) -> Array:
+def _directions(ra: _Array | float, dec: _Array | float) -> _Array:
     """Return unit vectors (n, 3) of angles in degrees."""
     a, d = np.radians(ra), np.radians(dec)
     return np.stack([np.cos(d) * np.cos(a), np.cos(d) * np.sin(a), np.sin(d)], axis=-1)
 
 
-def _sky(direction: Array) -> tuple[float, float]:
+def _sky(direction: _Array) -> tuple[float, float]:
+    """Return (ra, dec) in degrees of a direction (3,)."""
     x, y, z = direction
     return math.degrees(math.atan2(y, x)), math.degrees(math.atan2(z, math.hypot(x, y)))
 
 
 def _check_width(galaxies: ShearCatalogue, centre: tuple[float, float]) -> None:
-    """Refuse what no plane holds without gross distortion."""
+    """Raise ValueError where the field is too wide for a plane."""
     cosine = float((_directions(galaxies.ra, galaxies.dec) @ _directions(*centre)).min())
-    if (radius := math.degrees(math.acos(min(1.0, max(-1.0, cosine))))) > _WIDEST_DEG:
+    if (radius := math.degrees(math.acos(min(1.0, max(-1.0, cosine))))) > _MAX_RADIUS_DEG:
         raise ValueError(
-            f"map_catalogue: the field must lie within {_WIDEST_DEG:g} degrees of its middle, got {radius:.3g} about "
-            f"{centre[0] % 360:.4g}, {centre[1]:.4g}; give centre= and shape= of a part, or see the unit of ra and dec"
+            f"map_catalogue: the field must lie within {_MAX_RADIUS_DEG:g} degrees of its centre, got {radius:.3g} "
+            f"about {centre[0] % 360:.4g}, {centre[1]:.4g}; give centre and shape of a part, or check the unit of ra"
         )
 
 
 # ------------------------------------------------------------------------------------------- shapes and noise
 
 
-def _lean(galaxies: ShearCatalogue, centre: tuple[float, float], inside: Array) -> Array:
-    """Return psi, radians: how far north leans in the plane, from up towards the west, at each galaxy."""
+def _lean(galaxies: ShearCatalogue, centre: tuple[float, float], inside: _Array) -> _Array:
+    """Return psi, radians: the angle of north in the plane, from up towards the west, at each galaxy."""
     a, dec0 = np.radians(galaxies.ra[inside] - centre[0]), math.radians(centre[1])
     return np.arctan2(np.sin(a) * math.sin(dec0), np.cos(a))
 
 
-def _turned(e: Array, lean: Array, *, handedness: int, east: str) -> Array:
-    """Return components (2, n) against the plane's axes from those against axes that lean by so much.
+def _turned(e: _Array, lean: _Array, *, handedness: int, east: str) -> _Array:
+    """Return components (2, n) on the axes of the plane, given those on the axes of the sky at angle `lean`.
 
     The local axes are turned by phi from columns towards rows: -psi with west to the right, psi with east. e1 + i e2
     turns by 2 phi, its conjugate (handedness -1) by -2 phi.
@@ -261,7 +263,7 @@ def _turned(e: Array, lean: Array, *, handedness: int, east: str) -> Array:
     return np.stack([turned.real, turned.imag])
 
 
-def _dispersion(e: Array, w: Array, noise: str | float, given: Array | float | None) -> tuple[float, float] | None:
+def _dispersion(e: _Array, w: _Array, noise: str | float, given: _Array | float | None) -> tuple[float, float] | None:
     """Return the dispersion of one galaxy's components, or None where each galaxy has its own."""
     if noise == "weights" or (noise == "scatter" and given is not None):
         return None
@@ -272,23 +274,29 @@ def _dispersion(e: Array, w: Array, noise: str | float, given: Array | float | N
         if min(sigma) > 0:
             return sigma
         raise ValueError(
-            f"map_catalogue: the scatter of e1, e2 must be positive to tell the noise, got {sigma[0]:g}, {sigma[1]:g}; "
+            f"map_catalogue: the scatter of e1, e2 must be positive, got {sigma[0]:g}, {sigma[1]:g}; "
             "give noise=0.3, a galaxy's dispersion"
         )
     number = float(check_number("noise", noise, above=0, caller="map_catalogue"))
     return number, number
 
 
-def _scatter(values: Array, w: Array) -> float:
-    """Return the weighted standard deviation of what lies within five robust ones of the median."""
+def _scatter(values: _Array, w: _Array) -> float:
+    """Return the weighted standard deviation of the values within five robust ones of the median."""
     away = np.abs(values - np.median(values))
     robust = 1.4826 * float(np.median(away))
-    kept = away <= _OUTLIER * robust if robust > 0 else np.ones(len(values), dtype=bool)
+    kept = away <= _CLIPPING * robust if robust > 0 else np.ones(len(values), dtype=bool)
     values, w = values[kept], w[kept]
     return math.sqrt(float(np.average((values - np.average(values, weights=w)) ** 2, weights=w)))
 
 
-def _mean_variance(w: Array, sigma_e: tuple[float, float] | None, noise: Any, each: Array | None, total: Any) -> Array:
+def _mean_variance(
+    w: _Array,
+    sigma_e: tuple[float, float] | None,
+    noise: Any,
+    each: _Array | None,
+    total: Callable[[_Array], _Array],
+) -> _Array:
     """Return the variance (2, n_pixels) of sum w e, whose root over sum w is the noise of the mean."""
     if sigma_e is not None:
         return np.asarray(np.square(sigma_e)[:, None] * total(w**2))

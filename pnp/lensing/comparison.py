@@ -1,13 +1,13 @@
-"""The baseline ladder of mass mapping in one call: every rung on the same shear, judged alike.
+"""Compare mass maps of one survey in one call: baselines and your own methods on the same shear.
 
-    zero map                  what a reconstruction must beat first
-    Kaiser-Squires            A* gamma, 0 where blind
-    Kaiser-Squires, s px      the same smoothed by the Gaussian that is best on simulated maps
-    Wiener filter             the mean of a Gaussian field of the spectrum given, or measured from the shear
+    zero map                  the error that every reconstruction must reduce
+    Kaiser-Squires            A* gamma, gamma = 0 where not observed
+    Kaiser-Squires, s px      the same, smoothed by the Gaussian that is best on simulated maps
+    Wiener filter             the mean of a Gaussian field; its spectrum is given, or measured from the shear
     starlet-sparse            `starlet_map`
-    your methods              any callable (shear, noise_std) -> kappa, e.g. plug-and-play
+    your methods              any callable (y, noise_std) -> kappa, e.g. plug-and-play
 
-No rung sees the truth, which serves the figures only; without it, their columns are missing.
+No method uses the truth. It only serves the scores that compare with it; without it they are missing.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from operators import KaiserSquires
 from ..algorithms.protocols import Operator
 from ..checks import short
 from ..drivers.progress import with_progress
+from ..drivers.result import Stop
 from ..metrics import nrmse, pearson_r
 from .baselines import best_smoothing, smoothed_kaiser_squires, wiener
 from .diagnostics import BModeNull, b_mode_null, power_ratio, whitened_chi2
@@ -35,29 +36,29 @@ from .spectrum import band_means, band_powers, gaussian_maps, measured_spectrum,
 from .starlet import starlet_map
 
 Method = Callable[[Tensor, Tensor], Tensor]
-"""(shear (B, 2, H, W), noise_std) -> convergence (B, 1, H, W)."""
+"""Mass mapping: (shear y (B, 2, H, W), noise_std) -> convergence (B, 1, H, W)."""
 
 BASELINES = ("zero", "kaiser_squires", "smoothed", "wiener", "starlet")
 
 
 @dataclass(frozen=True)
-class Rung:
-    """One method's figures; None where the truth is missing, NaN where they are not defined (a map of zeros).
+class MethodScore:
+    """Scores of one method; None where the truth is missing, NaN where undefined, as for a map of zeros.
 
     Attributes:
-        name: the method.
-        nrmse: root mean square error over that of a map of zeros, observed pixels, each mean taken off.
-        rmse_mask: root mean square error, observed pixels, each mean taken off.
-        rmse_field: the same over all pixels, blind ones included.
+        name: name of the method.
+        nrmse: root mean square error over that of a map of zeros, observed pixels, without the means.
+        rmse_mask: root mean square error, observed pixels, without the means.
+        rmse_field: root mean square error, all pixels, without the means.
         pearson_r: correlation coefficient, observed pixels.
-        peaks: peaks above the threshold, the mask's edges excluded.
-        peaks_matched: how many true peaks have one of them within the radius.
+        peaks: number of peaks above the threshold, the mask's edges excluded.
+        peaks_matched: number of true peaks with one of them within the radius.
         power_ratio: power over the truth's, or without truth over the prior spectrum's, from large scales to small,
             observed pixels. The mask's edges carry some power from large scales to small: 0.02 of the truth's in the
-            last of four bands for COSMOS, whose holes are many.
-        b_over_e: rms of the map made of the shear turned by 45 degrees over that of the map itself, observed pixels.
+            last of four bands for COSMOS with its many holes.
+        b_over_e: rms of the map of the shear turned by 45 degrees over that of the map itself, observed pixels.
         chi2: ||W^1/2 (A kappa - gamma)||^2 per observed value; 1 +- sqrt(2/n) for the truth.
-        seconds: time of one map batch.
+        seconds: time for all maps of the batch.
     """
 
     name: str
@@ -74,22 +75,22 @@ class Rung:
 
 
 @dataclass(frozen=True)
-class Ladder:
-    """What `mass_map_ladder` returns; `print(ladder)` shows a table, `as_dicts` gives its rows.
+class Comparison:
+    """Result of `compare_mass_maps`: `print(comparison)` shows a table, `as_dicts` returns its rows.
 
     Attributes:
-        rungs: one entry a method, from the zero map up.
-        maps: name to convergence (B, 1, H, W).
-        b_null: whether the B modes of the shear itself are noise.
+        scores: one entry for each method, the baselines first.
+        maps: convergence (B, 1, H, W) for each name.
+        b_null: test whether the B modes of the shear itself are noise.
         spectrum: (H, W) prior power of the Wiener filter.
         noise_factor: variance of the noise over noise_std^2, where the spectrum was measured; else None.
-        smoothing_px: best Gaussian smoothing of Kaiser-Squires; None where left out.
-        peak_threshold: convergence above which peaks count.
-        true_peaks: peaks of the truth above it; None without truth.
+        smoothing_px: best Gaussian smoothing of Kaiser-Squires in pixels; None without that baseline.
+        peak_threshold: least convergence of a peak.
+        true_peaks: number of the truth's peaks above it; None without truth.
         chi2_spread: standard deviation of chi2 for the truth, sqrt(2/n).
     """
 
-    rungs: list[Rung]
+    scores: list[MethodScore]
     maps: dict[str, Tensor] = field(repr=False)
     b_null: BModeNull = field(repr=False)
     spectrum: Tensor = field(repr=False)
@@ -100,15 +101,15 @@ class Ladder:
     chi2_spread: float
 
     def as_dicts(self) -> list[dict[str, Any]]:
-        """Return the rungs as dictionaries, e.g. for a data frame or JSON."""
-        return [asdict(rung) for rung in self.rungs]
+        """Return the scores as dictionaries, e.g. for a data frame or JSON."""
+        return [asdict(score) for score in self.scores]
 
     def __str__(self) -> str:
         known = self.true_peaks is not None
         heads = ["method", *(["NRMSE", "RMSE mask", "RMSE field", "r"] if known else []), "peaks"]
         heads += [*(["found"] if known else []), "power, large to small scales", "B/E", "chi2", "s"]
         lines = [heads]
-        for g in self.rungs:
+        for g in self.scores:
             scores = (
                 [f"{g.nrmse:.3f}", f"{g.rmse_mask:.3g}", f"{g.rmse_field:.3g}", _shown(g.pearson_r)] if known else []
             )
@@ -130,7 +131,7 @@ class Ladder:
 
 
 @torch.no_grad()
-def mass_map_ladder(
+def compare_mass_maps(
     y: Tensor,
     noise_std: Tensor,
     *,
@@ -146,40 +147,42 @@ def mass_map_ladder(
     n_bands: int = 4,
     b_modes: bool = True,
     progress: bool = False,
-) -> Ladder:
-    """Make and judge the mass maps of one survey by every method, the truth-free figures always.
+) -> Comparison:
+    """Make the mass maps of one survey by several methods, and score them.
 
-    A pixel is observed where noise_std is finite for both components. A batch is judged as a whole.
+    A pixel is observed where noise_std is finite for both components. Scores are over the whole batch.
 
     Args:
         y: shear (B, 2, H, W); ignored where noise_std is infinite.
-        noise_std: noise standard deviation per component, broadcasts against y, infinity where blind.
-        generator: draws the simulations: smoothing, starlet thresholds, B modes.
+        noise_std: noise standard deviation per component, broadcasts against y, infinity where not observed.
+        generator: source of randomness for the smoothing, the starlet thresholds and the test of B modes.
         operator: convergence to shear; None: `KaiserSquires` of y's shape.
-        methods: name to callable (shear, noise_std) -> kappa (B, 1, H, W).
-        baselines: which of "zero", "kaiser_squires", "smoothed", "wiener", "starlet" to climb.
+        methods: for each name a callable (y, noise_std) -> kappa (B, 1, H, W).
+        baselines: some of "zero", "kaiser_squires", "smoothed", "wiener", "starlet".
         spectrum: (H, W) prior power of the Wiener filter, as `pixel_spectrum`; None: `measured_spectrum`.
         simulated: maps (N, 1, H, W), not of this survey, on which the smoothing is chosen; None: four Gaussian maps of
             the spectrum, on which the mean squared error of a linear filter is the same.
-        truth: (B, 1, H, W).
-        peak_threshold: convergence above which peaks count; None: 3 standard deviations of the spectrum.
-        match_px: greatest distance, in pixels, of a peak from the true one it stands for.
-        n_bands: bands of the power ratio.
-        b_modes: whether to run every method a second time, on the shear turned by 45 degrees.
+        truth: true convergence (B, 1, H, W), for scores only; None: unknown.
+        peak_threshold: least convergence of a peak; None: 3 standard deviations of the spectrum.
+        match_px: largest distance, in pixels, between a peak and the true one that it matches.
+        n_bands: number of bands of the power ratio.
+        b_modes: run every method a second time, on the shear turned by 45 degrees.
         progress: show a bar on stderr.
 
     Raises:
-        TypeError, ValueError: an argument, or what a method returns, does not fit.
+        TypeError, ValueError: an argument, or the map of a method, does not fit.
     """
-    weights = check_shear("mass_map_ladder", y, noise_std).expand(y.shape)
+    weights = check_shear("compare_mass_maps", y, noise_std).expand(y.shape)
     methods = _check_methods(methods, baselines)
     shape = (len(y), 1, *y.shape[-2:])
     if operator is None:
         operator = KaiserSquires(shape[-2:]).to(y.device)
     if truth is not None and truth.shape != shape:
-        raise ValueError(f"mass_map_ladder: truth must be {shape}, as the maps are, got {tuple(truth.shape)}")
+        raise ValueError(f"compare_mass_maps: truth must be {shape}, as the maps are, got {tuple(truth.shape)}")
     if simulated is not None and simulated.shape[1:] != shape[1:]:
-        raise ValueError(f"mass_map_ladder: simulated must be (N, 1, H, W) like the maps, got {tuple(simulated.shape)}")
+        raise ValueError(
+            f"compare_mass_maps: simulated must be (N, 1, H, W) like the maps, got {tuple(simulated.shape)}"
+        )
     seen = weights > 0
     mask = seen.all(dim=1, keepdim=True)
     factor = None
@@ -192,17 +195,17 @@ def mass_map_ladder(
         if simulated is None:
             simulated = gaussian_maps(spectrum, 4, generator=generator, dtype=y.dtype).to(y.device)
         smoothing_px = best_smoothing(operator, simulated, noise_std, generator=generator)
-    rungs = _baselines(operator, baselines, spectrum, smoothing_px or 0.0, generator) | methods
+    methods = _baselines(operator, baselines, spectrum, smoothing_px or 0.0, generator) | methods
 
     truths = None if truth is None else find_peaks(truth, threshold=threshold, mask=mask)
     turned = rotated(y), (noise_std.flip(-3) if noise_std.ndim > 2 else noise_std)
     found, maps = [], {}
-    for name, method in with_progress(list(rungs.items()), "mass_map_ladder", progress, unit="map"):
+    for name, method in with_progress(list(methods.items()), "compare_mass_maps", progress, unit="map"):
         start = time.perf_counter()
         x = maps[name] = _run(name, method, y, noise_std)
         seconds = time.perf_counter() - start
         peaks = find_peaks(x, threshold=threshold, mask=mask)
-        rung = Rung(
+        score = MethodScore(
             name,
             **_scores(x, truth, mask),
             peaks=len(peaks.row),
@@ -212,9 +215,9 @@ def mass_map_ladder(
             chi2=whitened_chi2(operator, x, y, noise_std),
             seconds=seconds,
         )
-        found.append(rung)
-    return Ladder(
-        rungs=found,
+        found.append(score)
+    return Comparison(
+        scores=found,
         maps=maps,
         b_null=b_mode_null(operator, y, noise_std, generator=generator, spectrum=spectrum),
         spectrum=spectrum,
@@ -242,25 +245,32 @@ def _baselines(
             lambda y, s: smoothed_kaiser_squires(operator, y, s, smoothing_px),
         ),
         "wiener": ("Wiener filter", lambda y, s: wiener(operator, y, s, spectrum)),
-        "starlet": ("starlet-sparse", lambda y, s: starlet_map(operator, y, s, generator=generator)),
+        "starlet": ("starlet-sparse", lambda y, s: _starlet(operator, y, s, generator)),
     }
     return dict(known[name] for name in BASELINES if name in names)
 
 
-def _run(name: str, method: Method, shear: Tensor, noise_std: Tensor) -> Tensor:
-    x = method(shear, noise_std)
-    want = (len(shear), 1, *shear.shape[-2:])
+def _starlet(operator: Operator, y: Tensor, noise_std: Tensor, generator: torch.Generator) -> Tensor:
+    found = starlet_map(operator, y, noise_std, generator=generator)
+    if found.stop is Stop.INTERRUPTED:
+        raise KeyboardInterrupt  # an unfinished map would be scored as a finished one
+    return found.kappa
+
+
+def _run(name: str, method: Method, y: Tensor, noise_std: Tensor) -> Tensor:
+    x = method(y, noise_std)
+    want = (len(y), 1, *y.shape[-2:])
     if not isinstance(x, Tensor) or x.shape != want:
         got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-        remedy = "" if isinstance(x, Tensor) else "; of a Result, return its x"
-        raise ValueError(f"mass_map_ladder: method {name!r} must return a tensor {want}, got {got}{remedy}")
+        remedy = "" if isinstance(x, Tensor) else "; return the x of a Result"
+        raise ValueError(f"compare_mass_maps: method {name!r} must return a tensor {want}, got {got}{remedy}")
     if not bool(x.isfinite().all()):
-        raise ValueError(f"mass_map_ladder: method {name!r} must return finite maps, got NaN or infinity")
+        raise ValueError(f"compare_mass_maps: method {name!r} must return finite maps, got NaN or infinity")
     return x
 
 
 def _scores(x: Tensor, truth: Tensor | None, mask: Tensor) -> dict[str, float | None]:
-    """Errors and correlation against the truth, means taken off, since shear does not measure them."""
+    """Return errors and correlation with the truth, without the means, which shear does not measure."""
     if truth is None:
         return dict.fromkeys(("nrmse", "rmse_mask", "rmse_field", "pearson_r"))
     values = x[mask.expand(x.shape)]
@@ -298,12 +308,13 @@ def _check_methods(methods: Mapping[str, Method] | None, baselines: Sequence[str
     unknown = [b for b in ([baselines] if isinstance(baselines, str) else baselines) if b not in BASELINES]
     if unknown or isinstance(baselines, str):
         raise ValueError(
-            f"mass_map_ladder: baselines must be a sequence of {', '.join(BASELINES)}, got {short(repr(baselines), 80)}"
+            f"compare_mass_maps: baselines must be a sequence of {', '.join(BASELINES)}, got "
+            f"{short(repr(baselines), 80)}"
         )
     for name, method in (methods or {}).items():
         if not callable(method):
             raise TypeError(
-                f"mass_map_ladder: methods[{name!r}] must be a callable (shear, noise_std) -> kappa, "
+                f"compare_mass_maps: methods[{name!r}] must be a callable (y, noise_std) -> kappa, "
                 f"got {type(method).__name__}"
             )
     return dict(methods or {})

@@ -1,6 +1,6 @@
-"""Factors that make heuristic intervals cover: split conformal by pixel or by sky, and risk control by a betting bound.
+"""Factors that give heuristic intervals their coverage: split conformal by pixel or by sky, and risk control.
 
-`calibration` describes the forms. Scores are (n, pixels): |error| over the heuristic, of n independent simulations.
+`error_maps` describes the forms. Scores are (n, pixels): |error| over the heuristic, of n independent simulations.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from torch import Tensor
 
 
 def check_size(n: int, c: float, form: str, delta: float) -> None:
-    """Check that n skies can promise the target were nothing uncovered."""
+    """Check that n skies suffice to promise the target if all pixels are covered."""
     if form == "pixel":
         enough = n >= 1 and math.ceil((n + 1) * c) <= n
     elif form == "value":
         enough = n >= 1 and math.ceil((n + 1) * (1 - delta)) <= n
     else:
-        enough = n >= 1 and upper_bound([0.0] * n, delta) <= 1 - c
+        enough = n >= 1 and _upper_bound([0.0] * n, delta) <= 1 - c
     if not enough:
         confidence = "" if form == "pixel" else f" at delta {delta:g}"
         raise ValueError(
             f"calibrate_error: simulated must leave more skies to calibrate coverage {c:g}{confidence} in the {form} "
-            f"form, got {max(n, 0)}; simulate more, or ask for less"
+            f"form, got {max(n, 0)}; simulate more, or lower coverage"
         )
 
 
@@ -39,8 +39,8 @@ def sky_factor(scores: Tensor, members: Tensor, c: float, delta: float) -> Tenso
     Args:
         scores: (n, pixels).
         members: (n, pixels), true for the pixels of the group, at least one in each sky.
-        c: part to cover.
-        delta: chance that a sky is covered less.
+        c: part of the pixels to cover.
+        delta: chance that a smaller part of a sky is covered.
     """
     each = [s[m] for s, m in zip(scores, members, strict=True)]
     factors = torch.stack([s.kthvalue(math.ceil(c * len(s))).values for s in each])
@@ -48,20 +48,20 @@ def sky_factor(scores: Tensor, members: Tensor, c: float, delta: float) -> Tenso
 
 
 def risk_controlling_factor(scores: Tensor, c: float, delta: float) -> Tensor:
-    """Return the least lambda, to 1 in 1000, above which every bound on the mean uncovered share is at most 1 - c."""
+    """Return the least lambda, to 1 in 1000, above which all bounds on the mean uncovered fraction are <= 1 - c."""
 
     def controlled(factor: float) -> bool:
-        return upper_bound((scores > factor).double().mean(1).tolist(), delta) <= 1 - c
+        return _upper_bound((scores > factor).double().mean(1).tolist(), delta) <= 1 - c
 
-    # Downwards, and not by bisection: the bets depend on the losses, so that the bound need not be monotone.
-    factor = float(scores.max())  # at the largest score nothing is uncovered
+    # Downwards and not by bisection: the bets depend on the losses, so the bound may not be monotone.
+    factor = float(scores.max())  # with the largest score everything is covered
     for ratio in (0.98, 0.999):
         while controlled(factor * ratio):
             factor *= ratio
     return scores.new_tensor(factor)
 
 
-def upper_bound(losses: Sequence[float], delta: float) -> float:
+def _upper_bound(losses: Sequence[float], delta: float) -> float:
     """Return the 1 - delta upper confidence bound on the mean of independent losses in [0, 1].
 
     Waudby-Smith and Ramdas: betting nu_i against a mean of R, the capital prod_i (1 - nu_i (L_i - R)) exceeds 1/delta

@@ -1,7 +1,7 @@
-"""What a mass map is judged by: residuals, B modes and power, most of it without the truth.
+"""Diagnostics of mass maps: residuals, B modes and power, most of them without the truth.
 
-Lensing makes E modes only. Turning every shape by 45 degrees exchanges E and B, so the B map of a method is what it
-makes of (gamma2, -gamma1): noise, and E that the mask turned into B.
+Lensing makes E modes only. A turn of every shape by 45 degrees exchanges E and B, so the B map of a method is its map
+of (gamma2, -gamma1): noise, and E modes that the mask turned into B.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from .spectrum import b_mode, band_powers, gaussian_maps, shear_window
 
 
 class BModeNull(NamedTuple):
-    """What `b_mode_null` returns."""
+    """Result of `b_mode_null`."""
 
     chi2: float
     """Sum over bands of ((measured - expected)/spread)^2."""
     dof: int
-    """The number of bands: about what chi2 is where B is noise."""
+    """Number of bands, about the value of chi2 where B is noise."""
     p_value: float
-    """The chance of a chi2 so large where B is noise: its rank among simulations."""
+    """Chance of such a large chi2 where B is noise: its rank among simulations."""
     frequency: Tensor
-    """(n,) of the bands, cycles a pixel."""
+    """(n,) mean frequency of each band, cycles per pixel."""
     power: Tensor
     """(n,) measured band powers of the weighted B map, averaged over the batch."""
     expected: Tensor
-    """(n,) their mean in simulations."""
+    """(n,) mean band powers of simulations."""
     spread: Tensor
-    """(n,) their standard deviation in simulations."""
+    """(n,) standard deviations of the band powers of simulations."""
 
 
 def whitened_chi2(operator: Operator, kappa: Tensor, y: Tensor, noise_std: Tensor) -> float:
     """Return ||W^1/2 (A kappa - y)||^2 over the number of observed shear values.
 
-    The truth has 1 +- sqrt(2/n); a map that fits noise has less, one that misses signal more. The degrees of freedom
-    that a map has used up are not taken off.
+    The truth has 1 +- sqrt(2/n), a map that fits noise less, one that misses signal more. The degrees of freedom of the
+    map are not subtracted.
 
     Args:
         operator: convergence to shear.
@@ -60,8 +60,8 @@ def power_ratio(x: Tensor, reference: Tensor, *, mask: Tensor | None = None, n_b
     Args:
         x: maps (B, 1, H, W).
         reference: the same shape.
-        mask: weights that broadcast against both; the two share what it does to the spectrum.
-        n_bands: bands, as in `band_powers`.
+        mask: weights that broadcast against both; it changes both spectra alike.
+        n_bands: number of bands, as in `band_powers`.
     """
     if x.shape != reference.shape:
         raise ValueError(f"power_ratio: x and reference must have one shape, got {x.shape} and {reference.shape}")
@@ -82,19 +82,19 @@ def b_mode_null(
 ) -> BModeNull:
     """Test whether the B modes of the shear are its noise.
 
-    Band powers of the B map of v gamma, v the weights 1/noise_std^2, against those of simulated shear: noise, and
-    convergence of a given spectrum where there is one, since the mask turns some E into B. One half of the simulations
-    gives mean and spread of each band, the other ranks chi2, so that the p-value holds for so few draws and for bands
-    that are neither Gaussian nor independent: where the hypothesis is true, P(p <= q) <= q.
+    The band powers of the B map of v gamma, v the weights 1/noise_std^2, are compared with those of simulated shear:
+    noise, and convergence where a spectrum is given, since the mask turns some E into B. One half of the simulations
+    gives mean and spread of each band, the other half ranks chi2. So the p-value holds for few draws, and for bands
+    that are neither Gaussian nor independent: where B is noise, P(p <= q) <= q.
 
     Args:
         operator: convergence to shear.
         y: shear (B, 2, H, W); ignored where noise_std is infinite.
         noise_std: noise standard deviation per component, broadcasts against y.
-        generator: draws the simulations.
-        spectrum: (H, W) power of the convergence; None: noise alone, which a mask makes too little at large scales.
-        draws: simulations, at least 20; the least p-value is 1/(draws/2 + 1).
-        n_bands: bands, as in `band_powers`.
+        generator: source of randomness of the simulations.
+        spectrum: (H, W) power of the convergence; None: noise alone, too little at large scales behind a mask.
+        draws: number of simulations, at least 20; the least p-value is 1/(draws/2 + 1).
+        n_bands: number of bands, as in `band_powers`.
     """
     weights = check_shear("b_mode_null", y, noise_std).expand(y.shape)
     check_number("draws", draws, above=20, or_equal=True, integer=True, caller="b_mode_null")

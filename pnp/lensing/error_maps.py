@@ -1,7 +1,7 @@
-"""Error maps that cover: intervals around a mass map of any method, calibrated on simulated skies.
+"""Error maps with calibrated coverage: intervals around a mass map of any method, by simulated skies.
 
-From pairs (kappa_i, y_i) simulated through the survey's mask and noise, and a reconstruction R of any kind, the
-intervals R(y) +- lambda sigma are made to cover the truth, sigma a heuristic error map per pixel:
+Pairs (kappa_i, y_i) are simulated with the survey's mask and noise, R is any reconstruction, and sigma a heuristic
+error map. The factor lambda is chosen so that the intervals R(y) +- lambda sigma cover the truth:
 
     "pixel"     split conformal, pixel by pixel (Vovk et al. 2005; Lei et al. 2018): lambda_p is the ceil((n + 1) c)-th
                 smallest of |R(y_i) - kappa_i|/sigma at pixel p. Each pixel is covered with a chance of at least c, over
@@ -16,12 +16,12 @@ intervals R(y) +- lambda sigma are made to cover the truth, sigma a heuristic er
                 ceil((n + 1)(1 - delta))-th smallest score. With a chance of at least 1 - delta over calibration and sky
                 together, at most 1/(n + 1) more, c of a sky's pixels in the group are covered.
 
-The first two promise an average over the sky, which its peaks hardly enter. "value" promises the same for a map's
-highest pixels, among them its peaks, because the map itself tells which they are. No form promises it for the peaks of
-the truth: one that the map misses has the interval of its neighbours, and `coverage_high` tells how many are covered.
+The first two promise an average over the sky, to which its peaks hardly contribute. "value" promises the same for the
+highest pixels of a map, among them its peaks. No form promises it for the peaks of the truth: one that the map misses
+has the interval of its neighbours; `coverage_high` is the part of these that is covered.
 
-The first two are compared for mass maps by Leterme, Fadili and Starck (2024, arXiv 2410.08831). All hold whatever R and
-sigma are, for skies like the simulated ones: a simulation's error is the survey's only as far as it is the sky.
+The first two are compared for mass maps by Leterme, Fadili and Starck (2024, arXiv 2410.08831). All hold for any R
+and sigma, but only for skies like the simulated ones.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ from .conformal import check_size, conformal_factor, risk_controlling_factor, sk
 from .peaks import find_peaks
 from .shear import noise_like
 
-FORMS = ("pixel", "field", "value")
-RANKS = (0.5, 0.9, 0.99)
-"""Where the groups of a map's pixels end: the lower half, up to the highest tenth, up to the highest 1 %, and those."""
+_FORMS = ("pixel", "field", "value")
+_RANKS = (0.5, 0.9, 0.99)
+"""Ends of the groups of a map's pixels by rank: the lower half, up to the highest tenth, up to the highest 1 %."""
 
 
 class Sky(Protocol):
@@ -55,7 +55,7 @@ class Sky(Protocol):
 
 
 class SimulatedErrors(NamedTuple):
-    """Errors of a reconstruction on simulated skies, from `simulated_errors`; all skies are independent."""
+    """Result of `simulated_errors`: errors of a reconstruction on independent simulated skies."""
 
     error: Tensor
     """(N, pixels) R(y) - kappa where observed."""
@@ -66,30 +66,30 @@ class SimulatedErrors(NamedTuple):
 
     @property
     def maps(self) -> Tensor:
-        """(N, pixels) R(y) where observed, but for the constants taken off its errors."""
+        """(N, pixels) R(y) where observed, without the constants subtracted from its errors."""
         return self.truth + self.error
 
 
 @dataclass(frozen=True)
 class CalibratedError:
-    """An error map and what it is worth on simulated skies that had no part in it.
+    """Result of `calibrate_error`: an error map, and its coverage on held-out simulated skies.
 
     Attributes:
-        error: (1, 1, H, W), half width of the interval R(y) +- error; NaN outside the mask.
+        error: (1, 1, H, W), half width of the intervals R(y) +- error; NaN outside the mask.
         heuristic: (1, 1, H, W), sigma before calibration; NaN outside the mask.
         factor: lambda: (1, 1, H, W) for "pixel" (NaN outside the mask), 0-dim for "field", (n_groups,) for "value".
         form: "pixel", "field" or "value".
-        target: coverage asked for.
-        coverage: part of the pixels covered, mean over the held-out skies.
+        target: requested coverage.
+        coverage: covered part of the pixels, mean over the held-out skies.
         coverage_spread: its standard deviation from sky to sky.
-        ranks: where the groups of pixels by reconstructed value end, as parts of the pixels, lowest first.
-        coverage_by_value: (n_groups,) part covered in each of these groups.
-        coverage_peaks: part covered of the peaks of held-out maps: local maxima among a map's highest group; NaN: none.
-        coverage_high: part covered of the highest 1 % of each held-out truth's pixels, which no form promises.
-        heuristic_coverage: as `coverage`, for R(y) +- the Gaussian quantile of the target times the heuristic.
-        n_heuristic: skies that gave sigma; 0: it was given.
-        n_calibration: skies that gave lambda.
-        n_test: held-out skies.
+        ranks: ends of the groups of pixels by reconstructed value, as parts of the pixels, lowest first.
+        coverage_by_value: (n_groups,) covered part of each of these groups.
+        coverage_peaks: covered part of the peaks of held-out maps: local maxima in a map's highest group; NaN: none.
+        coverage_high: covered part of the highest 1 % of each held-out truth's pixels, which no form promises.
+        heuristic_coverage: `coverage` of R(y) +- the Gaussian quantile of the target times the heuristic.
+        n_heuristic: number of skies for sigma; 0: it was given.
+        n_calibration: number of skies for lambda.
+        n_test: number of held-out skies.
     """
 
     error: Tensor
@@ -134,19 +134,19 @@ def simulated_errors(
     centred: bool = True,
     progress: bool = False,
 ) -> SimulatedErrors:
-    """Reconstruct simulated skies seen through the survey, for `calibrate_error`.
+    """Reconstruct simulated skies with the survey's noise and mask, for `calibrate_error`.
 
-    Keeps two values for each observed pixel of every sky: 70 MB for 128 skies of COSMOS (360 x 360, 53 % observed).
+    It stores two values for each observed pixel of every sky: 70 MB for 128 skies of COSMOS (360 x 360, 53 % observed).
 
     Args:
-        reconstruct: (shear (1, 2, H, W), noise_std) -> convergence (1, 1, H, W).
+        reconstruct: (y (1, 2, H, W), noise_std) -> convergence (1, 1, H, W).
         operator: convergence to shear on the grid of the sky.
-        sky: draws convergence like the survey's: its source redshifts, its pixels. Maps larger than the survey are cut
-            to its size together with their shear, so that opposite edges are strangers, as in a real sky.
-        noise_std: (1, 2, H, W), infinity where blind; the mask is where both components are finite.
-        skies: how many, for all uses together.
-        generator: draws skies and noise, on its own device.
-        centred: take off the mean of each sky's error where observed, which shear does not measure.
+        sky: source of convergence maps with the survey's source redshifts and pixels. Maps larger than the survey are
+            cut to its size together with their shear, so that opposite edges are independent, as in a real sky.
+        noise_std: (1, 2, H, W), infinity where not observed; the mask is where both components are finite.
+        skies: number of skies for all uses together.
+        generator: source of randomness for skies and noise, on its own device.
+        centred: subtract the mean error of each sky where observed, which shear does not measure.
         progress: show a bar on stderr.
     """
     if noise_std.ndim != 4 or noise_std.shape[:2] != (1, 2):
@@ -159,7 +159,7 @@ def simulated_errors(
         kappa = sky(1, generator=generator).to(noise_std)
         if kappa.shape[:-2] != (1, 1) or kappa.shape[-2] < height or kappa.shape[-1] < width:
             raise ValueError(
-                f"simulated_errors: sky must give maps (1, 1, H, W) of at least {height} x {width} pixels, got "
+                f"simulated_errors: sky must return maps (1, 1, H, W) of at least {height} x {width} pixels, got "
                 f"{tuple(kappa.shape)}"
             )
         y, kappa = (maps[..., :height, :width] for maps in (operator.A(kappa), kappa))
@@ -180,38 +180,38 @@ def calibrate_error(
     form: str = "pixel",
     delta: float = 0.1,
     kappa: Tensor | None = None,
-    ranks: Sequence[float] = RANKS,
+    ranks: Sequence[float] = _RANKS,
     heuristic: Tensor | None = None,
     n_heuristic: int | None = None,
     n_test: int | None = None,
 ) -> CalibratedError:
-    """Calibrate an error map on simulated skies, and report what it covers on others.
+    """Calibrate an error map on simulated skies, and measure its coverage on others.
 
-    The first n_heuristic skies give sigma, the last n_test are held out, those between give lambda.
+    Sigma is computed from the first n_heuristic skies and lambda from the following; the last n_test are held out.
 
     Args:
-        simulated: from `simulated_errors`.
-        coverage: the target c, in (0, 1).
-        form: "pixel", "field" or "value", as in the module's docstring.
-        delta: chance that the calibration misses the target ("field"), or that a sky does ("value"); a half: as many
-            skies are covered more than the target as less.
-        kappa: "value" only: the survey's own mass map (1, 1, H, W), whose error map this is.
-        ranks: where the groups by reconstructed value end, rising in (0, 1); reported for every form.
+        simulated: result of `simulated_errors`.
+        coverage: target c, in (0, 1).
+        form: "pixel", "field" or "value", see the module's docstring.
+        delta: chance that the calibration misses the target ("field"), or that a sky does ("value"); for 0.5 half of
+            the skies are covered more than the target.
+        kappa: the survey's mass map (1, 1, H, W), to which the error map belongs; for "value" only.
+        ranks: ends of the groups by reconstructed value, rising in (0, 1); coverage by group is reported for all forms.
         heuristic: (1, 1, H, W) or (H, W), positive where observed, e.g. `wiener_std`; None: the root mean square error
             of n_heuristic skies.
-        n_heuristic: None: a quarter of the skies, or none where heuristic is given.
-        n_test: None: a quarter of the skies.
+        n_heuristic: number of skies for sigma; None: a quarter, or none where heuristic is given.
+        n_test: number of held-out skies; None: a quarter.
 
     Raises:
-        ValueError: also where the skies left are too few for any interval: at least c/(1 - c) for "pixel",
-            (1 - delta)/delta for "value".
+        ValueError: an argument does not fit, or too few skies are left for lambda: "pixel" needs c/(1 - c), "value"
+            (1 - delta)/delta.
     """
     c = check_number("coverage", coverage, above=0, caller="calibrate_error")
     delta = check_number("delta", delta, above=0, caller="calibrate_error")
     for name, value in (("coverage", c), ("delta", delta)):
         if value >= 1:
             raise ValueError(f"calibrate_error: {name} must be below 1, got {value!r}")
-    if form not in FORMS:
+    if form not in _FORMS:
         raise ValueError(f"calibrate_error: form must be pixel, field or value, got {short(repr(form), 60)}")
     ends = [0.0, *ranks, 1.0]
     if not all(low < high for low, high in pairwise(ends)):
@@ -233,7 +233,7 @@ def calibrate_error(
     if form == "value" and len(set(group[0].tolist())) < len(ends) - 1:
         raise ValueError(
             f"calibrate_error: ranks must leave pixels in every group, got {short(repr(ranks), 60)} for "
-            f"{truth.shape[1]} pixels; ask for wider groups"
+            f"{truth.shape[1]} pixels; use wider groups"
         )
 
     if heuristic is not None and not broadcasts(tuple(heuristic.shape), tuple(mask.shape)):
@@ -241,7 +241,7 @@ def calibrate_error(
     first, rest = error[:n_heuristic], slice(n_heuristic, len(error) - n_test)
     sigma = first.square().mean(0).sqrt() if heuristic is None else heuristic.expand(mask.shape)[mask].to(error)
     if not bool((sigma > 0).all() and sigma.isfinite().all()):
-        raise ValueError("calibrate_error: heuristic must be positive and finite where observed, got others; mask them")
+        raise ValueError("calibrate_error: heuristic must be positive and finite where observed, got other values")
     scores = error[rest] / sigma
     if form == "value":
         factor = torch.stack([sky_factor(scores, group[rest] == g, c, delta) for g in range(len(ends) - 1)])
@@ -250,7 +250,7 @@ def calibrate_error(
     else:
         factor = risk_controlling_factor(scores, c, delta)
 
-    # What it is worth on the skies held out
+    # Coverage of the held-out skies
     held = slice(len(error) - n_test, None)
     error, truth, group = error[held], truth[held], group[held]
     covered = error <= (factor[group] if form == "value" else factor) * sigma
@@ -292,7 +292,7 @@ def _spread_out(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def _peaks(x: Tensor, mask: Tensor) -> Tensor:
-    """Return where the observed pixels of a map (1, 1, H, W) are its local maxima, (1, pixels)."""
+    """Return (1, pixels), true where an observed pixel of a map (1, 1, H, W) is a local maximum."""
     found = find_peaks(x, mask=mask)
     at = torch.zeros_like(mask)
     at[0, 0, found.row, found.column] = True

@@ -13,7 +13,7 @@ class Gaussian:
 
     Args:
         shape: (H, W) of the maps.
-        smoothing_px: standard deviation in pixels; 0: the maps as they are.
+        smoothing_px: standard deviation in pixels; 0: no smoothing.
         like: gives dtype and device of the response; None: float64 on the CPU.
 
     >>> point = torch.zeros(5, 7, dtype=torch.float64)

@@ -1,17 +1,17 @@
-"""From shear to a mass map in one call, by plug-and-play with a denoiser trained on convergence.
+"""Mass maps from shear in one call, by plug-and-play with a denoiser trained on convergence.
 
-    gamma = A kappa + n,   n of variance Sigma per pixel,   W = Sigma^-1 = 1/noise_std^2, 0 where blind
+    gamma = A kappa + n,   n of variance Sigma per pixel,   W = Sigma^-1 = 1/noise_std^2, 0 where not observed
 
     "admm"      x = (A*WA + alpha)^-1 (A*W gamma + alpha (z - u)),   z = D(x + u; sigma),   u = u + x - z
     "pnpmass"   z = D(z + tau A* Sigma^(-1/2) (gamma - A z); tau)
 
 ADMM keeps alpha at the mean of W where observed and sigma at alpha^(-1/2): D is then the proximal step of its prior,
-and the fixed point weighs every pixel by its own noise. With `operators.KaiserSquiresEB` on an odd grid its x-update
+and the fixed point weights every pixel by its own noise. With `operators.KaiserSquiresEB` on an odd grid its x-update
 is exact with four FFTs; D works on E, and B = 0 (`EModeOnly`).
 
 PnPMass (Leterme, Tersenov, Fadili and Starck 2026, arXiv:2603.22006) replaces Sigma^-1 by its root in a gradient step,
-because tau A* Sigma^(-1/2) n is then white with standard deviation tau wherever the sky is observed (A*A = 1): what D
-was trained for. Its fixed point weighs pixels by 1/(tau noise_std), which is W where noise_std = tau; so tau is the
+because tau A* Sigma^(-1/2) n is then white with standard deviation tau wherever the sky is observed (A*A = 1), as in
+the training of D. Its fixed point weights pixels by 1/(tau noise_std), which is W where noise_std = tau; so tau is the
 sigma of ADMM. It needs neither odd grids nor a closed form, and is stable for tau <= 2 noise_std.
 
 All settings follow from the noise map. The mean of kappa is not measured.
@@ -44,29 +44,29 @@ from .reduced_shear import undo_reduction
 from .shear import check_shear
 from .spectrum import rotated
 
-N_ITER = {"admm": 12, "pnpmass": 8}
-"""Iterations; chosen on simulated maps (benchmarks/mass_mapping_step.py)."""
-STABLE = 1.9
-"""Largest tau/noise_std of a PnPMass step; more exact shear counts as that."""
-SHARED = 0.01
-"""Components whose noise differs by less are given their root mean square, for the closed form."""
+_DEFAULT_MAX_ITER = {"admm": 12, "pnpmass": 8}
+"""Default max_iter of each method, chosen on simulated maps (benchmarks/mass_mapping_step.py)."""
+_MAX_STEP_RATIO = 1.9
+"""Largest tau/noise_std of a PnPMass step; smaller noise_std is raised to it."""
+_NOISE_TOLERANCE = 0.01
+"""Relative difference up to which both components get the root mean square of their noise."""
 
 
 @dataclass(frozen=True)
 class MassMap:
-    """What `map_mass` returns; maps are numpy where the shear was.
+    """Result of `map_mass`; maps are numpy where y was.
 
     Attributes:
         kappa_e: convergence (B, 1, H, W).
-        kappa_b: the same of the shear turned by 45 degrees, (B, 1, H, W): noise and systematic errors without lensing,
-            but near edges and holes, where mass unseen may pass for either mode. None where it was not asked for.
+        kappa_b: map of the shear turned by 45 degrees, (B, 1, H, W): noise and systematic errors without lensing,
+            except near edges and holes, where mass outside may contribute. None for b_mode=False.
         method: "admm" or "pnpmass".
-        sigma: noise level of the denoiser, in units of convergence.
+        sigma: noise level of the denoiser in units of convergence.
         n_iter: finished iterations, of all corrections for reduced shear together.
-        stop: why they ended: `Stop.MAX_ITER` (n_iter of them), `CALLBACK` or `INTERRUPTED` (Ctrl-C). A loop over many
-            maps looks here, lest Ctrl-C end one map of many.
-        history: "change", one entry an iteration: ||z - z_old|| / ||z||; "reduced", one entry a correction for reduced
-            shear: the change of kappa relative to it.
+        stop: why they ended: `Stop.MAX_ITER`, `CALLBACK` or `INTERRUPTED` (Ctrl-C). A loop over maps should check it:
+            otherwise Ctrl-C ends only the current map.
+        history: "change", one entry per iteration: ||z - z_old|| / ||z||; "reduced", one entry per correction for
+            reduced shear: the relative change of kappa.
     """
 
     kappa_e: Any
@@ -79,9 +79,9 @@ class MassMap:
 
 
 class EModeOnly(nn.Module):
-    """A denoiser of convergence, used on E and B modes (B, 2, H, W): E is denoised, B is 0.
+    """Denoise the E mode of maps of E and B modes (B, 2, H, W), and set B to 0: lensing makes no B modes.
 
-    `solve(KaiserSquiresEB(shape), y, EModeOnly(D), noise_std=...)` solves for real convergence: lensing makes no B.
+    `solve(KaiserSquiresEB(shape), y, EModeOnly(D), noise_std=...)` solves for real convergence.
 
     Args:
         denoiser: D(x, sigma), called with x (B, 1, H, W).
@@ -94,7 +94,7 @@ class EModeOnly(nn.Module):
             self.sigma_range = self.denoiser.sigma_range
 
     def forward(self, x: Tensor, sigma: float) -> Tensor:
-        """Denoise E of x (B, 2, H, W); sigma in units of convergence."""
+        """Denoise E of x (B, 2, H, W) and set B to 0; sigma is in units of convergence."""
         if x.ndim != 4 or x.shape[1] != 2:
             raise ValueError(f"EModeOnly: x must be (B, 2, H, W), E and B modes, got {tuple(x.shape)}")
         E = self.denoiser(x[:, :1], sigma)
@@ -110,7 +110,7 @@ def map_mass(
     make_operator: Callable[[tuple[int, int]], Operator] = KaiserSquiresEB,
     mask: Any = None,
     method: str = "admm",
-    pad: int | None = 0,
+    margin_px: int | None = 0,
     b_mode: bool = True,
     reduced: bool = False,
     strength: float = 1.0,
@@ -118,48 +118,47 @@ def map_mass(
     callback: Callable[[State], Any] | None = None,
     progress: bool = False,
 ) -> MassMap:
-    """Map the mass behind a shear map; Ctrl-C returns the last finished iterate, once there is one.
+    """Reconstruct convergence from shear; Ctrl-C returns the last iterate, once there is one.
 
     Args:
-        y: shear (B, 2, H, W), float32 or float64, a tensor or numpy; where blind it may be anything, NaN too.
-        noise_std: noise standard deviation per component and pixel, broadcasts to y; infinity where blind.
+        y: shear (B, 2, H, W), float32 or float64, a tensor or numpy; not observed values may be NaN.
+        noise_std: noise standard deviation per component and pixel, broadcasts to y; infinity where not observed.
         denoiser: D(x, sigma) for convergence (B, 1, H, W); None: `MLPatch.from_pretrained("convergence")`.
         make_operator: called with the grid's (height, width). `KaiserSquiresEB` has exact steps on odd grids,
             `KaiserSquires` takes conjugate gradients; `functools.partial(KaiserSquiresEB, convention="conjugate")`.
-        mask: true or 1 where observed, broadcasts to y; noise_std may be 0 or NaN elsewhere. None: everywhere.
-        method: "admm" or "pnpmass", as the module describes.
-        pad: at least so many pixels between the field and its periodic copies, on an odd grid; 0: what makes it odd;
-            None: the grid of y as it is.
-        b_mode: map the shear turned by 45 degrees as well, which takes as long again.
+        mask: true or 1 where observed, broadcasts to y; elsewhere noise_std may be 0 or NaN. None: by noise_std alone.
+        method: "admm" or "pnpmass", see the module's docstring.
+        margin_px: smallest distance in pixels between the field and its periodic copies, on an odd grid; 0: only to
+            make the grid odd; None: the grid of y itself.
+        b_mode: also map the shear turned by 45 degrees; doubles the time.
         reduced: y is the reduced shear g = gamma/(1 - kappa): correct for it until kappa changes by less than 1 %.
-        strength: weight of the prior, 1 as trained; more is smoother.
-        max_iter: iterations. None: 12 of ADMM, 8 of PnPMass.
-        callback: called with each iteration's `State`, its maps the E modes (B, 1, H, W) on the shear's own pixels, for
-            reading only; the denoiser got z + u (PnPMass: x) and gave z. A true answer stops, as in `solve`, and with
-            it the corrections for reduced shear.
+        strength: weight of the prior, 1 as trained; a larger one makes smoother maps.
+        max_iter: number of iterations; None: 12 of ADMM, 8 of PnPMass.
+        callback: called with the `State` of each iteration, E modes (B, 1, H, W) on the pixels of y, read only. A true
+            return value stops, as in `solve`, and ends the corrections for reduced shear.
         progress: show a bar on stderr.
 
     Returns:
-        The E and B maps and how they were reached, see `MassMap`.
+        E and B maps and how they were computed, see `MassMap`.
 
     Raises:
         ValueError, TypeError: an argument does not fit, e.g. a noise_std of 0 where observed.
     """
-    if method not in N_ITER:
-        raise ValueError(f"map_mass: method must be one of {sorted(N_ITER)}, got {short(repr(method), 60)}")
+    if method not in _DEFAULT_MAX_ITER:
+        raise ValueError(f"map_mass: method must be one of {sorted(_DEFAULT_MAX_ITER)}, got {short(repr(method), 60)}")
     strength = check_number("strength", strength, above=0, caller="map_mass")
-    max_iter = N_ITER[method] if max_iter is None else max_iter
+    max_iter = _DEFAULT_MAX_ITER[method] if max_iter is None else max_iter
     max_iter = check_number("max_iter", max_iter, above=1, integer=True, or_equal=True, caller="map_mass")
     is_tensor = isinstance(y, Tensor)
     y, std = _survey(y, noise_std, mask)
     if std.shape[0] > 1:
         raise ValueError(
-            f"map_mass: noise_std must be one map for all images, got {std.shape[0]}; every noise has settings of its "
-            "own, call map_mass image by image"
+            f"map_mass: noise_std must be one map for all images, got {std.shape[0]}; "
+            "the settings depend on the noise, call map_mass image by image"
         )
-    grid = OddGrid((y.shape[-2], y.shape[-1]), margin_px=pad or 0)
-    crop = grid.crop if pad is not None else lambda maps: maps
-    if pad is not None:
+    grid = OddGrid((y.shape[-2], y.shape[-1]), margin_px=margin_px or 0)
+    crop = grid.crop if margin_px is not None else lambda maps: maps
+    if margin_px is not None:
         y, std = grid.embed(y, 0.0), grid.embed(std.expand(-1, -1, *grid.field), math.inf)
     A = _operator(make_operator, y)
     D = as_denoiser(_prior(y) if denoiser is None else denoiser, "map_mass")
@@ -187,7 +186,7 @@ def map_mass(
                 if monitor.asks_to_stop(shown(state)):
                     break
         if z is None:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt  # before the first iterate
         return torch.cat(torch.split(z[:, :1], batch), dim=1)  # type: ignore[no-untyped-call]
 
     if reduced:
@@ -201,7 +200,7 @@ def map_mass(
 
 
 def _with_turned(y: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
-    """Return shear and noise, and behind them -i gamma, whose E mode is the B mode of gamma, and its noise."""
+    """Append to shear and noise those of -i gamma, whose E mode is the B mode of gamma, along the batch."""
     if std.shape[:2] != (1, 1):
         std = torch.cat([s.expand(len(y), -1, -1, -1) for s in (std, std.flip(1))])
     return torch.cat([y, rotated(y)]), std
@@ -218,7 +217,7 @@ def _iterate_pnpmass(
     A: Operator, y: Tensor, std: Tensor, D: Callable[[Tensor, float], Tensor], sigma: float, strength: float
 ) -> Iterator[State]:
     step = sigma / strength
-    root = std.reciprocal().clamp(max=STABLE / step)  # 1/infinity = 0: blind
+    root = std.reciprocal().clamp(max=_MAX_STEP_RATIO / step)  # 1/infinity = 0: not observed
     z = u = y.new_zeros(len(y), *A.A_adjoint(y[:1]).shape[1:])
     for k in itertools.count(1):
         x = z + step * A.A_adjoint(root * (y - A.A(z)))
@@ -238,7 +237,7 @@ def _noise_level(std: Tensor, denoiser: Denoiser) -> float:
 
 
 def _survey(y: Any, noise_std: Any, mask: Any) -> tuple[Tensor, Tensor]:
-    """Return shear (B, 2, H, W), 0 where blind, and its noise (1 or B, 1 or 2, 1 or H, 1 or W), infinite there."""
+    """Return y (B, 2, H, W), 0 where not observed, and its noise (1 or B, 1 or 2, 1 or H, 1 or W), infinite there."""
     y = as_tensor("y", y, caller="map_mass")
     if isinstance(noise_std, (int, float, np.number)):
         noise_std = torch.tensor(float(noise_std), dtype=y.dtype, device=y.device)
@@ -255,25 +254,25 @@ def _survey(y: Any, noise_std: Any, mask: Any) -> tuple[Tensor, Tensor]:
 
 
 def _share(std: Tensor) -> Tensor:
-    """Return one noise map (., 1, ., .) where the components' agree within SHARED, else both."""
+    """Return one noise map (., 1, ., .) where the components' agree within _NOISE_TOLERANCE, else both."""
     if std.shape[1] == 1:
         return std
     first, second = std.unbind(1)
-    alike = (first == second) | ((first - second).abs() <= SHARED * torch.minimum(first, second))
-    return std.square().mean(1, keepdim=True).sqrt() if bool(alike.all()) else std
+    equal = (first == second) | ((first - second).abs() <= _NOISE_TOLERANCE * torch.minimum(first, second))
+    return std.square().mean(1, keepdim=True).sqrt() if bool(equal.all()) else std
 
 
 def _prior(y: Tensor) -> MLPatch:
-    """Return the denoiser that was trained on convergence, on y's device."""
+    """Return the package's denoiser for convergence, on y's device."""
     return MLPatch.from_pretrained("convergence").to(y.device)
 
 
 def _operator(make: Callable[[tuple[int, int]], Operator], y: Tensor) -> Operator:
-    """Return the operator of y's grid, on y's device."""
+    """Return the operator for y's grid, on y's device."""
     if hasattr(make, "A") and not isinstance(make, type):
         raise TypeError(
-            f"map_mass: make_operator must be a class or function of (height, width), got a {type(make).__name__}; "
-            "pass the class, the grid is chosen here"
+            f"map_mass: make_operator must be a class or function of (height, width), got an instance of "
+            f"{type(make).__name__}; pass the class"
         )
     A = as_operator(make((y.shape[-2], y.shape[-1])), "map_mass")
     return A.to(y.device) if isinstance(A, nn.Module) else A

@@ -1,9 +1,8 @@
-"""Fields on larger odd grids, for maps that do not repeat beyond their edges.
+"""Embed fields in larger odd grids, for maps that are not periodic.
 
-Fourier methods take a map for periodic; around a real field the sky goes on instead. Embedded in a larger grid whose
-outside was not observed (noise infinite), the two edges no longer touch, and mass just outside may explain shear just
-inside. The grid is odd, where Kaiser and Squires' kernel is unitary, of sides with the factors 3, 5, 7 and 11 alone,
-which the FFT likes.
+Fourier methods assume periodic maps; around a real field there is more sky. In a larger grid, not observed outside the
+field (infinite noise), opposite edges do not touch, and mass just outside can explain shear just inside. Sides are odd,
+so that the kernel of Kaiser and Squires is unitary, and have only the factors 3, 5, 7 and 11, for fast FFTs.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ class OddGrid:
 
     Args:
         shape: (H, W) of the field in pixels.
-        margin_px: at least so many pixels between the field and its periodic copies; 0: only what makes it odd.
+        margin_px: smallest distance in pixels between the field and its periodic copies; 0: only to make the grid odd.
 
     >>> grid = OddGrid((360, 360), margin_px=10)
     >>> grid.shape, grid.offset
@@ -56,7 +55,7 @@ class OddGrid:
         return f"OddGrid({self.field}, margin_px={self.margin_px})"
 
     def embed(self, maps: Tensor, fill: float) -> Tensor:
-        """Return maps (..., H, W) amid `fill`: 0 for shear, infinity for its noise."""
+        """Return maps (..., H, W) on the grid, with `fill` around them: 0 for shear, infinity for its noise."""
         if tuple(maps.shape[-2:]) != self.field:
             raise ValueError(f"OddGrid.embed: maps must be (..., {self.field[0]}, {self.field[1]}), got {_shape(maps)}")
         out = maps.new_full((*maps.shape[:-2], *self.shape), fill)

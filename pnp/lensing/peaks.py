@@ -11,10 +11,10 @@ from ..checks import check_number, short
 
 
 class Peaks(NamedTuple):
-    """Peaks of a batch of maps, the highest first in each map; vectors of one length."""
+    """Peaks of a batch of maps, the highest first in each map; vectors of equal length."""
 
     image: Tensor
-    """Which map of the batch."""
+    """Index of the map in the batch."""
     row: Tensor
     column: Tensor
     height: Tensor
@@ -26,12 +26,11 @@ def find_peaks(
 ) -> Peaks:
     """Return the local maxima of maps (B, 1, H, W): pixels above all of their eight neighbours.
 
-    A pixel counts where it and its neighbours lie inside the map and the mask: at an edge a slope would pass for a
-    peak.
+    A peak and its neighbours must lie inside the map and the mask: at an edge a slope would look like a peak.
 
     Args:
         x: maps; may be NaN outside the mask.
-        threshold: least height, exclusive, in units of x, or of noise_std where that is given; None: all.
+        threshold: lower limit of heights, exclusive, in units of x, or of noise_std where that is given; None: all.
         mask: true where observed, broadcasts against x.
         noise_std: the map's own noise per pixel, broadcasts against x: peaks are then found in x/noise_std.
     """
@@ -60,7 +59,7 @@ def find_peaks(
 
 
 def peak_counts(x: Tensor, edges: Tensor, *, mask: Tensor | None = None, noise_std: Tensor | None = None) -> Tensor:
-    """Return how many peaks of maps (B, 1, H, W) fall in each bin edges[i] <= height < edges[i + 1], (B, n) integers.
+    """Return the number of peaks of maps (B, 1, H, W) in each bin edges[i] <= height < edges[i + 1], (B, n) integers.
 
     Args:
         x: maps.
@@ -78,12 +77,12 @@ def peak_counts(x: Tensor, edges: Tensor, *, mask: Tensor | None = None, noise_s
 
 
 def match_peaks(peaks: Peaks, truth: Peaks, *, radius_px: float) -> int:
-    """Return how many true peaks have a peak of theirs alone within a radius: nearest pairs first, each peak once.
+    """Return the number of true peaks that match a peak within a radius: nearest pairs first, each peak in one pair.
 
     Args:
-        peaks: found in the reconstruction.
-        truth: found in the truth.
-        radius_px: greatest distance of a pair in pixels.
+        peaks: peaks of the reconstruction.
+        truth: peaks of the truth.
+        radius_px: largest distance of a pair in pixels.
     """
     check_number("radius_px", radius_px, above=0, or_equal=True, caller="match_peaks")
     if not len(peaks.row) or not len(truth.row):

@@ -1,4 +1,4 @@
-"""Shear and its noise: what every method of this package checks first, and how simulated noise is drawn."""
+"""Checks of shear and its noise, and simulated noise."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from ..drivers.arguments import as_weights
 
 
 def check_shear(caller: str, y: Tensor, noise_std: Tensor) -> Tensor:
-    """Return the weights 1/noise_std^2, in y's dtype and 0 where blind, or explain what does not fit.
+    """Return the weights 1/noise_std^2, in y's dtype, 0 where not observed.
 
     Args:
-        caller: what the message begins with.
+        caller: function name at the start of messages.
         y: shear (B, 2, H, W); finite where observed.
-        noise_std: positive, broadcasts against y, infinity where blind.
+        noise_std: positive, broadcasts against y, infinity where not observed.
 
     Raises:
         TypeError: one of them is not a real floating tensor.
-        ValueError: shape, device, sign, NaN, beyond the range of the dtype, or nothing observed.
+        ValueError: wrong shape, device or sign, NaN, values beyond the range of the dtype, or nothing observed.
     """
     for argument, value in (("y", y), ("noise_std", noise_std)):
         if not isinstance(value, Tensor) or not value.dtype.is_floating_point:
@@ -58,9 +58,9 @@ def noise_like(y: Tensor, noise_std: Tensor, *, generator: torch.Generator) -> T
     """Draw the noise of shear y (B, 2, H, W): Gaussian of noise_std, 0 where that is infinite.
 
     Args:
-        y: gives shape, dtype and device.
+        y: shear whose shape, dtype and device are used.
         noise_std: noise standard deviation per component, broadcasts against y.
-        generator: draws, on its own device.
+        generator: source of randomness, on its own device.
     """
     white = torch.randn(y.shape, generator=generator, dtype=y.dtype, device=generator.device).to(y.device)
     return torch.where(torch.isfinite(noise_std), noise_std, torch.zeros_like(noise_std)).to(y.dtype) * white

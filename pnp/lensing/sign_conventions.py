@@ -1,15 +1,16 @@
-"""Which signs does a survey's shear want? Shear made by lensing has E modes only, and more peaks than troughs.
+"""Find the signs of a survey's shear: lensing makes E modes only, and more peaks than troughs.
 
 Shear e1 + i e2 with a component of the wrong sign is its conjugate, up to a sign, and its E modes are spread evenly
-over E and B; with components exchanged as well, E modes are B modes. So the ratio of E to B tells the handedness and
-the order of the components (a map's axes exchanged are the handedness again). The global sign turns E into -E and B
-into -B and is invisible to that ratio: it shows in the correlation with a true map, or in the skewness of E, for
-overdensities grow without bound and voids end at emptiness (e.g. Jain, Seljak and White 2000, ApJ 530, 547).
+over E and B; with components exchanged as well, E modes are B modes. So the ratio of E to B determines the handedness
+and the order of the components (an exchange of the map's axes also changes the handedness). The global sign turns E
+into -E and B into -B and does not change that ratio. It follows from the correlation with a true map, or from the
+skewness of E: overdensities have no upper limit, voids end at density zero (Jain, Seljak and White 2000, ApJ 530,
+547).
 
-Everything is judged against chance, on maps smoothed within the mask: the spread of each figure over maps made from
-this one that know no difference between E and B. Those are, first, the map with the shear of each pixel turned by a
-random angle, which keeps its noise and holes, and second, the Kaiser-Squires map with random phases, which keeps its
-spectrum; the larger spread counts.
+All figures are of maps smoothed within the mask, and are compared with their spread by chance, over random maps without
+a difference between E and B. Those are, first, the map with the shear of each pixel turned by a random angle, which
+keeps its noise and holes, and second, the Kaiser-Squires map with random phases, which keeps its spectrum; the larger
+spread is used.
 """
 
 from __future__ import annotations
@@ -31,29 +32,29 @@ from ..readers.shear_map import ShearMap
 from .gaussian_filter import Gaussian
 from .padding import OddGrid
 
-_SMOOTHINGS = (1, 2, 4, 8)  # pixels: from a pixel's to a cluster's scale in maps of 256 pixels
-_LARGEST = 256  # pixels a side: scoring larger maps at full resolution would add noise, not certainty
+_SMOOTHINGS_PX = (1, 2, 4, 8)  # from the scale of a pixel to that of a cluster in maps of 256 pixels
+_MAX_SIDE = 256  # pixels; the full resolution of larger maps would add only noise
 
 
 class EBInverse(Protocol):
-    """Shear (B, 2, H, W) to E and B maps (B, 2, H, W), as `operators.KaiserSquires`."""
+    """An operator from shear to E and B maps, such as `operators.KaiserSquires`."""
 
     def inverse_eb(self, y: Tensor, /) -> Tensor:
-        """Return the maps."""
+        """Return E and B maps (B, 2, H, W) of shear y (B, 2, H, W)."""
         ...
 
 
 @dataclass(frozen=True)
 class ConventionScore:
-    """How well one choice fits: the components, exchanged where `swap`, times `signs`.
+    """Scores of one choice: the components, exchanged where `swap`, times `signs`.
 
     Attributes:
-        signs: of the two components.
-        swap: they were exchanged before.
+        signs: factors of the two components.
+        swap: whether they are exchanged before.
         e_over_b: power of E over power of B.
-        skewness: of E.
+        skewness: skewness of E.
         r: correlation of E with the truth; None without truth.
-        sigmas: (log e_over_b, skewness, r) in standard deviations of what chance gives; r's is 0 without truth.
+        sigmas: (log e_over_b, skewness, r) in standard deviations by chance; 0 for r without truth.
     """
 
     signs: tuple[int, int]
@@ -71,14 +72,14 @@ class ConventionScore:
 
 @dataclass(frozen=True)
 class ConventionScores:
-    """The eight choices, the best first as far as the data tell, and the verdict.
+    """Result of `score_conventions`: the eight choices, the best first as far as the data decide, and the verdict.
 
     Attributes:
-        rows: a score for each choice.
-        best: the one that fits; None: the data cannot tell.
-        verdict: a sentence.
-        smoothing_px: standard deviation of the Gaussian that the maps were smoothed with, in pixels of the map.
-        made: signs, swap and convention that the map came with.
+        rows: scores of each choice.
+        best: the choice that fits; None: the data do not decide.
+        verdict: the verdict as a sentence.
+        smoothing_px: standard deviation of the Gaussian by which the maps were smoothed, in pixels of the map.
+        made: signs, swap and convention of the given map.
     """
 
     rows: tuple[ConventionScore, ...] = field(repr=False)
@@ -89,12 +90,12 @@ class ConventionScores:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The signs, swap and convention by which `map_catalogue` maps the file's galaxies as fits.
+        """Return the signs, swap and convention for `map_catalogue` by which the galaxies fit.
 
-        Unlike `apply`, that is right near a pole, too: `map_catalogue(galaxies, 2.0, **scores.options)`.
+        Unlike `apply`, this is also right near a pole: `map_catalogue(galaxies, 2.0, **scores.options)`.
 
         Raises:
-            ValueError: the data cannot tell.
+            ValueError: the data do not decide.
         """
         best, (signs, swap, convention) = self._fits("options"), self.made
         signs = signs[::-1] if best.swap else signs
@@ -110,10 +111,10 @@ class ConventionScores:
         return "\n".join([head, *map(str, self.rows), self.verdict])
 
     def apply(self, shear_map: ShearMap) -> ShearMap:
-        """Return the map by the signs that fit.
+        """Return the map with the signs that fit.
 
         Raises:
-            ValueError: the data cannot tell.
+            ValueError: the data do not decide.
         """
         best = self._fits("apply")
         return shear_map.with_signs(*best.signs, swap=best.swap)
@@ -133,18 +134,18 @@ def score_conventions(
     n_sigma: float = 3.0,
     generator: torch.Generator | None = None,
 ) -> ConventionScores:
-    """Return how well each order and each pair of signs of the components fits, and which one does, if any.
+    """Score each order and each pair of signs of the shear components, and return which one fits, if any.
 
-    Near a pole, map the catalogue again by `options`: there the signs matter to how shear turns with the sky's axes.
+    Near a pole, map the catalogue again with `options`: there the turn of the sky's axes depends on the signs.
 
     Args:
         shear_map: shear (1, 2, H, W) with its noise and mask.
         make_operator: called with a grid's (height, width), returns an operator with `inverse_eb`, in the map's
             convention; None: `KaiserSquires` in it.
-        truth: true convergence (1, 1, H, W), of simulations; None: not known.
-        n_random: random maps of each kind, from which the spread is taken: to 1/sqrt(2 n_random).
+        truth: true convergence (1, 1, H, W) of simulations; None: unknown.
+        n_random: number of random maps of each kind, which determine the spread to 1/sqrt(2 n_random).
         n_sigma: standard deviations that E/B and, without truth, skewness must exceed for a verdict.
-        generator: source of randomness; None: seeded with 0, so that equal maps have equal verdicts.
+        generator: source of randomness; None: seed 0, so that equal maps have equal verdicts.
 
     Raises:
         ValueError: truth has another shape or is not finite, or the map is narrower than 16 pixels.
@@ -159,13 +160,13 @@ def score_conventions(
             f"{tuple(truth.shape)}"
         )
     if truth is not None and not bool(truth.masked_select(shear_map.mask.to(truth.device)).isfinite().all()):
-        raise ValueError("score_conventions: truth must be finite where observed, got NaN or infinity; fill it in")
+        raise ValueError("score_conventions: truth must be finite where observed, got NaN or infinity")
     generator = generator or torch.Generator().manual_seed(0)
     shear, weight, kappa, factor = _reduced(shear_map, truth)
-    scales = [s for s in _SMOOTHINGS if s <= max(1, min(shear.shape[-2:]) / 16)]
+    scales = [s for s in _SMOOTHINGS_PX if s <= max(1, min(shear.shape[-2:]) / 16)]
     make = make_operator or partial(KaiserSquires, convention=shear_map.convention)
     tables = [_table(shear, weight, kappa, s, make, n_random, generator) for s in scales]
-    # The scale at which E and B differ most clearly, or the truth shows best, for whichever choice: it favours none.
+    # The scale at which E and B, or the truth, stand out most clearly for any choice: this favours none of them.
     decides = 0 if truth is None else 2
     rows, smoothing = max(zip(tables, scales, strict=True), key=lambda t: max(row.sigmas[decides] for row in t[0]))
     best, verdict = _verdict(rows, n_sigma)
@@ -174,14 +175,14 @@ def score_conventions(
 
 
 def _verdict(rows: list[ConventionScore], n_sigma: float) -> tuple[ConventionScore | None, str]:
-    """Return the row that fits, or None, and a sentence; put the rows in order."""
+    """Sort the rows; return the one that fits, or None, and a sentence."""
     known = rows[0].r is not None
     rows.sort(key=lambda row: row.sigmas[::-1] if known else row.sigmas, reverse=True)
     if known:
         best = rows[0]
         if best.sigmas[2] < n_sigma or best.sigmas[2] - rows[1].sigmas[2] < n_sigma:
             return None, (
-                f"cannot tell: the best two correlate with the truth by {best.r:.3f} and {rows[1].r:.3f} "
+                f"undecided: the best two correlate with the truth by {best.r:.3f} and {rows[1].r:.3f} "
                 f"({best.sigmas[2]:.1f} and {rows[1].sigmas[2]:.1f} sigma); is it the same field and orientation?"
             )
         return best, f"{_named(best)} fits: it correlates with the truth by {best.r:.3f} ({best.sigmas[2]:.1f} sigma)"
@@ -192,7 +193,7 @@ def _verdict(rows: list[ConventionScore], n_sigma: float) -> tuple[ConventionSco
     ratio = f"E/B {best.e_over_b:.3g} ({best.sigmas[0]:.1f} sigma)"
     if best.sigmas[0] < n_sigma or ahead < n_sigma:
         return None, (
-            f"cannot tell: {_named(best)} fits best, but chance may give its {ratio}, or that lead over the next, "
+            f"undecided: {_named(best)} fits best, but its {ratio}, or its lead over the next, may be chance: "
             f"{pairs[1].e_over_b:.3g} ({pairs[1].sigmas[0]:.1f} sigma); more galaxies, or a true map, would decide"
         )
     rows.sort(key=lambda row: (row.sigmas[0], row.sigmas[1]), reverse=True)
@@ -200,10 +201,10 @@ def _verdict(rows: list[ConventionScore], n_sigma: float) -> tuple[ConventionSco
     if best.sigmas[1] < n_sigma:
         s1, s2 = best.signs
         return None, (
-            f"cannot tell: {_named(best)} or its negative ({-s1:+d}, {-s2:+d}), by {ratio}; the global sign is "
-            f"invisible to E and B, and the {skewness} does not decide it; a true map or the survey's paper would"
+            f"undecided: {_named(best)} or its negative ({-s1:+d}, {-s2:+d}), by {ratio}; E/B does not "
+            f"depend on the global sign, and the {skewness} does not decide it; a true map or the survey's paper would"
         )
-    return best, f"{_named(best)} fits: {ratio} tells the handedness, {skewness} the global sign"
+    return best, f"{_named(best)} fits: {ratio} decides the handedness, {skewness} the global sign"
 
 
 def _named(row: ConventionScore) -> str:
@@ -223,7 +224,7 @@ def _table(
     n_random: int,
     generator: torch.Generator,
 ) -> list[ConventionScore]:
-    """Return the eight scores at one smoothing."""
+    """Return the scores of the eight choices at one smoothing."""
     grid = OddGrid((int(shear.shape[-2]), int(shear.shape[-1])), margin_px=math.ceil(8 * smoothing_px))
     mask, weights = grid.embed(weight > 0, False), grid.embed(weight, 0.0)
     smooth = Gaussian(grid.shape, smoothing_px)
@@ -238,7 +239,7 @@ def _table(
 
     inside = mask[0, 0]
     kappa = None if truth is None else (smooth(weights * grid.embed(truth, 0.0)) / density)[0, 0][inside]
-    # The two hands; in each, the global sign turns (E, B) into (-E, -B) and an exchange of components into (+-B, -+E).
+    # The two hands; the global sign turns (E, B) into (-E, -B), an exchange of components into (+-B, -+E).
     right = modes(shear)
     left = modes(torch.stack([shear[:, 0], -shear[:, 1]], dim=1))
     chance = [_figures(K.real, K.imag, inside, kappa) for K in _by_chance(shear, modes, right, n_random, generator)]
@@ -273,6 +274,7 @@ def _by_chance(
 
 
 def _random_turns(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Return complex numbers of modulus 1 with random phases."""
     angle = 2 * math.pi * torch.rand(shape, generator=generator, dtype=torch.float64, device=generator.device).cpu()
     return torch.polar(torch.ones_like(angle), angle)
 
@@ -291,12 +293,14 @@ def _figures(E: Tensor, B: Tensor, mask: Tensor, truth: Tensor | None) -> tuple[
 
 
 def _reduced(shear_map: ShearMap, truth: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None, int]:
-    """Return shear less its mean, weights and truth on at most 256 pixels a side, float64, and by what factor."""
+    """Return shear without its mean, weights and truth, binned to at most 256 pixels per side, and the factor."""
     noise = shear_map.noise_std.double().cpu().square().mean(1, keepdim=True)
     weight = torch.where(shear_map.mask.cpu(), 1 / noise, torch.zeros_like(noise))
     weight = weight / weight.max()
-    weight = torch.where(weight > 1e-6, weight, torch.zeros_like(weight))  # what knows a thousandth knows nothing
-    factor = math.ceil(max(shear_map.shape) / _LARGEST)
+    weight = torch.where(
+        weight > 1e-6, weight, torch.zeros_like(weight)
+    )  # noise a thousand times larger carries no information
+    factor = math.ceil(max(shear_map.shape) / _MAX_SIDE)
     height, width = shear_map.shape
     edge = (0, -width % factor, 0, -height % factor)
 
@@ -306,7 +310,7 @@ def _reduced(shear_map: ShearMap, truth: Tensor | None) -> tuple[Tensor, Tensor,
     coarse = mean(weight)
     divisor = torch.where(coarse > 0, coarse, torch.ones_like(coarse))
     shear = mean(weight * shear_map.shear.double().cpu()) / divisor
-    # A constant shear, which no mass within the field makes, would show at the mask's edges.
+    # No mass within the field makes a constant shear, which would appear at the mask's edges.
     shear = shear - (coarse * shear).sum((-2, -1), keepdim=True) / coarse.sum()
     known = None if truth is None else torch.where(weight > 0, truth.double().cpu(), torch.zeros_like(weight))
     kappa = None if known is None else mean(weight * known) / divisor

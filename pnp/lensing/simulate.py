@@ -1,10 +1,10 @@
-"""Simulated convergence maps and survey noise: enough to train a prior and to test a mass map.
+"""Simulated convergence maps and survey noise, to train priors and to test mass maps.
 
 The convergence is a shifted lognormal field (Xavier, Abdalla and Joachimi 2016, equations 16 to 20):
 
     kappa = shift (exp(g - var(g)/2) - 1),   xi_g(r) = log(1 + xi_kappa(r) / shift^2),
 
-g a Gaussian field, xi the correlation functions, so that kappa > -shift, its mean is zero and its spectrum is
+g a Gaussian field, xi the correlation functions, so that kappa > -shift and its mean is zero. Its spectrum is
 
     l^2 C(l) / 2 pi = 6.6e-4 x^1.2 / (1 + x)^1.8,   x = l / 2570.
 
@@ -13,7 +13,7 @@ The three constants were fitted here to the spectra of two kappaTNG maps (Osato,
 17 % rms, where the two maps scatter by 25 %. The amplitude gives a map of that size the two maps' mean
 standard deviation, 0.0274. The default shift, 1.28 standard deviations, gives about the skewness of the maps
 (2.5 and 3.2); two maps of other simulations and source redshifts (standard deviations 0.016 and 0.006,
-skewness 2.6 and 3.1) obey the same rule. A map for other sources is therefore these maps times a constant. Beyond 12
+skewness 2.6 and 3.1) follow the same rule. Maps for other sources are therefore these maps times a constant. Beyond 12
 standard deviations the field has too few pixels; there clusters of galaxies are added (`clusters`).
 
 Maps are periodic, axes (B, 1, H, W), convergence has no unit, angles are in arcminutes.
@@ -70,11 +70,11 @@ class LognormalKappa:
     Args:
         shape: (height, width) of a map in pixels.
         pixel_arcmin: side of a pixel in arcminutes.
-        std: standard deviation of the maps; None takes the spectrum's own (0.0274 at 360 x 360). It is set by
-            the redshifts of the sources: match it to the survey.
-        shift: the lowest convergence is -shift; None takes 1.28 std.
-        clusters: add the haloes of clusters of galaxies (`Clusters`, scaled as std is) and take their power from the
-            lognormal field's: the spectrum stays, the highest peaks become as frequent as in simulations.
+        std: standard deviation of the maps; None: that of the spectrum (0.0274 at 360 x 360). It depends on the
+            redshifts of the sources: take that of the survey.
+        shift: the lowest convergence is -shift; None: 1.28 std.
+        clusters: add the haloes of clusters of galaxies (`Clusters`, scaled like std) and subtract their power from the
+            lognormal field's: the spectrum is the same, the highest peaks are as frequent as in simulations.
 
     Raises:
         ValueError: a size, std or shift that is not positive.
@@ -103,11 +103,11 @@ class LognormalKappa:
         if self._clusters is not None:
             power = np.maximum(power - self._clusters.power.numpy(), 0)
         field_std = self._scale * math.sqrt(power.mean())
-        # The covariance of g; the clip keeps the logarithm defined where the covariance dips deep below 0.
+        # The covariance of g; the clip keeps the logarithm defined where the covariance is far below 0.
         correlation = np.fft.ifft2(power).real * self._scale**2
         gaussian = np.fft.fft2(np.log1p(np.maximum(correlation / self.shift**2, -0.9))).real
         gaussian = np.maximum(gaussian[:, : self.shape[1] // 2 + 1], 0.0)
-        # Not every lognormal covariance has a Gaussian one; the clip at 0 added variance, taken back here.
+        # Not every lognormal covariance has a Gaussian one; the clip at 0 added variance, which is removed here.
         self._variance = math.log1p((field_std / self.shift) ** 2)
         gaussian *= self._variance / np.fft.irfft2(gaussian, s=self.shape)[0, 0]
         self._amplitude = torch.from_numpy(np.sqrt(gaussian))
@@ -138,7 +138,7 @@ def survey_noise(
     variation: float = 0.2,
     holes: int = 30,
 ) -> Tensor:
-    """Draw the noise std of a small survey: (1, 2, H, W) per shear component, infinity where blind.
+    """Draw the noise std of a small survey: (1, 2, H, W) per shear component, infinity where not observed.
 
     The field has an unobserved border of a twelfth of each side and round holes around bright stars, as in
     COSMOS. Inside, the number of galaxies per pixel, and with it the noise, varies smoothly.
@@ -148,7 +148,7 @@ def survey_noise(
         generator: source of randomness; the result is on its device.
         std: median noise standard deviation of one shear component in a pixel, 0.17 for COSMOS.
         variation: relative standard deviation of the noise across the field.
-        holes: number of stars masked; radii are drawn between 1/100 and 1/25 of the shorter side.
+        holes: number of masked stars; their radii are random between 1/100 and 1/25 of the shorter side.
     """
     height, width = _check_map(shape, 1.0)
     if not std > 0:

@@ -1,18 +1,18 @@
-"""Power spectra of maps behind a mask, and a Wiener spectrum measured from the shear itself.
+"""Power spectra of maps behind a mask, and the spectrum of the convergence measured from the shear itself.
 
 Powers are in the unit of `pixel_spectrum`: white noise of standard deviation s per pixel has the power s^2, and
-C(l) = power side^2 at l = 2 pi f/side for pixels of `side` radians and f cycles a pixel.
+C(l) = power side^2 at l = 2 pi f/side for pixels of `side` radians and f cycles per pixel.
 
 Behind a window v a field of power P has the pseudo-power <|v kappa|^2> = |v|^2 * P, a convolution; smooth spectra
-change by mean(v^2) only, the part of the sky that counts. Shear mixes E and B on the way: with the field's phase
-e^{2 i phi} and both maps taken from v gamma (Hivon et al. 2002, ApJ 567, 2, here on a flat sky),
+are only multiplied by mean(v^2). The window mixes E and B modes of shear: with the field's phase e^{2 i phi} and both
+maps from v gamma (Hivon et al. 2002, ApJ 567, 2, here on a flat sky),
 
     E_k = sum_q v_{k-q} cos 2(phi_q - phi_k) kappa_q,     B_k = sum_q v_{k-q} sin 2(phi_q - phi_k) kappa_q.
 
 `measured_spectrum` fits log P = a + b log f + c log^2 f, with the level n of the noise, to band powers of E and B by
 the likelihood of Whittle (1953), each band chi^2 distributed about its mean
-mu: -2 log L = sum nu [p/mu + log mu]. B tells n, so that the noise need not be known; a positive, smooth P comes
-out where E - B would be negative.
+mu: -2 log L = sum nu [p/mu + log mu]. B determines n, so that the noise need not be known; P is positive and smooth
+where E - B would be negative.
 """
 
 from __future__ import annotations
@@ -31,49 +31,49 @@ from .shear import check_shear
 
 _Array: TypeAlias = "npt.NDArray[np.float64]"
 # a: natural logarithm of P over the noise at the middle frequency; b; c, never curving up; log n.
-_BOUNDS = ((-16.0, 16.0), (-4.0, 1.0), (-1.0, 0.0), (-6.0, 6.0))
+_FIT_BOUNDS = ((-16.0, 16.0), (-4.0, 1.0), (-1.0, 0.0), (-6.0, 6.0))
 
 
 class BandPowers(NamedTuple):
     """Powers averaged over rings of frequency."""
 
     edges: Tensor
-    """(n + 1,) in cycles a pixel; band i holds edges[i] <= f < edges[i + 1]."""
+    """(n + 1,) edges in cycles per pixel; band i holds edges[i] <= f < edges[i + 1]."""
     frequency: Tensor
-    """(n,) mean frequency of each band's modes, cycles a pixel."""
+    """(n,) mean frequency of each band's modes, cycles per pixel."""
     power: Tensor
     """(B, n), in the unit of `pixel_spectrum`."""
     n_modes: Tensor
-    """(n,) frequencies of the full FFT in each band: the independent real numbers in a real map."""
+    """(n,) number of the full FFT's frequencies in each band, that is of independent real numbers of a real map."""
 
     def ell(self, pixel_arcmin: float) -> Tensor:
-        """Return the multipole of each band for pixels of so many arcminutes."""
+        """Return the multipole of each band for pixels of this side in arcminutes."""
         return 2 * math.pi * self.frequency / math.radians(pixel_arcmin / 60)
 
 
 class MeasuredSpectrum(NamedTuple):
-    """What `measured_spectrum` returns."""
+    """Result of `measured_spectrum`."""
 
     spectrum: Tensor
-    """(H, W), float64: as `pixel_spectrum`, for `wiener`; 0 at frequency zero."""
+    """(H, W), float64, in the unit of `pixel_spectrum`, for `wiener`; 0 at frequency zero."""
     noise_factor: float
     """Variance of the noise over noise_std^2: about 1 where noise_std is right."""
     e_mode: BandPowers
-    """Pseudo-powers of E, over mean(v^2)."""
+    """Pseudo-powers of E over mean(v^2)."""
     b_mode: BandPowers
-    """Pseudo-powers of B, over mean(v^2): the noise, and E that the mask turned into B."""
+    """Pseudo-powers of B over mean(v^2): noise, and E modes that the mask turned into B."""
 
 
 def b_mode(operator: Operator, y: Tensor) -> Tensor:
-    """Return the B map (B, 1, H, W) of shear y: its E map after a turn of all shapes by 45 degrees.
+    """Return the B map (B, 1, H, W) of shear y: the E map after a turn of all shapes by 45 degrees.
 
-    D* (gamma1 + i gamma2) = E + iB, hence B = A* (gamma2, -gamma1), whatever the signs of the operator's convention.
+    D* (gamma1 + i gamma2) = E + iB, hence B = A* (gamma2, -gamma1), for any signs of the operator's convention.
     """
     return operator.A_adjoint(rotated(y))
 
 
 def rotated(y: Tensor) -> Tensor:
-    """Return shear (B, 2, H, W) with every shape turned by 45 degrees: what was B is E, and what was E is -B."""
+    """Return shear (B, 2, H, W) with every shape turned by 45 degrees: B becomes E, and E becomes -B."""
     gamma1, gamma2 = y.unbind(-3)
     return torch.stack([gamma2, -gamma1], dim=-3)
 
@@ -82,11 +82,11 @@ def band_powers(x: Tensor, *, mask: Tensor | None = None, n_bands: int = 12) -> 
     """Return the powers of maps in logarithmic bands of frequency, corrected for the mask by mean(mask^2).
 
     Args:
-        x: maps (B, 1, H, W); their weighted mean is taken off first.
+        x: maps (B, 1, H, W); their weighted mean is subtracted first.
         mask: weights that broadcast against x, 0 where unknown (x may be NaN there); None: 1. Its edges mix
-            frequencies a border's width apart, which this does not undo.
-        n_bands: bands between one cycle a side and the Nyquist frequency; the corners beyond are left out, and so
-            is a band without modes.
+            neighbouring frequencies, which is not corrected.
+        n_bands: number of bands between one cycle per side and the Nyquist frequency; the corners beyond, and bands
+            without modes, are left out.
     """
     if not isinstance(x, Tensor) or x.ndim != 4 or x.shape[1] != 1:
         got = tuple(x.shape) if isinstance(x, Tensor) else short(repr(x), 60)
@@ -96,7 +96,7 @@ def band_powers(x: Tensor, *, mask: Tensor | None = None, n_bands: int = 12) -> 
     total = v.sum((-3, -2, -1), keepdim=True)
     if not bool((total > 0).all()):
         raise ValueError(
-            "band_powers: mask must be positive somewhere in each map, got none; check that it is not turned"
+            "band_powers: mask must be positive somewhere in each map, got none; check that it is not inverted"
         )
     x = v * (x - (v * x).sum((-3, -2, -1), keepdim=True) / total)
     rings = _Rings((int(x.shape[-2]), int(x.shape[-1])), n_bands, x.device)
@@ -104,7 +104,7 @@ def band_powers(x: Tensor, *, mask: Tensor | None = None, n_bands: int = 12) -> 
 
 
 def band_means(spectrum: Tensor, *, n_bands: int = 12) -> Tensor:
-    """Return the mean of a spectrum (H, W), as `pixel_spectrum`, over each band of `band_powers`, (n,)."""
+    """Return the mean (n,) of a spectrum (H, W), as `pixel_spectrum`, over each band of `band_powers`."""
     rings = _Rings((int(spectrum.shape[0]), int(spectrum.shape[1])), n_bands, spectrum.device)
     return rings.mean(spectrum[None].double())[0]
 
@@ -127,16 +127,16 @@ def gaussian_maps(
 
 @torch.no_grad()
 def measured_spectrum(operator: Operator, y: Tensor, noise_std: Tensor, *, n_bands: int = 20) -> MeasuredSpectrum:
-    """Return the power spectrum of the convergence, and the noise level, measured from the shear.
+    """Measure the power spectrum of the convergence, and the noise level, from the shear.
 
-    The images of a batch share both and are averaged. The window v is the weight 1/noise_std^2 where both components
-    are observed.
+    Both are the same for all images of a batch, which are averaged. The window v is the weight 1/noise_std^2 where both
+    components are observed.
 
     Args:
         operator: convergence to shear on a periodic grid.
         y: shear (B, 2, H, W); ignored where noise_std is infinite.
         noise_std: noise standard deviation per component, broadcasts against y; one for all images.
-        n_bands: bands of the fit.
+        n_bands: number of bands of the fit.
     """
     weights = check_shear("measured_spectrum", y, noise_std).expand(y.shape)
     v, noise = shear_window("measured_spectrum", weights)
@@ -144,7 +144,7 @@ def measured_spectrum(operator: Operator, y: Tensor, noise_std: Tensor, *, n_ban
     seen = v.to(y.dtype) * torch.where(weights > 0, y, torch.zeros_like(y))
     e, b = rings.mean(_power(operator.A_adjoint(seen))), rings.mean(_power(b_mode(operator, seen)))
     area, fourth = float(v.square().mean()), float(v.square().square().mean())
-    # In units of the noise, all bands at once: E over B.
+    # In units of the noise, the bands of E followed by those of B.
     powers = torch.cat([e.mean(0), b.mean(0)]) / noise
     dof = (rings.n_modes * len(y) * area**2 / fourth).repeat(2)
     x = torch.log(rings.frequency)
@@ -171,7 +171,7 @@ class _Rings:
             -math.log10(max(shape)), math.log10(0.5), n_bands + 1, dtype=torch.float64, device=device
         )
         counts = torch.bincount(torch.bucketize(self.f.flatten()[inside], edges[1:-1], right=True), minlength=n_bands)
-        self.edges = torch.cat([edges[:1], edges[1:][counts > 0]])  # a band without modes joins the next
+        self.edges = torch.cat([edges[:1], edges[1:][counts > 0]])  # a band without modes is joined to the next
         self._band = torch.bucketize(self.f.flatten(), self.edges[1:-1], right=True)
         self._band[~inside] = len(self.edges) - 1
         self.n_modes = torch.bincount(self._band, minlength=len(self.edges))[:-1]
@@ -187,11 +187,12 @@ class _Rings:
         return (self._band == i).to(self.f.dtype).reshape(self.f.shape)
 
     def powers(self, power: Tensor) -> BandPowers:
+        """Return powers (B, n) with their bands."""
         return BandPowers(self.edges, self.frequency, power, self.n_modes)
 
 
 def _power(x: Tensor) -> Tensor:
-    """|FFT|^2 per pixel of maps (B, 1, H, W), as (B, H, W) float64."""
+    """Return |FFT|^2 per pixel of maps (B, 1, H, W), as (B, H, W) float64."""
     power: Tensor = torch.fft.fft2(x[:, 0]).abs().double().square()
     return power / (x.shape[-1] * x.shape[-2])
 
@@ -199,7 +200,7 @@ def _power(x: Tensor) -> Tensor:
 def shear_window(caller: str, weights: Tensor) -> tuple[Tensor, float]:
     """Return v (1, 1, H, W), float64, of the weights (B, 2, H, W), and the noise's pseudo-power in v gamma's E or B."""
     if bool((weights != weights[:1]).any()):
-        raise ValueError(f"{caller}: noise_std must be one for all images of y; take image by image")
+        raise ValueError(f"{caller}: noise_std must be the same for all images of y; call image by image")
     w = weights[:1].double()
     seen = (w > 0).all(dim=1, keepdim=True)
     if not bool(seen.any()):
@@ -209,7 +210,7 @@ def shear_window(caller: str, weights: Tensor) -> tuple[Tensor, float]:
 
 
 def _coupling(v: Tensor, rings: _Rings) -> Tensor:
-    """Return what a power of 1 in each band (columns) adds to the bands (rows) of E, then of B, behind the window.
+    """Return the powers in the bands (rows) of E, then of B, behind the window for power 1 in each band (columns).
 
     With c = |v|^2 * P and c4 = e^{-4 i phi} (|v|^2 * P e^{4 i phi}), E is (c + Re c4)/2 and B (c - Re c4)/2.
     """
@@ -228,7 +229,7 @@ def _coupling(v: Tensor, rings: _Rings) -> Tensor:
 
 
 def _whittle(p: _Array, M: _Array, nu: _Array, x: _Array) -> tuple[float, float, float, float]:
-    """Return (a, b, c, log n) of the largest likelihood of band powers p, mean M exp(a + b x + c x^2) + n."""
+    """Return (a, b, c, log n) that maximise the likelihood of band powers p with mean M exp(a + b x + c x^2) + n."""
     from scipy.optimize import minimize
 
     basis = np.stack([np.ones_like(x), x, x**2])
@@ -240,9 +241,9 @@ def _whittle(p: _Array, M: _Array, nu: _Array, x: _Array) -> tuple[float, float,
         slope = np.vstack([basis * curve @ M.T, np.full_like(mu, n)])
         return float(nu @ (p / mu + np.log(mu)) / nu.sum()), slope @ (nu * (1 / mu - p / mu**2)) / nu.sum()
 
-    tight = {"ftol": 1e-14, "gtol": 1e-10, "maxiter": 2000}  # one loss is a mean over many modes, flat in b and c
+    tight = {"ftol": 1e-14, "gtol": 1e-10, "maxiter": 2000}  # the loss is a mean over many modes, flat in b and c
     starts = ([a, -1.2, -0.1, 0.0] for a in (-6.0, -3.0, 0.0, 4.0))
-    found = [minimize(loss, t, jac=True, bounds=_BOUNDS, method="L-BFGS-B", options=tight) for t in starts]
+    found = [minimize(loss, t, jac=True, bounds=_FIT_BOUNDS, method="L-BFGS-B", options=tight) for t in starts]
     best = min(found, key=lambda f: float(f.fun))
     a, b, c, n = (float(t) for t in best.x)
     return a, b, c, n

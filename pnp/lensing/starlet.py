@@ -1,4 +1,4 @@
-"""The starlet transform and the mass map that is sparse in it.
+"""The starlet transform, and mass maps that are sparse in it.
 
 The isotropic undecimated wavelet transform of Starck, Fadili and Murtagh (2007, IEEE TIP 16, 297, section III): with
 h_j the cubic B-spline [1, 4, 6, 4, 1]/16 along rows and columns, 2^j pixels between its taps,
@@ -7,8 +7,8 @@ h_j the cubic B-spline [1, 4, 6, 4, 1]/16 along rows and columns, 2^j pixels bet
     first generation     w_j = c_j - c_{j+1},       x = c_J + w_0 + ... + w_{J-1},
     second generation    w_j = c_j - h_j c_{j+1},   c_j = h_j c_{j+1} + w_j,
 
-both exact. Borders are periodic or mirrored between pixels (d c b a | a b c d), under which h_j is symmetric, so that
-the adjoint costs what the transform costs. In the first generation ||T|| = 1: over any frequency the responses of the
+both invertible exactly. Borders are periodic or mirrored between pixels (d c b a | a b c d), so that h_j is symmetric
+and the adjoint takes as long as the transform. In the first generation ||T|| = 1: at any frequency the responses of the
 scales are not negative and add up to 1.
 
 The sparse map synthesises convergence from starlets, kappa = T* c (as Lanusse et al. 2016, A&A 591, A2, GLIMPSE, and
@@ -18,14 +18,16 @@ the sparse part of Starck et al. 2021, A&A 649, A99, MCALens),
 
 s_i the standard deviation of the noise in coefficient i of T A*W gamma, and at least its root mean square over the
 observed pixels of the scale: c_i leaves 0 where the data exceed k standard deviations of noise. FISTA (Beck and
-Teboulle 2009) solves it. Weights omega from an earlier solve (Candes, Wakin and Boyd 2008), as in GLIMPSE, take back
-most of the shrinking of strong coefficients: truer peaks, but at the usual noise a greater mean squared error, so that
-they are off unless asked for. Positivity is not imposed.
+Teboulle 2009) solves it. Weights omega from an earlier solve (Candes, Wakin and Boyd 2008), as in GLIMPSE, undo
+most of the shrinkage of strong coefficients: peaks are truer, but at the usual noise the mean squared error is larger,
+so that they are off by default. Positivity is not imposed.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -33,11 +35,12 @@ from torch import Tensor
 
 from ..algorithms.protocols import Operator
 from ..checks import check_number, short
-from ..drivers.progress import progress_bar
+from ..drivers.monitor import Monitor
+from ..drivers.result import Stop
 from .shear import check_shear, noise_like
 
 _TAPS = (6 / 16, 4 / 16, 1 / 16)
-BORDERS = ("periodic", "mirror")
+_BORDERS = ("periodic", "mirror")
 
 
 def starlet_transform(x: Tensor, n_scales: int, *, border: str = "periodic", generation: int = 1) -> Tensor:
@@ -45,7 +48,7 @@ def starlet_transform(x: Tensor, n_scales: int, *, border: str = "periodic", gen
 
     Args:
         x: images; real.
-        n_scales: wavelet scales J; 2^J pixels at most the shorter side.
+        n_scales: number of wavelet scales J; 2^J pixels are at most the shorter side.
         border: "periodic" or "mirror".
         generation: 1 or 2, as in the module's docstring.
 
@@ -76,9 +79,9 @@ def starlet_inverse(coefficients: Tensor, *, border: str = "periodic", generatio
     return c
 
 
-def starlet_adjoint(coefficients: Tensor, *, border: str = "periodic", generation: int = 1) -> Tensor:
-    """Return T* c, images (B, C, H, W): every coefficient times its wavelet, added up."""
-    n_scales = _check_coefficients("starlet_adjoint", coefficients, border, generation)
+def _starlet_adjoint(coefficients: Tensor, *, border: str = "periodic", generation: int = 1) -> Tensor:
+    """Return T* c, images (B, C, H, W): the sum of every coefficient times its wavelet."""
+    n_scales = _check_coefficients("_starlet_adjoint", coefficients, border, generation)
     v = coefficients[-1]
     for j in reversed(range(n_scales)):
         w = coefficients[j]
@@ -86,26 +89,26 @@ def starlet_adjoint(coefficients: Tensor, *, border: str = "periodic", generatio
     return v
 
 
-def white_noise_std(n_scales: int, *, generation: int = 1) -> Tensor:
+def _white_noise_std(n_scales: int, *, generation: int = 1) -> Tensor:
     """Return the standard deviation (n_scales + 1,) of each scale's coefficients for white noise of 1 per pixel.
 
-    The root sum of squares of each scale's wavelet, on a grid larger than the widest. Borders are not seen.
+    It is the root sum of squares of each scale's wavelet, on a grid larger than the widest, without borders.
     """
-    check_number("n_scales", n_scales, above=1, or_equal=True, integer=True, caller="white_noise_std")
+    check_number("n_scales", n_scales, above=1, or_equal=True, integer=True, caller="_white_noise_std")
     # The filter is separable, c_{j+1} = a_j x a_j with a_j = h_0 ... h_j, and so is each part of
-    # ||c_j - b_j||^2 = ||c_j||^2 + ||b_j||^2 - 2 <c_j, b_j>; one axis is enough.
+    # ||c_j - b_j||^2 = ||c_j||^2 + ||b_j||^2 - 2 <c_j, b_j>: one axis is enough.
     line = torch.zeros(1, 1, 1, 4 * 2**n_scales, dtype=torch.float64)
     line[..., 0] = 1
     std = []
     for j in range(n_scales):
         smooth = _along(line, j, -1, "periodic")
-        taken = smooth if generation == 1 else _along(smooth, j, -1, "periodic")
-        std.append((_dot2(line, line) + _dot2(taken, taken) - 2 * _dot2(line, taken)) ** 0.5)
+        subtracted = smooth if generation == 1 else _along(smooth, j, -1, "periodic")
+        std.append((_dot2(line, line) + _dot2(subtracted, subtracted) - 2 * _dot2(line, subtracted)) ** 0.5)
         line = smooth
     return torch.tensor([*std, _dot2(line, line) ** 0.5], dtype=torch.float64)
 
 
-def starlet_noise(
+def _starlet_noise(
     operator: Operator,
     noise_std: Tensor,
     shape: tuple[int, int],
@@ -118,20 +121,20 @@ def starlet_noise(
 ) -> Tensor:
     """Return the std of the noise in T A*W gamma, (n_scales + 1, 1, 1, H, W), by simulation.
 
-    It is ||W^1/2 A psi||, psi the coefficient's wavelet. The variance of `draws` noises is smoothed at each scale as
-    far as that scale's wavelet reaches, over which it is nearly constant.
+    It is ||W^1/2 A psi||, psi the coefficient's wavelet. The variance over `draws` noise fields is smoothed at each
+    scale over the extent of its wavelet, where it is nearly constant.
 
     Args:
         operator: convergence to shear.
-        noise_std: noise standard deviation per component, infinity where blind.
+        noise_std: noise standard deviation per component, infinity where not observed.
         shape: (H, W).
-        n_scales: wavelet scales.
-        generator: draws the noise, on its own device.
-        draws: noise fields simulated.
-        border: of the transform.
+        n_scales: number of wavelet scales.
+        generator: source of the noise, on its own device.
+        draws: number of simulated noise fields.
+        border: border of the transform.
         dtype: float32 or float64.
     """
-    check_number("draws", draws, above=1, integer=True, caller="starlet_noise")
+    check_number("draws", draws, above=1, integer=True, caller="_starlet_noise")
     weights = noise_std.to(dtype).square().reciprocal()
     variance: Tensor | float = 0.0
     for _ in range(draws):
@@ -150,6 +153,23 @@ def starlet_noise(
     return torch.stack(smooth).sqrt()
 
 
+@dataclass(frozen=True)
+class StarletMap:
+    """Result of `starlet_map`.
+
+    Attributes:
+        kappa: convergence (B, 1, H, W).
+        n_iter: finished iterations of all solves.
+        stop: why the last solve ended: `Stop.CONVERGED`, `MAX_ITER` or `INTERRUPTED` (Ctrl-C).
+        history: "change", one entry for each iteration: ||kappa - kappa_old|| / ||kappa||, the largest of the images.
+    """
+
+    kappa: Tensor
+    n_iter: int
+    stop: Stop
+    history: dict[str, list[float]] = field(repr=False)
+
+
 @torch.no_grad()
 def starlet_map(
     operator: Operator,
@@ -164,22 +184,21 @@ def starlet_map(
     rtol: float = 1e-3,
     border: str = "periodic",
     progress: bool = False,
-) -> Tensor:
-    """Return the starlet-sparse mass map, (B, 1, H, W), of the module's docstring.
+) -> StarletMap:
+    """Return the starlet-sparse mass map of the module's docstring; Ctrl-C returns the last iterate, once there is one.
 
     Args:
         operator: convergence to shear, |A| <= 1 in Fourier space.
         y: shear (B, 2, H, W); ignored where noise_std is infinite.
         noise_std: noise standard deviation per component, broadcasts against y.
-        generator: draws the noise from which the thresholds follow.
-        k_sigma: threshold in standard deviations of the noise, at every scale and c_J: noise alone passes 3 at one
-            coefficient in 370, 4 at one in 16,000.
-        n_scales: wavelet scales; None: as many as keep the widest wavelet, 2^(J+2) pixels, within the shorter side, at
-            most 6.
-        reweightings: solves after the first, each with omega_i = 1/(1 + |c_i| s_i/k) of the one before.
-        max_iter: most iterations of each solve.
+        generator: source of the noise that determines the thresholds.
+        k_sigma: threshold in standard deviations of the noise, at every scale and c_J: noise alone exceeds 3 in one
+            coefficient of 370, 4 in one of 16,000.
+        n_scales: number of wavelet scales; None: the widest wavelet, 2^(J+2) pixels, fits the shorter side, at most 6.
+        reweightings: number of solves after the first, each with omega_i = 1/(1 + |c_i| s_i/k) of the one before.
+        max_iter: largest number of iterations of each solve.
         rtol: a solve stops once an iteration changes kappa by less than rtol times its norm, for every image.
-        border: of the transform, "periodic" or "mirror".
+        border: border of the transform, "periodic" or "mirror".
         progress: show a bar on stderr.
     """
     weights = check_shear("starlet_map", y, noise_std)
@@ -191,38 +210,50 @@ def starlet_map(
     if n_scales is None:
         n_scales = max(1, min(6, int(math.log2(min(shape))) - 2))
     observed = torch.where(weights > 0, y, torch.zeros_like(y))
-    std = starlet_noise(operator, noise_std, shape, n_scales, generator=generator, border=border, dtype=y.dtype)
-    # A blind wavelet lets little noise through, yet convergence is no likelier there: it pays what others pay.
+    std = _starlet_noise(operator, noise_std, shape, n_scales, generator=generator, border=border, dtype=y.dtype)
+    # Little noise passes where nothing is observed, but convergence is no likelier there: thresholds are as elsewhere.
     seen = (weights > 0).expand(y.shape).any(dim=1, keepdim=True).to(y.dtype)
     mean = (seen * std.square()).sum((-2, -1), keepdim=True) / seen.sum((-2, -1), keepdim=True).clamp(min=1)
     std = torch.maximum(std, mean.sqrt())
     step = 1 / weights.max()  # 1/||T A*WA T*||, since ||T|| and ||A|| are at most 1
 
     def synthesis(c: Tensor) -> Tensor:
-        return starlet_adjoint(c, border=border)
+        return _starlet_adjoint(c, border=border)
 
-    c, kappa = y.new_zeros(n_scales + 1, y.shape[0], 1, *shape), y.new_zeros(y.shape[0], 1, *shape)
-    omega = torch.ones_like(c)
-    bar = progress_bar("starlet_map", (reweightings + 1) * max_iter) if progress else None
-    for _ in range(reweightings + 1):
-        threshold = step * k * omega * std
-        p, t = c, 1.0
-        for _ in range(max_iter):
-            residual = weights * (operator.A(synthesis(p)) - observed)
-            gradient = starlet_transform(operator.A_adjoint(residual), n_scales, border=border)
-            new = torch.nn.functional.relu((v := p - step * gradient).abs() - threshold) * v.sign()
-            t_new = (1 + math.sqrt(1 + 4 * t * t)) / 2
-            p, c, t = new + (t - 1) / t_new * (new - c), new, t_new
-            kappa, old = synthesis(c), kappa
-            if bar is not None:
-                bar.update()
-            change = torch.linalg.vector_norm(kappa - old, dim=(1, 2, 3))
-            if bool((change <= rtol * torch.linalg.vector_norm(kappa, dim=(1, 2, 3))).all()):
-                break
-        omega = 1 / (1 + c.abs() * std / k)
-    if bar is not None:
-        bar.close()
-    return kappa
+    def iterates() -> Iterator[tuple[Tensor, float]]:
+        """Yield kappa and its relative change: FISTA, solve after solve."""
+        c, kappa = y.new_zeros(n_scales + 1, y.shape[0], 1, *shape), y.new_zeros(y.shape[0], 1, *shape)
+        omega = torch.ones_like(c)
+        for _ in range(reweightings + 1):
+            threshold = step * k * omega * std
+            p, t = c, 1.0
+            for _ in range(max_iter):
+                residual = weights * (operator.A(synthesis(p)) - observed)
+                gradient = starlet_transform(operator.A_adjoint(residual), n_scales, border=border)
+                new = torch.nn.functional.relu((v := p - step * gradient).abs() - threshold) * v.sign()
+                t_new = (1 + math.sqrt(1 + 4 * t * t)) / 2
+                p, c, t = new + (t - 1) / t_new * (new - c), new, t_new
+                kappa, old = synthesis(c), kappa
+                change = _largest_change(kappa, old)
+                yield kappa, change
+                if change <= rtol:
+                    break
+            omega = 1 / (1 + c.abs() * std / k)
+
+    with Monitor("starlet_map", (reweightings + 1) * max_iter, ("change",), progress=progress) as monitor:
+        for x, change in iterates():
+            monitor.record(change)
+            kappa = x
+            monitor.stop = Stop.CONVERGED if change <= rtol else Stop.MAX_ITER
+    if monitor.n_iter == 0:
+        raise KeyboardInterrupt
+    return StarletMap(kappa, monitor.n_iter, monitor.stop, monitor.history)
+
+
+def _largest_change(new: Tensor, old: Tensor) -> float:
+    """Return ||new - old|| / ||new|| of the image (1, H, W) for which it is largest; 0 where both are 0."""
+    change, size = (torch.linalg.vector_norm(maps, dim=(1, 2, 3)) for maps in (new - old, new))
+    return float(torch.where(change > 0, change / size, 0.0).max())
 
 
 def _along(x: Tensor, j: int, axis: int, border: str) -> Tensor:
@@ -245,7 +276,7 @@ def _smooth(x: Tensor, j: int, border: str) -> Tensor:
 
 
 def _dot2(a: Tensor, b: Tensor) -> float:
-    """<a x a, b x b> of two lines' outer products."""
+    """Return <a x a, b x b>, the inner product of two outer products of lines."""
     return float((a * b).sum()) ** 2
 
 
@@ -268,8 +299,8 @@ def _check(x: Any, n_scales: int, border: str, generation: int) -> None:
 
 
 def _check_choice(caller: str, border: str, generation: int) -> None:
-    if border not in BORDERS:
-        raise ValueError(f"{caller}: border must be one of {', '.join(BORDERS)}, got {border!r}")
+    if border not in _BORDERS:
+        raise ValueError(f"{caller}: border must be one of {', '.join(_BORDERS)}, got {border!r}")
     if generation not in (1, 2):
         raise ValueError(f"{caller}: generation must be 1 or 2, got {generation!r}")
 

@@ -1,4 +1,4 @@
-"""Training of the convergence prior: simulated maps of dark matter, their noise levels and their score."""
+"""Training data of the convergence prior: simulated maps, noise levels, options and a validation set."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from .simulate import LognormalKappa
 
 
 def convergence_set(stds: Sequence[float], pixel_arcmin: float = 0.29) -> TrainingSet:
-    """Simulated lognormal convergence with clusters, 256 x 256, sigma log-uniform in [0.01, 0.5].
+    """Return maps of lognormal convergence with clusters, 256 x 256, with sigma log-uniform in [0.01, 0.5].
 
     Args:
-        stds: standard deviations of the maps; one is drawn for each batch. Match them to the sources' redshifts.
+        stds: standard deviations of the maps; one is drawn for each batch. The redshifts of the sources determine them.
         pixel_arcmin: side of a pixel in arcminutes.
     """
     if not stds:
         raise ValueError("convergence_set: stds must hold at least one standard deviation, e.g. [0.02]")
     skies = [LognormalKappa((256, 256), pixel_arcmin=pixel_arcmin, std=s, clusters=True) for s in stds]
 
-    def sampler(n: int, generator: torch.Generator) -> Tensor:
+    def sampler(n: int, /, *, generator: torch.Generator) -> Tensor:
         return skies[int(torch.randint(len(skies), (), generator=generator))](n, generator=generator)
 
-    # Seeds that no training draws from.
+    # Seeds that no training run uses.
     clean = torch.cat([sky(2, generator=torch.Generator().manual_seed(10**6)) for sky in skies])
     noisy = clean + 0.18 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(10**6 + 1))
 

@@ -1,11 +1,11 @@
-"""The Wiener filter's own error map, and exact samples of the convergence given the shear.
+"""The error map of the Wiener filter, and exact samples of the convergence given the shear.
 
 For a Gaussian field of power S the error s - F(A s + n) of the filter F does not depend on the data, so that
 
-    kappa = F y + (s - F(A s + n)),    s and n drawn,
+    kappa = F y + (s - F(A s + n)),    s and n random,
 
 is an exact sample given y (Hoffman and Ribak 1991, ApJ 380, L5), and the spread of s - F(A s + n) is the standard
-deviation given y. For other methods, and skies that are not Gaussian, `calibration` makes it cover.
+deviation given y. For other methods, and skies that are not Gaussian, `calibrate_error` gives it coverage.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ def wiener_samples(
         y: shear (B, 2, H, W); ignored where noise_std is infinite.
         noise_std: noise standard deviation per component, broadcasts against y.
         spectrum: prior power (H, W), as `pixel_spectrum`.
-        generator: draws fields and noise, on its own device.
-        draws: samples per image.
-        rtol: of the conjugate gradients.
+        generator: source of fields and noise, on its own device.
+        draws: number of samples of each image.
+        rtol: relative residual at which the conjugate gradients stop.
         progress: show a bar on stderr.
     """
     mean = wiener(operator, y, noise_std, spectrum, rtol=rtol)
@@ -70,7 +70,7 @@ def wiener_std(
 
     Args:
         operator, y, noise_std, spectrum, generator, draws, progress: as in `wiener_samples`.
-        rtol: of the conjugate gradients.
+        rtol: relative residual at which the conjugate gradients stop.
     """
     total = torch.zeros_like(y[:, :1])
     for error in _wiener_errors("wiener_std", operator, y, noise_std, spectrum, generator, draws, rtol, progress):

@@ -1,13 +1,14 @@
-"""Training: denoisers and any other `Task`, with checkpoints, over one process or several."""
+"""Training of denoisers, and of any other `Task`, with checkpoints, in one process or several."""
 
 from .denoiser import denoising_psnr, train_denoiser
 from .loop import Interrupted, train
 from .options import NoiseLevels, TrainingOptions
-from .state import load_checkpoint
+from .state import Task, load_checkpoint
 
 __all__ = [
     "Interrupted",
     "NoiseLevels",
+    "Task",
     "TrainingOptions",
     "denoising_psnr",
     "load_checkpoint",

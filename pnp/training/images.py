@@ -1,4 +1,4 @@
-"""Clean images to train on: random crops from a folder of photographs, held in memory as bytes."""
+"""Clean training images: random crops from a folder of photographs, held in memory as bytes."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from torch import Tensor
 
 from ..io.guards import check_claim, quiet
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
-"""Of Pillow: it knows others that run programs."""
-PERMUTATIONS = tuple(itertools.permutations(range(3)))
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+_PILLOW_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
+"""Formats that Pillow may open: some of its others run programs."""
+_CHANNEL_ORDERS = tuple(itertools.permutations(range(3)))
 
 
 class Sampler(Protocol):
-    """Draws clean training images (B, C, H, W)."""
+    """A source of clean training images."""
 
-    def __call__(self, batch: int, generator: torch.Generator, /) -> Tensor:
-        """Return `batch` images, float32, from the generator's randomness alone."""
+    def __call__(self, batch: int, /, *, generator: torch.Generator) -> Tensor:
+        """Draw images (batch, C, H, W), float32; all randomness comes from the generator."""
         ...
 
 
 def load_folder(folder: str | Path, channels: int = 1) -> list[Tensor]:
-    """Read every image below a folder as uint8 tensors (channels, H, W), in the order of their names.
+    """Read every image in a folder as uint8 tensors (channels, H, W), in the order of their names.
 
     Args:
-        folder: searched with its subfolders for PNG, JPEG, TIFF, BMP and WebP.
+        folder: it and its subfolders are searched for PNG, JPEG, TIFF, BMP and WebP.
         channels: 1 converts to grey by ITU-R 709 luminance (scikit-image's rgb2gray), 3 keeps colour.
 
-    Grey files may have 8 or 16 bits, 16 bits kept in 32, or floating point in [0, 1].
+    Grey files may have 8 or 16 bits, 16 bits stored in 32, or floating point in [0, 1].
 
     Raises:
-        ValueError: there is no such folder, no image in it, or a folder or file that cannot be read or whose range is
-            not known (it is named).
+        ValueError: there is no such folder or no image in it; a folder or file, which is named, cannot be read, or its
+            range is not known.
     """
     from PIL import Image
     from skimage.color import gray2rgb, rgb2gray
@@ -52,14 +52,14 @@ def load_folder(folder: str | Path, channels: int = 1) -> list[Tensor]:
     if not root.is_dir():
         raise ValueError(f"load_folder: {str(folder)!r} is not a folder; give a folder of images")
     below = (Path(place) / name for place, _, names in os.walk(root, onerror=_refuse) for name in names)
-    files = sorted(p for p in below if p.suffix.lower() in SUFFIXES)
+    files = sorted(p for p in below if p.suffix.lower() in _SUFFIXES)
     if not files:
-        raise ValueError(f"load_folder: no image in {str(folder)!r}; expected {', '.join(SUFFIXES)}")
+        raise ValueError(f"load_folder: no image in {str(folder)!r}; expected {', '.join(_SUFFIXES)}")
     images = []
     for path in files:
         name = path.relative_to(root)
         try:
-            with quiet(), path.open("rb") as file, Image.open(file, formats=FORMATS) as opened:
+            with quiet(), path.open("rb") as file, Image.open(file, formats=_PILLOW_FORMATS) as opened:
                 needed = opened.width * opened.height * len(opened.getbands())
                 check_claim(
                     f"load_folder: {name}",
@@ -67,7 +67,7 @@ def load_folder(folder: str | Path, channels: int = 1) -> list[Tensor]:
                     path.stat().st_size,
                     "if that is right, store it as uncompressed TIFF",
                 )
-                # Grey images of any depth as they are; palettes and transparency become plain colour.
+                # Grey images keep their depth; palettes and transparency become plain colour.
                 grey = opened.mode in ("L", "I", "F") or opened.mode.startswith("I;16")
                 x: NDArray[Any] = np.array(opened if grey else opened.convert("RGB"))
             x = x if x.dtype == np.uint8 else _eight_bits(x)
@@ -89,7 +89,7 @@ def _eight_bits(x: NDArray[Any]) -> NDArray[np.uint8]:
     if x.dtype.kind == "f":
         if not (low >= 0 and high <= 1):  # NaN fails too
             raise ValueError(f"floating point must lie in [0, 1], got {low:g} to {high:g}")
-    # Of 32 bits the white is not known; up to 255 they may just as well hold 8 of them.
+    # White is unknown for 32 bits; values up to 255 may hold 8 or 16 bits.
     elif x.dtype.itemsize > 2 and not (low >= 0 and 255 < high <= 65535):
         raise ValueError(f"32-bit integers must be values of 16 bits, got {low} to {high}")
     y: NDArray[np.uint8] = np.rint(255 * x if x.dtype.kind == "f" else x / 257).astype(np.uint8)
@@ -102,20 +102,20 @@ def _refuse(error: OSError) -> None:
 
 
 def centre(x: Tensor, size: int) -> Tensor:
-    """Return the central size x size pixels of (C, H, W), or all there are along a shorter side."""
+    """Return the central size x size pixels of x (C, H, W); shorter sides are kept whole."""
     top, left = (max(0, (n - size) // 2) for n in x.shape[1:])
     return x[:, top : top + size, left : left + size]
 
 
 class Crops:
-    """Random square crops in [0, 1] with the eight flips and rotations, optionally from shrunken copies.
+    """Random square crops in [0, 1] with the eight flips and rotations, on request from reduced copies too.
 
     Args:
         images: uint8 tensors (C, H, W), e.g. from `load_folder`.
-        size: side of the crops in pixels; images smaller than that are an error.
-        shrink: further scales, e.g. (0.7,); every image is also offered at these, antialiased.
-        recolour: in every other crop, of colour images, permute the channels, and stretch them away from grey or blend
-            them with others.
+        size: side of the crops in pixels; smaller images are an error.
+        shrink: further scales, e.g. (0.7,), at which every image is used too, antialiased.
+        recolour: in half of the crops, of colour images, permute the channels, and stretch them away from grey or blend
+            them with other crops.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class Crops:
                     y = F.interpolate(x[None].float(), shape, mode="bicubic", antialias=True)[0]
                     self.images.append(y.round().clamp(0, 255).byte())
 
-    def __call__(self, batch: int, generator: torch.Generator) -> Tensor:
+    def __call__(self, batch: int, *, generator: torch.Generator) -> Tensor:
         """Draw crops (batch, C, size, size), float32 in [0, 1]."""
         crops = []
         for pick, down, right, turn in torch.rand(batch, 4, generator=generator).tolist():
@@ -151,14 +151,16 @@ class Crops:
 
 
 def _recoloured(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Change the colours of every other image (B, 3, H, W): permute the channels, then stretch them or blend them.
+    """Change the colours of half of the images (B, 3, H, W): permute the channels, then stretch them or blend them.
 
-    Stretched 1/2 to 4 times away from grey and clipped, or blended with 1/64 to 1 of the next images of the batch,
-    another one for every channel. In photographs of nature channels are much alike, and JPEG halves the resolution of
-    what is not: a network that has seen no others takes vivid colours, and grain, for noise where there is hardly any.
+    Channels are stretched 1/2 to 4 times away from grey and clipped, or blended with 1/64 to 1 of the next images of
+    the batch, another one for each channel. In photographs of nature the channels are much alike, and JPEG halves the
+    resolution of their differences: a network trained on these alone takes vivid colours and grain for noise.
     """
     which, much, order = torch.rand(3, len(x), generator=generator)
-    permuted = torch.stack([image[list(PERMUTATIONS[int(6 * o)])] for image, o in zip(x, order.tolist(), strict=True)])
+    permuted = torch.stack(
+        [image[list(_CHANNEL_ORDERS[int(6 * o)])] for image, o in zip(x, order.tolist(), strict=True)]
+    )
     grey = permuted.mean(1, keepdim=True)
     which, much = which.reshape(-1, 1, 1, 1), much.reshape(-1, 1, 1, 1)
     stretched = (grey + 2 ** (3 * much - 1) * (permuted - grey)).clamp(0, 1)

@@ -1,13 +1,15 @@
-"""Train a denoiser D(x, sigma): fresh noise of a random level on random crops, every step.
+"""The training loop: optimise the loss of a task, average the weights, validate, and write checkpoints.
+
+For a denoiser D(x, sigma), with fresh noise of random level on random crops in every step,
 
     minimise  E || D(x + sigma n, sigma) - x ||^2 / (scale^2 sigma^p),   n ~ N(0, I), sigma ~ the noise levels
 
-Muon for the hidden layers, AdamW for the rest (`muon.py`), or AdamW alone; the rate warms up, stays, and falls
-linearly over the last part of the budget, so that a run may be prolonged: with a larger budget it rises again. An
-exponential moving average of the weights is what is kept. Everything random comes from one generator a process,
-whose state is in the checkpoint: on the CPU and under a budget of steps a run is deterministic, and a resumed one
-continues exactly (the model itself must draw nothing). On a GPU the draws are the same, but cuDNN's and cuBLAS's sums
-may differ from run to run.
+Muon optimises the hidden layers and AdamW the rest (`muon.py`), or AdamW all. The learning rate rises, stays constant,
+and falls linearly over the last part of the budget; if a run is resumed with a larger budget, it rises again. The
+result is an exponential moving average of the weights. All randomness comes from one generator per process, whose
+state is in the checkpoint: on the CPU and with a budget of steps a run is deterministic, and a resumed one continues
+exactly (the model itself must be deterministic). On a GPU the draws are the same, but the sums of cuDNN and cuBLAS may
+differ from run to run.
 
 Several processes (`processes.py`) share each batch; torch's DistributedDataParallel averages their gradients.
 """
@@ -44,15 +46,15 @@ class Interrupted(KeyboardInterrupt):
 
 
 def _show(bar: Any, run: Run, done: float) -> None:
-    """Bring the progress bar up to date, at most once a second: reading the loss waits for the device."""
+    """Update the progress bar, at most once a second: reading the loss waits for the device."""
     if bar.disable or (done < 1 and time.time() - bar.last_print_t < bar.mininterval):
         return
-    words = [f"step {run.step}"]
+    facts = [f"step {run.step}"]
     if run.loss is not None:
-        words.append(f"loss {run.loss.item():.4g}")
+        facts.append(f"loss {run.loss.item():.4g}")
     if run.history:
-        words.append(f"validation {run.history[-1][2]:.3f}")
-    bar.set_postfix_str(", ".join(words), refresh=False)
+        facts.append(f"validation {run.history[-1][2]:.3f}")
+    bar.set_postfix_str(", ".join(facts), refresh=False)
     bar.update(done - bar.n)
 
 
@@ -65,9 +67,9 @@ def train(
     validate: Callable[[Any], float] | None = None,
     checkpoint_minutes: float = 3.0,
     validate_minutes: float | None = None,
-    progress: bool = True,
+    progress: bool = False,
 ) -> nn.Module:
-    """Train `task.model` as `train_denoiser` does, which says what the arguments are, on the batches of any task."""
+    """Train `task.model` on the batches of any task; the arguments are those of `train_denoiser`."""
     path = Path(checkpoint)
     with ExitStack() as held:
         if processes.rank() == 0:
@@ -93,19 +95,19 @@ def _train(
         )
     if path.exists() and not resume:
         raise ValueError(
-            f"{task.caller}: there is a checkpoint {path.name} already; resume it, or remove it to start anew"
+            f"{task.caller}: checkpoint {path.name} exists already; resume it, or remove it to start a new run"
         )
     options.progress(0, 0.0)
     first = processes.rank() == 0
     loss_of: nn.Module = task
     if processes.size() > 1:
-        loss_of = DistributedDataParallel(task)  # gives all processes the first one's weights
+        loss_of = DistributedDataParallel(task)  # copies the first process's weights to all
     run = Run(task, options)
     if path.exists():
         run.load(path)
-    device, begun = like(model).device, run.step
-    kept = run.seconds
-    seen = run.history[-1][1] if run.history else 0.0
+    device, first_step = like(model).device, run.step
+    saved = run.seconds
+    validated = run.history[-1][1] if run.history else 0.0
     check_every = checkpoint_minutes if validate_minutes is None else validate_minutes
     bar = tqdm(
         total=1.0,
@@ -122,23 +124,23 @@ def _train(
         try:
             while True:
                 run.random = run.generator.get_state()
-                # The first process's clock holds for all.
+                # All processes use the clock of the first.
                 number = float(caught[0]) if caught else 0.0
                 run.seconds, number = processes.largest([first * (time.monotonic() - since), number])
                 done = options.progress(run.step, run.seconds)
                 finished, stopped = done >= 1, number > 0
-                look = not stopped and (finished or run.seconds - seen >= 60 * check_every)
-                keep = finished or run.seconds - kept >= 60 * checkpoint_minutes
-                if stopped or (run.step > begun and (look or keep)):
+                check = not stopped and (finished or run.seconds - validated >= 60 * check_every)
+                keep = finished or run.seconds - saved >= 60 * checkpoint_minutes
+                if stopped or (run.step > first_step and (check or keep)):
                     if device.type == "cuda":
                         torch.cuda.synchronize(device)
                     pause = time.monotonic()
-                    if look:
-                        seen = run.seconds
+                    if check:
+                        validated = run.seconds
                         if validate is not None and first:
                             run.validate(validate)
                     if keep or stopped:
-                        kept = run.seconds
+                        saved = run.seconds
                         if finished or stopped:
                             run.save(path)
                         else:
@@ -152,8 +154,8 @@ def _train(
             model.load_state_dict(run.average)
             raise
         except Exception:
-            # With several processes the others are elsewhere; alone, the state before this step is whole.
-            if processes.size() == 1 and run.step > begun:
+            # A single process can save the state before this step; of several the others may be in another step.
+            if processes.size() == 1 and run.step > first_step:
                 write_or_warn(lambda: run.save(path), task.caller)
             raise
     if stopped:

@@ -1,11 +1,11 @@
-"""Muon: momentum, orthogonalised, for the weights of a network's hidden layers; AdamW for all other parameters.
+"""Muon: orthogonalised momentum for the weights of a network's hidden layers; AdamW is for all other parameters.
 
-    M <- mu M + (1 - mu) G                                the gradient's mean; G, M, W: (rows, columns)
-    U = orthogonalize((1 - mu) G + mu M)                  Nesterov's look-ahead, all singular values near one
+    M <- mu M + (1 - mu) G                                mean gradient; G, M, W: (rows, columns)
+    U = _orthogonalize((1 - mu) G + mu M)                  Nesterov's look-ahead, all singular values near one
     W <- (1 - rate decay) W - rate 0.2 sqrt(max(rows, columns)) U
 
-Sources: K. Jordan et al. (2024), "Muon: an optimizer for hidden layers in neural networks"; the factor, with which U
-has the root-mean-square of a typical AdamW update, is that of Liu et al. (arXiv 2502.16982, section 2.2).
+Sources: K. Jordan et al. (2024), "Muon: an optimizer for hidden layers in neural networks"; the factor, which gives
+U the root mean square of a typical AdamW update, is that of Liu et al. (arXiv 2502.16982, section 2.2).
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-QUINTIC = (3.4445, -4.7750, 2.0315)
-"""Of Newton-Schulz, by Jordan et al.: steepest at zero among those that stay near one."""
+_NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+"""Coefficients of the Newton-Schulz iteration by Jordan et al.: steepest at zero of those that stay near one."""
 
 
 def fast_bfloat16(device: torch.device) -> bool:
-    """Whether matrix products in bfloat16 run natively on the device."""
+    """Return whether matrix products in bfloat16 run natively on the device."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
 
 
-def orthogonalize(m: Tensor, steps: int = 5) -> Tensor:
-    """Matrices (..., rows, columns) with their singular vectors, and singular values of about one (0.7 to 1.2).
+def _orthogonalize(m: Tensor, steps: int = 5) -> Tensor:
+    """Return matrices (..., rows, columns) with the same singular vectors and singular values near one (0.7 to 1.2).
 
-    Newton-Schulz with X X^T of the smaller side, in bfloat16 where that is fast. A matrix of zeros stays one.
+    Newton-Schulz with X X^T of the smaller side, in bfloat16 where that is fast. A matrix of zeros stays zero.
     """
-    a, b, c = QUINTIC
+    a, b, c = _NEWTON_SCHULZ
     tall = m.shape[-2] > m.shape[-1]
     x: Tensor = m.mT if tall else m
     x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
@@ -44,13 +44,13 @@ def orthogonalize(m: Tensor, steps: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon for weights of any rank from 2 up, read as (rows, rest): linear layers and convolutions alike.
+    """Optimizer Muon for weights of two or more axes, taken as (rows, rest): linear layers and convolutions.
 
     `torch.optim.Muon` takes matrices only. Weights of one shape are orthogonalised together.
 
     Args:
-        params: weights with two or more axes, the first that of the outputs.
-        lr: learning rate, comparable to one of AdamW.
+        params: weights with two or more axes; the first is that of the outputs.
+        lr: learning rate, comparable to that of AdamW.
         momentum: mu above.
         weight_decay: decay above, decoupled.
 
@@ -69,7 +69,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Take one step; `closure`, where given, computes loss and gradients anew."""
+        """Take one step; `closure`, where given, recomputes loss and gradients."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -80,7 +80,7 @@ class Muon(torch.optim.Optimizer):
                 if p.grad is not None:
                     alike.setdefault((p.shape, p.dtype, p.device), []).append(p)
             for weights in alike.values():
-                u = orthogonalize(torch.stack([self._look_ahead(p, group["momentum"]) for p in weights]))
+                u = _orthogonalize(torch.stack([self._look_ahead(p, group["momentum"]) for p in weights]))
                 scale = 0.2 * math.sqrt(max(u.shape[1:]))
                 for p, direction in zip(weights, u, strict=True):
                     p.mul_(1 - group["lr"] * group["weight_decay"])
@@ -88,7 +88,7 @@ class Muon(torch.optim.Optimizer):
         return loss
 
     def _look_ahead(self, p: Tensor, mu: float) -> Tensor:
-        """Update the gradient's mean; return (1 - mu) G + mu M as a matrix (rows, rest)."""
+        """Update the mean gradient; return (1 - mu) G + mu M as a matrix (rows, rest)."""
         if "mean" not in self.state[p]:
             self.state[p]["mean"] = torch.zeros_like(p)
         mean: Tensor = self.state[p]["mean"]
@@ -99,10 +99,10 @@ class Muon(torch.optim.Optimizer):
 
 
 def hidden_weights(model: nn.Module) -> list[nn.Parameter]:
-    """What Muon is for: parameters named `weight` with two axes or more, but for the first and the last of them.
+    """Return the parameters for Muon: those named `weight` with two axes or more, without the first and the last.
 
-    Biases, norms' gains, learned taps, the layer that reads the image and the one that writes it are left out. First
-    and last are meant in order of registration; a model that lists its `networks` has those of each.
+    Biases, gains of normalisations, learned taps, the input layer and the output layer are left out. First and last
+    are in order of registration; of a model that lists its `networks`, those of each network.
     """
     networks = getattr(model, "networks", None)
     if networks is not None:

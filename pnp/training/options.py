@@ -1,4 +1,4 @@
-"""How to train a denoiser: noise levels, budget, optimiser, schedule and loss."""
+"""Options of training: noise levels, budget, optimiser, schedule and loss."""
 
 from __future__ import annotations
 
@@ -8,36 +8,36 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-LAWS = ("uniform", "log", "mixed")
-OPTIMIZERS = ("muon", "adamw")
+_DISTRIBUTIONS = ("uniform", "log", "mixed")
+_OPTIMIZERS = ("muon", "adamw")
 
 
 @dataclass(frozen=True)
 class NoiseLevels:
-    """Noise standard deviations drawn in [low, high].
+    """Random noise standard deviations in [low, high].
 
     Args:
-        low, high: in units of the images, 0 < low <= high.
-        law: "uniform"; "log", a uniform logarithm; or "mixed", one in five of the latter and the rest of the former:
-            a uniform law hardly ever draws the low levels at which plug-and-play ends.
+        low, high: limits in units of the images, 0 < low <= high.
+        distribution: "uniform"; "log", a uniform logarithm; or "mixed", one in five "log" and the others "uniform": a
+            uniform distribution hardly ever draws the low levels at which plug-and-play ends.
     """
 
     low: float
     high: float
-    law: str = "uniform"
+    distribution: str = "uniform"
 
     def __post_init__(self) -> None:
-        if self.law not in LAWS:
-            raise ValueError(f"NoiseLevels: law must be one of {LAWS}, got {self.law!r}")
+        if self.distribution not in _DISTRIBUTIONS:
+            raise ValueError(f"NoiseLevels: distribution must be one of {_DISTRIBUTIONS}, got {self.distribution!r}")
         if not (0 < self.low <= self.high < math.inf):
             raise ValueError(f"NoiseLevels: levels must be 0 < low <= high, got low={self.low}, high={self.high}")
 
-    def __call__(self, batch: int, generator: torch.Generator) -> Tensor:
+    def __call__(self, batch: int, *, generator: torch.Generator) -> Tensor:
         """Draw (batch,) levels."""
         u = torch.rand(batch, generator=generator)
         flat, log = self.low + (self.high - self.low) * u, self.low * (self.high / self.low) ** u
-        if self.law != "mixed":
-            return flat if self.law == "uniform" else log
+        if self.distribution != "mixed":
+            return flat if self.distribution == "uniform" else log
         return torch.where(torch.rand(batch, generator=generator) < 0.2, log, flat)
 
 
@@ -46,20 +46,22 @@ class TrainingOptions:
     """Budget, optimiser and loss.
 
     Args:
-        steps: length of the run in optimiser steps (deterministic on the CPU), or
-        minutes: in minutes of training, validation excluded, kept over resumes; not deterministic, then.
-        batch: images a step, of all processes together.
-        optimizer: "muon" (hidden layers; AdamW for the rest) or "adamw".
+        steps: length of the run in optimiser steps; deterministic on the CPU.
+        minutes: its length in minutes of training instead, without validation, added up over resumed runs; not
+            deterministic.
+        batch: images in a step, of all processes together.
+        optimizer: "muon" (for hidden layers, AdamW for the rest) or "adamw".
         rate: learning rate of AdamW.
         muon_rate: learning rate of Muon.
-        weight_decay: of the hidden layers' weights, decoupled, times their learning rate; others do not decay.
-        warmup: steps over which the rates rise.
-        decay: share of the budget, at its end, over which they fall.
-        loss_power: p above; 1 weighs all noise levels about alike.
-        loss_scale: in units of the images; gradients are clipped to norm 1, so that it is not quite arbitrary.
-        mixed_precision: let networks that choose no dtype themselves (by `compute_dtype`) train under autocast to
-            bfloat16, where the processor multiplies it natively.
-        seed: of crops and noise; the weights were drawn before.
+        weight_decay: decoupled decay of the hidden layers' weights, times their learning rate; others do not decay.
+        warmup: number of steps over which the learning rates rise.
+        decay: part of the budget, at its end, over which they fall.
+        loss_power: p in the loss, see `pnp.training.loop`; 1 weighs all noise levels about alike.
+        loss_scale: scale in the loss, in units of the images; it matters a little, since gradients are clipped to
+            norm 1.
+        mixed_precision: train networks without a `compute_dtype` of their own under autocast to bfloat16, where the
+            processor multiplies it natively.
+        seed: seed of crops and noise; the initial weights do not depend on it.
     """
 
     steps: int | None = None
@@ -79,15 +81,15 @@ class TrainingOptions:
     def __post_init__(self) -> None:
         if self.steps is not None and self.minutes is not None:
             raise ValueError(f"TrainingOptions: give steps or minutes, got both ({self.steps}, {self.minutes})")
-        if self.optimizer not in OPTIMIZERS:
-            raise ValueError(f"TrainingOptions: optimizer must be one of {OPTIMIZERS}, got {self.optimizer!r}")
+        if self.optimizer not in _OPTIMIZERS:
+            raise ValueError(f"TrainingOptions: optimizer must be one of {_OPTIMIZERS}, got {self.optimizer!r}")
         for name in ("steps", "minutes", "batch", "rate", "muon_rate", "warmup", "decay", "loss_scale"):
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"TrainingOptions: {name} must be finite and above 0, got {value}")
 
     def progress(self, step: int, seconds: float) -> float:
-        """Share of the budget that is used up after so many steps and seconds of training."""
+        """Return the part of the budget used after this many steps and seconds of training."""
         if self.minutes is not None:
             return seconds / (60 * self.minutes)
         if self.steps is not None:
@@ -95,5 +97,5 @@ class TrainingOptions:
         raise ValueError("TrainingOptions: the budget is missing; give steps or minutes")
 
     def rate_factor(self, step: int, progress: float) -> float:
-        """What the learning rates are multiplied by."""
+        """Return the factor of the learning rates."""
         return min(1.0, (step + 1) / self.warmup) * min(1.0, max(0.02, (1 - progress) / self.decay))

@@ -1,7 +1,7 @@
-"""Where to compute: one device, or one for each of the processes that torchrun started.
+"""Devices: one, or one for each of the processes that torchrun started.
 
-Everything here also works in a single process, where it does nothing. Plain numbers and random states travel by
-gloo, in the processors' memory, so that no GPU is ever waited for.
+All functions work in a single process too, where they do nothing. Numbers and random states are exchanged by gloo in
+the processors' memory, so that no process waits for a GPU.
 """
 
 from __future__ import annotations
@@ -20,44 +20,44 @@ def joined(device: torch.device) -> Iterator[torch.device]:
     """Join the processes of torchrun and yield this one's device; started otherwise, yield `device` itself.
 
     Args:
-        device: cpu (gloo), or cuda without a number (NCCL; the card is the process's LOCAL_RANK).
+        device: cpu (gloo), or cuda without a number (NCCL; the GPU is the process's LOCAL_RANK).
 
     Raises:
-        ValueError: a card is named by its number, or there are more processes than cards.
+        ValueError: a GPU is named by its number, or there are more processes than GPUs.
     """
     if not dist.is_available() or not dist.is_torchelastic_launched():
         yield device
         return
     backend = "gloo"
     if device.type == "cuda":
-        local, cards = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        local, n_gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if device.index is not None:
-            raise ValueError(f"--device must be cuda or cpu with torchrun, got {device}; each process takes its card")
-        if local >= cards:
+            raise ValueError(f"--device must be cuda or cpu with torchrun, got {device}; each process has its own GPU")
+        if local >= n_gpus:
             raise ValueError(
-                f"torchrun: processes must be at most the GPUs, got {cards} here; use --nproc-per-node={cards}"
+                f"torchrun: processes must be at most the GPUs, got {n_gpus} here; use --nproc-per-node={n_gpus}"
             )
         device, backend = torch.device("cuda", local), "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(device)
     dist.init_process_group(backend)
     yield device
     # Not after an error: the others may be waiting in a reduction, and this would wait for them.
-    dist.barrier()  # a process that is torn down while another still talks to it brings that one down
+    dist.barrier()  # a process that ends while another still communicates with it makes that one fail
     dist.destroy_process_group()
 
 
 def rank() -> int:
-    """Number of this process; 0 writes the files."""
+    """Return the number of this process; number 0 writes the files."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def size() -> int:
-    """How many processes there are."""
+    """Return the number of processes."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def largest(values: list[float]) -> list[float]:
-    """Return the largest of each value over the processes: what all of them then agree on."""
+    """Return the largest of each value over the processes, the same in all of them."""
     if size() == 1:
         return values
     agreed = torch.tensor(values, dtype=torch.float64)
@@ -66,7 +66,7 @@ def largest(values: list[float]) -> list[float]:
 
 
 def gather(x: Tensor) -> list[Tensor]:
-    """Return a tensor (on the CPU, of one shape) of every process, in the order of their ranks."""
+    """Return the tensors x of all processes, on the CPU and of one shape, in the order of their ranks."""
     if size() == 1:
         return [x]
     every = [torch.empty_like(x) for _ in range(size())]

@@ -1,4 +1,4 @@
-"""A training between two steps: the loss, everything that changes, one step of it, and its checkpoint."""
+"""State of a training run: the task, one optimiser step, and the checkpoint between two steps."""
 
 from __future__ import annotations
 
@@ -23,30 +23,41 @@ from . import processes
 from .muon import Muon, hidden_weights
 from .options import TrainingOptions
 
-KEYS = ("step", "seconds", "weights", "average", "optimizers", "generators", "history", "options", "levels")
-"""Of a checkpoint; those written since also hold config and version."""
-BUDGET = ("steps", "minutes")
+CHECKPOINT_KEYS = (
+    "step",
+    "seconds",
+    "weights",
+    "average",
+    "optimizers",
+    "generators",
+    "history",
+    "options",
+    "settings",
+)
+"""Entries that every checkpoint has; recent ones also have config and version."""
+_BUDGET_OPTIONS = ("steps", "minutes")
 """Options that may change when a run is resumed."""
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a training checkpoint (tensors and plain values only).
+    """Read a training checkpoint; it holds tensors and plain values only, and no code is executed.
 
     Returns:
-        step, seconds (of training), weights, average (the weights to use), optimizers, generators (random states, one
-        a process), history ([step, seconds, validation] of every validation), options (with the seed), levels, and,
-        but for files of earlier versions, config (what the model is) and version (of this package).
+        step; seconds of training; weights; average, the weights to use; optimizers; generators, a random state for each
+        process; history, [step, seconds, value] of every validation; options, with the seed; settings of the task; and,
+        except in old files, config of the model and version of this package.
 
     Raises:
         ValueError: the file cannot be read as one.
     """
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        missing = [key for key in KEYS if key not in checkpoint]
+        _rename_old_keys(checkpoint)
+        missing = [key for key in CHECKPOINT_KEYS if key not in checkpoint]
         if missing:
             raise ValueError(f"it lacks {', '.join(missing)}")
     except Exception as error:
-        # torch's own words for a pickle of code are how to run it.
+        # torch's own message for a pickle with code says how to run it.
         why = (
             "it is damaged, or holds code"
             if isinstance(error, UnpicklingError)
@@ -56,13 +67,22 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
+def _rename_old_keys(checkpoint: dict[str, Any]) -> None:
+    """Rename entries of older files: "levels" held the settings of any task, "law" the distribution of noise levels."""
+    if "levels" in checkpoint:
+        checkpoint.setdefault("settings", checkpoint.pop("levels"))
+    settings = checkpoint.get("settings")
+    if isinstance(settings, dict) and "law" in settings:
+        settings.setdefault("distribution", settings.pop("law"))
+
+
 def like(model: nn.Module) -> Tensor:
-    """Return a parameter or a buffer, for the model's device and dtype."""
+    """Return a parameter or a buffer of the model, which has its device and dtype."""
     return next(chain(model.parameters(), model.buffers()), torch.empty(0))
 
 
 def describe(model: nn.Module) -> dict[str, Any]:
-    """Return what a model is, in plain values: its `config()` where it has one, else its modules as they print."""
+    """Return the class and configuration of a model as plain values: its `config()`, or else its modules' repr."""
     config = getattr(model, "config", None)
     if callable(config):
         what = json.loads(json.dumps(config(), default=repr))  # weights_only reads plain values alone
@@ -72,30 +92,30 @@ def describe(model: nn.Module) -> dict[str, Any]:
 
 
 class Task(nn.Module):
-    """What is learned, from what: batches, and their loss as one forward pass, for DistributedDataParallel to see.
+    """A training task: how to draw a batch, and its loss as one forward pass, as DistributedDataParallel needs it.
 
     Args:
-        caller: what messages begin with.
-        model: what is trained.
-        settings: what the batches are drawn from, in plain values: kept in the checkpoint, under `levels`, and the
-            same when a run is resumed.
-        words: for the settings, in a message.
+        caller: function name at the start of messages.
+        model: the model to train.
+        settings: settings of the batches as plain values. They are saved in the checkpoint, and a resumed run must have
+            the same.
+        settings_label: what messages call one of the settings, e.g. "noise level setting".
     """
 
     model: Any
 
-    def __init__(self, caller: str, model: nn.Module, settings: dict[str, Any], words: str) -> None:
+    def __init__(self, caller: str, model: nn.Module, settings: dict[str, Any], settings_label: str) -> None:
         super().__init__()
-        self.caller, self.model, self.settings, self.words = caller, model, settings, words
+        self.caller, self.model, self.settings, self.settings_label = caller, model, settings, settings_label
         self.device = like(model).device
 
-    def draw(self, batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Return the arguments of `forward` for so many images, on the CPU, from the generator's randomness alone."""
+    def draw(self, batch: int, *, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Draw the arguments of `forward` for a batch, on the CPU; all randomness comes from the generator."""
         raise NotImplementedError
 
 
 class Run:
-    """What changes during a training, and is in its checkpoint."""
+    """All that changes during a training run, and its checkpoint."""
 
     def __init__(self, task: Task, options: TrainingOptions) -> None:
         self.task, self.model, self.options = task, task.model, options
@@ -124,7 +144,11 @@ class Run:
         self.norm = torch.zeros(())
 
     def load(self, path: Path) -> None:
-        """Go on from a checkpoint; refuse one of other processes, another model, other options or settings."""
+        """Resume from a checkpoint.
+
+        Raises:
+            ValueError: it belongs to another number of processes, another model, other options or settings.
+        """
         state, name = load_checkpoint(path), f"{self.task.caller}: {path.name}"
         if len(state["generators"]) != processes.size():
             n = len(state["generators"])
@@ -139,21 +163,23 @@ class Run:
             if old != new:
                 raise ValueError(
                     f"{name} (version {state.get('version')}) belongs to another model: {key} was {old!r:.90}, "
-                    f"got {new!r:.90}; keep that, or start anew under another name"
+                    f"got {new!r:.90}; keep that, or start a new run under another name"
                 )
-        for what, begun, now in (
+        for label, old_values, new_values in (
             ("option", state["options"], asdict(self.options)),
-            (self.task.words, state["levels"], self.task.settings),
+            (self.task.settings_label, state["settings"], self.task.settings),
         ):
-            for key, new in now.items():
-                # What an earlier version did not know cannot be compared.
-                if key not in BUDGET and begun.get(key, new) != new:
+            for key, new in new_values.items():
+                # Files of earlier versions may lack a key; then there is nothing to compare.
+                old = old_values.get(key, new)
+                if key not in _BUDGET_OPTIONS and old != new:
                     raise ValueError(
-                        f"{name} was begun with {what} {key} {begun[key]!r}, got {new!r}; keep it, or start anew under "
-                        "another name"
+                        f"{name} was started with {label} {key} = {old!r}, got {new!r}; keep it, or start a new run "
+                        "under another name"
                     )
         try:
-            self.model.load_state_dict(state["average"])  # by the model, which maps names of earlier versions
+            # Through the model, which may rename layers of older files.
+            self.model.load_state_dict(state["average"])
             self.average = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
             self.model.load_state_dict(state["weights"])
             for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
@@ -164,7 +190,7 @@ class Run:
         self.history, self.step, self.seconds = state["history"], state["step"], state["seconds"]
 
     def save(self, path: Path) -> None:
-        """Write the state as it was between two steps, to a temporary name, then rename; all processes take part."""
+        """Write the state between two steps under a temporary name, then rename it; every process must call this."""
         if not bool(self.norm.isfinite()):
             raise ValueError(
                 f"{self.task.caller}: the gradient is not finite at step {self.step}; lower rate or muon_rate, and "
@@ -188,7 +214,7 @@ class Run:
                     "generators": generators,
                     "history": self.history,
                     "options": asdict(self.options),
-                    "levels": self.task.settings,
+                    "settings": self.task.settings,
                     "config": describe(self.model),
                     "version": version(),
                 },
@@ -196,11 +222,11 @@ class Run:
             )
 
     def advance(self, loss_of: nn.Module, progress: float) -> None:
-        """Take one step of the optimisers and of the average."""
+        """Take one step of the optimisers, and update the average."""
         o, g = self.options, self.generator
         share = o.batch // processes.size()
         p = like(self.model)
-        batch = self.task.draw(share, g)
+        batch = self.task.draw(share, generator=g)
         loss = loss_of(*(t.to(p.device, p.dtype if t.is_floating_point() else t.dtype) for t in batch))
         for optimizer, rate in zip(self.optimizers, self.rates, strict=False):
             optimizer.zero_grad(set_to_none=True)
@@ -211,10 +237,10 @@ class Run:
         for optimizer in self.optimizers:
             optimizer.step()
         self.step += 1
-        keep = min(0.999, self.step / (self.step + 10))
+        decay = min(0.999, self.step / (self.step + 10))
         with torch.no_grad():
             for k, v in self.model.state_dict().items():
-                self.average[k].lerp_(v, 1 - keep) if v.dtype.is_floating_point else self.average[k].copy_(v)
+                self.average[k].lerp_(v, 1 - decay) if v.dtype.is_floating_point else self.average[k].copy_(v)
             self.loss = loss.detach() if self.loss is None else self.loss.lerp(loss.detach(), 0.02)
 
     def validate(self, measure: Callable[[Any], float]) -> None:

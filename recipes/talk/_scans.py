@@ -20,9 +20,8 @@ from pnp.learned import Glimpse, add_noise
 from pnp.learned.glimpse_data import ARCHITECTURES, chests, folder_slices
 from pnp.metrics import psnr, ssim
 from pnp.phantoms import head
-from pnp.training import Interrupted, TrainingOptions, load_checkpoint, train
+from pnp.training import Interrupted, Task, TrainingOptions, load_checkpoint, train
 from pnp.training.muon import fast_bfloat16
-from pnp.training.state import Task
 
 HELD_OUT = 2 * 10**6
 """Seed of what is tested: no training draws from it, and no default was chosen on it."""
@@ -71,7 +70,7 @@ def scans(args: argparse.Namespace, angles: Tensor | None = None, n_tests: int =
     g = torch.Generator().manual_seed(HELD_OUT)
     outside = torch.cat([head(args.size, generator=g) for _ in range(n_tests)])
     tests = {"ID": inside, "OOD: heads": outside}
-    measured = {name: (t, add_noise(radon.A(t), args.noise_db, g)) for name, t in tests.items()}
+    measured = {name: (t, add_noise(radon.A(t), args.noise_db, generator=g)) for name, t in tests.items()}
     return Scans(radon, (x, torch.cat([radon.A(one[None]) for one in x])), measured, about)
 
 
@@ -91,14 +90,14 @@ class WholeSlices(Task):
     def __init__(
         self, model: nn.Module, radon: Radon, pairs: tuple[Tensor, Tensor], noise_db: float, *, from_fbp: bool = True
     ) -> None:
-        super().__init__("train", model, {"noise_db": noise_db, "images": len(pairs[0])}, "the pairs'")
+        super().__init__("train", model, {"noise_db": noise_db, "images": len(pairs[0])}, "setting")
         self.pairs, self.noise_db, self.from_fbp = pairs, noise_db, from_fbp
         self.fbp = copy.deepcopy(radon).to(self.device).fbp  # a function: the operator is nothing to be trained
 
-    def draw(self, batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+    def draw(self, batch: int, *, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Return measurements (batch, 1, views, bins) and slices (batch, 1, N, N)."""
         which = torch.randint(len(self.pairs[0]), (batch,), generator=generator)
-        return add_noise(self.pairs[1][which], self.noise_db, generator), self.pairs[0][which]
+        return add_noise(self.pairs[1][which], self.noise_db, generator=generator), self.pairs[0][which]
 
     def forward(self, y: Tensor, x: Tensor) -> Tensor:
         """Mean square error relative to the mean square of the back-projections."""

@@ -24,8 +24,14 @@ from torch import Tensor, nn
 
 from denoisers import MLPatch
 from pnp.io import atomic
-from pnp.training import Interrupted, NoiseLevels, TrainingOptions, load_checkpoint
-from pnp.training.denoiser import denoising_psnr, train_denoiser
+from pnp.training import (
+    Interrupted,
+    NoiseLevels,
+    TrainingOptions,
+    denoising_psnr,
+    load_checkpoint,
+    train_denoiser,
+)
 from pnp.training.images import Crops, Sampler
 
 LEVELS = NoiseLevels(0.5 / 255, 55 / 255)

@@ -13,7 +13,7 @@ from _shared import checkpoints, markdown, noisy_score, parser, record, save, tr
 from distributions import OUT_OF_DISTRIBUTION, as_float, centre, out_of_distribution
 from matplotlib.figure import Figure
 
-from pnp.training.denoiser import denoising_psnr
+from pnp.training import denoising_psnr
 
 p = parser(__doc__)
 training_arguments(p, minutes=30)

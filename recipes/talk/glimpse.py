@@ -23,7 +23,7 @@ from _shared import markdown, parser, record, save
 from matplotlib.figure import Figure
 
 from pnp import solve
-from pnp.learned import Pairs
+from pnp.learned import PatchTask
 
 p = parser(__doc__, names=(), sizes=False, channels=None)
 scan_arguments(p, minutes=30)
@@ -56,7 +56,7 @@ for name in ("U-Net", "LPD", "GLIMPSE", "GLIMPSE, local"):
         methods[name] = lambda y, model=model: model(y.to(args.device))
     else:
         model, patches = glimpse("local" if "local" in name else "pointwise", radon, args.seed)
-        task = Pairs(model.to(args.device), *data.train, noise_db=args.noise_db, **patches)
+        task = PatchTask(model.to(args.device), *data.train, noise_db=args.noise_db, **patches)
         methods[name] = lambda y, model=model: model(y.to(args.device))
     size = sum(t.numel() for t in model.parameters())
     state = train_for(task, folder / f"{name.replace(', ', '_')}.pt", args, name)

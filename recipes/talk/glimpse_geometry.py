@@ -19,7 +19,7 @@ from _shared import markdown, parser, record, save
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pnp.learned import Pairs
+from pnp.learned import PatchTask
 
 p = parser(__doc__, names=(), sizes=False, channels=None)
 scan_arguments(p, minutes=10)
@@ -56,7 +56,7 @@ for case in args.cases:
     for name in ("true", "frozen", "learned"):
         angles, shift = (truth, 0.0) if name == "true" else (guess, offset)
         model, patches = glimpse("local", data.radon, args.seed, angles, offset=shift, learn_geometry=name == "learned")
-        task = Pairs(model.to(args.device), *data.train, noise_db=args.noise_db, **patches)
+        task = PatchTask(model.to(args.device), *data.train, noise_db=args.noise_db, **patches)
         # Both cases of the even scan have the same truth.
         path = folder / (f"{case}_{name}.pt" if name != "true" else f"{'uneven' if case == 'blind' else 'even'}.pt")
         train_for(task, path, args, f"{case}, {name}")

@@ -31,7 +31,7 @@ from operators import Mask, Radon
 from pnp import solve
 from pnp.metrics import psnr
 from pnp.phantoms import head
-from pnp.training.denoiser import denoising_psnr
+from pnp.training import denoising_psnr
 
 p = parser(__doc__, names=("MLPatch", "DRU-Net"), channels=None)
 p.set_defaults(channels=1)

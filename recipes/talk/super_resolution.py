@@ -90,7 +90,7 @@ def train(model: nn.Module, crops: Crops, path: Path) -> dict:
         fall = 0.5 * (1 + math.cos(math.pi * max(0.0, 2 * seconds / budget - 1)))  # over the second half
         for group in optimizer.param_groups:
             group["lr"] = args.rate * min(1.0, (step + 1) / 100) * max(fall, 0.01)
-        high = crops(args.batch, g).to(args.device)
+        high = crops(args.batch, generator=g).to(args.device)
         with precision(model):
             loss = loss_of(model, high, g)
         optimizer.zero_grad()

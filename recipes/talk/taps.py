@@ -21,7 +21,7 @@ from torch import Tensor
 
 from denoisers import MLPatch
 from denoisers.mlpatch.geometry import grid_taps
-from pnp.training.denoiser import denoising_psnr
+from pnp.training import denoising_psnr
 
 GEOMETRIES = {"dense": {"taps": 7, "margin": 1}, "sparse": {"taps": 3, "margin": 3}}
 

@@ -15,8 +15,7 @@ from _shared import checkpoints, markdown, noisy_score, parser, record, save, tr
 from distributions import Photographs, as_float, centre, photographs
 from matplotlib.figure import Figure
 
-from pnp.training import load_checkpoint
-from pnp.training.denoiser import denoising_psnr
+from pnp.training import denoising_psnr, load_checkpoint
 from pnp.training.images import Crops
 
 p = parser(__doc__, names=("MLPatch", "U-Net"))

@@ -30,7 +30,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from operators import SPECT, spect_camera
-from pnp.learned import MODES, Scan, UnrolledEM, make_scan, save_unrolled_em, train_unrolled_em
+from pnp.learned import MODES, Scan, UnrolledEM, make_scan, train_unrolled_em
 from pnp.learned.unrolled_em_training import spent
 from pnp.metrics import nrmse
 from pnp.phantoms import ISOTOPES, emission_scan, region_means
@@ -135,7 +135,7 @@ for name in args.isotopes:
             sys.exit(128 + stop.number)
         taken, seconds = spent(path, networks)
         about = {"data": f"{len(train)} simulated patients, {name}", "mode": mode, "length": f"{taken} steps"}
-        save_unrolled_em(model, args.output / f"{name}_{mode}.safetensors", about=about)
+        model.save(args.output / f"{name}_{mode}.safetensors", about=about)
         costs[mode] = {"training": f"{seconds / 60:.1f} min", "step": ""}
         if mode == "end-to-end" or not args.smoke:
             given = ("isotopes", "views", "features", "device", "output")

@@ -59,7 +59,7 @@ def weights() -> str:
     import denoisers
     from denoisers.weight_files import FOLDER, available
     from operators import SPECT
-    from pnp.learned import load_unrolled_em, weight_files
+    from pnp.learned import UnrolledEM, weight_files
 
     generator = torch.Generator().manual_seed(0)
     axis = torch.linspace(-1, 1, 48)
@@ -85,15 +85,15 @@ def weights() -> str:
     tube = (torch.linspace(-1, 1, 16)[:, None] ** 2 + torch.linspace(-1, 1, 16) ** 2 < 0.4).float()
     activity = 20 * tube[None, None, :, :, None].expand(1, 1, 16, 16, 8)
     counts = torch.poisson(A.A(activity), generator=generator)
-    unrolled = sorted(path.stem for path in weight_files.SHIPPED.glob("*.safetensors"))
+    unrolled = sorted(path.stem for path in weight_files.FOLDER.glob("*.safetensors"))
     for name in unrolled:
         with torch.no_grad():
-            x = load_unrolled_em(name)(A, counts)
+            x = UnrolledEM.from_pretrained(name)(A, counts)
         assert x.min() >= 0 and (x - activity).norm() < 0.6 * activity.norm(), name
 
-    here = {path.stem for folder in (FOLDER, weight_files.SHIPPED) for path in folder.glob("*.safetensors")}
+    here = {path.stem for folder in (FOLDER, weight_files.FOLDER) for path in folder.glob("*.safetensors")}
     assert {*denoising, *resolving, *unrolled} == here and denoising and resolving and unrolled
-    for folder in (FOLDER, weight_files.SHIPPED):
+    for folder in (FOLDER, weight_files.FOLDER):
         for path in folder.glob("*.safetensors"):
             assert path.with_suffix(".md").stat().st_size > 300, f"{path.name} has no model card"
     return ", ".join(sorted(here))

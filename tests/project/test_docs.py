@@ -24,17 +24,19 @@ DOCS = ROOT / "docs"
 sys.path[:0] = [str(DOCS / "api"), str(DOCS / "gallery")]
 
 import cards  # noqa: E402
+import overview  # noqa: E402
 import pages  # noqa: E402
 import plain_text  # noqa: E402
 from plain_text import inline, to_rst  # noqa: E402
 
 PAGES = sorted(
     path
-    for pattern in ("*.md", "docs/*.md", "recipes/**/*.md", "benchmarks/*.md", "denoisers/weights/*.md")
+    for pattern in ("*.md", "docs/*.md", "recipes/**/*.md", "benchmarks/*.md", "*/**/weights/*.md")
     for path in ROOT.glob(pattern)
 )
 FENCE = re.compile(r"^(`{3,})[^\n]*\n.*?^\1 *$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(\s*<?([^()\s<>]+(?:\([^()\s]*\))?)>?(?:\s+\"[^\"]*\")?\s*\)")
+DOCUMENTED = {path for export in pages.exports() for path in (export.path, f"{export.module}.{export.name}")}
 SPHINX = ("sphinx", "myst_parser", "furo", "sphinx_copybutton")
 
 
@@ -108,17 +110,15 @@ def test_the_page_runs(name, capsys):
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_blocks_of_python_compile_and_import_what_there_is(path):
+def test_blocks_of_python_compile_and_import_what_the_reference_documents(path):
     """Also those that need data of the reader's own."""
     for block in re.findall(r"^```python\n(.*?)^```", path.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
         for node in ast.walk(ast.parse(block, str(path))):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in (
-                "pnp",
-                "operators",
-                "denoisers",
-            ):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in pages.ROOTS:
                 module = importlib.import_module(node.module)
                 assert not [name.name for name in node.names if not hasattr(module, name.name)]
+                if not node.module.endswith(".base"):  # shared checks, for those who extend the packages
+                    assert {f"{node.module}.{name.name}" for name in node.names} <= DOCUMENTED
 
 
 # ---------------------------------------------------------------- the generated pages
@@ -142,11 +142,22 @@ def test_equations_and_tables_of_docstrings_keep_their_shape():
     assert to_rst(example, {}.get) == ["Do.", "", ">>> 2 * 3", "6", ""]
 
 
+def packages() -> list[str]:
+    """Return the names of all packages but the command line's, by the folders of the repository."""
+    found = [path.parent.relative_to(ROOT) for root in pages.ROOTS for path in (ROOT / root).rglob("__init__.py")]
+    return sorted(name for name in (".".join(path.parts) for path in found) if name != pages.COMMANDS)
+
+
 def test_all_exports_are_documented_once(tmp_path):
     paths = pages.write_pages(tmp_path)
-    for package in ("pnp", "pnp.lensing", "pnp.ct", "pnp.readers", "pnp.io", "pnp.learned", "operators", "denoisers"):
-        for name in importlib.import_module(package).__all__:
-            assert f"{package}.{name}" in paths.values()
+    for package in packages():
+        module = importlib.import_module(package)
+        for name in getattr(module, "__all__", ()):
+            documented = [path for path in paths.values() if path.endswith(f".{name}")]
+            homes = [importlib.import_module(path.rpartition(".")[0]) for path in documented]
+            assert any(getattr(home, name) is getattr(module, name) for home in homes), f"{package}.{name}"
+    for module in pages.MODULES:
+        assert any(path.startswith(f"{module}.") for path in paths)
     text = "\n".join(path.read_text(encoding="utf-8") for path in tmp_path.glob("*.rst"))
     for export in pages.exports():
         assert export.doc or export.kind == "data", f"{export.path} has no docstring"
@@ -172,6 +183,16 @@ def test_every_recipe_has_a_card_and_a_page(tmp_path):
     tomography = next(r for r in found if r.path.name == "tomography.py" and r.path.parent.name == "recipes")
     assert tomography.title == "Tomography" and tomography.page == "recipes.tomography"
     assert ("--views", "number of angles over half a turn (default 60)") in tomography.options
+
+
+def test_the_overview_finds_its_variables_in_the_recipes():
+    for column in overview.COLUMNS:
+        tree = ast.parse((ROOT / "recipes" / f"{column.recipe}.py").read_text(encoding="utf-8"))
+        assigned = {
+            node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+        }
+        assert set(column.variables) <= assigned, column.recipe
+    assert overview.TARGET.stat().st_size < 400_000
 
 
 def test_links_of_mirrored_pages_lead_to_pages():

@@ -11,7 +11,7 @@ import pytest
 from paths import ROOT
 
 from pnp.io import read_image
-from pnp.learned import load_unrolled_em
+from pnp.learned import UnrolledEM
 from recipes import TALK, run_talk
 
 
@@ -56,7 +56,7 @@ def test_unrolled_em(run, tmp_path):
     # Four steps already gain on what the networks begin with.
     assert all(float(row["NRMSE, torsos"]) < float(rows[0]["NRMSE, torsos"]) for row in rows[2:])
     assert rows[4]["step"].endswith(" MB") and "### virtual" in out
-    weights = load_unrolled_em(tmp_path / "lu177_end-to-end.safetensors")
+    weights = UnrolledEM.from_pretrained(tmp_path / "lu177_end-to-end.safetensors")
     assert weights.features == 16 and not list(tmp_path.glob("probe*"))
     # A training that is done is read.
     assert [row["NRMSE, torsos"] for row in run("unrolled_em", "--smoke")[1]] == [row["NRMSE, torsos"] for row in rows]

@@ -25,11 +25,11 @@ from toys import smooth
 from pnp.drivers.checkpoint import Checkpoint, RunState
 from pnp.io import SavedResult, read_result, write_fits_maps, write_image, write_measurements, write_nifti, write_result
 from pnp.io.atomic import NotWritten, atomic_hdf5
-from pnp.learned import UnrolledEM, save_unrolled_em
+from pnp.learned import UnrolledEM
 from pnp.plots import save_panels
 from pnp.report import write_report
 from pnp.training import NoiseLevels, TrainingOptions
-from pnp.training.denoiser import Loss, train_denoiser
+from pnp.training.denoiser import DenoisingTask, train_denoiser
 from pnp.training.state import Run, load_checkpoint
 
 resource = pytest.importorskip("resource", reason="limits on the size of files are Unix's")
@@ -95,7 +95,7 @@ def sampler(batch: int, generator: torch.Generator) -> torch.Tensor:
 
 def training_checkpoint(path: Path) -> None:
     options = TrainingOptions(1, batch=1, optimizer="adamw")
-    Run(Loss(Wide(), sampler, NoiseLevels(0.1, 0.2), options), options).save(path)
+    Run(DenoisingTask(Wide(), sampler, NoiseLevels(0.1, 0.2), options), options).save(path)
 
 
 def solve_checkpoint(path: Path) -> None:
@@ -126,7 +126,7 @@ WRITERS = {
     "many.h5": many_small,
     "figure.png": lambda path: save_panels(path, {"x": X[0, 0]}, **OVER),
     "report.html": lambda path: write_report(path, RESULT, **OVER),
-    "w.safetensors": lambda path: save_unrolled_em(UnrolledEM(n_outer=3, features=64), path),
+    "w.safetensors": lambda path: UnrolledEM(n_outer=3, features=64).save(path),
     "w.checkpoint": training_checkpoint,
     "solve.checkpoint": solve_checkpoint,
 }
@@ -177,7 +177,7 @@ def test_a_training_goes_on_while_the_disk_is_full(tmp_path, refusing):
             kept.append(load_checkpoint(path)["step"])
         draw.calls += 1
         refusing.on = 3 <= draw.calls <= 5
-        return sampler(batch, generator)
+        return sampler(batch, generator=generator)
 
     draw.calls = 0
     with pytest.warns(UserWarning, match="checkpoint: .*No space left") as warned:

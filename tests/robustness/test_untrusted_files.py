@@ -23,7 +23,7 @@ from pnp.cli.reconstruct_stack import _first_slice
 from pnp.cli.report import report
 from pnp.io import guards, read_image, read_measurements, read_result
 from pnp.io.guards import file_within
-from pnp.learned import load_glimpse, load_unrolled_em
+from pnp.learned import Glimpse, UnrolledEM
 from pnp.readers import (
     read_catalogue,
     read_dicom,
@@ -350,8 +350,8 @@ CODE: dict[str, Any] = {
     "bare.pt": (load_checkpoint, lambda p, evil: p.write_bytes(pickle.dumps(evil))),
     "a.safetensors": (MLPatch.from_pretrained, lambda p, evil: torch.save({"mlpatch": evil}, p)),
     "b.safetensors": (SuperResolver.from_pretrained, lambda p, evil: p.write_bytes(pickle.dumps(evil))),
-    "c.safetensors": (load_glimpse, lambda p, evil: torch.save(evil, p)),
-    "d.safetensors": (load_unrolled_em, lambda p, evil: torch.save(evil, p)),
+    "c.safetensors": (Glimpse.from_pretrained, lambda p, evil: torch.save(evil, p)),
+    "d.safetensors": (UnrolledEM.from_pretrained, lambda p, evil: torch.save(evil, p)),
 }
 
 

@@ -33,7 +33,7 @@ from pnp.io import (
     write_nifti,
     write_result,
 )
-from pnp.learned import Glimpse, UnrolledEM, load_glimpse, load_unrolled_em, save_glimpse, save_unrolled_em
+from pnp.learned import Glimpse, UnrolledEM
 from pnp.readers import (
     read_catalogue,
     read_dicom,
@@ -46,7 +46,7 @@ from pnp.readers import (
     read_tiff_stack,
 )
 from pnp.training.images import load_folder
-from pnp.training.state import KEYS, load_checkpoint
+from pnp.training.state import CHECKPOINT_KEYS, load_checkpoint
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.random((6, 7)).astype(np.float32)
@@ -129,7 +129,9 @@ def _picture(path: Path) -> None:
 
 
 def _checkpoint(path: Path) -> None:
-    torch.save({key: torch.arange(3) for key in KEYS} | {"history": [[1, 2.0, 3.0]], "options": {"seed": 0}}, path)
+    torch.save(
+        {key: torch.arange(3) for key in CHECKPOINT_KEYS} | {"history": [[1, 2.0, 3.0]], "options": {"seed": 0}}, path
+    )
 
 
 def _photographs(path: Path) -> Any:
@@ -176,12 +178,10 @@ TARGETS: dict[str, Target] = {
     ),
     "super.safetensors": Target(lambda p: SuperResolver(1, taps=3, hidden=4).save(p), SuperResolver.from_pretrained),
     "glimpse.safetensors": Target(
-        lambda p: save_glimpse(Glimpse((8, 8), np.linspace(0, 3, 4), n_detectors=8, **SMALL, blocks=(1,)), p),
-        load_glimpse,
+        lambda p: Glimpse((8, 8), np.linspace(0, 3, 4), n_detectors=8, **SMALL, blocks=(1,)).save(p),
+        Glimpse.from_pretrained,
     ),
-    "em.safetensors": Target(
-        lambda p: save_unrolled_em(UnrolledEM(n_outer=1, features=2, layers=2), p), load_unrolled_em
-    ),
+    "em.safetensors": Target(lambda p: UnrolledEM(n_outer=1, features=2, layers=2).save(p), UnrolledEM.from_pretrained),
     "checkpoint.pt": Target(_checkpoint, load_checkpoint),
 }
 

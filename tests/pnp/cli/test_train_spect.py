@@ -13,7 +13,7 @@ from torch import Tensor
 
 from operators import SPECT, camera_response, spect_camera
 from pnp.io import write_measurements
-from pnp.learned import load_unrolled_em
+from pnp.learned import UnrolledEM
 from pnp.phantoms import ISOTOPES, emission_scan
 
 Run = Callable[..., tuple[int, str, str]]
@@ -33,7 +33,7 @@ def test_simulated(run: Run, tmp_path: Path) -> None:
     code, out, err = run(*SMALL, "--steps", "2")
     assert code == 0, err
     assert "2 steps" in out and "OSEM" in out and "held-out" in out
-    assert load_unrolled_em(tmp_path / "w.safetensors").features == 2
+    assert UnrolledEM.from_pretrained(tmp_path / "w.safetensors").features == 2
     code, out, _ = run(*SMALL, "--steps", "3", "--resume")
     assert code == 0 and "3 steps" in out
     for wrong, said in (

@@ -1,4 +1,4 @@
-"""GLIMPSE: what it is before training, its symmetries and gradients, continuous points, training, files, messages."""
+"""GLIMPSE: the untrained model, its symmetries and gradients, continuous points, training, files, messages."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from operators import Radon
-from pnp.learned import Glimpse, Pairs, add_noise, held_out_psnr, load_glimpse, save_glimpse
+from pnp.learned import Glimpse, PatchTask, add_noise, held_out_psnr
 from pnp.learned.glimpse_data import ARCHITECTURES, chests, folder_slices
 from pnp.phantoms import head
 from pnp.training import TrainingOptions, load_checkpoint, train
@@ -178,7 +180,7 @@ def test_tiles_and_batches_make_no_difference(scan, monkeypatch):
     with torch.no_grad():
         whole = model(both)
         torch.testing.assert_close(model(both[1:]), whole[1:], rtol=1e-5, atol=1e-7)
-        monkeypatch.setattr("pnp.learned.glimpse.TILE", 7)
+        monkeypatch.setattr("pnp.learned.glimpse._TILE", 7)
         torch.testing.assert_close(model(both), whole, rtol=1e-4, atol=1e-6)
 
 
@@ -217,23 +219,23 @@ def pairs():
 def test_training_helps_and_resumes(pairs, tmp_path, kind):
     radon, x, y = pairs
     options = {**ARCHITECTURES[kind][0], "features": 16, "hidden": 16, "precision": "float32"}
-    noisy = add_noise(y[6:], 40, torch.Generator().manual_seed(9))
+    noisy = add_noise(y[6:], 40, generator=torch.Generator().manual_seed(9))
 
     def run(steps, name):
         model = glimpse(radon, trained=False, **options)
         patch = 16 if kind == "local" else 1
-        task = Pairs(model, x[:6], y[:6], patch=patch, patches=256 // patch**2)
+        task = PatchTask(model, x[:6], y[:6], patch=patch, patches=256 // patch**2)
         budget = TrainingOptions(steps=steps, batch=4, rate=5e-3, muon_rate=5e-3, warmup=5)
         return train(task, budget, checkpoint=tmp_path / name, resume=True, progress=False)
 
     run(50, "parts")
     model = run(80, "parts")
-    measure = held_out_psnr(x[6:], noisy)
+    measure = held_out_psnr(noisy, x[6:])
     before = measure(glimpse(radon, trained=False, **options))
     assert measure(model) > before + 0.5
     assert load_checkpoint(tmp_path / "parts")["step"] == 80
     with pytest.raises(ValueError, match="noise_db"):
-        task = Pairs(glimpse(radon, trained=False, **options), x[:6], y[:6], noise_db=30)
+        task = PatchTask(glimpse(radon, trained=False, **options), x[:6], y[:6], noise_db=30)
         train(
             task,
             TrainingOptions(steps=90, batch=4, rate=5e-3, muon_rate=5e-3, warmup=5),
@@ -252,7 +254,7 @@ def test_wrong_geometry_is_recovered_from_pairs(tmp_path):
     guess = radon.angles + math.radians(2) * torch.randn(12, generator=g).double() + math.radians(1)
     wrong = Radon(radon.shape, guess, n_detectors=radon.n_detectors, offset=0.8)
     model = glimpse(wrong, trained=False, learn_geometry=True, precision="float32", blocks=())
-    task = Pairs(model, x, radon.A(x), noise_db=math.inf, patch=32)
+    task = PatchTask(model, x, radon.A(x), noise_db=math.inf, patch=32)
     options = TrainingOptions(steps=120, batch=4, rate=1e-2, warmup=5)
     train(task, options, checkpoint=tmp_path / "c", progress=False)
     before, after = ((a - radon.angles).square().mean().sqrt() for a in (guess, model.angles))
@@ -263,14 +265,14 @@ def test_wrong_geometry_is_recovered_from_pairs(tmp_path):
 def test_pairs_are_patches_of_their_images(pairs):
     radon, x, y = pairs
     model = glimpse(radon, trained=False)
-    task = Pairs(model, x, y, patch=5, patches=3, noise_db=math.inf)
-    seen, patch, corners = task.draw(4, torch.Generator().manual_seed(0))
+    task = PatchTask(model, x, y, patch=5, patches=3, noise_db=math.inf)
+    seen, patch, corners = task.draw(4, generator=torch.Generator().manual_seed(0))
     assert patch.shape == (4, 3, 5, 5) and corners.shape == (4, 3, 2)
     for b in range(4):
         image = next(i for i in range(len(x)) if torch.equal(y[i], seen[b]))
         row, col = int(15.5 - corners[b, 2, 1]), int(corners[b, 2, 0] + 15.5)
         assert torch.equal(patch[b, 2], x[image, 0, row : row + 5, col : col + 5])
-    noisy = add_noise(y, 20, torch.Generator().manual_seed(0))
+    noisy = add_noise(y, 20, generator=torch.Generator().manual_seed(0))
     assert float((noisy - y).norm() / y.norm()) == pytest.approx(0.1, rel=0.03)
 
 
@@ -305,14 +307,47 @@ def test_files(scan, tmp_path):
     model = glimpse(radon, learn_geometry=True)
     with torch.no_grad():
         model.angles += 0.01
-    save_glimpse(model, tmp_path / "m.safetensors", about={"data": "none"})
-    again = load_glimpse(tmp_path / "m.safetensors")
+    model.save(tmp_path / "m.safetensors", about={"data": "none"})
+    again = Glimpse.from_pretrained(tmp_path / "m.safetensors")
     assert torch.equal(again(y), model(y).detach()) and again.config() == model.config()
     assert not any(p.requires_grad for p in again.parameters())
     (tmp_path / "bad.safetensors").write_bytes(b"nothing")
     for name in ("bad", "none"):
-        with pytest.raises(ValueError, match="load_glimpse"):
-            load_glimpse(tmp_path / f"{name}.safetensors")
+        with pytest.raises(ValueError, match=r"Glimpse\.from_pretrained"):
+            Glimpse.from_pretrained(tmp_path / f"{name}.safetensors")
+
+
+def old_names(tensors):
+    """The tensors under the layers' names in older files."""
+    return {k.replace(".gather.", ".hear.").replace(".update.", ".add."): v for k, v in tensors.items()}
+
+
+def test_older_files_are_read(scan, pairs, tmp_path):
+    """Weights and checkpoints whose blocks have the layers "hear" and "add", and whose settings are "levels"."""
+    model, path = glimpse(scan[0]), tmp_path / "new.safetensors"
+    model.save(path)
+    with safe_open(path, framework="pt") as file:
+        tensors, header = {k: file.get_tensor(k) for k in file.keys()}, file.metadata()
+    assert any(".gather." in k for k in tensors)
+    save_file(old_names(tensors), tmp_path / "old.safetensors", metadata=header)
+    again = Glimpse.from_pretrained(tmp_path / "old.safetensors")
+    assert all(torch.equal(v, w) for v, w in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+
+    radon, x, y = pairs
+
+    def run(steps, name):
+        task = PatchTask(glimpse(radon, trained=False, precision="float32"), x, y, patch=8)
+        options = TrainingOptions(steps=steps, batch=2, warmup=2)
+        return train(task, options, checkpoint=tmp_path / name, resume=True, progress=False)
+
+    run(2, "old")
+    state = load_checkpoint(tmp_path / "old")
+    state["weights"], state["average"] = old_names(state["weights"]), old_names(state["average"])
+    state["levels"] = state.pop("settings")
+    torch.save(state, tmp_path / "old")
+    run(2, "new")
+    resumed, whole = run(4, "old").state_dict(), run(4, "new").state_dict()
+    assert all(torch.equal(whole[k], v) for k, v in resumed.items())
 
 
 @pytest.mark.parametrize(
@@ -373,12 +408,12 @@ def test_bad_points_are_one_sentence(scan):
     x = torch.zeros(2, 1, *radon.shape)
     for change, said in (
         ({"images": x[:, :, 1:]}, "images"),
-        ({"sinograms": y}, "sinograms"),
+        ({"y": y}, ": y "),
         ({"patch": 33}, ": patch "),
         ({"noise_db": 0.0}, "noise_db"),
     ):
         with pytest.raises(ValueError, match=said):
-            Pairs(**{"model": model, "images": x, "sinograms": y.expand(2, -1, -1, -1), **change})
+            PatchTask(**{"model": model, "images": x, "y": y.expand(2, -1, -1, -1), **change})
 
 
 # ---------------------------------------------------------------- the command
@@ -401,12 +436,12 @@ def test_command(tmp_path, capsys, monkeypatch):
     assert "2 steps" in out and "held-out" in out
     code, out, _ = run(*small, "--steps", "3", "--resume")
     assert "3 steps" in out
-    assert len(load_glimpse(output).angles) == 8
+    assert len(Glimpse.from_pretrained(output).angles) == 8
     for wrong, said in (
         (("--steps", "4"), "exists"),
         (("--steps", "4", "--overwrite"), "--resume"),
         (("--steps", "4", "--resume", "--views", "9", *small[2:]), "another model"),
-        (("--steps", "4", "--resume", *small, "--slices", "5"), "pairs' images"),
+        (("--steps", "4", "--resume", *small, "--slices", "5"), "images"),
         (("--size", "8", "--resume"), "--size"),
     ):
         code, _, err = run(*wrong)

@@ -1,4 +1,4 @@
-"""Unrolled EM: the update against its optimality condition, gradients of the three trainings, training and files."""
+"""Unrolled EM: the update against its optimality condition, gradients of the three modes, training and files."""
 
 from __future__ import annotations
 
@@ -23,9 +23,7 @@ from pnp.learned import (
     Scan,
     UnrolledEM,
     held_out_nrmse,
-    load_unrolled_em,
     make_scan,
-    save_unrolled_em,
     train_unrolled_em,
 )
 from pnp.learned.unrolled_em_training import _last, spent
@@ -258,7 +256,7 @@ def test_training_improves_on_its_start(mode: str, scans: list[Scan], others: li
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_interrupted_training_goes_on_as_if_it_had_not_been(mode: str, scans: list[Scan], tmp_path: Path) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(mode: str, scans: list[Scan], tmp_path: Path) -> None:
     options = TrainingOptions(steps=12, batch=2, warmup=2)
 
     def fresh() -> UnrolledEM:
@@ -287,7 +285,7 @@ def test_interrupted_training_goes_on_as_if_it_had_not_been(mode: str, scans: li
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
-def test_a_stage_whose_input_has_changed_begins_anew(scans: list[Scan], tmp_path: Path) -> None:
+def test_a_stage_whose_input_has_changed_starts_again(scans: list[Scan], tmp_path: Path) -> None:
     """Prolonged, the first network changes what the others learn from; the answer is that of one long run."""
 
     def run(steps: int, name: str, **keep: bool) -> UnrolledEM:
@@ -326,9 +324,9 @@ def test_other_scans_and_models_are_not_resumed(scans: list[Scan], others: list[
         run(scans)
         less = [Scan(s.operator, s.y, 0 * s.background, s.truth, s.start, s.sensitivity) for s in scans]
         for wrong in (others, less):
-            with pytest.raises(ValueError, match="begun"):
+            with pytest.raises(ValueError, match="setting"):
                 run(wrong)
-        with pytest.raises(ValueError, match=r"strength (was )?1\.0"):
+        with pytest.raises(ValueError, match=r"strength (was|=) 1\.0"):
             run(scans, strength=2.0)
 
 
@@ -342,7 +340,7 @@ def test_training_refuses(scans: list[Scan], tmp_path: Path) -> None:
     options = TrainingOptions(steps=1, batch=1)
     with pytest.raises(ValueError, match=": mode "):
         train_unrolled_em(UnrolledEM(), scans, options, mode="greedy", checkpoint=tmp_path / "c")
-    with pytest.raises(ValueError, match="no scans"):
+    with pytest.raises(ValueError, match="scans must not be empty"):
         train_unrolled_em(UnrolledEM(), [], options, checkpoint=tmp_path / "c")
     model = UnrolledEM(features=2, start_iter=4)
     train_unrolled_em(model, scans, options, checkpoint=tmp_path / "c", progress=False)
@@ -370,15 +368,15 @@ def test_training_refuses(scans: list[Scan], tmp_path: Path) -> None:
 def test_files(tmp_path: Path) -> None:
     A, y, r, _ = problem(torch.float32)
     model = network(n_inner=2, strength=0.5).float()
-    save_unrolled_em(model, tmp_path / "m.safetensors", about={"data": "none"})
-    again = load_unrolled_em(tmp_path / "m.safetensors")
+    model.save(tmp_path / "m.safetensors", about={"data": "none"})
+    again = UnrolledEM.from_pretrained(tmp_path / "m.safetensors")
     assert again.config() == model.config()
     with torch.no_grad():
         assert torch.equal(again(A, y, r), model(A, y, r))
     (tmp_path / "bad.safetensors").write_bytes(b"nothing")
     for name in ("bad", "missing"):
-        with pytest.raises(ValueError, match="load_unrolled_em"):
-            load_unrolled_em(tmp_path / f"{name}.safetensors")
+        with pytest.raises(ValueError, match=r"UnrolledEM\.from_pretrained"):
+            UnrolledEM.from_pretrained(tmp_path / f"{name}.safetensors")
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from pnp.lensing import (
     survey_noise,
     wiener,
 )
-from pnp.lensing.conformal import conformal_factor, risk_controlling_factor, sky_factor, upper_bound
+from pnp.lensing.conformal import _upper_bound, conformal_factor, risk_controlling_factor, sky_factor
 
 
 def made_up(skies: int, pixels: int = 400, seed: int = 0) -> SimulatedErrors:
@@ -58,18 +58,18 @@ def test_field_form_covers_at_least_as_promised_and_is_the_bound(seed):
     scores = simulated.error[20:300] / found.heuristic[found.heuristic.isfinite()]
     for factor, kept in ((float(found.factor), True), (0.99 * float(found.factor), False)):
         losses = (scores > factor).double().mean(1).tolist()
-        assert (upper_bound(losses, 0.1) <= 0.2) == kept
+        assert (_upper_bound(losses, 0.1) <= 0.2) == kept
 
 
 def test_the_bound_is_above_the_mean_with_its_confidence_and_tightens():
     g, misses, n = seeded(), 0, 60
     for _ in range(200):
         losses = (torch.rand(n, generator=g) < 0.15).double().tolist()  # the most variable losses there are
-        misses += upper_bound(losses, 0.1) < 0.15
+        misses += _upper_bound(losses, 0.1) < 0.15
     assert misses <= 200 * 0.1 + 3 * math.sqrt(200 * 0.09)
-    even = [upper_bound([0.1] * k, 0.1) for k in (20, 100, 1000)]
+    even = [_upper_bound([0.1] * k, 0.1) for k in (20, 100, 1000)]
     assert even[0] > even[1] > even[2] > 0.1
-    assert upper_bound([1.0] * 5, 0.1) == 1.0
+    assert _upper_bound([1.0] * 5, 0.1) == 1.0
 
 
 def test_a_bad_heuristic_is_mended_and_a_good_one_is_told():

@@ -93,11 +93,13 @@ def test_hqs_takes_the_lifted_operator_too() -> None:
 def test_admm_converges_to_the_real_solution(make: type, components: int) -> None:
     """By conjugate gradients or in closed form, noise shared or not; settings from the noise alone."""
     y, std = survey(components=components)
-    found = map_mass(y, std, denoiser=prior, make_operator=make, pad=None, max_iter=80, b_mode=False)
+    found = map_mass(y, std, denoiser=prior, make_operator=make, margin_px=None, max_iter=80, b_mode=False)
     alpha = float((std**-2)[std.isfinite()].mean())
     assert found.sigma == pytest.approx(alpha**-0.5, rel=1e-12) and found.kappa_b is None and found.n_iter == 80
     assert rel(found.kappa_e, real_solution(y, std, alpha)) < 1e-4
-    stronger = map_mass(y, std, denoiser=prior, make_operator=make, pad=None, max_iter=80, b_mode=False, strength=3.0)
+    stronger = map_mass(
+        y, std, denoiser=prior, make_operator=make, margin_px=None, max_iter=80, b_mode=False, strength=3.0
+    )
     assert rel(stronger.kappa_e, real_solution(y, std, 3 * alpha)) < 1e-4
 
 
@@ -107,11 +109,13 @@ def test_pnpmass_converges_to_its_fixed_point(make: type) -> None:
     y, std = survey(components=2)
     tau = float((std**-2)[std.isfinite()].mean()) ** -0.5
     assert tau < 1.9 * std.min()
-    found = map_mass(y, std, denoiser=prior, make_operator=make, method="pnpmass", pad=None, max_iter=100, b_mode=False)
+    found = map_mass(
+        y, std, denoiser=prior, make_operator=make, method="pnpmass", margin_px=None, max_iter=100, b_mode=False
+    )
     assert rel(found.kappa_e, real_solution(y, (tau * std).sqrt(), tau**-2)) < 1e-6
     exact = std.clone()
     exact[..., 3, 3] = 1e-3 * tau  # unstable, were its step not limited
-    options = {"method": "pnpmass", "pad": None, "max_iter": 100, "b_mode": False}
+    options = {"method": "pnpmass", "margin_px": None, "max_iter": 100, "b_mode": False}
     found = map_mass(y, exact, denoiser=prior, make_operator=make, **options)
     tau = found.sigma
     assert rel(found.kappa_e, real_solution(y, (tau * exact.clamp(min=tau / 1.9)).sqrt(), tau**-2)) < 1e-6
@@ -122,7 +126,7 @@ def test_noise_reaches_the_denoiser_white_in_the_first_step_of_pnpmass() -> None
     shape, seen = (45, 45), []
     std = 0.1 * (0.5 * rand(1, 1, *shape)).exp()
     noise = std * rand(40, 2, *shape, seed=2)
-    options = {"make_operator": KaiserSquires, "method": "pnpmass", "pad": None, "max_iter": 1, "b_mode": False}
+    options = {"make_operator": KaiserSquires, "method": "pnpmass", "margin_px": None, "max_iter": 1, "b_mode": False}
     tau = map_mass(noise, std, denoiser=lambda x, s: seen.append(x) or x, **options).sigma
     x = seen[0] / tau
     clipped = (std < tau / 1.9).double().mean()
@@ -166,7 +170,7 @@ def test_padding_keeps_a_lens_at_one_edge_from_the_other() -> None:
     error = {}
     for pad in (0, 35):
         D = partial(prior, strength=1e-3)
-        found = map_mass(shear, 0.02, denoiser=D, pad=pad, max_iter=100, b_mode=False).kappa_e
+        found = map_mass(shear, 0.02, denoiser=D, margin_px=pad, max_iter=100, b_mode=False).kappa_e
         wrong = found - truth
         error[pad] = float((wrong - wrong.mean())[..., -8:].norm())
     assert error[35] < 0.1 * error[0]
@@ -178,7 +182,7 @@ def test_reduced_shear_is_undone() -> None:
     kappa = lens(shape, 5.0, 0.4)
     kappa = kappa - kappa.mean()  # what shear measures
     reduced = shear_to_reduced(KaiserSquires(shape).A(kappa), kappa)
-    run = partial(map_mass, reduced, 1e-4, denoiser=lambda x, s: x - x.mean((-2, -1), keepdim=True), pad=None)
+    run = partial(map_mass, reduced, 1e-4, denoiser=lambda x, s: x - x.mean((-2, -1), keepdim=True), margin_px=None)
     taken_for_shear, corrected = run(), run(reduced=True)
     assert rel(taken_for_shear.kappa_e, kappa) > 0.05
     assert rel(corrected.kappa_e, kappa) < 0.003
@@ -299,7 +303,7 @@ Y, STD = survey()
         ({"method": "fista"}, ValueError, ": method "),
         ({"make_operator": KaiserSquires(SHAPE)}, TypeError, "make_operator"),
         ({"make_operator": lambda shape: None}, TypeError, "must have A"),
-        ({"pad": -1}, ValueError, "margin_px"),
+        ({"margin_px": -1}, ValueError, "margin_px"),
         ({"max_iter": 0}, ValueError, "map_mass: max_iter"),
         ({"strength": 0}, ValueError, "map_mass: strength"),
         ({"denoiser": lambda x, s: x[..., 1:]}, ValueError, "denoiser"),
@@ -328,14 +332,16 @@ def test_callback_sees_every_iteration_on_the_shears_own_pixels(make: type, meth
         got.append(x)
         return prior(x, sigma)
 
-    found = map_mass(y, std, denoiser=D, make_operator=make, method=method, pad=5, max_iter=3, callback=states.append)
+    found = map_mass(
+        y, std, denoiser=D, make_operator=make, method=method, margin_px=5, max_iter=3, callback=states.append
+    )
     assert [s.k for s in states] == [1, 2, 3] and found.stop is Stop.MAX_ITER
     assert all(m.shape == (2, 1, *SHAPE) for s in states for m in (s.x, s.z, s.u, s.z_old))
     assert torch.equal(states[-1].z, found.kappa_e) and states[-1].sigma == found.sigma
     grid = OddGrid(SHAPE, margin_px=5)
     for s, x in zip(states, got, strict=True):
         torch.testing.assert_close(s.x if method == "pnpmass" else s.z + s.u, grid.crop(x)[:2])
-    alone = map_mass(y, std, denoiser=prior, make_operator=make, method=method, pad=5, max_iter=3)
+    alone = map_mass(y, std, denoiser=prior, make_operator=make, method=method, margin_px=5, max_iter=3)
     assert torch.equal(alone.kappa_e, found.kappa_e), "watching changes nothing"
 
 

@@ -12,14 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from operators import KaiserSquires
+from pnp import Stop
+from pnp.lensing import compare_mass_maps
 from pnp.lensing.shear import noise_like
 from pnp.lensing.starlet import (
-    starlet_adjoint,
+    _starlet_adjoint,
+    _starlet_noise,
+    _white_noise_std,
     starlet_inverse,
     starlet_map,
-    starlet_noise,
     starlet_transform,
-    white_noise_std,
 )
 
 
@@ -38,7 +40,7 @@ def test_reconstruction_and_adjoint_are_exact(size, border, generation, data):
     assert c.shape == (n_scales + 1, 2, 3, *size)
     torch.testing.assert_close(starlet_inverse(c, **options), x, rtol=1e-12, atol=1e-12)
     d = torch.randn(c.shape, generator=seeded(1), dtype=torch.float64)
-    gap = (c * d).sum() - (x * starlet_adjoint(d, **options)).sum()
+    gap = (c * d).sum() - (x * _starlet_adjoint(d, **options)).sum()
     assert abs(float(gap)) < 1e-12 * float(c.norm() * d.norm())
 
 
@@ -79,7 +81,7 @@ def test_a_constant_and_a_delta():
 
 @pytest.mark.parametrize("generation", [1, 2])
 def test_white_noise_std_is_closed_form_and_simulation(generation):
-    std = white_noise_std(4, generation=generation)
+    std = _white_noise_std(4, generation=generation)
     noise = torch.randn(4, 1, 256, 256, generator=seeded(), dtype=torch.float64)
     measured = starlet_transform(noise, 4, generation=generation).square().mean((1, 2, 3, 4)).sqrt()
     torch.testing.assert_close(measured, std, rtol=0.05, atol=0)
@@ -99,12 +101,12 @@ def test_propagated_noise_is_the_norm_of_each_whitened_atom():
     A = KaiserSquires((31, 33))
     noise_std = torch.full((1, 2, 31, 33), 0.3, dtype=torch.float64)
     noise_std[..., 10:20, 10:14] = math.inf
-    got = starlet_noise(A, noise_std, (31, 33), 2, generator=seeded(), draws=600, dtype=torch.float64)
+    got = _starlet_noise(A, noise_std, (31, 33), 2, generator=seeded(), draws=600, dtype=torch.float64)
     whitener = 1 / noise_std
     for scale in range(3):
         one = torch.zeros(3, 1, 1, 31, 33, dtype=torch.float64)
         one[scale, ..., 3, 25] = 1  # far from the hole
-        exact = float((whitener * A.A(starlet_adjoint(one))).norm())
+        exact = float((whitener * A.A(_starlet_adjoint(one))).norm())
         assert float(got[scale, 0, 0, 3, 25]) == pytest.approx(exact, rel=0.1)
     assert float(got[0, 0, 0, 15, 12]) < 0.8 * float(got[0, 0, 0, 3, 25])  # blind: less noise comes through
 
@@ -123,13 +125,13 @@ def lens():
 
 def test_sparse_map_finds_the_halo_and_nothing_in_noise(lens):
     A, kappa, y, noise_std = lens
-    x = starlet_map(A, y, noise_std, generator=seeded(1), k_sigma=5)
+    x = starlet_map(A, y, noise_std, generator=seeded(1), k_sigma=5).kappa
     assert x.shape == kappa.shape and x.dtype == torch.float64
     peak = int(x.flatten().argmax())
     assert abs(peak // 48 - 20) <= 1 and abs(peak % 48 - 26) <= 1
     assert float((x - kappa + kappa.mean() - x.mean()).norm()) < 0.6 * float(kappa.norm())
     noise = noise_like(y, noise_std, generator=seeded(3))
-    assert float(starlet_map(A, noise, noise_std, generator=seeded(1), k_sigma=6).abs().max()) == 0
+    assert float(starlet_map(A, noise, noise_std, generator=seeded(1), k_sigma=6).kappa.abs().max()) == 0
 
 
 def test_sparse_map_minimises_its_objective():
@@ -139,13 +141,13 @@ def test_sparse_map_minimises_its_objective():
     truth = torch.zeros(1, 1, 21, 20, dtype=torch.float64)
     truth[..., 9:13, 12:16] = 1
     y = A.A(truth) + noise_like(A.A(truth), noise_std, generator=seeded())
-    std = starlet_noise(A, noise_std, (21, 20), n_scales, generator=seeded(1), dtype=torch.float64)
+    std = _starlet_noise(A, noise_std, (21, 20), n_scales, generator=seeded(1), dtype=torch.float64)
     observed = std[..., noise_std[0, 0].isfinite()].square().mean(-1).sqrt()
     std = torch.maximum(std, observed[..., None, None])
 
     def violation(max_iter: int) -> float:
         """The largest |T A*W(gamma - A kappa)| / (k s), 1 at the minimum unless kappa is 0."""
-        x = starlet_map(A, y, noise_std, generator=seeded(1), n_scales=n_scales, max_iter=max_iter, rtol=0)
+        x = starlet_map(A, y, noise_std, generator=seeded(1), n_scales=n_scales, max_iter=max_iter, rtol=0).kappa
         dual = starlet_transform(A.A_adjoint(weights * (torch.where(weights > 0, y, 0.0) - A.A(x))), n_scales)
         return float((dual.abs() / (3 * std)).max())
 
@@ -157,24 +159,54 @@ def test_blind_pixels_hold_nothing_but_the_wings_of_what_is_seen(lens):
     A, _, y, noise_std = lens
     wide = noise_std.clone()
     wide[..., :12] = math.inf  # a blind border, as surveys have
-    finest = starlet_transform(starlet_map(A, y, wide, generator=seeded(1)), 3)[0]
+    finest = starlet_transform(starlet_map(A, y, wide, generator=seeded(1)).kappa, 3)[0]
     assert float(finest[..., :10].abs().max()) < 0.05 * float(finest[..., 14:].abs().max())
 
 
 def test_reweighting_takes_shrinkage_back(lens):
     A, kappa, y, noise_std = lens
-    plain, again = (starlet_map(A, y, noise_std, generator=seeded(1), reweightings=n) for n in (0, 2))
+    plain, again = (starlet_map(A, y, noise_std, generator=seeded(1), reweightings=n).kappa for n in (0, 2))
     assert float(plain.max()) < float(again.max()) < 1.2 * float(kappa.max())
+
+
+class Interrupting(KaiserSquires):
+    """Kaiser and Squires' operator, interrupted in its call of A number `at`."""
+
+    def __init__(self, at):
+        super().__init__((48, 48))
+        self.calls, self.at = 0, at
+
+    def A(self, x):
+        self.calls += 1
+        if self.calls == self.at:
+            raise KeyboardInterrupt
+        return super().A(x)
+
+
+def test_ctrl_c_returns_the_last_iterate_and_why_it_stopped_is_said(lens):
+    A, _, y, noise_std = lens
+    found = starlet_map(Interrupting(4), y, noise_std, generator=seeded(1))
+    whole = starlet_map(A, y, noise_std, generator=seeded(1), max_iter=3)
+    assert (found.stop, found.n_iter, whole.stop) == (Stop.INTERRUPTED, 3, Stop.MAX_ITER)
+    assert torch.equal(found.kappa, whole.kappa) and found.history == whole.history
+    done = starlet_map(A, y, noise_std, generator=seeded(1), rtol=0.05)
+    assert done.stop is Stop.CONVERGED and done.history["change"][-1] <= 0.05 < done.history["change"][-2]
+    with pytest.raises(KeyboardInterrupt):
+        starlet_map(Interrupting(1), y, noise_std, generator=seeded(1))
+    with pytest.raises(KeyboardInterrupt):  # an unfinished map is not compared
+        compare_mass_maps(y, noise_std, operator=Interrupting(4), generator=seeded(1), baselines=["starlet"])
 
 
 def test_unit_dtype_blind_values_and_seed(lens):
     A, _, y, noise_std = lens
-    once = starlet_map(A, y.float(), noise_std.float(), generator=seeded(1))
+    once = starlet_map(A, y.float(), noise_std.float(), generator=seeded(1)).kappa
     assert once.dtype == torch.float32
-    assert torch.equal(once, starlet_map(A, y.float(), noise_std.float(), generator=seeded(1)))
+    assert torch.equal(once, starlet_map(A, y.float(), noise_std.float(), generator=seeded(1)).kappa)
     nan = torch.where(noise_std.isfinite(), y, torch.nan)
-    scaled = starlet_map(A, nan * 1e-6, noise_std * 1e-6, generator=seeded(1))
-    torch.testing.assert_close(scaled * 1e6, starlet_map(A, y, noise_std, generator=seeded(1)), rtol=1e-6, atol=1e-9)
+    scaled = starlet_map(A, nan * 1e-6, noise_std * 1e-6, generator=seeded(1)).kappa
+    torch.testing.assert_close(
+        scaled * 1e6, starlet_map(A, y, noise_std, generator=seeded(1)).kappa, rtol=1e-6, atol=1e-9
+    )
 
 
 @pytest.mark.parametrize(

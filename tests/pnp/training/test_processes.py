@@ -30,7 +30,7 @@ with processes.joined(torch.device("cpu")) as device:
     def stopping(batch, generator):
         if rank == 1 and len(drawn) == 3:
             signal.raise_signal(signal.SIGTERM)  # in one of them alone
-        return sampler(batch, generator)
+        return sampler(batch, generator=generator)
 
     def train(sampler, name, **more):
         drawn.clear()

@@ -101,7 +101,7 @@ def interrupting(sampler, at, action):
     def sample(batch, generator):
         if next(calls) == at:
             action()
-        return sampler(batch, generator)
+        return sampler(batch, generator=generator)
 
     return sample
 
@@ -118,10 +118,10 @@ def test_a_stopped_run_resumes_to_the_same_weights(folder, tmp_path, kind):
     sampler = crops(folder)
 
     def late(batch, generator):  # fails after it has drawn
-        x = sampler(batch, generator)
-        return interrupted(batch, generator) * x
+        x = sampler(batch, generator=generator)
+        return interrupted(batch, generator=generator) * x
 
-    interrupted = interrupting(lambda *_: 1, 7, fail)
+    interrupted = interrupting(lambda *_, **__: 1, 7, fail)
     with pytest.raises(Stop):
         train(kind(), late, options(12), tmp_path / "b.pt")
     assert load_checkpoint(tmp_path / "b.pt")["step"] == 7
@@ -149,7 +149,7 @@ def test_a_budget_of_minutes_counts_training_alone(folder, tmp_path, monkeypatch
 
     def second(batch, generator):
         now[0] += 1
-        return sampler(batch, generator)
+        return sampler(batch, generator=generator)
 
     def slow(net):
         now[0] += 1000
@@ -190,7 +190,7 @@ def test_options_are_checked(arguments, message):
 
 
 def test_what_cannot_be_trained_is_said(folder, tmp_path):
-    with pytest.raises(ValueError, match="budget is missing"):
+    with pytest.raises(ValueError, match="steps or minutes"):
         train(model(), crops(folder), options(), tmp_path / "c.pt")
     with pytest.raises(ValueError, match="requires_grad_"):
         train(model().requires_grad_(False), crops(folder), options(1), tmp_path / "c.pt")
@@ -228,7 +228,7 @@ def test_a_run_that_diverges_leaves_the_last_good_checkpoint(folder, tmp_path):
     broken = interrupting(sampler, 2, lambda: None)
 
     def infinite(batch, generator):
-        return broken(batch, generator) * math.inf
+        return broken(batch, generator=generator) * math.inf
 
     with pytest.raises(ValueError, match="step 5"):
         train(model(), infinite, options(5), path, resume=True)
@@ -246,13 +246,13 @@ def test_a_checkpoint_of_another_run_is_refused(folder, tmp_path):
 
     refuses("class was", Foreign(), options(2), resume=True)
     refuses("optimizer", model(), options(2, optimizer="adamw"), resume=True)
-    refuses("seed 0", model(), options(2, seed=1), resume=True)
+    refuses("seed", model(), options(2, seed=1), resume=True)
     refuses("loss_power", model(), options(2, loss_power=0.0), resume=True)
     wide = model(dilations=(1, 1, 1))
     refuses("dilations", wide, options(2), resume=True)
-    with pytest.raises(ValueError, match=r"high 0\.2"):
+    with pytest.raises(ValueError, match="high"):
         train_denoiser(model(), crops(folder), NoiseLevels(0.02, 0.3), options(2), checkpoint=path, resume=True)
-    refuses("already", model(), options(2))
+    refuses("c.pt exists", model(), options(2))
     state = load_checkpoint(path)
     assert state["config"]["class"] == "MLPatch" and state["version"]
     torch.save({**state, "generators": 2 * state["generators"]}, path)
@@ -276,30 +276,26 @@ def test_layers_of_equal_shapes_are_told_apart(folder, tmp_path):
         train(net, crops(folder), options(2), tmp_path / "b.pt", resume=True)
 
 
-def test_checkpoints_of_earlier_versions_resume(folder, tmp_path):
+@pytest.mark.parametrize("named", [True, False])
+def test_checkpoints_of_earlier_versions_resume(folder, tmp_path, named):
     path = tmp_path / "c.pt"
     train(model(), crops(folder), options(2), path)
     state = load_checkpoint(path)
     for key in ("config", "version"):
         del state[key]
-    del state["options"]["mixed_precision"], state["levels"]["law"]
+    del state["options"]["mixed_precision"]
+    state["levels"] = state.pop("settings")
+    law = state["levels"].pop("distribution")
+    if named:
+        state["levels"]["law"] = law
     torch.save(state, path)
+    with pytest.raises(ValueError, match="noise level setting"):
+        other = NoiseLevels(0.02, 0.3)
+        train_denoiser(model(1), crops(folder), other, options(4), checkpoint=path, resume=True, progress=False)
     train(model(1), crops(folder), options(4), path, resume=True)
     now = load_checkpoint(path)
     assert now["step"] == 4 and now["version"] and now["config"]["dilations"] == [1, 1]
-
-
-def test_a_checkpoint_with_the_old_names_of_mlpatch_resumes_to_the_same_weights(folder, tmp_path):
-    whole = train(model(), crops(folder), options(12), tmp_path / "a.pt")
-    with pytest.raises(Stop):
-        train(model(), interrupting(crops(folder), 7, fail), options(12), tmp_path / "b.pt")
-    state = load_checkpoint(tmp_path / "b.pt")
-    for kind in ("weights", "average"):
-        names = ((k.replace(".gather.", ".hear.").replace(".update.", ".add."), k) for k in state[kind])
-        state[kind] = {old: state[kind][new] for old, new in names}
-        assert "network.blocks.1.hear.weight" in state[kind]
-    torch.save(state, tmp_path / "b.pt")
-    assert same(whole, train(model(), crops(folder), options(12), tmp_path / "b.pt", resume=True))
+    assert now["settings"] == {"low": 0.02, "high": 0.2, "distribution": "uniform"} and "levels" not in now
 
 
 def test_the_trained_model_is_frozen(folder, tmp_path):
@@ -317,16 +313,16 @@ def test_the_bar_shows_loss_validation_and_time_left(folder, tmp_path, capsys):
 
 def test_noise_levels_fill_their_range():
     g = torch.Generator().manual_seed(0)
-    for law in ("uniform", "log"):
-        s = NoiseLevels(0.01, 1.0, law)(4000, g)
+    for distribution in ("uniform", "log"):
+        s = NoiseLevels(0.01, 1.0, distribution)(4000, generator=g)
         assert 0.01 <= float(s.min()) and float(s.max()) <= 1.0
-        median = 0.1 if law == "log" else 0.505
+        median = 0.1 if distribution == "log" else 0.505
         assert float(s.median()) == pytest.approx(median, rel=0.1)
 
 
 def test_mixed_levels_are_often_low():
-    def share(law):  # of levels below 3 % of the highest
-        s = NoiseLevels(0.001, 1.0, law)(20000, torch.Generator().manual_seed(0))
+    def share(distribution):  # of levels below 3 % of the highest
+        s = NoiseLevels(0.001, 1.0, distribution)(20000, generator=torch.Generator().manual_seed(0))
         assert 0.001 <= float(s.min()) and float(s.max()) <= 1.0
         return float((s < 0.03).double().mean())
 
@@ -352,25 +348,25 @@ def test_psnr_of_a_perfect_denoiser_is_finite():
 
 def test_crops_are_shrunk_and_in_all_eight_positions():
     ramp = (16 * torch.arange(4)[:, None] + torch.arange(4)).byte()[None]
-    drawn = {tuple(x.flatten().tolist()) for x in Crops([ramp], 4)(200, torch.Generator().manual_seed(0))}
+    drawn = {tuple(x.flatten().tolist()) for x in Crops([ramp], 4)(200, generator=torch.Generator().manual_seed(0))}
     expected = {tuple((x.rot90(k, (1, 2)).float() / 255).flatten().tolist()) for x in (ramp, ramp.mT) for k in range(4)}
     assert drawn == expected
     flat = Crops([torch.full((3, 20, 31), 77, dtype=torch.uint8)], 9, shrink=(0.5, 0.2))
     assert [tuple(x.shape) for x in flat.images] == [(3, 20, 31), (3, 10, 15)]  # 0.2 is too small
-    assert flat(5, torch.Generator().manual_seed(0)).unique().tolist() == pytest.approx([77 / 255])
+    assert flat(5, generator=torch.Generator().manual_seed(0)).unique().tolist() == pytest.approx([77 / 255])
 
 
 def test_half_of_the_crops_are_stretched_away_from_grey_or_blended():
     plain = torch.tensor([110, 120, 130], dtype=torch.uint8).reshape(3, 1, 1).expand(3, 12, 12)
     draw = Crops([plain], 8, recolour=True)
-    x = 255 * torch.cat([draw(1, torch.Generator().manual_seed(k)) for k in range(800)])[:, :, 0, 0]
+    x = 255 * torch.cat([draw(1, generator=torch.Generator().manual_seed(k)) for k in range(800)])[:, :, 0, 0]
     spread = (x.amax(1) - x.amin(1)) / 20  # how far from grey, over what it was
     same = (x - torch.tensor([110.0, 120.0, 130.0])).abs().amax(1) < 1e-3
     assert 350 < same.sum() < 500  # alone in its batch, a crop is blended with itself
     assert 3.5 < spread.max() <= 4
     assert len({tuple(order) for order in x.argsort(1).tolist()}) == 6
     bright = torch.full((3, 12, 12), 200, dtype=torch.uint8)
-    x = 255 * Crops([plain, bright], 8, recolour=True)(800, torch.Generator().manual_seed(0))[:, :, 0, 0]
+    x = 255 * Crops([plain, bright], 8, recolour=True)(800, generator=torch.Generator().manual_seed(0))[:, :, 0, 0]
     assert 20 < ((x > 140) & (x < 190)).any(1).sum() < 200  # between the two: blended
     with pytest.raises(ValueError, match="three channels"):
         Crops([plain[:1]], 8, recolour=True)
@@ -379,7 +375,7 @@ def test_half_of_the_crops_are_stretched_away_from_grey_or_blended():
 def test_photographs_grey_and_colour(folder):
     for channels in (1, 3):
         job = photograph_set(folder, channels=channels, crop=24)
-        assert job.sampler(5, torch.Generator().manual_seed(0)).shape == (5, channels, 24, 24)
+        assert job.sampler(5, generator=torch.Generator().manual_seed(0)).shape == (5, channels, 24, 24)
         assert job.validate(lambda y, sigma: y) == pytest.approx(20.2, abs=0.4)  # sigma 25/255
         assert job.levels == NoiseLevels(0.2 / 255, 55 / 255, "mixed")
         assert job.sampler.recolour == (channels == 3)
@@ -403,7 +399,7 @@ class Scale(nn.Module):
 
 def test_convergence_maps():
     job = convergence_set([0.02])
-    assert job.sampler(1, torch.Generator().manual_seed(0)).shape == (1, 1, 256, 256)
+    assert job.sampler(1, generator=torch.Generator().manual_seed(0)).shape == (1, 1, 256, 256)
     assert job.validate(Scale(0)) == pytest.approx(1)
     assert job.validate(Scale(1)) == pytest.approx(0.18 / 0.02, rel=0.1)
     with pytest.raises(ValueError, match="at least one"):
