@@ -317,7 +317,15 @@ def test_the_trained_model_is_frozen(folder, tmp_path):
 
 
 def test_the_bar_shows_loss_validation_and_time_left(folder, tmp_path, capsys):
-    train_denoiser(model(), crops(folder), LEVELS, options(3), checkpoint=tmp_path / "c.pt", validate=lambda _: 31.25)
+    train_denoiser(
+        model(),
+        crops(folder),
+        LEVELS,
+        options(3),
+        checkpoint=tmp_path / "c.pt",
+        validate=lambda _: 31.25,
+        progress=True,
+    )
     out, err = capsys.readouterr()
     assert out == "" and "100%" in err
     assert "step 3, loss" in err and "validation 31.250" in err and "00:00<00:00" in err
