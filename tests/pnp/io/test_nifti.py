@@ -138,5 +138,5 @@ def test_write_image_takes_volumes(tmp_path, name):
 def test_other_formats_have_no_place_for_volumes(tmp_path, name):
     assert "NIfTI" in refused(check_image_output, tmp_path / name, 1, volume=True)
     assert "NIfTI" in refused(write_image, tmp_path / "x.nii", VOLUME)
-    assert "volume" in refused(write_image, tmp_path / "x.nii", VOLUME[0], voxel_mm=4.8)
+    assert "volume" in refused(write_image, tmp_path / "x.nii", VOLUME[0], voxel_size_mm=4.8)
     assert list(tmp_path.iterdir()) == []

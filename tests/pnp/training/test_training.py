@@ -297,19 +297,6 @@ def test_checkpoints_of_earlier_versions_resume(folder, tmp_path, named):
     assert now["settings"] == {"low": 0.02, "high": 0.2, "distribution": "uniform"} and "levels" not in now
 
 
-def test_a_checkpoint_with_the_old_names_of_mlpatch_resumes_to_the_same_weights(folder, tmp_path):
-    whole = train(model(), crops(folder), options(12), tmp_path / "a.pt")
-    with pytest.raises(Stop):
-        train(model(), interrupting(crops(folder), 7, fail), options(12), tmp_path / "b.pt")
-    state = load_checkpoint(tmp_path / "b.pt")
-    for kind in ("weights", "average"):
-        names = ((k.replace(".gather.", ".hear.").replace(".update.", ".add."), k) for k in state[kind])
-        state[kind] = {old: state[kind][new] for old, new in names}
-        assert "network.blocks.1.hear.weight" in state[kind]
-    torch.save(state, tmp_path / "b.pt")
-    assert same(whole, train(model(), crops(folder), options(12), tmp_path / "b.pt", resume=True))
-
-
 def test_the_trained_model_is_frozen(folder, tmp_path):
     net = train(model(), crops(folder), options(1), tmp_path / "c.pt")
     assert not net.training and not any(p.requires_grad for p in net.parameters())
