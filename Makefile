@@ -37,6 +37,7 @@ docs: .venv/installed-docs
 # Runs the recipes whose figures docs/results.md does not have: minutes.
 gallery: .venv/installed
 	$(BIN)/python docs/gallery/draw.py
+	$(BIN)/python docs/gallery/overview.py
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -29,7 +29,6 @@ from pnp.io.atomic import atomic
 from pnp.learned import UnrolledEM
 from pnp.metrics import nrmse
 from pnp.phantoms import ISOTOPES, REGIONS, emission_scan, region_means
-from pnp.phantoms.emission import FWHM_PER_STD
 
 FIELD_MM = 409.6  # side of the grid
 FILTER_FWHM_MM = 10.0  # of the smoothing after OSEM
@@ -69,7 +68,7 @@ options = {"bounds": (0.0, None), "strength": args.strength, "max_iter": max_ite
 em = timed(
     "OSEM", lambda: osem(A, y, n_subsets=min(4, args.views), background=scatter, max_iter=em_max_iter, progress=True)
 )
-width = FILTER_FWHM_MM / FWHM_PER_STD / voxel_mm
+width = FILTER_FWHM_MM / math.sqrt(8 * math.log(2)) / voxel_mm
 smooth = torch.from_numpy(gaussian_filter(em.image.cpu().numpy(), (0, 0, width, width, width))).to(args.device)
 pnp = timed("ADMM + MLPatch", lambda: solve(A, y, D, data_term=Poisson(background=scatter), **options))
 unrolled = timed("unrolled EM", lambda: network(A, y, scatter, em.image))

@@ -18,7 +18,7 @@ In the unit-free scheme the rows of W_r sum to zero, hence g((a y + b) / (a sigm
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -40,10 +40,6 @@ class Folded(NamedTuple):
     """Dtype of the blocks; the patch is read in the image's own dtype, as its offset may be large."""
 
 
-_OLD_NAMES = {"hear": "gather", "add": "update"}
-"""Names of a block's layers in weight files and training checkpoints of earlier versions, and their names now."""
-
-
 def _add_level(z: Tensor, level: Tensor | None, v: Tensor | None) -> Tensor:
     """Return z (B, K, H, W) + level (B,) times v (K,); z itself in the unit-free scheme, which has no v."""
     return z if level is None or v is None else z + (level[:, None] * v)[:, :, None, None].to(z.dtype)
@@ -57,6 +53,9 @@ class Block(nn.Module):
         dilation: distance of the neighbours, in spacings.
         has_level: whether there is a v.
     """
+
+    former_names: ClassVar = {"gather": "hear", "update": "add"}
+    """Names of the layers in files of earlier versions."""
 
     def __init__(self, features: int, hidden: int, dilation: int, *, has_level: bool) -> None:
         super().__init__()
@@ -75,7 +74,7 @@ class Block(nn.Module):
         return _add_level(F.conv2d(f, w, b, dilation=step * self.dilation), level, self.level)
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
-        for old, new in _OLD_NAMES.items():
+        for new, old in self.former_names.items():
             for kind in ("weight", "bias"):
                 if f"{prefix}{old}.{kind}" in state_dict:
                     state_dict[f"{prefix}{new}.{kind}"] = state_dict.pop(f"{prefix}{old}.{kind}")

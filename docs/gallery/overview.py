@@ -128,11 +128,11 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def run(column: Column, output: Path, smoke: bool) -> Pictures:
+def run(column: Column, output: Path) -> Pictures:
     """Run a recipe in this process and return its pictures."""
     path = ROOT / "recipes" / f"{column.recipe}.py"
     before = sys.argv, list(sys.path)
-    sys.argv, sys.path[:0] = [str(path), "--output", str(output), *["--smoke"] * smoke], [str(path.parent), str(ROOT)]
+    sys.argv, sys.path[:0] = [str(path), "--output", str(output)], [str(path.parent), str(ROOT)]
     try:
         variables = runpy.run_path(str(path), run_name="__main__")
     finally:
@@ -174,7 +174,6 @@ def main() -> None:
     """Parse the command line, run the recipes, and draw."""
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--redraw", action="store_true", help="draw what an earlier run kept")
-    p.add_argument("--smoke", action="store_true", help="small images, which look like nothing")
     p.add_argument("--output", type=Path, default=ROOT / "results" / "overview", help="folder of the recipes' results")
     p.add_argument("--figure", type=Path, default=TARGET, help="the figure, a JPEG file")
     args = p.parse_args()
@@ -183,7 +182,7 @@ def main() -> None:
     for column in COLUMNS:
         kept = args.output / f"{column.recipe}.npz"
         if not (args.redraw and kept.is_file()):
-            np.savez_compressed(kept, **run(column, args.output, args.smoke))
+            np.savez_compressed(kept, **run(column, args.output))
         columns.append((column, dict(np.load(kept))))
     buffer = io.BytesIO()
     draw(columns).savefig(buffer, format="png")

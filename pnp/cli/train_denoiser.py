@@ -114,6 +114,7 @@ def train_denoiser(
                 resume=resume,
                 validate=job.validate,
                 checkpoint_minutes=checkpoint_minutes,
+                progress=True,
                 validate_minutes=validate_minutes,
             )
         if processes.rank() > 0:

@@ -81,7 +81,7 @@ def train_glimpse(
     torch.manual_seed(seed)
     architecture, patches = ARCHITECTURES[kind]
     model = Glimpse(radon.shape, radon.angles, n_detectors=radon.n_detectors, **architecture)
-    images, about = folder_slices(data, size) if data is not None else chests(slices, size, seed)
+    images, about = folder_slices(data, size) if data is not None else chests(slices, size, seed, progress=True)
     held_out = min(16, max(1, len(images) // 20))
     sinograms = torch.cat([radon.A(x[None]) for x in images])
     noisy = add_noise(sinograms[-held_out:], noise_db, generator=torch.Generator().manual_seed(10**6))
@@ -96,6 +96,7 @@ def train_glimpse(
                 resume=resume,
                 validate=measure,
                 checkpoint_minutes=checkpoint_minutes,
+                progress=True,
             )
         if processes.rank() > 0:
             return

@@ -120,6 +120,7 @@ def train_spect(
                 resume=resume,
                 validate=measure,
                 checkpoint_minutes=checkpoint_minutes,
+                progress=True,
             )
         if processes.rank() > 0:
             return

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from ..checks import check_number
 from ..spect.attenuation import MM_PER_CM, WATER, interpolated
 
-_T = TypeVar("T")
+_T = TypeVar("_T")
 
 _LOWEST, _HIGHEST = 10.0, 200.0  # keV, of the energies that X-ray tubes reach
 

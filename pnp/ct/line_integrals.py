@@ -131,19 +131,19 @@ def line_integrals(
     if i0 is not None:
         check_number("i0", i0, above=0, caller="line_integrals")
         # A number is known exactly, as from infinitely many frames.
-        light = _Field(torch.full((c.shape[-1],), float(i0), dtype=c.dtype, device=c.device), 0, None)
+        flat_frames = _Field(torch.full((c.shape[-1],), float(i0), dtype=c.dtype, device=c.device), 0, None)
     else:
-        light = _frames("line_integrals", "flat", flat, c)
-    night = _Field(torch.zeros_like(light.mean), 0, None)
+        flat_frames = _frames("line_integrals", "flat", flat, c)
+    dark_frames = _Field(torch.zeros_like(flat_frames.mean), 0, None)
     if dark is not None:
-        night = _frames("line_integrals", "dark", dark, c)
-    _check_light(light, night, "line_integrals")
-    s, f = c - night.mean.unsqueeze(-2), (light.mean - night.mean).unsqueeze(-2)
+        dark_frames = _frames("line_integrals", "dark", dark, c)
+    _check_frames(flat_frames, dark_frames, "line_integrals")
+    s, f = c - dark_frames.mean.unsqueeze(-2), (flat_frames.mean - dark_frames.mean).unsqueeze(-2)
 
     if bad_pixels is not None:
         dead = _as_mask(bad_pixels, c)
     elif i0 is None:
-        dead = _outliers(light.mean, night.mean)
+        dead = _outliers(flat_frames.mean, dark_frames.mean)
     else:
         dead = torch.zeros(c.shape[-1], dtype=torch.bool, device=c.device)
     dead = dead | (f.squeeze(-2) <= 0)
@@ -162,17 +162,17 @@ def line_integrals(
             "are raw, in the same unit and not exchanged"
         )
 
-    gain, variance_e = _gain(light, night, dead, photons_per_count)
+    gain, variance_e = _gain(flat_frames, dark_frames, dead, photons_per_count)
     check_open_beam("line_integrals", s, f, seen)
     # The logarithm of less than half a photon, or of what the read-out noise hides, would be noise without bound.
     s, f = s.clamp(min=0.5 * max(gain, math.sqrt(variance_e))), torch.where(f > 0, f, 1)
-    y = _bridge((f / s).log(), dead)
+    y = _interpolate_dead((f / s).log(), dead)
     # Relative variances, so that squares of large counts stay in range.
     relative = gain / s + variance_e / s / s
-    if light.n_frames:
-        relative = relative + (gain / f + variance_e / f / f) / light.n_frames
-    if night.n_frames:
-        relative = relative + variance_e / night.n_frames * (1 / s - 1 / f) ** 2
+    if flat_frames.n_frames:
+        relative = relative + (gain / f + variance_e / f / f) / flat_frames.n_frames
+    if dark_frames.n_frames:
+        relative = relative + variance_e / dark_frames.n_frames * (1 / s - 1 / f) ** 2
     std = torch.where(seen, relative.sqrt(), math.inf)
     arrays: list[Any] = [t.cpu().numpy() if is_numpy else t for t in (y, std, dead)]
     return LineIntegrals(arrays[0], arrays[1], arrays[2], n_bad, n_starved, 1 / gain, math.sqrt(variance_e))
@@ -196,12 +196,12 @@ def find_bad_pixels(flat: Any, dark: Any = None) -> Any:
     [3, 7]
     """
     f, is_numpy = as_floats("find_bad_pixels", "flat", flat, ndim=1)
-    light = _frames("find_bad_pixels", "flat", f, f if f.ndim > 1 else f[None])
-    night = _Field(torch.zeros_like(light.mean), 0, None)
+    flat_frames = _frames("find_bad_pixels", "flat", f, f if f.ndim > 1 else f[None])
+    dark_frames = _Field(torch.zeros_like(flat_frames.mean), 0, None)
     if dark is not None:
-        night = _frames("find_bad_pixels", "dark", dark, f if f.ndim > 1 else f[None])
-    _check_light(light, night, "find_bad_pixels")
-    found = _outliers(light.mean, night.mean)
+        dark_frames = _frames("find_bad_pixels", "dark", dark, f if f.ndim > 1 else f[None])
+    _check_frames(flat_frames, dark_frames, "find_bad_pixels")
+    found = _outliers(flat_frames.mean, dark_frames.mean)
     return found.cpu().numpy() if is_numpy else found
 
 
@@ -293,11 +293,11 @@ def check_open_beam(caller: str, counts: Tensor, open_beam: Tensor, seen: Tensor
         seen: boolean, which of them count.
     """
     open_beam = open_beam.expand(counts.shape)
-    counted, light = float(counts[seen].double().sum()), float(open_beam[seen].double().sum())
-    if counted > 1.05 * light + 10 * light**0.5:
+    counted, expected = float(counts[seen].double().sum()), float(open_beam[seen].double().sum())
+    if counted > 1.05 * expected + 10 * expected**0.5:
         raise ValueError(
-            f"{caller}: counts must be what is left of the open beam, got {counted:.4g} in all of {light:.4g}; counts "
-            "and flat, or i0, must be in one unit, with one exposure time"
+            f"{caller}: counts must be what is left of the open beam, got {counted:.4g} in all of {expected:.4g}; "
+            "counts and flat, or i0, must be in one unit, with one exposure time"
         )
     brightest = float((counts[seen] / open_beam[seen]).max())
     if brightest < _MIN_BEAM_FRACTION:
@@ -308,13 +308,13 @@ def check_open_beam(caller: str, counts: Tensor, open_beam: Tensor, seen: Tensor
         )
 
 
-def _check_light(light: _Field, night: _Field, caller: str) -> None:
-    if not bool((light.mean != 0).any()):
+def _check_frames(flat_frames: _Field, dark_frames: _Field, caller: str) -> None:
+    if not bool((flat_frames.mean != 0).any()):
         raise ValueError(f"{caller}: flat is zero everywhere; take the flat field with the beam on, or pass i0")
-    if not bool((light.mean > night.mean).any()):
+    if not bool((flat_frames.mean > dark_frames.mean).any()):
         raise ValueError(
-            f"{caller}: flat must be brighter than dark, got means {float(light.mean.mean()):.4g} and "
-            f"{float(night.mean.mean()):.4g}; are they exchanged, or is the flat already dark-subtracted?"
+            f"{caller}: flat must be brighter than dark, got means {float(flat_frames.mean.mean()):.4g} and "
+            f"{float(dark_frames.mean.mean()):.4g}; are they exchanged, or is the flat already dark-subtracted?"
         )
 
 
@@ -329,25 +329,27 @@ def _as_mask(bad_pixels: Any, counts: Tensor) -> Tensor:
     return mask.expand(*mask.shape[:-1], counts.shape[-1])
 
 
-def _gain(light: _Field, night: _Field, dead: Tensor, photons_per_count: float | None) -> tuple[float, float]:
+def _gain(
+    flat_frames: _Field, dark_frames: _Field, dead: Tensor, photons_per_count: float | None
+) -> tuple[float, float]:
     """Return the counts per photon and the variance of the dark in counts."""
 
     def mean(field: Tensor) -> float:
         return float(field.double()[..., ~dead.reshape(-1, dead.shape[-1]).any(0)].mean())
 
     alive = not bool(dead.reshape(-1, dead.shape[-1]).any(0).all())
-    variance_e = mean(night.variance) if night.variance is not None and alive else 0.0
+    variance_e = mean(dark_frames.variance) if dark_frames.variance is not None and alive else 0.0
     if photons_per_count is not None:
         return 1 / check_number("photons_per_count", photons_per_count, above=0, caller="line_integrals"), variance_e
-    if light.variance is None or not alive:
+    if flat_frames.variance is None or not alive:
         return 1.0, variance_e
-    excess = mean(light.variance) - variance_e
+    excess = mean(flat_frames.variance) - variance_e
     if not excess > 0:
         raise ValueError(
             "line_integrals: the flats vary no more than the darks, so that the gain cannot be estimated; pass "
             "photons_per_count, or one averaged flat"
         )
-    return excess / mean(light.mean - night.mean), variance_e
+    return excess / mean(flat_frames.mean - dark_frames.mean), variance_e
 
 
 def _running_median(t: Tensor, width: int) -> Tensor:
@@ -371,7 +373,7 @@ def _outliers(flat: Tensor, dark: Tensor) -> Tensor:
     return found
 
 
-def _bridge(y: Tensor, dead: Tensor) -> Tensor:
+def _interpolate_dead(y: Tensor, dead: Tensor) -> Tensor:
     """Interpolate y over dead bins linearly from the nearest live ones; beyond the last live bin, repeat it."""
     if not bool(dead.any()):
         return y

@@ -30,8 +30,8 @@ def fingerprint(value: Any) -> str:
         digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()[:16]
         return f"{value.dtype} {value.shape} {digest}"
     if isinstance(value, nn.Module):
-        held = {name: t for name, t in value.state_dict().items() if isinstance(t, Tensor)}
-        text = _without_addresses(repr(value)) + fingerprint(held)
+        held = {_in_files(value, name): t for name, t in value.state_dict().items() if isinstance(t, Tensor)}
+        text = _in_files(value, _without_addresses(repr(value))) + fingerprint(held)
         return f"{type(value).__name__} {hashlib.sha256(text.encode()).hexdigest()[:16]}"
     if isinstance(value, dict):
         inside = ", ".join(f"{k}: {fingerprint(v)}" for k, v in sorted(value.items(), key=lambda item: str(item[0])))
@@ -59,6 +59,14 @@ def differences(old: dict[str, str], new: dict[str, str]) -> str:
         if old.get(name) != new.get(name)
     ]
     return "; ".join(found[:2]) + (f"; and {len(found) - 2} more" if len(found) > 2 else "")
+
+
+def _in_files(module: nn.Module, text: str) -> str:
+    """Return the text with the names that layers had in earlier versions, so that their checkpoints resume."""
+    for part in module.modules():
+        for name, former in getattr(part, "former_names", {}).items():
+            text = re.sub(rf"\b{name}\b", former, text)
+    return text
 
 
 def _without_addresses(text: str) -> str:

@@ -67,7 +67,7 @@ def atomic(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator
         yield part
         with open(part, "r+b") as file:
             os.fsync(file.fileno())
-        if overwrite or not _linked(part, path):
+        if overwrite or not _link(part, path):
             check_output(path, overwrite=overwrite)
             os.replace(part, path)
     except (OSError, RuntimeError) as error:  # torch and HDF5 raise the second one only
@@ -136,7 +136,7 @@ def refusal(error: Exception, part: Path) -> str | None:
     return " ".join(str(error).split())[:200] if isinstance(error, OSError) else None
 
 
-def _linked(part: Path, path: Path) -> bool:
+def _link(part: Path, path: Path) -> bool:
     """Link the file to `path` unless that exists; False where the file system has no links."""
     try:
         os.link(part, path)

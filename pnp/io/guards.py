@@ -99,10 +99,10 @@ def unpack_limit(held: int) -> tuple[int, str]:
     """
     packed, half = max(ALWAYS_ALLOWED_BYTES, MAX_UNPACK_RATIO * held), _memory() / 2
     if half < packed:
-        return int(half), f"half of the memory, {_figure(int(half), 2**30)} GiB"
+        return int(half), f"half of the memory, {_three_digits(int(half), 2**30)} GiB"
     return (
         packed,
-        f"{_figure(packed, 2**20)} MiB, {MAX_UNPACK_RATIO} times its size"
+        f"{_three_digits(packed, 2**20)} MiB, {MAX_UNPACK_RATIO} times its size"
         if packed > ALWAYS_ALLOWED_BYTES
         else f"{ALWAYS_ALLOWED_BYTES >> 20} MiB",
     )
@@ -123,12 +123,12 @@ def check_claim(where: str, needed: int, held: int, remedy: str) -> None:
     """
     if needed > max(ALWAYS_ALLOWED_BYTES, MAX_UNPACK_RATIO * held):
         raise ValueError(
-            f"{where} claims {_figure(needed)} bytes and has {held}, over {MAX_UNPACK_RATIO} times as many (beyond "
-            f"{ALWAYS_ALLOWED_BYTES >> 20} MiB); {remedy}"
+            f"{where} claims {_three_digits(needed)} bytes and has {held}, over {MAX_UNPACK_RATIO} times as many "
+            f"(beyond {ALWAYS_ALLOWED_BYTES >> 20} MiB); {remedy}"
         )
     if needed > (memory := _memory()):
         raise ValueError(
-            f"{where} claims {_figure(needed, 2**30)} GiB, there are {memory / 2**30:.3g}; read a part of it"
+            f"{where} claims {_three_digits(needed, 2**30)} GiB, there are {memory / 2**30:.3g}; read a part of it"
         )
 
 
@@ -137,7 +137,8 @@ def check_memory(where: str, shape: Sequence[int], remedy: str) -> None:
     memory, needed = _memory(), 4 * math.prod(shape)
     if needed > memory:
         raise ValueError(
-            f"{where} {_shape(shape)} would take {_figure(needed, 2**30)} GiB, there are {memory / 2**30:.3g}; {remedy}"
+            f"{where} {_shape(shape)} would take {_three_digits(needed, 2**30)} GiB, there are "
+            f"{memory / 2**30:.3g}; {remedy}"
         )
 
 
@@ -163,13 +164,13 @@ def _memory() -> float:
     return min(limits)
 
 
-def _figure(n: int, unit: int = 1) -> str:
+def _three_digits(n: int, unit: int = 1) -> str:
     """Return three digits of a whole number of any size, in a unit."""
     return f"{n / unit:.3g}" if n < 10**300 else "over 1e290"
 
 
 def _shape(shape: Sequence[int]) -> str:
-    return f"({', '.join(str(n) if n < 10**15 else _figure(n) for n in shape)})"
+    return f"({', '.join(str(n) if n < 10**15 else _three_digits(n) for n in shape)})"
 
 
 def check_file(path: str | os.PathLike[str]) -> Path:

@@ -34,7 +34,7 @@ def open_hdf5(path: str | os.PathLike[str], *, links: bool = True) -> Iterator[h
     if not Path(path).is_file():
         raise ValueError(f"{path}: there is no such file; check the name")
     with reading(path, "HDF5"), h5py.File(path, "r") as file:
-        if links and (away := _leads_away(file)):
+        if links and (away := _external_reference(file)):
             raise ValueError(
                 f"{path}: {away[0]}; other files are not read through this one: copy its data to a new file, by h5py's "
                 f"{away[1]}"
@@ -91,7 +91,7 @@ def listed(group: h5py.Group) -> str:
     return (", ".join(f"{name!r:.24}" for name in names[:6]) or "nothing") + more
 
 
-def _leads_away(file: h5py.File) -> tuple[str, str] | None:
+def _external_reference(file: h5py.File) -> tuple[str, str] | None:
     """Return a description of an object that refers to another file, and code that copies its data; None: none does."""
     inside = (h5py.h5l.TYPE_HARD, h5py.h5l.TYPE_SOFT)
     link = file.id.links.visit(lambda name, info: None if info.type in inside else name, info=True)
@@ -99,7 +99,7 @@ def _leads_away(file: h5py.File) -> tuple[str, str] | None:
         name = _text(link)
         return f"{name} is an external link", f"source.copy({name}, target, {name}, expand_external=True)"
 
-    def elsewhere(name: bytes, info: Any) -> tuple[str, str] | None:
+    def in_another_file(name: bytes, info: Any) -> tuple[str, str] | None:
         if info.type != h5py.h5o.TYPE_DATASET:
             return None
         layout = h5py.h5d.open(file.id, name).get_create_plist()
@@ -111,7 +111,7 @@ def _leads_away(file: h5py.File) -> tuple[str, str] | None:
         sources = {layout.get_virtual_filename(k) for k in range(layout.get_virtual_count())}
         return (f"{_text(name)} is a virtual dataset of other files", read) if sources - {"."} else None
 
-    found: tuple[str, str] | None = h5py.h5o.visit(file.id, elsewhere, info=True)
+    found: tuple[str, str] | None = h5py.h5o.visit(file.id, in_another_file, info=True)
     return found
 
 

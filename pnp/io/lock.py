@@ -37,7 +37,7 @@ def exclusive(path: str | os.PathLike[str], caller: str) -> Iterator[None]:
     path = path.parent.resolve() / path.name
     lock = path.with_name(f".{path.name}.lock")
     try:
-        handle, holds = _taken(lock)
+        handle, holds = _acquired(lock)
     except OSError as error:
         raise ValueError(
             f"{caller}: {path} cannot be locked: {os.strerror(error.errno or 0)}; if no run is writing it, remove "
@@ -92,12 +92,12 @@ def _remove(path: Path) -> None:
             path.unlink()
 
 
-def _taken(lock: Path) -> tuple[int | None, bool]:
+def _acquired(lock: Path) -> tuple[int | None, bool]:
     """Return the handle of the lock's file, None if another process has it, and whether there are locks at all."""
     for _ in range(_MAX_ATTEMPTS):
         handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            locked = _locked(handle)
+            locked = _try_lock(handle)
             if locked is False:
                 os.close(handle)
                 return None, True
@@ -112,7 +112,7 @@ def _taken(lock: Path) -> tuple[int | None, bool]:
     return None, True
 
 
-def _locked(handle: int) -> bool | None:
+def _try_lock(handle: int) -> bool | None:
     """Lock a file; False: another process has it; None: there are no locks here."""
     try:
         return lock_descriptor(handle, blocking=False)

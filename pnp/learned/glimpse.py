@@ -46,6 +46,8 @@ _SAMPLES_PER_BIN = 8
 _TILE = 64
 """Side in points of the squares that are evaluated at once."""
 _WEIGHT_KEY = "glimpse"
+_OLD_NAMES = {"hear": "gather", "add": "update"}
+"""Names of a block's layers in older files, and those of today."""
 _PRECISIONS = ("auto", "float32", "bfloat16")
 
 
@@ -71,13 +73,19 @@ class _Block(nn.Module):
         self.distance = distance
         self.gather = nn.Conv2d(features, hidden, 3 if distance else 1, dilation=distance or 1)
         self.update = nn.Conv2d(hidden, features, 1)
-        self.register_load_state_dict_pre_hook(_rename_old_layers)
 
     def forward(self, f: Tensor) -> Tensor:
         """Return f after the block, without the border of `distance` points."""
         r = self.distance
         change: Tensor = self.update(self.gather(f).relu())
         return change + f[:, :, r : f.shape[2] - r, r : f.shape[3] - r]
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
+        for old, new in _OLD_NAMES.items():
+            for kind in ("weight", "bias"):
+                if f"{prefix}{old}.{kind}" in state_dict:
+                    state_dict[f"{prefix}{new}.{kind}"] = state_dict.pop(f"{prefix}{old}.{kind}")
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class Glimpse(nn.Module):
@@ -332,14 +340,6 @@ class Glimpse(nn.Module):
     def extra_repr(self) -> str:
         """Return the geometry in short."""
         return f"{self.shape}, {len(self.angles)} angles, n_detectors={self.n_detectors}, reach={self.reach}"
-
-
-def _rename_old_layers(block: nn.Module, tensors: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """Give the layers of older weights and checkpoints, "hear" and "add", their names of today."""
-    for old, new in (("hear", "gather"), ("add", "update")):
-        for kind in ("weight", "bias"):
-            if f"{prefix}{old}.{kind}" in tensors:
-                tensors[f"{prefix}{new}.{kind}"] = tensors.pop(f"{prefix}{old}.{kind}")
 
 
 def _count(name: str, value: Any) -> int:

@@ -27,7 +27,7 @@ ARCHITECTURES: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
 """For each kind the constructor arguments of Glimpse, and the arguments of PatchTask."""
 
 
-def chests(count: int, size: int, seed: int = 0, *, progress: bool = True) -> tuple[Tensor, str]:
+def chests(count: int, size: int, seed: int = 0, *, progress: bool = False) -> tuple[Tensor, str]:
     """Simulate slices of chests (count, 1, size, size) in 1/mm; return them and a description."""
     g = torch.Generator().manual_seed(seed)
     bar = tqdm(range(count), desc="slices", disable=not progress, file=sys.stderr)

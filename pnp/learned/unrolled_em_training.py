@@ -89,7 +89,7 @@ def train_unrolled_em(
     resume: bool = False,
     validate: Callable[[UnrolledEM], float] | None = None,
     checkpoint_minutes: float = 3.0,
-    progress: bool = True,
+    progress: bool = False,
 ) -> UnrolledEM:
     """Train `model` in place and return it with the averaged weights, in eval mode and frozen.
 

@@ -26,6 +26,7 @@ so that they are off by default. Positivity is not imposed.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -219,13 +220,13 @@ def starlet_map(
     def synthesis(c: Tensor) -> Tensor:
         return _starlet_adjoint(c, border=border)
 
-    c, kappa = y.new_zeros(n_scales + 1, y.shape[0], 1, *shape), y.new_zeros(y.shape[0], 1, *shape)
-    omega = torch.ones_like(c)
-    with Monitor("starlet_map", (reweightings + 1) * max_iter, ("change",), progress=progress) as monitor:
+    def iterates() -> Iterator[tuple[Tensor, float]]:
+        """Yield kappa and its relative change: FISTA, solve after solve."""
+        c, kappa = y.new_zeros(n_scales + 1, y.shape[0], 1, *shape), y.new_zeros(y.shape[0], 1, *shape)
+        omega = torch.ones_like(c)
         for _ in range(reweightings + 1):
             threshold = step * k * omega * std
             p, t = c, 1.0
-            monitor.stop = Stop.MAX_ITER
             for _ in range(max_iter):
                 residual = weights * (operator.A(synthesis(p)) - observed)
                 gradient = starlet_transform(operator.A_adjoint(residual), n_scales, border=border)
@@ -234,11 +235,16 @@ def starlet_map(
                 p, c, t = new + (t - 1) / t_new * (new - c), new, t_new
                 kappa, old = synthesis(c), kappa
                 change = _largest_change(kappa, old)
-                monitor.record(change)
+                yield kappa, change
                 if change <= rtol:
-                    monitor.stop = Stop.CONVERGED
                     break
             omega = 1 / (1 + c.abs() * std / k)
+
+    with Monitor("starlet_map", (reweightings + 1) * max_iter, ("change",), progress=progress) as monitor:
+        for x, change in iterates():
+            monitor.record(change)
+            kappa = x
+            monitor.stop = Stop.CONVERGED if change <= rtol else Stop.MAX_ITER
     if monitor.n_iter == 0:
         raise KeyboardInterrupt
     return StarletMap(kappa, monitor.n_iter, monitor.stop, monitor.history)

@@ -26,7 +26,7 @@ from torch.nn.functional import avg_pool2d, avg_pool3d
 from ..algorithms.protocols import Operator
 from .torso import torso
 
-FWHM_PER_STD = math.sqrt(8 * math.log(2))
+_FWHM_PER_STD = math.sqrt(8 * math.log(2))
 """FWHM of a Gaussian over its standard deviation."""
 _REFINEMENT = 2
 """Voxels of the simulation per voxel of the truth, along each axis."""
@@ -138,7 +138,7 @@ def emission_scan(
     scale = float(f"{isotope.counts / float(views.double().sum()):.6g}")
     truth = _REFINEMENT**3 * scale * avg_pool3d(found[1].activity, _REFINEMENT).to(device)
     primary = (scale * views).cpu()
-    blur = isotope.scatter_fwhm_mm / FWHM_PER_STD / voxel_size_mm
+    blur = isotope.scatter_fwhm_mm / _FWHM_PER_STD / voxel_size_mm
     wide = torch.from_numpy(gaussian_filter(primary.numpy(), (0, 0, 0, blur, blur), mode="constant"))
     background = isotope.scatter * wide
     noise = torch.Generator().manual_seed(int(np.random.SeedSequence((seed, 1)).generate_state(1)[0]))

@@ -50,7 +50,7 @@ def read_htc2022(path: str | os.PathLike[str]) -> CtScan:
         )
     known = {key: _plain(value) for key, value in parameters.items() if _is_plain(value)}
     if not isinstance(unit := known.get("distanceUnit", "mm"), str) or unit != "mm":
-        raise ValueError(f"{path}: distanceUnit must be 'mm', got {_said(unit)}; bring all lengths to mm")
+        raise ValueError(f"{path}: distanceUnit must be 'mm', got {_shown(unit)}; bring all lengths to mm")
     source_origin = _length(path, known, "distanceSourceOrigin")
     source_detector = _length(path, known, "distanceSourceDetector")
     pitch, pixel = _length(path, known, "pixelSizePost"), _length(path, known, "effectivePixelSizePost")
@@ -78,7 +78,7 @@ def read_htc2022(path: str | os.PathLike[str]) -> CtScan:
     stated = known.get("numDetectorsPost", scan.y.shape[1])
     if not isinstance(stated, int | float) or stated != scan.y.shape[1]:
         raise ValueError(
-            f"{path}: sinogram must have numDetectorsPost = {_said(stated)} bins, got {scan.y.shape[1]}; it is "
+            f"{path}: sinogram must have numDetectorsPost = {_shown(stated)} bins, got {scan.y.shape[1]}; it is "
             "cropped, or not of this detector, and the geometry would be wrong"
         )
     return scan
@@ -129,7 +129,7 @@ def _length(path: str | os.PathLike[str], known: dict[str, Any], name: str) -> f
     """Return a positive length of the parameters."""
     value = known.get(name)
     if not isinstance(value, int | float) or not 0 < value < np.inf:
-        raise ValueError(f"{path}: parameters.{name} must be a positive length, got {_said(value)}")
+        raise ValueError(f"{path}: parameters.{name} must be a positive length, got {_shown(value)}")
     return float(value)
 
 
@@ -143,7 +143,7 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, str) or (isinstance(value, np.ndarray) and value.dtype != object)
 
 
-def _said(value: Any) -> str:
+def _shown(value: Any) -> str:
     """Return a value, or the beginning of it, in one line."""
     return short(repr(value), 40)
 

@@ -78,7 +78,7 @@ def read_dicom_nm(path: str | os.PathLike[str], *, rotation: int | None = None) 
         kept = _one_rotation(path, numbers["RotationVector"], rotation)
         window, detector, turn, view = (numbers[name][kept] for name in _FRAME_VECTORS)
         if "AngularViewVector" not in data:
-            view = _counted(window, detector)
+            view = _view_numbers(window, detector)
         order = np.lexsort((view, detector, window))
         window_numbers, sizes = np.unique(window, return_counts=True)
         places = np.stack([detector, view], 1)[order]
@@ -146,7 +146,7 @@ def _one_rotation(path: str | os.PathLike[str], turns: _Array, rotation: int | N
     return np.flatnonzero(turns == (found[0] if rotation is None else rotation))
 
 
-def _counted(window: _Array, detector: _Array) -> _Array:
+def _view_numbers(window: _Array, detector: _Array) -> _Array:
     """Return the frames' numbers within their window and detector, for files that do not number views."""
     order = np.lexsort((detector, window))  # stable: frames stay in turn
     pairs = np.stack([window, detector])[:, order]

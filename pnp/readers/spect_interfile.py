@@ -173,7 +173,7 @@ def _raw(header: _Header, shape: tuple[int, ...]) -> npt.NDArray[Any]:
         )
     check_memory(f"{path}: the projections", shape, "check the matrix size and the number of projections")
     offset = header.number("data offset in bytes", header.number("data starting block", 0.0) * _BLOCK_BYTES)
-    file, needed = _beside(header, "name of data file"), math.prod(shape) * size
+    file, needed = _named_file(header, "name of data file"), math.prod(shape) * size
     held = file.stat().st_size - int(offset)
     if held != needed:
         how = "truncated?" if held < needed else "is a size or the number format wrong?"
@@ -191,7 +191,7 @@ def _raw(header: _Header, shape: tuple[int, ...]) -> npt.NDArray[Any]:
     return values.reshape(shape)
 
 
-def _beside(header: _Header, key: str) -> Path:
+def _named_file(header: _Header, key: str) -> Path:
     """Return the file that a header names, from the header's folder or below, whatever path it states."""
     folder, stated = header.path.parent, header.text(key)
     name = stated.replace("\\", "/").rsplit("/", 1)[-1]
@@ -218,7 +218,7 @@ def _radius(header: _Header, n_views: int, unit: str | None) -> npt.NDArray[np.f
     """Return the radius of every view in mm, where the header or SIMIND's .cor file has it."""
     path, text = header.path, header.text("radii", header.text("radius", ""))
     if header.text("non-uniform orbit file", ""):
-        orbit = _beside(header, "non-uniform orbit file")
+        orbit = _named_file(header, "non-uniform orbit file")
         with reading(orbit, "orbit"):
             values, unit = np.loadtxt(orbit, ndmin=2, max_rows=n_views + 1)[:, 0], "cm"
     elif text:

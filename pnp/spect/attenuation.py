@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..checks import check_number
 
-_T = TypeVar("T")
+_T = TypeVar("_T")
 
 # Photon energy in keV, and mass attenuation coefficients there in cm^2/g; those of bone from 30 keV on.
 _ENERGY = (10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 80.0, 100.0, 150.0, 200.0, 300.0, 400.0, 500.0, 600.0)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar, cast
 
 from ..checks import check_number
 
-_T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 def triple_energy_window(lower: _T, upper: _T | None, widths_kev: Sequence[float]) -> _T:

@@ -44,7 +44,7 @@ def train_denoiser(
     validate: Callable[[Any], float] | None = None,
     checkpoint_minutes: float = 3.0,
     validate_minutes: float | None = None,
-    progress: bool = True,
+    progress: bool = False,
 ) -> nn.Module:
     """Train `model` in place and return it with the averaged weights, in eval mode and frozen.
 

@@ -67,7 +67,7 @@ def train(
     validate: Callable[[Any], float] | None = None,
     checkpoint_minutes: float = 3.0,
     validate_minutes: float | None = None,
-    progress: bool = True,
+    progress: bool = False,
 ) -> nn.Module:
     """Train `task.model` on the batches of any task; the arguments are those of `train_denoiser`."""
     path = Path(checkpoint)

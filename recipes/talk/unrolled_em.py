@@ -19,6 +19,7 @@ fresh process's resident size, or all of torch's allocations on a GPU.
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 
@@ -33,7 +34,6 @@ from pnp.learned import MODES, Scan, UnrolledEM, make_scan, train_unrolled_em
 from pnp.learned.unrolled_em_training import spent
 from pnp.metrics import nrmse
 from pnp.phantoms import ISOTOPES, emission_scan, region_means
-from pnp.phantoms.emission import FWHM_PER_STD
 from pnp.training import Interrupted, TrainingOptions
 
 FILTER_FWHM_MM = 10.0
@@ -117,7 +117,7 @@ for name in args.isotopes:
     print(f"{name}: {len(train)} patients to train on", flush=True)
 
     # Networks
-    width = FILTER_FWHM_MM / FWHM_PER_STD / voxel
+    width = FILTER_FWHM_MM / math.sqrt(8 * math.log(2)) / voxel
 
     def smooth(s: Scan, width: float = width) -> Tensor:
         return torch.from_numpy(gaussian_filter(s.start.cpu().numpy(), (0, 0, width, width, width))).to(s.start)

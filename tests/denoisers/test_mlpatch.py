@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from denoisers import MLPatch, weight_files
 from denoisers.mlpatch import ARCHITECTURES, continuous, geometry, tiles
+from pnp.training import NoiseLevels, TrainingOptions, load_checkpoint, train_denoiser
 
 SMALL = {"taps": 5, "margin": 1, "features": 8, "hidden": 10, "dilations": (1, 2, 1)}
 
@@ -239,9 +240,32 @@ def test_weights_survive_the_file_and_refuse_what_they_are_not(tmp_path):
         MLPatch.from_pretrained("photographs")
 
 
+def with_old_names(state):
+    """Name the layers of the blocks as files and checkpoints of earlier versions do."""
+    return {k.replace(".gather.", ".hear.").replace(".update.", ".add."): v for k, v in state.items()}
+
+
+def crops(batch, generator):
+    return torch.rand(batch, 1, 28, 28, generator=generator)
+
+
+def test_a_training_checkpoint_with_the_old_names_of_the_blocks_resumes_to_the_same_weights(tmp_path):
+    def train(name, steps):
+        model = MLPatch(**SMALL, precision="float32")
+        options = {"checkpoint": tmp_path / name, "resume": True, "progress": False}
+        train_denoiser(model, crops, NoiseLevels(0.1, 0.2), TrainingOptions(steps, batch=2, warmup=1), **options)
+        return model.state_dict()
+
+    train("new.pt", 2)
+    state = load_checkpoint(tmp_path / "new.pt")
+    torch.save(state | {kind: with_old_names(state[kind]) for kind in ("weights", "average")}, tmp_path / "old.pt")
+    assert "network.blocks.2.add.bias" in load_checkpoint(tmp_path / "old.pt")["average"]
+    assert all(map(torch.equal, train("new.pt", 4).values(), train("old.pt", 4).values()))
+
+
 def test_a_file_with_the_old_names_of_the_blocks_loads(tmp_path):
     model, path = MLPatch(**SMALL, normalization="absolute", sigma_range=(0.1, 1.0)), tmp_path / "old.safetensors"
-    tensors = {k.replace(".gather.", ".hear.").replace(".update.", ".add."): v for k, v in model.state_dict().items()}
+    tensors = with_old_names(model.state_dict())
     assert {"network.blocks.2.hear.weight", "network.blocks.2.add.bias", "network.blocks.2.level"} <= tensors.keys()
     halves = {k: v.half() for k, v in tensors.items()}
     save_file(halves, path, metadata={"mlpatch": json.dumps(model.config())})

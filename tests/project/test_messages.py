@@ -15,7 +15,7 @@ from command import run
 from toys import Diagonal, smooth
 
 from denoisers import MLPatch
-from operators import SPECT, Blur, FanBeam, KaiserSquires, KaiserSquiresEB, Radon
+from operators import SPECT, Blur, FanBeam, KaiserSquires, Radon
 from pnp import Poisson, mlem, solve
 from pnp.ct import line_integrals
 from pnp.lensing import map_mass
@@ -75,9 +75,7 @@ MESSAGES: dict[str, Callable[[], object]] = {
     "line_integrals: give exactly one of flat, as measured, and i0, the counts of the open beam": (
         lambda: line_integrals(torch.full((4, 9), 50.0))
     ),
-    "map_mass: shear must be (B, 2, H, W), got (2, 7, 9); use shear[None]": (
-        lambda: map_mass(KaiserSquiresEB, torch.zeros(2, 7, 9), 0.1, smooth)
-    ),
+    "map_mass: y must be (B, 2, H, W), got (2, 7, 9); use y[None]": (lambda: map_mass(torch.zeros(2, 7, 9), 0.1)),
     "psnr: data_range must be positive, got 0; 1.0 for images in [0, 1]": (
         lambda: psnr(np.zeros(4), np.ones(4), data_range=0)
     ),

@@ -15,10 +15,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from toys import Diagonal, Views, image, smooth
 
+from denoisers import MLPatch
 from operators import Blur, Mask, Radon
 from pnp import LeastSquares, Poisson, Schedule, Stop, mlem, osem, solve
 from pnp.ct import Transmission
 from pnp.drivers.checkpoint import Checkpoint
+from pnp.drivers.fingerprint import fingerprint
 from pnp.io.lock import exclusive
 
 DISC = (image() > 0.9).double()
@@ -341,3 +343,12 @@ def test_a_denoiser_that_draws_at_random_goes_on(tmp_path):
     A, y, options = problem("mask")
     solve(A, y, Random(), **options, checkpoint=tmp_path / "c", callback=stopping(4))
     assert solve(A, y, Random(), **options, checkpoint=tmp_path / "c").n_iter == 9
+
+
+def test_a_denoiser_whose_layers_were_renamed_is_the_same_denoiser():
+    """As version 0.1.0.dev hashed it: the checkpoints of then resume."""
+    D = MLPatch(taps=3, features=4, hidden=4, dilations=(1, 2))
+    with torch.no_grad():
+        for parameter in D.parameters():
+            parameter.fill_(0.25)
+    assert fingerprint(D) == "MLPatch d1e10faa0c17802e"

@@ -107,9 +107,9 @@ def test_it_refuses_to_write(tmp_path):
     for volume, voxel, name, part in [
         (VOLUME[0], 4.8, "x.nii", "volume"),
         (VOLUME[None, None], 4.8, "x.nii", "use volume[0, 0]"),
-        (VOLUME, 0.0, "x.nii", "voxel_mm"),
-        (VOLUME, (1, 2, 3, 4), "x.nii", "voxel_mm"),
-        (VOLUME, math.nan, "x.nii", "voxel_mm"),
+        (VOLUME, 0.0, "x.nii", "voxel_size_mm"),
+        (VOLUME, (1, 2, 3, 4), "x.nii", "voxel_size_mm"),
+        (VOLUME, math.nan, "x.nii", "voxel_size_mm"),
         (VOLUME, 4.8, "x.gz", ".nii.gz"),
         (VOLUME, 4.8, "absent/x.nii", "does not exist"),
     ]:
@@ -138,5 +138,5 @@ def test_write_image_takes_volumes(tmp_path, name):
 def test_other_formats_have_no_place_for_volumes(tmp_path, name):
     assert "NIfTI" in refused(check_image_output, tmp_path / name, 1, volume=True)
     assert "NIfTI" in refused(write_image, tmp_path / "x.nii", VOLUME)
-    assert "volume" in refused(write_image, tmp_path / "x.nii", VOLUME[0], voxel_mm=4.8)
+    assert "volume" in refused(write_image, tmp_path / "x.nii", VOLUME[0], voxel_size_mm=4.8)
     assert list(tmp_path.iterdir()) == []

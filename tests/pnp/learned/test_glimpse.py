@@ -1,4 +1,4 @@
-"""GLIMPSE: what it is before training, its symmetries and gradients, continuous points, training, files, messages."""
+"""GLIMPSE: the untrained model, its symmetries and gradients, continuous points, training, files, messages."""
 
 from __future__ import annotations
 
@@ -408,7 +408,7 @@ def test_bad_points_are_one_sentence(scan):
     x = torch.zeros(2, 1, *radon.shape)
     for change, said in (
         ({"images": x[:, :, 1:]}, "images"),
-        ({"sinograms": y}, "sinograms"),
+        ({"y": y}, ": y "),
         ({"patch": 33}, ": patch "),
         ({"noise_db": 0.0}, "noise_db"),
     ):
@@ -441,7 +441,7 @@ def test_command(tmp_path, capsys, monkeypatch):
         (("--steps", "4"), "exists"),
         (("--steps", "4", "--overwrite"), "--resume"),
         (("--steps", "4", "--resume", "--views", "9", *small[2:]), "another model"),
-        (("--steps", "4", "--resume", *small, "--slices", "5"), "pairs' images"),
+        (("--steps", "4", "--resume", *small, "--slices", "5"), "images"),
         (("--size", "8", "--resume"), "--size"),
     ):
         code, _, err = run(*wrong)

@@ -1,4 +1,4 @@
-"""Unrolled EM: the update against its optimality condition, gradients of the three trainings, training and files."""
+"""Unrolled EM: the update against its optimality condition, gradients of the three modes, training and files."""
 
 from __future__ import annotations
 
@@ -324,7 +324,7 @@ def test_other_scans_and_models_are_not_resumed(scans: list[Scan], others: list[
         run(scans)
         less = [Scan(s.operator, s.y, 0 * s.background, s.truth, s.start, s.sensitivity) for s in scans]
         for wrong in (others, less):
-            with pytest.raises(ValueError, match="begun"):
+            with pytest.raises(ValueError, match="setting"):
                 run(wrong)
         with pytest.raises(ValueError, match=r"strength (was|=) 1\.0"):
             run(scans, strength=2.0)

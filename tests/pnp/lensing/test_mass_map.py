@@ -303,7 +303,7 @@ Y, STD = survey()
         ({"method": "fista"}, ValueError, ": method "),
         ({"make_operator": KaiserSquires(SHAPE)}, TypeError, "make_operator"),
         ({"make_operator": lambda shape: None}, TypeError, "must have A"),
-        ({"pad": -1}, ValueError, "margin_px"),
+        ({"margin_px": -1}, ValueError, "margin_px"),
         ({"max_iter": 0}, ValueError, "map_mass: max_iter"),
         ({"strength": 0}, ValueError, "map_mass: strength"),
         ({"denoiser": lambda x, s: x[..., 1:]}, ValueError, "denoiser"),

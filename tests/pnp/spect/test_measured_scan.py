@@ -23,12 +23,12 @@ from pnp.spect import attenuation_from_hu, triple_energy_window
 @pytest.mark.parametrize(
     ("changes", "part"),
     [
-        ({"projections": np.ones((1, 4, 6, 3))}, "projections"),
+        ({"y": np.ones((1, 4, 6, 3))}, "y"),
         ({"angles": np.zeros(3)}, "angle"),
         ({"angles": np.array([0, 1, math.nan, 2])}, "got 1 NaN"),
-        ({"projections": -np.ones((1, 1, 4, 6, 3))}, "projections"),
-        ({"projections": np.full((1, 1, 4, 6, 3), math.nan)}, "got 72 NaN"),
-        ({"pixel_mm": (4.8, -1)}, "pixel_mm"),
+        ({"y": -np.ones((1, 1, 4, 6, 3))}, "y"),
+        ({"y": np.full((1, 1, 4, 6, 3), math.nan)}, "got 72 NaN"),
+        ({"pixel_size_mm": (4.8, -1)}, "pixel_size_mm"),
         ({"radius_mm": np.ones(3)}, "radius_mm"),
         ({"radius_mm": np.array([1, 0, 1, 1])}, "positive numbers"),
         ({"windows": (EnergyWindow("", 1, 2),) * 2}, "windows"),
@@ -76,12 +76,12 @@ def test_scatter_of_a_spectrum_that_is_a_straight_line_is_exact():
 @pytest.mark.parametrize(
     ("lower", "upper", "widths", "part"),
     [
-        (np.ones(3), np.ones(3), (2, 28), ": widths "),
-        (np.ones(3), None, (2, 28, 2), ": widths "),
+        (np.ones(3), np.ones(3), (2, 28), ": widths_kev "),
+        (np.ones(3), None, (2, 28, 2), ": widths_kev "),
         (np.ones(3), np.ones(2), (2, 28, 2), "(3,) and (2,)"),
         (-np.ones(3), np.ones(3), (2, 28, 2), "lower"),
         (np.ones(3), np.full(3, math.nan), (2, 28, 2), "upper"),
-        (np.ones(3), np.ones(3), (2, 0, 2), ": widths "),
+        (np.ones(3), np.ones(3), (2, 0, 2), ": widths_kev "),
     ],
 )
 def test_scatter_refuses(lower, upper, widths, part):

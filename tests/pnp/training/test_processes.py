@@ -39,7 +39,7 @@ with processes.joined(torch.device("cpu")) as device:
         options = TrainingOptions(6, batch=4, warmup=2)
         train_denoiser(
             model, sampler, NoiseLevels(0.1, 0.2), options, checkpoint=f"{folder}/{name}.pt",
-            validate=lambda _: looks.append(rank) or 1.0, **more
+            validate=lambda _: looks.append(rank) or 1.0, progress=True, **more
         )
         return model.state_dict()
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from skimage.io import imsave
-from tifffile import imwrite
 from torch import nn
 
 from denoisers import MLPatch
@@ -246,11 +245,11 @@ def test_a_checkpoint_of_another_run_is_refused(folder, tmp_path):
 
     refuses("class was", Foreign(), options(2), resume=True)
     refuses("optimizer", model(), options(2, optimizer="adamw"), resume=True)
-    refuses("seed 0", model(), options(2, seed=1), resume=True)
+    refuses("seed", model(), options(2, seed=1), resume=True)
     refuses("loss_power", model(), options(2, loss_power=0.0), resume=True)
     wide = model(dilations=(1, 1, 1))
     refuses("dilations", wide, options(2), resume=True)
-    with pytest.raises(ValueError, match=r"high 0\.2"):
+    with pytest.raises(ValueError, match="high"):
         train_denoiser(model(), crops(folder), NoiseLevels(0.02, 0.3), options(2), checkpoint=path, resume=True)
     refuses("c.pt exists", model(), options(2))
     state = load_checkpoint(path)
@@ -298,19 +297,6 @@ def test_checkpoints_of_earlier_versions_resume(folder, tmp_path, named):
     assert now["settings"] == {"low": 0.02, "high": 0.2, "distribution": "uniform"} and "levels" not in now
 
 
-def test_a_checkpoint_with_the_old_names_of_mlpatch_resumes_to_the_same_weights(folder, tmp_path):
-    whole = train(model(), crops(folder), options(12), tmp_path / "a.pt")
-    with pytest.raises(Stop):
-        train(model(), interrupting(crops(folder), 7, fail), options(12), tmp_path / "b.pt")
-    state = load_checkpoint(tmp_path / "b.pt")
-    for kind in ("weights", "average"):
-        names = ((k.replace(".gather.", ".hear.").replace(".update.", ".add."), k) for k in state[kind])
-        state[kind] = {old: state[kind][new] for old, new in names}
-        assert "network.blocks.1.hear.weight" in state[kind]
-    torch.save(state, tmp_path / "b.pt")
-    assert same(whole, train(model(), crops(folder), options(12), tmp_path / "b.pt", resume=True))
-
-
 def test_the_trained_model_is_frozen(folder, tmp_path):
     net = train(model(), crops(folder), options(1), tmp_path / "c.pt")
     assert not net.training and not any(p.requires_grad for p in net.parameters())
@@ -318,7 +304,15 @@ def test_the_trained_model_is_frozen(folder, tmp_path):
 
 
 def test_the_bar_shows_loss_validation_and_time_left(folder, tmp_path, capsys):
-    train_denoiser(model(), crops(folder), LEVELS, options(3), checkpoint=tmp_path / "c.pt", validate=lambda _: 31.25)
+    train_denoiser(
+        model(),
+        crops(folder),
+        LEVELS,
+        options(3),
+        checkpoint=tmp_path / "c.pt",
+        validate=lambda _: 31.25,
+        progress=True,
+    )
     out, err = capsys.readouterr()
     assert out == "" and "100%" in err
     assert "step 3, loss" in err and "validation 31.250" in err and "00:00<00:00" in err
@@ -359,32 +353,6 @@ def test_psnr_of_a_perfect_denoiser_is_finite():
     assert denoising_psnr(lambda y, s: y + 0.5 - 0 * s, [x + 0.5], 0.0) < 7
 
 
-def test_crops_are_shrunk_and_in_all_eight_positions():
-    ramp = (16 * torch.arange(4)[:, None] + torch.arange(4)).byte()[None]
-    drawn = {tuple(x.flatten().tolist()) for x in Crops([ramp], 4)(200, generator=torch.Generator().manual_seed(0))}
-    expected = {tuple((x.rot90(k, (1, 2)).float() / 255).flatten().tolist()) for x in (ramp, ramp.mT) for k in range(4)}
-    assert drawn == expected
-    flat = Crops([torch.full((3, 20, 31), 77, dtype=torch.uint8)], 9, shrink=(0.5, 0.2))
-    assert [tuple(x.shape) for x in flat.images] == [(3, 20, 31), (3, 10, 15)]  # 0.2 is too small
-    assert flat(5, generator=torch.Generator().manual_seed(0)).unique().tolist() == pytest.approx([77 / 255])
-
-
-def test_half_of_the_crops_are_stretched_away_from_grey_or_blended():
-    plain = torch.tensor([110, 120, 130], dtype=torch.uint8).reshape(3, 1, 1).expand(3, 12, 12)
-    draw = Crops([plain], 8, recolour=True)
-    x = 255 * torch.cat([draw(1, generator=torch.Generator().manual_seed(k)) for k in range(800)])[:, :, 0, 0]
-    spread = (x.amax(1) - x.amin(1)) / 20  # how far from grey, over what it was
-    same = (x - torch.tensor([110.0, 120.0, 130.0])).abs().amax(1) < 1e-3
-    assert 350 < same.sum() < 500  # alone in its batch, a crop is blended with itself
-    assert 3.5 < spread.max() <= 4
-    assert len({tuple(order) for order in x.argsort(1).tolist()}) == 6
-    bright = torch.full((3, 12, 12), 200, dtype=torch.uint8)
-    x = 255 * Crops([plain, bright], 8, recolour=True)(800, generator=torch.Generator().manual_seed(0))[:, :, 0, 0]
-    assert 20 < ((x > 140) & (x < 190)).any(1).sum() < 200  # between the two: blended
-    with pytest.raises(ValueError, match="three channels"):
-        Crops([plain[:1]], 8, recolour=True)
-
-
 def test_photographs_grey_and_colour(folder):
     for channels in (1, 3):
         job = photograph_set(folder, channels=channels, crop=24)
@@ -417,33 +385,6 @@ def test_convergence_maps():
     assert job.validate(Scale(1)) == pytest.approx(0.18 / 0.02, rel=0.1)
     with pytest.raises(ValueError, match="at least one"):
         convergence_set([])
-
-
-@pytest.mark.parametrize("kind", ["<u2", ">u2", "<i4", "<f4"])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_deep_grey_images_keep_their_values(tmp_path, kind, channels):
-    pixels = np.linspace(0, 1, 300).reshape(15, 20)
-    x = pixels if kind == "<f4" else np.rint(65535 * pixels)
-    imwrite(tmp_path / "a.tif", x.astype(kind), byteorder=kind[0])
-    (image,) = load_folder(tmp_path, channels)
-    assert image.shape == (channels, 15, 20)
-    np.testing.assert_allclose(image.numpy() / 255, np.broadcast_to(pixels, image.shape), atol=0.502 / 255)
-
-
-@pytest.mark.parametrize(
-    ("x", "message"),
-    [
-        (np.float32([[0, 255]]), "0 to 255"),
-        (np.float32([[0, np.nan]]), "floating point"),
-        (np.int32([[0, 70000]]), "0 to 70000"),
-        (np.int32([[-1, 400]]), "-1 to 400"),
-        (np.int32([[0, 255]]), "0 to 255"),
-    ],
-)
-def test_images_of_unknown_range_are_refused_by_name(tmp_path, x, message):
-    imwrite(tmp_path / "a.tif", x)
-    with pytest.raises(ValueError, match=r"cannot read a\.tif: .*" + message):
-        load_folder(tmp_path)
 
 
 def test_folders_that_cannot_serve_are_named(folder, tmp_path, monkeypatch):
