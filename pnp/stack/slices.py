@@ -112,14 +112,7 @@ def solve_stack(
     """
     require("solve_stack")
     start = time.perf_counter()
-    known = [name for name in inspect.signature(solve).parameters if name not in (*RESERVED_ARGUMENTS, "noise_std")]
-    for name in options:
-        if name not in known:
-            close = get_close_matches(name, known, 1)
-            raise TypeError(
-                f"solve_stack: {name!r:.40} is not an option of solve for stacks: {', '.join(known)}"
-                + (f"; did you mean {close[0]}?" if close else "")
-            )
+    _check_options(options)
     if not callable(operator) or hasattr(operator, "A"):
         as_operator(operator, "solve_stack")
     as_denoiser(denoiser, "solve_stack")
@@ -178,6 +171,18 @@ def solve_stack(
             reasons = {} if parts is None else parts.reasons()
             return StackResult(folder, n, done, computed, reasons, time.perf_counter() - start, stop)
         return _finished(parts, target, y, n, computed, start, overwrite)
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    """Refuse options that `solve` does not have or that `solve_stack` sets itself."""
+    known = [name for name in inspect.signature(solve).parameters if name not in (*RESERVED_ARGUMENTS, "noise_std")]
+    for name in options:
+        if name not in known:
+            close = get_close_matches(name, known, 1)
+            raise TypeError(
+                f"solve_stack: {name!r:.40} is not an option of solve for stacks: {', '.join(known)}"
+                + (f"; did you mean {close[0]}?" if close else "")
+            )
 
 
 def _solved(client: Any, submit: Callable[[int], Any], todo: list[int], parts: Parts) -> Iterator[Summary]:
