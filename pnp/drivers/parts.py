@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..algorithms.protocols import DataTerm, Operator
+from ..checks import short
 from .noise_weights import clean_and_weigh
 
 
@@ -60,7 +61,17 @@ class Joined:
             part if c or not part.is_complex() else part.real for part, c in zip(parts, self._is_complex, strict=True)
         ]
         shaped = [part.reshape(len(y), *shape) for part, shape in zip(real, self._shapes, strict=True)]
-        x: Tensor = self.operator.A_adjoint(self._kind(shaped))
+        try:
+            x = self.operator.A_adjoint(self._kind(shaped))
+            if not isinstance(x, Tensor):
+                raise TypeError(f"it returned a {type(x).__name__}, no tensor")
+        except (AttributeError, TypeError) as error:
+            if hasattr(self.operator, "operators"):  # a stack of ours, whose part says what is wrong
+                raise
+            raise TypeError(
+                "solve: y must be one tensor, or a tuple or list for a stack, e.g. operators.stack([A, B]), got "
+                f"{len(shaped)} parts, on which {type(self.operator).__name__}.A_adjoint failed: {short(error)}"
+            ) from error
         return x
 
     @property
@@ -72,15 +83,18 @@ class Joined:
 def join(operator: Operator, y: Any, noise_std: Any, term: DataTerm) -> tuple[Joined, Tensor, Tensor, bool]:
     """Return the joined operator, y without NaN (B, m), its weights and whether noise of any part was estimated.
 
+    The parts' sizes are checked first, where the operator knows them.
+
     Args:
         operator: a stack.
         y: its measurements, as `as_measurements` returns them.
         noise_std: one for all parts, or a tuple or list with one for each; None: estimated from the part.
         term: what takes the weights.
     """
+    check_parts(operator, y)
+    _check_scalars(term)
     noise = _noise_of_parts(noise_std, len(y))
-    owners: Sequence[Any] = getattr(operator, "operators", ())  # of `operators.stack`
-    owners = owners if len(owners) == len(y) else [None] * len(y)
+    owners: Sequence[Any] = getattr(operator, "operators", [None] * len(y))  # of `operators.stack`
     parts, weights, estimated = [], [], False
     for i, (part, std, owner) in enumerate(zip(y, noise, owners, strict=True)):
         if term.needs_noise_std and _is_silent(std):
@@ -96,6 +110,23 @@ def join(operator: Operator, y: Any, noise_std: Any, term: DataTerm) -> tuple[Jo
     if not any(bool((w > 0).any()) for w in weights):
         raise ValueError("solve: noise_std is infinite everywhere, so y carries no information; give finite values")
     return Joined(operator, y, tuple(weights)), torch.cat(parts, 1), _join_weights(weights, y), estimated
+
+
+def check_parts(operator: Any, y: Any) -> None:
+    """Check that y, one tensor or parts, has the number of parts and the sizes that `operators.stack` gives them."""
+    known = getattr(operator, "y_shape", None)
+    if not isinstance(known, tuple) or not all(sizes is None or isinstance(sizes, tuple) for sizes in known):
+        return  # no stack
+    if isinstance(y, Tensor) or len(y) != len(known):
+        got = f"one tensor {tuple(y.shape)}" if isinstance(y, Tensor) else f"{len(y)} parts"
+        raise ValueError(
+            f"solve: y must be a tuple or list of {len(known)} tensors, one for each operator of the stack, got {got}"
+        )
+    for i, (part, sizes) in enumerate(zip(y, known, strict=True)):
+        if sizes is not None and not _fits(part.shape[1:], sizes):
+            want = ", ".join(map(str, ("B", *sizes)))
+            got = str(tuple(part.shape))
+            raise ValueError(f"solve: y[{i}] must be ({want}), got {got}; y must look like operator.A(x), batch first")
 
 
 def noise_used(weights: Tensor | tuple[Tensor, ...], is_numpy: bool) -> Any:
@@ -122,6 +153,22 @@ def _noise_of_parts(noise_std: Any, n: int) -> Sequence[Any]:
     raise ValueError(
         f"solve: noise_std must be a number for all parts of y, or a tuple or list of {n}, one for each, got {got}"
     )
+
+
+def _fits(shape: Sequence[int], sizes: Sequence[Any]) -> bool:
+    """Return whether a shape has these sizes, names among which fit any number."""
+    return len(shape) == len(sizes) and all(isinstance(m, str) or m == n for m, n in zip(sizes, shape, strict=True))
+
+
+def _check_scalars(term: DataTerm) -> None:
+    """Refuse arrays of a data term of counts: they cannot broadcast to the joined tensor of all parts."""
+    for name in ("background", "i0"):
+        shape = tuple(getattr(getattr(term, name, None), "shape", ()))
+        if math.prod(shape) != 1:
+            raise ValueError(
+                f"solve: {name} of {type(term).__name__} must be a scalar, the same for all parts of y, got an array "
+                f"{shape}; use its mean, or solve with one part alone"
+            )
 
 
 def _is_silent(std: Any) -> bool:

@@ -26,7 +26,7 @@ from .arguments import (
     guard_denoiser,
 )
 from .noise_weights import clean_and_weigh, norm
-from .parts import Joined, join, noise_used
+from .parts import Joined, check_parts, join, noise_used
 from .result import Result, Stop
 
 HISTORY = ("sigma", "alpha", "primal", "dual", "inner")
@@ -138,6 +138,7 @@ def prepare(
     check_device("operator", operator, device)
     check_device("denoiser", denoiser, device)
     if isinstance(y, Tensor):
+        check_parts(operator, y)
         y, weights, estimated = clean_and_weigh(operator, y, noise_std, term)
     else:
         operator, y, weights, estimated = join(operator, y, noise_std, term)

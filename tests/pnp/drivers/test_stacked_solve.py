@@ -13,6 +13,8 @@ from toys import SHAPE, Linear, Matrix, image, smooth
 
 from operators import Blur, Downsample, Identity, LinearOperator, Mask, stack
 from pnp import LeastSquares, Poisson, Result, Stop, estimate_noise_std, mlem, solve
+from pnp.ct import Transmission
+from pnp.interop import operator_from_functions
 
 F64 = torch.float64
 N = SHAPE[0] * SHAPE[1]
@@ -158,8 +160,16 @@ def test_counts_in_parts():
     y = [torch.poisson(part + 2, generator=torch.Generator().manual_seed(0)) for part in operator.A(x)]
     found = solve(operator, y, smooth, data_term=Poisson(background=2.0), bounds=(0, None))
     assert found.noise_std is None and rel(found.x, x) < 0.25
-    with pytest.raises(ValueError, match="background"):
-        solve(operator, y, smooth, data_term=Poisson(background=torch.ones(32, 40)))
+    one = solve(operator, y, smooth, data_term=Poisson(background=torch.full((1,), 2.0)), bounds=(0, None))
+    assert torch.equal(one.x, found.x)
+    array = torch.ones(32, 40)
+    for term, name in (
+        (Poisson(background=array), "background"),
+        (Transmission(50.0, background=array), "background"),
+        (Transmission(array), "i0"),
+    ):
+        with pytest.raises(ValueError, match=rf"^solve: {name} .*scalar.*\(32, 40\)"):
+            solve(operator, y, smooth, data_term=term)
 
 
 # ---------------------------------------------------------------- checkpoints
@@ -193,12 +203,22 @@ def test_a_stack_resumes_to_the_same_bits_and_refuses_other_measurements(given, 
 # ---------------------------------------------------------------- refusals
 
 
+FLIP = operator_from_functions(lambda x: x.flip(-1), lambda y: y.flip(-1))
+TWICE = operator_from_functions(lambda x: 2 * x, lambda y: 2 * y)
 NAN = torch.where(Y[1] == Y[1].max(), torch.nan, Y[1])
 REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
-    "one tensor": ({"y": Y[0]}, ValueError, "y must be a tuple or list of 2 tensors"),
-    "too many": ({"y": (*Y, Y[0])}, ValueError, "y must be a tuple or list of 2 tensors.*3 parts"),
-    "no stack": ({"operator": Identity(SHAPE)}, TypeError, "y must be a torch.Tensor"),
-    "swapped": ({"y": Y[::-1]}, ValueError, r"Blur\.A_adjoint: y must be \(B, C, 6, 7\)"),
+    "one tensor": ({"y": Y[0]}, ValueError, r"^solve: y must be a tuple or list of 2 .* one tensor"),
+    "too many": ({"y": (*Y, Y[0])}, ValueError, "^solve: y must be a tuple or list of 2 .* 3 parts"),
+    "no stack": ({"operator": Identity(SHAPE)}, TypeError, "^solve: y must be one tensor, .* 2 parts"),
+    "no stack, twice x": ({"operator": TWICE}, TypeError, "^solve: y must be one tensor, .* returned a tuple"),
+    "no stack, a function": ({"operator": FLIP, "y": list(Y)}, TypeError, "^solve: y must be one tensor, .* 2 parts"),
+    "swapped": ({"y": Y[::-1]}, ValueError, r"^solve: y\[0\] must be \(B, C, 6, 7\), got \(1, 1, 5, 4\)"),
+    "a part's shape": (
+        {"operator": stack([Identity(SHAPE), Downsample(SHAPE, 1), Identity(SHAPE)]), "y": (Y[0], Y[1], Y[0])},
+        ValueError,
+        r"^solve: y\[1\] must be \(B, C, 6, 7\), got \(1, 1, 5, 4\)",
+    ),
+    "a part's axes": ({"y": (Y[0], Y[1][0])}, ValueError, r"^solve: y\[1\] must be \(B, C, 5, 4\), got \(1, 5, 4\)"),
     "numbers": ({"y": (Y[0], 3.0)}, TypeError, "y must be a torch.Tensor or numpy array, got tuple"),
     "kinds": ({"y": (Y[0], Y[1].numpy())}, TypeError, "y must hold tensors only or numpy arrays only"),
     "integers": ({"y": (Y[0], Y[1].long())}, TypeError, r"y\[1\] must be float32 or float64"),
