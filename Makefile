@@ -7,7 +7,7 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/python recipes/tomography.py --output results
 
-# A process a core with one thread each: on small problems threads that wait for each other cost several times more.
+# One process per core with one thread each: on small problems threads that wait for each other cost several times more.
 # Prints the share of lines that the tests reach; from Python 3.12 on counting them costs hardly any time.
 test: .venv/installed-test
 	OMP_NUM_THREADS=1 COVERAGE_CORE=$$($(BIN)/python -c 'import sys; print("sysmon" if sys.version_info >= (3, 12) else "ctrace")') \

@@ -73,8 +73,11 @@ class LineIntegrals:
     electronic_std: float
 
     def tensors(self, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
-        """Return what `solve` takes: y and noise_std, (n_rows, 1, n_angles, n_detectors) each, an image per row."""
-        y, noise_std = (torch.as_tensor(t).to(device) for t in (self.y, self.noise_std))
+        """Return what `solve` takes: copies of y and noise_std, (n_rows, 1, n_angles, n_detectors) each."""
+        y, noise_std = (
+            t.to(device, copy=True) if isinstance(t, Tensor) else torch.tensor(t, device=device)
+            for t in (self.y, self.noise_std)
+        )
         if y.ndim < 4:
             y, noise_std = (t.reshape(-1, 1, *t.shape[-2:]) for t in (y, noise_std))
         return y, noise_std

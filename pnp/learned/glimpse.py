@@ -32,12 +32,12 @@ import torch.nn.functional as F
 from scipy.fft import next_fast_len
 from torch import Tensor, nn
 
+from denoisers.precision import has_fast_bfloat16
 from operators.base import check_shape, length
 from operators.ct.fourier import ramp, sinc
 from operators.ct.view_weights import view_weights
 
 from ..checks import check_number
-from ..training.muon import fast_bfloat16
 from . import checks
 from .weight_files import read, save
 
@@ -90,6 +90,10 @@ class _Block(nn.Module):
 
 class Glimpse(nn.Module):
     """Network from parallel-beam sinograms (B, 1, n_angles, n_detectors) to images (B, 1, H, W) or values at points.
+
+    Untrained, it is close to `operators.Radon.fbp` on the same geometry. The views' shares of the half turn agree to
+    1e-6, the rounding of float32. Images agree to about 1 % in relative norm, and to 4 % on white noise, because the
+    filtered projections are interpolated linearly along the detector.
 
     Args:
         shape: (H, W) of the images, pixels.
@@ -282,7 +286,7 @@ class Glimpse(nn.Module):
         """Return the dtype of the network's products: "auto" is bfloat16 where that is native; float64 stays."""
         if x.dtype == torch.float64 or self.precision == "float32":
             return x.dtype
-        return torch.bfloat16 if self.precision == "bfloat16" or fast_bfloat16(x.device) else x.dtype
+        return torch.bfloat16 if self.precision == "bfloat16" or has_fast_bfloat16(x.device) else x.dtype
 
     # ---------------------------------------------------------------- use
 

@@ -193,7 +193,7 @@ def _grid(
         sides = [check_number("shape", n, above=1, integer=True, or_equal=True, caller="map_catalogue") for n in shape]
     if len(sides) != 2 or max(sides) > max_side:
         raise ValueError(
-            f"map_catalogue: the map must be (H, W) of at most {max_side} pixels a side, got "
+            f"map_catalogue: the map must be (H, W) of at most {max_side} pixels per side, got "
             f"{' x '.join(f'{n:.4g}' for n in sides)}; take pixels larger than {pixel_arcmin:g} arcmin, cut the "
             f"field, or give max_side={max(sides):.0f}"
         )

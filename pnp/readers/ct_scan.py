@@ -129,10 +129,17 @@ class CtScan:
     def tensors(self, device: torch.device | str | None = None) -> tuple[Tensor, None]:
         """Return what `solve` takes: y (n_rows, 1, n_angles, n_detectors), and None for a noise_std that is not known.
 
-        Each detector row is an image of the batch. Raw counts stay raw: `line_integrals(scan).tensors()` converts them
-        and gives their noise.
+        Each detector row is an image of the batch. The tensor is a copy.
+
+        Raises:
+            ValueError: y are raw counts; `pnp.ct.line_integrals(scan).tensors()` converts them and gives their noise.
         """
-        return torch.from_numpy(self.y).reshape(-1, 1, *self.y.shape[-2:]).to(device), None
+        if self.kind == "counts":
+            raise ValueError(
+                f"{self.path or 'CtScan'}: tensors gives line integrals, but kind is 'counts'; use "
+                "pnp.ct.line_integrals(scan).tensors(), or give counts to solve with data_term=Transmission(i0)"
+            )
+        return torch.tensor(self.y, device=device).reshape(-1, 1, *self.y.shape[-2:]), None
 
     def operator(
         self, shape: tuple[int, int] | None = None, *, offset: float = 0.0, pixel_size: float | None = None
@@ -151,7 +158,7 @@ class CtScan:
         """Return the arguments of `operator`'s constructor, for files; lengths are in mm, or in bins without pitch_mm.
 
         Args:
-            shape: (H, W) of the image; None: as many pixels a side as the detector has bins.
+            shape: (H, W) of the image; None: as many pixels per side as the detector has bins.
             offset: centre of the detector, see `pnp.ct.offset_from_centre`.
             pixel_size: side of a pixel; None: pixel_size_mm, or a bin scaled to the axis of rotation.
         """

@@ -109,8 +109,8 @@ class ShearMap:
         return float(ra), float(dec)
 
     def tensors(self, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
-        """Return what `solve` and `map_mass` take: y and noise_std, (1, 2, H, W) each."""
-        return self.shear.to(device), self.noise_std.to(device)
+        """Return what `solve` and `map_mass` take: copies of y and noise_std, (1, 2, H, W) each."""
+        return self.shear.to(device, copy=True), self.noise_std.to(device, copy=True)
 
     def operator(
         self, shape: tuple[int, int] | None = None, *, b_mode: bool = False

@@ -136,11 +136,11 @@ class SpectScan:
         return triple_energy_window(below, above, [w.width_kev for w in windows])
 
     def tensors(self, device: torch.device | str | None = None) -> tuple[Tensor, None]:
-        """Return what `solve` and `osem` take: y (n_windows, 1, n_views, nx, nz), and None for noise_std.
+        """Return what `solve` and `osem` take: a copy of y (n_windows, 1, n_views, nx, nz), and None for noise_std.
 
         Counts carry their own noise: use `Poisson`. Choose one window first, with `window`.
         """
-        return torch.from_numpy(self.y).to(device), None
+        return torch.tensor(self.y, device=device), None
 
     def operator(
         self,

@@ -20,7 +20,7 @@
     element.remove(); // the codes replace the text, which is twice as large
     return { ...panel, index: i, codes: data.bits === 16 ? new Uint16Array(bytes.buffer) : bytes };
   });
-  const bits = data.seen ? bytesOf(data.seen) : null; // where a survey observed, a bit a pixel
+  const bits = data.seen ? bytesOf(data.seen) : null; // where a survey observed, one bit per pixel
   const unseen = (i) => bits !== null && $("observed").checked && !((bits[i >> 3] >> (7 - (i & 7))) & 1);
   const tables = Object.fromEntries(Object.entries(data.colours).map(([name, c]) => [name, bytesOf(c.table)]));
   const diverging = Object.keys(tables).pop();

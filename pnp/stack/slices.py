@@ -38,7 +38,7 @@ RESERVED_ARGUMENTS = ("operator", "y", "denoiser", "callback", "checkpoint", "pr
 
 @dataclass(frozen=True)
 class StackResult:
-    """What `solve_stack` returns; the images are in `output`.
+    """Result of `solve_stack`; the images are in `output`.
 
     Attributes:
         output: the Zarr group or HDF5 file; after Ctrl-C, the folder from which the next run resumes.

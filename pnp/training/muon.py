@@ -20,6 +20,7 @@ _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the Newton-Schulz iteration by Jordan et al.: steepest at zero of those that stay near one."""
 
 
+# As denoisers.precision.has_fast_bfloat16: pnp.training may not import denoisers.
 def fast_bfloat16(device: torch.device) -> bool:
     """Return whether matrix products in bfloat16 run natively on the device."""
     if device.type == "cuda":

@@ -98,4 +98,6 @@ class TrainingOptions:
 
     def rate_factor(self, step: int, progress: float) -> float:
         """Return the factor of the learning rates."""
+        # Not torch's LambdaLR: it computes the rate when the previous step ends, and a budget in minutes sets it by the
+        # clock.
         return min(1.0, (step + 1) / self.warmup) * min(1.0, max(0.02, (1 - progress) / self.decay))

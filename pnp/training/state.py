@@ -237,6 +237,8 @@ class Run:
         for optimizer in self.optimizers:
             optimizer.step()
         self.step += 1
+        # Not torch's AveragedModel: it copies the weights at its first update and prefixes their names, so that old
+        # checkpoints would not resume bit for bit.
         decay = min(0.999, self.step / (self.step + 10))
         with torch.no_grad():
             for k, v in self.model.state_dict().items():

@@ -1,6 +1,6 @@
 """The public API: what the packages' `__init__` export and the documented modules hold, with their arguments.
 
-A change of a name, an argument or a default changes tests/project/api.txt; write it anew with
+A change of a name, an argument or a default changes tests/project/api.txt; regenerate it with
 
     python tests/project/test_api.py
 """

@@ -1,4 +1,4 @@
-"""kill -9, with real processes: what was finished stays, nothing half-written has a final name, and runs go on."""
+"""kill -9, with real processes: what was finished stays, nothing half-written has a final name, and runs resume."""
 
 from __future__ import annotations
 

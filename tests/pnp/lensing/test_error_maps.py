@@ -165,7 +165,7 @@ def test_value_form_covers_every_group_where_an_even_one_leaves_out_the_high(cov
 
 
 def test_value_form_keeps_its_chance_for_a_sky():
-    """c of a group's pixels are covered in about 1 - delta of all skies, calibrations drawn anew."""
+    """c of a group's pixels are covered in about 1 - delta of all skies, each with its own calibration."""
     kept = []
     for seed in range(40):
         simulated = peaked(9 + 10, seed=100 + seed)

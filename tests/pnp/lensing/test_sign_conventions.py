@@ -159,7 +159,7 @@ def test_large_maps_are_scored_on_fewer_pixels():
     big = ShearMap(*(t.repeat_interleave(5, -1).repeat_interleave(5, -2) for t in (m.shear, m.noise_std, m.mask)))
     scores = score_conventions(big, n_random=8)
     assert scores.best is not None and scores.best.signs == (1, 1)
-    assert scores.smoothing_px % 2 == 0  # 320 pixels a side are averaged to 160
+    assert scores.smoothing_px % 2 == 0  # 320 pixels per side are averaged to 160
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import warnings
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from reader_files import COUNTS, N_ANGLES, N_BINS, N_ROWS, RNG, SINOGRAM, refused, write_any, write_dx, write_htc
 
 from operators import FanBeam, Radon
+from pnp.ct import line_integrals
 from pnp.readers import (
     CtScan,
     read_dicom,
@@ -47,6 +50,29 @@ def a_scan(**changes):
     y = np.arange(N_ROWS * N_ANGLES * N_BINS).reshape(N_ROWS, N_ANGLES, N_BINS)
     fields = {"y": y, "angles": np.arange(N_ANGLES) * 0.5, "kind": "counts", "flat": y[:, 0]} | changes
     return CtScan(**fields)
+
+
+def test_scan_of_counts_names_what_converts_them():
+    said = refused(a_scan().tensors)
+    assert "kind" in said and "pnp.ct.line_integrals(scan)" in said and "Transmission" in said
+
+
+def test_tensors_are_copies():
+    y = np.ones((N_ANGLES, N_BINS), np.float32)
+    y.flags.writeable = False
+    scan = a_scan(y=y, kind="line integrals", flat=None)
+    record = line_integrals(a_scan(y=100 * y, flat=200 * y[0]))
+    record.y.flags.writeable = False
+    as_torch = line_integrals(torch.full((N_ANGLES, N_BINS), 100.0), i0=200.0)
+    for taken_from in (scan, record, as_torch):
+        before = taken_from.y.tolist()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            taken = taken_from.tensors()
+        for t in taken:
+            if t is not None:
+                t += 1
+        assert taken_from.y.tolist() == before
 
 
 def test_scan_gives_rows_and_views():
@@ -215,7 +241,7 @@ def test_dxchange_rows_in_any_order_of_axes(tmp_path, axes, rows):
     np.testing.assert_array_equal(scan.dark[:, 0], white[0][picked])
     np.testing.assert_allclose(scan.angles, np.arange(N_ANGLES) * math.pi / 6)
     assert scan.kind == "counts"
-    A, (y, _) = scan.operator((8, 8)), scan.tensors()
+    A, (y, _) = scan.operator((8, 8)), replace(scan, kind="line integrals").tensors()
     assert isinstance(A, Radon)
     assert A.A(torch.ones(len(scan.y), 1, 8, 8)).shape == y.shape == (len(scan.y), 1, N_ANGLES, N_BINS)
     np.testing.assert_array_equal(y[:, 0], scan.y)

@@ -45,6 +45,8 @@ def test_scan_gives_what_solve_takes():
     y, noise_std = scan.tensors()
     assert noise_std is None and y.dtype == torch.float32
     np.testing.assert_array_equal(y, views)
+    y += 1
+    np.testing.assert_array_equal(scan.y, views)  # y is a copy
     mu, sheet = torch.full((6, 8, 3), 0.01), {"hole_diameter": 3.0, "hole_length": 40.0}
     A = scan.operator((6, 8, 3), attenuation=mu, collimator=sheet)
     fwhm = collimator_fwhm(8, scan.radius_mm, voxel_size=4.8, **sheet)
