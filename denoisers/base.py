@@ -6,7 +6,9 @@ Any callable of that signature is a denoiser to the solvers. Messages state argu
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,3 +59,23 @@ def check_sigma(
             f"{caller}: sigma must be {limit} in the units of x, got {got}; sigma is the noise standard deviation"
         )
     return s.expand(batch)
+
+
+def check_positive(caller: str, name: str, value: Any, *, integer: bool = False) -> float:
+    """Return a positive finite number, as an int where it must be one.
+
+    Raises:
+        TypeError: value is not a number, or not an integer where it must be one.
+        ValueError: value is not positive or not finite.
+
+    >>> check_positive("TV", "max_iter", 100, integer=True)
+    100
+    """
+    want = "an integer >= 1" if integer else "a finite number > 0"
+    types = (int, np.integer) if integer else (int, float, np.integer, np.floating)
+    if isinstance(value, bool) or not isinstance(value, types):
+        raise TypeError(f"{caller}: {name} must be {want}, got {value!r:.60} ({type(value).__name__})")
+    number: float = value.item() if isinstance(value, np.generic) else value
+    if not 0 < number <= torch.finfo(torch.float64).max:
+        raise ValueError(f"{caller}: {name} must be {want}, got {number!r:.60}")
+    return number if integer else float(number)

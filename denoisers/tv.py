@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .base import check_image, check_sigma
+from .base import check_image, check_positive, check_sigma
 
 _CHECK_EVERY = 5  # iterations: the duality gap costs about as much as one
 
@@ -34,12 +34,16 @@ class TV:
         max_iter: largest number of iterations.
         rtol: a channel's iterations stop when its duality gap is at most rtol E(z); then
             ||z - minimiser||^2 <= 2 rtol E(z).
+
+    Raises:
+        TypeError: weight or rtol is not a number; max_iter is not an integer.
+        ValueError: weight or rtol is not positive and finite; max_iter is below 1.
     """
 
     def __init__(self, weight: float = 0.9, *, max_iter: int = 100, rtol: float = 1e-3) -> None:
-        if not weight > 0:
-            raise ValueError(f"TV: weight must be positive, got {weight}")
-        self.weight, self.max_iter, self.rtol = weight, max_iter, rtol
+        self.weight = check_positive("TV", "weight", weight)
+        self.max_iter = int(check_positive("TV", "max_iter", max_iter, integer=True))
+        self.rtol = check_positive("TV", "rtol", rtol)
 
     def __repr__(self) -> str:
         return f"TV({self.weight}, max_iter={self.max_iter}, rtol={self.rtol})"

@@ -1,6 +1,6 @@
 """Algebra of operators: Python's signs combine operators into operators.
 
-    A @ B               y = A (B x)             c * A, A * c, -A    y = c A x, c a real number
+    A @ B               y = A (B x)             c * A, A / c, -A    y = c A x, c a real number
     A + B, A - B        y = A x + B x           A.T                 A*, of measurements to images
     stack([A, B])       y = (A x, B x)
 
@@ -291,12 +291,6 @@ class Stack(LinearOperator):
         out: Tensor = sum(_normal(op, x) for op in self.operators)  # type: ignore[assignment]
         return out
 
-    @property
-    def subset(self) -> Callable[[int, int], LinearOperator]:
-        """The stack of the views b, b + n, ... of each part, where all parts have subsets."""
-        subsets = [op.subset for op in self.operators]
-        return lambda b, n: Stack([subset(b, n) for subset in subsets])
-
     def __repr__(self) -> str:
         return f"stack([{', '.join(map(repr, self.operators))}])"
 
@@ -347,6 +341,10 @@ def _scale(c: Any, operator: Any) -> LinearOperator:
     return operator if c == 1 and isinstance(operator, LinearOperator) else Scaled(c, operator)
 
 
+def _divide(operator: Any, c: Any) -> LinearOperator:
+    return _scale(1 / _number(c, "A / c"), operator)
+
+
 def _add(left: Any, right: Any) -> LinearOperator:
     left, right = _operands("+", left, right)
     if not isinstance(left, Stack) or not isinstance(right, Stack):
@@ -361,7 +359,7 @@ def _subtract(left: Any, right: Any) -> LinearOperator:
     return _add(left, _scale(-1.0, right))
 
 
-COMBINATIONS.update({"@": _compose, "*": _scale, "+": _add, "-": _subtract, "T": Adjoint})
+COMBINATIONS.update({"@": _compose, "*": _scale, "/": _divide, "+": _add, "-": _subtract, "T": Adjoint})
 
 
 # ---------------------------------------------------------------- checks and helpers
@@ -392,18 +390,18 @@ def _operands(sign: str, *values: Any) -> tuple[Any, ...]:
     return values
 
 
-def _number(c: Any) -> float:
-    """Return a finite real factor that is not 0."""
+def _number(c: Any, formula: str = "c * A") -> float:
+    """Return a finite real c that is not 0, of c * A or A / c."""
     if _is_operator(c):
-        raise TypeError(f"c * A: c must be a number, got {_name(c)}; write A @ B for one operator after another")
+        raise TypeError(f"{formula}: c must be a number, got {_name(c)}; write A @ B for one operator after another")
     is_scalar = isinstance(c, (int, float, np.integer, np.floating)) and not isinstance(c, bool)
     if isinstance(c, (Tensor, np.ndarray)):
         is_scalar = c.ndim == 0 and not (isinstance(c, Tensor) and (c.is_complex() or c.requires_grad))
     if not is_scalar:
         got = f"an array {tuple(c.shape)}" if hasattr(c, "shape") else type(c).__name__
-        raise TypeError(f"c * A: c must be one real number without a gradient, got {got}; scale the images instead")
+        raise TypeError(f"{formula}: c must be one real number without a gradient, got {got}; scale the images instead")
     if not math.isfinite(c) or c == 0:
-        raise ValueError(f"c * A: c must be finite and not 0, got {float(c)}")
+        raise ValueError(f"{formula}: c must be finite and not 0, got {float(c)}")
     return float(c)
 
 

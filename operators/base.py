@@ -34,9 +34,10 @@ class LinearOperator(nn.Module):
 
     Here `weights` is a scalar tensor or broadcasts against y, and alpha is a positive scalar tensor.
 
-    Operators compose: `A @ B`, `c * A`, `-A`, `A + B`, `A - B` and the adjoint `A.T` are operators. B may be any object
-    with `A(x)` and `A_adjoint(y)`. `c * A` offers whatever A offers; the others offer what is exact for them, and
-    conjugate gradients serve for the rest. Shapes that do not fit are a ValueError at once, where both are known.
+    Operators compose: `A @ B`, `c * A`, `A / c`, `-A`, `A + B`, `A - B` and the adjoint `A.T` are operators. B may be
+    any object with `A(x)` and `A_adjoint(y)`. `c * A` offers whatever A offers; the others offer what is exact for
+    them, and conjugate gradients serve for the rest. Shapes that do not fit are a ValueError at once, where both are
+    known.
     """
 
     __array_ufunc__ = None  # so that numpy's numbers and arrays leave `c * A` and `M @ A` to A
@@ -87,6 +88,9 @@ class LinearOperator(nn.Module):
     def __rmul__(self, c: Any) -> LinearOperator:
         return COMBINATIONS["*"](c, self)
 
+    def __truediv__(self, c: Any) -> LinearOperator:
+        return COMBINATIONS["/"](self, c)
+
     def __neg__(self) -> LinearOperator:
         return COMBINATIONS["*"](-1.0, self)
 
@@ -94,6 +98,8 @@ class LinearOperator(nn.Module):
         return COMBINATIONS["+"](self, other)
 
     def __radd__(self, other: Any) -> LinearOperator:
+        if type(other) is int and other == 0:  # where `sum` begins
+            return self
         return COMBINATIONS["+"](other, self)
 
     def __sub__(self, other: Any) -> LinearOperator:

@@ -168,6 +168,8 @@ class Downsample(LinearOperator):
 def _check_factor(factor: Any, shape: tuple[int, int]) -> int:
     """Return the factor as an int that divides the shape."""
     try:
+        if isinstance(factor, bool):
+            raise TypeError
         f = op.index(factor)
     except TypeError:
         raise TypeError(f"Downsample: factor must be an integer, got {factor!r}") from None

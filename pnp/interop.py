@@ -24,7 +24,6 @@ from .drivers.matrices import FunctionOperator, MatrixOperator
 
 def as_operator(
     operator: Any,
-    caller: str = "as_operator",
     *,
     image_shape: tuple[int, ...] | None = None,
     measurement_shape: tuple[int, ...] | None = None,
@@ -34,7 +33,6 @@ def as_operator(
     Args:
         operator: an operator, returned as it is; or M (m, n), a dense matrix (tensor or numpy array), a SciPy sparse
             matrix, or a `scipy.sparse.linalg.LinearOperator` with an adjoint, such as PyLops operators.
-        caller: prefix of messages.
         image_shape: shape (H, W) or (C, H, W) of the images, n pixels in all, flattened in this order (last axis
             fastest). Images are (B, 1, H, W) or (B, C, H, W).
         measurement_shape: shape of the measurements after the batch axis, m values in all. None: (m,).
@@ -44,7 +42,8 @@ def as_operator(
         ValueError: sizes do not fit, or M is not finite, or a LinearOperator has no adjoint.
 
     The adjoint is exact: M^T, or the conjugate transpose of a complex matrix, whose images are then complex. Dense
-    matrices move with `.to(device)`; SciPy computes on the CPU.
+    matrices move with `.to(device)`; SciPy computes on the CPU. The operator M combines with those of `operators` on
+    either side of `@` and in `stack`; it has no `c * M` of its own: write `c * (M @ Identity((H, W)))`.
 
     >>> A = as_operator(torch.tensor([[1.0, 2.0, 0.0, 0.0]]), image_shape=(2, 2))
     >>> A.A(torch.ones(1, 1, 2, 2)), A.A_adjoint(torch.ones(1, 1))
@@ -52,13 +51,13 @@ def as_operator(
               [0., 0.]]]]))
     """
     if image_shape is None and measurement_shape is None:
-        return arguments.as_operator(operator, caller)
+        return arguments.as_operator(operator, "as_operator")
     if not arguments.is_matrix(operator):
         raise TypeError(
-            f"{caller}: image_shape and measurement_shape are for matrices, got {type(operator).__name__}; omit them"
+            f"as_operator: image_shape and measurement_shape are for matrices, got {type(operator).__name__}; omit them"
         )
     if image_shape is None:
-        raise TypeError(f"{caller}: image_shape must be (H, W) or (C, H, W) for a matrix, got None")
+        raise TypeError("as_operator: image_shape must be (H, W) or (C, H, W) for a matrix, got None")
     return MatrixOperator(operator, image_shape, measurement_shape)
 
 
@@ -66,6 +65,7 @@ def operator_from_functions(A: Callable[[Tensor], Tensor], A_adjoint: Callable[[
     """Return an operator from two functions: A maps images (B, C, H, W) to measurements, A_adjoint maps them back.
 
     A_adjoint must be the exact adjoint of A: `pnp.algorithms.linalg.adjoint_gap(A, A_adjoint, x, y)` is then about 0.
+    It combines with `operators` as what `as_operator` returns does.
 
     >>> A = operator_from_functions(lambda x: x.flip(-1), lambda y: y.flip(-1))
     >>> A.A(torch.tensor([[[[1.0, 2.0]]]]))

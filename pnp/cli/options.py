@@ -16,9 +16,24 @@ if TYPE_CHECKING:
     from ..drivers.checkpoint import Checkpoint
     from ..drivers.result import Result
 
+OPERATOR_NAMES = (
+    "blur",
+    "downsample",
+    "fan_beam",
+    "identity",
+    "kaiser_squires",
+    "kaiser_squires_eb",
+    "mask",
+    "radon",
+    "spect",
+)
+"""Names in `operators.OPERATORS`, listed here because importing that takes torch, which is too slow for --help."""
+
 Operator = Annotated[
     str | None,
-    typer.Option(help="Operator, if the file does not name one: radon, fan_beam, mask, blur, kaiser_squires or spect."),
+    typer.Option(
+        help=f"Operator, if the file does not name one: {', '.join(OPERATOR_NAMES[:-1])} or {OPERATOR_NAMES[-1]}."
+    ),
 ]
 Denoiser = Annotated[
     str,

@@ -86,7 +86,7 @@ class RunState:
         if self.checkpoint is None:
             return
         if self.checkpoint.remove:
-            with suppress(OSError):  # the answer goes before
+            with suppress(OSError):  # the answer matters more
                 self.checkpoint.path.unlink()
             self._is_written = True
         elif tensors:

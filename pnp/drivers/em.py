@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any, NamedTuple
@@ -30,7 +31,7 @@ from .checkpoint import Checkpoint, RunState, checkpointed
 from .monitor import Monitor
 from .result import Result, Stop
 
-VIEWS = 2
+VIEW_AXIS = 2
 """The axis of measurements (B, C, n_views, ...) that subsets divide."""
 
 
@@ -177,18 +178,21 @@ def _em(
 
     monitor = Monitor(caller, max_iter, ("deviance",), callback=callback, progress=progress)
     misfit: float | None = None
-    with monitor, checkpointed(checkpoint, caller, settings, x, lambda: operator.A(x)) as kept:
+    with checkpointed(checkpoint, caller, settings, x, lambda: operator.A(x)) as kept:
         x = _restore(kept, monitor, x)
         remaining = range(monitor.n_iter + 1, max_iter + 1) if monitor.stop is Stop.MAX_ITER else ()
-        for k in remaining:
-            x, deviance = _iterate(subsets, x)
-            monitor.record(deviance, text=f"deviance {deviance:.6g}")
-            kept.keep({"x": x}, {"deviance": list(monitor.history["deviance"])})
-            if monitor.asks_to_stop(EMState(k, x, deviance)):
-                break
-        monitor.finish()
-        misfit = _pearson(operator, x, y, r)  # while the checkpoint is there
-        kept.end(monitor.stop.name, {"x": x}, {"deviance": list(monitor.history["deviance"])})
+        with monitor:
+            for k in remaining:
+                x, deviance = _iterate(subsets, x)
+                monitor.record(deviance, text=f"deviance {deviance:.6g}")
+                kept.keep({"x": x}, {"deviance": list(monitor.history["deviance"])})
+                if monitor.asks_to_stop(EMState(k, x, deviance)):
+                    break
+            monitor.finish()
+        if monitor.stop is not Stop.INTERRUPTED:
+            with suppress(KeyboardInterrupt):  # it is then computed once more below
+                misfit = _pearson(operator, x, y, r)  # while the checkpoint is there
+            kept.end(monitor.stop.name, {"x": x}, {"deviance": list(monitor.history["deviance"])})
     misfit = _pearson(operator, x, y, r) if misfit is None else misfit
     answer = x.cpu().numpy() if is_numpy else x
     return Result(answer, monitor.n_iter, monitor.stop, monitor.history, None, False, misfit)
@@ -233,21 +237,24 @@ def _divide(caller: str, operator: Any, y: Tensor, r: Tensor, n: int) -> list[_S
         if not callable(getattr(operator, "subset", None)):
             got = type(operator).__name__
             raise TypeError(f"{caller}: operator must have subset(b, n) where n_subsets > 1, got {got}; use mlem")
-        n_views = y.shape[VIEWS] if y.ndim > VIEWS else 0
+        n_views = y.shape[VIEW_AXIS] if y.ndim > VIEW_AXIS else 0
         if n > n_views:
             raise ValueError(
-                f"{caller}: n_subsets must be at most the number of views, axis {VIEWS} of y {tuple(y.shape)}, got {n}"
+                f"{caller}: n_subsets must be at most the number of views, axis {VIEW_AXIS} of y {tuple(y.shape)}, "
+                f"got {n}"
             )
     parts = []
     for b in subset_order(n):
-        A, which = (operator.subset(b, n), (slice(None),) * VIEWS + (slice(b, None, n),)) if n > 1 else (operator, ...)
+        A, which = (
+            (operator.subset(b, n), (slice(None),) * VIEW_AXIS + (slice(b, None, n),)) if n > 1 else (operator, ...)
+        )
         s = A.A_adjoint(torch.ones_like(y[which]))
         largest = s.max().clamp(min=0)
         rounding = torch.finfo(s.dtype).eps * largest
         if bool((s < -rounding).any()):
             raise ValueError(
                 f"{caller}: operator must have non-negative entries, got A_adjoint(1) down to {float(s.min()):.4g}, up "
-                f"to {float(largest):.4g}; use solve(..., data_term=Poisson()), which bears a little ringing"
+                f"to {float(largest):.4g}; use solve(..., data_term=Poisson()), which tolerates a little ringing"
             )
         parts.append(_Subset(A, y[which], r[which], s, s > rounding))
     if not any(bool(part.seen.any()) for part in parts):

@@ -25,8 +25,8 @@ class Monitor:
         progress: show a bar on stderr.
 
     Attributes:
-        history: a list of values for each name, one an iteration.
-        stop: why the iteration ended; until something else is known, because it ran to max_iter.
+        history: a list for each name, with one value per iteration.
+        stop: why the iteration ended; MAX_ITER unless something else was set.
 
     >>> with Monitor("halve", 5, ("x",)) as monitor:
     ...     for x in (1.0, 0.5, 0.25):
@@ -50,7 +50,7 @@ class Monitor:
         self.caller, self.max_iter, self.callback = caller, max_iter, callback
         self.history: dict[str, list[float]] = {name: [] for name in names}
         self.stop = Stop.MAX_ITER
-        self._finished = False
+        self._finished, self._n_resumed = False, 0
         self._progress = progress
         self._bar: Any = None
 
@@ -69,8 +69,7 @@ class Monitor:
             values[:] = history[name]
         if self.n_iter > self.max_iter:
             raise ValueError(f"{self.caller}: max_iter must be at least the {self.n_iter} iterations of checkpoint")
-        if self._bar is not None:
-            self._bar.update(self.n_iter)
+        self._n_resumed = self.n_iter
 
     def record(self, *values: float, text: str = "") -> None:
         """Append a value for each name of the history, and advance the bar, which shows `text`."""
@@ -92,7 +91,9 @@ class Monitor:
         self._finished = True
 
     def __enter__(self) -> Monitor:
-        self._bar = progress_bar(self.caller, self.max_iter) if self._progress else None
+        if self._progress:
+            self._bar = progress_bar(self.caller, self.max_iter)
+            self._bar.update(self._n_resumed)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> bool:

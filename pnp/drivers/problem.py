@@ -30,7 +30,7 @@ from .parts import Joined, join, noise_used
 from .result import Result, Stop
 
 HISTORY = ("sigma", "alpha", "primal", "dual", "inner")
-"""What `Result.history` holds, one entry an iteration."""
+"""Names in `Result.history`; each holds one entry per iteration."""
 FIRST_SIGMA = 0.4
 """First noise level over the robust range of the first estimate."""
 ANNEALING = 20

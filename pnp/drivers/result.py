@@ -1,4 +1,4 @@
-"""What a reconstruction returns: the image, why it stopped, its history and its misfit."""
+"""Result of a reconstruction: the image, why it stopped, its history and its misfit."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class Stop(enum.Enum):
 
 @dataclass(frozen=True)
 class Result:
-    """What `solve` returns.
+    """Result of `solve`.
 
     Attributes:
         x: the reconstruction (B, C, H, W): the last denoised iterate z, within the bounds; numpy where y was.
         n_iter: finished iterations.
         stop: why it ended; `str(result.stop)` is a sentence.
-        history: one entry an iteration: "sigma" (units of x), "alpha" (1/units of x squared), "primal" and "dual"
+        history: one entry per iteration: "sigma" (units of x), "alpha" (1/units of x squared), "primal" and "dual"
             (relative residuals), "inner" (inner iterations of the x-update, 0 for a closed form).
         noise_std: the noise level used, in units of y, like the argument; a tuple where y has parts; None where the
             data term needs none.

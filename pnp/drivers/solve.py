@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -48,7 +49,7 @@ def solve(
     """Reconstruct an image from measurements y = A x + noise by plug-and-play ADMM or HQS.
 
     The images of a batch share one schedule, one stopping rule and, where it is estimated, one noise level; solve
-    images of different brightness or noise one by one.
+    images of different brightness or noise separately.
 
     Args:
         operator: A, with `A(x)` and `A_adjoint(y)`; any deepinv LinearPhysics as it is. It is never changed.
@@ -116,21 +117,25 @@ def solve(
     def settings() -> dict[str, Any]:
         return problem.settings | {"denoiser": denoiser_fingerprint(denoiser)}
 
-    with monitor, checkpointed(checkpoint, "solve", settings, problem.z, problem.measured) as kept:
-        for state in problem.iterate(after=restore_state(kept, problem, monitor)):
-            if not problem.accept(state):
-                monitor.stop = Stop.DIVERGED
-                break
-            k, sigma, primal, dual = state.k, state.sigma, state.primal, state.dual
-            text = f"sigma {sigma:.3g}, residuals {primal:.1e} {dual:.1e}"
-            monitor.record(sigma, state.alpha, primal, dual, problem.h.inner_iterations, text=text)
-            save_state(kept, state, monitor.history)
-            if monitor.asks_to_stop(state):
-                break
-            if problem.converged(k, primal, dual):
-                monitor.stop = Stop.CONVERGED
-                break
-        monitor.finish()
-        problem.misfit()  # while the checkpoint is there
-        save_final(kept, problem.state, monitor)
+    with checkpointed(checkpoint, "solve", settings, problem.z, problem.measured) as kept:
+        states = problem.iterate(after=restore_state(kept, problem, monitor))
+        with monitor:
+            for state in states:
+                if not problem.accept(state):
+                    monitor.stop = Stop.DIVERGED
+                    break
+                k, sigma, primal, dual = state.k, state.sigma, state.primal, state.dual
+                text = f"sigma {sigma:.3g}, residuals {primal:.1e} {dual:.1e}"
+                monitor.record(sigma, state.alpha, primal, dual, problem.h.inner_iterations, text=text)
+                save_state(kept, state, monitor.history)
+                if monitor.asks_to_stop(state):
+                    break
+                if problem.converged(k, primal, dual):
+                    monitor.stop = Stop.CONVERGED
+                    break
+            monitor.finish()
+        if monitor.stop is not Stop.INTERRUPTED:
+            with suppress(KeyboardInterrupt):  # it is then computed once more below
+                problem.misfit()  # while the checkpoint is there
+            save_final(kept, problem.state, monitor)
     return problem.result(monitor.stop, monitor.history)

@@ -24,7 +24,7 @@ SAME_DENOISER_RTOL = 0.1
 
 
 def save_state(kept: RunState, state: State, history: dict[str, list[float]]) -> None:
-    """Keep an iteration; it is written when it is time to."""
+    """Hold an iteration for the next write of the checkpoint."""
     if kept.checkpoint is not None:  # the history is copied
         kept.keep(*_contents(state, history))
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -76,7 +77,8 @@ def solve_mosaic(
         progress: show a bar of iterations on stderr.
 
     Returns:
-        As `solve`; x is the path of the output, noise_std what was passed; inner iterations are not counted (0).
+        As `solve`; x is the path of the output, noise_std what was passed; inner iterations are not counted (0), and
+        misfit is NaN if Ctrl-C arrived while it was computed.
 
     Raises:
         ImportError: Dask or Zarr is not installed.
@@ -135,6 +137,8 @@ def solve_mosaic(
                 if has_converged(algorithm, rtol, k - 1 > last, primal, dual):
                     monitor.stop = Stop.CONVERGED
                     break
-        misfit = problem.misfit(tiles.read(z))
+        misfit = math.nan
+        with suppress(KeyboardInterrupt):  # the image of a long run is worth more than its misfit
+            misfit = problem.misfit(tiles.read(z))
         publish(tiles.shaped(z, part / "image", source.ndim), folder, caller, overwrite=overwrite)
     return Result(folder, monitor.n_iter, monitor.stop, monitor.history, noise_std, False, misfit)

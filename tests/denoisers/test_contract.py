@@ -281,3 +281,24 @@ def test_the_average_over_rotations_and_reflections_is_equivariant(turns, flip):
         z = D(x, 0.1)
         torch.testing.assert_close(D(y, 0.1), torch.rot90(z.flip(2) if flip else z, turns, (2, 3)))
         assert float((plain(x, 0.1) - z).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "message"),
+    [
+        *(({"weight": v}, ValueError, "weight") for v in (0.0, -1, np.nan, np.inf, 10**400)),
+        *(({"weight": v}, TypeError, "weight") for v in ("1", None, True, torch.tensor(1.0))),
+        *(({"max_iter": v}, ValueError, "max_iter") for v in (0, -3)),
+        *(({"max_iter": v}, TypeError, "max_iter") for v in (10.0, "10", True)),
+        *(({"rtol": v}, ValueError, "rtol") for v in (0, -1e-3, np.nan, np.inf)),
+        *(({"rtol": v}, TypeError, "rtol") for v in ("1e-3", None, False)),
+    ],
+)
+def test_bad_arguments_of_tv_are_explained(arguments, kind, message):
+    with pytest.raises(kind, match=f"TV: {message}") as caught:
+        TV(**arguments)
+    assert len(str(caught.value)) < 400
+
+
+def test_tv_takes_numbers_of_numpy():
+    assert repr(TV(np.float32(1), max_iter=np.int64(7), rtol=np.float64(0.5))) == "TV(1.0, max_iter=7, rtol=0.5)"

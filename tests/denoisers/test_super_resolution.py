@@ -260,7 +260,7 @@ def test_liif_is_aligned_and_in_chunks_the_same(liif):
 
 
 def test_liif_is_asked_for_no_smaller_cell_than_it_was_trained_for(liif):
-    model, x = liif.LIIF(1, width=4, blocks=1, hidden=8, largest=2).double(), uniform(1, 1, 5, 6)
+    model, x = liif.LIIF(1, width=4, blocks=1, hidden=8, max_factor=2).double(), uniform(1, 1, 5, 6)
     with torch.no_grad():
         for factor, cell in ((1.5, 1 / 1.5), (2, 0.5), (4, 0.5)):
             size = (round(5 * factor), round(6 * factor))

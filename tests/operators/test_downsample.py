@@ -106,6 +106,7 @@ def test_it_is_made_from_a_file(tmp_path):
         (((6, 8), 4), ValueError, "factor"),
         (((6, 8), 0), ValueError, "factor"),
         (((6, 8), 2.0), TypeError, "factor"),
+        (((6, 8), True), TypeError, "factor"),
         ((6, 2), TypeError, "shape"),
         (((6, 8), 2, rand(7, 3)), ValueError, "kernel"),
         (((6, 8), 2, rand(3, 3) > 0), TypeError, "kernel"),

@@ -11,7 +11,9 @@ import typer
 from command import run
 from paths import ROOT
 
+from operators import OPERATORS
 from pnp.cli import app
+from pnp.cli.options import OPERATOR_NAMES
 
 UNCLEAR = re.compile(r"\b(goes? on|gone on|anew|a training|hears?|told|rungs?|guests?)\b|\bwhere there (is|are)\b|^Of ")
 
@@ -48,6 +50,12 @@ def test_options_of_two_commands_with_one_name_have_one_help() -> None:
     shared = set(one) & set(other) - {"measurements", "output", "overwrite"}
     assert {"operator", "denoiser", "noise_std", "strength", "algorithm", "bounds", "max_iter", "device"} == shared
     assert all(one[name] == other[name] for name in shared)
+
+
+def test_reconstruct_names_all_operators() -> None:
+    assert sorted(OPERATORS) == list(OPERATOR_NAMES)
+    text = next(p.help for p in COMMANDS["pnp reconstruct"].params if p.name == "operator")
+    assert re.findall(r"\w+", text.partition(":")[2]) == [*OPERATOR_NAMES[:-1], "or", OPERATOR_NAMES[-1]]
 
 
 def test_info_lists_all_weights_with_their_terms(

@@ -352,3 +352,39 @@ def test_a_denoiser_whose_layers_were_renamed_is_the_same_denoiser():
         for parameter in D.parameters():
             parameter.fill_(0.25)
     assert fingerprint(D) == "MLPatch d1e10faa0c17802e"
+
+
+@pytest.mark.parametrize("remove", [True, False])
+def test_ctrl_c_during_the_last_misfit_does_not_undo_the_end(tmp_path, remove):
+    """The run had converged: it says so, and its checkpoint ends as without Ctrl-C."""
+    y = image()
+    seen = torch.ones_like(y)
+
+    class Interrupted(Diagonal):
+        """y = x; A raises once, when it is called for the misfit."""
+
+        calls_left = -1
+
+        def A(self, x):
+            self.calls_left -= 1
+            if self.calls_left == 0:
+                raise KeyboardInterrupt
+            return super().A(x)
+
+    def run(A, **options):
+        return solve(A, y, smooth, noise_std=0.1, max_iter=40, rtol=0.05, schedule=[0.1], **options)
+
+    whole = run(Interrupted(seen))
+    assert whole.stop is Stop.CONVERGED
+    A = Interrupted(seen)
+
+    def last(state):
+        A.calls_left = 1 if state.k == whole.n_iter else -1
+
+    checkpoint = Checkpoint(tmp_path / "c", remove=remove)
+    found = run(A, callback=last, checkpoint=checkpoint)
+    assert (found.stop, found.n_iter, found.misfit) == (whole.stop, whole.n_iter, whole.misfit)
+    assert (tmp_path / "c").exists() is not remove
+    if not remove:
+        again = run(Interrupted(seen), checkpoint=checkpoint)
+        assert again.stop is Stop.CONVERGED and torch.equal(again.x, whole.x)

@@ -14,7 +14,7 @@ import torch
 from arrays import rand, rel
 from toys import SHAPE, Diagonal, Linear, Matrix, smooth
 
-from operators import Blur, Mask, stack
+from operators import Blur, Identity, Mask, stack
 from pnp import LeastSquares, solve
 from pnp.algorithms.linalg import adjoint_gap
 from pnp.interop import as_operator, operator_from_functions
@@ -114,6 +114,11 @@ def test_they_compose_with_ours():
     y = stack([A, blur]).A(x)
     found = solve(stack([A, blur]), y, lambda x, sigma: x, noise_std=0.01)
     assert rel(found.x, x) < 0.05
+    pair = operator_from_functions(lambda x: x.flip(-1), lambda y: y.flip(-1))
+    for operator in (A, pair):  # without a scalar product of their own
+        assert rel((2 * (operator @ Identity(SHAPE))).A(x), 2 * operator.A(x)) < 1e-12
+    assert torch.equal((mask @ pair).A(x), mask.A(x.flip(-1)))
+    assert torch.equal(stack([pair, A]).A(x)[0], x.flip(-1))
 
 
 def test_operators_stay_what_they_are():
