@@ -1,7 +1,8 @@
 """Weight files: safetensors (no code is ever executed), half precision, the model's configuration in the header.
 
-The header's key names the class, "mlpatch" or "superresolver", so that one reader and one writer serve both. Each
-weight set of the package has a model card of the same name beside it (`denoisers/weights/*.md`).
+The header's key names the class, "mlpatch" or "superresolver", so that one reader and one writer serve both; learned
+reconstructors use them with a folder, keys and a precision of their own. Each weight set of the package has a model
+card of the same name beside it (`denoisers/weights/*.md`).
 """
 
 from __future__ import annotations
@@ -23,9 +24,16 @@ FOLDER = Path(__file__).parent / "weights"
 _Model = TypeVar("_Model", bound=nn.Module)
 
 
-def available(kind: type[nn.Module]) -> list[str]:
-    """Return the names of the package's weight sets for this class."""
-    return sorted(p.stem for p in FOLDER.glob("*.safetensors") if _key(kind) in _header(p))
+def available(kind: type[nn.Module], *, folder: Path | None = None, key: str | None = None) -> list[str]:
+    """Return the names of the weight sets in a folder (None: the package's) for this class."""
+    key = key or _key(kind)
+    return sorted(p.stem for p in (folder or FOLDER).glob("*.safetensors") if key in _header(p))
+
+
+def to_bytes(model: Any, key: str, dtype: torch.dtype, about: dict[str, str] | None = None) -> bytes:
+    """Return a .safetensors file of a model with `config()`, its constructor's arguments, under a key of the header."""
+    tensors = {k: v.detach().cpu().to(dtype).contiguous() for k, v in model.state_dict().items()}
+    return serialize(tensors, metadata={**(about or {}), key: json.dumps(model.config())})
 
 
 def save(model: Any, path: str | Path, *, about: dict[str, str] | None = None) -> None:
@@ -42,8 +50,7 @@ def save(model: Any, path: str | Path, *, about: dict[str, str] | None = None) -
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
-    tensors = {k: v.detach().cpu().to(torch.float16).contiguous() for k, v in model.state_dict().items()}
-    data = serialize(tensors, metadata={**(about or {}), _key(type(model)): json.dumps(model.config())})
+    data = to_bytes(model, _key(type(model)), torch.float16, about)
     try:
         with open(temporary, "wb") as file:
             file.write(data)
@@ -56,26 +63,31 @@ def save(model: Any, path: str | Path, *, about: dict[str, str] | None = None) -
         temporary.unlink(missing_ok=True)
 
 
-def read(name: str | Path, kind: type[_Model]) -> _Model:
-    """Load a weight set of the package by name, or a .safetensors file by path.
+def read(name_or_path: str | Path, kind: type[_Model], *, folder: Path | None = None, key: str | None = None) -> _Model:
+    """Load a weight set by name, or a .safetensors file by path.
 
     The model is on the CPU, in float32 and frozen (`requires_grad_()` ends that).
+
+    Args:
+        name_or_path: name of a set in the folder, or path of a file.
+        kind: class of the model.
+        folder: where the sets are; None: the package's.
+        key: entry of the header that holds the configuration; None: the class's name in lower case.
 
     Raises:
         ValueError: no such set or file, or not a weight file of this class.
     """
-    path, caller = Path(name), f"{kind.__name__}.from_pretrained"
-    if path.suffix != ".safetensors":
-        if str(name) not in available(kind):
-            raise ValueError(
-                f"{caller}: name must be one of {available(kind)} or a path ending in .safetensors, got {str(name)!r}"
-            )
-        path = FOLDER / f"{name}.safetensors"
+    key, folder = key or _key(kind), folder or FOLDER
+    caller, names = f"{kind.__name__}.from_pretrained", available(kind, folder=folder, key=key)
+    path = folder / f"{name_or_path}.safetensors" if str(name_or_path) in names else Path(name_or_path)
     if not path.exists():
-        raise ValueError(f"{caller}: no file {str(name)!r}; the package has {available(kind)}")
+        choices = f"one of {names} or " if names else ""
+        raise ValueError(
+            f"{caller}: name_or_path must be {choices}the path of a .safetensors file, got {str(name_or_path)!r:.120}"
+        )
     try:
         with safe_open(path, framework="pt") as file:
-            arguments = json.loads(file.metadata()[_key(kind)])
+            arguments = json.loads(file.metadata()[key])
             tensors = {k: file.get_tensor(k).float() for k in file.keys()}
         config: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()}
         _check_sizes(config, tensors)

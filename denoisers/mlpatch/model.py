@@ -108,13 +108,13 @@ class MLPatch(nn.Module):
         self.stride = spacing if stride is None else self._check_stride(stride)
 
     @classmethod
-    def from_pretrained(cls, name: str | Path = "gray") -> MLPatch:
+    def from_pretrained(cls, name_or_path: str | Path = "gray") -> MLPatch:
         """Load weights of the package by name, or a `.safetensors` file by its path; frozen, on the CPU.
 
         Raises:
             ValueError: no such weights, and the message lists the names; or no weight file of MLPatch.
         """
-        return read(name, cls)
+        return read(name_or_path, cls)
 
     def save(self, path: str | Path, *, about: dict[str, str] | None = None) -> None:
         """Write a .safetensors file, in float16; `about` holds further facts for its header.

@@ -101,13 +101,13 @@ class SuperResolver(nn.Module):
             nn.init.zeros_(weight)
 
     @classmethod
-    def from_pretrained(cls, name: str | Path = "super_resolution") -> SuperResolver:
+    def from_pretrained(cls, name_or_path: str | Path = "super_resolution") -> SuperResolver:
         """Load weights of the package by name, or a `.safetensors` file by its path; frozen, on the CPU.
 
         Raises:
             ValueError: no such file, or not one of SuperResolver.
         """
-        return read(name, cls)
+        return read(name_or_path, cls)
 
     def save(self, path: str | Path, *, about: dict[str, str] | None = None) -> None:
         """Write a .safetensors file, in float16; `about` holds further facts for its header.

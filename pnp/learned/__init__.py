@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ..installation import hidden_package
 
-if hidden_package("operators"):
-    raise ImportError(hidden_package("operators"))
+if hidden_package("operators", "denoisers"):
+    raise ImportError(hidden_package("operators", "denoisers"))
 
 from .glimpse import Glimpse
 from .glimpse_training import PatchTask, add_noise, held_out_psnr, mean_psnr

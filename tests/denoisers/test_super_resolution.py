@@ -288,7 +288,7 @@ def test_weights_survive_the_file_and_are_told_from_those_of_mlpatch(tmp_path, m
         torch.testing.assert_close(again(x, factor=2), model(x, factor=2), rtol=0.02, atol=0.02)
     with pytest.raises(ValueError, match="MLPatch"):
         MLPatch.from_pretrained(str(path))
-    with pytest.raises(ValueError, match=r"SuperResolver\.from_pretrained: name"):
+    with pytest.raises(ValueError, match=r"SuperResolver\.from_pretrained: name_or_path"):
         SuperResolver.from_pretrained("gray")
     (tmp_path / "broken.safetensors").write_bytes(b"no weights")
     MLPatch(taps=3, features=4, hidden=4, dilations=(1,)).save(tmp_path / "local.safetensors")

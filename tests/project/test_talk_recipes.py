@@ -241,7 +241,7 @@ def test_bad_data_is_one_sentence(run, tmp_path, recipe):
 @pytest.mark.parametrize("recipe", ["equivariance", "taps", "pnp_512"])
 def test_bad_weights_are_one_sentence(run, tmp_path, recipe):
     _, err = run(recipe, "--weights", "nowhere", "--output", tmp_path, code=2)
-    assert "name must be one of" in err and len(err.splitlines()) == 1
+    assert "name_or_path must be" in err and len(err.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,11 @@ def test_maps_in_one_file_are_found_by_name(tmp_path, suffix, dtype):
     np.testing.assert_allclose(m.kappa[0, 0], kappa, rtol=1e-6)
     assert m.pixel_arcmin is None and m.wcs is None and m.centre is None and m.counts is None
     y, noise_std = m.tensors()
-    assert y is m.shear and noise_std is m.noise_std and m.operator().A_adjoint(y).shape == (1, 1, *SHAPE)
+    assert torch.equal(y, m.shear) and torch.equal(noise_std, m.noise_std)
+    y += 1
+    noise_std += 1
+    check(m)
+    assert m.operator().A_adjoint(y).shape == (1, 1, *SHAPE)
 
 
 def test_maps_give_the_operator_of_their_convention(tmp_path):
@@ -214,7 +218,7 @@ def test_the_page_runs(tmp_path, monkeypatch):
     write_maps(tmp_path, E1=E1, E2=E2, STD=STD, MASK=MASK * 1)
     monkeypatch.chdir(tmp_path)
     small = MLPatch(**ARCHITECTURES["convergence"] | {"features": 4, "hidden": 4})  # untrained: seconds, not minutes
-    monkeypatch.setattr(MLPatch, "from_pretrained", lambda name: small.requires_grad_(False))
+    monkeypatch.setattr(MLPatch, "from_pretrained", lambda name_or_path: small.requires_grad_(False))
     names: dict[str, object] = {}
     for block in blocks:
         exec(compile(block, str(page), "exec"), names)
