@@ -33,7 +33,8 @@ def available(kind: type[nn.Module], *, folder: Path | None = None, key: str | N
 def to_bytes(model: Any, key: str, dtype: torch.dtype, about: dict[str, str] | None = None) -> bytes:
     """Return a .safetensors file of a model with `config()`, its constructor's arguments, under a key of the header."""
     tensors = {k: v.detach().cpu().to(dtype).contiguous() for k, v in model.state_dict().items()}
-    return serialize(tensors, metadata={**(about or {}), key: json.dumps(model.config())})
+    data: bytes = serialize(tensors, metadata={**(about or {}), key: json.dumps(model.config())})
+    return data
 
 
 def save(model: Any, path: str | Path, *, about: dict[str, str] | None = None) -> None:
