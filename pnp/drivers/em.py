@@ -179,16 +179,7 @@ def _em(
     monitor = Monitor(caller, max_iter, ("deviance",), callback=callback, progress=progress)
     misfit: float | None = None
     with checkpointed(checkpoint, caller, settings, x, lambda: operator.A(x)) as kept:
-        x = _restore(kept, monitor, x)
-        remaining = range(monitor.n_iter + 1, max_iter + 1) if monitor.stop is Stop.MAX_ITER else ()
-        with monitor:
-            for k in remaining:
-                x, deviance = _iterate(subsets, x)
-                monitor.record(deviance, text=f"deviance {deviance:.6g}")
-                kept.keep({"x": x}, {"deviance": list(monitor.history["deviance"])})
-                if monitor.asks_to_stop(EMState(k, x, deviance)):
-                    break
-            monitor.finish()
+        x = _iterate(subsets, _restore(kept, monitor, x), monitor, kept)
         if monitor.stop is not Stop.INTERRUPTED:
             with suppress(KeyboardInterrupt):  # it is then computed once more below
                 misfit = _pearson(operator, x, y, r)  # while the checkpoint is there
@@ -196,6 +187,20 @@ def _em(
     misfit = _pearson(operator, x, y, r) if misfit is None else misfit
     answer = x.cpu().numpy() if is_numpy else x
     return Result(answer, monitor.n_iter, monitor.stop, monitor.history, None, False, misfit)
+
+
+def _iterate(subsets: list[_Subset], x: Tensor, monitor: Monitor, kept: RunState) -> Tensor:
+    """Return the image of the last finished iteration."""
+    remaining = range(monitor.n_iter + 1, monitor.max_iter + 1) if monitor.stop is Stop.MAX_ITER else ()
+    with monitor:
+        for k in remaining:
+            x, deviance = _use_all(subsets, x)
+            monitor.record(deviance, text=f"deviance {deviance:.6g}")
+            kept.keep({"x": x}, {"deviance": list(monitor.history["deviance"])})
+            if monitor.asks_to_stop(EMState(k, x, deviance)):
+                break
+        monitor.finish()
+    return x
 
 
 def _restore(kept: RunState, monitor: Monitor, x: Tensor) -> Tensor:
@@ -208,7 +213,7 @@ def _restore(kept: RunState, monitor: Monitor, x: Tensor) -> Tensor:
     return kept.tensors["x"]
 
 
-def _iterate(subsets: list[_Subset], x: Tensor) -> tuple[Tensor, float]:
+def _use_all(subsets: list[_Subset], x: Tensor) -> tuple[Tensor, float]:
     """Return the image after every subset's turn, and the deviance of what each expected before its own."""
     deviance = 0.0
     for subset in subsets:

@@ -20,9 +20,9 @@ from ..algorithms.iterations import State
 from ..algorithms.protocols import DataTerm, Denoiser, Operator
 from ..algorithms.schedules import Schedule
 from ..checks import check_number
-from .checkpoint import Checkpoint, checkpointed
+from .checkpoint import Checkpoint, RunState, checkpointed
 from .monitor import Monitor
-from .problem import HISTORY, MAX_ITER, RTOL, prepare
+from .problem import HISTORY, MAX_ITER, RTOL, Problem, prepare
 from .result import Result, Stop
 from .solver_state import denoiser_fingerprint, restore_state, save_final, save_state
 
@@ -118,24 +118,29 @@ def solve(
         return problem.settings | {"denoiser": denoiser_fingerprint(denoiser)}
 
     with checkpointed(checkpoint, "solve", settings, problem.z, problem.measured) as kept:
-        states = problem.iterate(after=restore_state(kept, problem, monitor))
-        with monitor:
-            for state in states:
-                if not problem.accept(state):
-                    monitor.stop = Stop.DIVERGED
-                    break
-                k, sigma, primal, dual = state.k, state.sigma, state.primal, state.dual
-                text = f"sigma {sigma:.3g}, residuals {primal:.1e} {dual:.1e}"
-                monitor.record(sigma, state.alpha, primal, dual, problem.h.inner_iterations, text=text)
-                save_state(kept, state, monitor.history)
-                if monitor.asks_to_stop(state):
-                    break
-                if problem.converged(k, primal, dual):
-                    monitor.stop = Stop.CONVERGED
-                    break
-            monitor.finish()
+        _iterate(problem, monitor, kept)
         if monitor.stop is not Stop.INTERRUPTED:
             with suppress(KeyboardInterrupt):  # it is then computed once more below
                 problem.misfit()  # while the checkpoint is there
             save_final(kept, problem.state, monitor)
     return problem.result(monitor.stop, monitor.history)
+
+
+def _iterate(problem: Problem, monitor: Monitor, kept: RunState) -> None:
+    """Run the iterations, record them, and stop where they diverge, converge or the callback asks to."""
+    states = problem.iterate(after=restore_state(kept, problem, monitor))
+    with monitor:
+        for state in states:
+            if not problem.accept(state):
+                monitor.stop = Stop.DIVERGED
+                break
+            sigma, primal, dual = state.sigma, state.primal, state.dual
+            text = f"sigma {sigma:.3g}, residuals {primal:.1e} {dual:.1e}"
+            monitor.record(sigma, state.alpha, primal, dual, problem.h.inner_iterations, text=text)
+            save_state(kept, state, monitor.history)
+            if monitor.asks_to_stop(state):
+                break
+            if problem.converged(state.k, primal, dual):
+                monitor.stop = Stop.CONVERGED
+                break
+        monitor.finish()

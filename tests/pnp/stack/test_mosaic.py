@@ -259,3 +259,16 @@ def test_what_exists_is_kept_unless_it_may_go(tmp_path):
     (tmp_path / "precious").mkdir()
     with pytest.raises(ValueError, match="exists"):
         denoise_mosaic(x, Average(), 0.1, output=tmp_path / "precious", overwrite=True)
+
+
+def test_ctrl_c_during_the_misfit_keeps_the_image(tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    y = picture(1, 40, 48)
+    options = {"noise_std": 0.1, "tile": 32, "max_iter": 3}
+    whole = solve_mosaic(1, y, Average(), output=tmp_path / "whole.zarr", **options)
+    monkeypatch.setattr("pnp.stack.mosaic_mask.Pixels.misfit", interrupted)
+    found = solve_mosaic(1, y, Average(), output=tmp_path / "x.zarr", **options)
+    assert found.stop is whole.stop and math.isnan(found.misfit)
+    np.testing.assert_array_equal(zarr.open_array(found.x, mode="r")[:], zarr.open_array(whole.x, mode="r")[:])
