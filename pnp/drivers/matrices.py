@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..algorithms.noise_estimate import estimate_noise_std
 from ..checks import short
 
 
@@ -61,6 +62,19 @@ class MatrixOperator(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Apply the operator: the same as `A(x)`."""
         return self.A(x)
+
+    def estimate_noise(self, y: Tensor) -> float:
+        """Estimate the noise of measurements that have axes; the rows of a bare matrix are in no order.
+
+        Raises:
+            ValueError: there is no measurement_shape.
+        """
+        if len(self.y_shape) == 1:
+            raise ValueError(
+                "solve: noise_std must be given for a matrix, got None; it is estimated from neighbours' differences, "
+                "and the rows of a matrix are in no order; if they are, pass measurement_shape to as_operator"
+            )
+        return estimate_noise_std(y)
 
     def __repr__(self) -> str:
         m, n = math.prod(self.y_shape), math.prod(self.x_shape)

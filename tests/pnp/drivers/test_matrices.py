@@ -205,3 +205,12 @@ def test_wrong_images_and_measurements_are_explained(kind):
     for method, value, error, message in wrong:
         with pytest.raises(error, match=message):
             method(value)
+
+
+def test_the_noise_of_measurements_in_no_order_is_not_guessed():
+    """Second differences of rows in any order measure the object, not the noise."""
+    M, y = rand(24, 40), rand(1, 24)
+    with pytest.raises(ValueError, match="noise_std"):
+        solve(as_operator(M, image_shape=(5, 8)), y, smooth)
+    ordered = as_operator(M, image_shape=(5, 8), measurement_shape=(4, 6))
+    assert solve(ordered, y.reshape(1, 4, 6), smooth, max_iter=1).noise_estimated
