@@ -1,6 +1,9 @@
 # Each target works on a fresh machine with Python and make alone: it makes .venv, installs, and runs.
 PYTHON ?= python3
 BIN := .venv/bin
+# What `make test` adds: the share of lines that the tests reach. Counting them costs about a third of the time before
+# Python 3.12, hardly any from then on. `make test COVERAGE=` does without.
+COVERAGE ?= --cov --cov-report=
 
 .PHONY: demo test test-oldest test-package lint bench docs gallery clean
 
@@ -8,10 +11,9 @@ demo: .venv/installed
 	$(BIN)/python recipes/tomography.py --output results
 
 # One process per core with one thread each: on small problems threads that wait for each other cost several times more.
-# Prints the share of lines that the tests reach; from Python 3.12 on counting them costs hardly any time.
 test: .venv/installed-test
 	OMP_NUM_THREADS=1 COVERAGE_CORE=$$($(BIN)/python -c 'import sys; print("sysmon" if sys.version_info >= (3, 12) else "ctrace")') \
-		$(BIN)/python -m pytest -n logical --cov --cov-report=
+		$(BIN)/python -m pytest -n logical $(COVERAGE)
 
 # The oldest releases that pyproject.toml declares, in an environment of their own: make test-oldest PYTHON=python3.10
 test-oldest: build/oldest/installed

@@ -23,6 +23,8 @@ PAGE_SUFFIXES = (".html", ".htm")
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 B_MODE_DATASET = "b_mode"
 """Dataset in the file of a mass map that holds its B mode."""
+IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".npy", ".fits", ".nii", ".gz")
+"""Files that hold an image alone, without its history and parameters."""
 SMOOTHING_PX = 3.0
 """Standard deviation of the Gaussian, in pixels, that smooths Kaiser-Squires maps, whose noise is high."""
 MIN_SENSITIVITY = 1e-3
@@ -55,6 +57,8 @@ def report(
     check_output(output, overwrite=overwrite)
     if output.suffix.lower() not in PAGE_SUFFIXES:
         raise ValueError(f"output {output} must be an .html file; name it e.g. {output.with_suffix('.html').name}")
+    if result.suffix.lower() in IMAGE_SUFFIXES:
+        raise ValueError(f"result {result} is an image; a page needs the HDF5 result: pnp reconstruct ... -o result.h5")
     saved = read_result(result)
     units, b_mode, has_data = _read_extras(result)
     source = measurements or (result if has_data else None)

@@ -138,7 +138,7 @@ def test_wrong_options_are_one_sentence(monkeypatch, scan, file, capsys):
         file.with_name("two.h5"), np.concatenate([scan[1]] * 2), operator="spect", parameters=parameters()
     )
     for command in ("osem", "reconstruct"):
-        fails(monkeypatch, capsys, ".h5", command, file.with_name("two.h5"), "-o", output)
+        fails(monkeypatch, capsys, "has 2", command, file.with_name("two.h5"), "-o", output)
 
 
 @pytest.mark.parametrize(
