@@ -139,7 +139,8 @@ def calibrate(
     def after(intermediate_result: Any) -> None:
         problem.best = np.array(intermediate_result.x)
         objective = float(intermediate_result.fun)
-        monitor.record(objective, text=f"objective {objective:.4g}")
+        monitor.record(objective)
+        monitor.show(f"objective {objective:.4g}")
         now_angles, now_offset = problem.geometry(problem.best)
         if monitor.asks_to_stop(monitor.n_iter, now_angles, float(now_offset)):
             raise StopIteration

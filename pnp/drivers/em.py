@@ -195,8 +195,9 @@ def _iterate(subsets: list[_Subset], x: Tensor, monitor: Monitor, kept: RunState
     with monitor:
         for k in remaining:
             x, deviance = _use_all(subsets, x)
-            monitor.record(deviance, text=f"deviance {deviance:.6g}")
+            monitor.record(deviance)
             kept.keep({"x": x}, {"deviance": list(monitor.history["deviance"])})
+            monitor.show(f"deviance {deviance:.6g}")
             if monitor.asks_to_stop(EMState(k, x, deviance)):
                 break
         monitor.finish()

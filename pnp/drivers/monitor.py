@@ -71,10 +71,13 @@ class Monitor:
             raise ValueError(f"{self.caller}: max_iter must be at least the {self.n_iter} iterations of checkpoint")
         self._n_resumed = self.n_iter
 
-    def record(self, *values: float, text: str = "") -> None:
-        """Append a value for each name of the history, and advance the bar, which shows `text`."""
+    def record(self, *values: float) -> None:
+        """Append a value for each name of the history."""
         for column, value in zip(self.history.values(), values, strict=True):
             column.append(value)
+
+    def show(self, text: str = "") -> None:
+        """Advance the bar, which shows `text`: last, so that an iteration that was shown is also kept."""
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update()

@@ -135,9 +135,9 @@ def _iterate(problem: Problem, monitor: Monitor, kept: RunState) -> None:
                 monitor.stop = Stop.DIVERGED
                 break
             sigma, primal, dual = state.sigma, state.primal, state.dual
-            text = f"sigma {sigma:.3g}, residuals {primal:.1e} {dual:.1e}"
-            monitor.record(sigma, state.alpha, primal, dual, problem.h.inner_iterations, text=text)
+            monitor.record(sigma, state.alpha, primal, dual, problem.h.inner_iterations)
             save_state(kept, state, monitor.history)
+            monitor.show(f"sigma {sigma:.3g}, residuals {primal:.1e} {dual:.1e}")
             if monitor.asks_to_stop(state):
                 break
             if problem.converged(state.k, primal, dual):

@@ -183,6 +183,7 @@ def map_mass(
             for state in itertools.islice(states, max_iter):
                 z = state.z
                 monitor.record(state.dual)
+                monitor.show()
                 if monitor.asks_to_stop(shown(state)):
                     break
         if z is None:

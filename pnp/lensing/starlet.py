@@ -243,6 +243,7 @@ def starlet_map(
     with Monitor("starlet_map", (reweightings + 1) * max_iter, ("change",), progress=progress) as monitor:
         for x, change in iterates():
             monitor.record(change)
+            monitor.show()
             kappa = x
             monitor.stop = Stop.CONVERGED if change <= rtol else Stop.MAX_ITER
     if monitor.n_iter == 0:

@@ -133,7 +133,8 @@ def solve_mosaic(
                 z, u, alpha_old = z_new, u_new, alpha
                 primal, dual = gap / (max(x_norm, z_norm) or 1), change / (max(z_norm, z_old_norm) or 1)
                 text = f"sigma {sigma:.3g}, residuals {primal:.1e} {dual:.1e}"
-                monitor.record(sigma, alpha, primal, dual, 0, text=text)
+                monitor.record(sigma, alpha, primal, dual, 0)
+                monitor.show(text)
                 if has_converged(algorithm, rtol, k - 1 > last, primal, dual):
                     monitor.stop = Stop.CONVERGED
                     break
