@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,6 +22,20 @@ FOLDER = Path(__file__).parent / "weights"
 """Folder of the weight sets and model cards that come with the package."""
 
 _Model = TypeVar("_Model", bound=nn.Module)
+
+
+class RenamedLayers(nn.Module):
+    """A module that loads files in which its layers have the names of earlier versions."""
+
+    former_names: ClassVar[dict[str, str]] = {}
+    """Names of layers, and those in files of earlier versions."""
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
+        for new, old in self.former_names.items():
+            for kind in ("weight", "bias"):
+                if f"{prefix}{old}.{kind}" in state_dict:
+                    state_dict[f"{prefix}{new}.{kind}"] = state_dict.pop(f"{prefix}{old}.{kind}")
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def available(kind: type[nn.Module], *, folder: Path | None = None, key: str | None = None) -> list[str]:

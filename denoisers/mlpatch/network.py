@@ -18,12 +18,13 @@ In the unit-free scheme the rows of W_r sum to zero, hence g((a y + b) / (a sigm
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..weight_files import RenamedLayers
 from .geometry import grid_taps, tap_matrix
 
 
@@ -45,7 +46,7 @@ def _add_level(z: Tensor, level: Tensor | None, v: Tensor | None) -> Tensor:
     return z if level is None or v is None else z + (level[:, None] * v)[:, :, None, None].to(z.dtype)
 
 
-class Block(nn.Module):
+class Block(RenamedLayers):
     """f(q) += W_b relu(W_a f(N(q)) + b_a + l v) + b_b, where l is the noise level's logarithm (absolute scheme only).
 
     Args:
@@ -55,7 +56,6 @@ class Block(nn.Module):
     """
 
     former_names: ClassVar = {"gather": "hear", "update": "add"}
-    """Names of the layers in files of earlier versions."""
 
     def __init__(self, features: int, hidden: int, dilation: int, *, has_level: bool) -> None:
         super().__init__()
@@ -72,13 +72,6 @@ class Block(nn.Module):
     def hidden(self, f: Tensor, w: Tensor, b: Tensor, level: Tensor | None, step: int) -> Tensor:
         """Return the valid part of the hidden layer before its rectifier; `step` is the spacing over the stride."""
         return _add_level(F.conv2d(f, w, b, dilation=step * self.dilation), level, self.level)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
-        for new, old in self.former_names.items():
-            for kind in ("weight", "bias"):
-                if f"{prefix}{old}.{kind}" in state_dict:
-                    state_dict[f"{prefix}{new}.{kind}"] = state_dict.pop(f"{prefix}{old}.{kind}")
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class Network(nn.Module):

@@ -25,14 +25,15 @@ from __future__ import annotations
 import math
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from scipy.fft import next_fast_len
 from torch import Tensor, nn
 
-from denoisers.precision import has_fast_bfloat16
+from denoisers.precision import check_precision, compute_dtype
+from denoisers.weight_files import RenamedLayers
 from operators.base import check_shape, length
 from operators.ct.fourier import ramp, sinc
 from operators.ct.view_weights import view_weights
@@ -46,9 +47,6 @@ _SAMPLES_PER_BIN = 8
 _TILE = 64
 """Side in points of the squares that are evaluated at once."""
 _WEIGHT_KEY = "glimpse"
-_OLD_NAMES = {"hear": "gather", "add": "update"}
-"""Names of a block's layers in older files, and those of today."""
-_PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 class FilteredViews(NamedTuple):
@@ -60,13 +58,15 @@ class FilteredViews(NamedTuple):
     """(B,): s."""
 
 
-class _Block(nn.Module):
+class _Block(RenamedLayers):
     """f(q) += W_b relu(W_a f(N(q)) + b_a) + b_b on features (B, features, H, W), valid part.
 
     Args:
         features, hidden: width of f and of the hidden layer.
         distance: distance of the 3 x 3 neighbours in pixels; 0: a pointwise block.
     """
+
+    former_names: ClassVar = {"gather": "hear", "update": "add"}
 
     def __init__(self, features: int, hidden: int, distance: int) -> None:
         super().__init__()
@@ -79,13 +79,6 @@ class _Block(nn.Module):
         r = self.distance
         change: Tensor = self.update(self.gather(f).relu())
         return change + f[:, :, r : f.shape[2] - r, r : f.shape[3] - r]
-
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
-        for old, new in _OLD_NAMES.items():
-            for kind in ("weight", "bias"):
-                if f"{prefix}{old}.{kind}" in state_dict:
-                    state_dict[f"{prefix}{new}.{kind}"] = state_dict.pop(f"{prefix}{old}.{kind}")
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class Glimpse(nn.Module):
@@ -138,10 +131,8 @@ class Glimpse(nn.Module):
         taps, features, hidden = _count("taps", taps), _count("features", features), _count("hidden", hidden)
         if not isinstance(blocks, tuple | list) or any(int(b) != b or b < 0 for b in blocks):
             raise ValueError(f"Glimpse: blocks must be distances in whole pixels, 0 or more, got {blocks!r}")
-        if precision not in _PRECISIONS:
-            raise ValueError(f"Glimpse: precision must be one of {_PRECISIONS}, got {precision!r}")
         checks.check_detector("Glimpse", float(offset), self.n_detectors * self.pitch / 2, self._radius, "offset")
-        self.learn_geometry, self.precision = bool(learn_geometry), precision
+        self.learn_geometry, self.precision = bool(learn_geometry), check_precision("Glimpse", precision)
         self._given = {"angles": angles.tolist(), "offset": float(offset)}
         self.angles = nn.Parameter(angles.float(), requires_grad=self.learn_geometry)
         self.shift = nn.Parameter(torch.tensor(float(offset) / self._radius), requires_grad=self.learn_geometry)
@@ -285,9 +276,7 @@ class Glimpse(nn.Module):
 
     def compute_dtype(self, x: Tensor) -> torch.dtype:
         """Return the dtype of the network's products: "auto" is bfloat16 where that is native; float64 stays."""
-        if x.dtype == torch.float64 or self.precision == "float32":
-            return x.dtype
-        return torch.bfloat16 if self.precision == "bfloat16" or has_fast_bfloat16(x.device) else x.dtype
+        return compute_dtype(x, self.precision)
 
     # ---------------------------------------------------------------- use
 
