@@ -6,12 +6,14 @@ import enum
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..algorithms.noise_estimate import typical_noise_std
+
 
 class Stop(enum.Enum):
     """Why `solve` stopped; the value is a sentence."""
 
     CONVERGED = "The relative residuals fell below rtol at the last noise level."
-    MAX_ITER = "The iterations ran to max_iter; raise it, or rtol, if the history still falls."
+    MAX_ITER = "The iterations ran to max_iter."
     CALLBACK = "The callback asked to stop."
     INTERRUPTED = "Interrupted (Ctrl-C); the last finished iterate is returned."
     DIVERGED = (
@@ -37,6 +39,9 @@ class Result:
             data term needs none.
         noise_estimated: whether noise_std was estimated from y.
         misfit: ||W^(1/2) (A x - y)||^2 per measurement: about 1 where x explains y up to its noise.
+        warnings: sentences on what looks wrong, each with its likely cause and a remedy; empty where nothing does.
+        rejected: where y was taken for an outlier, a mask of the kind and shape of y (a tuple where y has parts); None
+            where the data term looks for none.
     """
 
     x: Any
@@ -46,3 +51,38 @@ class Result:
     noise_std: Any
     noise_estimated: bool
     misfit: float
+    warnings: tuple[str, ...] = ()
+    rejected: Any = None
+
+    @property
+    def n_rejected(self) -> int:
+        """Number of measurements that were taken for outliers and left out."""
+        masks = self.rejected if isinstance(self.rejected, tuple) else (self.rejected,)
+        return sum(int(mask.sum()) for mask in masks if mask is not None)
+
+    @property
+    def verdict(self) -> str:
+        """One line: the misfit and what it says, or the warnings that explain it."""
+        rejected = f", {self.n_rejected} measurements rejected as outliers" if self.n_rejected else ""
+        judgement = "; ".join(self.warnings) if self.warnings else "x explains y up to its noise"
+        return f"misfit {self.misfit:.3g}{rejected}: {judgement}"
+
+    def __str__(self) -> str:
+        """Return a summary of a few lines; `repr` shows the fields."""
+        kind = "estimated from y" if self.noise_estimated else "given"
+        noise = "" if self.noise_std is None else f", noise_std {_typical(self.noise_std)} {kind}"
+        rejected = f"; {self.n_rejected} measurements rejected as outliers" if self.n_rejected else ""
+        lines = [
+            f"x {tuple(getattr(self.x, 'shape', ()))} after {self.n_iter} iterations{noise}",
+            f"misfit {self.misfit:.3g} per measurement, about 1 expected{rejected}",
+            str(self.stop),
+        ]
+        return "\n".join(lines + [f"warning: {warning}" for warning in self.warnings])
+
+
+def _typical(noise_std: Any) -> str:
+    """Return a noise level as text: a number, or the median of an array; parts in brackets."""
+    if isinstance(noise_std, tuple):
+        return f"({', '.join(map(_typical, noise_std))})"
+    level = typical_noise_std(noise_std)
+    return f"{level:.3g}" if isinstance(noise_std, float) else f"{level:.3g} (median)"
