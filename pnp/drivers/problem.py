@@ -25,6 +25,7 @@ from .arguments import (
     check_device,
     guard_denoiser,
 )
+from .adjoint_check import check_adjoint as check_adjoint_of
 from .noise_weights import clean_and_weigh, norm
 from .parts import Joined, check_parts, join, noise_used
 from .result import Result, Stop
@@ -122,6 +123,7 @@ def prepare(
     x0: Any,
     max_iter: int,
     rtol: float,
+    check_adjoint: bool,
 ) -> Problem:
     """Check the arguments of `solve`, and choose what they leave open; arguments and errors are those of `solve`."""
     if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
@@ -142,7 +144,7 @@ def prepare(
         y, weights, estimated = clean_and_weigh(operator, y, noise_std, term)
     else:
         operator, y, weights, estimated = join(operator, y, noise_std, term)
-    h = bind(term, operator, y, weights)
+    h = bind(term, operator, y, weights, check_adjoint)
     z = first_estimate(h, x0, low, high)
 
     levels = default_schedule(h, z, D, max_iter) if schedule is None else schedule
@@ -205,7 +207,7 @@ def first_estimate(h: BoundDataTerm, x0: Any, low: float | None, high: float | N
     return z.clamp(low, high)
 
 
-def bind(term: DataTerm, operator: Operator, y: Any, weights: Tensor) -> BoundDataTerm:
+def bind(term: DataTerm, operator: Operator, y: Any, weights: Tensor, check_adjoint: bool = True) -> BoundDataTerm:
     """Bind the data term and check that the operator and y belong together, shape and scale."""
     shape = f"of shape {tuple(y.shape)} " if isinstance(y, Tensor) else ""
     try:
@@ -227,8 +229,12 @@ def bind(term: DataTerm, operator: Operator, y: Any, weights: Tensor) -> BoundDa
             f"solve: y must have the shape of operator.A(x), {tuple(again.shape)} for images "
             f"{tuple(h.back_projection.shape)}, got {tuple(y.shape)}; images are (B, C, H, W), e.g. y[None, None]"
         )
+    if check_adjoint and isinstance(y, Tensor):
+        check_adjoint_of(operator, h.back_projection, y)
     if not h.curvature() > 0:
-        raise ValueError("solve: the operator measures nothing, A*A x vanishes; check its mask or kernel")
+        if bool((operator.A(torch.ones_like(h.back_projection)) != 0).any()):
+            raise ValueError("solve: operator.A_adjoint must be the adjoint of A, got <x, A_adjoint(A(x))> <= 0")
+        raise ValueError("solve: the operator measures nothing, A x vanishes; check its mask, kernel and noise_std")
     return h
 
 

@@ -42,6 +42,7 @@ def solve(
     x0: Any = None,
     max_iter: int | None = None,
     rtol: float | None = None,
+    check_adjoint: bool = True,
     callback: Callable[[State], Any] | None = None,
     checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
     progress: bool = False,
@@ -75,6 +76,7 @@ def solve(
         max_iter: at most so many iterations. Default 24.
         rtol: stop once the last noise level is reached and the relative residuals are at most rtol: ||x - z|| (ADMM
             only: HQS keeps a gap) and the change of z. 0: never. Default 1e-3.
+        check_adjoint: check A_adjoint, and that A is linear, on one random pair: one application of each.
         callback: called with each `State`; a true answer stops, an array of several truth values does not.
         checkpoint: a file for the state, written every three minutes, at Ctrl-C and after an error, and removed at the
             end. If it exists, the same call resumes from it, bit for bit on the same machine; a callback then sees the
@@ -112,6 +114,7 @@ def solve(
         x0=x0,
         max_iter=max_iter,
         rtol=RTOL if rtol is None else rtol,
+        check_adjoint=check_adjoint,
     )
 
     def settings() -> dict[str, Any]:
