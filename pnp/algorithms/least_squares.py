@@ -217,9 +217,9 @@ def closed_form(operator: Any, y: Any, weights: Tensor, image_weights: Tensor | 
 
 def _image_weights(weights: Tensor, y: Any) -> Tensor | None:
     """Return weights (B,) where there is one for each of several images, else None."""
-    if not isinstance(y, Tensor) or weights.ndim != y.ndim or not weights.numel() == len(weights) == len(y) > 1:
+    if not isinstance(y, Tensor) or not weights.ndim == y.ndim > 1:
         return None
-    return weights.flatten()
+    return weights.flatten() if weights.numel() == len(weights) == len(y) > 1 else None
 
 
 def apply_normal(operator: Operator, x: Tensor) -> Tensor:

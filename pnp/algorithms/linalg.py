@@ -211,12 +211,12 @@ def each(value: float | Tensor, n: int) -> list[float]:
 
 
 def images(x: Tensor) -> list[Tensor]:
-    """Return the images of a batch, each a batch of one.
+    """Return the images of a batch, each a batch of one; a tensor of one axis has no batch and is one image.
 
     >>> [one.shape[0] for one in images(torch.zeros(2, 1, 4, 4))]
     [1, 1]
     """
-    return [x[b : b + 1] for b in range(len(x))]
+    return [x[b : b + 1] for b in range(len(x))] if x.ndim > 1 else [x]
 
 
 def per_image(value: float | Tensor, like: Tensor) -> Tensor:

@@ -250,6 +250,12 @@ def bind(term: DataTerm, operator: Operator, y: Any, weights: Tensor) -> BoundDa
             f"solve: y must have the shape of operator.A(x), {tuple(again.shape)} for images "
             f"{tuple(h.back_projection.shape)}, got {tuple(y.shape)}; images are (B, C, H, W), e.g. y[None, None]"
         )
+    own_weights = images(weights) if isinstance(y, Tensor) and weights.ndim == y.ndim else []
+    if silent := [b for b, w in enumerate(own_weights) if not bool((w > 0).any())]:
+        raise ValueError(
+            f"solve: noise_std is infinite everywhere in image {silent[0]} of the batch, so it carries no information; "
+            "give finite values, or leave the image out"
+        )
     if not all(c > 0 for c in each(h.curvature(), len(h.back_projection))):
         raise ValueError("solve: the operator measures nothing, A*A x vanishes; check its mask or kernel")
     return h
