@@ -31,7 +31,7 @@ OPERATORS = {
     "blur-reflect": lambda: Blur(KERNEL, SHAPE, "reflect"),
     "blur-valid": lambda: Blur(KERNEL, SHAPE, "valid"),
     "radon": lambda: Radon(SHAPE, ANGLES),
-    "fan-beam": lambda: FanBeam(SHAPE, ANGLES, source_origin=60.0, origin_detector=20.0),
+    "fan-beam": lambda: FanBeam(SHAPE, ANGLES[::2], source_origin=60.0, origin_detector=20.0, pitch=2.0),
     "downsample": lambda: Downsample(SHAPE, 2),
     "downsample-kernel": lambda: Downsample(SHAPE, 2, KERNEL),
     "scaled": lambda: 2.5 * Blur(KERNEL, SHAPE),
@@ -42,6 +42,13 @@ OPERATORS = {
 def noisy(operator: Any, std: Tensor = NOISE) -> Tensor:
     clean = operator.A(X * BRIGHTNESS.reshape(3, 1, 1, 1))
     return clean + std.reshape(-1, *[1] * (clean.ndim - 1)) * rand(*clean.shape, seed=3)
+
+
+def with_a_flat_one(operator: Any) -> Tensor:
+    """Measurements of which the last need no annealing: alone they converge in a few iterations."""
+    y = noisy(operator)
+    y[2] = operator.A(torch.full((1, 1, *SHAPE), 1e-3, dtype=F64))[0]
+    return y
 
 
 def levels(y: Tensor, std: Tensor = NOISE) -> Tensor:
@@ -62,7 +69,7 @@ def alone(operator: Any, y: Any, denoiser: Any, noise_std: Any = None, **options
     return found
 
 
-def same(together: Result, singles: list[Result], tolerance: float = 1e-6) -> None:
+def same(together: Result, singles: list[Result], tolerance: float = 1e-5) -> None:
     for b, single in enumerate(singles):
         assert rel(together.x[b : b + 1], single.x) < tolerance, b
     assert together.n_iter == max(single.n_iter for single in singles)
@@ -77,7 +84,7 @@ def same(together: Result, singles: list[Result], tolerance: float = 1e-6) -> No
 def test_images_in_a_batch_get_what_they_get_alone(name, algorithm):
     operator = OPERATORS[name]()
     y = noisy(operator)
-    options = {"noise_std": levels(y), "algorithm": algorithm, "max_iter": 60, "rtol": 0.01}
+    options = {"noise_std": levels(y), "algorithm": algorithm, "max_iter": 40, "rtol": 0.003}
     together = solve(operator, y, smooth, **options)
     same(together, alone(operator, y, smooth, **options))
     assert all(len(entry) == 3 for name in ("sigma", "alpha") for entry in together.history[name])
@@ -192,11 +199,11 @@ def test_float32_and_numpy():
 
 def test_an_image_that_has_converged_keeps_its_image():
     operator = OPERATORS["blur-valid"]()
-    y = noisy(operator)
-    options = {"noise_std": levels(y), "max_iter": 80, "rtol": 3e-3}
+    y = with_a_flat_one(operator)
+    options = {"noise_std": levels(y), "max_iter": 40, "rtol": 0.003}
     singles = alone(operator, y, smooth, **options)
     first, last = min(s.n_iter for s in singles), max(s.n_iter for s in singles)
-    assert first < last and all(s.stop is Stop.CONVERGED for s in singles)
+    assert first < 10 < last and all(s.stop is Stop.CONVERGED for s in singles)
     seen: list[State] = []
     together = solve(operator, y, smooth, **options, callback=seen.append)
     assert together.stop is Stop.CONVERGED and together.n_iter == last == len(seen)
@@ -213,11 +220,11 @@ def test_an_image_that_has_converged_keeps_its_image():
 @pytest.mark.parametrize("algorithm", ["admm", "hqs"])
 def test_a_batch_resumes_to_the_same_bits(name, algorithm, tmp_path):
     operator = OPERATORS[name]()
-    y = noisy(operator)
-    options = {"noise_std": levels(y), "max_iter": 60, "rtol": 0.01, "algorithm": algorithm}
+    y = with_a_flat_one(operator)
+    options = {"noise_std": levels(y), "max_iter": 40, "rtol": 0.003, "algorithm": algorithm}
     whole = solve(operator, y, smooth, **options)
     ends = [s.n_iter for s in alone(operator, y, smooth, **options)]
-    assert min(ends) < whole.n_iter
+    assert min(ends) < 10 < whole.n_iter
 
     def interrupt(at):
         def callback(state):
