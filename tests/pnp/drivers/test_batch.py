@@ -13,7 +13,7 @@ from torch import Tensor
 from toys import Diagonal, Matrix, image, smooth
 
 from denoisers import TV
-from operators import Blur, Downsample, FanBeam, Identity, Mask, Radon, stack
+from operators import Blur, Downsample, Identity, Mask, Radon, stack
 from pnp import LeastSquares, Poisson, Result, Schedule, State, Stop, solve
 from pnp.algorithms.linalg import operator_norm, operator_norms
 from pnp.ct import Transmission
@@ -22,6 +22,7 @@ SHAPE = (16, 20)
 X = torch.cat([image()[..., 4:20, 10:30], image().flip(-1)[..., 4:20, 10:30], image()[..., 8:24, 14:34]])
 BRIGHTNESS = torch.tensor([1.0, 1e3, 1e-3], dtype=F64)
 NOISE = BRIGHTNESS * torch.tensor([0.05, 0.02, 0.1], dtype=F64)
+UNLIKE = torch.tensor([0.05, 0.1, 0.05], dtype=F64)
 ANGLES = torch.arange(9, dtype=F64) * (math.pi / 9)
 KERNEL = torch.ones(3, 5, dtype=F64) / 15
 OPERATORS = {
@@ -31,7 +32,6 @@ OPERATORS = {
     "blur-reflect": lambda: Blur(KERNEL, SHAPE, "reflect"),
     "blur-valid": lambda: Blur(KERNEL, SHAPE, "valid"),
     "radon": lambda: Radon(SHAPE, ANGLES),
-    "fan-beam": lambda: FanBeam(SHAPE, ANGLES[::2], source_origin=60.0, origin_detector=20.0, pitch=2.0),
     "downsample": lambda: Downsample(SHAPE, 2),
     "downsample-kernel": lambda: Downsample(SHAPE, 2, KERNEL),
     "scaled": lambda: 2.5 * Blur(KERNEL, SHAPE),
@@ -45,9 +45,9 @@ def noisy(operator: Any, std: Tensor = NOISE) -> Tensor:
 
 
 def with_a_flat_one(operator: Any) -> Tensor:
-    """Measurements of which the last need no annealing: alone they converge in a few iterations."""
-    y = noisy(operator)
-    y[2] = operator.A(torch.full((1, 1, *SHAPE), 1e-3, dtype=F64))[0]
+    """Measurements of two images and of a constant one, which converges at once where sigma does not fall."""
+    y = operator.A(torch.cat([X[:2], torch.ones_like(X[:1])]))
+    y[:2] += 0.05 * rand(*y[:2].shape, seed=3)
     return y
 
 
@@ -110,7 +110,9 @@ def test_noise_for_each_measurement_of_each_image(name):
 def test_one_noise_level_for_images_of_different_brightness():
     operator = OPERATORS["blur-circular"]()
     y = noisy(operator)
-    together = solve(operator, y, smooth, noise_std=2e-4, max_iter=8)
+    seen: list[State] = []
+    together = solve(operator, y, smooth, noise_std=2e-4, max_iter=8, callback=seen.append)
+    assert all(state.sigma.shape == state.alpha.shape == (3,) for state in seen)
     same(together, [solve(operator, y[b : b + 1], smooth, noise_std=2e-4, max_iter=8) for b in range(3)])
 
 
@@ -200,7 +202,7 @@ def test_float32_and_numpy():
 def test_an_image_that_has_converged_keeps_its_image():
     operator = OPERATORS["blur-valid"]()
     y = with_a_flat_one(operator)
-    options = {"noise_std": levels(y), "max_iter": 40, "rtol": 0.003}
+    options = {"noise_std": levels(y, UNLIKE), "max_iter": 60, "rtol": 1e-3, "schedule": [0.1]}
     singles = alone(operator, y, smooth, **options)
     first, last = min(s.n_iter for s in singles), max(s.n_iter for s in singles)
     assert first < 10 < last and all(s.stop is Stop.CONVERGED for s in singles)
@@ -211,7 +213,6 @@ def test_an_image_that_has_converged_keeps_its_image():
     assert all(torch.equal(state.z[quick], seen[first - 1].z[quick]) for state in seen[first - 1 :])
     assert together.history["dual"][-1] <= 3e-3  # of an image that was still running
     assert seen[-1].primal == max(primal for primal, _ in seen[-1].residuals)
-    assert seen[0].sigma.shape == seen[0].alpha.shape == (3,)
     cut = solve(operator, y, smooth, **{**options, "max_iter": first})
     assert cut.stop is Stop.MAX_ITER and rel(cut.x[quick], singles[quick].x[0]) < 1e-6
 
@@ -221,7 +222,7 @@ def test_an_image_that_has_converged_keeps_its_image():
 def test_a_batch_resumes_to_the_same_bits(name, algorithm, tmp_path):
     operator = OPERATORS[name]()
     y = with_a_flat_one(operator)
-    options = {"noise_std": levels(y), "max_iter": 40, "rtol": 0.003, "algorithm": algorithm}
+    options = {"noise_std": levels(y, UNLIKE), "max_iter": 60, "rtol": 1e-3, "schedule": [0.1], "algorithm": algorithm}
     whole = solve(operator, y, smooth, **options)
     ends = [s.n_iter for s in alone(operator, y, smooth, **options)]
     assert min(ends) < 10 < whole.n_iter
@@ -234,7 +235,7 @@ def test_a_batch_resumes_to_the_same_bits(name, algorithm, tmp_path):
         return callback
 
     options["checkpoint"] = tmp_path / "c"
-    for at in (3, min(ends), min(ends) + 1, whole.n_iter):
+    for at in sorted({1, min(ends), min(ends) + 1, whole.n_iter}):
         found = solve(operator, y, smooth, **options, callback=interrupt(at))
         assert found.stop is Stop.INTERRUPTED and found.n_iter == at
     found = solve(operator, y, smooth, **options)
