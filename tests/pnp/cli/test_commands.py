@@ -284,7 +284,7 @@ def test_denoise_with_colour_weights_takes_the_channels_together(monkeypatch, tm
         write_image(tmp_path / "y.npy", image, overwrite=True)
         assert run(monkeypatch, "denoise", tmp_path / "y.npy", *options, "--overwrite") == 2
         error = capsys.readouterr().err
-        assert "take 3 channels" in error and f"has {count}; use --weights gray" in error and error.count("\n") == 1
+        assert "of 3 channels" in error and f"has {count}; use --weights gray" in error and error.count("\n") == 1
 
 
 def test_info_names_versions_operators_and_weights(monkeypatch, capsys):
