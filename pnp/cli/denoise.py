@@ -75,8 +75,8 @@ def denoise(
     x = torch.from_numpy(pixels).to(where)
     if D.channels not in (1, channels):
         raise ValueError(
-            f"--weights {weights} takes images of {D.channels} channels, {image} has {channels}; use --weights gray, which "
-            "takes the channels one by one"
+            f"--weights {weights} takes images of {D.channels} channels, {image} has {channels}; use --weights gray, "
+            "which takes the channels one by one"
         )
     # Weights for one channel take the channels as a batch of grey images, weights for colour take them together.
     images = x.reshape(-1, 1, *x.shape[-2:]) if D.channels == 1 else x.reshape(1, -1, *x.shape[-2:])

@@ -200,15 +200,15 @@ def check_finite(where: str, values: npt.NDArray[Any]) -> None:
         )
 
 
-def as_float32(where: str, values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+def as_float32(where: str, values: npt.NDArray[Any], *, exact: bool = False) -> npt.NDArray[np.float32]:
     """Return real numbers as float32 of this machine's byte order, or say why float32 cannot hold them.
 
-    NaN and infinity stay. Integers must be exact in float32's 24 bits; floats may be rounded, as long as float32 tells
-    at least `_MIN_LEVELS` values between the smallest and the largest apart.
+    NaN and infinity stay. Numbers are rounded, as long as the smallest and the largest stay `_MIN_LEVELS` roundings
+    apart; with `exact`, integers must fit the 24 bits of float32.
     """
     with np.errstate(over="ignore", under="ignore"):
         array = np.ascontiguousarray(values, dtype=np.float32)
-    if values.dtype.kind in "iu" and values.dtype.itemsize > 2:
+    if exact and values.dtype.kind in "iu" and values.dtype.itemsize > 2:
         n = np.abs(values).astype(np.uint64)
         # Without its trailing zero bits, a number that is exact is below 2^24.
         inexact = n // np.maximum(n & (~n + np.uint64(1)), np.uint64(1)) >= 2**24
@@ -217,13 +217,14 @@ def as_float32(where: str, values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
                 f"{where} must hold integers that float32 keeps (all up to 2^24 = 16777216), got {values[inexact][0]}; "
                 "subtract an offset, or store it as float32 if rounding does no harm"
             )
-    elif values.dtype.kind == "f" and values.dtype.itemsize > 4:
-        _check_rounding(where, values[np.isfinite(values)], array[np.isfinite(values)])
+    elif values.dtype.kind in "iuf" and values.dtype.itemsize > (4 if values.dtype.kind == "f" else 2):
+        finite = np.isfinite(values)
+        _check_rounding(where, values[finite], array[finite])
     return array
 
 
 def _check_rounding(where: str, values: npt.NDArray[Any], rounded: npt.NDArray[np.float32]) -> None:
-    """Refuse finite floats beyond float32's range, or whose contrast is lost when they are rounded to it."""
+    """Refuse finite numbers beyond float32's range, or whose contrast is lost when they are rounded to it."""
     if not values.size:
         return
     limit = np.finfo(np.float32).max
@@ -232,8 +233,9 @@ def _check_rounding(where: str, values: npt.NDArray[Any], rounded: npt.NDArray[n
             f"{where} must lie within float32's range, {-limit:.3g} to {limit:.3g}, got "
             f"{values[~np.isfinite(rounded)][0]:.4g}; divide by a constant"
         )
-    low, high = values.min(), values.max()
-    contrast, size, error = high - low, max(abs(low), abs(high)), np.abs(rounded - values).max()
+    values = values.astype(np.float64)  # holds more than float32's range
+    low, high, error = float(values.min()), float(values.max()), float(np.abs(rounded - values).max())
+    contrast, size = high - low, max(abs(low), abs(high))
     if error * _MIN_LEVELS <= contrast:
         return
     if error > size * 2.0**-23:
@@ -241,8 +243,8 @@ def _check_rounding(where: str, values: npt.NDArray[Any], rounded: npt.NDArray[n
     # A smaller contrast is that of a constant, computed in float64.
     if contrast > size * 2.0**-40:
         raise ValueError(
-            f"{where} must differ by more than float32 rounds, got {low:.6g} to {high:.6g}, a contrast of {contrast:.3g}, "
-            f"rounded by {error:.2g}; subtract the offset"
+            f"{where} must differ by more than float32 rounds, got {low:.6g} to {high:.6g}, which differ by "
+            f"{contrast:.3g} and are rounded by {error:.2g}; subtract an offset"
         )
 
 

@@ -199,4 +199,4 @@ def _as_image(path: Path, pixels: npt.NDArray[Any], *, channels_first: bool = Fa
             pixels = pixels[0]
     if pixels.dtype.kind not in "buif":
         raise ValueError(f"{path} must hold integer or real pixels, got {pixels.dtype}")
-    return as_float32(f"{path}: the image", pixels)
+    return as_float32(f"{path}: the image", pixels, exact=True)

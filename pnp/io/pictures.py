@@ -47,7 +47,7 @@ def read_picture(path: Path) -> npt.NDArray[np.float32]:
 
 
 def write_png(path: Path, pixels: npt.NDArray[np.float32], bits: Literal[8, 16]) -> None:
-    """Write (H, W), (1, H, W) or (3, H, W) to a PNG file, [0, 1] as 0..255 or 0..65535; what lies outside is clipped."""
+    """Write (H, W), (1, H, W) or (3, H, W) to a PNG file, [0, 1] as 0..255 or 0..65535, clipped outside."""
     from PIL import Image
 
     kind: Any = np.uint16 if bits == 16 else np.uint8
@@ -92,7 +92,7 @@ def _sixteen_bits(path: Path, colour_type: int) -> npt.NDArray[np.float32]:
     else:
         levels = 256 * _decode(path, mode, f"{mode};16B")[..., :3].astype(np.uint16)
         levels += _decode(path, mode, f"{mode};16L")[..., :3]
-    pixels = np.moveaxis(np.divide(levels, 65535, dtype=np.float32), -1, 0)
+    pixels: npt.NDArray[np.float32] = np.moveaxis(np.divide(levels, 65535, dtype=np.float32), -1, 0)
     return pixels[0] if len(pixels) == 1 else pixels
 
 
@@ -122,7 +122,7 @@ def _unit_interval(picture: Any) -> npt.NDArray[np.float32]:
 
 
 def _orientation(picture: Any) -> object:
-    """Return the EXIF orientation of a loaded picture; 1, upright, where it has none or one that viewers cannot read."""
+    """Return the EXIF orientation of a loaded picture; 1, upright, where it has none or a damaged one."""
     try:
         return picture.getexif().get(ORIENTATION_TAG, 1)
     except Exception:  # Pillow has no common class for damaged EXIF

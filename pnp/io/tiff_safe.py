@@ -72,7 +72,7 @@ def tiff_values(path: str | os.PathLike[str], series: Any) -> npt.NDArray[Any]:
             raise
         how = one_line(str(error).partition(" requires ")[0])
         raise ValueError(
-            f"{path}: {how} is decoded by the package imagecodecs only; install it, or save the file without compression"
+            f"{path}: {how} needs the package imagecodecs to be read; install it, or save without compression"
         ) from None
     return values
 
@@ -92,7 +92,7 @@ def shown_values(path: str | os.PathLike[str], tiff: Any) -> npt.NDArray[Any]:
     main = [series for series in tiff.series if not series.keyframe.subfiletype & _COPY_OR_MASK] or list(tiff.series)
     if len(main) != 1:
         shapes = ", ".join(str(series.shape) for series in main[:4])
-        raise ValueError(f"{path} holds {len(main)} images of different shapes, {shapes:.120}; save one of them alone")
+        raise ValueError(f"{path} holds {len(main)} images of different kinds, {shapes:.120}; save one of them alone")
     (series,) = main
     if len(kinds) > 1:
         raise ValueError(f"{path} holds pages of different palettes, orientations or zeros; save one of them alone")
@@ -139,7 +139,8 @@ def _black_is_zero(path: str | os.PathLike[str], values: npt.NDArray[Any], bits:
             f"{path} says that white is zero, and its numbers are {values.dtype}, for which TIFF has no black; "
             "save it as black is zero (photometric='minisblack')"
         )
-    return values.dtype.type(2**bits - 1) - values
+    inverted: npt.NDArray[Any] = values.dtype.type(2**bits - 1) - values
+    return inverted
 
 
 def _colours(path: str | os.PathLike[str], values: npt.NDArray[Any], palette: Any) -> npt.NDArray[np.float32]:
