@@ -58,9 +58,10 @@ def denoise(
         raise ValueError(f"--sigma must be a finite number, at least 0, in units of the image, got {sigma}")
     is_picture = image.suffix.lower() in (".png", ".jpg", ".jpeg")
     low, high = float(pixels.min()), float(pixels.max())
-    if sigma > 1 and 0 <= low and high <= 1 and (is_picture or low < high):
+    # Noise of more than 1 would carry an image out of [-1, 2]: a noisy image in [0, 1] is meant.
+    if sigma > 1 and low >= -1 and high <= 2 and (is_picture or low < high):
         raise ValueError(
-            f"--sigma must be in units of the image, which lies in [0, 1] ({low:.3g} to {high:.3g}), got {sigma:g}; "
+            f"--sigma must be in units of the image, whose values run from {low:.3g} to {high:.3g}, got {sigma:g}; "
             f"divide by 255 ({sigma / 255:.3g}) if it is meant for 0 to 255"
         )
 

@@ -259,7 +259,7 @@ def test_denoise_keeps_sixteen_bits_of_colour_and_turns_pictures_upright(monkeyp
 
 @pytest.mark.parametrize("name", ["y.png", "y.npy", "y.tif"])
 def test_denoise_refuses_sigma_of_another_unit(monkeypatch, tmp_path, capsys, name):
-    write_image(tmp_path / name, disc()[0, 0])
+    write_image(tmp_path / name, disc()[0, 0] + 0.1 * torch.randn(32, 32, generator=torch.Generator().manual_seed(0)))
     assert run(monkeypatch, "denoise", tmp_path / name, "--sigma", 25, "-o", tmp_path / "x.npy") == 2
     error = capsys.readouterr().err
     assert "--sigma" in error and "divide by 255 (0.098)" in error and len(error) < 400 and error.count("\n") == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from importlib.util import find_spec
 
 import h5py
 import numpy as np
@@ -210,6 +211,17 @@ def test_tiff_pages(tmp_path):
             tags = [(274, "H", 1, orientation, True)]
             file.write(GREY, photometric="minisblack", contiguous=False, metadata=None, extratags=tags)
     assert "pages of different" in refused(path)
+
+
+def test_compression_that_needs_another_package_says_so(tmp_path):
+    path = tmp_path / "x.tif"
+    Image.fromarray(GREY).save(path, compression="tiff_lzw")
+    if find_spec("imagecodecs"):
+        np.testing.assert_array_equal(read_image(path), GREY)
+    else:
+        assert "imagecodecs" in refused(path) and "LZW" in refused(path)
+    Image.fromarray(GREY).save(path, compression="tiff_adobe_deflate")
+    np.testing.assert_array_equal(read_image(path), GREY)
 
 
 @pytest.mark.parametrize("planar", ["contig", "separate"])
