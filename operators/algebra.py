@@ -86,6 +86,23 @@ class Scaled(LinearOperator):
         return lambda y: abs(self.c) * float(estimate(y / self.c))
 
     @property
+    def y_is_sampled(self) -> bool | None:  # type: ignore[override]
+        """Whether neighbours in y are neighbours on a grid, as A's."""
+        return _is_sampled(self.operator)
+
+    @property
+    def y_gain(self) -> Tensor:
+        """Gains of the measurements, |c| times A's, where A has them."""
+        gain: Tensor = abs(self.c) * self.operator.y_gain
+        return gain
+
+    @property
+    def concerns(self) -> Callable[[Tensor], list[str]]:
+        """A's concerns about y/c, where A has any."""
+        concerns = self.operator.concerns
+        return lambda y: concerns(y / self.c)
+
+    @property
     def subset(self) -> Callable[[int, int], LinearOperator]:
         """c times A's operator of the views b, b + n, ..., where A has subsets."""
         subset = self.operator.subset
@@ -141,6 +158,24 @@ class Composed(LinearOperator):
         return self.left.estimate_noise  # type: ignore[no-any-return]
 
     @property
+    def y_is_sampled(self) -> bool | None:  # type: ignore[override]
+        """Whether neighbours in y are neighbours on a grid: as A's, or B's where A acts pixel by pixel."""
+        left = _is_sampled(self.left)
+        return _is_sampled(self.right) if left is None else left
+
+    @property
+    def y_gain(self) -> Tensor:
+        """Gains of the measurements: A's where A has them, times B's where A acts pixel by pixel."""
+        gain: Tensor = self.left.y_gain
+        inner = getattr(self.right, "y_gain", None) if _is_sampled(self.left) is None else None
+        return gain if inner is None else gain * inner
+
+    @property
+    def concerns(self) -> Callable[[Tensor], list[str]]:
+        """A's concerns about y, where A has any."""
+        return self.left.concerns  # type: ignore[no-any-return]
+
+    @property
     def subset(self) -> Callable[[int, int], LinearOperator]:
         """A's operator of the views b, b + n, ... after B, where A has subsets."""
         subset = self.left.subset
@@ -188,6 +223,12 @@ class Sum(LinearOperator):
         return x
 
     @property
+    def y_is_sampled(self) -> bool | None:  # type: ignore[override]
+        """Whether neighbours in y are neighbours on a grid: where both A's and B's are."""
+        kinds = (_is_sampled(self.left), _is_sampled(self.right))
+        return False if False in kinds else True if True in kinds else None
+
+    @property
     def subset(self) -> Callable[[int, int], LinearOperator]:
         """The sum over the views b, b + n, ..., where both have subsets."""
         left, right = self.left.subset, self.right.subset
@@ -200,6 +241,8 @@ class Sum(LinearOperator):
 
 class Adjoint(LinearOperator):
     """A*, from measurements to images: its `A` is A's adjoint, its `A_adjoint` is A."""
+
+    y_is_sampled = True
 
     def __init__(self, operator: LinearOperator) -> None:
         super().__init__()
@@ -370,6 +413,12 @@ def _normal(operator: Any, x: Tensor) -> Tensor:
     if hasattr(operator, "A_adjoint_A"):
         return operator.A_adjoint_A(x)  # type: ignore[no-any-return]
     return operator.A_adjoint(operator.A(x))  # type: ignore[no-any-return]
+
+
+def _is_sampled(operator: Any) -> bool | None:
+    """Return an operator's `y_is_sampled`; those of other libraries do not say."""
+    known: bool | None = getattr(operator, "y_is_sampled", False)
+    return known
 
 
 def _is_operator(value: object) -> bool:
