@@ -103,11 +103,11 @@ class Mask(LinearOperator):
         inside, outside = _some(y[measured]), _some(y[~measured])
         if min(len(inside), len(outside)) < MIN_PIXELS:
             return []
-        values, counts = inside.unique(return_counts=True)
+        values, counts = torch.unique(inside, return_counts=True)
         most = values[counts.topk(min(2, len(counts))).indices]
         is_painted = bool(torch.isin(inside, most).float().mean() > 0.5)
         is_new = bool(torch.isin(outside, most).float().mean() < 0.05)
-        varies = bool(outside.unique(return_counts=True)[1].max() < 0.5 * len(outside))
+        varies = bool(torch.unique(outside, return_counts=True)[1].max() < 0.5 * len(outside))
         if not (is_painted and is_new and varies):
             return []
         shown = " or ".join(f"{float(v):.4g}" for v in most)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 MIN_WINDOWS = 1000
 """Fewer windows of 3 x 3 do not determine the noise level to a few per cent."""
-MIN_TRIPLES = 100
-"""Fewer triples of neighbours do not determine the noise level to some 15 per cent."""
+MIN_TRIPLES = 50
+"""Fewer triples of neighbours do not determine the noise level to some 20 per cent."""
 DIRECTIONS = ((0, 1), (1, 0), (1, 1), (1, -1))
 """Steps (rows, columns) along which three measured pixels may be neighbours."""
 
@@ -82,8 +82,6 @@ def typical_noise_std(noise_std: Any) -> float:
     values = noise_std.cpu().numpy() if isinstance(noise_std, Tensor) else np.asarray(noise_std)
     finite = values[np.isfinite(values)]
     return float(np.median(finite)) if finite.size else math.nan
-
-
 
 
 def _differences(y: Tensor, valid: Tensor, variance: Tensor | None, *steps: tuple[int, int]) -> Tensor:

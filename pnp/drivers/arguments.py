@@ -120,9 +120,11 @@ def _as_array(noise_std: Any, caller: str) -> Any:
     """Return a list of numbers, which may be tensors without axes, as an array of float64."""
     try:
         return np.array([float(v) if np.ndim(v) == 0 else v for v in noise_std], dtype=np.float64)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         got = short(repr(noise_std), 60)
-        raise TypeError(f"{caller}: noise_std must be a number, an array like y or a list of numbers, got {got}") from None
+        raise TypeError(
+            f"{caller}: noise_std must be a number, an array like y or a list of numbers, got {got}"
+        ) from None
 
 
 def _one_per_image(std: Tensor, shape: tuple[int, ...], caller: str) -> Tensor:

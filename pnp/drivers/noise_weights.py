@@ -104,7 +104,7 @@ def _estimate(operator: Operator | None, y: Tensor) -> list[float]:
 
 def _images(y: Tensor) -> list[Tensor]:
     """Return the images of a batch as batches of one; what has no batch is one image."""
-    return list(y.split(1)) if y.ndim > 1 else [y]
+    return list(torch.split(y, 1)) if y.ndim > 1 else [y]
 
 
 def _one_each(values: list[float], y: Tensor) -> Any:

@@ -30,7 +30,7 @@ SAMPLED = frozenset(
         "Upsampling",
     }
 )
-"""deepinv's physics that measure images or sinograms. Not in it: k-space, visibilities, random and coded projections."""
+"""deepinv's physics that measure images or sinograms. Absent: k-space, visibilities, random codes."""
 OTHER_NOISE = {
     "FisherTippettNoise": "give noise_std, the standard deviation in units of y",
     "GammaNoise": "give noise_std, the standard deviation in units of y",
@@ -54,7 +54,7 @@ def declared_noise_std(operator: Any, y: Tensor) -> Tensor | float | None:
     Raises:
         ValueError: the noise model is another one, or has a number of sigmas that is not that of images.
     """
-    model = getattr(operator, "noise_model", None)
+    model: Any = getattr(operator, "noise_model", None)
     names = _deepinv_names(model)
     for name in names:
         if name in OTHER_NOISE:

@@ -48,8 +48,8 @@ def solve(
 ) -> Result:
     """Reconstruct an image from measurements y = A x + noise by plug-and-play ADMM or HQS.
 
-    The images of a batch share one schedule, one stopping rule and, where it is estimated, one noise level; solve
-    images of different brightness or noise separately.
+    The images of a batch share one schedule and one stopping rule; solve images of different brightness or noise
+    separately.
 
     Args:
         operator: A, with `A(x)` and `A_adjoint(y)`; any deepinv LinearPhysics as it is. It is never changed.
@@ -57,10 +57,12 @@ def solve(
             array: the answer comes back as the same, on the same device. NaN is allowed where noise_std is infinite.
             For `operators.stack` a tuple or list of them.
         denoiser: D(x, sigma), sigma the noise's standard deviation in units of x; any deepinv denoiser.
-        noise_std: standard deviation of the noise in units of y, a scalar or an array broadcasting to y; infinity
-            marks measurements without information. None: `estimate_noise_std(y)`. Values below 1e-4 of the root
-            mean square of y are raised to it, so that exact data stay well-posed. For a stack, one for all parts, or a
-            tuple or list with one for each part of y.
+        noise_std: standard deviation of the noise in units of y, a scalar, one number an image (B,), or an array
+            broadcasting to y; infinity marks measurements without information. For a stack, one for all parts, or a
+            tuple, list or 1-D array with one for each part of y. None: sigma of deepinv's `GaussianNoise` where the
+            operator has one as `noise_model`, else `estimate_noise_std(y)` image by image, where neighbours in y are
+            neighbours in an image or a sinogram (`y_is_sampled`). Values below 1e-4 of the root mean square of an
+            image's measurements are raised to it, so that exact data stay well-posed.
         algorithm: "admm" or "hqs".
         strength: weight of the prior: alpha_k = lambda strength / sigma_k^2, lambda from `schedules.coupling`; more is
             smoother.
