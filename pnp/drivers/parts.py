@@ -56,12 +56,7 @@ class Joined:
 
     def A_adjoint(self, y: Tensor, /) -> Tensor:
         """Return the adjoint applied to the parts of y (B, m)."""
-        parts = torch.split(y, [math.prod(shape) for shape in self._shapes], 1)
-        # One complex part makes the whole tensor complex; what was real in it is so still.
-        real = [
-            part if c or not part.is_complex() else part.real for part, c in zip(parts, self._is_complex, strict=True)
-        ]
-        shaped = [part.reshape(len(y), *shape) for part, shape in zip(real, self._shapes, strict=True)]
+        shaped = self._split(y)
         try:
             x = self.operator.A_adjoint(self._kind(shaped))
             if not isinstance(x, Tensor):
@@ -79,6 +74,25 @@ class Joined:
     def A_adjoint_A(self) -> Any:
         """The stack's own normal operator, where it has one."""
         return self.operator.A_adjoint_A
+
+    def concerns(self, y: Tensor, /) -> list[str]:
+        """Return what the operators of the parts of y (B, m) find wrong with them."""
+        found = []
+        for i, (owner, part) in enumerate(
+            zip(owners_of(self.operator, len(self._shapes)), self._split(y), strict=True)
+        ):
+            concerns = getattr(owner, "concerns", None)
+            found += [] if concerns is None else [f"y[{i}]: {text}" for text in concerns(part)]
+        return found
+
+    def _split(self, y: Tensor) -> list[Tensor]:
+        """Return the parts of y (B, m) in their shapes."""
+        parts = torch.split(y, [math.prod(shape) for shape in self._shapes], 1)
+        # One complex part makes the whole tensor complex; what was real in it is so still.
+        real = [
+            part if c or not part.is_complex() else part.real for part, c in zip(parts, self._is_complex, strict=True)
+        ]
+        return [part.reshape(len(y), *shape) for part, shape in zip(real, self._shapes, strict=True)]
 
 
 def join(operator: Operator, y: Any, noise_std: Any, term: DataTerm) -> tuple[Joined, Tensor, Tensor, bool]:

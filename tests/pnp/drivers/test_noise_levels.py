@@ -15,7 +15,8 @@ from torch import Tensor
 from toys import smooth
 
 from operators import Blur, Downsample, Identity, LinearOperator, Mask, Radon, gaussian_kernel, stack
-from pnp import Poisson, solve, to_deepinv
+from pnp import LeastSquares, Poisson, solve, to_deepinv
+from pnp.drivers.parts import join
 from pnp.interop import as_operator, operator_from_functions
 
 with warnings.catch_warnings():  # what deepinv warns of at import is not ours to fix
@@ -72,6 +73,9 @@ def test_one_sigma_an_image_is_that_of_each_alone():
     assert torch.equal(again.x, together.x)
     with pytest.raises(ValueError, match="sigma"):
         solve(physics, torch.cat([y, y[:1]]), smooth)
+    exact = noise_of(P.Denoising(GaussianNoise(torch.tensor([0.02, 0.0]))), x)
+    rms = x[1].square().mean().sqrt()
+    assert exact.flatten().tolist() == pytest.approx([0.02, 1e-4 * float(rms)], rel=1e-4)
 
 
 def test_a_noise_model_that_adds_nothing_is_no_noise_level():
@@ -210,6 +214,15 @@ def test_an_inverted_mask_of_zeroed_measurements_is_refused(make, options):
     with pytest.raises(ValueError, match=r"y must not be 0 .*inverted"):
         solve(make(~kept), scene() * kept, smooth, **options)
     assert solve(make(kept), scene() * kept, smooth, max_iter=1, **options).n_iter == 1
+
+
+def test_a_stack_passes_on_its_operators_concerns():
+    holes = uniform(*SHAPE, seed=2) < 0.2
+    y = (scene(), torch.where(holes, 1.0, noisy(scene(), 0.1)))
+    joined, flat, *_ = join(stack([Identity(SHAPE), Mask(holes)]), y, 0.1, LeastSquares())
+    (said,) = joined.concerns(flat)
+    assert said.startswith("y[1]: ") and said.endswith(Mask(holes).concerns(y[1])[0])
+    assert join(stack([Identity(SHAPE), Mask(~holes)]), y, 0.1, LeastSquares())[0].concerns(flat) == []
 
 
 # One level an image, a part, or a measurement
