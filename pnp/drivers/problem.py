@@ -203,6 +203,8 @@ def prepare(
         y, weights, estimated = clean_and_weigh(operator, y, noise_std, term)
     else:
         operator, y, weights, estimated = join(operator, y, noise_std, term)
+    if noise_std is None and not estimated and term.needs_noise_std:  # the physics' own, which may change
+        settings["noise_std"] = weights
     h = bind(term, operator, y, weights, check_adjoint)
 
     def begin(h: BoundDataTerm) -> Start:

@@ -59,10 +59,12 @@ def solve(
             array: the answer comes back as the same, on the same device. NaN is allowed where noise_std is infinite.
             For `operators.stack` a tuple or list of them.
         denoiser: D(x, sigma), sigma the noise's standard deviation in units of x; any deepinv denoiser.
-        noise_std: standard deviation of the noise in units of y, a scalar or an array broadcasting to y; infinity
-            marks measurements without information. None: `estimate_noise_std(y)`. Values below 1e-4 of the root
-            mean square of y are raised to it, so that exact data stay well-posed. For a stack, one for all parts, or a
-            tuple or list with one for each part of y.
+        noise_std: standard deviation of the noise in units of y, a scalar, one number an image (B,), or an array
+            broadcasting to y; infinity marks measurements without information. For a stack, one for all parts, or a
+            tuple, list or 1-D array with one for each part of y. None: sigma of deepinv's `GaussianNoise` where the
+            operator has one as `noise_model`, else `estimate_noise_std(y)` image by image, where neighbours in y are
+            neighbours in an image or a sinogram (`y_is_sampled`). Values below 1e-4 of the root mean square of an
+            image's measurements are raised to it, so that exact data stay well-posed.
         algorithm: "admm" or "hqs".
         strength: weight of the prior: alpha_k = lambda strength / sigma_k^2, lambda from `schedules.coupling`; more is
             smoother.

@@ -231,7 +231,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         ValueError,
         "noise_std must be a number .* of 2, .*got 3 entries",
     ),
-    "noise array": ({"noise_std": torch.ones(2)}, ValueError, r"noise_std must be a number .*one array \(2,\)"),
+    "noise array": ({"noise_std": torch.ones(3)}, ValueError, r"noise_std must be a number .*one array \(3,\)"),
     "noise negative": ({"noise_std": (1.0, -1.0)}, ValueError, r"y\[1\]: noise_std must be positive"),
     "noise mis-shaped": ({"noise_std": (torch.ones(4), 1.0)}, ValueError, r"y\[0\]: noise_std must be a scalar or"),
     "noise infinite": ({"noise_std": (math.inf, math.inf)}, ValueError, "noise_std is infinite everywhere"),
