@@ -59,7 +59,8 @@ def concerns_of_counts(counts: Tensor, gain: Tensor) -> list[str]:
             remedy = f"gain={unit * step:.4g}" if unit is not None else f"gain times {step:.4g}"
             return [
                 f"{of_what} comes in steps of {said * step:.4g}, where Poisson takes {said:.4g} for one count, and "
-                f"{variance}; if y is a gain times counts, use Poisson({remedy})"
+                f"{variance}; if y is a gain times counts, use Poisson({remedy}), "
+                "and LeastSquares() for a picture"
             ]
     if fano < 0.5 and not whole:
         return [

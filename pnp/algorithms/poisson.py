@@ -266,13 +266,13 @@ class PoissonStep:
     def residuals(self, x: Tensor, /) -> tuple[Tensor, Tensor]:
         """Return the signed deviance residuals of A x + r - y in noise levels, and which measurements count.
 
-        Both have y's shape. What was rejected, and what x gives no expected count, does not count; the residuals of the
-        former are computed all the same, those of the latter are 0.
+        Both have y's shape; the residual is 0 where a measurement does not count, because it was rejected or because x
+        gives it no expected count. Too many counts for x are negative.
         """
         expected = self.operator.A(x) + self._r
-        seen = expected > self._least
+        counted = (expected > self._least) & self._kept
         found = deviance_residuals(self._shifted.clamp(min=0) / self.gain, expected / self.gain)
-        return torch.where(seen, found, 0), seen & self._kept
+        return torch.where(counted, found, 0), counted
 
     def reject(self, rejected: Tensor) -> PoissonStep:
         """Return this data term without measurements, a mask of y's shape, nor those that were rejected before.
