@@ -11,6 +11,8 @@ _SAMPLES = 1 << 16
 """Measurements that are looked at, evenly spread over y."""
 _FEWEST = 64
 """Fewer nonzero measurements than this say nothing about their unit."""
+_HARMLESS = 1.25
+"""A factor that the unit of a count may be off without a sentence, such as a correction of all counts for decay."""
 _BLOCK = 256
 """Consecutive second differences in one estimate of the Fano factor."""
 
@@ -37,36 +39,33 @@ def concerns_of_counts(counts: Tensor, gain: Tensor) -> list[str]:
     """Return a sentence where y = gain * counts is probably in another unit, in an empty list where not.
 
     Counts that were corrected, by a scatter or an attenuation estimate for instance, are no whole numbers either, but
-    vary no less than counts do. So there must be two signs: what is no whole number must vary much less than counts,
+    vary no less than counts do. So there must be two signs: numbers that are not whole must vary much less than counts,
     or y must have steps of another size, which its variance fits better than a step of one count.
 
     Args:
         counts: y/gain, what is taken for numbers of counts.
         gain: y per count, for the sentences: a scalar, or an array.
     """
-    values = _nonzero_sample(counts)
-    fano = fano_factor(counts)
+    values, fano = _nonzero_sample(counts), fano_factor(counts)
     if fano is None or len(values) < _FEWEST:
         return []
-    whole, step = are_whole(values), count_step(values)
-    unit = float(gain) if gain.numel() == 1 else None
-    said = 1.0 if unit is None else unit
-    variance = f"the variance of neighbours is {said * fano:.2g} of their mean"
-    of_what = "y" if unit is not None else "y/gain"
-    if step is not None and abs(step - 1) > 0.01:
-        fits_better = abs(math.log(max(fano, 1e-9) / step)) < abs(math.log(max(fano, 1e-9)))
-        if fits_better or (fano < 0.5 and not whole):
-            remedy = f"gain={unit * step:.4g}" if unit is not None else f"gain times {step:.4g}"
+    step, varies_less = count_step(values), fano < 0.5 and not are_whole(values)
+    is_scalar = gain.numel() == 1
+    unit, name = (float(gain), "y") if is_scalar else (1.0, "y/gain")
+    variance = f"the variance of neighbours is {unit * fano:.2g} of their mean"
+    if step is not None and abs(math.log(step)) > math.log(_HARMLESS):
+        size = math.log(max(fano, 1e-9))
+        if varies_less or abs(size - math.log(step)) < abs(size):
+            remedy = f"gain={unit * step:.4g}" if is_scalar else f"gain={step:.4g} * gain"
             return [
-                f"{of_what} comes in steps of {said * step:.4g}, where Poisson takes {said:.4g} for one count, and "
-                f"{variance}; if y is a gain times counts, use Poisson({remedy}), "
-                "and LeastSquares() for a picture"
+                f"{name} comes in steps of {unit * step:.4g}, where Poisson takes {unit:.4g} for one count, and "
+                f"{variance}; if y is a gain times counts, use Poisson({remedy}); if it is a picture, LeastSquares()"
             ]
-    if fano < 0.5 and not whole:
+    if varies_less:
         return [
-            f"{of_what} holds no whole numbers of counts and varies less than counts do ({variance}, "
-            f"{said:.4g} expected); if y is a gain times counts, or their mean, use Poisson(gain=...); if y was "
-            "smoothed or holds no noise, use LeastSquares()"
+            f"{name} holds no whole numbers of counts and varies less than counts do ({variance}, {unit:.4g} "
+            "expected); if y is a gain times counts, or a mean of counts, use Poisson(gain=...); if y was smoothed or "
+            "holds no noise, LeastSquares()"
         ]
     return []
 
