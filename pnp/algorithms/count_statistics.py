@@ -102,7 +102,7 @@ def count_step(values: Tensor) -> float | None:
     >>> count_step(torch.tensor([0.3, 0.7, 0.5, 1.2]))
     0.1
     """
-    distinct = values.unique()
+    distinct = values.unique()  # type: ignore[no-untyped-call]
     if not len(distinct):
         return None
     chosen = [float(v) for v in distinct[:: max(1, len(distinct) // 64)].tolist()]

@@ -342,14 +342,15 @@ def _concern_of_noise_model(h: PoissonStep, is_doubtful: bool) -> list[str]:
             f"operator.noise_model has normalize=False: y are counts of A x / {_shown(gain)}, and x comes out divided "
             f"by it; multiply y by it and use Poisson(gain={_shown(gain)})"
         ]
-    same_gain = torch.allclose(*torch.broadcast_tensors(gain, h.gain), rtol=1e-3)
+    same_gain = bool(((gain - h.gain).abs() <= 1e-3 * gain).all())
     # y and all its levels may have been scaled together.
-    same_noise = torch.allclose(*torch.broadcast_tensors(noise / gain, h.read_noise / h.gain), rtol=1e-3, atol=1e-6)
+    theirs, ours = noise / gain, h.read_noise / h.gain
+    same_noise = bool(((theirs - ours).abs() <= 1e-3 * theirs).all())
     if same_noise and (same_gain or not is_doubtful or bool((noise > 0).all())):
         return []
-    theirs, ours = (f"gain {_shown(g)} and read noise {_shown(s)}" for g, s in ((gain, noise), (h.gain, h.read_noise)))
+    said = [f"gain {_shown(g)} and read noise {_shown(s)}" for g, s in ((gain, noise), (h.gain, h.read_noise))]
     return [
-        f"operator.noise_model has {theirs}, Poisson {ours}: if y has the operator's noise, use "
+        f"operator.noise_model has {said[0]}, Poisson {said[1]}: if y has the operator's noise, use "
         "Poisson(gain=None, read_noise=None), which reads both there"
     ]
 

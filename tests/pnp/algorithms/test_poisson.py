@@ -16,6 +16,7 @@ from toys import SHAPE, Diagonal, Matrix, image, smooth
 from denoisers import MLPatch
 from operators import Radon
 from pnp import LeastSquares, Poisson, mlem, psnr, solve
+from pnp.drivers.fingerprint import fingerprint
 
 with warnings.catch_warnings():  # what deepinv warns of at import is not ours to fix
     warnings.simplefilter("ignore")
@@ -315,6 +316,11 @@ def test_values_below_zero_are_allowed_as_far_as_read_noise_goes() -> None:
     with pytest.raises(ValueError, match="read_noise") as caught:
         Poisson(read_noise=0.8).bind(operator, y, ONE)
     assert len(str(caught.value)) < 400
+
+
+def test_a_checkpoint_tells_the_options_apart() -> None:
+    terms = [Poisson(), Poisson(robust=True), Poisson(gain=2.0), Poisson(gain=None), Poisson(read_noise=1.0)]
+    assert len({fingerprint(term) for term in terms}) == len(terms)
 
 
 def test_repr_is_the_call() -> None:
