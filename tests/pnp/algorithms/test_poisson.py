@@ -304,9 +304,17 @@ def test_levels_that_cannot_be(name: str) -> None:
     with pytest.raises((ValueError, TypeError), match=f"Poisson: {name}"):
         Poisson(**{name: bad})  # type: ignore[arg-type]
     operator, y, _ = poisson_problem()
+    with pytest.raises(TypeError, match=f"Poisson: {name}"):
+        Poisson(**{name: "much"})  # type: ignore[arg-type]
     if name != "robust":
         with pytest.raises(ValueError, match=f"Poisson: {name}"):
             Poisson(**{name: torch.ones(3)}).bind(operator, y, ONE)  # type: ignore[arg-type]
+
+
+def test_gaussian_noise_of_the_operator_has_no_gain() -> None:
+    physics = Denoising(PoissonGaussianNoise(gain=0.0, sigma=0.1))
+    with pytest.raises(ValueError, match="gain"):
+        Poisson(gain=None).bind(physics, dose()[1], ONE)
 
 
 def test_values_below_zero_are_allowed_as_far_as_read_noise_goes() -> None:
