@@ -270,12 +270,13 @@ class PoissonStep:
     def residuals(self, x: Tensor, /) -> tuple[Tensor, Tensor]:
         """Return the signed deviance residuals of A x + r - y in noise levels, and which measurements count.
 
-        Both have y's shape; the residual is 0 where a measurement does not count, because it was rejected or because x
-        gives it no expected count. Too many counts for x are negative.
+        Both have y's shape; the residual is 0 where a measurement does not count, because it was rejected, or because x
+        gives it no expected count and it has none. Too many counts for x are negative. A hot pixel beside the object
+        has counts but no expected count: that counts as the least there is.
         """
         expected = self.operator.A(x) + self._r
-        counted = (expected > self._least) & self._kept
-        found = deviance_residuals(self._shifted.clamp(min=0) / self.gain, expected / self.gain)
+        counted = ((expected > self._least) | (self._counts > 0)) & self._kept
+        found = deviance_residuals(self._counts / self.gain, expected.clamp(min=self._least) / self.gain)
         return torch.where(counted, found, 0), counted
 
     def reject(self, rejected: Tensor) -> PoissonStep:

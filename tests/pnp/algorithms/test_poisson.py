@@ -298,6 +298,15 @@ def test_outliers_stand_out_and_nothing_else_does() -> None:
     assert float(residual[..., 10, 11]) == pytest.approx(-(deviance**0.5), rel=1e-9)
 
 
+def test_a_hot_pixel_beside_the_object_is_seen() -> None:
+    x = 20 * (0.2 + image())
+    x[..., :5] = 0
+    y = torch.poisson(x, generator=torch.Generator().manual_seed(1))
+    y[..., 10, 2] = 30
+    residual, counted = Poisson(robust=True).bind(IDENTITY, y, ONE).residuals(x)
+    assert counted[..., 10, 2] and residual[..., 10, 2] < -6 and int(counted[..., :5].sum()) == 1
+
+
 @pytest.mark.parametrize("name", ["gain", "read_noise", "background", "robust"])
 def test_levels_that_cannot_be(name: str) -> None:
     bad = {"gain": 0.0, "read_noise": -1.0, "background": -1.0, "robust": 1}[name]
