@@ -20,7 +20,7 @@ from torch import Tensor
 from ..checks import as_tensor, broadcasts, check_number, short
 from .count_statistics import are_whole, concerns_of_counts, deviance_residuals
 from .least_squares import apply_normal, estimate_spectral_flatness
-from .linalg import operator_norm
+from .linalg import each, images, operator_norms, per_image, together
 from .protocols import Operator
 
 
@@ -174,8 +174,8 @@ class Poisson:
                 f"minimum of {float(y.min()):.4g}; give the standard deviation of Gaussian noise as "
                 "Poisson(read_noise=...), and do not subtract the background, pass it as Poisson(background=...)"
             )
-        if not bool((y > 0).any()):
-            raise ValueError("Poisson: y must hold counts, got zeros only; check the measurements")
+        if not all(bool((one > 0).any()) for one in images(y)):
+            raise ValueError("Poisson: y must hold counts in each image, got zeros only; check the measurements")
         return PoissonStep(operator, y, r, n_inner=self.n_inner, gain=gain, read_noise=read_noise)
 
 
@@ -211,9 +211,8 @@ class PoissonStep:
         self._counts = torch.where(self._kept, self._shifted.clamp(min=0), 0)
         self.back_projection = operator.A_adjoint(self._counts)
         self.sensitivity = operator.A_adjoint(self._weights)  # s = A* 1, for a gain of 1
-        share = int(self._kept.sum()) / y.numel()
-        self._least = MIN_EXPECTED * float(self._counts.mean()) / share
-        self._variance = (gain * self._counts).mean() / share  # mean of those kept
+        self._variances = self._means(gain * self._counts)
+        self._least = per_image(MIN_EXPECTED * self._means(self._counts), y)
         if bool((self.sensitivity < -RINGING * self.sensitivity.max().clamp(min=0)).any()):
             raise ValueError(
                 "Poisson: the operator must have non-negative entries, got A_adjoint(1) < 0; use LeastSquares"
@@ -238,23 +237,28 @@ class PoissonStep:
     def initial(self) -> Tensor:
         """Return the image after ten EM iterations from the constant that explains all counts."""
         s = self.sensitivity
-        counts = ((self._counts - self._r).clamp(min=0) * self._weights).sum()
-        x = torch.ones_like(s) * torch.where(counts > 0, counts, (self._counts * self._weights).sum()) / s.sum()
+        counts = _sums((self._counts - self._r).clamp(min=0) * self._weights, s)
+        x = torch.ones_like(s) * torch.where(counts > 0, counts, _sums(self._counts * self._weights, s)) / _sums(s, s)
         seen = s > RINGING * s.max()
         for _ in range(10):
             x = torch.where(seen, self._em(x) / torch.where(seen, s, 1), x)
         return x
 
-    def curvature(self) -> float:
+    def curvature(self) -> float | Tensor:
         """Return ||A*A|| / mean(gain y), A without the measurements left out: a gain times a count is its variance."""
-        norm = operator_norm(self._normal, self.back_projection, rtol=1e-2)
-        return norm**2 / float(self._variance)
+        norms = operator_norms(self._normal, self.back_projection, rtol=1e-2)
+        variances = each(self._variances, len(norms))
+        return together([norm**2 / variance for norm, variance in zip(norms, variances, strict=True)])
 
-    def spectral_flatness(self) -> float:
+    def spectral_flatness(self) -> float | Tensor:
         """Return tr(M^2) / (||M|| tr M) of M = A*A / mean(gain y)."""
-        return estimate_spectral_flatness(
-            lambda x: self._normal(x) / self._variance, self.back_projection, self.curvature()
-        )
+        variance = per_image(self._variances, self.back_projection)
+        return estimate_spectral_flatness(lambda x: self._normal(x) / variance, self.back_projection, self.curvature())
+
+    def _means(self, values: Tensor) -> float | Tensor:
+        """Return each image's mean over the measurements that were not left out, of values that are 0 there."""
+        pairs = zip(images(values), images(self._kept), strict=True)
+        return together([float(one.mean()) / (int(kept.sum()) / kept.numel()) for one, kept in pairs])
 
     def _normal(self, x: Tensor) -> Tensor:
         if self.rejected is None:
@@ -276,7 +280,7 @@ class PoissonStep:
         """
         expected = self.operator.A(x) + self._r
         counted = ((expected > self._least) | (self._counts > 0)) & self._kept
-        found = deviance_residuals(self._counts / self.gain, expected.clamp(min=self._least) / self.gain)
+        found = deviance_residuals(self._counts / self.gain, torch.maximum(expected, self._least) / self.gain)
         return torch.where(counted, found, 0), counted
 
     def reject(self, rejected: Tensor) -> PoissonStep:
@@ -285,8 +289,10 @@ class PoissonStep:
         It starts from the same `last_x`, and costs two A*.
         """
         out = rejected if self.rejected is None else rejected | self.rejected
-        if not bool(((self.y > 0) & ~out).any()):
-            raise ValueError("Poisson: rejected must leave some counts of y, got all of them; check y and the operator")
+        if not all(bool(one.any()) for one in images((self.y > 0) & ~out)):
+            raise ValueError(
+                "Poisson: rejected must leave some counts of each image in y, got all of them; check y and the operator"
+            )
         levels = {"gain": self.gain, "read_noise": self.read_noise}
         step = PoissonStep(
             self.operator, self.y, self.background, n_inner=self.inner_iterations, rejected=out, **levels
@@ -370,3 +376,8 @@ def _concern_of_noise_model(h: PoissonStep, is_doubtful: bool) -> list[str]:
 
 def _shown(level: Tensor) -> str:
     return f"{float(level.mean()):.4g}" + ("" if level.numel() == 1 else " on average")
+
+
+def _sums(values: Tensor, like: Tensor) -> Tensor:
+    """Return the sum of each image's values, shaped to broadcast against images."""
+    return torch.stack([one.sum() for one in images(values)]).reshape(-1, *[1] * (like.ndim - 1))
