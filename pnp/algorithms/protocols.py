@@ -44,7 +44,18 @@ class Denoiser(Protocol):
 
 
 class BoundDataTerm(Protocol):
-    """A data term f bound to its operator and measurements."""
+    """A data term f bound to its operator and measurements.
+
+    Optional methods; terms with an option `robust` have the first two:
+
+    - `residuals(x) -> (residuals, counted)`: the signed residuals of A x - y in noise levels, nearly normal where x
+      explains y, and a bool mask of the measurements that count; both have y's shape. A residual that does not count
+      is 0.
+    - `reject(rejected) -> BoundDataTerm`: the same term without the measurements marked in a bool mask of y's shape,
+      nor those that it had lost before. It continues from the same `last_x`. To take measurements back, call `reject`
+      of the term that still has them, and hand `last_x` on.
+    - `concerns() -> list[str]`: a sentence for each thing that looks wrong with y and the term's options.
+    """
 
     back_projection: Tensor
     """The adjoint applied to the (weighted) measurements: an image of the shape of x."""

@@ -191,7 +191,12 @@ def _fits(shape: Sequence[int], sizes: Sequence[Any]) -> bool:
 
 def _check_scalars(term: DataTerm) -> None:
     """Refuse arrays of a data term of counts: they cannot broadcast to the joined tensor of all parts."""
-    for name in ("background", "i0"):
+    if getattr(term, "gain", 1.0) is None or getattr(term, "read_noise", 0.0) is None:
+        raise ValueError(
+            f"solve: gain and read_noise of {type(term).__name__} must be numbers where y has parts, got None; the "
+            "parts' operators may have different noise models"
+        )
+    for name in ("background", "i0", "gain", "read_noise"):
         shape = tuple(getattr(getattr(term, name, None), "shape", ()))
         if math.prod(shape) != 1:
             raise ValueError(

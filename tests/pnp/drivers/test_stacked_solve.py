@@ -165,11 +165,15 @@ def test_counts_in_parts():
     array = torch.ones(32, 40)
     for term, name in (
         (Poisson(background=array), "background"),
+        (Poisson(gain=1 + array), "gain"),
+        (Poisson(read_noise=array), "read_noise"),
         (Transmission(50.0, background=array), "background"),
         (Transmission(array), "i0"),
     ):
         with pytest.raises(ValueError, match=rf"^solve: {name} .*scalar.*\(32, 40\)"):
             solve(operator, y, smooth, data_term=term)
+    with pytest.raises(ValueError, match="solve: gain"):
+        solve(operator, y, smooth, data_term=Poisson(gain=None))
 
 
 # ---------------------------------------------------------------- checkpoints
