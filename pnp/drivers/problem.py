@@ -47,6 +47,7 @@ class Problem:
         robust: whether outliers among the measurements are left out.
         settings: what must be the same for a checkpoint to be resumed, by name.
         noise_std: standard deviation of the noise that is used, as `Result.noise_std`.
+        adjoint_checked: whether A and A_adjoint passed their check.
         used: the data term of the current solve: h, or h without the measurements that are rejected.
         rejected: those measurements, a mask like y; None where none is looked for.
         n_rounds: solves that were started because others had been rejected.
@@ -69,6 +70,7 @@ class Problem:
     noise_std: Any
     noise_estimated: bool
     is_numpy: bool
+    adjoint_checked: bool = True
     rejected: Tensor | None = None
     n_rounds: int = 0
     residuals: tuple[float, float] = (math.inf, math.inf)
@@ -232,6 +234,7 @@ def prepare(
         noise_std=noise_used(parts, is_numpy) if term.needs_noise_std else None,
         noise_estimated=estimated,
         is_numpy=is_numpy,
+        adjoint_checked=check_adjoint,
     )
 
 
