@@ -157,8 +157,7 @@ class Problem:
         """Return the image, how it was reached, and what looks wrong about it."""
         n_iter = 0 if self.state is None else self.state.k
         if stop is Stop.DIVERGED:
-            n_iter, self.z = self.calm
-            self._misfit = None
+            self.z, self._misfit = self.calm[1], None
         warnings = judge(self, stop)
         x, rejected = (v.cpu().numpy() if self.is_numpy and v is not None else v for v in (self.z, self.rejected))
         return Result(

@@ -63,6 +63,7 @@ def restore_state(kept: RunState, problem: Problem, monitor: Monitor) -> State |
         problem.h.last_x = x
     state = State(k, x, z, u, z, sigma, alpha)
     problem.state, problem.z = state, z
+    problem.residuals = history["primal"][-1], history["dual"][-1]
     problem.finished = [at if at < k else 0 for at in finished]  # those that kept their z in iteration k
     _check_denoiser(state, problem.denoise, problem.denoiser)
     problem.finished = finished

@@ -163,7 +163,7 @@ def _smallest_estimate(white: Tensor, gain: Tensor | None) -> float:
     for b in range(len(white)):
         with suppress(ValueError):
             found.append(estimate_noise_std(white[b : b + 1], None if gain is None else gain[b : b + 1]))
-    return min(found, default=math.nan)
+    return min((level for level in found if level > 0), default=math.nan)
 
 
 def _concerns(problem: Problem) -> list[str]:
