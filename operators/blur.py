@@ -202,10 +202,9 @@ def gaussian_kernel(std_px: float, *, dtype: torch.dtype = torch.float32) -> Ten
     if not (math.isfinite(std_px) and std_px > 0):
         raise ValueError(f"gaussian_kernel: std_px must be a positive number of pixels, got {std_px!r}")
     radius = math.ceil(4 * std_px)
-    t = torch.arange(-radius, radius + 1, dtype=torch.float64) / std_px
-    g = torch.exp(-t.square() / 2)
-    g = g / g.sum()
-    return torch.outer(g, g).to(dtype)
+    g = [math.exp(-((k / std_px) ** 2) / 2) for k in range(-radius, radius + 1)]
+    total = math.fsum(g)
+    return torch.tensor([[a / total * (b / total) for b in g] for a in g], dtype=dtype)
 
 
 def _abs2(z: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..checks import check_number
-from .linalg import cg, implicit_solve, operator_norm
+from .linalg import cg, implicit_solve, mean, operator_norm
 from .protocols import Operator, Preconditioner, Step
 
 
@@ -124,7 +124,7 @@ class LeastSquaresStep:
                 return self.operator.A_adjoint(counts * self.operator.A(x))
 
             norm = operator_norm(normal, self.back_projection, rtol=1e-2)
-            self._curvature = float(self.weights[counts].double().mean()) * norm**2
+            self._curvature = mean(self.weights[counts]) * norm**2
         return self._curvature
 
     def spectral_flatness(self) -> float:
