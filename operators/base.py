@@ -30,7 +30,9 @@ class LinearOperator(nn.Module):
       there is no closed form for these weights;
     - `preconditioner(weights)`: M(r, alpha), approximately (A*WA + alpha)^-1 r, symmetric positive definite,
       or None;
-    - `fbp(y)`: a direct first estimate, and `sees_whole_image`: False where truncation makes that estimate wrong.
+    - `fbp(y)`: a direct first estimate, and `sees_whole_image`: False where truncation makes that estimate wrong;
+    - `concerns(y)`: a list of sentences, each with cause and remedy, on measurements that look wrong to the operator;
+      empty where nothing does, and for whatever may be meant.
 
     Here `weights` is a scalar tensor or broadcasts against y, and alpha is a positive scalar tensor.
 
