@@ -13,11 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..checks import check_number
-from .linalg import cg, implicit_solve, mean, operator_norm
+from .linalg import cg, implicit_solve, operator_norm
 from .protocols import Operator, Preconditioner, Step
 
 
@@ -124,7 +125,7 @@ class LeastSquaresStep:
                 return self.operator.A_adjoint(counts * self.operator.A(x))
 
             norm = operator_norm(normal, self.back_projection, rtol=1e-2)
-            self._curvature = mean(self.weights[counts]) * norm**2
+            self._curvature = _mean(self.weights[counts]) * norm**2
         return self._curvature
 
     def spectral_flatness(self) -> float:
@@ -150,6 +151,11 @@ def estimate_spectral_flatness(normal: Callable[[Tensor], Tensor], like: Tensor,
     Mv = normal(v) / norm  # before it is squared
     trace = float(torch.real(v.conj() * Mv).sum())
     return min(1.0, float((Mv.abs() ** 2).sum()) / trace) if trace > 0 else 1.0
+
+
+def _mean(values: Tensor) -> float:
+    """Return the mean of real values, summed in float64 by NumPy: Apple's GPUs have no float64."""
+    return float(values.detach().cpu().numpy().mean(dtype=np.float64))
 
 
 def _probe(like: Tensor) -> Tensor:

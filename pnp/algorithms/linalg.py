@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -159,15 +158,6 @@ def operator_norm(
         if norm == 0 or abs(norm - norm_old) <= rtol * norm:
             break
     return norm
-
-
-def mean(values: Tensor) -> float:
-    """Return the mean of real values, summed in float64 by NumPy: Apple's GPUs have no float64.
-
-    >>> mean(torch.tensor([1e30, 1e30, 1e30])) == float(torch.tensor(1e30))
-    True
-    """
-    return float(values.detach().cpu().numpy().mean(dtype=np.float64))
 
 
 @torch.no_grad()
