@@ -34,7 +34,8 @@ class LinearOperator(nn.Module):
     - `concerns(y)`: a list of sentences, each with cause and remedy, on measurements that look wrong to the operator;
       empty where nothing does, and for whatever may be meant.
 
-    Here `weights` is a scalar tensor or broadcasts against y, and alpha is a positive scalar tensor.
+    Here `weights` is a scalar tensor or broadcasts against y, and alpha is positive: a scalar tensor, or one value for
+    each image of a batch, (B, 1, 1, 1), as formulas that multiply by alpha take it.
 
     Operators compose: `A @ B`, `c * A`, `A / c`, `-A`, `A + B`, `A - B` and the adjoint `A.T` are operators. B may be
     any object with `A(x)` and `A_adjoint(y)`. `c * A` offers whatever A offers; the others offer what is exact for
