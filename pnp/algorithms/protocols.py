@@ -46,6 +46,8 @@ class BoundDataTerm(Protocol):
     """The adjoint applied to the (weighted) measurements: an image of the shape of x."""
     inner_iterations: int
     """Inner iterations of the last x-update; 0 for a closed form."""
+    y: Any
+    """The measurements: one tensor, or the parts of a stack."""
 
     def __call__(self, v: Tensor, alpha: Tensor, /) -> Tensor:
         """Return argmin_x f(x) + alpha/2 ||x - v||^2; alpha is 0-dim, or (B, 1, 1, 1), one for each image."""
@@ -67,6 +69,12 @@ class BoundDataTerm(Protocol):
 
     def misfit(self, x: Tensor, /) -> float:
         """Return the misfit of x per measurement, about 1 where x explains the data up to their noise."""
+
+    def residuals(self, x: Tensor, /) -> tuple[Tensor, Tensor]:
+        """Return A x - y in noise levels, in the shape of y, and a mask of the measurements that count."""
+
+    def reject(self, rejected: Tensor) -> BoundDataTerm:
+        """Return the same data term without some measurements, a mask like y."""
 
 
 class DataTerm(Protocol):

@@ -74,6 +74,12 @@ class Joined:
             ) from error
         return x
 
+    def split(self, y: Any) -> tuple[Any, ...]:
+        """Return the parts of y (B, m), a tensor or an array, in their own shapes."""
+        ends = np.cumsum([0, *(math.prod(shape) for shape in self._shapes)])
+        pieces = [y[:, i:j] for i, j in zip(ends[:-1], ends[1:], strict=True)]
+        return tuple(piece.reshape(len(y), *shape) for piece, shape in zip(pieces, self._shapes, strict=True))
+
     @property
     def A_adjoint_A(self) -> Any:
         """The stack's own normal operator, where it has one."""

@@ -10,6 +10,7 @@ what they need and chooses what the caller left open.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -122,11 +123,18 @@ def solve(
 
     with checkpointed(checkpoint, "solve", settings, problem.z, problem.measured) as kept:
         _iterate(problem, monitor, kept)
+        while monitor.stop in (Stop.CONVERGED, Stop.MAX_ITER) and problem.leave_out_outliers():
+            monitor.restart()
+            kept.restart()
+            _iterate(problem, monitor, kept)
         if monitor.stop is not Stop.INTERRUPTED:
             with suppress(KeyboardInterrupt):  # it is then computed once more below
                 problem.misfit()  # while the checkpoint is there
             save_final(kept, problem, monitor)
-    return problem.result(monitor.stop, monitor.history)
+    result = problem.result(monitor.stop, monitor.history)
+    if result.warnings:
+        warnings.warn("solve: " + "; ".join(result.warnings), stacklevel=3)  # past torch.no_grad
+    return result
 
 
 def _iterate(problem: Problem, monitor: Monitor, kept: RunState) -> None:
