@@ -20,6 +20,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.fft import next_fast_len
@@ -30,6 +31,7 @@ from .base import LinearOperator, as_buffer, check_images, check_shape, pixel_me
 from .psf import PsfReport, kernel_concerns, kernel_from_psf
 from .sizes import Sizes
 
+_NUMBERS = (int, float, np.integer, np.floating)
 _BOUNDARIES = ("circular", "reflect", "valid")
 
 
@@ -110,11 +112,11 @@ class Blur(LinearOperator):
         PSF: pedestal 100 (scatter 0) subtracted, moved by (-0.33, -0.50) px, divided by its sum 150
         """
         size = check_shape("Blur.from_psf", shape)
-        if pedestal is not None and (isinstance(pedestal, bool) or not isinstance(pedestal, (int, float))):
+        if pedestal is not None and (isinstance(pedestal, bool) or not isinstance(pedestal, _NUMBERS)):
             raise TypeError(f"Blur.from_psf: pedestal must be a number in units of psf or None, got {pedestal!r}")
         if pedestal is not None and not math.isfinite(pedestal):
             raise ValueError(f"Blur.from_psf: pedestal must be finite, got {pedestal!r}; None estimates it")
-        kernel, report = kernel_from_psf(psf, size, pedestal)
+        kernel, report = kernel_from_psf(psf, size, None if pedestal is None else float(pedestal))
         operator = cls(kernel, size, boundary)
         operator.psf_report = report
         return operator

@@ -61,7 +61,7 @@ class PsfReport:
 
     Attributes:
         pedestal: what was subtracted, in units of the PSF.
-        pedestal_std: scatter of the border's pixels about it: the noise of one pixel.
+        pedestal_std: the noise of one pixel of the background, from the differences of neighbours along the border.
         shift_px: (down, right) in pixels, by which the PSF was moved so that its centroid is the kernel's centre.
         sum: what the PSF summed to above its pedestal; the kernel sums to 1.
         radius_px: radius of the disc about the centroid beyond which the kernel is 0; infinite without noise.
