@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -149,7 +150,7 @@ class LeastSquaresStep:
                 return self.operator.A_adjoint(counts * self.operator.A(x))
 
             norms = operator_norms(normal, self.back_projection, rtol=1e-2)
-            means = [float(w[w > 0].double().mean()) for w in self._weights_by_image()]
+            means = [_mean(w[w > 0]) for w in self._weights_by_image()]
             self._curvature = together([mean * norm**2 for mean, norm in zip(means, norms, strict=True)])
         return self._curvature
 
@@ -193,6 +194,11 @@ def estimate_spectral_flatness(
 def _flatness(v: Tensor, Mv: Tensor) -> float:
     trace = float(torch.real(v.conj() * Mv).sum())
     return min(1.0, float((Mv.abs() ** 2).sum()) / trace) if trace > 0 else 1.0
+
+
+def _mean(values: Tensor) -> float:
+    """Return the mean of real values, summed in float64 by NumPy: Apple's GPUs have no float64."""
+    return float(values.detach().cpu().numpy().mean(dtype=np.float64))
 
 
 def _probe(like: Tensor) -> Tensor:
