@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ..checks import as_tensor, broadcasts, check_number
+from .batch import each, images, operator_norms, per_image, together
 from .least_squares import apply_normal, estimate_spectral_flatness
-from .linalg import each, images, operator_norms, per_image, together
 from .protocols import Operator
 
 

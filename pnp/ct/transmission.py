@@ -24,8 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..algorithms.batch import images
 from ..algorithms.least_squares import LeastSquaresStep
-from ..algorithms.linalg import cg, images, implicit_solve
+from ..algorithms.linalg import cg, implicit_solve
 from ..algorithms.protocols import Operator, Preconditioner
 from ..checks import broadcasts, check_number
 from .line_integrals import check_open_beam

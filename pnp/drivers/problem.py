@@ -10,32 +10,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..algorithms.batch import each, images, per_image
 from ..algorithms.iterations import ALGORITHMS, Level, State
 from ..algorithms.least_squares import LeastSquares
-from ..algorithms.linalg import each, images, per_image
 from ..algorithms.protocols import BoundDataTerm, DataTerm, Denoiser, Operator
-from ..algorithms.schedules import Schedule, coupling, robust_range
+from ..algorithms.schedules import Schedule, coupling
 from ..checks import check_number, short
 from .arguments import (
     as_bounds,
     as_denoiser,
     as_initial,
-    as_levels,
     as_measurements,
     as_operator,
     check_device,
     guard_denoiser,
 )
+from .levels import ANNEALING, join_levels, levels_of_images
 from .noise_weights import clean_and_weigh, norm
 from .parts import Joined, check_parts, join, noise_used
 from .result import Result, Stop
 
 HISTORY = ("sigma", "alpha", "primal", "dual", "inner")
 """Names in `Result.history`; each holds one entry per iteration."""
-FIRST_SIGMA = 0.4
-"""First noise level over the robust range of the first estimate."""
-ANNEALING = 20
-"""Iterations from the first noise level to the last, unless max_iter is less."""
 MAX_ITER = 24
 RTOL = 1e-3
 DIVERGENCE_FACTOR = 1e6
@@ -266,61 +262,6 @@ def norms(x: Tensor) -> list[float]:
     if len(x) == 1:
         return [norm(x)]
     return torch.linalg.vector_norm(x.abs().double().flatten(1), dim=1).tolist()  # type: ignore[no-any-return]
-
-
-def levels_of_images(
-    schedule: Any, curvatures: Sequence[float], z: Tensor, denoiser: Denoiser, max_iter: int
-) -> list[tuple[list[float], int]]:
-    """Return what `as_levels` does for each image: of one schedule for all where it is given, else of its own."""
-    if schedule is not None:
-        return [as_levels(schedule, max_iter)] * len(z)
-    pairs = zip(curvatures, images(z), strict=True)
-    return [as_levels(default_schedule(c, x, denoiser, max_iter), max_iter) for c, x in pairs]
-
-
-def default_schedule(curvature: float, x: Tensor, denoiser: Denoiser, max_iter: int) -> Schedule:
-    """Noise levels from 0.4 times x's robust range down to ||A*WA||^(-1/2), within the denoiser's range.
-
-    Args:
-        curvature: ||A*WA||.
-        x: the first estimate of one image.
-        denoiser: its `sigma_range` counts, where it has one.
-        max_iter: levels at most.
-    """
-    sigma_min = curvature**-0.5
-    sigma_max = max(robust_range(x) * FIRST_SIGMA, sigma_min)
-    sigma_min = max(sigma_min, 1e-3 * sigma_max)
-    lowest, highest = getattr(denoiser, "sigma_range", (0.0, math.inf))
-    sigma_max, sigma_min = (min(max(s, float(lowest)), float(highest)) for s in (sigma_max, sigma_min))
-    return Schedule(sigma_max, sigma_min, min(ANNEALING, max_iter))
-
-
-def join_levels(sigmas: Sequence[Sequence[float]], weights: Sequence[float]) -> list[tuple[Level, Level]]:
-    """Return (sigma_k, weight / sigma_k^2) for all k: numbers where all images share them in all iterations.
-
-    Args:
-        sigmas: the noise levels of each image.
-        weights: lambda strength of each image.
-
-    >>> join_levels([[0.2, 0.1]], [1.0])
-    [(0.2, 24.999999999999996), (0.1, 99.99999999999999)]
-    >>> join_levels([[2.0], [4.0]], [1.0, 4.0])
-    [(tensor([2., 4.], dtype=torch.float64), 0.25)]
-    """
-    alphas = [[w / sigma**2 for sigma in levels] for levels, w in zip(sigmas, weights, strict=True)]
-    return list(zip(_columns(sigmas), _columns(alphas), strict=True))
-
-
-def _columns(rows: Sequence[Sequence[float]]) -> list[Level]:
-    """Return the numbers of each iteration, the rows those of an image: a number where all rows are equal."""
-    if all(row == rows[0] for row in rows[1:]):
-        return list(rows[0])
-    columns: list[Level] = []
-    before = None
-    for column in zip(*rows, strict=True):
-        columns.append(columns[-1] if column == before else torch.tensor(column, dtype=torch.float64))
-        before = column
-    return columns
 
 
 def denoise_each(denoise: Callable[[Tensor, float], Tensor], v: Tensor, sigma: Level) -> Tensor:
