@@ -1,9 +1,10 @@
-"""Noise levels and couplings of all iterations, those that `solve` chooses and those that are given, image by image."""
+"""First estimate, noise levels and limits of a solve: what follows from the bound data term alone."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,14 +12,56 @@ from torch import Tensor
 
 from ..algorithms.batch import images
 from ..algorithms.iterations import Level
-from ..algorithms.protocols import Denoiser
+from ..algorithms.protocols import BoundDataTerm, Denoiser
 from ..algorithms.schedules import Schedule, robust_range
-from .arguments import as_levels
+from .arguments import as_initial, as_levels
+from .noise_weights import norm
 
 FIRST_SIGMA = 0.4
 """First noise level over the robust range of the first estimate."""
 ANNEALING = 20
 """Iterations from the first noise level to the last, unless max_iter is less."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where the iterations start.
+
+    Attributes:
+        z: the first estimate (B, C, H, W).
+        levels: (sigma_k, alpha_k) of all iterations: numbers, or tensors (B,) where the images have their own.
+        last: for each image the k from which on sigma_k is the last level.
+        scales: for each image the norm of z or of its noise, whichever is larger.
+        flatness: for each image the spectral flatness of A*WA.
+    """
+
+    z: Tensor
+    levels: list[tuple[Level, Level]]
+    last: list[int]
+    scales: list[float]
+    flatness: list[float]
+
+
+def first_estimate(h: BoundDataTerm, x0: Any, low: float | None, high: float | None) -> Tensor:
+    """Return x0, or the data term's own first estimate, within the bounds."""
+    z = as_initial(x0, h.back_projection) if x0 is not None else h.initial()
+    if not bool(z.isfinite().all()):
+        raise ValueError(
+            "solve: the first estimate, from the operator and y alone, holds NaN or infinity; check that the operator "
+            "is finite and its adjoint right, and the scale of y and noise_std"
+        )
+    if low is None and high is None:
+        return z
+    if z.is_complex():
+        raise ValueError(f"solve: bounds must be None for complex images, which have no order, got {(low, high)}")
+    return z.clamp(low, high)
+
+
+def norms(x: Tensor) -> list[float]:
+    """Return ||x|| of each image, summed in float64."""
+    if len(x) == 1:
+        return [norm(x)]
+    return torch.linalg.vector_norm(x.abs().double().flatten(1), dim=1).tolist()  # type: ignore[no-any-return]
 
 
 def levels_of_images(
@@ -74,3 +117,10 @@ def _columns(rows: Sequence[Sequence[float]]) -> list[Level]:
         columns.append(columns[-1] if column == before else torch.tensor(column, dtype=torch.float64))
         before = column
     return columns
+
+
+def denoise_each(denoise: Callable[[Tensor, float], Tensor], v: Tensor, sigma: Level) -> Tensor:
+    """Return D(v, sigma), image by image where each has its own noise level."""
+    if not isinstance(sigma, Tensor):
+        return denoise(v, sigma)
+    return torch.cat([denoise(one, float(s)) for one, s in zip(images(v), sigma, strict=True)])

@@ -10,6 +10,7 @@ what they need and chooses what the caller left open.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -42,6 +43,7 @@ def solve(
     x0: Any = None,
     max_iter: int | None = None,
     rtol: float | None = None,
+    check_adjoint: bool = True,
     callback: Callable[[State], Any] | None = None,
     checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
     progress: bool = False,
@@ -57,10 +59,12 @@ def solve(
             array: the answer comes back as the same, on the same device. NaN is allowed where noise_std is infinite.
             For `operators.stack` a tuple or list of them.
         denoiser: D(x, sigma), sigma the noise's standard deviation in units of x; any deepinv denoiser.
-        noise_std: standard deviation of the noise in units of y, a scalar or an array broadcasting to y; infinity
-            marks measurements without information. None: `estimate_noise_std(y)`. Values below 1e-4 of the root
-            mean square of y are raised to it, so that exact data stay well-posed. For a stack, one for all parts, or a
-            tuple or list with one for each part of y.
+        noise_std: standard deviation of the noise in units of y, a scalar, one number an image (B,), or an array
+            broadcasting to y; infinity marks measurements without information. For a stack, one for all parts, or a
+            tuple, list or 1-D array with one for each part of y. None: sigma of deepinv's `GaussianNoise` where the
+            operator has one as `noise_model`, else `estimate_noise_std(y)` image by image, where neighbours in y are
+            neighbours in an image or a sinogram (`y_is_sampled`). Values below 1e-4 of the root mean square of an
+            image's measurements are raised to it, so that exact data stay well-posed.
         algorithm: "admm" or "hqs".
         strength: weight of the prior: alpha_k = lambda strength / sigma_k^2, lambda from `schedules.coupling`; more is
             smoother.
@@ -75,6 +79,7 @@ def solve(
         max_iter: at most so many iterations. Default 24.
         rtol: stop once the last noise level is reached and the relative residuals are at most rtol: ||x - z|| (ADMM
             only: HQS keeps a gap) and the change of z. 0: never. Default 1e-3.
+        check_adjoint: check A_adjoint, and that A is linear, on one random pair: one application of each.
         callback: called with each `State`; a true answer stops, an array of several truth values does not.
         checkpoint: a file for the state, written every three minutes, at Ctrl-C and after an error, and removed at the
             end. If it exists, the same call resumes from it, bit for bit on the same machine; a callback then sees the
@@ -112,6 +117,7 @@ def solve(
         x0=x0,
         max_iter=max_iter,
         rtol=RTOL if rtol is None else rtol,
+        check_adjoint=check_adjoint,
     )
 
     def settings() -> dict[str, Any]:
@@ -119,11 +125,18 @@ def solve(
 
     with checkpointed(checkpoint, "solve", settings, problem.z, problem.measured) as kept:
         _iterate(problem, monitor, kept)
+        while monitor.stop in (Stop.CONVERGED, Stop.MAX_ITER) and problem.leave_out_outliers():
+            monitor.restart()
+            kept.restart()
+            _iterate(problem, monitor, kept)
         if monitor.stop is not Stop.INTERRUPTED:
             with suppress(KeyboardInterrupt):  # it is then computed once more below
                 problem.misfit()  # while the checkpoint is there
             save_final(kept, problem, monitor)
-    return problem.result(monitor.stop, monitor.history)
+    result = problem.result(monitor.stop, monitor.history)
+    if result.warnings:
+        warnings.warn("solve: " + "; ".join(result.warnings), stacklevel=3)  # past torch.no_grad
+    return result
 
 
 def _iterate(problem: Problem, monitor: Monitor, kept: RunState) -> None:
