@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from ..checks import check_number
-from .linalg import cg, each, images, implicit_solve, operator_norms, per_image, together
+from .batch import each, images, operator_norms, per_image, together
+from .linalg import cg, implicit_solve
 from .protocols import Operator, Preconditioner, Step
 
 

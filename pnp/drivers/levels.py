@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..algorithms.batch import images
 from ..algorithms.iterations import Level
-from ..algorithms.linalg import images
 from ..algorithms.protocols import BoundDataTerm, Denoiser
 from ..algorithms.schedules import Schedule, robust_range
 from .arguments import as_initial, as_levels

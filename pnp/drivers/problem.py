@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..algorithms.batch import each, images, per_image
 from ..algorithms.iterations import ALGORITHMS, Level, State
 from ..algorithms.least_squares import LeastSquares
-from ..algorithms.linalg import each, images, per_image
 from ..algorithms.protocols import BoundDataTerm, DataTerm, Denoiser, Operator
 from ..algorithms.schedules import Schedule, coupling
 from ..checks import check_number, short

@@ -100,7 +100,7 @@ def _contents(problem: Problem, monitor: Monitor) -> tuple[dict[str, Tensor], di
     if state is None:
         return {}, {}
     tensors = {"x": state.x, "z": state.z, "u": state.u}
-    numbers = {"k": state.k, "sigma": as_numbers(state.sigma), "alpha": as_numbers(state.alpha)}
+    numbers: dict[str, Any] = {"k": state.k, "sigma": as_numbers(state.sigma), "alpha": as_numbers(state.alpha)}
     history = {name: list(values) for name, values in monitor.history.items()}
     numbers |= {"finished": list(problem.finished), "history": history}
     if problem.rejected is not None:
