@@ -1,9 +1,9 @@
 """The `pnp` command: reconstruct, reconstruct-stack, osem, convert, denoise, report, train, info.
 
 Heavy packages are imported inside the commands: `pnp --help` loads neither PyTorch nor SciPy. Bad input and a full disk
-are one sentence on stderr and exit code 2. What looks wrong in a result is a line "warning: ..." on stderr, and the exit
-code stays 0. Ctrl-C during a reconstruction writes the last iterate, or the checkpoint if there is one, and gives exit
-code 130.
+are one sentence on stderr and exit code 2. What looks wrong in a result is a line "warning: ..." on stderr, with exit
+code 0. Ctrl-C during a reconstruction writes the last iterate, or the checkpoint if there is one, and gives exit code
+130.
 """
 
 from __future__ import annotations
