@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -324,7 +325,10 @@ def test_train_writes_weights_and_goes_on_with_a_larger_budget(monkeypatch, phot
     options = (*TRAIN, "--data", photographs, "--crop", 64, "--kind", kind, "-o", output)
     assert run(monkeypatch, *options, "--steps", 1) == 0
     out, err = capsys.readouterr()
-    assert "1 steps" in out and "PSNR" in out and "step 1, loss" in err
+    assert "step 1, loss" in err
+    line = r"w.safetensors: 1 steps, \S+ minutes; PSNR in dB at sigma 25/255 (\S+) on 1 held-out images; noisy (\S+)$"
+    score, noisy = map(float, re.search(line, out.splitlines()[-1]).groups())
+    assert 15 < noisy < 22 and score > 0  # -20 log10(25/255) = 20.17, less where clipped
     first = MLPatch.from_pretrained(str(output))
     assert first.channels == (1 if kind == "gray" else 3)
     assert run(monkeypatch, *options, "--steps", 2) == 2
