@@ -59,7 +59,7 @@ def mask_pictures(result: SavedResult) -> list[str]:
 def _picture(name: str, mask: Array, axes: tuple[str, str]) -> str:
     """Return an SVG of a mask, whose leading axes are joined; a cell is marked if one of its measurements is."""
     rows, columns = mask.shape[-2:]
-    cells = mask.reshape(-1, rows, columns).any(axis=0)
+    cells: Array = np.logical_or.reduce(mask.reshape(-1, rows, columns), axis=0)
     blocks = tuple(math.ceil(n / most) for n, most in zip(cells.shape, MAX_CELLS, strict=True))
     for axis, block in enumerate(blocks):
         cells = np.logical_or.reduceat(cells, np.arange(0, cells.shape[axis], block), axis=axis)
