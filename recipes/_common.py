@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 
 from pnp import Result
-from pnp.drivers.verdict_warning import ignore_verdict_warnings
+from pnp.drivers.result_warning import ignore_result_warnings
 from pnp.io import read_image, write_result
 from pnp.metrics import psnr, ssim
 from pnp.phantoms import head
 from pnp.plots import save_panels
 
-ignore_verdict_warnings()  # `print_verdict` prints them
+ignore_result_warnings()  # `print_verdict` prints them
 
 IMAGES = ("camera", "head", "phantom", "moon", "brick", "grass", "astronaut", "coins", "page")
 

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from .. import installation
-from ..drivers.verdict_warning import ignore_verdict_warnings
+from ..drivers.result_warning import ignore_result_warnings
 from .convert import convert
 from .denoise import denoise
 from .info import info
@@ -74,7 +74,7 @@ def main() -> None:
     """Run the command line; report bad input in one sentence, with exit code 2."""
     try:
         with warnings.catch_warnings():
-            ignore_verdict_warnings()  # the commands print them
+            ignore_result_warnings()  # the commands print them
             shown = warnings.showwarning
             warnings.showwarning = lambda w, *rest: print_error(str(w)) if "checkpoint:" in str(w) else shown(w, *rest)
             app()

@@ -22,6 +22,7 @@ from ..checks import short
 from ..drivers.arguments import as_denoiser, as_operator
 from ..drivers.fingerprint import fingerprint
 from ..drivers.result import Stop
+from ..drivers.result_warning import ResultWarning
 from ..drivers.solve import solve
 from ..io import check_output
 from ..io.lock import exclusive
@@ -289,7 +290,7 @@ def _result(parts: Parts, output: Path, computed: int, seconds: float, stop: Sto
 def _warned(result: StackResult) -> StackResult:
     """Raise one Python warning where slices have warnings."""
     if result.warnings:
-        warnings.warn(f"solve_stack: {result.verdict}; see its warnings", stacklevel=3)
+        warnings.warn(f"solve_stack: {result.verdict}; see its warnings", ResultWarning, stacklevel=3)
     return result
 
 

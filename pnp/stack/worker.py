@@ -17,7 +17,7 @@ from ..algorithms.noise_estimate import typical_noise_std
 from ..checks import short
 from ..drivers.result import Result, Stop
 from ..drivers.solve import solve
-from ..drivers.verdict_warning import ignore_verdict_warnings
+from ..drivers.result_warning import ignore_result_warnings
 from .results_store import Parts, Summary
 from .sources import FileSource, as_floating
 
@@ -56,7 +56,7 @@ class Job(WorkerPlugin):  # type: ignore[misc]
 
     def setup(self, worker: Any = None) -> None:
         """Silence the Python warnings of `solve`: the folder keeps them by slice, and `solve_stack` sums them up."""
-        ignore_verdict_warnings()
+        ignore_result_warnings()
 
     def operator(self, k: int) -> Any:
         """Return the operator of slice k, on the job's device."""

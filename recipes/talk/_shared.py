@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from denoisers import MLPatch
 from pnp import Result
-from pnp.drivers.verdict_warning import ignore_verdict_warnings
+from pnp.drivers.result_warning import ignore_result_warnings
 from pnp.io import atomic
 from pnp.training import (
     Interrupted,
@@ -36,7 +36,7 @@ from pnp.training import (
 )
 from pnp.training.images import Crops, Sampler
 
-ignore_verdict_warnings()  # `print_verdict` prints them
+ignore_result_warnings()  # `print_verdict` prints them
 
 LEVELS = NoiseLevels(0.5 / 255, 55 / 255)
 """Noise levels in training: sigma is uniform, above zero because the loss has the weight 1/sigma."""

@@ -104,10 +104,11 @@ def test_a_recipe_prints_and_keeps_what_looks_wrong(tmp_path):
     """A recipe whose `solve` finds something says it once, although Python warnings are errors here."""
     code = f"""
 import dataclasses, runpy, sys, warnings
-import numpy, pnp
+import pnp
+from pnp.drivers.result_warning import ResultWarning
 solve = pnp.solve
 def suspicious(A, y, D, **options):
-    warnings.warn("solve: noise_std is too low.", stacklevel=2)
+    warnings.warn("solve: noise_std is too low.", ResultWarning, stacklevel=2)
     found = {{"misfit": 16.3, "warnings": ("noise_std is too low.",), "rejected": y == y.max()}}
     return dataclasses.replace(solve(A, y, D, **options), **found)
 pnp.solve = suspicious

@@ -19,6 +19,7 @@ from torch import nn
 from operators import Mask
 from pnp import solve
 from pnp.cli.reconstruct_stack import reconstruct_stack
+from pnp.drivers.result_warning import ResultWarning
 from pnp.stack import worker as worker_module
 
 SHAPE = (12, 10)
@@ -63,7 +64,7 @@ def suspicious(operator, y, denoiser, **options):
     rejected[..., 0, 0] = mean > 2
     said = [f"noise_std is too low by {mean:.2f}.", "One pixel\nis saturated."][: int(mean > 1) + int(mean > 2)]
     if said:
-        warnings.warn(f"solve: {said}", stacklevel=2)  # as `solve` does
+        warnings.warn(f"solve: {said}", ResultWarning, stacklevel=2)  # as `solve` does
     return replace(result, misfit=1.0 + len(said), warnings=tuple(said), rejected=rejected)
 
 

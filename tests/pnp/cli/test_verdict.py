@@ -16,6 +16,7 @@ from command import run
 
 from operators import FanBeam, Mask, Radon
 from pnp.drivers import em
+from pnp.drivers.result_warning import ResultWarning
 from pnp.io import read_result, write_measurements
 
 driver = importlib.import_module("pnp.drivers.solve")  # `pnp.solve` is the function
@@ -36,7 +37,7 @@ def judged(solver: Any, caller: str, **found: Any) -> Any:
 
     def solve(*arguments: Any, **options: Any) -> Any:
         result = replace(solver(*arguments, **options), **found)
-        warnings.warn(f"{caller}: {result.verdict}", stacklevel=2)
+        warnings.warn(f"{caller}: {result.verdict}", ResultWarning, stacklevel=2)
         warnings.warn(f"{caller}: checkpoint: the disk is full; the one before is kept", stacklevel=2)
         return result
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from stacks import OPTIONS, SHAPE, Average, command, data, masks
 
+from pnp.drivers.result_warning import ResultWarning
 from pnp.io import read_result, write_measurements
 
 pytest.importorskip("distributed", reason="the extra 'stack' is not installed")
@@ -47,7 +48,7 @@ def y() -> np.ndarray:
 
 
 def test_a_stack_keeps_and_sums_up_the_warnings_of_its_slices(client, y, tmp_path):
-    with pytest.warns(UserWarning, match="^solve_stack: .*2 of 5 slices have warnings: 1, 3") as raised:
+    with pytest.warns(ResultWarning, match="^solve_stack: .*2 of 5 slices have warnings: 1, 3") as raised:
         result = solve_stack(masks, y, Average(), output=tmp_path / "x.zarr", client=client, **OPTIONS)
     assert len(raised) == 1 and raised[0].filename == __file__
     assert result.done == 5 and not result.failed  # a warning is no failure, even where warnings are errors
@@ -60,7 +61,7 @@ def test_a_stack_keeps_and_sums_up_the_warnings_of_its_slices(client, y, tmp_pat
     assert result.verdict == (
         "misfit 1, the median of 5 slices, 1 measurements rejected as outliers: 2 of 5 slices have warnings: 1, 3"
     )
-    with pytest.warns(UserWarning, match="solve_stack"):  # a finished run still says it
+    with pytest.warns(ResultWarning, match="solve_stack"):  # a finished run still says it
         again = solve_stack(masks, y, Average(), output=tmp_path / "x.zarr", client=client, **OPTIONS)
     assert again.computed == 0 and again.warnings == result.warnings and again.misfits == result.misfits
 
@@ -68,7 +69,7 @@ def test_a_stack_keeps_and_sums_up_the_warnings_of_its_slices(client, y, tmp_pat
 def test_the_command_says_each_distinct_sentence_once(client, y, tmp_path, capsys):
     write_measurements(tmp_path / "y.h5", y, operator="mask", parameters={"mask": np.ones(SHAPE)}, noise_std=0.1)
     options = ("--scheduler", client.scheduler.address, "--denoiser", "tv", "--max-iter", 2)
-    with pytest.warns(UserWarning, match="solve_stack"):  # `pnp` itself silences it
+    with pytest.warns(ResultWarning, match="solve_stack"):  # `pnp` itself silences it
         assert command(tmp_path / "y.h5", "-o", tmp_path / "x.h5", *options) == 0
     out, err = capsys.readouterr()
     assert out.splitlines()[1].endswith("2 of 5 slices have warnings: 1, 3")
