@@ -16,8 +16,8 @@ from torch import nn
 from ..algorithms.noise_estimate import typical_noise_std
 from ..checks import short
 from ..drivers.result import Result, Stop
-from ..drivers.solve import solve
 from ..drivers.result_warning import ignore_result_warnings
+from ..drivers.solve import solve
 from .results_store import Parts, Summary
 from .sources import FileSource, as_floating
 
