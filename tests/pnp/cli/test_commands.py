@@ -164,8 +164,8 @@ def test_png_that_would_lose_the_image(monkeypatch, tmp_path, masked, capsys):
     options = ("--denoiser", "tv", "--max-iter", 2)
     (tmp_path / "x.h5").write_text("precious")
     assert run(monkeypatch, "reconstruct", path, "-o", tmp_path / "x.png", *options, "--overwrite") == 2
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert "fill [0, 1]" in error and "x-1.h5" in error
+    error = next(line for line in capsys.readouterr().err.splitlines() if "fill [0, 1]" in line)
+    assert "x-1.h5" in error
     assert read_result(tmp_path / "x-1.h5").x.max() > 40 and (tmp_path / "x.h5").read_text() == "precious"
     assert not (tmp_path / "x.png").exists()
     options = (*options, "--bounds", "0,1")
