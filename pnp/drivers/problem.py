@@ -161,7 +161,15 @@ class Problem:
         warnings = judge(self, stop)
         x, rejected = (v.cpu().numpy() if self.is_numpy and v is not None else v for v in (self.z, self.rejected))
         return Result(
-            x, n_iter, stop, history, self.noise_std, self.noise_estimated, self.misfit(), warnings, self._like_y(rejected)
+            x,
+            n_iter,
+            stop,
+            history,
+            self.noise_std,
+            self.noise_estimated,
+            self.misfit(),
+            warnings,
+            self._like_y(rejected),
         )
 
     def _like_y(self, rejected: Any) -> Any:

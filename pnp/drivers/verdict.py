@@ -225,7 +225,9 @@ def _truncation(problem: Problem, residuals: Tensor, counted: Tensor) -> str | N
     ends[:edge] = ends[n - edge :] = True
     energy = (residuals.abs() ** 2 * counted).sum(dim=(0, 1, 2))
     level = y.abs().mean(dim=(0, 1, 2))
-    if not (float(energy[ends].sum()) > 0.5 * float(energy.sum()) and float(level[ends].max()) > 0.1 * float(level.max())):
+    if not (
+        float(energy[ends].sum()) > 0.5 * float(energy.sum()) and float(level[ends].max()) > 0.1 * float(level.max())
+    ):
         return None
     return (
         f"the misfit ({problem.misfit():.2g}) sits at the ends of the detector, where y is not 0: the object reaches "
