@@ -22,6 +22,8 @@ def check_image(caller: str, x: Tensor, channels: int | None = None) -> None:
     """
     if not isinstance(x, Tensor):
         raise TypeError(f"{caller}: x must be a torch.Tensor, got {type(x).__name__}; use torch.as_tensor(x)")
+    if x.is_complex():
+        raise TypeError(f"{caller}: x must be real, got {x.dtype}; wrap the denoiser: denoisers.ComplexParts(denoiser)")
     if not x.dtype.is_floating_point:
         raise TypeError(f"{caller}: x must be floating point, got {x.dtype}; use x.float() and mind its scale")
     want = f"(B, {'C' if channels is None else channels}, H, W)"
@@ -29,10 +31,9 @@ def check_image(caller: str, x: Tensor, channels: int | None = None) -> None:
         remedy = f"; use x[{'None, ' * (4 - x.ndim)}...]" if 1 < x.ndim < 4 else ""
         raise ValueError(f"{caller}: x must be {want}, got {tuple(x.shape)}{remedy}")
     if channels is not None and x.shape[1] != channels:
-        raise ValueError(
-            f"{caller}: x must be {want}, got {tuple(x.shape)}; denoise the channels one by one as a batch, "
-            f"e.g. x.reshape(-1, {channels}, H, W), or take weights for {x.shape[1]} channels"
-        )
+        own_weights = f"weights for {x.shape[1]} channel{'s' if x.shape[1] != 1 else ''}"
+        remedy = f"denoisers.PerChannel(denoiser), or {own_weights}" if channels == 1 else own_weights
+        raise ValueError(f"{caller}: x must be {want}, got {tuple(x.shape)}; use {remedy}")
     if x.numel() == 0:
         raise ValueError(f"{caller}: x must not be empty, got {tuple(x.shape)}")
 

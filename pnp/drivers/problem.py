@@ -17,14 +17,13 @@ from ..algorithms.schedules import Schedule, coupling, robust_range
 from ..checks import check_number, short
 from .arguments import (
     as_bounds,
-    as_denoiser,
     as_initial,
     as_levels,
     as_measurements,
     as_operator,
     check_device,
-    guard_denoiser,
 )
+from .denoising import as_denoiser, guard_denoiser
 from .noise_weights import clean_and_weigh, norm
 from .parts import Joined, check_parts, join, noise_used
 from .result import Result, Stop
@@ -216,6 +215,11 @@ def bind(term: DataTerm, operator: Operator, y: Any, weights: Tensor) -> BoundDa
     except Exception as error:  # whatever a foreign operator raises for measurements that are not its own
         if isinstance(error, (ValueError, TypeError)) and len(str(error)) < 400 and "\n" not in str(error):
             raise
+        if (own := _dtype_that_works(operator, y)) is not None:
+            raise TypeError(
+                f"solve: y is {y.dtype}, and the operator computes in {own}: {short(error, 120)}; use "
+                f"operator.to({y.real.dtype}) if it is a module, or y in {own}"
+            ) from error
         raise ValueError(
             f"solve: y {shape}does not fit the operator, whose A_adjoint(y) failed: {short(error)}; "
             "y must look like operator.A(x), batch first"
@@ -230,6 +234,19 @@ def bind(term: DataTerm, operator: Operator, y: Any, weights: Tensor) -> BoundDa
     if not h.curvature() > 0:
         raise ValueError("solve: the operator measures nothing, A*A x vanishes; check its mask or kernel")
     return h
+
+
+def _dtype_that_works(operator: Operator, y: Any) -> torch.dtype | None:
+    """Return the other precision if the operator, which failed for y, works in it; None otherwise."""
+    if not isinstance(y, Tensor):
+        return None
+    real = torch.float32 if y.real.dtype == torch.float64 else torch.float64
+    other = y.to(real.to_complex() if y.is_complex() else real)
+    try:
+        again = operator.A(operator.A_adjoint(other))
+    except Exception:  # so it is not the precision
+        return None
+    return other.dtype if isinstance(again, Tensor) and again.shape == y.shape else None
 
 
 def default_schedule(h: BoundDataTerm, x: Tensor, denoiser: Denoiser, max_iter: int) -> Schedule:
