@@ -108,7 +108,7 @@ class Blind(nn.Module):
             return self._network(0)(x)
         nearest = (s.log()[:, None] - s.new_tensor(self.levels).log()).abs().argmin(1)
         z = torch.empty_like(x)
-        for i in nearest.unique().tolist():
+        for i in torch.unique(nearest).tolist():
             z[nearest == i] = self._network(i)(x[nearest == i])
         return z
 

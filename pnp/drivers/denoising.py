@@ -19,9 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..algorithms.protocols import Denoiser
 from ..checks import short
 
+Denoise = Callable[[Tensor, float | Tensor], Tensor]
+"""D(x, sigma), sigma a number or one level for each image."""
 DEEPINV_SIGMA_PER_IMAGE = {
     "BilateralFilter", "DRUNet", "DnCNN", "EPLLDenoiser", "FFDNet", "GSPnP", "MedianFilter", "RAM", "Restormer", "UNet",
 }  # fmt: skip
@@ -32,7 +33,7 @@ DTYPE_MISMATCH = re.compile(r"dtype|scalar type|input type", re.IGNORECASE)
 """What torch's errors say where weights and images differ in dtype."""
 
 
-def as_denoiser(denoiser: Any, caller: str = "solve") -> Denoiser:
+def as_denoiser(denoiser: Any, caller: str = "solve") -> Denoise:
     """Return a denoiser D(x, sigma) for images x of any dtype, sigma a number or a tensor (B,), one level an image.
 
     A network is called in the dtype of its weights, complex images in the matching complex dtype, and the answer is
@@ -72,7 +73,7 @@ class BoundDenoiser(nn.Module):
         if not isinstance(sigma, Tensor) or not sigma.numel() == len(x) > 1:
             return self._in_own_dtype(x, sigma)
         sigma = sigma.reshape(-1).to(x.device)
-        levels = sigma.detach().unique()
+        levels = torch.unique(sigma.detach())
         if len(levels) > 1 and _takes_sigma_per_image(self.denoiser):
             return self._in_own_dtype(x, sigma)
         indices = [(sigma == level).nonzero()[:, 0] for level in levels]
@@ -117,7 +118,7 @@ class BoundDenoiser(nn.Module):
 
 def guard_denoiser(
     denoiser: Callable[[Tensor, Any], Any], low: float | None, high: float | None, caller: str = "solve"
-) -> Callable[[Tensor, float | Tensor], Tensor]:
+) -> Denoise:
     """Return D(x, sigma) that answers in x's shape and dtype and within the bounds, or explains what went wrong.
 
     The denoiser gets a copy of x, and its answer is copied: it may overwrite both at its next call.
