@@ -61,7 +61,7 @@ def cg(
         b: right-hand side, (B, ...).
         x0: where to start, shaped like b; None: zero.
         preconditioner: r -> M r, close to H^-1 r, symmetric positive definite.
-        rtol: stop once ||b - H x|| <= rtol ||b|| for every batch entry.
+        rtol: a batch entry stays as it is once ||b - H x|| <= rtol ||b||; stop once all do.
         max_iter: at most so many applications of H.
     """
     # In units of b's largest entry, image by image: squares of faint or bright data leave the range of float32.
@@ -77,7 +77,7 @@ def cg(
         rho, rho_old = _dot(r, s), rho
         p = s + _ratio(rho, rho_old) * p
         q = normal(p)
-        step = _ratio(rho, _dot(p, q))
+        step = torch.where(norm > target, _ratio(rho, _dot(p, q)), 0)
         x, r = x + step * p, r - step * q
         norm = _dot(r, r)
         n_iter += 1

@@ -77,8 +77,11 @@ class BoundDenoiser(nn.Module):
         if len(levels) > 1 and _takes_sigma_per_image(self.denoiser):
             return self._in_own_dtype(x, sigma)
         indices = [(sigma == level).nonzero()[:, 0] for level in levels]
-        parts = [self._in_own_dtype(x[i], sigma[i[0]] if sigma.requires_grad else float(sigma[i[0]])) for i in indices]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)[torch.cat(indices).argsort()]
+        numbers = [sigma[i[0]] if sigma.requires_grad else float(sigma[i[0]]) for i in indices]
+        if len(numbers) == 1:
+            return self._in_own_dtype(x, numbers[0])
+        parts = [self._in_own_dtype(x[i], s).clone() for i, s in zip(indices, numbers, strict=True)]
+        return torch.cat(parts)[torch.cat(indices).argsort()]
 
     def _in_own_dtype(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         own = _own_dtype(self.denoiser)

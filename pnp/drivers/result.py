@@ -9,6 +9,10 @@ from typing import Any
 from ..algorithms.noise_estimate import typical_noise_std
 
 
+class ReconstructionWarning(UserWarning):
+    """What looks wrong about a reconstruction, as `Result.warnings` says it."""
+
+
 class Stop(enum.Enum):
     """Why `solve` stopped; the value is a sentence."""
 
@@ -16,10 +20,7 @@ class Stop(enum.Enum):
     MAX_ITER = "The iterations ran to max_iter."
     CALLBACK = "The callback asked to stop."
     INTERRUPTED = "Interrupted (Ctrl-C); the last finished iterate is returned."
-    DIVERGED = (
-        "The iterates grew without limit and the last sound one is returned; "
-        "raise strength, check noise_std, or take a denoiser that does not amplify."
-    )
+    DIVERGED = "The iterates grew without limit; the last one before is returned."
 
     def __str__(self) -> str:
         return self.value
@@ -34,10 +35,13 @@ class Result:
         n_iter: finished iterations.
         stop: why it ended; `str(result.stop)` is a sentence.
         history: one entry per iteration: "sigma" (units of x), "alpha" (1/units of x squared), "primal" and "dual"
-            (relative residuals), "inner" (inner iterations of the x-update, 0 for a closed form).
-        noise_std: the noise level used, in units of y, like the argument; a tuple where y has parts; None where the
-            data term needs none.
-        noise_estimated: whether noise_std was estimated from y.
+            (relative residuals), "inner" (inner iterations of the x-update, 0 for a closed form). Where the images of
+            a batch have their own, an entry of "sigma" or "alpha" is a list with one for each; "primal" and "dual" are
+            the largest of the images that have not converged before.
+        noise_std: the noise level used, in units of y: a number, or an array that broadcasts to y, (B, 1, ..., 1) where
+            each image has its own; a tuple where y has parts; None where the data term needs none. `solve` takes it
+            as it is.
+        noise_estimated: whether noise_std was estimated from y; False where it was given, or is the operator's own.
         misfit: ||W^(1/2) (A x - y)||^2 per measurement: about 1 where x explains y up to its noise.
         warnings: sentences on what looks wrong, each with its likely cause and a remedy; empty where nothing does.
         rejected: where y was taken for an outlier, a mask of the kind and shape of y (a tuple where y has parts); None
@@ -47,7 +51,7 @@ class Result:
     x: Any
     n_iter: int
     stop: Stop
-    history: dict[str, list[float]] = field(repr=False)
+    history: dict[str, list[Any]] = field(repr=False)
     noise_std: Any
     noise_estimated: bool
     misfit: float

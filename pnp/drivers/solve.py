@@ -10,6 +10,7 @@ what they need and chooses what the caller left open.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -21,9 +22,9 @@ from ..algorithms.protocols import DataTerm, Denoiser, Operator
 from ..algorithms.schedules import Schedule
 from ..checks import check_number
 from .checkpoint import Checkpoint, RunState, checkpointed
-from .monitor import Monitor
+from .monitor import Monitor, as_text
 from .problem import HISTORY, MAX_ITER, RTOL, Problem, prepare
-from .result import Result, Stop
+from .result import ReconstructionWarning, Result, Stop
 from .solver_state import denoiser_fingerprint, restore_state, save_final, save_state
 
 
@@ -42,14 +43,15 @@ def solve(
     x0: Any = None,
     max_iter: int | None = None,
     rtol: float | None = None,
+    check_adjoint: bool = True,
     callback: Callable[[State], Any] | None = None,
     checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
     progress: bool = False,
 ) -> Result:
     """Reconstruct an image from measurements y = A x + noise by plug-and-play ADMM or HQS.
 
-    The images of a batch share one schedule, one stopping rule and, where it is estimated, one noise level; solve
-    images of different brightness or noise separately.
+    Each image of a batch gets what it would get alone: its own first and last noise level, coupling and stopping; one
+    that has converged keeps its z, and the run ends when all have. A `schedule` that is given is shared.
 
     Args:
         operator: A, with `A(x)` and `A_adjoint(y)`; any deepinv LinearPhysics as it is. It is never changed.
@@ -57,10 +59,12 @@ def solve(
             array: the answer comes back as the same, on the same device. NaN is allowed where noise_std is infinite.
             For `operators.stack` a tuple or list of them.
         denoiser: D(x, sigma), sigma the noise's standard deviation in units of x; any deepinv denoiser.
-        noise_std: standard deviation of the noise in units of y, a scalar or an array broadcasting to y; infinity
-            marks measurements without information. None: `estimate_noise_std(y)`. Values below 1e-4 of the root
-            mean square of y are raised to it, so that exact data stay well-posed. For a stack, one for all parts, or a
-            tuple or list with one for each part of y.
+        noise_std: standard deviation of the noise in units of y, a scalar, one number an image (B,), or an array
+            broadcasting to y; infinity marks measurements without information. For a stack, one for all parts, or a
+            tuple, list or 1-D array with one for each part of y. None: sigma of deepinv's `GaussianNoise` where the
+            operator has one as `noise_model`, else `estimate_noise_std(y)` image by image, where neighbours in y are
+            neighbours in an image or a sinogram (`y_is_sampled`). Values below 1e-4 of the root mean square of an
+            image's measurements are raised to it, so that exact data stay well-posed.
         algorithm: "admm" or "hqs".
         strength: weight of the prior: alpha_k = lambda strength / sigma_k^2, lambda from `schedules.coupling`; more is
             smoother.
@@ -75,6 +79,7 @@ def solve(
         max_iter: at most so many iterations. Default 24.
         rtol: stop once the last noise level is reached and the relative residuals are at most rtol: ||x - z|| (ADMM
             only: HQS keeps a gap) and the change of z. 0: never. Default 1e-3.
+        check_adjoint: check A_adjoint, and that A is linear, on one random pair: one application of each.
         callback: called with each `State`; a true answer stops, an array of several truth values does not.
         checkpoint: a file for the state, written every three minutes, at Ctrl-C and after an error, and removed at the
             end. If it exists, the same call resumes from it, bit for bit on the same machine; a callback then sees the
@@ -112,6 +117,7 @@ def solve(
         x0=x0,
         max_iter=max_iter,
         rtol=RTOL if rtol is None else rtol,
+        check_adjoint=check_adjoint,
     )
 
     def settings() -> dict[str, Any]:
@@ -119,11 +125,19 @@ def solve(
 
     with checkpointed(checkpoint, "solve", settings, problem.z, problem.measured) as kept:
         _iterate(problem, monitor, kept)
+        while monitor.stop in (Stop.CONVERGED, Stop.MAX_ITER) and problem.leave_out_outliers():
+            monitor.restart()
+            kept.restart()
+            _iterate(problem, monitor, kept)
         if monitor.stop is not Stop.INTERRUPTED:
             with suppress(KeyboardInterrupt):  # it is then computed once more below
                 problem.misfit()  # while the checkpoint is there
-            save_final(kept, problem.state, monitor)
-    return problem.result(monitor.stop, monitor.history)
+            save_final(kept, problem, monitor)
+    result = problem.result(monitor.stop, monitor.history)
+    if result.warnings:
+        said = "solve: " + "; ".join(result.warnings)
+        warnings.warn(said, ReconstructionWarning, stacklevel=3)  # past torch.no_grad
+    return result
 
 
 def _iterate(problem: Problem, monitor: Monitor, kept: RunState) -> None:
@@ -134,13 +148,13 @@ def _iterate(problem: Problem, monitor: Monitor, kept: RunState) -> None:
             if not problem.accept(state):
                 monitor.stop = Stop.DIVERGED
                 break
-            sigma, primal, dual = state.sigma, state.primal, state.dual
-            monitor.record(sigma, state.alpha, primal, dual, problem.h.inner_iterations)
-            save_state(kept, state, monitor.history)
-            monitor.show(f"sigma {sigma:.3g}, residuals {primal:.1e} {dual:.1e}")
+            primal, dual = problem.residuals
+            monitor.record(state.sigma, state.alpha, primal, dual, problem.h.inner_iterations)
+            save_state(kept, problem, monitor)
+            monitor.show(f"sigma {as_text(state.sigma)}, residuals {primal:.1e} {dual:.1e}")
             if monitor.asks_to_stop(state):
                 break
-            if problem.converged(state.k, primal, dual):
+            if problem.converged:
                 monitor.stop = Stop.CONVERGED
                 break
         monitor.finish()

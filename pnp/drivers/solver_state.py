@@ -1,21 +1,25 @@
 """Save the state of `solve` to a checkpoint and restore it.
 
-The checkpoint holds x, z, u, sigma and alpha of a `State`; the inner iteration of the next x-update starts from x. All
-else follows from the arguments, which must be those of the first call.
+The checkpoint holds x, z, u, sigma and alpha of a `State`, and which images of a batch have finished; the inner
+iteration of the next x-update starts from x. All else follows from the arguments, which must be those of the first
+call.
 """
 
 from __future__ import annotations
 
+import zlib
+from base64 import b64decode, b64encode
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..algorithms.iterations import State
+from ..algorithms.iterations import Level, State
 from .checkpoint import RunState
 from .fingerprint import fingerprint
-from .monitor import Monitor
+from .monitor import Monitor, as_numbers
 from .problem import Problem
 from .result import Stop
 
@@ -23,15 +27,15 @@ SAME_DENOISER_RTOL = 0.1
 """Difference of two answers, relative to what the denoiser removes, that bfloat16's rounding may cause."""
 
 
-def save_state(kept: RunState, state: State, history: dict[str, list[float]]) -> None:
+def save_state(kept: RunState, problem: Problem, monitor: Monitor) -> None:
     """Hold an iteration for the next write of the checkpoint."""
     if kept.checkpoint is not None:  # the history is copied
-        kept.keep(*_contents(state, history))
+        kept.keep(*_contents(problem, monitor))
 
 
-def save_final(kept: RunState, state: State | None, monitor: Monitor) -> None:
+def save_final(kept: RunState, problem: Problem, monitor: Monitor) -> None:
     """Keep the last iteration, and why it was the last."""
-    kept.end(monitor.stop.name, *(({}, {}) if state is None else _contents(state, monitor.history)))
+    kept.end(monitor.stop.name, *_contents(problem, monitor))
 
 
 def restore_state(kept: RunState, problem: Problem, monitor: Monitor) -> State | None:
@@ -45,16 +49,26 @@ def restore_state(kept: RunState, problem: Problem, monitor: Monitor) -> State |
     if not kept.tensors:
         return None
     try:
+        if (rejected := kept.numbers.get("rejected")) is not None:
+            problem.leave_out(as_mask(rejected["mask"], problem.h.y))
+            problem.n_rounds = rejected["n_rounds"]
         x, z, u = (kept.tensors[name] for name in ("x", "z", "u"))
         k, sigma, alpha, history = (kept.numbers[name] for name in ("k", "sigma", "alpha", "history"))
+        finished = [int(at) for at in kept.numbers.get("finished", [0] * len(z))]
+        sigma, alpha = _as_level(sigma), _as_level(alpha)
         monitor.resume(history)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, zlib.error) as error:
         raise ValueError(f"solve: checkpoint is damaged ({error!s:.60}); remove the file to restart") from error
     if hasattr(problem.h, "last_x"):
         problem.h.last_x = x
     state = State(k, x, z, u, z, sigma, alpha)
     problem.state, problem.z = state, z
+    problem.residuals = history["primal"][-1], history["dual"][-1]
+    problem.finished = [at if at < k else 0 for at in finished]  # those that kept their z in iteration k
     _check_denoiser(state, problem.denoise, problem.denoiser)
+    problem.finished = finished
+    if problem.converged and kept.ended is None:  # killed between its last iteration and the answer
+        monitor.stop, problem.levels = Stop.CONVERGED, []
     return state
 
 
@@ -63,7 +77,7 @@ def denoiser_fingerprint(denoiser: Any) -> str:
     return fingerprint(denoiser) if isinstance(denoiser, nn.Module) else type(denoiser).__qualname__
 
 
-def _check_denoiser(state: State, denoise: Callable[[Tensor, float], Tensor], denoiser: Any) -> None:
+def _check_denoiser(state: State, denoise: Callable[[Tensor, Level], Tensor], denoiser: Any) -> None:
     """Check that a denoiser without weights still gives z = D(x + u; sigma); weights of modules are compared.
 
     Raises:
@@ -81,10 +95,37 @@ def _check_denoiser(state: State, denoise: Callable[[Tensor, float], Tensor], de
         )
 
 
-def _contents(state: State, history: dict[str, list[float]]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _contents(problem: Problem, monitor: Monitor) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    state = problem.state
+    if state is None:
+        return {}, {}
     tensors = {"x": state.x, "z": state.z, "u": state.u}
-    numbers = {"k": state.k, "sigma": state.sigma, "alpha": state.alpha}
-    return tensors, numbers | {"history": {name: list(values) for name, values in history.items()}}
+    numbers: dict[str, Any] = {"k": state.k, "sigma": as_numbers(state.sigma), "alpha": as_numbers(state.alpha)}
+    history = {name: list(values) for name, values in monitor.history.items()}
+    numbers |= {"finished": list(problem.finished), "history": history}
+    if problem.rejected is not None:
+        numbers["rejected"] = {"mask": mask_as_text(problem.rejected), "n_rounds": problem.n_rounds}
+    return tensors, numbers
+
+
+def mask_as_text(mask: Tensor) -> str:
+    """Return a mask as text: its bits, compressed, in base 64.
+
+    >>> as_mask(mask_as_text(torch.tensor([[True, False]])), torch.zeros(1, 2))
+    tensor([[ True, False]])
+    """
+    return b64encode(zlib.compress(np.packbits(mask.cpu().numpy()).tobytes())).decode()
+
+
+def as_mask(text: str, like: Tensor) -> Tensor:
+    """Return the mask of `mask_as_text` in the shape of `like` and on its device."""
+    bits = np.frombuffer(zlib.decompress(b64decode(text)), dtype=np.uint8)
+    mask = np.unpackbits(bits, count=like.numel()).astype(bool)
+    return torch.from_numpy(mask).reshape(like.shape).to(like.device)
+
+
+def _as_level(value: Any) -> Level:
+    return torch.tensor([float(v) for v in value], dtype=torch.float64) if isinstance(value, list) else value
 
 
 def _norm(x: Tensor) -> float:

@@ -139,6 +139,11 @@ def test_every_operator_has_a_row() -> None:
     assert found == {*OPERATORS.values(), Adjoint, Composed, Scaled, Stack, Sum}
 
 
+def test_every_operator_says_whether_its_measurements_are_sampled() -> None:
+    """Where they are, the noise is estimated from neighbours in y."""
+    assert all(kind.y_is_sampled in (True, None) for kind in OPERATORS.values())
+
+
 def test_unknown_names_list_the_choices() -> None:
     with pytest.raises(ValueError, match=r"fourier.*blur.*radon"):
         OPERATORS["fourier"]
@@ -257,6 +262,19 @@ def test_data_step_solves_its_equation(row: Row) -> None:
         assert h32 is not None
         x32 = h32(z.float(), alpha.float())
         assert x32.dtype == torch.float32 and rel(x32.double(), x) < 1e-5, kind
+
+
+def test_alpha_may_have_one_value_for_each_image(row: Row) -> None:
+    op = row.make()
+    z = images(op, row, seed=8)
+    y, alpha = like(op.A(z)), torch.tensor([0.3, 40.0], dtype=F64)
+    for kind, w in weights_for(y).items():
+        for method, arguments in (("data_step", (y, w)), ("preconditioner", (w,))):
+            f = getattr(op, method)(*arguments) if hasattr(op, method) else None
+            for b in range(2 if f is not None else 0):
+                alone = [v[b : b + 1] if v is y or kind in ("per item", "array") else v for v in arguments]
+                one = getattr(op, method)(*alone)(z[b : b + 1], alpha[b])
+                assert rel(f(z, alpha.reshape(-1, *[1] * (z.ndim - 1)))[b], one[0]) < 1e-12, (method, kind)
 
 
 def test_closed_forms_are_where_the_design_wants_them() -> None:
