@@ -22,6 +22,8 @@ def check_image(caller: str, x: Tensor, channels: int | None = None) -> None:
     """
     if not isinstance(x, Tensor):
         raise TypeError(f"{caller}: x must be a torch.Tensor, got {type(x).__name__}; use torch.as_tensor(x)")
+    if x.is_complex():
+        raise TypeError(f"{caller}: x must be real, got {x.dtype}; wrap the denoiser: denoisers.ComplexParts(denoiser)")
     if not x.dtype.is_floating_point:
         raise TypeError(f"{caller}: x must be floating point, got {x.dtype}; use x.float() and mind its scale")
     want = f"(B, {'C' if channels is None else channels}, H, W)"

@@ -19,7 +19,7 @@ from .algorithms.batch import per_image
 from .algorithms.least_squares import LeastSquares
 from .algorithms.protocols import Operator
 from .drivers import arguments
-from .drivers.arguments import as_denoiser
+from .drivers.denoising import as_denoiser
 from .drivers.matrices import FunctionOperator, MatrixOperator
 
 
@@ -147,6 +147,8 @@ def _classes() -> tuple[Any, Any]:
 
     class DenoiserModel(DeepinvDenoiser):  # type: ignore[misc]
         """A denoiser of this project as a deepinv model."""
+
+        takes_sigma_per_image = True  # as what `as_denoiser` returns
 
         def __init__(self, denoiser: Any):
             super().__init__()

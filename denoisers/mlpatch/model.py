@@ -55,6 +55,8 @@ class MLPatch(nn.Module):
         precision: "auto" computes in bfloat16 where the processor multiplies it natively and x is not float64.
     """
 
+    takes_sigma_per_image = takes_any_dtype = True
+
     def __init__(
         self,
         channels: int = 1,

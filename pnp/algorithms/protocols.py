@@ -37,7 +37,13 @@ class Operator(Protocol):
 
 
 class Denoiser(Protocol):
-    """Remove white Gaussian noise. `sigma_range`, if present, is the (low, high) range it was made for."""
+    """Remove white Gaussian noise.
+
+    Optional attributes, used if they exist: `sigma_range`, the (lowest, highest) noise level it was made for;
+    `takes_sigma_per_image`, True where sigma may be a tensor (B,) with a level for each image;
+    `takes_any_dtype`, True for a module that computes in the dtype of x instead of that of its weights. The noise of
+    complex images has E|n|^2 = sigma^2, half of it in the real part.
+    """
 
     def __call__(self, x: Tensor, sigma: float, /) -> Tensor:
         """Denoise images x (B, C, H, W) whose noise has standard deviation sigma, in units of x."""

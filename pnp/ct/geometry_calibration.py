@@ -33,7 +33,8 @@ from ..algorithms.linalg import cg, operator_norm
 from ..algorithms.protocols import Denoiser, Operator
 from ..algorithms.schedules import Schedule, robust_range
 from ..checks import broadcasts, check_number
-from ..drivers.arguments import as_bounds, as_denoiser, check_device, guard_denoiser
+from ..drivers.arguments import as_bounds, check_device
+from ..drivers.denoising import as_denoiser, guard_denoiser
 from ..drivers.monitor import Monitor
 from ..drivers.result import Stop
 from .line_integrals import as_floats

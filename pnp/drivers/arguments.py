@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..algorithms.protocols import Denoiser, Operator
+from ..algorithms.protocols import Operator
 from ..algorithms.schedules import Schedule
 from ..checks import _figure, as_tensor, broadcasts, check_number, is_finite, short
 
@@ -235,44 +235,6 @@ def as_initial(x0: Any, like: Tensor, *, caller: str = "solve") -> Tensor:
     return x.to(like.dtype)
 
 
-def guard_denoiser(
-    denoiser: Denoiser, low: float | None, high: float | None, caller: str = "solve"
-) -> Callable[[Tensor, float], Tensor]:
-    """Return D(x, sigma) that answers in x's shape and dtype and within the bounds, or explains what went wrong."""
-
-    def denoise(x: Tensor, sigma: float) -> Tensor:
-        if not bool(x.isfinite().all()):
-            raise ValueError(
-                f"{caller}: the x-update gave NaN or infinity before the denoiser's turn at sigma = {sigma:.4g}; "
-                "check that the operator is finite and its adjoint right, and the scale of y and noise_std"
-            )
-        z = denoiser(x, sigma)
-        if not isinstance(z, Tensor):
-            raise TypeError(f"{caller}: denoiser must return a torch.Tensor, got {type(z).__name__}")
-        if z.shape != x.shape:
-            raise ValueError(
-                f"{caller}: denoiser must keep the shape {tuple(x.shape)}, got {tuple(z.shape)}; check its channels, "
-                "or pad and crop inside it"
-            )
-        if z.layout != torch.strided or z.device != x.device:
-            raise ValueError(
-                f"{caller}: denoiser must return a dense tensor on {x.device}, got {z.layout} on {z.device}"
-            )
-        if z.is_complex() and not x.is_complex():
-            raise TypeError(f"{caller}: denoiser must return real values for real ones, got {z.dtype}; use .real")
-        if not bool(z.isfinite().all()):
-            real = torch.real(x)
-            raise ValueError(
-                f"{caller}: denoiser returned NaN or infinity at sigma = {sigma:.4g} for an input in "
-                f"[{float(real.min()):.4g}, {float(real.max()):.4g}], expected finite values; check its weights and "
-                "the range of sigma it was made for"
-            )
-        z = z.to(x.dtype)
-        return z if low is None and high is None else z.clamp(low, high)
-
-    return denoise
-
-
 def as_operator(operator: Any, caller: str = "solve") -> Operator:
     """Return the operator itself once it is known to have `A` and `A_adjoint`, as every LinearPhysics does."""
     if isinstance(operator, type):
@@ -298,49 +260,3 @@ def is_matrix(value: Any) -> bool:
     is_sparse = callable(getattr(value, "tocoo", None))  # its attribute A, if any, would be a dense copy
     is_linear_map = callable(getattr(value, "matvec", None)) and not hasattr(value, "A_adjoint")
     return (is_sparse or is_linear_map) and len(getattr(value, "shape", ())) == 2
-
-
-def as_denoiser(denoiser: Any, caller: str = "solve") -> Denoiser:
-    """Return a denoiser D(x, sigma); a deepinv model is called in the dtype of its own weights.
-
-    deepinv's networks hold float32 weights and refuse float64 images; the answer is cast back.
-    """
-    if isinstance(denoiser, type):
-        raise TypeError(f"{caller}: denoiser must be an instance, got the class {denoiser.__name__}; call it first")
-    if not callable(denoiser):
-        raise TypeError(
-            f"{caller}: denoiser must be a function D(x, sigma), got {type(denoiser).__name__}; use one of "
-            "`denoisers`, a deepinv denoiser, or a function"
-        )
-    _check_range(getattr(denoiser, "sigma_range", None), caller)
-    if isinstance(denoiser, nn.Module) and any(c.__module__.startswith("deepinv.") for c in type(denoiser).__mro__):
-        weight = next((p for p in denoiser.parameters() if p.is_floating_point()), None)
-        if weight is not None:
-            return _InOwnDtype(denoiser, weight.dtype)
-    return denoiser  # type: ignore[no-any-return]
-
-
-def _check_range(levels: Any, caller: str) -> None:
-    """Refuse a `sigma_range` that is not (lowest, highest), where a denoiser has one."""
-    if levels is None:
-        return
-    try:
-        lowest, highest = map(float, levels)
-        fits = 0 <= lowest <= highest and highest > 0
-    except (TypeError, ValueError, OverflowError, RuntimeError):
-        fits = False
-    if not fits:
-        got = short(repr(levels), 60)
-        raise ValueError(f"{caller}: denoiser.sigma_range must be (lowest, highest), 0 <= lowest <= highest, got {got}")
-
-
-class _InOwnDtype:
-    """A network called in the dtype of its weights."""
-
-    def __init__(self, model: nn.Module, dtype: torch.dtype):
-        self.model, self.dtype = model, dtype
-        if hasattr(model, "sigma_range"):
-            self.sigma_range = model.sigma_range
-
-    def __call__(self, x: Tensor, sigma: float, /) -> Tensor:
-        return self.model(x.to(self.dtype), sigma).to(x.dtype)  # type: ignore[no-any-return]

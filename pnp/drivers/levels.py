@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,10 +115,3 @@ def _columns(rows: Sequence[Sequence[float]]) -> list[Level]:
         columns.append(columns[-1] if column == before else torch.tensor(column, dtype=torch.float64))
         before = column
     return columns
-
-
-def denoise_each(denoise: Callable[[Tensor, float], Tensor], v: Tensor, sigma: Level) -> Tensor:
-    """Return D(v, sigma), image by image where each has its own noise level."""
-    if not isinstance(sigma, Tensor):
-        return denoise(v, sigma)
-    return torch.cat([denoise(one, float(s)) for one, s in zip(images(v), sigma, strict=True)])

@@ -17,8 +17,9 @@ from ..algorithms.protocols import BoundDataTerm, DataTerm, Denoiser, Operator
 from ..algorithms.schedules import Schedule, coupling
 from ..checks import check_number, short
 from .adjoint_check import check_adjoint as check_adjoint_of
-from .arguments import as_bounds, as_denoiser, as_measurements, as_operator, check_device, guard_denoiser
-from .levels import ANNEALING, Start, denoise_each, first_estimate, join_levels, levels_of_images, norms
+from .arguments import as_bounds, as_measurements, as_operator, check_device
+from .denoising import Denoise, as_denoiser, guard_denoiser
+from .levels import ANNEALING, Start, first_estimate, join_levels, levels_of_images, norms
 from .noise_weights import clean_and_weigh
 from .outliers import MAX_ROUNDS, find_outliers, find_suspects, is_believable
 from .parts import Joined, check_parts, join, noise_used
@@ -61,7 +62,7 @@ class Problem:
     denoiser: Denoiser
     h: BoundDataTerm
     begin: Callable[[BoundDataTerm], Start]
-    guarded: Callable[[Tensor, float], Tensor]
+    guarded: Denoise
     algorithm: str
     rtol: float
     robust: bool
@@ -116,7 +117,7 @@ class Problem:
 
     def denoise(self, v: Tensor, sigma: Level) -> Tensor:
         """Return D(v, sigma), and for images that have finished their last z."""
-        z = denoise_each(self.guarded, v, sigma)
+        z = self.guarded(v, sigma)
         held = [k > 0 for k in self.finished]
         return torch.where(per_image(torch.tensor(held), z) > 0, self.z, z) if any(held) else z
 
@@ -277,6 +278,11 @@ def bind(term: DataTerm, operator: Operator, y: Any, weights: Tensor, check_adjo
     except Exception as error:  # whatever a foreign operator raises for measurements that are not its own
         if isinstance(error, (ValueError, TypeError)) and len(str(error)) < 400 and "\n" not in str(error):
             raise
+        if (own := _dtype_that_works(operator, y)) is not None:
+            raise TypeError(
+                f"solve: y is {y.dtype}, and the operator computes in {own}: {short(error, 120)}; use "
+                f"operator.to({y.real.dtype}) if it is a module, or y in {own}"
+            ) from error
         raise ValueError(
             f"solve: y {shape}does not fit the operator, whose A_adjoint(y) failed: {short(error)}; "
             "y must look like operator.A(x), batch first"
@@ -301,3 +307,16 @@ def bind(term: DataTerm, operator: Operator, y: Any, weights: Tensor, check_adjo
             raise ValueError("solve: operator.A_adjoint must be the adjoint of A, got <x, A_adjoint(A(x))> <= 0")
         raise ValueError("solve: the operator measures nothing, A x vanishes; check its mask, kernel and noise_std")
     return h
+
+
+def _dtype_that_works(operator: Operator, y: Any) -> torch.dtype | None:
+    """Return the other precision if the operator, which failed for y, works in it; None otherwise."""
+    if not isinstance(y, Tensor):
+        return None
+    real = torch.float32 if y.real.dtype == torch.float64 else torch.float64
+    other = y.to(real.to_complex() if y.is_complex() else real)
+    try:
+        again = operator.A(operator.A_adjoint(other))
+    except Exception:  # so it is not the precision
+        return None
+    return other.dtype if isinstance(again, Tensor) and again.shape == y.shape else None

@@ -36,7 +36,8 @@ from ..algorithms.iterations import State, admm
 from ..algorithms.least_squares import LeastSquares
 from ..algorithms.protocols import Denoiser, Operator
 from ..checks import as_tensor, broadcasts, check_number, short
-from ..drivers.arguments import as_denoiser, as_operator, check_device, guard_denoiser
+from ..drivers.arguments import as_operator, check_device
+from ..drivers.denoising import as_denoiser, guard_denoiser
 from ..drivers.monitor import Monitor
 from ..drivers.result import Stop
 from .padding import OddGrid
@@ -87,13 +88,15 @@ class EModeOnly(nn.Module):
         denoiser: D(x, sigma), called with x (B, 1, H, W).
     """
 
+    takes_sigma_per_image = takes_any_dtype = True  # as what `as_denoiser` returns
+
     def __init__(self, denoiser: Denoiser) -> None:
         super().__init__()
         self.denoiser = as_denoiser(denoiser)
         if hasattr(self.denoiser, "sigma_range"):
             self.sigma_range = self.denoiser.sigma_range
 
-    def forward(self, x: Tensor, sigma: float) -> Tensor:
+    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """Denoise E of x (B, 2, H, W) and set B to 0; sigma is in units of convergence."""
         if x.ndim != 4 or x.shape[1] != 2:
             raise ValueError(f"EModeOnly: x must be (B, 2, H, W), E and B modes, got {tuple(x.shape)}")

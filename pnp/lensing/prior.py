@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..algorithms.protocols import Denoiser
 from ..checks import check_number
-from ..drivers.arguments import as_denoiser
+from ..drivers.denoising import as_denoiser
 
 _TRAINED_STD = (0.015, 0.03)
 """Standard deviations per pixel of the maps that the "convergence" weights of this package were trained on."""
@@ -51,6 +51,8 @@ class ScaledPrior(nn.Module):
     tensor([2., 1.])
     """
 
+    takes_sigma_per_image = takes_any_dtype = True  # as what `as_denoiser` returns
+
     def __init__(self, denoiser: Denoiser, scale: float) -> None:
         super().__init__()
         self.denoiser = as_denoiser(denoiser, "ScaledPrior")
@@ -59,7 +61,7 @@ class ScaledPrior(nn.Module):
             low, high = self.denoiser.sigma_range
             self.sigma_range = (self.scale * low, self.scale * high)
 
-    def forward(self, x: Tensor, sigma: float) -> Tensor:
+    def forward(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         """Denoise x (B, 1, H, W); sigma in units of convergence."""
         return self.scale * self.denoiser(x / self.scale, sigma / self.scale)
 

@@ -20,7 +20,8 @@ from ..algorithms.iterations import ALGORITHMS
 from ..algorithms.protocols import Denoiser
 from ..algorithms.schedules import Schedule, coupling
 from ..checks import check_number
-from ..drivers.arguments import as_bounds, as_denoiser, as_levels
+from ..drivers.arguments import as_bounds, as_levels
+from ..drivers.denoising import as_denoiser
 from ..drivers.levels import default_schedule
 from ..drivers.monitor import Monitor
 from ..drivers.problem import DIVERGENCE_FACTOR, HISTORY, MAX_ITER, RTOL, has_converged

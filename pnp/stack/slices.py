@@ -19,7 +19,8 @@ import numpy as np
 
 from ..algorithms.protocols import Denoiser, Operator
 from ..checks import short
-from ..drivers.arguments import as_denoiser, as_operator
+from ..drivers.arguments import as_operator
+from ..drivers.denoising import as_denoiser
 from ..drivers.fingerprint import fingerprint
 from ..drivers.result import Stop
 from ..drivers.result_warning import ResultWarning

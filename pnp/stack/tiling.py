@@ -24,7 +24,7 @@ import torch
 
 from ..algorithms.protocols import Denoiser
 from ..checks import check_number
-from ..drivers.arguments import as_denoiser
+from ..drivers.denoising import as_denoiser
 from ..io.atomic import refusal
 from ..io.lock import exclusive, part_path, remove_renamed
 from .cluster import require

@@ -8,7 +8,18 @@ import torch
 from skimage.restoration import denoise_tv_chambolle
 
 import denoisers
-from denoisers import DENOISERS, TV, Equivariant, MLPatch, PerChannel, Rescaled, SliceWise
+from denoisers import (
+    DENOISERS,
+    TV,
+    Blind,
+    ComplexParts,
+    Equivariant,
+    MLPatch,
+    PerChannel,
+    Rescaled,
+    SigmaMap,
+    SliceWise,
+)
 
 TINY = {"taps": 3, "features": 8, "hidden": 8, "dilations": (1,)}
 
@@ -18,12 +29,24 @@ def smooth(x, sigma):
     return (x.roll(1, 3) + 2 * x + x.roll(-1, 3)) / 4
 
 
+def blur(x):
+    """A network without sigma."""
+    return smooth(x, 0)
+
+
+def shrink_by_map(x):
+    """A network whose last channel of input is sigma."""
+    return smooth(x[:, :-1], 0) / (1 + x[:, -1:])
+
+
 TABLE = {
     "mlpatch": lambda: MLPatch(**TINY, precision="float32"),
     "tv": lambda: TV(max_iter=20),
     "rescaled": lambda: Rescaled(smooth, -1000.0, 2000.0),
     "equivariant": lambda: Equivariant(MLPatch(**TINY, precision="float32")),
     "per_channel": lambda: PerChannel(smooth),
+    "blind": lambda: Blind({0.02: blur, 0.2: torch.sigmoid}),
+    "sigma_map": lambda: SigmaMap(shrink_by_map),
 }
 
 
@@ -34,7 +57,7 @@ def noisy(channels=1, dtype=torch.float32):
 
 def test_every_exported_denoiser_has_a_row():
     exported = {c for c in map(denoisers.__dict__.get, denoisers.__all__) if isinstance(c, type)}
-    exported -= {denoisers.SuperResolver, SliceWise}  # no D(x, sigma); of volumes
+    exported -= {denoisers.SuperResolver, SliceWise, ComplexParts}  # no D(x, sigma); of volumes; of complex images
     assert {type(make()) for make in TABLE.values()} == exported
     assert set(DENOISERS) <= set(TABLE)
 

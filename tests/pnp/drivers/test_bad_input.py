@@ -100,7 +100,7 @@ CASES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "noise of two": ({"y": Y[..., :2], "noise_std": None}, ValueError, "noise_std"),
     "noise elsewhere": ({"noise_std": torch.ones(6, 7, device="meta")}, ValueError, "noise_std"),
     "denoiser elsewhere": (
-        {"denoiser": torch.nn.Conv2d(1, 1, 1, device="meta")},
+        {"denoiser": torch.nn.Bilinear(1, 1, 1, device="meta")},
         ValueError,
         "denoiser",
     ),
