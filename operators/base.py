@@ -32,7 +32,8 @@ class LinearOperator(nn.Module):
       or None;
     - `fbp(y)`: a direct first estimate, and `sees_whole_image`: False where truncation makes that estimate wrong.
 
-    Here `weights` is a scalar tensor or broadcasts against y, and alpha is a positive scalar tensor.
+    Here `weights` is a scalar tensor or broadcasts against y, and alpha is positive: a scalar tensor, or one value for
+    each image of a batch, (B, 1, 1, 1), as formulas that multiply by alpha take it.
 
     Operators compose: `A @ B`, `c * A`, `A / c`, `-A`, `A + B`, `A - B` and the adjoint `A.T` are operators. B may be
     any object with `A(x)` and `A_adjoint(y)`. `c * A` offers whatever A offers; the others offer what is exact for

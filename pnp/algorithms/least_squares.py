@@ -11,13 +11,14 @@ operator's own parameters: through its closed form, or implicitly, by one more s
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..checks import check_number
-from .linalg import cg, implicit_solve, operator_norm
+from .linalg import cg, each, images, implicit_solve, operator_norms, per_image, together
 from .protocols import Operator, Preconditioner, Step
 
 
@@ -51,17 +52,18 @@ class LeastSquaresStep:
         self.rtol, self.max_iter = rtol, max_iter
         self.back_projection: Tensor = operator.A_adjoint(y * weights)  # in this order: y may be a list of tensors
         self.inner_iterations = 0
-        self._curvature: float | None = None
+        self._curvature: float | Tensor | None = None
+        self._image_weights = _image_weights(weights, y)
         self.last_x: Tensor | None = None  # the last x-update, where CG starts
         self._closed_form: Step | None = None
         self._preconditioner: Preconditioner | None = None
         if hasattr(operator, "data_step"):
-            self._closed_form = operator.data_step(y, weights)
+            self._closed_form = closed_form(operator, y, weights, self._image_weights)
         if self._closed_form is None and hasattr(operator, "preconditioner"):
             self._preconditioner = operator.preconditioner(weights)
 
     def __call__(self, v: Tensor, alpha: Tensor, /) -> Tensor:
-        """Return the x-update; alpha is 0-dim, or (B, 1, 1, 1) where there is no closed form."""
+        """Return the x-update; alpha is 0-dim, or (B, 1, 1, 1) with one value for each image."""
         if self._closed_form is not None:
             return self._closed_form(v, alpha)
         M = self._preconditioner
@@ -80,6 +82,8 @@ class LeastSquaresStep:
         """Return A*WA x."""
         if self.weights.numel() == 1:
             return self.weights.reshape(()) * apply_normal(self.operator, x)
+        if self._image_weights is not None:
+            return per_image(self._image_weights, x) * apply_normal(self.operator, x)
         return self.operator.A_adjoint(self.operator.A(x) * self.weights)
 
     def initial(self) -> Tensor:
@@ -87,19 +91,28 @@ class LeastSquaresStep:
 
         Otherwise return a regularised solution, h(c, alpha) with alpha at 1 % of the curvature. The constant image c,
         one constant for each channel, fits the measurements best: what A does not see starts at the mean of what it
-        does see.
+        does see. In a batch each image has what it would have alone.
         """
+        whole = getattr(self.operator, "sees_whole_image", True) and hasattr(self.operator, "fbp")
+        complete = [whole and bool((w > 0).all()) for w in self._weights_by_image()]
+        if not any(complete):
+            return self._regularised()
+        x: Tensor = self.operator.fbp(self.y)  # type: ignore[attr-defined]
+        if x.shape != self.back_projection.shape:
+            return self._regularised()
+        if all(complete):
+            return x
+        return torch.where(per_image(torch.tensor(complete), x) > 0, x, self._regularised())
+
+    def _regularised(self) -> Tensor:
         b = self.back_projection
-        whole = getattr(self.operator, "sees_whole_image", True)
-        if whole and hasattr(self.operator, "fbp") and bool((self.weights > 0).all()):
-            x: Tensor = self.operator.fbp(self.y)
-            if x.shape == b.shape:
-                return x
         ones = torch.ones_like(b)
         seen = self.normal(ones)
         axes = tuple(range(2, b.ndim)) or (-1,)
         fit, energy = b.sum(dim=axes, keepdim=True), seen.sum(dim=axes, keepdim=True)
-        alpha = 0.01 * self.curvature()
+        alpha: Any = 0.01 * self.curvature()
+        if isinstance(alpha, Tensor):
+            alpha = per_image(alpha, b)
         # Where A* W A 1 vanishes against the curvature, as in mass mapping, constants are not measured.
         measured = torch.real(energy) > 1e-3 * alpha * ones[0, 0].numel()
         constant = torch.where(measured, fit / torch.where(measured, energy, torch.ones_like(energy)), 0)
@@ -108,11 +121,17 @@ class LeastSquaresStep:
             return self._closed_form(c, torch.as_tensor(alpha, dtype=self.weights.dtype).to(b.device))
         return cg(lambda x: self.normal(x) + alpha * x, b + alpha * c, x0=c, rtol=1e-2, max_iter=10).x
 
-    def curvature(self) -> float:
+    def _weights_by_image(self) -> list[Tensor]:
+        """Return the weights of each image's measurements."""
+        n = len(self.back_projection)
+        own = n > 1 and isinstance(self.y, Tensor) and self.weights.ndim == self.y.ndim and len(self.weights) == n
+        return images(self.weights) if own else [self.weights] * n
+
+    def curvature(self) -> float | Tensor:
         """Return ||A*A||, A without the measurements that do not count, times the mean of W over those that do.
 
         For scalar weights this is ||A*WA||, for A*A = 1 the mean weight; one very exact measurement does not
-        set it alone.
+        set it alone. Where the images of a batch differ, a tensor (B,).
         """
         if self._curvature is None:
             counts = self.weights > 0
@@ -123,11 +142,12 @@ class LeastSquaresStep:
                     return apply_normal(self.operator, x)
                 return self.operator.A_adjoint(counts * self.operator.A(x))
 
-            norm = operator_norm(normal, self.back_projection, rtol=1e-2)
-            self._curvature = float(self.weights[counts].double().mean()) * norm**2
+            norms = operator_norms(normal, self.back_projection, rtol=1e-2)
+            means = [float(w[w > 0].double().mean()) for w in self._weights_by_image()]
+            self._curvature = together([mean * norm**2 for mean, norm in zip(means, norms, strict=True)])
         return self._curvature
 
-    def spectral_flatness(self) -> float:
+    def spectral_flatness(self) -> float | Tensor:
         """Return tr(M^2) / (||M|| tr M) of M = A*WA, with ||M|| the `curvature`."""
         return estimate_spectral_flatness(self.normal, self.back_projection, self.curvature())
 
@@ -144,10 +164,17 @@ class LeastSquaresStep:
         return float(((self.weights.sqrt() * residual.abs())[counted] ** 2).mean())
 
 
-def estimate_spectral_flatness(normal: Callable[[Tensor], Tensor], like: Tensor, norm: float) -> float:
-    """tr(M^2) / (norm tr M) from one random probe v: E <v, M v> = tr M and E |M v|^2 = tr(M^2)."""
-    v = _probe(like)
-    Mv = normal(v) / norm  # before it is squared
+def estimate_spectral_flatness(
+    normal: Callable[[Tensor], Tensor], like: Tensor, norm: float | Tensor
+) -> float | Tensor:
+    """tr(M^2) / (norm tr M) of each image from one random probe v: E <v, M v> = tr M and E |M v|^2 = tr(M^2)."""
+    v = _probe(like[:1]).expand(like.shape)
+    Mv = normal(v)
+    pairs = zip(images(v), images(Mv), each(norm, len(like)), strict=True)
+    return together([_flatness(one, M_one / top) for one, M_one, top in pairs])  # divided before it is squared
+
+
+def _flatness(v: Tensor, Mv: Tensor) -> float:
     trace = float(torch.real(v.conj() * Mv).sum())
     return min(1.0, float((Mv.abs() ** 2).sum()) / trace) if trace > 0 else 1.0
 
@@ -156,6 +183,43 @@ def _probe(like: Tensor) -> Tensor:
     """One image of white noise, always the same."""
     generator = torch.Generator(like.device).manual_seed(0)
     return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
+
+
+def closed_form(operator: Any, y: Any, weights: Tensor, image_weights: Tensor | None = None) -> Step | None:
+    """Return the operator's data step, for one alpha or one for each image; None where there is none for these weights.
+
+    Weights w_b with one value for each image enter by alpha, so that closed forms for scalar weights hold:
+
+        (w_b A*A + alpha)^-1 (w_b A*y + alpha v) = (A*A + alpha/w_b)^-1 (A*y + (alpha/w_b) v)
+
+    A data step of another library that takes one alpha alone is called image by image.
+    """
+    w = weights if image_weights is None else weights.new_ones(())
+    step = operator.data_step(y, w)
+    if step is None:
+        return None
+
+    def h(v: Tensor, alpha: Tensor) -> Tensor:
+        if image_weights is not None:
+            alpha = alpha / per_image(image_weights, v)
+        if alpha.ndim == 0:
+            return step(v, alpha)  # type: ignore[no-any-return]
+        with suppress(IndexError, RuntimeError, TypeError, ValueError):
+            x = step(v, alpha)
+            if x.shape == v.shape:
+                return x  # type: ignore[no-any-return]
+        rows = [w[b : b + 1] if w.ndim == y.ndim and len(w) > 1 else w for b in range(len(v))]
+        alphas = alpha.flatten().expand(len(v))
+        return torch.cat([operator.data_step(y[b : b + 1], rows[b])(v[b : b + 1], alphas[b]) for b in range(len(v))])
+
+    return h
+
+
+def _image_weights(weights: Tensor, y: Any) -> Tensor | None:
+    """Return weights (B,) where there is one for each of several images, else None."""
+    if not isinstance(y, Tensor) or not weights.ndim == y.ndim > 1:
+        return None
+    return weights.flatten() if weights.numel() == len(weights) == len(y) > 1 else None
 
 
 def apply_normal(operator: Operator, x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..checks import as_tensor, broadcasts, check_number
 from .least_squares import apply_normal, estimate_spectral_flatness
-from .linalg import operator_norm
+from .linalg import each, images, operator_norms, per_image, together
 from .protocols import Operator
 
 
@@ -114,8 +114,8 @@ class Poisson:
                 f"Poisson: y must hold counts >= 0, got a minimum of {float(y.min()):.4g}; "
                 "do not subtract the background, pass it as Poisson(background=...)"
             )
-        if not bool((y > 0).any()):
-            raise ValueError("Poisson: y must hold counts, got zeros only; check the measurements")
+        if not all(bool((one > 0).any()) for one in images(y)):
+            raise ValueError("Poisson: y must hold counts in each image, got zeros only; check the measurements")
         r = torch.as_tensor(self.background, dtype=y.dtype).to(y.device)
         if not broadcasts(tuple(r.shape), tuple(y.shape)):
             raise ValueError(
@@ -132,7 +132,8 @@ class PoissonStep:
         self.inner_iterations = n_inner
         self.back_projection = operator.A_adjoint(y)
         self.sensitivity = operator.A_adjoint(torch.ones_like(y))  # s = A* 1
-        self._least = MIN_EXPECTED * float(y.mean())
+        self._means = together([float(one.mean()) for one in images(y)])
+        self._least = per_image(MIN_EXPECTED * self._means, y)
         if bool((self.sensitivity < -RINGING * self.sensitivity.max().clamp(min=0)).any()):
             raise ValueError(
                 "Poisson: the operator must have non-negative entries, got A_adjoint(1) < 0; use LeastSquares"
@@ -157,21 +158,22 @@ class PoissonStep:
     def initial(self) -> Tensor:
         """Return the image after ten EM iterations from the constant that explains all counts."""
         s = self.sensitivity
-        counts = (self.y - self.background).clamp(min=0).sum()
-        x = torch.ones_like(s) * torch.where(counts > 0, counts, self.y.sum()) / s.sum()
+        counts = _sums((self.y - self.background).clamp(min=0), s)
+        x = torch.ones_like(s) * torch.where(counts > 0, counts, _sums(self.y, s)) / _sums(s, s)
         seen = s > RINGING * s.max()
         for _ in range(10):
             x = torch.where(seen, self._em(x) / torch.where(seen, s, 1), x)
         return x
 
-    def curvature(self) -> float:
+    def curvature(self) -> float | Tensor:
         """Return ||A*A|| / mean(y): the mean count is the variance."""
-        norm = operator_norm(lambda x: apply_normal(self.operator, x), self.back_projection, rtol=1e-2)
-        return norm**2 / float(self.y.mean())
+        n = len(self.back_projection)
+        norms = operator_norms(lambda x: apply_normal(self.operator, x), self.back_projection, rtol=1e-2)
+        return together([norm**2 / mean for norm, mean in zip(norms, each(self._means, n), strict=True)])
 
-    def spectral_flatness(self) -> float:
+    def spectral_flatness(self) -> float | Tensor:
         """Return tr(M^2) / (||M|| tr M) of M = A*A / mean(y)."""
-        mean = self.y.mean()
+        mean = per_image(self._means, self.back_projection)
         return estimate_spectral_flatness(
             lambda x: apply_normal(self.operator, x) / mean, self.back_projection, self.curvature()
         )
@@ -181,3 +183,8 @@ class PoissonStep:
         expected = self.operator.A(x) + self.background
         seen = expected > self._least
         return float(((expected - self.y)[seen] ** 2 / expected[seen]).mean())
+
+
+def _sums(values: Tensor, like: Tensor) -> Tensor:
+    """Return the sum of each image's values, shaped to broadcast against images."""
+    return torch.stack([one.sum() for one in images(values)]).reshape(-1, *[1] * (like.ndim - 1))

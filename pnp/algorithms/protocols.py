@@ -11,10 +11,10 @@ from typing import Any, Protocol
 from torch import Tensor
 
 Step = Callable[[Tensor, Tensor], Tensor]
-"""The x-update h(v, alpha) = argmin_x f(x) + alpha/2 ||x - v||^2."""
+"""The x-update h(v, alpha) = argmin_x f(x) + alpha/2 ||x - v||^2; alpha 0-dim, or (B, 1, 1, 1) for each image."""
 
 Preconditioner = Callable[[Tensor, Tensor], Tensor]
-"""M(r, alpha), symmetric positive definite and close to (A*WA + alpha)^-1 r."""
+"""M(r, alpha), symmetric positive definite and close to (A*WA + alpha)^-1 r; alpha as in `Step`."""
 
 
 class Operator(Protocol):
@@ -48,16 +48,22 @@ class BoundDataTerm(Protocol):
     """Inner iterations of the last x-update; 0 for a closed form."""
 
     def __call__(self, v: Tensor, alpha: Tensor, /) -> Tensor:
-        """Return argmin_x f(x) + alpha/2 ||x - v||^2."""
+        """Return argmin_x f(x) + alpha/2 ||x - v||^2; alpha is 0-dim, or (B, 1, 1, 1), one for each image."""
 
     def initial(self) -> Tensor:
         """Return a first estimate of the image from the measurements alone."""
 
-    def curvature(self) -> float:
-        """Return the largest curvature of f, which sets the last noise level: sigma_K = curvature^(-1/2)."""
+    def curvature(self) -> float | Tensor:
+        """Return the largest curvature of f, which sets the last noise level: sigma_K = curvature^(-1/2).
 
-    def spectral_flatness(self) -> float:
-        """Return tr(M^2) / (||M|| tr M) of f's Hessian M: 1 where all non-zero eigenvalues are equal."""
+        One number for all images, or a tensor (B,) where they differ.
+        """
+
+    def spectral_flatness(self) -> float | Tensor:
+        """Return tr(M^2) / (||M|| tr M) of f's Hessian M: 1 where all non-zero eigenvalues are equal.
+
+        One number for all images, or a tensor (B,) where they differ.
+        """
 
     def misfit(self, x: Tensor, /) -> float:
         """Return the misfit of x per measurement, about 1 where x explains the data up to their noise."""

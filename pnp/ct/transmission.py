@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from ..algorithms.least_squares import LeastSquaresStep
-from ..algorithms.linalg import cg, implicit_solve
+from ..algorithms.linalg import cg, images, implicit_solve
 from ..algorithms.protocols import Operator, Preconditioner
 from ..checks import broadcasts, check_number
 from .line_integrals import check_open_beam
@@ -162,7 +162,8 @@ class TransmissionStep:
             _, slope, curvature = self._derivatives(line)
             pull, push = self.operator.A_adjoint(slope), alpha * (x - v)
             gradient = pull + push
-            if float(gradient.norm()) <= self.rtol * float(pull.norm() + push.norm()):
+            parts = zip(*(images(t) for t in (gradient, pull, push)), strict=True)
+            if all(float(g.norm()) <= self.rtol * float(a.norm() + b.norm()) for g, a, b in parts):
                 break
             M = self._preconditioner(curvature, alpha)
             H = self._hessian(curvature, alpha)
@@ -215,11 +216,11 @@ class TransmissionStep:
         """Return the first estimate of `LeastSquares` from the log of the counts, weighted with the counts."""
         return self._quadratic.initial()
 
-    def curvature(self) -> float:
+    def curvature(self) -> float | Tensor:
         """Return ||A*A|| times the mean of W = (y - r)^2 / y, A without the rays that carry no information."""
         return self._quadratic.curvature()
 
-    def spectral_flatness(self) -> float:
+    def spectral_flatness(self) -> float | Tensor:
         """Return tr(M^2) / (||M|| tr M) of M = A*WA."""
         return self._quadratic.spectral_flatness()
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any
 
+from torch import Tensor
+
 from ..checks import short
 from .progress import progress_bar, wants_stop
 from .result import Stop
@@ -25,7 +27,7 @@ class Monitor:
         progress: show a bar on stderr.
 
     Attributes:
-        history: a list for each name, with one value per iteration.
+        history: a list for each name, with one value per iteration: a number, or a list with one for each image.
         stop: why the iteration ended; MAX_ITER unless something else was set.
 
     >>> with Monitor("halve", 5, ("x",)) as monitor:
@@ -48,7 +50,7 @@ class Monitor:
             got = short(type(callback).__name__, 60)
             raise TypeError(f"{caller}: callback must be a function that is called after each iteration, got {got}")
         self.caller, self.max_iter, self.callback = caller, max_iter, callback
-        self.history: dict[str, list[float]] = {name: [] for name in names}
+        self.history: dict[str, list[Any]] = {name: [] for name in names}
         self.stop = Stop.MAX_ITER
         self._finished, self._n_resumed = False, 0
         self._progress = progress
@@ -59,7 +61,7 @@ class Monitor:
         """Recorded iterations."""
         return len(next(iter(self.history.values())))
 
-    def resume(self, history: dict[str, list[float]]) -> None:
+    def resume(self, history: dict[str, list[Any]]) -> None:
         """Take over the history of a checkpoint.
 
         Raises:
@@ -71,10 +73,10 @@ class Monitor:
             raise ValueError(f"{self.caller}: max_iter must be at least the {self.n_iter} iterations of checkpoint")
         self._n_resumed = self.n_iter
 
-    def record(self, *values: float) -> None:
+    def record(self, *values: float | Tensor) -> None:
         """Append a value for each name of the history."""
         for column, value in zip(self.history.values(), values, strict=True):
-            column.append(value)
+            column.append(as_numbers(value))
 
     def show(self, text: str = "") -> None:
         """Advance the bar, which shows `text`: last, so that an iteration that was shown is also kept."""
@@ -107,3 +109,19 @@ class Monitor:
         if not self._finished:
             self.stop = Stop.INTERRUPTED
         return True
+
+
+def as_numbers(value: float | Tensor) -> float | list[float]:
+    """Return a number as it is, a tensor (B,) as a list."""
+    return value.tolist() if isinstance(value, Tensor) else value  # type: ignore[no-any-return]
+
+
+def as_text(value: float | Tensor) -> str:
+    """Return a number with three digits, of a tensor (B,) the least and the largest.
+
+    >>> as_text(0.12345)
+    '0.123'
+    """
+    if isinstance(value, Tensor) and value.ndim:
+        return f"{float(value.min()):.3g} to {float(value.max()):.3g}"
+    return f"{float(value):.3g}"

@@ -34,7 +34,9 @@ class Result:
         n_iter: finished iterations.
         stop: why it ended; `str(result.stop)` is a sentence.
         history: one entry per iteration: "sigma" (units of x), "alpha" (1/units of x squared), "primal" and "dual"
-            (relative residuals), "inner" (inner iterations of the x-update, 0 for a closed form).
+            (relative residuals), "inner" (inner iterations of the x-update, 0 for a closed form). Where the images of
+            a batch have their own, an entry of "sigma" or "alpha" is a list with one for each; "primal" and "dual" are
+            the largest of the images that have not converged before.
         noise_std: the noise level used, in units of y, like the argument; a tuple where y has parts; None where the
             data term needs none.
         noise_estimated: whether noise_std was estimated from y.
@@ -47,7 +49,7 @@ class Result:
     x: Any
     n_iter: int
     stop: Stop
-    history: dict[str, list[float]] = field(repr=False)
+    history: dict[str, list[Any]] = field(repr=False)
     noise_std: Any
     noise_estimated: bool
     misfit: float

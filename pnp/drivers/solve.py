@@ -21,7 +21,7 @@ from ..algorithms.protocols import DataTerm, Denoiser, Operator
 from ..algorithms.schedules import Schedule
 from ..checks import check_number
 from .checkpoint import Checkpoint, RunState, checkpointed
-from .monitor import Monitor
+from .monitor import Monitor, as_text
 from .problem import HISTORY, MAX_ITER, RTOL, Problem, prepare
 from .result import Result, Stop
 from .solver_state import denoiser_fingerprint, restore_state, save_final, save_state
@@ -42,14 +42,15 @@ def solve(
     x0: Any = None,
     max_iter: int | None = None,
     rtol: float | None = None,
+    check_adjoint: bool = True,
     callback: Callable[[State], Any] | None = None,
     checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
     progress: bool = False,
 ) -> Result:
     """Reconstruct an image from measurements y = A x + noise by plug-and-play ADMM or HQS.
 
-    The images of a batch share one schedule, one stopping rule and, where it is estimated, one noise level; solve
-    images of different brightness or noise separately.
+    Each image of a batch gets what it would get alone: its own first and last noise level, coupling and stopping; one
+    that has converged keeps its z, and the run ends when all have. A `schedule` that is given is shared.
 
     Args:
         operator: A, with `A(x)` and `A_adjoint(y)`; any deepinv LinearPhysics as it is. It is never changed.
@@ -75,6 +76,7 @@ def solve(
         max_iter: at most so many iterations. Default 24.
         rtol: stop once the last noise level is reached and the relative residuals are at most rtol: ||x - z|| (ADMM
             only: HQS keeps a gap) and the change of z. 0: never. Default 1e-3.
+        check_adjoint: check A_adjoint, and that A is linear, on one random pair: one application of each.
         callback: called with each `State`; a true answer stops, an array of several truth values does not.
         checkpoint: a file for the state, written every three minutes, at Ctrl-C and after an error, and removed at the
             end. If it exists, the same call resumes from it, bit for bit on the same machine; a callback then sees the
@@ -112,6 +114,7 @@ def solve(
         x0=x0,
         max_iter=max_iter,
         rtol=RTOL if rtol is None else rtol,
+        check_adjoint=check_adjoint,
     )
 
     def settings() -> dict[str, Any]:
@@ -122,7 +125,7 @@ def solve(
         if monitor.stop is not Stop.INTERRUPTED:
             with suppress(KeyboardInterrupt):  # it is then computed once more below
                 problem.misfit()  # while the checkpoint is there
-            save_final(kept, problem.state, monitor)
+            save_final(kept, problem, monitor)
     return problem.result(monitor.stop, monitor.history)
 
 
@@ -134,13 +137,13 @@ def _iterate(problem: Problem, monitor: Monitor, kept: RunState) -> None:
             if not problem.accept(state):
                 monitor.stop = Stop.DIVERGED
                 break
-            sigma, primal, dual = state.sigma, state.primal, state.dual
-            monitor.record(sigma, state.alpha, primal, dual, problem.h.inner_iterations)
-            save_state(kept, state, monitor.history)
-            monitor.show(f"sigma {sigma:.3g}, residuals {primal:.1e} {dual:.1e}")
+            primal, dual = problem.residuals
+            monitor.record(state.sigma, state.alpha, primal, dual, problem.h.inner_iterations)
+            save_state(kept, problem, monitor)
+            monitor.show(f"sigma {as_text(state.sigma)}, residuals {primal:.1e} {dual:.1e}")
             if monitor.asks_to_stop(state):
                 break
-            if problem.converged(state.k, primal, dual):
+            if problem.converged:
                 monitor.stop = Stop.CONVERGED
                 break
         monitor.finish()

@@ -1,7 +1,8 @@
 """Save the state of `solve` to a checkpoint and restore it.
 
-The checkpoint holds x, z, u, sigma and alpha of a `State`; the inner iteration of the next x-update starts from x. All
-else follows from the arguments, which must be those of the first call.
+The checkpoint holds x, z, u, sigma and alpha of a `State`, and which images of a batch have finished; the inner
+iteration of the next x-update starts from x. All else follows from the arguments, which must be those of the first
+call.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..algorithms.iterations import State
+from ..algorithms.iterations import Level, State
 from .checkpoint import RunState
 from .fingerprint import fingerprint
-from .monitor import Monitor
+from .monitor import Monitor, as_numbers
 from .problem import Problem
 from .result import Stop
 
@@ -23,15 +24,15 @@ SAME_DENOISER_RTOL = 0.1
 """Difference of two answers, relative to what the denoiser removes, that bfloat16's rounding may cause."""
 
 
-def save_state(kept: RunState, state: State, history: dict[str, list[float]]) -> None:
+def save_state(kept: RunState, problem: Problem, monitor: Monitor) -> None:
     """Hold an iteration for the next write of the checkpoint."""
     if kept.checkpoint is not None:  # the history is copied
-        kept.keep(*_contents(state, history))
+        kept.keep(*_contents(problem, monitor))
 
 
-def save_final(kept: RunState, state: State | None, monitor: Monitor) -> None:
+def save_final(kept: RunState, problem: Problem, monitor: Monitor) -> None:
     """Keep the last iteration, and why it was the last."""
-    kept.end(monitor.stop.name, *(({}, {}) if state is None else _contents(state, monitor.history)))
+    kept.end(monitor.stop.name, *_contents(problem, monitor))
 
 
 def restore_state(kept: RunState, problem: Problem, monitor: Monitor) -> State | None:
@@ -47,14 +48,20 @@ def restore_state(kept: RunState, problem: Problem, monitor: Monitor) -> State |
     try:
         x, z, u = (kept.tensors[name] for name in ("x", "z", "u"))
         k, sigma, alpha, history = (kept.numbers[name] for name in ("k", "sigma", "alpha", "history"))
+        finished = [int(at) for at in kept.numbers.get("finished", [0] * len(z))]
+        sigma, alpha = _as_level(sigma), _as_level(alpha)
         monitor.resume(history)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"solve: checkpoint is damaged ({error!s:.60}); remove the file to restart") from error
     if hasattr(problem.h, "last_x"):
         problem.h.last_x = x
     state = State(k, x, z, u, z, sigma, alpha)
     problem.state, problem.z = state, z
+    problem.finished = [at if at < k else 0 for at in finished]  # those that kept their z in iteration k
     _check_denoiser(state, problem.denoise, problem.denoiser)
+    problem.finished = finished
+    if problem.converged and kept.ended is None:  # killed between its last iteration and the answer
+        monitor.stop, problem.levels = Stop.CONVERGED, []
     return state
 
 
@@ -63,7 +70,7 @@ def denoiser_fingerprint(denoiser: Any) -> str:
     return fingerprint(denoiser) if isinstance(denoiser, nn.Module) else type(denoiser).__qualname__
 
 
-def _check_denoiser(state: State, denoise: Callable[[Tensor, float], Tensor], denoiser: Any) -> None:
+def _check_denoiser(state: State, denoise: Callable[[Tensor, Level], Tensor], denoiser: Any) -> None:
     """Check that a denoiser without weights still gives z = D(x + u; sigma); weights of modules are compared.
 
     Raises:
@@ -81,10 +88,18 @@ def _check_denoiser(state: State, denoise: Callable[[Tensor, float], Tensor], de
         )
 
 
-def _contents(state: State, history: dict[str, list[float]]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _contents(problem: Problem, monitor: Monitor) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    state = problem.state
+    if state is None:
+        return {}, {}
     tensors = {"x": state.x, "z": state.z, "u": state.u}
-    numbers = {"k": state.k, "sigma": state.sigma, "alpha": state.alpha}
-    return tensors, numbers | {"history": {name: list(values) for name, values in history.items()}}
+    numbers = {"k": state.k, "sigma": as_numbers(state.sigma), "alpha": as_numbers(state.alpha)}
+    history = {name: list(values) for name, values in monitor.history.items()}
+    return tensors, numbers | {"finished": list(problem.finished), "history": history}
+
+
+def _as_level(value: Any) -> Level:
+    return torch.tensor([float(v) for v in value], dtype=torch.float64) if isinstance(value, list) else value
 
 
 def _norm(x: Tensor) -> float:

@@ -3,7 +3,7 @@
     /                attributes: format ("pnp measurements" | "pnp result"), format_version, version_*
     /measurements    (B, C, ...), attribute units                         (measurements)
     /image           (B, C, H, W)                                         (result)
-    /history/*       one value per iteration                              (result)
+    /history/*       one value per iteration, or one for each image       (result)
     /operator        attribute name; parameters: scalars and tuples as attributes, arrays as datasets
     /noise_std       scalar or an array that broadcasts against the measurements; infinity: no information
     /reference       (B, C, H, W), optional
@@ -72,7 +72,7 @@ class SavedResult:
         operator: the operator's name, empty where none was stored.
         parameters: the arguments of its constructor; angles in radians.
         noise_std: noise standard deviation that was used, given or estimated.
-        history: one array per recorded quantity, a value per iteration.
+        history: one array per recorded quantity, a value per iteration, or one for each image, (n_iter, B).
         reference: the true image where it is known.
         attributes: stop (a sentence), n_iter, denoiser, command, versions, ...
     """
@@ -148,7 +148,7 @@ def write_result(
         operator: name of the operator.
         parameters: the operator's constructor arguments, angles in radians; for SPECT, in mm and 1/mm.
         noise_std: noise standard deviation that was used.
-        history: a sequence of numbers per recorded quantity.
+        history: a sequence of numbers per recorded quantity, or of lists with one for each image.
         reference: the true image, if known.
         b_mode: B modes of a mass map (B, 1, H, W), for `pnp report`.
         attributes: further attributes of the root: stop, n_iter, denoiser, command, ...

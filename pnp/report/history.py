@@ -31,14 +31,21 @@ CHART_GROUPS = (
 
 
 def charts(history: Mapping[str, npt.ArrayLike]) -> list[str]:
-    """Return an SVG for every group of quantities in a history; those without numbers are left out."""
-    lines = {name: line for name, values in history.items() if (line := _line_of(values)) is not None}
+    """Return an SVG for every group of quantities in a history; those without numbers are left out.
+
+    Of a quantity with a value for each image of a batch, (n_iter, B), the lowest and the highest are drawn.
+    """
     known = {name for _, names in CHART_GROUPS for name in names}
+    lines = {name: found for name, values in history.items() if (found := _lines_of(values, 1 + (name in known)))}
     groups = [(title, {name: label for name, label in names.items() if name in lines}) for title, names in CHART_GROUPS]
     groups += [(clean(name, 40), {name: clean(name, 40)}) for name in sorted(set(lines) - known)]
-    if "inner" in lines and not lines["inner"].any():  # a closed form
+    if "inner" in lines and not any(line.any() for line in lines["inner"].values()):  # a closed form
         groups = [(title, names) for title, names in groups if "inner" not in names]
-    drawn = [(title, {label: lines[name] for name, label in names.items()}) for title, names in groups if names]
+    drawn = [
+        (title, {label + which: line for name, label in names.items() for which, line in lines[name].items()})
+        for title, names in groups
+        if names
+    ]
     return [_chart(title, curves) for title, curves in drawn[:MAX_CHARTS]]
 
 
@@ -126,11 +133,20 @@ def _even(low: float, high: float) -> Sequence[float]:
     return [k * step for k in range(first, last + 1)]
 
 
-def _line_of(values: npt.ArrayLike) -> Array | None:
-    """Return the values of a quantity as floats, NaN where out of range; None if they are not a line of numbers."""
+def _lines_of(values: npt.ArrayLike, max_ndim: int) -> dict[str, Array]:
+    """Return the values of a quantity as floats, NaN where out of range, by what their label ends in.
+
+    Empty if they are not a line of numbers; two lines if there is one for each image.
+    """
     array = np.asarray(values)
-    if array.dtype.kind not in "fiub" or array.ndim > 1:
-        return None
-    line = np.atleast_1d(array).astype(np.float64)
-    line = np.where(np.abs(line) < MAX_MAGNITUDE, line, np.nan)
-    return line if np.isfinite(line).any() else None
+    if array.dtype.kind not in "fiub" or array.ndim > max_ndim or array.size == 0:
+        return {}
+    array = np.atleast_1d(array).astype(np.float64)
+    within = np.abs(array) < MAX_MAGNITUDE
+    if not within.any():
+        return {}
+    if array.ndim == 1:
+        return {"": np.where(within, array, np.nan)}
+    ends = {", lowest of the images": (np.inf, np.min), ", highest of the images": (-np.inf, np.max)}
+    lines = {which: function(np.where(within, array, none), axis=1) for which, (none, function) in ends.items()}
+    return {which: np.where(np.isfinite(line), line, np.nan) for which, line in lines.items()}

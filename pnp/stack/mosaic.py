@@ -14,11 +14,10 @@ import math
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 from ..algorithms.iterations import ALGORITHMS
-from ..algorithms.protocols import BoundDataTerm, Denoiser
+from ..algorithms.protocols import Denoiser
 from ..algorithms.schedules import Schedule, coupling
 from ..checks import check_number
 from ..drivers.arguments import as_bounds, as_denoiser, as_levels
@@ -110,8 +109,7 @@ def solve_mosaic(
         z, u, alpha_old = part / "z0", None, None
         energy = tiles.keep_first(problem, z, limits)
         if schedule is None:
-            h = cast(BoundDataTerm, SimpleNamespace(curvature=lambda: problem.curvature))
-            schedule = default_schedule(h, tiles.sample(z), denoiser, max_iter)
+            schedule = default_schedule(problem.curvature, tiles.sample(z), denoiser, max_iter)
         sigmas, last = as_levels(schedule, max_iter)
         weight = strength * coupling(algorithm, problem.spectral_flatness)
         diverged = DIVERGENCE_FACTOR * math.sqrt(max(energy, tiles.size / problem.curvature))

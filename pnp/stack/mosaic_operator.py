@@ -46,7 +46,7 @@ class LocalOperator:
         self._uniform = float(least.min()) == float(greatest.max())
         mean_w = float(total.sum() / tiles.n_live)
         self._probe = self._bound(torch.zeros(1, 1, *self._probe_shape, dtype=torch.float64), mean_w)
-        self.curvature, self.spectral_flatness = self._probe.curvature(), self._probe.spectral_flatness()
+        self.curvature, self.spectral_flatness = float(self._probe.curvature()), float(self._probe.spectral_flatness())
         self._overlaps: dict[float, int] = {}
         self._reach = self._radius(self._probe.operator.A_adjoint(self._probe.operator.A(self._pixel())), "A*A")
         self._alpha = 0.01 * self.curvature

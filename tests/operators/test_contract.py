@@ -259,6 +259,24 @@ def test_data_step_solves_its_equation(row: Row) -> None:
         assert x32.dtype == torch.float32 and rel(x32.double(), x) < 1e-5, kind
 
 
+def test_alpha_may_have_one_value_for_each_image(row: Row) -> None:
+    """Data steps and preconditioners with alpha (B, 1, 1, 1) do what they do image by image with a scalar."""
+    op = row.make()
+    z = images(op, row, seed=8)
+    y = like(op.A(z))
+    alpha = torch.tensor([0.3, 40.0], dtype=F64)
+    shaped = alpha.reshape(-1, *[1] * (z.ndim - 1))
+    for kind, w in weights_for(y).items():
+        own = [w[b : b + 1] if kind in ("per item", "array") else w for b in range(2)]
+        h = op.data_step(y, w) if hasattr(op, "data_step") else None
+        if h is not None:
+            each = [op.data_step(y[b : b + 1], own[b])(z[b : b + 1], alpha[b]) for b in range(2)]
+            assert rel(h(z, shaped), torch.cat(each)) < 1e-12, kind
+        if hasattr(op, "preconditioner"):
+            each = [op.preconditioner(own[b])(z[b : b + 1], alpha[b]) for b in range(2)]
+            assert rel(op.preconditioner(w)(z, shaped), torch.cat(each)) < 1e-12, kind
+
+
 def test_closed_forms_are_where_the_design_wants_them() -> None:
     def closed(name: str, kind: str) -> bool:
         op = ROWS[name].make()

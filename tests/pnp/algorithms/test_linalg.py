@@ -34,7 +34,7 @@ def test_cg_is_scale_invariant_and_batch_independent() -> None:
     alone = torch.cat([cg(lambda x: x @ H, row[None], rtol=1e-6).x for row in b])
     together = cg(lambda x: x @ H, b, rtol=1e-6)
     error = (together.x - alone).norm(dim=1) / alone.norm(dim=1)
-    assert error.max() < 1e-5
+    assert error.max() < 1e-12  # each stops where it would alone
     scaled = cg(lambda x: x @ H, b * 2.0**-40, rtol=1e-6)
     assert scaled.n_iter == together.n_iter
     assert torch.equal(scaled.x * 2.0**40, together.x)

@@ -213,13 +213,14 @@ def test_result_round_trip(tmp_path):
         operator="mask",
         parameters={"mask": torch.tensor([[True, False]])},
         noise_std=0.25,
-        history={"sigma": [0.3, 0.2]},
+        history={"sigma": [0.3, 0.2], "alpha": [[1.0, 2.0], [3.0, 4.0]]},
         attributes={"stop": "It converged.", "n_iter": 2},
     )
     saved = read_result(tmp_path / "x.h5")
     assert saved.x.dtype == np.float64 and saved.x.shape == (1, 1, 4, 4)
     assert saved.operator == "mask" and saved.parameters["mask"].tolist() == [[True, False]]
     assert saved.noise_std == 0.25 and saved.history["sigma"].tolist() == [0.3, 0.2]
+    assert saved.history["alpha"].tolist() == [[1.0, 2.0], [3.0, 4.0]]  # one for each image of a batch
     assert saved.attributes["stop"] == "It converged." and saved.attributes["n_iter"] == 2
     assert saved.attributes["version_torch"] == torch.__version__.split("+")[0] or saved.attributes["version_torch"]
 

@@ -294,3 +294,13 @@ def test_charts_are_logarithmic_over_decades_and_break_where_there_is_no_value()
     (linear,) = charts({"inner": np.arange(9)})
     assert "linear" in linear
     assert charts({"inner": np.zeros(9)}) == []
+
+
+def test_charts_of_a_batch_show_the_lowest_and_the_highest_of_its_images():
+    levels = np.array([[1.0, 20.0, 3.0], [0.5, np.inf, 2.0], [np.nan, np.nan, np.nan]])
+    (svg,) = charts({"sigma": levels.tolist()})
+    assert "lowest of the images</span> ends at 0.5" in svg and "highest of the images</span> ends at 2" in svg
+    low, high = (re.search(rf'<path class="line-{i}" d="([^"]*)"', svg)[1] for i in range(2))
+    lows, highs = (np.array(re.findall(r"[ML]([\d.]+) ([\d.]+)", path), dtype=float) for path in (low, high))
+    assert len(lows) == len(highs) == 2 and (lows[:, 1] > highs[:, 1]).all()  # downwards
+    assert charts({"sigma": np.full((2, 3), np.nan), "alpha": np.ones((0, 3)), "inner": np.zeros((3, 2))}) == []

@@ -1,0 +1,93 @@
+"""Check of an operator on one random pair: A is linear, leaves its input alone, and A* is its adjoint.
+
+For white noise x and w and an operator B in the place of A*,
+
+    <A x, w> - <x, B w> = <x, (A* - B) w>,
+
+a random number with standard deviation ||A* - B||_F, to be compared with ||A x|| and ||B w||, which estimate ||A||_F and
+||B||_F. Rounding leaves 1e-6 of them in float32, whatever the number of measurements.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..algorithms.protocols import Operator
+
+MAX_GAP = 0.05
+"""Largest gap of an operator that is used."""
+EXACT_GAP = 5e-3
+"""Largest gap that is not worth a warning; float32 and non-uniform FFTs are far below."""
+REMEDY = "pnp.algorithms.linalg.adjoint_gap measures it; check_adjoint=False skips this check"
+
+
+def check_adjoint(operator: Operator, like: Tensor, y: Tensor, *, caller: str = "solve") -> None:
+    """Check A and A* of an operator on one random pair, at the cost of one application of each.
+
+    Args:
+        operator: A and A_adjoint.
+        like: an image batch of the shape and dtype of x.
+        y: measurements, one tensor.
+        caller: start of the messages.
+
+    Raises:
+        ValueError: A is not linear, changes its input or draws at random, or A_adjoint is not its adjoint.
+    """
+    x, w = _white_noise(like, 1), _white_noise(y, 2)
+    Ax, Bw = _apply(operator, "A", x, caller), _apply(operator, "A_adjoint", w, caller)
+    size = max(float(torch.linalg.vector_norm(v)) for v in (Ax, Bw))
+    if not size > 0:
+        return  # it measures nothing, which is another message
+    gap = abs(complex(torch.vdot(Ax.flatten(), w.flatten().to(Ax.dtype))) - complex(_inner(x, Bw))) / size
+    if gap <= EXACT_GAP:
+        return
+    if (fault := _not_linear(operator, x, Ax)) is not None:
+        raise ValueError(f"{caller}: operator.A must be linear, got {fault}; plug-and-play here needs y = A x + noise")
+    if gap > MAX_GAP:
+        raise ValueError(
+            f"{caller}: operator.A_adjoint must be the adjoint of A, got <A x, w> and <x, A_adjoint w> apart by "
+            f"{gap:.2g} of ||A|| on a random pair, where rounding leaves 1e-6; {REMEDY}"
+        )
+    warnings.warn(
+        f"{caller}: operator.A_adjoint is off by {gap:.1g} of ||A|| on a random pair, where rounding leaves 1e-6: "
+        f"x will be a little wrong; {REMEDY}",
+        stacklevel=2,
+    )
+
+
+def _apply(operator: Operator, name: str, v: Tensor, caller: str) -> Tensor:
+    """Return A(v) or A_adjoint(v), and check that v is still the same."""
+    kept = v.clone()
+    out: Tensor = getattr(operator, name)(v)
+    if not torch.equal(v, kept):
+        raise ValueError(f"{caller}: operator.{name} must leave its input as it is, got it changed; work on a clone")
+    return out
+
+
+def _inner(x: Tensor, Bw: Tensor) -> Tensor:
+    """<x, B w>; of a complex B w on real images its real part counts, the adjoint among real numbers."""
+    if Bw.is_complex() and not x.is_complex():
+        Bw = Bw.real
+    return torch.vdot(x.flatten(), Bw.flatten().to(x.dtype))
+
+
+def _not_linear(operator: Operator, x: Tensor, Ax: Tensor) -> str | None:
+    """Return what is wrong with A(x) again, A(0) or A(2 x), as a text; None where A is linear."""
+
+    def apart(a: Tensor, b: Tensor) -> bool:
+        return float(torch.linalg.vector_norm(a - b)) > EXACT_GAP * float(torch.linalg.vector_norm(b))
+
+    if apart(operator.A(x), Ax):
+        return "another A(x) at each call"
+    if apart(operator.A(torch.zeros_like(x)) + Ax, Ax):
+        return "A(0) that is not 0"
+    return "A(2 x) that is not 2 A(x)" if apart(operator.A(2 * x), 2 * Ax) or apart(operator.A(-x), -Ax) else None
+
+
+def _white_noise(like: Any, seed: int) -> Tensor:
+    generator = torch.Generator(like.device).manual_seed(seed)
+    return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
