@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from denoisers import TV, MLPatch, PerChannel, SliceWise
+from denoisers import MLPatch, PerChannel, SliceWise
 
 with warnings.catch_warnings():  # what deepinv warns of at import is not ours to fix
     warnings.simplefilter("ignore")
@@ -37,16 +37,16 @@ class Row:
         make: the physics, with its noise model where it is constructed with one.
         image: the truth.
         denoiser: D(x, sigma), made when it is needed.
-        floor: PSNR that was measured, in dB for a range of 1.
         refused: a word that the message must hold; empty where the row works.
+        warned: a word that the warning must hold; empty where there is none.
     """
 
     name: str
     make: Callable[[], Any]
     image: Callable[[], Tensor]
     denoiser: Callable[[], Any]
-    floor: float = 0.0
     refused: str = ""
+    warned: str = ""
 
     @property
     def cls(self) -> str:
@@ -79,7 +79,7 @@ def as_channels(x: Tensor) -> Tensor:
     return torch.cat([x.real, x.imag], 1)
 
 
-def slices(x: Tensor, n: int = 6) -> Tensor:
+def slices(x: Tensor, n: int = 4) -> Tensor:
     """A volume (1, C, n, H, W) whose slices are the image, brighter from one to the next."""
     factors = torch.linspace(0.6, 1, n).view(1, 1, n, 1, 1)
     return x[:, :, None] * factors
@@ -158,7 +158,7 @@ def kspace_lines(n: int = N, centre: int = 10, every: int = 3) -> Tensor:
     return columns.expand(n, n)
 
 
-def moving_lines(n: int = N, times: int = 6) -> Tensor:
+def moving_lines(n: int = N, times: int = 4) -> Tensor:
     """Such columns, shifted from frame to frame: (times, n, n)."""
     return torch.stack([kspace_lines(n, every=3).roll(t, -1).maximum(kspace_lines(n, every=n)) for t in range(times)])
 
@@ -211,16 +211,21 @@ def ultrasound() -> Any:
     return noisy(physics)
 
 
-def born() -> Any:
-    """Scattering by a weak object: the Born operator of deepinv's `Scattering`."""
+def scattering() -> Any:
+    """Plane waves from 32 directions, and as many receivers on a circle."""
     sources, receivers = P.scattering.circular_sensors(32, radius=1.0)
-    scattering = P.Scattering(
+    return P.Scattering(
         img_width=32, background_wavenumber=10 * math.pi, wave_type="plane_wave", transmitters=sources,
         receivers=receivers, dtype=torch.complex64,
     )  # fmt: skip
-    grid = scattering.get_img_grid(device="cpu", dtype=torch.complex64)
+
+
+def born() -> Any:
+    """The Born operator of that problem: scattering by a weak object."""
+    full = scattering()
+    grid = full.get_img_grid(device="cpu", dtype=torch.complex64)
     physics = P.scattering.BornOperator(
-        scattering.incident_field, scattering.receivers, *grid, scattering.wavenumber, scattering.pixel_area, 32
+        full.incident_field, full.receivers, *grid, full.wavenumber, full.pixel_area, 32
     )
     return noisy(physics)
 
@@ -258,8 +263,8 @@ def binning(**options: Any) -> Any:
 
 
 def tomography(**options: Any) -> Any:
-    """48 views over half a turn; deepinv's norm is 1 here, so that views and noise are small numbers."""
-    return P.Tomography(angles=48, img_width=N, normalize=True, noise_model=P.GaussianNoise(0.01), **options)
+    """32 views over half a turn; deepinv's norm is 1 here, so that views and noise are small numbers."""
+    return P.Tomography(angles=32, img_width=N, normalize=True, noise_model=P.GaussianNoise(0.01), **options)
 
 
 # ---------------------------------------------------------------- rows
@@ -304,9 +309,9 @@ def masks() -> list[Row]:
         Row("HyperSpectralUnmixing", lambda: P.HyperSpectralUnmixing(torch.rand(4, 32, generator=rng()),
             noise_model=noise()), abundances, per_channel),
         Row("CompressiveSpectralImaging (ss)", lambda: P.CompressiveSpectralImaging((3, 32, 32), mode="ss",
-            mask=mask(1, 3, 32, 32), noise_model=noise()), lambda: color(32), colored),
+            mask=mask(1, 3, 32, 32), noise_model=noise()), lambda: color(32), colored, refused="A_adjoint"),
         Row("CompressiveSpectralImaging (sd)", lambda: P.CompressiveSpectralImaging((3, 32, 32), mode="sd",
-            mask=mask(1, 3, 32, 32), noise_model=noise()), lambda: color(32), colored),
+            mask=mask(1, 3, 32, 32), noise_model=noise()), lambda: color(32), colored, refused="A_adjoint"),
     ]  # fmt: skip
 
 
@@ -314,32 +319,33 @@ def transforms() -> list[Row]:
     """Random measurements, k-space, projections, waves."""
     lines = kspace_lines()
     return [
-        Row("CompressedSensing", lambda: P.CompressedSensing(m=2000, img_size=(1, N, N), rng=rng(),
-            noise_model=noise()), gray, mlpatch),
+        Row("CompressedSensing", lambda: P.CompressedSensing(m=500, img_size=(1, 32, 32), rng=rng(),
+            noise_model=noise()), lambda: gray(32), mlpatch),
         Row("CompressedSensing (complex)", lambda: P.CompressedSensing(m=700, img_size=(1, 32, 32), rng=rng(),
             dtype=torch.cfloat, noise_model=noise()), lambda: complex_image(32), parts),
         Row("StructuredRandom", lambda: P.StructuredRandom((1, N, N), (1, 57, 57), rng=rng(), noise_model=noise()),
             gray, mlpatch),
         Row("SinglePixelCamera (fast)", lambda: P.SinglePixelCamera(m=1500, img_size=(1, N, N), fast=True,
             noise_model=noise()), gray, mlpatch),
-        Row("SinglePixelCamera (matrix)", lambda: P.SinglePixelCamera(m=1500, img_size=(1, N, N), fast=False,
-            rng=rng(), noise_model=noise()), gray, mlpatch),
+        Row("SinglePixelCamera (matrix)", lambda: P.SinglePixelCamera(m=500, img_size=(1, 32, 32), fast=False,
+            rng=rng(), noise_model=noise()), lambda: gray(32), mlpatch),
         Row("MRI", lambda: P.MRI(mask=lines, noise_model=noise()), lambda: as_channels(complex_image()), per_channel),
-        Row("MRI (3-D)", lambda: P.MRI(mask=lines.expand(6, N, N), three_d=True, noise_model=noise()),
-            lambda: slices(as_channels(complex_image())), frames),
+        Row("MRI (3-D)", lambda: P.MRI(mask=kspace_lines(32).expand(4, 32, 32), three_d=True, noise_model=noise()),
+            lambda: slices(as_channels(complex_image(32))), frames),
         Row("MultiCoilMRI", lambda: P.MultiCoilMRI(mask=lines, coil_maps=coils(N, N), noise_model=noise()),
             lambda: as_channels(complex_image()), per_channel),
-        Row("MultiCoilMRI (3-D)", lambda: P.MultiCoilMRI(mask=lines.expand(6, N, N), coil_maps=coils(6, N, N),
-            three_d=True, noise_model=noise()), lambda: slices(as_channels(complex_image())), frames),
-        Row("DynamicMRI", lambda: P.DynamicMRI(mask=moving_lines(), noise_model=noise()),
-            lambda: slices(as_channels(complex_image())), frames),
+        Row("MultiCoilMRI (3-D)", lambda: P.MultiCoilMRI(mask=kspace_lines(32).expand(4, 32, 32),
+            coil_maps=coils(4, 32, 32), three_d=True, noise_model=noise()),
+            lambda: slices(as_channels(complex_image(32))), frames),
+        Row("DynamicMRI", lambda: P.DynamicMRI(mask=moving_lines(32), noise_model=noise()),
+            lambda: slices(as_channels(complex_image(32))), frames),
         Row("SequentialMRI", lambda: P.SequentialMRI(mask=moving_lines(), noise_model=noise()),
-            lambda: as_channels(complex_image()), per_channel),
+            lambda: as_channels(complex_image()), per_channel, refused="A_adjoint"),
         Row("Tomography", tomography, gray, mlpatch),
         Row("Tomography (circle)", lambda: tomography(circle=True), lambda: gray() * disc(), mlpatch),
         Row("Tomography (fan beam)", lambda: tomography(fan_beam=True), gray, mlpatch),
         Row("Tomography (adjoint_via_backprop=False)", lambda: tomography(adjoint_via_backprop=False), gray, mlpatch,
-            refused="A_adjoint"),
+            warned="A_adjoint"),
         Row("UltrasoundPlaneWave", ultrasound, gray, mlpatch),
         Row("PtychographyLinearOperator", lambda: P.PtychographyLinearOperator((1, N, N), noise_model=noise()),
             complex_image, parts),
@@ -359,22 +365,21 @@ def combinations() -> list[Row]:
         Row("LinearPhysicsMultiScaler", lambda: P.LinearPhysicsMultiScaler(deblurring(), (1, N, N), factors=[2]),
             gray, mlpatch),
         Row("BlurMultiScaler", lambda: P.BlurMultiScaler(P.Blur(kernel(), padding="circular", noise_model=noise()),
-            (1, N, N), factors=[2]), gray, mlpatch),
-        Row("BlurFFTMultiScaler", lambda: P.BlurFFTMultiScaler(deblurring(), (1, N, N), factors=[2]), gray, mlpatch),
+            (1, N, N), factors=[2]), gray, mlpatch, warned="A_adjoint_A"),
+        Row("BlurFFTMultiScaler", lambda: P.BlurFFTMultiScaler(deblurring(), (1, N, N), factors=[2]), gray, mlpatch,
+            warned="A_adjoint_A"),
         Row("InpaintingMultiScaler", lambda: P.InpaintingMultiScaler(inpainting(), (1, N, N), factors=[2]), gray,
-            mlpatch),
+            mlpatch, warned="A_adjoint_A"),
     ]  # fmt: skip
 
 
 def nonlinear() -> list[Row]:
     """What has no adjoint."""
-    sources, receivers = P.scattering.circular_sensors(8, radius=1.0)
     return [
         Row("Haze", P.Haze, lambda: [gray(), gray(), torch.ones(1)], mlpatch, refused="operator"),
         Row("SinglePhotonLidar", P.SinglePhotonLidar, color, colored, refused="operator"),
         Row("SpatialUnwrapping", P.SpatialUnwrapping, gray, mlpatch, refused="operator"),
-        Row("Scattering", lambda: P.Scattering(img_width=32, background_wavenumber=10 * math.pi, transmitters=sources,
-            receivers=receivers, wave_type="plane_wave"), lambda: complex_image(32), parts, refused="operator"),
+        Row("Scattering", scattering, lambda: complex_image(32), parts, refused="operator"),
         Row("PhaseRetrieval", lambda: P.PhaseRetrieval(P.CompressedSensing(500, (1, 16, 16), dtype=torch.cfloat)),
             lambda: complex_image(16), parts, refused="operator"),
         Row("RandomPhaseRetrieval", lambda: P.RandomPhaseRetrieval(500, (1, 16, 16)), lambda: complex_image(16),
