@@ -29,12 +29,20 @@ def check_image(caller: str, x: Tensor, channels: int | None = None) -> None:
         remedy = f"; use x[{'None, ' * (4 - x.ndim)}...]" if 1 < x.ndim < 4 else ""
         raise ValueError(f"{caller}: x must be {want}, got {tuple(x.shape)}{remedy}")
     if channels is not None and x.shape[1] != channels:
-        raise ValueError(
-            f"{caller}: x must be {want}, got {tuple(x.shape)}; denoise the channels one by one as a batch, "
-            f"e.g. x.reshape(-1, {channels}, H, W), or take weights for {x.shape[1]} channels"
-        )
+        raise ValueError(f"{caller}: x must be {want}, got {tuple(x.shape)}; {_other_channels(channels, x.shape[1])}")
     if x.numel() == 0:
         raise ValueError(f"{caller}: x must not be empty, got {tuple(x.shape)}")
+
+
+def _other_channels(channels: int, got: int) -> str:
+    """Return what to do with an image of other channels than MLPatch takes."""
+    if channels == 1:
+        color = ', or use MLPatch.from_pretrained("color"), which takes 3 channels together' if got == 3 else ""
+        return f"use denoisers.PerChannel(denoiser), which denoises the channels one by one{color}"
+    gray = 'MLPatch.from_pretrained("gray")'
+    if got == 1:
+        return f"use {gray}, which takes 1 channel"
+    return f"use denoisers.PerChannel({gray}), which denoises the channels one by one"
 
 
 def check_sigma(

@@ -11,14 +11,13 @@ parts'. Such methods are properties: where a part lacks the method, so does the 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from .base import COMBINATIONS, LinearOperator
+from .operands import apply_normal, as_operands, as_scale, formula_or_class, is_operator, is_sampled
 from .sizes import Sizes, fit, fixed, resolved, shown, sizes_of
 
 _Step = Callable[[Tensor, Tensor], Tensor]
@@ -54,7 +53,7 @@ class Scaled(LinearOperator):
 
     def A_adjoint_A(self, x: Tensor, /) -> Tensor:
         """Return c^2 A* A x."""
-        return self.c**2 * _normal(self.operator, x)
+        return self.c**2 * apply_normal(self.operator, x)
 
     @property
     def data_step(self) -> Callable[[Tensor, Tensor], _Step | None]:
@@ -86,6 +85,23 @@ class Scaled(LinearOperator):
         return lambda y: abs(self.c) * float(estimate(y / self.c))
 
     @property
+    def y_is_sampled(self) -> bool | None:  # type: ignore[override]
+        """Whether neighbours in y are neighbours on a grid, as A's."""
+        return is_sampled(self.operator)
+
+    @property
+    def y_gain(self) -> Tensor:
+        """Gains of the measurements, |c| times A's, where A has them."""
+        gain: Tensor = abs(self.c) * self.operator.y_gain
+        return gain
+
+    @property
+    def concerns(self) -> Callable[[Tensor], list[str]]:
+        """A's concerns about y/c, where A has any."""
+        concerns = self.operator.concerns
+        return lambda y: concerns(y / self.c)
+
+    @property
     def subset(self) -> Callable[[int, int], LinearOperator]:
         """c times A's operator of the views b, b + n, ..., where A has subsets."""
         subset = self.operator.subset
@@ -103,8 +119,8 @@ class Composed(LinearOperator):
         into, out = sizes_of(left, "x_shape"), sizes_of(right, "y_shape")
         if not fit(into, out):
             raise ValueError(
-                f"A @ B: B must measure {shown(into)}, as the images of A = {_name(left)} are, got {shown(out)} from "
-                f"B = {_name(right)}; change one of their shapes"
+                f"A @ B: B must measure {shown(into)}, as the images of A = {formula_or_class(left)} are, got "
+                f"{shown(out)} from B = {formula_or_class(right)}; change one of their shapes"
             )
         self.left, self.right = left, right
         self._known = fixed(into, out)
@@ -132,13 +148,31 @@ class Composed(LinearOperator):
 
     def A_adjoint_A(self, x: Tensor, /) -> Tensor:
         """Return B* (A* A) (B x), with A's own normal operator."""
-        out: Tensor = self.right.A_adjoint(_normal(self.left, self.right.A(x)))
+        out: Tensor = self.right.A_adjoint(apply_normal(self.left, self.right.A(x)))
         return out
 
     @property
     def estimate_noise(self) -> Callable[[Tensor], float]:
         """A's estimate, where A has one: the measurements are A's."""
         return self.left.estimate_noise  # type: ignore[no-any-return]
+
+    @property
+    def y_is_sampled(self) -> bool | None:  # type: ignore[override]
+        """Whether neighbours in y are neighbours on a grid: as A's, or B's where A acts pixel by pixel."""
+        left = is_sampled(self.left)
+        return is_sampled(self.right) if left is None else left
+
+    @property
+    def y_gain(self) -> Tensor:
+        """Gains of the measurements: A's where A has them, times B's where A acts pixel by pixel."""
+        gain: Tensor = self.left.y_gain
+        inner = getattr(self.right, "y_gain", None) if is_sampled(self.left) is None else None
+        return gain if inner is None else gain * inner
+
+    @property
+    def concerns(self) -> Callable[[Tensor], list[str]]:
+        """A's concerns about y, where A has any."""
+        return self.left.concerns  # type: ignore[no-any-return]
 
     @property
     def subset(self) -> Callable[[int, int], LinearOperator]:
@@ -160,8 +194,8 @@ class Sum(LinearOperator):
             a, b = sizes_of(left, kind), sizes_of(right, kind)
             if not fit(a, b):
                 raise ValueError(
-                    f"A + B: {what} must have one shape, got {shown(a)} of {_name(left)} and {shown(b)} of "
-                    f"{_name(right)}; change one of them"
+                    f"A + B: {what} must have one shape, got {shown(a)} of {formula_or_class(left)} and {shown(b)} of "
+                    f"{formula_or_class(right)}; change one of them"
                 )
             self._known |= fixed(a, b)
         self.left, self.right = left, right
@@ -188,6 +222,12 @@ class Sum(LinearOperator):
         return x
 
     @property
+    def y_is_sampled(self) -> bool | None:  # type: ignore[override]
+        """Whether neighbours in y are neighbours on a grid: where both A's and B's are."""
+        kinds = (is_sampled(self.left), is_sampled(self.right))
+        return False if False in kinds else True if True in kinds else None
+
+    @property
     def subset(self) -> Callable[[int, int], LinearOperator]:
         """The sum over the views b, b + n, ..., where both have subsets."""
         left, right = self.left.subset, self.right.subset
@@ -200,6 +240,8 @@ class Sum(LinearOperator):
 
 class Adjoint(LinearOperator):
     """A*, from measurements to images: its `A` is A's adjoint, its `A_adjoint` is A."""
+
+    y_is_sampled = True
 
     def __init__(self, operator: LinearOperator) -> None:
         super().__init__()
@@ -249,8 +291,8 @@ class Stack(LinearOperator):
             a, b = sizes_of(first, "x_shape"), sizes_of(operator, "x_shape")
             if not fit(a, b):
                 raise ValueError(
-                    f"stack: operators must take images of one shape, got {shown(a)} of {_name(first)} and "
-                    f"{shown(b)} of {_name(operator)}; change one of them"
+                    f"stack: operators must take images of one shape, got {shown(a)} of {formula_or_class(first)} and "
+                    f"{shown(b)} of {formula_or_class(operator)}; change one of them"
                 )
             self._shared |= fixed(a, b)
             setattr(self, f"operator{i}", operator)
@@ -288,7 +330,7 @@ class Stack(LinearOperator):
 
     def A_adjoint_A(self, x: Tensor, /) -> Tensor:
         """Return A_1* A_1 x + A_2* A_2 x + ..., each by its own normal operator."""
-        out: Tensor = sum(_normal(op, x) for op in self.operators)  # type: ignore[assignment]
+        out: Tensor = sum(apply_normal(op, x) for op in self.operators)  # type: ignore[assignment]
         return out
 
     def __repr__(self) -> str:
@@ -322,18 +364,18 @@ def stack(operators: Sequence[Any]) -> LinearOperator:
         got = "a stack in it" if operators else "an empty one"
         raise ValueError(f"stack: operators must be a list of at least one operator, none a stack, got {got}")
     for op in operators:
-        if not _is_operator(op):
+        if not is_operator(op):
             raise TypeError(f"stack: operators must have A(x) and A_adjoint(y), got {type(op).__name__}")
     return Stack(operators)
 
 
 def _compose(left: Any, right: Any) -> LinearOperator:
-    left, right = _operands("@", left, right)
+    left, right = as_operands("@", left, right)
     return Stack([_compose(op, right) for op in left.operators]) if isinstance(left, Stack) else Composed(left, right)
 
 
 def _scale(c: Any, operator: Any) -> LinearOperator:
-    c = _number(c)
+    c = as_scale(c)
     if isinstance(operator, Stack):
         return Stack([_scale(c, op) for op in operator.operators])
     if isinstance(operator, Scaled):
@@ -342,11 +384,11 @@ def _scale(c: Any, operator: Any) -> LinearOperator:
 
 
 def _divide(operator: Any, c: Any) -> LinearOperator:
-    return _scale(1 / _number(c, "A / c"), operator)
+    return _scale(1 / as_scale(c, "A / c"), operator)
 
 
 def _add(left: Any, right: Any) -> LinearOperator:
-    left, right = _operands("+", left, right)
+    left, right = as_operands("+", left, right)
     if not isinstance(left, Stack) or not isinstance(right, Stack):
         return Sum(left, right)
     if left._count != right._count:
@@ -355,54 +397,14 @@ def _add(left: Any, right: Any) -> LinearOperator:
 
 
 def _subtract(left: Any, right: Any) -> LinearOperator:
-    left, right = _operands("-", left, right)
+    left, right = as_operands("-", left, right)
     return _add(left, _scale(-1.0, right))
 
 
 COMBINATIONS.update({"@": _compose, "*": _scale, "/": _divide, "+": _add, "-": _subtract, "T": Adjoint})
 
 
-# ---------------------------------------------------------------- checks and helpers
-
-
-def _normal(operator: Any, x: Tensor) -> Tensor:
-    """Return A* A x, by the operator's own method where it has one."""
-    if hasattr(operator, "A_adjoint_A"):
-        return operator.A_adjoint_A(x)  # type: ignore[no-any-return]
-    return operator.A_adjoint(operator.A(x))  # type: ignore[no-any-return]
-
-
-def _is_operator(value: object) -> bool:
-    methods = (getattr(value, name, None) for name in ("A", "A_adjoint"))
-    return not isinstance(value, type) and all(callable(method) for method in methods)
-
-
-def _operands(sign: str, *values: Any) -> tuple[Any, ...]:
-    """Return values that are operators, of this or another library, or raise with the one that is not."""
-    for value in values:
-        if not _is_operator(value):
-            remedy = "write A.A(x) to apply A, or c * A to scale it"
-            if isinstance(value, (Tensor, np.ndarray)):
-                remedy += ", or make the matrix an operator with pnp.interop.as_operator"
-            raise TypeError(
-                f"A {sign} B: both must be operators with A(x) and A_adjoint(y), got {type(value).__name__}; {remedy}"
-            )
-    return values
-
-
-def _number(c: Any, formula: str = "c * A") -> float:
-    """Return a finite real c that is not 0, of c * A or A / c."""
-    if _is_operator(c):
-        raise TypeError(f"{formula}: c must be a number, got {_name(c)}; write A @ B for one operator after another")
-    is_scalar = isinstance(c, (int, float, np.integer, np.floating)) and not isinstance(c, bool)
-    if isinstance(c, (Tensor, np.ndarray)):
-        is_scalar = c.ndim == 0 and not (isinstance(c, Tensor) and (c.is_complex() or c.requires_grad))
-    if not is_scalar:
-        got = f"an array {tuple(c.shape)}" if hasattr(c, "shape") else type(c).__name__
-        raise TypeError(f"{formula}: c must be one real number without a gradient, got {got}; scale the images instead")
-    if not math.isfinite(c) or c == 0:
-        raise ValueError(f"{formula}: c must be finite and not 0, got {float(c)}")
-    return float(c)
+# ---------------------------------------------------------------- helpers
 
 
 def _take_shape(operator: LinearOperator, *parts: Any) -> None:
@@ -410,12 +412,6 @@ def _take_shape(operator: LinearOperator, *parts: Any) -> None:
     shape = next((part.shape for part in parts if isinstance(part, LinearOperator) and hasattr(part, "shape")), None)
     if shape is not None:
         operator.shape = shape
-
-
-def _name(operator: object) -> str:
-    """Return an operator's formula where that is short, else the name of its class."""
-    text = repr(operator)
-    return text if len(text) <= 40 and "\n" not in text else type(operator).__name__
 
 
 def _text(operator: object, *bare: type) -> str:

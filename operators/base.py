@@ -30,7 +30,14 @@ class LinearOperator(nn.Module):
       there is no closed form for these weights;
     - `preconditioner(weights)`: M(r, alpha), approximately (A*WA + alpha)^-1 r, symmetric positive definite,
       or None;
-    - `fbp(y)`: a direct first estimate, and `sees_whole_image`: False where truncation makes that estimate wrong.
+    - `fbp(y)`: a direct first estimate, and `sees_whole_image`: False where truncation makes that estimate wrong;
+    - `y_gain`: the gain of each measurement, a tensor that broadcasts to y, 0 where y is not measured: the noise is
+      then estimated from what is measured alone;
+    - `estimate_noise(y)`: the standard deviation of y's noise, where second differences of y would mislead;
+    - `concerns(y)`: sentences on measurements that look wrong to this operator, each with its likely cause and a
+      remedy; an empty list where nothing does.
+
+    `y_is_sampled` says whether the noise can be estimated from y's neighbours at all.
 
     Here `weights` is a scalar tensor or broadcasts against y, and alpha is positive: a scalar tensor, or one value for
     each image of a batch, (B, 1, 1, 1), as formulas that multiply by alpha take it.
@@ -45,6 +52,10 @@ class LinearOperator(nn.Module):
 
     shape: tuple[int, int]
     """Height and width (H, W) of the images the operator acts on, in pixels."""
+    y_is_sampled: bool | None = False
+    """Whether neighbours along the last axes of y are neighbours in an image or a sinogram, so that second differences
+    of y show its noise. None: as its input, of operators that act pixel by pixel. False, the default: `solve` asks for
+    noise_std."""
 
     @property
     def x_shape(self) -> Sizes | None:

@@ -53,6 +53,7 @@ class Blur(LinearOperator):
     """
 
     kernel: Tensor
+    y_is_sampled = True
 
     def __init__(self, kernel: Tensor | NDArray[Any], shape: tuple[int, int], boundary: str = "circular") -> None:
         super().__init__()

@@ -51,6 +51,8 @@ class Downsample(LinearOperator):
     tensor([[[[2.5000, 4.5000]]]])
     """
 
+    y_is_sampled = True
+
     def __init__(
         self,
         shape: tuple[int, int],

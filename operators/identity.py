@@ -22,6 +22,8 @@ class Identity(LinearOperator):
     tensor([[[[2., 2.]]]])
     """
 
+    y_is_sampled = None
+
     def __init__(self, shape: tuple[int, int]) -> None:
         super().__init__()
         self.shape = check_shape("Identity", shape)

@@ -17,6 +17,11 @@ from torch import Tensor
 from .base import LinearOperator, as_buffer, check_images
 from .sizes import Sizes
 
+MIN_PIXELS = 32
+"""Fewer pixels, measured or not, do not show whether a mask is inverted."""
+MAX_PIXELS = 100_000
+"""So many pixels are looked at, evenly spread."""
+
 
 class Mask(LinearOperator):
     """Keep, drop or weight pixels: y = m x; unmeasured pixels of y are 0.
@@ -37,6 +42,7 @@ class Mask(LinearOperator):
     """
 
     mask: Tensor
+    y_is_sampled = None
 
     def __init__(self, mask: Tensor | NDArray[Any]) -> None:
         super().__init__()
@@ -81,12 +87,47 @@ class Mask(LinearOperator):
 
         return h
 
+    @property
+    def y_gain(self) -> Tensor:
+        """Gain of each measurement, 0 where it is not measured: the mask."""
+        return self.mask
+
+    def concerns(self, y: Tensor) -> list[str]:
+        """Return a sentence where y (B, C, H, W) looks as if the mask were inverted.
+
+        That is where most of the measured pixels hold one or two values, as holes that are painted over do, which are
+        rare among the pixels that are not measured, and those vary.
+        """
+        self._check("concerns", "y", y)
+        measured = (self.mask != 0).expand(y.shape)
+        inside, outside = _some(y[measured]), _some(y[~measured])
+        if min(len(inside), len(outside)) < MIN_PIXELS:
+            return []
+        values, counts = torch.unique(inside, return_counts=True)
+        most = values[counts.topk(min(2, len(counts))).indices]
+        is_painted = bool(torch.isin(inside, most).float().mean() > 0.5)
+        is_new = bool(torch.isin(outside, most).float().mean() < 0.05)
+        varies = bool(torch.unique(outside, return_counts=True)[1].max() < 0.5 * len(outside))
+        if not (is_painted and is_new and varies):
+            return []
+        shown = " or ".join(f"{float(v):.4g}" for v in most)
+        return [
+            f"the mask looks inverted: most pixels of y where it measures are {shown}, and y varies where it does not; "
+            "Mask expects 1 where a pixel is measured, cv2.inpaint and scikit-image 1 where it is missing: use ~mask"
+        ]
+
     def extra_repr(self) -> str:
         """Describe the constructor's argument."""
         return f"mask=<{tuple(self.mask.shape)} {self.mask.dtype}>"
 
     def _check(self, method: str, name: str, x: Tensor) -> None:
         check_images(f"Mask.{method}", name, x, self.x_shape, like=self.mask)
+
+
+def _some(values: Tensor) -> Tensor:
+    """Return the finite ones of at most MAX_PIXELS values."""
+    values = values[:: 1 + len(values) // MAX_PIXELS]
+    return values[values.isfinite()]
 
 
 def _check_mask(mask: object) -> Tensor:

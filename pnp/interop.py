@@ -119,6 +119,18 @@ def _classes() -> tuple[Any, Any]:
         def A_adjoint(self, y: Any, **_: Any) -> Tensor:
             return self.operator.A_adjoint(y)  # type: ignore[no-any-return]
 
+        @property
+        def y_is_sampled(self) -> bool | None:
+            return getattr(self.operator, "y_is_sampled", False)
+
+        @property
+        def y_gain(self) -> Tensor:
+            return self.operator.y_gain  # type: ignore[no-any-return]
+
+        @property
+        def estimate_noise(self) -> Callable[[Tensor], float]:
+            return self.operator.estimate_noise  # type: ignore[no-any-return]
+
         def A_adjoint_A(self, x: Tensor, **_: Any) -> Tensor:
             shortcut = getattr(self.operator, "A_adjoint_A", None)
             return shortcut(x) if shortcut is not None else self.A_adjoint(self.A(x))

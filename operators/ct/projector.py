@@ -47,6 +47,7 @@ class Projector(LinearOperator):
     angles: Tensor
     offset: Tensor
     n_detectors: int
+    y_is_sampled = True
 
     def __init__(
         self, shape: tuple[int, int], angles: Any, *, pitch: float, offset: float | Tensor, pixel_size: float

@@ -46,6 +46,7 @@ class KaiserSquires(LinearOperator):
 
     kernel: Tensor
     """(2, H, W//2 + 1), float64: D1 and D2 with the convention's signs, at the frequencies of rfft2."""
+    y_is_sampled = True
 
     def __init__(self, shape: tuple[int, int], *, convention: str = "lenspack") -> None:
         super().__init__()

@@ -77,6 +77,7 @@ class SPECT(LinearOperator):
     """(1 or n_views, n_terms, ny, kx): factors of the response along x."""
     axial: Tensor | None
     """(1 or n_views, n_terms, ny, kz): factors of the response along z."""
+    y_is_sampled = True
 
     def __init__(
         self,

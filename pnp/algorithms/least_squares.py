@@ -29,16 +29,22 @@ class LeastSquares:
     Args:
         rtol: conjugate gradients stop at this residual, relative to the right-hand side.
         max_iter: maximum number of conjugate gradient iterations in each x-update, which starts from the last x.
+        robust: leave out the measurements that x contradicts, such as cosmic rays, dead pixels or salt and pepper: see
+            `pnp.drivers.outliers`. Where there are none, nothing changes.
     """
 
     needs_noise_std = True
 
-    def __init__(self, *, rtol: float = 1e-5, max_iter: int = 50):
+    def __init__(self, *, rtol: float = 1e-5, max_iter: int = 50, robust: bool = False):
         self.rtol = check_number("rtol", rtol, above=0, caller="LeastSquares")
         self.max_iter = check_number("max_iter", max_iter, above=1, integer=True, or_equal=True, caller="LeastSquares")
+        if not isinstance(robust, bool):
+            raise TypeError(f"LeastSquares: robust must be True or False, got {robust!r:.60}")
+        self.robust = robust
 
     def __repr__(self) -> str:
-        return f"LeastSquares(rtol={self.rtol!r}, max_iter={self.max_iter!r})"
+        robust = ", robust=True" if self.robust else ""
+        return f"LeastSquares(rtol={self.rtol!r}, max_iter={self.max_iter!r}{robust})"
 
     def bind(self, operator: Operator, y: Any, weights: Tensor) -> LeastSquaresStep:
         """Return h for these measurements; weights is 0-dim or broadcasts to y, 0 where y is not measured."""
@@ -166,16 +172,26 @@ class LeastSquaresStep:
         return estimate_spectral_flatness(normal, self.back_projection, curvature)
 
     def misfit(self, x: Tensor, /) -> float:
-        """Return ||W^(1/2) (A x - y)||^2 per measurement that counts and that A reaches.
+        """Return ||W^(1/2) (A x - y)||^2 per measurement that counts and that A reaches."""
+        residuals, counted = self.residuals(x)
+        return float((residuals.abs()[counted] ** 2).mean())
+
+    def residuals(self, x: Tensor, /) -> tuple[Tensor, Tensor]:
+        """Return W^(1/2) (A x - y), and whether a measurement counts: it has weight, and A reaches it.
 
         What a mask drops is stored as an exact zero, which A gives whatever the image.
         """
         residual, reached = self.operator.A(x) - self.y, self.operator.A(_probe(x))
         if not isinstance(residual, Tensor):  # a list of tensors, of a stacked operator
             residual, reached = (torch.cat([r.flatten() for r in parts]) for parts in (residual, reached))
-        counted = (self.weights > 0) & (reached != 0)
         # The root of W first: squares of faint residuals leave the range of float32.
-        return float(((self.weights.sqrt() * residual.abs())[counted] ** 2).mean())
+        return self.weights.sqrt() * residual, (self.weights > 0) & (reached != 0)
+
+    def reject(self, rejected: Tensor) -> LeastSquaresStep:
+        """Return the same data term without some measurements, a mask like y."""
+        weights = torch.where(rejected, 0, self.weights)
+        y = torch.where(rejected, 0, self.y)
+        return LeastSquaresStep(self.operator, y, weights, rtol=self.rtol, max_iter=self.max_iter)
 
 
 def estimate_spectral_flatness(

@@ -6,13 +6,18 @@ import math
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 MIN_WINDOWS = 1000
 """Fewer windows of 3 x 3 do not determine the noise level to a few per cent."""
+MIN_TRIPLES = 50
+"""Fewer triples of neighbours do not determine the noise level to some 20 per cent."""
+DIRECTIONS = ((0, 1), (1, 0), (1, 1), (1, -1))
+"""Steps (rows, columns) along which three measured pixels may be neighbours."""
 
 
-def estimate_noise_std(y: Tensor) -> float:
+def estimate_noise_std(y: Tensor, gain: Tensor | None = None) -> float:
     """Estimate the standard deviation of white noise in y from second differences.
 
     The median absolute value of y[i-1] - 2 y[i] + y[i+1] along the last axis, which cancels what is locally linear
@@ -21,11 +26,19 @@ def estimate_noise_std(y: Tensor) -> float:
     and Image Understanding 64 (1996) 300), which cancels straight edges along either; the smaller of the two counts.
     Windows that hold an exact zero are left out: masked measurements are stored as zeros.
 
+    With gains m the image is y/m, and the differences of y/m are divided by their own standard deviations. Where
+    pixels are missing and fewer than MIN_WINDOWS triples along the last axis are whole, those along rows, columns and
+    both diagonals count together.
+
     Texture finer than the sampling is taken for noise, so that the estimate is too high for richly textured images
     with little noise; pass noise_std where it is known.
 
     Args:
         y: measurements (..., n) or (..., m, n), n >= 3.
+        gain: m, broadcasting to y, 0 where y is not measured, whatever it holds there. None: 1.
+
+    Raises:
+        ValueError: y has too few neighbours that are measured and not 0.
 
     >>> import torch
     >>> y = torch.randn(1, 1, 200, 200, generator=torch.Generator().manual_seed(0)) + torch.arange(200.0)
@@ -37,14 +50,21 @@ def estimate_noise_std(y: Tensor) -> float:
             f"solve: noise_std cannot be estimated from y of shape {tuple(y.shape)}: the last axis needs 3 samples "
             "or more; pass noise_std"
         )
-    second, whole = _second_difference(y, y != 0, -1)
-    if not bool(whole.any()):
+    valid, variance, has_gaps = y != 0, None, False
+    if gain is not None:
+        m = gain.to(torch.real(y).dtype).expand(y.shape)
+        has_gaps, valid = bool((m == 0).any()), valid & (m != 0)
+        y, variance = torch.where(valid, y / m, 0), torch.where(valid, m**-2, 0)
+    differences = _differences(y, valid, variance, (0, 1))
+    if has_gaps and y.ndim > 1 and len(differences) < MIN_WINDOWS:
+        differences = _along_all_directions(y, valid, variance)
+    if not len(differences):
         raise ValueError("solve: noise_std cannot be estimated: no three neighbours in y are non-zero; pass noise_std")
-    estimate = float(second.abs()[whole].median()) / math.sqrt(6)
+    estimate = float(differences.median()) / math.sqrt(6)
     if y.ndim > 1 and y.shape[-2] >= 3:
-        mixed, whole = _second_difference(second, whole, -2)
-        if int(whole.sum()) >= MIN_WINDOWS:
-            estimate = min(estimate, float(mixed.abs()[whole].median()) / 6)
+        differences = _differences(y, valid, variance, (0, 1), (1, 0))
+        if len(differences) >= MIN_WINDOWS:
+            estimate = min(estimate, float(differences.median()) / 6)
     return estimate / 0.6744898
 
 
@@ -64,8 +84,39 @@ def typical_noise_std(noise_std: Any) -> float:
     return float(np.median(finite)) if finite.size else math.nan
 
 
-def _second_difference(y: Tensor, valid: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    """Return y[i-1] - 2 y[i] + y[i+1] along an axis, and whether all three are valid."""
-    n = y.shape[axis] - 2
-    a, b, c = (y.narrow(axis, i, n) for i in range(3))
-    return a - 2 * b + c, valid.narrow(axis, 0, n) & valid.narrow(axis, 1, n) & valid.narrow(axis, 2, n)
+def _differences(y: Tensor, valid: Tensor, variance: Tensor | None, *steps: tuple[int, int]) -> Tensor:
+    """Return |second differences| of y along the steps, one after another, of windows that are valid throughout.
+
+    They are divided by their standard deviations relative to those of pixels of variance 1.
+    """
+    for step in steps:
+        a, b, c = _triple(y, step)
+        y = a - 2 * b + c
+        first, middle, last = _triple(valid, step)
+        valid = first & middle & last
+        if variance is not None:
+            a, b, c = _triple(variance, step)
+            variance = (a + 4 * b + c) / 6
+    return y.abs()[valid] if variance is None else y.abs()[valid] / variance[valid].sqrt()
+
+
+def _along_all_directions(y: Tensor, valid: Tensor, variance: Tensor | None) -> Tensor:
+    """Return |second differences| along rows, columns and both diagonals, or raise where they are too few."""
+    steps = DIRECTIONS if y.shape[-2] >= 3 else DIRECTIONS[:1]
+    differences = torch.cat([_differences(y, valid, variance, step) for step in steps])
+    if len(differences) < MIN_TRIPLES:
+        raise ValueError(
+            f"solve: noise_std cannot be estimated from the measured pixels: {len(differences)} rows of three "
+            f"neighbours hold values other than 0, expected {MIN_TRIPLES} or more; pass noise_std"
+        )
+    return differences
+
+
+def _triple(values: Tensor, step: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return three views of values, one step (rows, columns) apart."""
+    views = [values, values, values]
+    for axis, direction in ((-2, step[0]), (-1, step[1])):
+        if direction:
+            n = values.shape[axis] - 2
+            views = [view.narrow(axis, i if direction > 0 else 2 - i, n) for i, view in enumerate(views)]
+    return views[0], views[1], views[2]

@@ -22,7 +22,11 @@ class Operator(Protocol):
 
     Optional methods, used if they exist: `A_adjoint_A(x)`; `data_step(y, weights) -> Step | None`;
     `preconditioner(weights) -> Preconditioner | None`; `fbp(y)`, a direct inverse for the first iterate, unless
-    `sees_whole_image` is False; `estimate_noise(y) -> float`, where second differences of y would mislead.
+    `sees_whole_image` is False; `estimate_noise(y) -> float`, where second differences of y would mislead;
+    `y_is_sampled`, whether neighbours in y are neighbours in an image or a sinogram (None: as the operator's input, of
+    operators that act pixel by pixel), without which no noise is estimated; `y_gain`, the gain of each measurement,
+    broadcasting to y, 0 where y is not measured; `concerns(y) -> list[str]`, sentences on measurements that look wrong
+    to this operator, each with its likely cause and a remedy, which end up in `Result.warnings`.
     """
 
     def A(self, x: Tensor, /) -> Any:
@@ -40,12 +44,25 @@ class Denoiser(Protocol):
 
 
 class BoundDataTerm(Protocol):
-    """A data term f bound to its operator and measurements."""
+    """A data term f bound to its operator and measurements.
+
+    Optional methods; terms with an option `robust` have the first two:
+
+    - `residuals(x) -> (residuals, counted)`: the signed residuals of A x - y in noise levels, nearly normal where x
+      explains y, and a bool mask of the measurements that count; both have y's shape. A residual that does not count
+      is 0.
+    - `reject(rejected) -> BoundDataTerm`: the same term without the measurements marked in a bool mask of y's shape,
+      nor those that it had lost before. It continues from the same `last_x`. To take measurements back, call `reject`
+      of the term that still has them, and hand `last_x` on.
+    - `concerns() -> list[str]`: a sentence for each thing that looks wrong with y and the term's options.
+    """
 
     back_projection: Tensor
     """The adjoint applied to the (weighted) measurements: an image of the shape of x."""
     inner_iterations: int
     """Inner iterations of the last x-update; 0 for a closed form."""
+    y: Any
+    """The measurements: one tensor, or the parts of a stack."""
 
     def __call__(self, v: Tensor, alpha: Tensor, /) -> Tensor:
         """Return argmin_x f(x) + alpha/2 ||x - v||^2; alpha is 0-dim, or (B, 1, 1, 1), one for each image."""
@@ -67,6 +84,12 @@ class BoundDataTerm(Protocol):
 
     def misfit(self, x: Tensor, /) -> float:
         """Return the misfit of x per measurement, about 1 where x explains the data up to their noise."""
+
+    def residuals(self, x: Tensor, /) -> tuple[Tensor, Tensor]:
+        """Return A x - y in noise levels, in the shape of y, and a mask of the measurements that count."""
+
+    def reject(self, rejected: Tensor) -> BoundDataTerm:
+        """Return the same data term without some measurements, a mask like y."""
 
 
 class DataTerm(Protocol):

@@ -24,10 +24,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..algorithms.count_statistics import deviance_residuals
 from ..algorithms.least_squares import LeastSquaresStep
 from ..algorithms.linalg import cg, images, implicit_solve
 from ..algorithms.protocols import Operator, Preconditioner
-from ..checks import broadcasts, check_number
+from ..checks import broadcasts, check_number, short
 from .line_integrals import check_open_beam
 
 _NEWTON_RTOL = 1e-2
@@ -50,6 +51,7 @@ class Transmission:
         n_inner: largest number of Newton steps per x-update; each update starts where the last one ended.
         rtol: an update stops early where the objective's gradient falls below this fraction of its two parts.
         max_iter: largest number of conjugate gradient iterations per Newton step.
+        robust: whether `solve` looks for outliers and leaves them out.
 
     y are photons: divide a detector's counts by its gain, multiply by `LineIntegrals.photons_per_count`.
     """
@@ -64,6 +66,7 @@ class Transmission:
         n_inner: int = 5,
         rtol: float = 1e-3,
         max_iter: int = 50,
+        robust: bool = False,
     ):
         for name, value in (("i0", i0), ("background", background)):
             level = torch.as_tensor(value)
@@ -71,7 +74,9 @@ class Transmission:
                 raise ValueError(f"Transmission: {name} must be finite and not negative: expected photons per bin")
         if not bool((torch.as_tensor(i0) > 0).any()):
             raise ValueError("Transmission: i0 must be positive somewhere: the expected photons of the open beam")
-        self.i0, self.background = i0, background
+        if not isinstance(robust, bool):
+            raise TypeError(f"Transmission: robust must be True or False, got {short(repr(robust), 60)}")
+        self.i0, self.background, self.robust = i0, background, robust
         self.n_inner = check_number("n_inner", n_inner, above=1, integer=True, or_equal=True, caller="Transmission")
         self.rtol = check_number("rtol", rtol, above=0, caller="Transmission")
         self.max_iter = check_number("max_iter", max_iter, above=1, integer=True, or_equal=True, caller="Transmission")
@@ -81,7 +86,9 @@ class Transmission:
             f"<tensor {tuple(v.shape)}>" if isinstance(v, Tensor) and v.ndim else repr(v)
             for v in (self.i0, self.background)
         )
-        return f"Transmission({i0}, {r}, n_inner={self.n_inner!r}, rtol={self.rtol!r}, max_iter={self.max_iter!r})"
+        robust = ", robust=True" if self.robust else ""
+        options = f"n_inner={self.n_inner!r}, rtol={self.rtol!r}, max_iter={self.max_iter!r}{robust}"
+        return f"Transmission({i0}, {r}, {options})"
 
     def bind(self, operator: Operator, y: Any, weights: Tensor) -> TransmissionStep:
         """Return h for these counts; the weights are not used: the counts carry their own noise."""
@@ -105,7 +112,8 @@ class Transmission:
         seen = i0 > 0
         if not bool((y[seen] > 0).any()):
             raise ValueError("Transmission: y must hold counts where i0 > 0, got zeros only; check the measurements")
-        check_open_beam("Transmission", y, i0 + r, seen)
+        # A few zingers must not look like a wrong unit to the sum of all counts.
+        check_open_beam("Transmission", y.minimum(2 * (i0 + r)) if self.robust else y, i0 + r, seen)
         return TransmissionStep(operator, y, i0, r, n_inner=self.n_inner, rtol=self.rtol, max_iter=self.max_iter)
 
 
@@ -120,7 +128,7 @@ class TransmissionStep:
         self, operator: Operator, y: Tensor, i0: Tensor, background: Tensor, *, n_inner: int, rtol: float, max_iter: int
     ):
         self.operator, self.n_inner, self.rtol, self.max_iter = operator, n_inner, rtol, max_iter
-        self.seen = i0 > 0
+        self.i0, self.seen = i0, i0 > 0
         self.y = torch.where(self.seen, y, 0)
         self.log_i0 = torch.where(self.seen, i0, 1).log()
         self.background, self.log_r = background, background.log()  # -inf where there is none
@@ -229,6 +237,28 @@ class TransmissionStep:
         expected = (self.log_i0 - self.operator.A(x)).exp() + self.background
         seen = self.seen & (expected > _MIN_EXPECTED_FRACTION * self.y.mean())
         return float(((expected - self.y)[seen] ** 2 / expected[seen]).mean())
+
+    def residuals(self, x: Tensor, /) -> tuple[Tensor, Tensor]:
+        """Return the signed deviance residuals of ybar - y in noise levels, and which rays count: those with i0 > 0.
+
+        Both have y's shape; the residual is 0 where a ray does not count. Too many counts for x are negative, as in
+        `Poisson`, although A x is then too high.
+        """
+        expected = (self.log_i0 - self.operator.A(x)).exp() + self.background
+        return torch.where(self.seen, deviance_residuals(self.y, expected), 0), self.seen
+
+    def reject(self, rejected: Tensor) -> TransmissionStep:
+        """Return this data term without rays, a mask of y's shape, nor those that were rejected before.
+
+        It starts from the same `last_x`, and costs one A*, and the operator's preconditioner where it has one.
+        """
+        i0 = torch.where(rejected, 0, self.i0)
+        if not bool((self.y[i0 > 0] > 0).any()):
+            raise ValueError("Transmission: rejected must leave some counts of y, got all of them; check y and i0")
+        options = {"n_inner": self.n_inner, "max_iter": self.max_iter}
+        step = TransmissionStep(self.operator, self.y, i0, self.background, rtol=self.rtol, **options)
+        step.last_x = self.last_x
+        return step
 
 
 def _sum(values: Tensor, like: Tensor | None = None) -> Tensor:

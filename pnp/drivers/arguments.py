@@ -67,7 +67,10 @@ def _check_parts(parts: list[Tensor], caller: str) -> None:
 
 
 def as_weights(noise_std: Any, y: Any, *, caller: str = "solve") -> Tensor:
-    """Return W = 1/noise_std^2, 0-dim or broadcasting to y, and 0 where noise_std is infinite."""
+    """Return W = 1/noise_std^2, 0-dim or broadcasting to y, and 0 where noise_std is infinite.
+
+    One number for each image, (B,), becomes (B, 1, ..., 1); lists are arrays.
+    """
     like = y if isinstance(y, Tensor) else next(iter(y))
     real = torch.real(like).dtype
     if isinstance(noise_std, (bool, str)):
@@ -76,12 +79,15 @@ def as_weights(noise_std: Any, y: Any, *, caller: str = "solve") -> Tensor:
         number = float(noise_std) if is_finite(noise_std) or isinstance(noise_std, float) else math.inf
         std = torch.tensor(number, dtype=real, device=like.device)
     else:
+        if isinstance(noise_std, (list, tuple)):
+            noise_std = _as_array(noise_std, caller)
         std = as_tensor("noise_std", noise_std, device=like.device, caller=caller)
         if std.is_complex():
             raise TypeError(f"{caller}: noise_std must be real, got {std.dtype}; give the standard deviation of |y|")
         std = std.to(real)
     if std.ndim:
         shape = tuple(y.shape) if isinstance(y, Tensor) else ()
+        std = _one_per_image(std, shape, caller)
         if not broadcasts(tuple(std.shape), shape):
             raise ValueError(
                 f"{caller}: noise_std must be a scalar or broadcast to y {shape}, got {tuple(std.shape)}; "
@@ -108,6 +114,30 @@ def as_weights(noise_std: Any, y: Any, *, caller: str = "solve") -> Tensor:
             f"{float(finite.min()):.4g} to {float(finite.max()):.4g}; rescale y and noise_std"
         )
     return weights
+
+
+def _as_array(noise_std: Any, caller: str) -> Any:
+    """Return a list of numbers, which may be tensors without axes, as an array of float64."""
+    try:
+        return np.array([float(v) if np.ndim(v) == 0 else v for v in noise_std], dtype=np.float64)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        got = short(repr(noise_std), 60)
+        raise TypeError(
+            f"{caller}: noise_std must be a number, an array like y or a list of numbers, got {got}"
+        ) from None
+
+
+def _one_per_image(std: Tensor, shape: tuple[int, ...], caller: str) -> Tensor:
+    """Return noise levels (B,) of B images as (B, 1, ..., 1), others as they are."""
+    if std.ndim != 1 or len(shape) < 2 or len(std) != shape[0] or len(std) == 1:
+        return std
+    ones = ", 1" * (len(shape) - 1)
+    if len(std) == shape[-1]:
+        raise ValueError(
+            f"{caller}: noise_std of shape ({len(std)},) must say what it follows, the images or the last axis of y "
+            f"{shape}; use noise_std.reshape(-1{ones}) for one an image, noise_std[None] for one a column"
+        )
+    return std.reshape(-1, *[1] * (len(shape) - 1))
 
 
 def check_device(name: str, obj: object, device: torch.device, caller: str = "solve") -> None:

@@ -81,6 +81,10 @@ class RunState:
             write_or_warn(self.write, self.caller)
             self._written = time.monotonic()
 
+    def restart(self) -> None:
+        """Forget the state so far; the file keeps its own until the next write."""
+        self.tensors, self.numbers, self.ended, self._is_written = {}, {}, None, True
+
     def end(self, word: str, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
         """Hold the last state and a word that says why it is the last; or remove the file."""
         if self.checkpoint is None:

@@ -76,6 +76,11 @@ class MatrixOperator(nn.Module):
             )
         return estimate_noise_std(y)
 
+    @property
+    def y_is_sampled(self) -> bool:
+        """Whether neighbours in y are neighbours on a grid: where measurements have axes."""
+        return len(self.y_shape) > 1
+
     def __repr__(self) -> str:
         m, n = math.prod(self.y_shape), math.prod(self.x_shape)
         kind = str(self.matrix.dtype) if self._scipy is None else type(self._scipy).__name__

@@ -73,6 +73,12 @@ class Monitor:
             raise ValueError(f"{self.caller}: max_iter must be at least the {self.n_iter} iterations of checkpoint")
         self._n_resumed = self.n_iter
 
+    def restart(self) -> None:
+        """Forget the iterations so far: others begin, of a solve without the outliers that these found."""
+        for values in self.history.values():
+            values.clear()
+        self.stop, self._finished, self._n_resumed = Stop.MAX_ITER, False, 0
+
     def record(self, *values: float | Tensor) -> None:
         """Append a value for each name of the history."""
         for column, value in zip(self.history.values(), values, strict=True):

@@ -19,6 +19,7 @@ from torch import Tensor
 from ..algorithms.protocols import DataTerm, Operator
 from ..checks import short
 from .noise_weights import clean_and_weigh
+from .physics_noise import owners_of
 
 
 class Joined:
@@ -55,12 +56,7 @@ class Joined:
 
     def A_adjoint(self, y: Tensor, /) -> Tensor:
         """Return the adjoint applied to the parts of y (B, m)."""
-        parts = torch.split(y, [math.prod(shape) for shape in self._shapes], 1)
-        # One complex part makes the whole tensor complex; what was real in it is so still.
-        real = [
-            part if c or not part.is_complex() else part.real for part, c in zip(parts, self._is_complex, strict=True)
-        ]
-        shaped = [part.reshape(len(y), *shape) for part, shape in zip(real, self._shapes, strict=True)]
+        shaped = self._split(y)
         try:
             x = self.operator.A_adjoint(self._kind(shaped))
             if not isinstance(x, Tensor):
@@ -74,10 +70,35 @@ class Joined:
             ) from error
         return x
 
+    def split(self, y: Any) -> tuple[Any, ...]:
+        """Return the parts of y (B, m), a tensor or an array, in their own shapes."""
+        ends = np.cumsum([0, *(math.prod(shape) for shape in self._shapes)])
+        pieces = [y[:, i:j] for i, j in zip(ends[:-1], ends[1:], strict=True)]
+        return tuple(piece.reshape(len(y), *shape) for piece, shape in zip(pieces, self._shapes, strict=True))
+
     @property
     def A_adjoint_A(self) -> Any:
         """The stack's own normal operator, where it has one."""
         return self.operator.A_adjoint_A
+
+    def concerns(self, y: Tensor, /) -> list[str]:
+        """Return what the operators of the parts of y (B, m) find wrong with them."""
+        found = []
+        for i, (owner, part) in enumerate(
+            zip(owners_of(self.operator, len(self._shapes)), self._split(y), strict=True)
+        ):
+            concerns = getattr(owner, "concerns", None)
+            found += [] if concerns is None else [f"y[{i}]: {text}" for text in concerns(part)]
+        return found
+
+    def _split(self, y: Tensor) -> list[Tensor]:
+        """Return the parts of y (B, m) in their shapes."""
+        parts = torch.split(y, [math.prod(shape) for shape in self._shapes], 1)
+        # One complex part makes the whole tensor complex; what was real in it is so still.
+        real = [
+            part if c or not part.is_complex() else part.real for part, c in zip(parts, self._is_complex, strict=True)
+        ]
+        return [part.reshape(len(y), *shape) for part, shape in zip(real, self._shapes, strict=True)]
 
 
 def join(operator: Operator, y: Any, noise_std: Any, term: DataTerm) -> tuple[Joined, Tensor, Tensor, bool]:
@@ -88,13 +109,13 @@ def join(operator: Operator, y: Any, noise_std: Any, term: DataTerm) -> tuple[Jo
     Args:
         operator: a stack.
         y: its measurements, as `as_measurements` returns them.
-        noise_std: one for all parts, or a tuple or list with one for each; None: estimated from the part.
+        noise_std: one for all parts, or a tuple, list or 1-D array with one for each; None: that of the part's own
+            noise model, else estimated from the part.
         term: what takes the weights.
     """
     check_parts(operator, y)
     _check_scalars(term)
-    noise = _noise_of_parts(noise_std, len(y))
-    owners: Sequence[Any] = getattr(operator, "operators", [None] * len(y))  # of `operators.stack`
+    noise, owners = _noise_of_parts(noise_std, len(y), len(next(iter(y)))), owners_of(operator, len(y))
     parts, weights, estimated = [], [], False
     for i, (part, std, owner) in enumerate(zip(y, noise, owners, strict=True)):
         if term.needs_noise_std and _is_silent(std):
@@ -139,9 +160,16 @@ def noise_used(weights: Tensor | tuple[Tensor, ...], is_numpy: bool) -> Any:
     return std.cpu().numpy() if is_numpy else std
 
 
-def _noise_of_parts(noise_std: Any, n: int) -> Sequence[Any]:
-    """Return one noise_std for each of n parts."""
+def _noise_of_parts(noise_std: Any, n: int, n_images: int) -> Sequence[Any]:
+    """Return one noise_std for each of n parts; an array (n,) is one for each, (n_images,) one for each image."""
     is_array = isinstance(noise_std, (Tensor, np.ndarray)) and noise_std.ndim > 0
+    if is_array and noise_std.ndim == 1 and len(noise_std) in (n, n_images):
+        if n == n_images > 1:
+            raise ValueError(
+                f"solve: noise_std of shape ({n},) must say what it follows, the {n} parts or the {n} images of y; use "
+                f"list(noise_std) for one a part, [noise_std] * {n} for one an image"
+            )
+        return list(noise_std) if len(noise_std) == n else [noise_std] * n
     if is_array or isinstance(noise_std, str) or not hasattr(noise_std, "__len__"):
         if not is_array:
             return [noise_std] * n
@@ -151,7 +179,8 @@ def _noise_of_parts(noise_std: Any, n: int) -> Sequence[Any]:
     else:
         got = f"{len(noise_std)} entries"
     raise ValueError(
-        f"solve: noise_std must be a number for all parts of y, or a tuple or list of {n}, one for each, got {got}"
+        f"solve: noise_std must be a number for all parts of y, or a tuple, list or 1-D array of {n}, one for each, "
+        f"got {got}"
     )
 
 
@@ -162,7 +191,12 @@ def _fits(shape: Sequence[int], sizes: Sequence[Any]) -> bool:
 
 def _check_scalars(term: DataTerm) -> None:
     """Refuse arrays of a data term of counts: they cannot broadcast to the joined tensor of all parts."""
-    for name in ("background", "i0"):
+    if getattr(term, "gain", 1.0) is None or getattr(term, "read_noise", 0.0) is None:
+        raise ValueError(
+            f"solve: gain and read_noise of {type(term).__name__} must be numbers where y has parts, got None; the "
+            "parts' operators may have different noise models"
+        )
+    for name in ("background", "i0", "gain", "read_noise"):
         shape = tuple(getattr(getattr(term, name, None), "shape", ()))
         if math.prod(shape) != 1:
             raise ValueError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,51 +14,46 @@ from ..algorithms.iterations import ALGORITHMS, Level, State
 from ..algorithms.least_squares import LeastSquares
 from ..algorithms.linalg import each, images, per_image
 from ..algorithms.protocols import BoundDataTerm, DataTerm, Denoiser, Operator
-from ..algorithms.schedules import Schedule, coupling, robust_range
+from ..algorithms.schedules import Schedule, coupling
 from ..checks import check_number, short
 from .adjoint_check import check_adjoint as check_adjoint_of
 from .adjoint_check import shortcut_fits
-from .arguments import (
-    as_bounds,
-    as_denoiser,
-    as_initial,
-    as_levels,
-    as_measurements,
-    as_operator,
-    check_device,
-    guard_denoiser,
-)
+from .arguments import as_bounds, as_denoiser, as_measurements, as_operator, check_device, guard_denoiser
+from .levels import ANNEALING, Start, denoise_each, first_estimate, join_levels, levels_of_images, norms
 from .matrices import FunctionOperator
-from .noise_weights import clean_and_weigh, norm
+from .noise_weights import clean_and_weigh
+from .outliers import MAX_ROUNDS, find_outliers, find_suspects, is_believable
 from .parts import Joined, check_parts, join, noise_used
 from .result import Result, Stop
+from .verdict import judge
 
 HISTORY = ("sigma", "alpha", "primal", "dual", "inner")
 """Names in `Result.history`; each holds one entry per iteration."""
-FIRST_SIGMA = 0.4
-"""First noise level over the robust range of the first estimate."""
-ANNEALING = 20
-"""Iterations from the first noise level to the last, unless max_iter is less."""
 MAX_ITER = 24
 RTOL = 1e-3
 DIVERGENCE_FACTOR = 1e6
 """An iterate so many times larger than the first estimate, or than its noise, has diverged."""
+GROWTH_FACTOR = 2.0
+"""One so many times larger is not returned after a divergence."""
 
 
 @dataclass
 class Problem:
-    """The x-update h, the denoiser, the noise levels, and where the iteration stands.
+    """The x-update, the denoiser, the noise levels, and where the iteration stands.
 
     Attributes:
         operator, denoiser: as given, made callable in one way.
-        h: the bound data term.
+        h: the data term bound to all measurements.
+        begin: returns the `Start` of a bound data term.
         guarded: the denoiser within the bounds, its answers checked.
-        z: the current image: the first estimate, later that of `state`.
-        levels: (sigma_k, alpha_k) of all iterations: numbers, or tensors (B,) where the images have their own.
-        last: for each image the k from which on sigma_k is the last level.
-        limits: for each image the norm beyond which an iterate has diverged.
+        robust: whether outliers among the measurements are left out.
         settings: what must be the same for a checkpoint to be resumed, by name.
         noise_std: standard deviation of the noise that is used, as `Result.noise_std`.
+        used: the data term of the current solve: h, or h without the measurements that are rejected.
+        rejected: those measurements, a mask like y; None where none is looked for.
+        n_rounds: solves that were started because others had been rejected.
+        z: the current image: the first estimate, later that of `state`.
+        levels: (sigma_k, alpha_k) of all iterations: numbers, or tensors (B,) where the images have their own.
         state: the last finished iteration.
         residuals: its largest relative residuals, primal and dual, among the images that were not finished before.
         finished: for each image the iteration that brought its convergence, 0 before; it keeps its z from then on.
@@ -67,29 +62,58 @@ class Problem:
     operator: Operator
     denoiser: Denoiser
     h: BoundDataTerm
+    begin: Callable[[BoundDataTerm], Start]
     guarded: Callable[[Tensor, float], Tensor]
-    z: Tensor
     algorithm: str
-    levels: list[tuple[Level, Level]]
-    last: list[int]
     rtol: float
-    limits: list[float]
+    robust: bool
     settings: dict[str, Any]
     noise_std: Any
     noise_estimated: bool
     is_numpy: bool
-    state: State | None = None
+    rejected: Tensor | None = None
+    n_rounds: int = 0
     residuals: tuple[float, float] = (math.inf, math.inf)
-    finished: list[int] = field(default_factory=list)
-    _misfit: float | None = None
 
     def __post_init__(self) -> None:
+        self.start(self.h)
+        self._suspects: Tensor | None = None
+        if self.robust:
+            self.rejected = torch.zeros_like(self.h.residuals(self.z)[1]).expand(self.h.y.shape)
+            self._suspects = find_suspects(self.h, self.z, min(self.flatness))
+            if self._suspects is not None:
+                self.leave_out(self._suspects)
+
+    def start(self, used: BoundDataTerm) -> None:
+        """Start a solve with this data term at its own first estimate and noise levels."""
+        found = self.begin(used)
+        self.used, self.z, self.levels, self.last = used, found.z, found.levels, found.last
+        self.scales, self.flatness = found.scales, found.flatness
+        self.state: State | None = None
+        self.calm: tuple[int, Tensor] = (0, self.z)
         self.finished = [0] * len(self.z)
+        self._misfit: float | None = None
+
+    def leave_out(self, rejected: Tensor) -> None:
+        """Start a solve without some measurements, a mask like y."""
+        self.rejected = rejected
+        self.start(self.h.reject(rejected) if bool(rejected.any()) else self.h)
+
+    def leave_out_outliers(self) -> bool:
+        """Start a solve without the measurements that z contradicts; False where these were left out already."""
+        if self.rejected is None or self.n_rounds >= MAX_ROUNDS:
+            return False
+        found = find_outliers(self.h, self.z, self._suspects)
+        if torch.equal(found, self.rejected) or not is_believable(found, self.h.residuals(self.z)[1]):
+            return False
+        self.leave_out(found)
+        self.n_rounds += 1
+        return True
 
     def iterate(self, after: State | None) -> Iterator[State]:
         """Yield the iterations, from the first estimate or after one of a checkpoint."""
         done = 0 if after is None else after.k
-        return ALGORITHMS[self.algorithm](self.h, self.denoise, self.z, self.levels[done:], after=after)
+        return ALGORITHMS[self.algorithm](self.used, self.denoise, self.z, self.levels[done:], after=after)
 
     def denoise(self, v: Tensor, sigma: Level) -> Tensor:
         """Return D(v, sigma), and for images that have finished their last z."""
@@ -99,9 +123,13 @@ class Problem:
 
     def accept(self, state: State) -> bool:
         """Take over an iteration and note which images it finished; refuse one that has diverged, NaN included."""
-        if not all(a + b <= limit for a, b, limit in zip(norms(state.x), norms(state.z), self.limits, strict=True)):
+        sizes = norms(state.z)
+        sums = (a + b for a, b in zip(norms(state.x), sizes, strict=True))
+        if not all(size <= DIVERGENCE_FACTOR * scale for size, scale in zip(sums, self.scales, strict=True)):
             return False
         self.state, self.z = state, state.z
+        if all(size <= GROWTH_FACTOR * scale for size, scale in zip(sizes, self.scales, strict=True)):
+            self.calm = state.k, state.z
         running = {b: residuals for b, residuals in enumerate(state.residuals) if self.finished[b] == 0}
         primal, dual = zip(*running.values(), strict=True)
         self.residuals = max(primal), max(dual)
@@ -116,9 +144,9 @@ class Problem:
         return all(k > 0 for k in self.finished)
 
     def misfit(self) -> float:
-        """||W^(1/2) (A z - y)||^2 per measurement, computed once."""
+        """Misfit of z per measurement that was not rejected, computed once."""
         if self._misfit is None:
-            self._misfit = self.h.misfit(self.z)
+            self._misfit = self.used.misfit(self.z)
         return self._misfit
 
     def measured(self) -> Any:
@@ -126,10 +154,20 @@ class Problem:
         return self.operator.A(self.h.back_projection)
 
     def result(self, stop: Stop, history: dict[str, list[float]]) -> Result:
-        """Return the image and how it was reached."""
-        x: Any = self.z.numpy() if self.is_numpy else self.z
+        """Return the image, how it was reached, and what looks wrong about it."""
         n_iter = 0 if self.state is None else self.state.k
-        return Result(x, n_iter, stop, history, self.noise_std, self.noise_estimated, self.misfit())
+        if stop is Stop.DIVERGED:
+            n_iter, self.z = self.calm
+            self._misfit = None
+        warnings = judge(self, stop)
+        x, rejected = (v.cpu().numpy() if self.is_numpy and v is not None else v for v in (self.z, self.rejected))
+        return Result(
+            x, n_iter, stop, history, self.noise_std, self.noise_estimated, self.misfit(), warnings, self._like_y(rejected)
+        )
+
+    def _like_y(self, rejected: Any) -> Any:
+        """Return the mask of rejected measurements in the parts that y has."""
+        return self.operator.split(rejected) if isinstance(self.operator, Joined) and rejected is not None else rejected
 
 
 def prepare(
@@ -167,28 +205,31 @@ def prepare(
         y, weights, estimated = clean_and_weigh(operator, y, noise_std, term)
     else:
         operator, y, weights, estimated = join(operator, y, noise_std, term)
+    if noise_std is None and not estimated and term.needs_noise_std:  # the physics' own, which may change
+        settings["noise_std"] = weights
     h = bind(term, operator, y, weights, check_adjoint)
-    z = first_estimate(h, x0, low, high)
 
-    curvatures, flatness = (each(value, len(z)) for value in (h.curvature(), h.spectral_flatness()))
-    found = levels_of_images(schedule, curvatures, z, D, max_iter)
-    sigmas, last = found[0]
-    # Of max_iter only what the levels need: more iterations are the same run.
-    settings["schedule"] = f"default over {min(ANNEALING, max_iter)}" if schedule is None else sigmas[: last + 1]
+    def begin(h: BoundDataTerm) -> Start:
+        z = first_estimate(h, x0, low, high)
+        curvatures, flatness = (each(value, len(z)) for value in (h.curvature(), h.spectral_flatness()))
+        found = levels_of_images(schedule, curvatures, z, D, max_iter)
+        # Of max_iter only what the levels need: more iterations are the same run.
+        sigmas = found[0][0][: found[0][1] + 1]
+        settings["schedule"] = f"default over {min(ANNEALING, max_iter)}" if schedule is None else sigmas
+        levels = join_levels([s for s, _ in found], [strength * coupling(algorithm, e) for e in flatness])
+        scales = [max(n, (z[0].numel() / c) ** 0.5) for n, c in zip(norms(z), curvatures, strict=True)]
+        return Start(z, levels, [last for _, last in found], scales, flatness)
+
     parts = operator.part_weights if isinstance(operator, Joined) else weights
     return Problem(
         operator=operator,
         denoiser=denoiser,
         h=h,
+        begin=begin,
         guarded=guard_denoiser(D, low, high),
-        z=z,
         algorithm=algorithm,
-        levels=join_levels([s for s, _ in found], [strength * coupling(algorithm, e) for e in flatness]),
-        last=[last for _, last in found],
         rtol=rtol,
-        limits=[
-            DIVERGENCE_FACTOR * max(n, (z[0].numel() / c) ** 0.5) for n, c in zip(norms(z), curvatures, strict=True)
-        ],
+        robust=bool(getattr(term, "robust", False)),
         settings=settings,
         noise_std=noise_used(parts, is_numpy) if term.needs_noise_std else None,
         noise_estimated=estimated,
@@ -215,21 +256,6 @@ def as_data_term(data_term: Any) -> DataTerm:
         known = "LeastSquares(), Poisson() or ct.Transmission()"
         raise TypeError(f"solve: data_term must be {known}, got {short(repr(term), 60)}")
     return term  # type: ignore[no-any-return]
-
-
-def first_estimate(h: BoundDataTerm, x0: Any, low: float | None, high: float | None) -> Tensor:
-    """Return x0, or the data term's own first estimate, within the bounds."""
-    z = as_initial(x0, h.back_projection) if x0 is not None else h.initial()
-    if not bool(z.isfinite().all()):
-        raise ValueError(
-            "solve: the first estimate, from the operator and y alone, holds NaN or infinity; check that the operator "
-            "is finite and its adjoint right, and the scale of y and noise_std"
-        )
-    if low is None and high is None:
-        return z
-    if z.is_complex():
-        raise ValueError(f"solve: bounds must be None for complex images, which have no order, got {(low, high)}")
-    return z.clamp(low, high)
 
 
 def bind(term: DataTerm, operator: Operator, y: Any, weights: Tensor, check_adjoint: bool = True) -> BoundDataTerm:
@@ -269,72 +295,3 @@ def bind(term: DataTerm, operator: Operator, y: Any, weights: Tensor, check_adjo
             raise ValueError("solve: operator.A_adjoint must be the adjoint of A, got <x, A_adjoint(A(x))> <= 0")
         raise ValueError("solve: the operator measures nothing, A x vanishes; check its mask, kernel and noise_std")
     return h
-
-
-def norms(x: Tensor) -> list[float]:
-    """Return ||x|| of each image, summed in float64."""
-    if len(x) == 1:
-        return [norm(x)]
-    return torch.linalg.vector_norm(x.abs().double().flatten(1), dim=1).tolist()  # type: ignore[no-any-return]
-
-
-def levels_of_images(
-    schedule: Any, curvatures: Sequence[float], z: Tensor, denoiser: Denoiser, max_iter: int
-) -> list[tuple[list[float], int]]:
-    """Return what `as_levels` does for each image: of one schedule for all where it is given, else of its own."""
-    if schedule is not None:
-        return [as_levels(schedule, max_iter)] * len(z)
-    pairs = zip(curvatures, images(z), strict=True)
-    return [as_levels(default_schedule(c, x, denoiser, max_iter), max_iter) for c, x in pairs]
-
-
-def default_schedule(curvature: float, x: Tensor, denoiser: Denoiser, max_iter: int) -> Schedule:
-    """Noise levels from 0.4 times x's robust range down to ||A*WA||^(-1/2), within the denoiser's range.
-
-    Args:
-        curvature: ||A*WA||.
-        x: the first estimate of one image.
-        denoiser: its `sigma_range` counts, where it has one.
-        max_iter: levels at most.
-    """
-    sigma_min = curvature**-0.5
-    sigma_max = max(robust_range(x) * FIRST_SIGMA, sigma_min)
-    sigma_min = max(sigma_min, 1e-3 * sigma_max)
-    lowest, highest = getattr(denoiser, "sigma_range", (0.0, math.inf))
-    sigma_max, sigma_min = (min(max(s, float(lowest)), float(highest)) for s in (sigma_max, sigma_min))
-    return Schedule(sigma_max, sigma_min, min(ANNEALING, max_iter))
-
-
-def join_levels(sigmas: Sequence[Sequence[float]], weights: Sequence[float]) -> list[tuple[Level, Level]]:
-    """Return (sigma_k, weight / sigma_k^2) for all k: numbers where all images share them in all iterations.
-
-    Args:
-        sigmas: the noise levels of each image.
-        weights: lambda strength of each image.
-
-    >>> join_levels([[0.2, 0.1]], [1.0])
-    [(0.2, 24.999999999999996), (0.1, 99.99999999999999)]
-    >>> join_levels([[2.0], [4.0]], [1.0, 4.0])
-    [(tensor([2., 4.], dtype=torch.float64), 0.25)]
-    """
-    alphas = [[w / sigma**2 for sigma in levels] for levels, w in zip(sigmas, weights, strict=True)]
-    return list(zip(_columns(sigmas), _columns(alphas), strict=True))
-
-
-def _columns(rows: Sequence[Sequence[float]]) -> list[Level]:
-    """Return the numbers of each iteration, the rows those of an image: a number where all rows are equal."""
-    if all(row == rows[0] for row in rows[1:]):
-        return list(rows[0])
-    columns: list[Level] = []
-    before = None
-    for column in zip(*rows, strict=True):
-        columns.append(columns[-1] if column == before else torch.tensor(column, dtype=torch.float64))
-        before = column
-    return columns
-
-
-def denoise_each(denoise: Callable[[Tensor, float], Tensor], v: Tensor, sigma: Level) -> Tensor:
-    """Return D(v, sigma), image by image where each has its own noise level."""
-    if not isinstance(sigma, Tensor):
-        return denoise(v, sigma)
-    return torch.cat([denoise(one, float(s)) for one, s in zip(images(v), sigma, strict=True)])

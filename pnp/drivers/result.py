@@ -37,9 +37,10 @@ class Result:
             (relative residuals), "inner" (inner iterations of the x-update, 0 for a closed form). Where the images of
             a batch have their own, an entry of "sigma" or "alpha" is a list with one for each; "primal" and "dual" are
             the largest of the images that have not converged before.
-        noise_std: the noise level used, in units of y, like the argument; a tuple where y has parts; None where the
-            data term needs none.
-        noise_estimated: whether noise_std was estimated from y.
+        noise_std: the noise level used, in units of y: a number, or an array that broadcasts to y, (B, 1, ..., 1) where
+            each image has its own; a tuple where y has parts; None where the data term needs none. `solve` takes it
+            as it is.
+        noise_estimated: whether noise_std was estimated from y; False where it was given, or is the operator's own.
         misfit: ||W^(1/2) (A x - y)||^2 per measurement: about 1 where x explains y up to its noise.
         warnings: sentences on what looks wrong, each with its likely cause and a remedy; empty where nothing does.
         rejected: where y was taken for an outlier, a mask of the kind and shape of y (a tuple where y has parts); None

@@ -10,6 +10,7 @@ what they need and chooses what the caller left open.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -58,10 +59,12 @@ def solve(
             array: the answer comes back as the same, on the same device. NaN is allowed where noise_std is infinite.
             For `operators.stack` a tuple or list of them.
         denoiser: D(x, sigma), sigma the noise's standard deviation in units of x; any deepinv denoiser.
-        noise_std: standard deviation of the noise in units of y, a scalar or an array broadcasting to y; infinity
-            marks measurements without information. None: `estimate_noise_std(y)`. Values below 1e-4 of the root
-            mean square of y are raised to it, so that exact data stay well-posed. For a stack, one for all parts, or a
-            tuple or list with one for each part of y.
+        noise_std: standard deviation of the noise in units of y, a scalar, one number an image (B,), or an array
+            broadcasting to y; infinity marks measurements without information. For a stack, one for all parts, or a
+            tuple, list or 1-D array with one for each part of y. None: sigma of deepinv's `GaussianNoise` where the
+            operator has one as `noise_model`, else `estimate_noise_std(y)` image by image, where neighbours in y are
+            neighbours in an image or a sinogram (`y_is_sampled`). Values below 1e-4 of the root mean square of an
+            image's measurements are raised to it, so that exact data stay well-posed.
         algorithm: "admm" or "hqs".
         strength: weight of the prior: alpha_k = lambda strength / sigma_k^2, lambda from `schedules.coupling`; more is
             smoother.
@@ -122,11 +125,18 @@ def solve(
 
     with checkpointed(checkpoint, "solve", settings, problem.z, problem.measured) as kept:
         _iterate(problem, monitor, kept)
+        while monitor.stop in (Stop.CONVERGED, Stop.MAX_ITER) and problem.leave_out_outliers():
+            monitor.restart()
+            kept.restart()
+            _iterate(problem, monitor, kept)
         if monitor.stop is not Stop.INTERRUPTED:
             with suppress(KeyboardInterrupt):  # it is then computed once more below
                 problem.misfit()  # while the checkpoint is there
             save_final(kept, problem, monitor)
-    return problem.result(monitor.stop, monitor.history)
+    result = problem.result(monitor.stop, monitor.history)
+    if result.warnings:
+        warnings.warn("solve: " + "; ".join(result.warnings), stacklevel=3)  # past torch.no_grad
+    return result
 
 
 def _iterate(problem: Problem, monitor: Monitor, kept: RunState) -> None:

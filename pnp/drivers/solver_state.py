@@ -7,9 +7,12 @@ call.
 
 from __future__ import annotations
 
+import zlib
+from base64 import b64decode, b64encode
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -46,12 +49,15 @@ def restore_state(kept: RunState, problem: Problem, monitor: Monitor) -> State |
     if not kept.tensors:
         return None
     try:
+        if (rejected := kept.numbers.get("rejected")) is not None:
+            problem.leave_out(as_mask(rejected["mask"], problem.h.y))
+            problem.n_rounds = rejected["n_rounds"]
         x, z, u = (kept.tensors[name] for name in ("x", "z", "u"))
         k, sigma, alpha, history = (kept.numbers[name] for name in ("k", "sigma", "alpha", "history"))
         finished = [int(at) for at in kept.numbers.get("finished", [0] * len(z))]
         sigma, alpha = _as_level(sigma), _as_level(alpha)
         monitor.resume(history)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, zlib.error) as error:
         raise ValueError(f"solve: checkpoint is damaged ({error!s:.60}); remove the file to restart") from error
     if hasattr(problem.h, "last_x"):
         problem.h.last_x = x
@@ -95,7 +101,26 @@ def _contents(problem: Problem, monitor: Monitor) -> tuple[dict[str, Tensor], di
     tensors = {"x": state.x, "z": state.z, "u": state.u}
     numbers = {"k": state.k, "sigma": as_numbers(state.sigma), "alpha": as_numbers(state.alpha)}
     history = {name: list(values) for name, values in monitor.history.items()}
-    return tensors, numbers | {"finished": list(problem.finished), "history": history}
+    numbers |= {"finished": list(problem.finished), "history": history}
+    if problem.rejected is not None:
+        numbers["rejected"] = {"mask": mask_as_text(problem.rejected), "n_rounds": problem.n_rounds}
+    return tensors, numbers
+
+
+def mask_as_text(mask: Tensor) -> str:
+    """Return a mask as text: its bits, compressed, in base 64.
+
+    >>> as_mask(mask_as_text(torch.tensor([[True, False]])), torch.zeros(1, 2))
+    tensor([[ True, False]])
+    """
+    return b64encode(zlib.compress(np.packbits(mask.cpu().numpy()).tobytes())).decode()
+
+
+def as_mask(text: str, like: Tensor) -> Tensor:
+    """Return the mask of `mask_as_text` in the shape of `like` and on its device."""
+    bits = np.frombuffer(zlib.decompress(b64decode(text)), dtype=np.uint8)
+    mask = np.unpackbits(bits, count=like.numel()).astype(bool)
+    return torch.from_numpy(mask).reshape(like.shape).to(like.device)
 
 
 def _as_level(value: Any) -> Level:

@@ -3,8 +3,9 @@
 from .atomic import atomic, check_output
 from .fits import read_fits_maps, write_fits_maps
 from .hdf5 import Measurements, SavedResult, read_measurements, read_result, write_measurements, write_result
-from .images import check_image_output, png_bits, read_image, write_image
+from .images import check_image_output, read_image, write_image
 from .nifti import read_nifti, write_nifti
+from .pictures import png_bits
 
 __all__ = [
     "Measurements",

@@ -20,6 +20,8 @@ ALWAYS_ALLOWED_BYTES = 2**28
 MAX_UNPACK_RATIO = 200
 """Largest number of unpacked bytes per byte of the file, beyond those always allowed. Images
 and counts pack 2 to 50 times, empty ones up to 1000 times."""
+_MIN_LEVELS = 1024
+"""Least number of values between the smallest and the largest of an array that rounding to float32 must leave."""
 _LOGGERS = ("tifffile", "nibabel.global", "pydicom")
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 """Files in which Linux states the memory limit of a container."""
@@ -198,11 +200,57 @@ def check_finite(where: str, values: npt.NDArray[Any]) -> None:
         )
 
 
+def as_float32(where: str, values: npt.NDArray[Any], *, exact: bool = False) -> npt.NDArray[np.float32]:
+    """Return real numbers as float32 of this machine's byte order, or say why float32 cannot hold them.
+
+    NaN and infinity stay. Numbers are rounded, as long as the smallest and the largest stay `_MIN_LEVELS` roundings
+    apart; with `exact`, integers must fit the 24 bits of float32.
+    """
+    with np.errstate(over="ignore", under="ignore"):
+        array = np.ascontiguousarray(values, dtype=np.float32)
+    if exact and values.dtype.kind in "iu" and values.dtype.itemsize > 2:
+        n = np.abs(values).astype(np.uint64)
+        # Without its trailing zero bits, a number that is exact is below 2^24.
+        inexact = n // np.maximum(n & (~n + np.uint64(1)), np.uint64(1)) >= 2**24
+        if inexact.any():
+            raise ValueError(
+                f"{where} must hold integers that float32 keeps (all up to 2^24 = 16777216), got {values[inexact][0]}; "
+                "subtract an offset, or store it as float32 if rounding does no harm"
+            )
+    elif values.dtype.kind in "iuf" and values.dtype.itemsize > (4 if values.dtype.kind == "f" else 2):
+        finite = np.isfinite(values)
+        _check_rounding(where, values[finite], array[finite])
+    return array
+
+
+def _check_rounding(where: str, values: npt.NDArray[Any], rounded: npt.NDArray[np.float32]) -> None:
+    """Refuse finite numbers beyond float32's range, or whose contrast is lost when they are rounded to it."""
+    if not values.size:
+        return
+    limit = np.finfo(np.float32).max
+    if not np.isfinite(rounded).all():
+        raise ValueError(
+            f"{where} must lie within float32's range, {-limit:.3g} to {limit:.3g}, got "
+            f"{values[~np.isfinite(rounded)][0]:.4g}; divide by a constant"
+        )
+    values = values.astype(np.float64)  # holds more than float32's range
+    low, high, error = float(values.min()), float(values.max()), float(np.abs(rounded - values).max())
+    contrast, size = high - low, max(abs(low), abs(high))
+    if error * _MIN_LEVELS <= contrast:
+        return
+    if error > size * 2.0**-23:
+        raise ValueError(f"{where} must not lie below float32's range, got {size:.4g} at most; multiply by a constant")
+    # A smaller contrast is that of a constant, computed in float64.
+    if contrast > size * 2.0**-40:
+        raise ValueError(
+            f"{where} must differ by more than float32 rounds, got {low:.6g} to {high:.6g}, which differ by "
+            f"{contrast:.3g} and are rounded by {error:.2g}; subtract an offset"
+        )
+
+
 def to_float32(where: str, values: Any) -> npt.NDArray[np.float32]:
     """Return values as float32 of this machine's byte order; finite real numbers are demanded."""
     array = np.asarray(values)
     check_real(where, array.dtype)
-    with np.errstate(over="ignore"):  # becomes infinite, which is refused
-        array = np.ascontiguousarray(array, dtype=np.float32)
     check_finite(where, array)
-    return array
+    return as_float32(where, array)

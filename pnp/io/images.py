@@ -1,7 +1,8 @@
 """Read and write images in PNG, TIFF, NPY, FITS and HDF5, as arrays (H, W) or (C, H, W); write volumes to NIfTI.
 
 Values: the 8 or 16 bits of PNG and JPEG files are pictures and become [0, 1], without their opacity (alpha). TIFF,
-NPY, FITS and HDF5 files are measurements and keep their units, integers too, and all their channels.
+NPY, FITS and HDF5 files are measurements and keep their units, integers too, and all their channels. What a PNG, JPEG
+or TIFF file says of its display is applied: orientation, palette, white as zero.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ import numpy.typing as npt
 from .atomic import atomic, atomic_hdf5, check_output
 from .fits import image as fits_image
 from .fits import images_in, open_fits
-from .guards import check_claim, check_memory, reading
+from .guards import as_float32, check_memory, reading
 from .hdf5_safe import listed, numbers, open_hdf5
 from .nifti import NIFTI, write_nifti
-from .tiff_safe import open_tiff, tiff_values
+from .pictures import read_picture, write_png
+from .tiff_safe import open_tiff, shown_values
 
 _PNG, _TIFF, _NPY, _FITS, _HDF5 = (
     (".png", ".jpg", ".jpeg"),
@@ -29,7 +31,6 @@ _PNG, _TIFF, _NPY, _FITS, _HDF5 = (
     (".h5", ".hdf5"),
 )
 _FORMATS = "PNG, TIFF, NPY, FITS or HDF5 (.png, .tif, .npy, .fits, .h5)"
-_PICTURE_FORMATS = ("PNG", "JPEG")
 _VOLUMES = "NIfTI, NPY or HDF5 (.nii.gz, .npy, .h5)"
 
 
@@ -39,12 +40,19 @@ def read_image(path: str | os.PathLike[str], *, dataset: str = "image") -> npt.N
     PNG and JPEG are divided by 255 (8 bits) or 65535 (16 bits), to [0, 1]. The other formats keep their values: a
     TIFF file of 8 bits is read as 0 to 255.
 
+    A PNG, JPEG or TIFF file is read as a viewer shows it: turned upright (EXIF orientation), the colours of a palette,
+    in TIFF 0 to 255, in place of their numbers, and a white-is-zero TIFF file of n bits as 2^n - 1 minus its values.
+    PNG and JPEG lose their opacity, CMYK JPEG becomes RGB. Pages of one shape in a TIFF file are channels.
+
     Args:
-        path: a PNG, JPEG, TIFF, NPY, FITS or HDF5 file. FITS: the first part that holds an image.
+        path: a PNG, JPEG, TIFF, NPY, FITS or HDF5 file. FITS: the first part that holds an image. In NPY, FITS and
+            HDF5, a last axis of at most 4 behind a first of more than 4 is taken for channels.
         dataset: name of the dataset in an HDF5 file.
 
     Raises:
-        ValueError: the file is missing, unreadable, of another format, or holds no image.
+        ValueError: the file is missing, unreadable, of another format, or holds no image, or several: an animation,
+            TIFF pages of different shapes. A TIFF file is CMYK, YCbCr or Lab. float32 cannot hold the values: some lie
+            beyond its range, integers need more than its 24 bits, or a float's contrast is lost on a large offset.
     """
     path = Path(path)
     name = path.name.lower()
@@ -54,10 +62,10 @@ def read_image(path: str | os.PathLike[str], *, dataset: str = "image") -> npt.N
         raise ValueError(f"read_image: {path} is NIfTI, which holds volumes; use read_nifti")
     try:
         if name.endswith(_PNG):
-            pixels = _picture(path)
+            pixels = read_picture(path)
         elif name.endswith(_TIFF):
             with open_tiff(path) as tiff:
-                pixels = tiff_values(path, tiff.series[0])
+                pixels = shown_values(path, tiff)
         elif name.endswith(_NPY):
             pixels = _npy(path)
         elif name.endswith(_FITS):
@@ -73,9 +81,9 @@ def read_image(path: str | os.PathLike[str], *, dataset: str = "image") -> npt.N
                 pixels = numbers(path, file[dataset])
         else:
             raise ValueError(f"{path} cannot be read: its format is not one of {_FORMATS}")
+        return _as_image(path, pixels, channels_first=name.endswith((*_PNG, *_TIFF)))
     except ValueError as error:
         raise ValueError(f"read_image: {error}") from error
-    return _as_image(path, pixels)
 
 
 def write_image(
@@ -96,7 +104,7 @@ def write_image(
         path: the file to write; its suffix chooses the format.
         image: (H, W) or (C, H, W); or, with voxel_size_mm, a volume (nx, ny, nz) in the axes of SPECT.
         dataset: name of the dataset in an HDF5 file.
-        bits: bits of a grey PNG, 8 or 16 (0..65535); colour has 8.
+        bits: bits of a PNG's channels, 8 or 16 (0..65535).
         voxel_size_mm: side of a volume's voxel, or (transaxial, axial) or (x, y, z), in mm. Only NIfTI keeps it.
         overwrite: replace a file of that name.
 
@@ -124,13 +132,7 @@ def write_image(
         return
     with atomic(path, overwrite=overwrite) as part:
         if name.endswith(".png"):
-            from PIL import Image
-
-            kind: Any = np.uint16 if bits == 16 and channels == 1 else np.uint8
-            levels = np.rint(np.clip(pixels, 0, 1) * np.iinfo(kind).max).astype(kind)
-            Image.fromarray(np.moveaxis(levels, 0, -1) if channels == 3 else levels.reshape(pixels.shape[-2:])).save(
-                part
-            )
+            write_png(part, pixels, bits)
         elif name.endswith(_TIFF):
             import tifffile
 
@@ -177,31 +179,6 @@ def check_image_output(
     return path
 
 
-def png_bits(path: str | os.PathLike[str]) -> Literal[8, 16]:
-    """Return the bits of a grey PNG file, 8 or 16; 8 for every other file."""
-    if not Path(path).name.lower().endswith(".png"):
-        return 8
-    from PIL import Image
-
-    with reading(path, "PNG"), Image.open(path, formats=_PICTURE_FORMATS) as picture:
-        return 16 if picture.mode.startswith("I") else 8
-
-
-def _picture(path: Path) -> npt.NDArray[np.float32]:
-    """Read a PNG or JPEG file; no other format is tried, since the decoders of some run programs."""
-    from PIL import Image
-
-    with reading(path, "PNG or JPEG"):
-        try:
-            with Image.open(path, formats=_PICTURE_FORMATS) as picture:
-                needed = picture.width * picture.height * len(picture.getbands())
-                check_claim(f"{path}: the image", needed, path.stat().st_size, "if that is right, store it as .tif")
-                return _unit_interval(picture.convert("RGB") if picture.mode in ("P", "CMYK") else picture)
-        except Image.DecompressionBombError:
-            limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-            raise ValueError(f"{path} claims over {limit} pixels, too many for a picture; store it as .tif") from None
-
-
 def _npy(path: Path) -> npt.NDArray[Any]:
     """Read an NPY file; mapping it first refuses objects, and files shorter than they claim."""
     with reading(path, "NPY"):
@@ -210,30 +187,16 @@ def _npy(path: Path) -> npt.NDArray[Any]:
         return np.array(mapped)
 
 
-def _unit_interval(picture: Any) -> npt.NDArray[np.float32]:
-    """Bring a PIL picture to [0, 1], channels first, without opacity."""
-    pixels = np.asarray(picture)
-    if pixels.dtype.kind in "ui":
-        # Mode I, 32 bits, is how some versions of PIL hold the 16 of a file.
-        pixels = np.divide(pixels, 65535 if picture.mode.startswith("I") else 255, dtype=np.float32)
-    if pixels.ndim == 3:
-        pixels = np.moveaxis(pixels, -1, 0)
-        pixels = pixels[:-1] if len(pixels) in (2, 4) else pixels  # opacity
-        pixels = pixels[0] if len(pixels) == 1 else pixels
-    return pixels.astype(np.float32)
-
-
-def _as_image(path: Path, pixels: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+def _as_image(path: Path, pixels: npt.NDArray[Any], *, channels_first: bool = False) -> npt.NDArray[np.float32]:
     """Bring pixels of any layout to float32 (H, W) or (C, H, W)."""
     while pixels.ndim > 2 and pixels.shape[0] == 1:
         pixels = pixels[0]
     if pixels.ndim not in (2, 3) or pixels.size == 0:
-        raise ValueError(f"read_image: {path} must hold an image (H, W) or (C, H, W), got {pixels.shape}")
-    if pixels.ndim == 3 and pixels.shape[-1] <= 4 < pixels.shape[0]:
+        raise ValueError(f"{path} must hold an image (H, W) or (C, H, W), got {pixels.shape}; save one image alone")
+    if not channels_first and pixels.ndim == 3 and pixels.shape[-1] <= 4 < pixels.shape[0]:
         pixels = np.moveaxis(pixels, -1, 0)
         if len(pixels) == 1:
             pixels = pixels[0]
-    if pixels.dtype.kind in "buif":
-        with np.errstate(over="ignore"):  # beyond float32 is infinite
-            return np.ascontiguousarray(pixels, dtype=np.float32)  # of this machine's byte order
-    raise ValueError(f"read_image: {path} must hold integer or real pixels, got {pixels.dtype}")
+    if pixels.dtype.kind not in "buif":
+        raise ValueError(f"{path} must hold integer or real pixels, got {pixels.dtype}")
+    return as_float32(f"{path}: the image", pixels, exact=True)

@@ -13,12 +13,29 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .guards import check_claim, check_memory, reading
+from .guards import check_claim, check_memory, one_line, reading
 
 _NO_DIALECTS = {"is_ome": False, "is_mmstack": False, "is_ndtiff": False}
 """Options that switch off the dialects whose files name other files."""
-
-
+ORIENTATION_TAG = 274
+"""Tag of the orientation, in TIFF and in EXIF."""
+_ORIENTATIONS = {
+    2: (False, False, True),
+    3: (False, True, True),
+    4: (False, True, False),
+    5: (True, False, False),
+    6: (True, False, True),
+    7: (True, True, True),
+    8: (True, True, False),
+}
+"""What turns a stored picture upright: transpose, then reverse the rows, then the columns (TIFF 6.0, page 36)."""
+_PHOTOMETRIC_TAG = 262
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _PALETTE, _YCBCR, _JPEG = 0, 1, 3, 6, 7
+_COLOURS_TAG = 320
+_COPY_OR_MASK = 1 | 4
+"""Bits of NewSubfileType: a reduced copy of another page, a mask of transparency."""
+_KEPT_AS_THEY_ARE = (_BLACK_IS_ZERO, 2, 4, 32803, 34892, 51177, 52527)
+"""Black is zero, RGB, masks, and what digital negatives add: sensor values, depth maps, semantic masks."""
 _OME_FILE = re.compile(r"""\b(FileName|MetadataFile)\s*=\s*["']([^"']*)""")
 _OME_SIZE = r'<(?:\w+:)?Pixels\s[^>]*?\bSize{}="(\d{{1,18}})"'
 """Patterns of OME's description of its files and, with an axis for {}, of their pages; XML itself could be a bomb."""
@@ -48,8 +65,94 @@ def tiff_values(path: str | os.PathLike[str], series: Any) -> npt.NDArray[Any]:
     needed = int(np.prod(series.shape, dtype=object)) * np.dtype(series.dtype).itemsize
     check_claim(f"{path}: the image", needed, Path(path).stat().st_size, "if that is right, store it unpacked")
     check_memory(f"{path}: the image", series.shape, "split it")
-    values: npt.NDArray[Any] = series.asarray()
+    try:
+        values: npt.NDArray[Any] = series.asarray()
+    except ValueError as error:
+        if "imagecodecs" not in str(error):
+            raise
+        how = one_line(str(error).partition(" requires ")[0])
+        raise ValueError(
+            f"{path}: {how} needs the package imagecodecs to be read; install it, or save without compression"
+        ) from None
     return values
+
+
+def shown_values(path: str | os.PathLike[str], tiff: Any) -> npt.NDArray[Any]:
+    """Return the one image of an open file as a viewer shows it, channels or pages first.
+
+    The colours of a palette replace their numbers, from 0 to 255; unsigned integers of n bits whose zero is white are
+    subtracted from 2^n - 1; the picture is turned upright. All other values stay as they are.
+    """
+    pages = [page for page in tiff.pages if not page.subfiletype & _COPY_OR_MASK] or list(tiff.pages)
+    kinds = {
+        (_photometric(page), _tag(page, ORIENTATION_TAG), np.asarray(_tag(page, _COLOURS_TAG)).tobytes())
+        for page in pages
+        if len(pages) > 1
+    }
+    main = [series for series in tiff.series if not series.keyframe.subfiletype & _COPY_OR_MASK] or list(tiff.series)
+    if len(main) != 1:
+        shapes = ", ".join(str(series.shape) for series in main[:4])
+        raise ValueError(f"{path} holds {len(main)} images of different kinds, {shapes:.120}; save one of them alone")
+    (series,) = main
+    if len(kinds) > 1:
+        raise ValueError(f"{path} holds pages of different palettes, orientations or zeros; save one of them alone")
+    page, photometric = series.keyframe, _photometric(series.keyframe)
+    if photometric not in (_WHITE_IS_ZERO, _PALETTE, *_KEPT_AS_THEY_ARE) and not (
+        photometric == _YCBCR and page.compression == _JPEG  # the decoder of JPEG returns RGB
+    ):
+        name = getattr(page.photometric, "name", photometric)
+        raise ValueError(f"{path} must be grey, RGB or a palette, got the colours {name}; convert it to RGB")
+    values = tiff_values(path, series)
+    if series.axes[-1:] == "S":
+        values = np.moveaxis(values, -1, 0)
+    if photometric == _WHITE_IS_ZERO:
+        values = _black_is_zero(path, values, page.bitspersample)
+    elif photometric == _PALETTE:
+        values = _colours(path, values, page.colormap)
+    return upright(values, _tag(page, ORIENTATION_TAG))
+
+
+def upright(pixels: npt.NDArray[Any], orientation: object) -> npt.NDArray[Any]:
+    """Return pixels (..., H, W) as the orientation of TIFF and EXIF, 1 to 8, shows them; as they are for another."""
+    transpose, rows, columns = _ORIENTATIONS.get(orientation, (False, False, False))  # type: ignore[call-overload]
+    pixels = pixels.swapaxes(-2, -1) if transpose else pixels
+    return pixels[..., :: -1 if rows else 1, :: -1 if columns else 1]
+
+
+def _tag(page: Any, code: int) -> Any:
+    tag = page.tags.get(code)
+    return None if tag is None else tag.value
+
+
+def _photometric(page: Any) -> int:
+    """Return how a page's numbers are shown; black is zero where it does not say so."""
+    value = _tag(page, _PHOTOMETRIC_TAG)
+    return _BLACK_IS_ZERO if value is None else int(value)
+
+
+def _black_is_zero(path: str | os.PathLike[str], values: npt.NDArray[Any], bits: int) -> npt.NDArray[Any]:
+    """Return unsigned integers whose zero was white with black as zero."""
+    if values.dtype.kind == "b":
+        return ~values
+    if values.dtype.kind != "u":
+        raise ValueError(
+            f"{path} says that white is zero, and its numbers are {values.dtype}, for which TIFF has no black; "
+            "save it as black is zero (photometric='minisblack')"
+        )
+    inverted: npt.NDArray[Any] = values.dtype.type(2**bits - 1) - values
+    return inverted
+
+
+def _colours(path: str | os.PathLike[str], values: npt.NDArray[Any], palette: Any) -> npt.NDArray[np.float32]:
+    """Return the colours (3, ...) of a palette, from 0 to 255.
+
+    A palette (3, n) holds 0 to 65535. Some writers fill 8 of the 16 bits: with c, or with 256 c in place of 257 c.
+    """
+    if palette is None or palette.ndim != 2 or values.dtype.kind not in "bu" or values.max() >= palette.shape[1]:
+        raise ValueError(f"{path} is damaged: its palette has not all of its colours; fetch it again")
+    unit = 1 if palette.max() < 256 else 257 if (palette & 255).any() else 256
+    colours: npt.NDArray[np.float32] = np.divide(palette, unit, dtype=np.float32)[:, values.astype(np.intp)]
+    return colours
 
 
 def _check_ome(path: str | os.PathLike[str], page: Any) -> None:

@@ -23,6 +23,8 @@ _WRITTEN_NAME = re.compile(r"slice_\d{4,}\.tif")
 def read_tiff_stack(path: str | os.PathLike[str]) -> npt.NDArray[np.float32]:
     """Read grey images of one shape as float32 (n, H, W), values as they are: an 8-bit file is 0 to 255.
 
+    Unlike `pnp.io.read_image`, it keeps the stored numbers and rows where a file says that white is zero or is turned.
+
     Args:
         path: a folder, all of whose TIFF files are read; a pattern such as "scan/proj_*.tif"; or one file of one or
             more pages. Files come in the order of the numbers in their names: 2 before 10.

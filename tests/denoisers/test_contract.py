@@ -302,3 +302,17 @@ def test_bad_arguments_of_tv_are_explained(arguments, kind, message):
 
 def test_tv_takes_numbers_of_numpy():
     assert repr(TV(np.float32(1), max_iter=np.int64(7), rtol=np.float64(0.5))) == "TV(1.0, max_iter=7, rtol=0.5)"
+
+
+@pytest.mark.parametrize(
+    ("takes", "got", "named"),
+    [(1, 3, ("PerChannel", '"color"')), (1, 2, ("PerChannel",)), (3, 1, ('"gray"',)), (3, 2, ("PerChannel", '"gray"'))],
+)
+def test_a_wrong_number_of_channels_names_what_takes_it(takes, got, named):
+    D = MLPatch(takes, **TINY, precision="float32")
+    for call in (D, lambda x, sigma: D.at(x, torch.zeros(1, 2), sigma)):
+        with pytest.raises(ValueError, match=": x must be") as caught:
+            call(noisy(got), 0.1)
+        assert all(word in str(caught.value) for word in named) and len(str(caught.value)) < 400
+    if "PerChannel" in named and takes == 1:  # as it says
+        assert PerChannel(D)(noisy(got), 0.1).shape == noisy(got).shape

@@ -6,12 +6,13 @@ import copy
 import math
 import pickle
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from arrays import rand, rel
+from arrays import rand, rel, uniform
 from torch import nn
 from toys import Diagonal
 
@@ -178,6 +179,36 @@ def test_c_times_a_rescales_all_that_a_offers():
 
     assert (c * Knowing(SHAPE)).estimate_noise(z) == pytest.approx(float(z.abs().max()))
     assert (Knowing(SHAPE) @ BLUR).estimate_noise(z) == pytest.approx(float(z.abs().max()))
+
+
+def test_combinations_say_whether_their_measurements_are_sampled():
+    class Unsaid(Identity):
+        y_is_sampled = False
+
+    unsaid, free = Unsaid(SHAPE), Identity(SHAPE)
+    foreign = SimpleNamespace(A=lambda x: x, A_adjoint=lambda y: y)
+    assert MASK.y_is_sampled is None is free.y_is_sampled
+    for operator in (BLUR, 2 * BLUR, BLUR @ MASK, MASK @ BLUR, 2 * RADON, MASK + BLUR, BLUR.T, RADON.T):
+        assert operator.y_is_sampled is True
+    for operator in (2 * MASK, MASK @ free, MASK + free):
+        assert operator.y_is_sampled is None
+    for operator in (unsaid, 2 * unsaid, unsaid @ BLUR, MASK @ unsaid, BLUR + unsaid, free @ foreign):
+        assert operator.y_is_sampled is False
+
+
+def test_gains_and_concerns_are_those_of_the_outermost_mask():
+    gain, other = uniform(*SHAPE, seed=8), uniform(*SHAPE, seed=9)
+    A, B = Mask(gain), Mask(other)
+    assert torch.equal((-2 * A).y_gain, 2 * gain)
+    assert torch.equal((A @ BLUR).y_gain, gain)
+    assert torch.equal((A @ B @ BLUR).y_gain, gain * other)
+    assert not hasattr(BLUR @ A, "y_gain") and not hasattr(A + B, "y_gain")
+    noise = rand(1, 1, 20, 20)
+    holes, blur = Mask(noise[0, 0] > 0), Blur(rand(3, 3), (20, 20))
+    painted = torch.where(holes.mask, 1.0, noise)
+    (said,) = (2 * holes).concerns(2 * painted)
+    assert (holes @ blur).concerns(painted) == [said] == holes.concerns(painted)
+    assert not hasattr(blur @ holes, "concerns")
 
 
 def test_subsets_are_of_the_combination():

@@ -139,6 +139,11 @@ def test_every_operator_has_a_row() -> None:
     assert found == {*OPERATORS.values(), Adjoint, Composed, Scaled, Stack, Sum}
 
 
+def test_every_operator_says_whether_its_measurements_are_sampled() -> None:
+    """Where they are, the noise is estimated from neighbours in y."""
+    assert all(kind.y_is_sampled in (True, None) for kind in OPERATORS.values())
+
+
 def test_unknown_names_list_the_choices() -> None:
     with pytest.raises(ValueError, match=r"fourier.*blur.*radon"):
         OPERATORS["fourier"]

@@ -128,6 +128,10 @@ def _picture(path: Path) -> None:
     Image.fromarray((IMAGE * 255).astype(np.uint8)).save(path)
 
 
+def _indexed(path: Path) -> None:
+    Image.fromarray((IMAGE * 255).astype(np.uint8)).quantize(16).save(path)
+
+
 def _checkpoint(path: Path) -> None:
     torch.save(
         {key: torch.arange(3) for key in CHECKPOINT_KEYS} | {"history": [[1, 2.0, 3.0]], "options": {"seed": 0}}, path
@@ -168,6 +172,9 @@ TARGETS: dict[str, Target] = {
     "image.npy": Target(lambda p: write_image(p, IMAGE), read_image),
     "image.png": Target(_picture, read_image),
     "image.jpg": Target(_picture, read_image),
+    "colour16.png": Target(lambda p: write_image(p, np.stack([IMAGE] * 3), bits=16), read_image),
+    "indexed.png": Target(_indexed, read_image),
+    "indexed.tif": Target(_indexed, read_image),
     "photograph.png": Target(_picture, _photographs),
     "photograph.tif": Target(_picture, _photographs),
     "volume.nii": Target(lambda p: write_nifti(p, VOLUME, 4.8), read_nifti),

@@ -43,6 +43,8 @@ class Views:
 class Diagonal:
     """y = d x with the closed-form data step."""
 
+    y_is_sampled = True
+
     def __init__(self, d: Tensor):
         self.d = d
 

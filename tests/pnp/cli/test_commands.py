@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import signal
+import struct
 import subprocess
 import sys
+import zlib
 
 import h5py
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 import torch
 from command import run
 from paths import ROOT
+from PIL import Image
 
 from pnp import cli
 from pnp.io import png_bits, read_image, read_measurements, read_result, write_image, write_measurements
@@ -239,6 +242,31 @@ def test_denoise_keeps_sixteen_bits(monkeypatch, tmp_path):
     assert png_bits(tmp_path / "x.png") == 16 and len(np.unique(read_image(tmp_path / "x.png"))) > 3
 
 
+def test_denoise_keeps_sixteen_bits_of_colour_and_turns_pictures_upright(monkeypatch, tmp_path):
+    levels = 0.001 * disc()[0] + torch.tensor([0.3, 0.5, 0.7])[:, None, None]
+    write_image(tmp_path / "y.png", levels[:, :20], bits=16)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the first row is the right column
+    data = (tmp_path / "y.png").read_bytes()
+    content = b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
+    chunk = struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content))
+    (tmp_path / "y.png").write_bytes(data[:33] + chunk + data[33:])  # behind IHDR
+    assert run(monkeypatch, "denoise", tmp_path / "y.png", "--sigma", 0.001, "-o", tmp_path / "x.png") == 0
+    x = read_image(tmp_path / "x.png")
+    assert png_bits(tmp_path / "x.png") == 16 and x.shape == (3, 32, 20) and len(np.unique(x[0])) > 3
+    np.testing.assert_allclose(x, np.rot90(levels[:, :20], -1, (1, 2)), atol=0.002)
+
+
+@pytest.mark.parametrize("name", ["y.png", "y.npy", "y.tif"])
+def test_denoise_refuses_sigma_of_another_unit(monkeypatch, tmp_path, capsys, name):
+    write_image(tmp_path / name, disc()[0, 0] + 0.1 * torch.randn(32, 32, generator=torch.Generator().manual_seed(0)))
+    assert run(monkeypatch, "denoise", tmp_path / name, "--sigma", 25, "-o", tmp_path / "x.npy") == 2
+    error = capsys.readouterr().err
+    assert "--sigma" in error and "divide by 255 (0.098)" in error and len(error) < 400 and error.count("\n") == 1
+    write_image(tmp_path / "large.tif", 255 * disc()[0, 0])
+    assert run(monkeypatch, "denoise", tmp_path / "large.tif", "--sigma", 25, "-o", tmp_path / "x.npy") == 0
+
+
 def test_denoise_colour_image(monkeypatch, tmp_path):
     generator = torch.Generator().manual_seed(0)
     clean = disc(64)[0].expand(3, -1, -1) * torch.tensor([0.8, 0.5, 0.2])[:, None, None] + 0.1
@@ -284,7 +312,7 @@ def test_denoise_with_colour_weights_takes_the_channels_together(monkeypatch, tm
         write_image(tmp_path / "y.npy", image, overwrite=True)
         assert run(monkeypatch, "denoise", tmp_path / "y.npy", *options, "--overwrite") == 2
         error = capsys.readouterr().err
-        assert "take 3 channels" in error and f"has {count}; use --weights gray" in error and error.count("\n") == 1
+        assert "of 3 channels" in error and f"has {count}; use --weights gray" in error and error.count("\n") == 1
 
 
 def test_info_names_versions_operators_and_weights(monkeypatch, capsys):

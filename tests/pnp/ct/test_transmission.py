@@ -10,6 +10,7 @@ import pytest
 import torch
 from arrays import rand, rel
 from radon_truth import Array, Ellipse, bins, half_turn, shepp_logan, tensor
+from scipy import stats
 from torch import Tensor
 from toys import SHAPE, Matrix, smooth
 
@@ -188,6 +189,80 @@ def test_counts_that_cannot_be(term: dict[str, Any], change: Any, part: str) -> 
 def test_options_that_cannot_be(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="Transmission"):
         Transmission(**bad)
+
+
+@pytest.mark.parametrize("r", [0.0, 5.0])
+def test_deviance_residuals_are_scipys(r: float) -> None:
+    operator, y, truth = dense_problem(r)
+    y[..., :3] = torch.tensor([0.0, 3e4, 20.0], dtype=y.dtype)
+    i0 = torch.full((40,), 100.0, dtype=y.dtype)
+    i0[2] = 0
+    residual, counted = Transmission(i0, r, robust=True).bind(operator, y, ONE).residuals(truth)
+    expected = (100.0 * torch.exp(-operator.A(truth)) + r).numpy()
+    deviance = 2 * (stats.poisson.logpmf(y.numpy(), y.numpy()) - stats.poisson.logpmf(y.numpy(), expected))
+    signed = np.sign(expected - y.numpy()) * np.sqrt(deviance)
+    assert int((~counted).sum()) == 1 and not counted[..., 2] and residual[..., 2] == 0
+    assert np.allclose(residual[counted].numpy(), signed[counted.numpy()], rtol=1e-7, atol=1e-6)
+    assert int((residual.abs() > 6).sum()) == 2
+
+
+@pytest.mark.parametrize("mean", [0.5, 40.0])
+def test_residuals_of_drawn_photons_are_noise_levels(mean: float) -> None:
+    lines = 3 * rand(1, 1, 50, 200, seed=3).abs()
+    y = counts_behind(lines, mean, 0.2)
+    operator = Matrix(torch.eye(10_000, dtype=y.dtype), (50, 200))
+    operator.A = operator.A_adjoint = lambda x: x  # type: ignore[method-assign]
+    residual, _ = Transmission(mean, 0.2).bind(operator, y, ONE).residuals(lines)
+    k, m = np.arange(200)[:, None], (mean * np.exp(-lines[..., :20].numpy().ravel()) + 0.2)[None]
+    exact = stats.poisson.pmf(k, m) * 2 * (stats.poisson.logpmf(k, k) - stats.poisson.logpmf(k, m))
+    assert float((residual[..., :20] ** 2).mean()) == pytest.approx(exact.sum(0).mean(), rel=0.15)
+    assert float(residual.abs().max()) < 5.5
+
+
+def test_a_starved_ray_hit_by_a_photon_shower_is_finite() -> None:
+    M = torch.eye(N)
+    y = torch.full((1, 1, N), 90.0)
+    y[..., 0] = 1e5
+    x = torch.zeros(1, 1, *SHAPE)
+    x[..., 0, 0] = 1e4
+    for r in (0.0, 1.0):
+        residual, _ = Transmission(1e5, r).bind(Matrix(M), y, ONE).residuals(x)
+        assert residual.isfinite().all() and residual[..., 0] < -1000
+
+
+@pytest.mark.parametrize("r", [0.0, 5.0])
+def test_without_rejected_rays_it_is_the_problem_of_the_others(r: float) -> None:
+    operator, y, truth = dense_problem(r)
+    rejected = torch.zeros_like(y, dtype=torch.bool)
+    rejected[..., [3, 17, 30]] = True
+    y[rejected] = 150.0
+    kept = ~rejected.flatten()
+    term = Transmission(100.0, r, n_inner=30, rtol=1e-10, max_iter=200, robust=True)
+    whole = term.bind(operator, y, ONE)
+    whole.last_x = truth
+    h, others = whole.reject(rejected), term.bind(Matrix(operator.M[kept]), y[..., kept], ONE)
+    assert h.last_x is truth
+    assert rel(h.initial(), others.initial()) < 1e-6
+    v, alpha = truth + 0.1 * rand(1, 1, *SHAPE, seed=7), torch.tensor(3.0, dtype=y.dtype)
+    x = h(v, alpha)
+    assert rel(x, others(v, alpha)) < 1e-6
+    assert h.misfit(x) == pytest.approx(others.misfit(x), rel=1e-6)
+    assert h.curvature() == pytest.approx(others.curvature(), rel=0.02)
+    residual, counted = h.residuals(x)
+    assert torch.equal(counted, ~rejected) and rel(residual[counted], others.residuals(x)[0].flatten()) < 1e-5
+    assert int(h.reject(torch.arange(40).expand(1, 1, 40) == 5).residuals(x)[1].sum()) == 36
+    with pytest.raises(ValueError, match="rejected"):
+        h.reject(torch.ones_like(rejected))
+
+
+def test_robust_is_an_option() -> None:
+    assert Transmission(9.0, robust=True).robust and not Transmission(9.0).robust
+    assert "robust=True" in repr(Transmission(9.0, robust=True)) and "robust" not in repr(Transmission(9.0))
+    operator, y, _ = dense_problem()
+    with pytest.raises(ValueError, match="in one unit"):
+        Transmission(10.0, robust=True).bind(operator, y, ONE)
+    with pytest.raises(TypeError, match="robust"):
+        Transmission(9.0, robust=1)  # type: ignore[arg-type]
 
 
 def test_noise_std_is_not_asked_for_and_repr_is_the_call() -> None:

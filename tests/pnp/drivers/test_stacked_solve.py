@@ -165,11 +165,15 @@ def test_counts_in_parts():
     array = torch.ones(32, 40)
     for term, name in (
         (Poisson(background=array), "background"),
+        (Poisson(gain=1 + array), "gain"),
+        (Poisson(read_noise=array), "read_noise"),
         (Transmission(50.0, background=array), "background"),
         (Transmission(array), "i0"),
     ):
         with pytest.raises(ValueError, match=rf"^solve: {name} .*scalar.*\(32, 40\)"):
             solve(operator, y, smooth, data_term=term)
+    with pytest.raises(ValueError, match="solve: gain"):
+        solve(operator, y, smooth, data_term=Poisson(gain=None))
 
 
 # ---------------------------------------------------------------- checkpoints
@@ -231,7 +235,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         ValueError,
         "noise_std must be a number .* of 2, .*got 3 entries",
     ),
-    "noise array": ({"noise_std": torch.ones(2)}, ValueError, r"noise_std must be a number .*one array \(2,\)"),
+    "noise array": ({"noise_std": torch.ones(3)}, ValueError, r"noise_std must be a number .*one array \(3,\)"),
     "noise negative": ({"noise_std": (1.0, -1.0)}, ValueError, r"y\[1\]: noise_std must be positive"),
     "noise mis-shaped": ({"noise_std": (torch.ones(4), 1.0)}, ValueError, r"y\[0\]: noise_std must be a scalar or"),
     "noise infinite": ({"noise_std": (math.inf, math.inf)}, ValueError, "noise_std is infinite everywhere"),

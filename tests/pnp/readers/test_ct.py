@@ -143,7 +143,7 @@ def test_scan_refuses_to_keep_no_view(which):
         ({"y": np.full((N_ANGLES, 2), np.nan), "flat": None}, "12 NaN"),
         ({"y": np.ones((N_ANGLES, 2), complex), "flat": None}, "complex128"),
         ({"y": np.full((N_ANGLES, 2), {}, object), "flat": None}, "object"),
-        ({"y": np.full((N_ANGLES, 2), 1e300), "flat": None}, "12 NaN"),
+        ({"y": np.full((N_ANGLES, 2), 1e300), "flat": None}, "float32's range"),
         ({"angles": np.full(N_ANGLES, math.inf)}, ": angles "),
         ({"angles": np.zeros((2, 3))}, ": angles "),
         ({"kind": "photons"}, ": kind "),

@@ -1,0 +1,126 @@
+"""First estimate, noise levels and limits of a solve: what follows from the bound data term alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..algorithms.iterations import Level
+from ..algorithms.linalg import images
+from ..algorithms.protocols import BoundDataTerm, Denoiser
+from ..algorithms.schedules import Schedule, robust_range
+from .arguments import as_initial, as_levels
+from .noise_weights import norm
+
+FIRST_SIGMA = 0.4
+"""First noise level over the robust range of the first estimate."""
+ANNEALING = 20
+"""Iterations from the first noise level to the last, unless max_iter is less."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where the iterations start.
+
+    Attributes:
+        z: the first estimate (B, C, H, W).
+        levels: (sigma_k, alpha_k) of all iterations: numbers, or tensors (B,) where the images have their own.
+        last: for each image the k from which on sigma_k is the last level.
+        scales: for each image the norm of z or of its noise, whichever is larger.
+        flatness: for each image the spectral flatness of A*WA.
+    """
+
+    z: Tensor
+    levels: list[tuple[Level, Level]]
+    last: list[int]
+    scales: list[float]
+    flatness: list[float]
+
+
+def first_estimate(h: BoundDataTerm, x0: Any, low: float | None, high: float | None) -> Tensor:
+    """Return x0, or the data term's own first estimate, within the bounds."""
+    z = as_initial(x0, h.back_projection) if x0 is not None else h.initial()
+    if not bool(z.isfinite().all()):
+        raise ValueError(
+            "solve: the first estimate, from the operator and y alone, holds NaN or infinity; check that the operator "
+            "is finite and its adjoint right, and the scale of y and noise_std"
+        )
+    if low is None and high is None:
+        return z
+    if z.is_complex():
+        raise ValueError(f"solve: bounds must be None for complex images, which have no order, got {(low, high)}")
+    return z.clamp(low, high)
+
+
+def norms(x: Tensor) -> list[float]:
+    """Return ||x|| of each image, summed in float64."""
+    if len(x) == 1:
+        return [norm(x)]
+    return torch.linalg.vector_norm(x.abs().double().flatten(1), dim=1).tolist()  # type: ignore[no-any-return]
+
+
+def levels_of_images(
+    schedule: Any, curvatures: Sequence[float], z: Tensor, denoiser: Denoiser, max_iter: int
+) -> list[tuple[list[float], int]]:
+    """Return what `as_levels` does for each image: of one schedule for all where it is given, else of its own."""
+    if schedule is not None:
+        return [as_levels(schedule, max_iter)] * len(z)
+    pairs = zip(curvatures, images(z), strict=True)
+    return [as_levels(default_schedule(c, x, denoiser, max_iter), max_iter) for c, x in pairs]
+
+
+def default_schedule(curvature: float, x: Tensor, denoiser: Denoiser, max_iter: int) -> Schedule:
+    """Noise levels from 0.4 times x's robust range down to ||A*WA||^(-1/2), within the denoiser's range.
+
+    Args:
+        curvature: ||A*WA||.
+        x: the first estimate of one image.
+        denoiser: its `sigma_range` counts, where it has one.
+        max_iter: levels at most.
+    """
+    sigma_min = curvature**-0.5
+    sigma_max = max(robust_range(x) * FIRST_SIGMA, sigma_min)
+    sigma_min = max(sigma_min, 1e-3 * sigma_max)
+    lowest, highest = getattr(denoiser, "sigma_range", (0.0, math.inf))
+    sigma_max, sigma_min = (min(max(s, float(lowest)), float(highest)) for s in (sigma_max, sigma_min))
+    return Schedule(sigma_max, sigma_min, min(ANNEALING, max_iter))
+
+
+def join_levels(sigmas: Sequence[Sequence[float]], weights: Sequence[float]) -> list[tuple[Level, Level]]:
+    """Return (sigma_k, weight / sigma_k^2) for all k: numbers where all images share them in all iterations.
+
+    Args:
+        sigmas: the noise levels of each image.
+        weights: lambda strength of each image.
+
+    >>> join_levels([[0.2, 0.1]], [1.0])
+    [(0.2, 24.999999999999996), (0.1, 99.99999999999999)]
+    >>> join_levels([[2.0], [4.0]], [1.0, 4.0])
+    [(tensor([2., 4.], dtype=torch.float64), 0.25)]
+    """
+    alphas = [[w / sigma**2 for sigma in levels] for levels, w in zip(sigmas, weights, strict=True)]
+    return list(zip(_columns(sigmas), _columns(alphas), strict=True))
+
+
+def _columns(rows: Sequence[Sequence[float]]) -> list[Level]:
+    """Return the numbers of each iteration, the rows those of an image: a number where all rows are equal."""
+    if all(row == rows[0] for row in rows[1:]):
+        return list(rows[0])
+    columns: list[Level] = []
+    before = None
+    for column in zip(*rows, strict=True):
+        columns.append(columns[-1] if column == before else torch.tensor(column, dtype=torch.float64))
+        before = column
+    return columns
+
+
+def denoise_each(denoise: Callable[[Tensor, float], Tensor], v: Tensor, sigma: Level) -> Tensor:
+    """Return D(v, sigma), image by image where each has its own noise level."""
+    if not isinstance(sigma, Tensor):
+        return denoise(v, sigma)
+    return torch.cat([denoise(one, float(s)) for one, s in zip(images(v), sigma, strict=True)])

@@ -1,0 +1,115 @@
+"""Measurements that x contradicts: cosmic rays, dead and saturated pixels, bins that do not respond, salt and pepper.
+
+After a solve the residuals r of x, in noise levels, tell outliers from noise where x is determined by many measurements
+together: with the scale s = max(1, median |r| / 0.6745), which a model error raises, those with |r| > 6 s are rejected
+and x is solved for again without them, until the same ones are found. A rejected measurement whose residual is small
+again counts again. White noise exceeds 6 s twice in 10^9 measurements.
+
+Where each measurement has its own pixel (masks, denoising), x follows an outlier, and its residual stays small. There,
+a value that several measurements hold exactly, as stuck pixels and salt and pepper do and noise does not, is suspect
+from the start: its measurements are left out, and only those come back which the others predict to within 3 s.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import max_pool2d, pad
+
+from ..algorithms.least_squares import LeastSquaresStep
+from ..algorithms.protocols import BoundDataTerm
+
+THRESHOLD = 6.0
+"""Residual of an outlier, in robust standard deviations."""
+SUSPECT_THRESHOLD = 3.0
+"""The same for a measurement that was suspect from its value alone."""
+MAX_FRACTION = 0.25
+"""If more than this fraction of the measurements are outliers, the model is wrong and not they."""
+MAX_ROUNDS = 4
+"""Solves at most after the first one."""
+OWN_PIXEL = 0.5
+"""Spectral flatness of A*WA from which on each measurement mainly sees a pixel of its own."""
+MIN_REPEATS = 3
+"""So many equal values are no coincidence where other values differ."""
+
+
+def find_outliers(h: BoundDataTerm, x: Tensor, suspects: Tensor | None = None) -> Tensor:
+    """Return which measurements x contradicts, a mask like y.
+
+    Args:
+        h: the data term with all measurements.
+        x: images (B, C, H, W) that were reconstructed without those of the last round.
+        suspects: measurements that `find_suspects` found.
+    """
+    r, counted = h.residuals(x)
+    found = torch.zeros(r.shape, dtype=torch.bool, device=r.device)
+    for b in range(len(r)):  # each image has its own noise
+        size, counts = r[b].abs(), counted.expand(r.shape)[b]
+        if bool(counts.any()):
+            scale = max(1.0, float(size[counts].median()) / _median_of_noise(r))
+            limit = THRESHOLD if suspects is None else torch.where(suspects[b], SUSPECT_THRESHOLD, THRESHOLD)
+            found[b] = counts & (size > limit * scale)
+    return found
+
+
+def is_believable(found: Tensor, counted: Tensor) -> bool:
+    """Whether so few measurements were found that they, and not the model, are wrong."""
+    return int(found.sum()) <= MAX_FRACTION * int(counted.expand(found.shape).sum())
+
+
+def find_suspects(h: BoundDataTerm, x: Tensor, flatness: float) -> Tensor | None:
+    """Return which measurements hold a value that several hold exactly, a mask like y; None where there are none.
+
+    Only where each measurement mainly sees a pixel of its own, and where the noise is not that of counts.
+
+    Args:
+        h: the data term with all measurements.
+        x: any images (B, C, H, W).
+        flatness: the spectral flatness of A*WA.
+    """
+    if flatness < OWN_PIXEL or not isinstance(h, LeastSquaresStep) or not isinstance(h.y, Tensor):
+        return None
+    found = repeated_values(h.y, h.residuals(x)[1])
+    return found if bool(found.any()) and is_believable(found, h.residuals(x)[1]) else None
+
+
+def repeated_values(y: Tensor, counted: Tensor) -> Tensor:
+    """Return which measurements y (B, ...) hold a value that several hold exactly, among those that count.
+
+    Where most values differ from each other, any repeated value is suspect; where values are whole numbers or otherwise
+    quantised, only the lowest and the highest. An area of one value, as of a saturated sky, is not suspect: one whose
+    neighbours within a distance of one mainly hold the same value.
+    """
+    found = torch.zeros(y.shape, dtype=torch.bool, device=y.device)
+    if y.is_complex():
+        return found
+    for b in range(len(y)):
+        counts = counted.expand(y.shape)[b]
+        values, index, repeats = torch.unique(y[b][counts], return_inverse=True, return_counts=True)
+        if values.numel() < MIN_REPEATS:
+            continue
+        suspect = repeats >= MIN_REPEATS
+        if 2 * int((repeats == 1).sum()) < int(counts.sum()):
+            suspect[1:-1] = False
+        found[b][counts] = suspect[index]
+    return found & ~_in_area(y, found) if y.ndim == 4 and bool(found.any()) else found
+
+
+def _in_area(y: Tensor, found: Tensor) -> Tensor:
+    """Whether at least half of a measurement's eight neighbours hold its own value."""
+    inside = pad(y, (1, 1, 1, 1), value=math.nan)
+    height, width = y.shape[-2:]
+    same = torch.zeros(y.shape, device=y.device)
+    for i in range(3):
+        for j in range(3):
+            same += inside[..., i : i + height, j : j + width] == y
+    core = found & (same >= 5)  # itself and four more
+    near = max_pool2d(core.to(y.dtype), 3, 1, 1) > 0
+    return found & near
+
+
+def _median_of_noise(r: Tensor) -> float:
+    """Median of |r| for white noise with a mean square of 1, real or complex."""
+    return math.sqrt(math.log(2)) if r.is_complex() else 0.6744898
