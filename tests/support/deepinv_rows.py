@@ -345,7 +345,7 @@ def transforms() -> list[Row]:
         Row("Tomography (circle)", lambda: tomography(circle=True), lambda: gray() * disc(), mlpatch),
         Row("Tomography (fan beam)", lambda: tomography(fan_beam=True), gray, mlpatch),
         Row("Tomography (adjoint_via_backprop=False)", lambda: tomography(adjoint_via_backprop=False), gray, mlpatch,
-            warned="A_adjoint"),
+            refused="A_adjoint"),
         Row("UltrasoundPlaneWave", ultrasound, gray, mlpatch),
         Row("PtychographyLinearOperator", lambda: P.PtychographyLinearOperator((1, N, N), noise_model=noise()),
             complex_image, parts),
@@ -376,21 +376,21 @@ def combinations() -> list[Row]:
 def nonlinear() -> list[Row]:
     """What has no adjoint."""
     return [
-        Row("Haze", P.Haze, lambda: [gray(), gray(), torch.ones(1)], mlpatch, refused="operator"),
-        Row("SinglePhotonLidar", P.SinglePhotonLidar, color, colored, refused="operator"),
-        Row("SpatialUnwrapping", P.SpatialUnwrapping, gray, mlpatch, refused="operator"),
-        Row("Scattering", scattering, lambda: complex_image(32), parts, refused="operator"),
+        Row("Haze", P.Haze, lambda: [gray(), gray(), torch.ones(1)], mlpatch, refused="linear"),
+        Row("SinglePhotonLidar", P.SinglePhotonLidar, color, colored, refused="linear"),
+        Row("SpatialUnwrapping", P.SpatialUnwrapping, gray, mlpatch, refused="linear"),
+        Row("Scattering", scattering, lambda: complex_image(32), parts, refused="linear"),
         Row("PhaseRetrieval", lambda: P.PhaseRetrieval(P.CompressedSensing(500, (1, 16, 16), dtype=torch.cfloat)),
-            lambda: complex_image(16), parts, refused="operator"),
+            lambda: complex_image(16), parts, refused="linear"),
         Row("RandomPhaseRetrieval", lambda: P.RandomPhaseRetrieval(500, (1, 16, 16)), lambda: complex_image(16),
-            parts, refused="operator"),
+            parts, refused="linear"),
         Row("StructuredRandomPhaseRetrieval", lambda: P.StructuredRandomPhaseRetrieval((1, 16, 16), (1, 16, 16), 2),
-            lambda: complex_image(16), parts, refused="operator"),
-        Row("Ptychography", lambda: P.Ptychography((1, N, N)), complex_image, parts, refused="operator"),
+            lambda: complex_image(16), parts, refused="linear"),
+        Row("Ptychography", lambda: P.Ptychography((1, N, N)), complex_image, parts, refused="linear"),
         Row("PhysicsMultiScaler", lambda: P.PhysicsMultiScaler(P.SpatialUnwrapping(), (1, N, N), factors=[2]), gray,
-            mlpatch, refused="operator"),
-        Row("StackedPhysics", lambda: inpainting().stack(P.SpatialUnwrapping()), gray, mlpatch, refused="operator"),
-        Row("ComposedPhysics", lambda: inpainting() * P.SpatialUnwrapping(), gray, mlpatch, refused="operator"),
+            mlpatch, refused="linear"),
+        Row("StackedPhysics", lambda: inpainting().stack(P.SpatialUnwrapping()), gray, mlpatch, refused="linear"),
+        Row("ComposedPhysics", lambda: inpainting() * P.SpatialUnwrapping(), gray, mlpatch, refused="linear"),
     ]  # fmt: skip
 
 
