@@ -34,8 +34,8 @@ class LinearOperator(nn.Module):
     - `y_gain`: the gain of each measurement, a tensor that broadcasts to y, 0 where y is not measured: the noise is
       then estimated from what is measured alone;
     - `estimate_noise(y)`: the standard deviation of y's noise, where second differences of y would mislead;
-    - `concerns(y)`: sentences on measurements that look wrong to this operator, each with its likely cause and a
-      remedy; an empty list where nothing does.
+    - `concerns(y)`: a list of sentences, each with cause and remedy, on measurements that look wrong to the operator;
+      empty where nothing does, and for whatever may be meant.
 
     `y_is_sampled` says whether the noise can be estimated from y's neighbours at all.
 

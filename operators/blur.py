@@ -20,6 +20,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.fft import next_fast_len
@@ -27,8 +28,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from .base import LinearOperator, as_buffer, check_images, check_shape, pixel_mean
+from .psf import PsfReport, kernel_concerns, kernel_from_psf
 from .sizes import Sizes
 
+_NUMBERS = (int, float, np.integer, np.floating)
 _BOUNDARIES = ("circular", "reflect", "valid")
 
 
@@ -36,16 +39,19 @@ class Blur(LinearOperator):
     """Convolve every channel with one kernel.
 
     Args:
-        kernel: (kh, kw), real floating point, at most as large as the image, its centre at
-            (kh // 2, kw // 2). It is used as given (not normalised) and in the input's dtype; gradients
-            flow to it where it requires them.
+        kernel: (kh, kw) or (1, 1, kh, kw), real, at most as large as the image, its centre at
+            (kh // 2, kw // 2). It is used as given (not normalised, see `from_psf`) and in the input's dtype; gradients
+            flow to it where it requires them. Whole numbers are taken in torch's default dtype.
         shape: (H, W) of the images in pixels.
         boundary: "circular", "reflect" or "valid", as the module describes.
 
+    Attributes:
+        psf_report: what `from_psf` did, None of other kernels; `print(A.psf_report)` is one sentence.
+
     Raises:
-        TypeError: kernel is neither an array or tensor, nor real floating point.
+        TypeError: kernel is neither an array or tensor, nor real.
         ValueError: kernel has the wrong number of axes, is larger than the image, not finite or 0
-            everywhere; unknown boundary.
+            everywhere, or holds whole numbers that the default dtype does not; unknown boundary.
 
     >>> A = Blur(torch.full((1, 3), 1 / 3), (1, 5))
     >>> [round(v) for v in A.A(torch.tensor([[[[0.0, 0.0, 3.0, 0.0, 0.0]]]])).flatten().tolist()]
@@ -53,6 +59,7 @@ class Blur(LinearOperator):
     """
 
     kernel: Tensor
+    psf_report: PsfReport | None = None
     y_is_sampled = True
 
     def __init__(self, kernel: Tensor | NDArray[Any], shape: tuple[int, int], boundary: str = "circular") -> None:
@@ -71,6 +78,49 @@ class Blur(LinearOperator):
         left, right, above, below = self._padding
         self._padded = (height + above + below, width + left + right)
         self._grid = tuple(next_fast_len(n, real=True) for n in self._padded)  # of the FFTs, unless circular
+
+    @classmethod
+    def from_psf(
+        cls,
+        psf: Tensor | NDArray[Any],
+        shape: tuple[int, int],
+        boundary: str = "circular",
+        *,
+        pedestal: float | None = None,
+    ) -> Blur:
+        """Return the blur by a measured point spread function: the image of one bead or star.
+
+        The pedestal is subtracted, the centroid moved to the kernel's centre to a fraction of a pixel, and the sum made
+        1, as `operators.psf` describes; `psf_report` says by how much. The image may then be compared with y: same
+        place, same brightness. No gradient flows to the PSF.
+
+        Args:
+            psf: (h, w) or (1, 1, h, w), any real dtype, such as a camera's counts; at least 5 pixels along each edge,
+                and background all around the peak. The centroid of an asymmetric PSF, such as motion, is centred too.
+            shape: (H, W) of the images in pixels.
+            boundary: "circular", "reflect" or "valid".
+            pedestal: the background in units of the PSF; None: the median of the border.
+
+        Raises:
+            TypeError: psf is no array or tensor, or complex, or masked; pedestal is not a number.
+            ValueError: psf has the wrong number of axes, is larger than the image, not finite, not one positive peak,
+                or saturated; unknown boundary.
+
+        >>> counts = torch.zeros(9, 9, dtype=torch.int32) + 100
+        >>> counts[4:6, 3:7] += torch.tensor([[10, 40, 40, 10], [5, 20, 20, 5]], dtype=torch.int32)
+        >>> A = Blur.from_psf(counts, (32, 32))
+        >>> print(A.psf_report)
+        PSF: pedestal 100 (scatter 0) subtracted, moved by (-0.33, -0.50) px, divided by its sum 150
+        """
+        size = check_shape("Blur.from_psf", shape)
+        if pedestal is not None and (isinstance(pedestal, bool) or not isinstance(pedestal, _NUMBERS)):
+            raise TypeError(f"Blur.from_psf: pedestal must be a number in units of psf or None, got {pedestal!r}")
+        if pedestal is not None and not math.isfinite(pedestal):
+            raise ValueError(f"Blur.from_psf: pedestal must be finite, got {pedestal!r}; None estimates it")
+        kernel, report = kernel_from_psf(psf, size, None if pedestal is None else float(pedestal))
+        operator = cls(kernel, size, boundary)
+        operator.psf_report = report
+        return operator
 
     @property
     def y_shape(self) -> Sizes:
@@ -134,12 +184,30 @@ class Blur(LinearOperator):
 
         return M
 
+    def concerns(self, y: Tensor) -> list[str]:
+        """Return sentences, each with cause and remedy, on what looks wrong about this kernel for measurements y.
+
+        A PSF in counts for y in [0, 1]; a PSF with a camera's pedestal; one that `from_psf` could not separate from the
+        background. Kernels that do not look like a measured PSF are never doubted.
+        """
+        if self.psf_report is not None:
+            return [] if self.psf_report.reaches_background else [f"Blur: {self.psf_report.concern()}"]
+        return [] if self.kernel.requires_grad else kernel_concerns(self.kernel, y)
+
     def extra_repr(self) -> str:
         """Describe the constructor's arguments."""
         kernel = f"<{tuple(self.kernel.shape)} {self.kernel.dtype}>"
         return f"kernel={kernel}, shape={self.shape}, boundary={self.boundary!r}"
 
     def _check(self, method: str, name: str, x: Tensor, shape: tuple[int, int]) -> None:
+        if name == "y" and shape != self.shape and getattr(x, "shape", ())[-2:] == self.shape:
+            (height, width), (kh, kw) = shape, self.kernel.shape
+            top, left = (kh - 1) // 2, (kw - 1) // 2  # where "valid" starts in an image that was blurred as a whole
+            raise ValueError(
+                f'Blur.{method}: y must be (B, C, {height}, {width}) for boundary="valid", where all taps fall on the '
+                f"image, got the image's size {tuple(x.shape)}; crop it, y[..., {top}:{top + height}, "
+                f'{left}:{left + width}], or use boundary="reflect"'
+            )
         check_images(f"Blur.{method}", name, x, ("C", *shape), like=self.kernel)
 
     def _is_diagonal(self) -> bool:
@@ -203,10 +271,9 @@ def gaussian_kernel(std_px: float, *, dtype: torch.dtype = torch.float32) -> Ten
     if not (math.isfinite(std_px) and std_px > 0):
         raise ValueError(f"gaussian_kernel: std_px must be a positive number of pixels, got {std_px!r}")
     radius = math.ceil(4 * std_px)
-    t = torch.arange(-radius, radius + 1, dtype=torch.float64) / std_px
-    g = torch.exp(-t.square() / 2)
-    g = g / g.sum()
-    return torch.outer(g, g).to(dtype)
+    g = [math.exp(-((k / std_px) ** 2) / 2) for k in range(-radius, radius + 1)]
+    total = math.fsum(g)
+    return torch.tensor([[a / total * (b / total) for b in g] for a in g], dtype=dtype)
 
 
 def _abs2(z: Tensor) -> Tensor:
@@ -236,10 +303,18 @@ def _fold(p: Tensor, before: int, after: int) -> Tensor:
 def _check_kernel(kernel: object, shape: tuple[int, int]) -> Tensor:
     """Return the operator's own copy of the kernel, or raise with what is wrong."""
     k = as_buffer("Blur", "kernel", kernel)
-    if not k.dtype.is_floating_point:
-        raise TypeError(f"Blur: kernel must be real floating point, got {k.dtype}; use kernel.float()")
+    if k.is_complex() or k.dtype == torch.bool:
+        remedy = "kernel.real" if k.is_complex() else "kernel.float()"
+        raise TypeError(f"Blur: kernel must be real numbers, got {k.dtype}; use {remedy}")
+    if not k.is_floating_point():
+        k = _whole_numbers(k)
+    sizes = tuple(k.shape)
+    if k.ndim == 4 and sizes[:2] == (1, 1):
+        k = k[0, 0]
     if k.ndim != 2 or 0 in k.shape:
-        raise ValueError(f"Blur: kernel must be (height, width), got {tuple(k.shape)}")
+        raise ValueError(
+            f"Blur: kernel must be (height, width) or (1, 1, height, width), got {sizes}; one kernel blurs all channels"
+        )
     if k.shape[0] > shape[0] or k.shape[1] > shape[1]:
         raise ValueError(f"Blur: kernel must fit in the image {shape}, got {tuple(k.shape)}; crop the kernel")
     if not torch.isfinite(k).all():
@@ -247,3 +322,14 @@ def _check_kernel(kernel: object, shape: tuple[int, int]) -> Tensor:
     if not k.any():
         raise ValueError("Blur: kernel must not be 0 everywhere, got zeros only")
     return k
+
+
+def _whole_numbers(k: Tensor) -> Tensor:
+    """Return whole numbers in the default dtype, or raise where it does not hold them exactly."""
+    floats = k.to(torch.get_default_dtype())
+    if not torch.equal(floats.to(k.dtype), k):
+        raise ValueError(
+            f"Blur: kernel holds whole numbers that {floats.dtype} does not, got {k.dtype}; use kernel.double() or "
+            "divide it by its sum"
+        )
+    return floats

@@ -39,12 +39,13 @@ class Downsample(LinearOperator):
     Args:
         shape: (H, W) of the images in pixels, multiples of the factor.
         factor: f, an integer number of pixels along each axis.
-        kernel: (kh, kw), real floating point, at most as large as the image, used as given (not normalised), its centre
-            at (kh // 2, kw // 2); gradients flow to it where it requires them. None: the mean of each block.
+        kernel: (kh, kw), real, at most as large as the image, used as given (not normalised), its centre at
+            (kh // 2, kw // 2), as `Blur` takes it; gradients flow to it where it requires them. None: the mean of each
+            block.
         boundary: of the convolution, "circular" (a closed form exists) or "reflect"; unused without a kernel.
 
     Raises:
-        TypeError: factor is not an integer; kernel is neither an array or tensor, nor real floating point.
+        TypeError: factor is not an integer; kernel is neither an array or tensor, nor real.
         ValueError: factor is not positive or does not divide the shape; a kernel that `Blur` refuses; unknown boundary.
 
     >>> Downsample((2, 4), 2).A(torch.arange(8.0).reshape(1, 1, 2, 4))
@@ -129,6 +130,10 @@ class Downsample(LinearOperator):
             return (r - A.A_adjoint(divide(w.to(r.dtype) * A.A(r), alpha))) / alpha
 
         return M
+
+    def concerns(self, y: Tensor) -> list[str]:
+        """Return sentences on what looks wrong about the kernel for measurements y, as `Blur.concerns` does."""
+        return [] if self.blur is None else self.blur.concerns(y)
 
     def extra_repr(self) -> str:
         """Describe the constructor's arguments."""

@@ -27,9 +27,9 @@ class Mask(LinearOperator):
     """Keep, drop or weight pixels: y = m x; unmeasured pixels of y are 0.
 
     Args:
-        mask: (H, W), (1, H, W) or (C, H, W), bool or finite real >= 0: True or 1 where a pixel is measured,
-            0 where it is not; any other value is the pixel's gain. (H, W) and (1, H, W) accept images with any
-            number of channels.
+        mask: (H, W), (1, H, W), (C, H, W) or (1, C, H, W), bool or finite real >= 0: True or 1 where a pixel is
+            measured, 0 where it is not; any other value is the pixel's gain. (H, W) and (1, H, W) accept images with
+            any number of channels.
 
     Raises:
         TypeError: mask is neither an array or tensor, nor bool or real floating point.
@@ -135,6 +135,13 @@ def _check_mask(mask: object) -> Tensor:
     m = as_buffer("Mask", "mask", mask)
     if not (m.dtype == torch.bool or m.dtype.is_floating_point):
         raise TypeError(f"Mask: mask must be bool or real floating point, got {m.dtype}; use mask > 0")
+    if m.ndim == 4 and m.shape[0] == 1:
+        m = m[0]
+    if m.ndim == 4 and 0 not in m.shape:
+        raise ValueError(
+            f"Mask: mask must be the same for all images of a batch, (H, W), (1, H, W) or (C, H, W), got "
+            f"{tuple(m.shape)}; solve image by image, with Mask(mask[i]) and y[i : i + 1]"
+        )
     if m.ndim not in (2, 3) or 0 in m.shape:
         raise ValueError(f"Mask: mask must be (H, W), (1, H, W) or (C, H, W), got {tuple(m.shape)}")
     if not (torch.isfinite(m) & (m >= 0)).all():

@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not see __getattr__
     from .algorithms.schedules import Schedule
     from .drivers.checkpoint import Checkpoint
     from .drivers.em import mlem, osem
-    from .drivers.result import Result, Stop
+    from .drivers.result import ReconstructionWarning, Result, Stop
     from .drivers.solve import solve
     from .interop import to_deepinv
     from .metrics import psnr
@@ -45,6 +45,7 @@ __all__ = [
     "Checkpoint",
     "LeastSquares",
     "Poisson",
+    "ReconstructionWarning",
     "Result",
     "Schedule",
     "State",
@@ -66,6 +67,7 @@ _MODULE_OF = {
     "Result": ".drivers.result",
     "Schedule": ".algorithms.schedules",
     "State": ".algorithms.iterations",
+    "ReconstructionWarning": ".drivers.result",
     "Stop": ".drivers.result",
     "admm": ".algorithms.iterations",
     "estimate_noise_std": ".algorithms.noise_estimate",

@@ -10,7 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .linalg import LinearMap, images, operator_norms
+from .batch import images, operator_norms
+from .linalg import LinearMap
 
 DOMINANT = 0.1
 """The mean dominates where ||A*A|| on images of mean zero is below this fraction of ||A*A||; tomography has 0.4."""

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .linalg import per_image
+from .batch import per_image
 from .protocols import Step
 
 Level = float | Tensor

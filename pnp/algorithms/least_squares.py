@@ -14,12 +14,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..checks import check_number
+from .batch import each, images, operator_norms, per_image, together
 from .dominant_mean import centred, norms_of_rest
-from .linalg import cg, each, images, implicit_solve, operator_norms, per_image, together
+from .linalg import cg, implicit_solve
 from .protocols import Operator, Preconditioner, Step
 
 
@@ -161,7 +163,7 @@ class LeastSquaresStep:
             whole = operator_norms(normal, self.back_projection, rtol=1e-2)
             norms = norms_of_rest(normal, self.back_projection, whole)
             self._mean_dominates = norms != whole
-            means = [float(w[w > 0].double().mean()) for w in self._weights_by_image()]
+            means = [_mean(w[w > 0]) for w in self._weights_by_image()]
             self._curvature = together([mean * norm**2 for mean, norm in zip(means, norms, strict=True)])
         return self._curvature
 
@@ -207,6 +209,11 @@ def estimate_spectral_flatness(
 def _flatness(v: Tensor, Mv: Tensor) -> float:
     trace = float(torch.real(v.conj() * Mv).sum())
     return min(1.0, float((Mv.abs() ** 2).sum()) / trace) if trace > 0 else 1.0
+
+
+def _mean(values: Tensor) -> float:
+    """Return the mean of real values, summed in float64 by NumPy: Apple's GPUs have no float64."""
+    return float(values.detach().cpu().numpy().mean(dtype=np.float64))
 
 
 def _probe(like: Tensor) -> Tensor:

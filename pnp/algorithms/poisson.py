@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from ..checks import as_tensor, broadcasts, check_number, short
+from .batch import each, images, operator_norms, per_image, together
 from .count_statistics import are_whole, concerns_of_counts, deviance_residuals
 from .least_squares import apply_normal, estimate_spectral_flatness
-from .linalg import each, images, operator_norms, per_image, together
 from .protocols import Operator
 
 

@@ -24,9 +24,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..algorithms.batch import images
 from ..algorithms.count_statistics import deviance_residuals
 from ..algorithms.least_squares import LeastSquaresStep
-from ..algorithms.linalg import cg, images, implicit_solve
+from ..algorithms.linalg import cg, implicit_solve
 from ..algorithms.protocols import Operator, Preconditioner
 from ..checks import broadcasts, check_number, short
 from .line_integrals import check_open_beam

@@ -43,7 +43,7 @@ def check_adjoint(operator: Operator, like: Tensor, y: Tensor, *, caller: str = 
     size = max(float(torch.linalg.vector_norm(v)) for v in (Ax, Bw))
     if not size > 0:
         return  # it measures nothing, which is another message
-    gap = abs(complex(torch.vdot(Ax.flatten(), w.flatten().to(Ax.dtype))) - complex(_inner(x, Bw))) / size
+    gap = abs(_inner(Ax, w, x) - _inner(x, Bw, x)) / size
     if gap <= EXACT_GAP:
         return
     if (fault := _not_linear(operator, x, Ax)) is not None:
@@ -96,11 +96,11 @@ def _apply(operator: Operator, name: str, v: Tensor, caller: str) -> Tensor:
     return out
 
 
-def _inner(x: Tensor, Bw: Tensor) -> Tensor:
-    """<x, B w>; of a complex B w on real images its real part counts, the adjoint among real numbers."""
-    if Bw.is_complex() and not x.is_complex():
-        Bw = Bw.real
-    return torch.vdot(x.flatten(), Bw.flatten().to(x.dtype))
+def _inner(a: Tensor, b: Tensor, x: Tensor) -> complex:
+    """<a, b>; of real images x its real part, with which A_adjoint is the adjoint among real numbers."""
+    dtype = torch.promote_types(a.dtype, b.dtype)
+    value = complex(torch.vdot(a.flatten().to(dtype), b.flatten().to(dtype)))
+    return value if x.is_complex() else complex(value.real)
 
 
 def _not_linear(operator: Operator, x: Tensor, Ax: Tensor) -> str | None:

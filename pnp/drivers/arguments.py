@@ -290,7 +290,8 @@ def as_operator(operator: Any, caller: str = "solve") -> Operator:
     if not callable(getattr(operator, "A", None)) or not callable(getattr(operator, "A_adjoint", None)):
         raise TypeError(
             f"{caller}: operator must have A(x) and A_adjoint(y), got {type(operator).__name__}; use one of "
-            "`operators`, a deepinv LinearPhysics, or an object with both methods"
+            "`operators`, a deepinv LinearPhysics, an object with both methods, or for two functions "
+            "pnp.interop.operator_from_functions(A, A_adjoint)"
         )
     return operator  # type: ignore[no-any-return]
 

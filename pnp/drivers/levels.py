@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..algorithms.batch import images
 from ..algorithms.iterations import Level
-from ..algorithms.linalg import images
 from ..algorithms.protocols import BoundDataTerm, Denoiser
 from ..algorithms.schedules import Schedule, robust_range
 from .arguments import as_initial, as_levels
@@ -58,10 +58,8 @@ def first_estimate(h: BoundDataTerm, x0: Any, low: float | None, high: float | N
 
 
 def norms(x: Tensor) -> list[float]:
-    """Return ||x|| of each image, summed in float64."""
-    if len(x) == 1:
-        return [norm(x)]
-    return torch.linalg.vector_norm(x.abs().double().flatten(1), dim=1).tolist()  # type: ignore[no-any-return]
+    """Return ||x|| of each image."""
+    return [norm(image) for image in images(x)]
 
 
 def levels_of_images(

@@ -6,6 +6,7 @@ import math
 import statistics
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -60,8 +61,18 @@ def clean_and_weigh(
 
 
 def norm(x: Tensor) -> float:
-    """Return ||x||, summed in float64."""
-    return float(torch.linalg.vector_norm(x.abs().double()))  # float32 has no room for squares of faint images
+    """Return ||x||: in float64 by NumPy on the CPU, elsewhere in the device's own precision."""
+    a = x.detach().abs()
+    return float(np.linalg.norm(a.numpy().astype(np.float64))) if a.device.type == "cpu" else scaled_norm(a)
+
+
+def scaled_norm(a: Tensor) -> float:
+    """Return ||a||, a >= 0, in units of its largest entry: for Apple's GPUs, which have no float64.
+
+    float32 has no room for the squares of faint images. `Tensor.sum` adds pairwise, which `vector_norm` does not.
+    """
+    largest = float(a.max())
+    return largest * float((a / largest).square().sum()) ** 0.5 if 0 < largest < math.inf else largest
 
 
 def _check_mask(operator: Operator | None, y: Tensor, dead: Tensor) -> None:

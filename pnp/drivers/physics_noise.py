@@ -79,12 +79,17 @@ def declared_noise_std(operator: Any, y: Tensor) -> Tensor | float | None:
 
 def check_sampled(operator: Any, name: str) -> None:
     """Refuse to estimate the noise where neighbours in y are not known to be neighbours on a grid."""
-    if _is_sampled(operator) is False:
+    if not is_sampled(operator):
         raise ValueError(
             f"solve: noise_std must be given for {name}, got None; it is estimated only where neighbours in y are "
             "neighbours in an image or a sinogram; give the standard deviation in units of y, or an operator with "
             "y_is_sampled = True or estimate_noise(y)"
         )
+
+
+def is_sampled(operator: Any) -> bool:
+    """Return whether neighbours in y are known to be neighbours on a grid."""
+    return _is_sampled(operator) is not False
 
 
 def gain_of(operator: Any, y: Tensor) -> Tensor | None:

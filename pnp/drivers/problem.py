@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..algorithms.batch import each, images, per_image
 from ..algorithms.iterations import ALGORITHMS, Level, State
 from ..algorithms.least_squares import LeastSquares
-from ..algorithms.linalg import each, images, per_image
 from ..algorithms.protocols import BoundDataTerm, DataTerm, Denoiser, Operator
 from ..algorithms.schedules import Schedule, coupling
 from ..checks import check_number, short
@@ -49,6 +49,7 @@ class Problem:
         robust: whether outliers among the measurements are left out.
         settings: what must be the same for a checkpoint to be resumed, by name.
         noise_std: standard deviation of the noise that is used, as `Result.noise_std`.
+        adjoint_checked: whether A and A_adjoint passed their check.
         used: the data term of the current solve: h, or h without the measurements that are rejected.
         rejected: those measurements, a mask like y; None where none is looked for.
         n_rounds: solves that were started because others had been rejected.
@@ -71,6 +72,7 @@ class Problem:
     noise_std: Any
     noise_estimated: bool
     is_numpy: bool
+    adjoint_checked: bool = True
     rejected: Tensor | None = None
     n_rounds: int = 0
     residuals: tuple[float, float] = (math.inf, math.inf)
@@ -157,8 +159,7 @@ class Problem:
         """Return the image, how it was reached, and what looks wrong about it."""
         n_iter = 0 if self.state is None else self.state.k
         if stop is Stop.DIVERGED:
-            n_iter, self.z = self.calm
-            self._misfit = None
+            self.z, self._misfit = self.calm[1], None
         warnings = judge(self, stop)
         x, rejected = (v.cpu().numpy() if self.is_numpy and v is not None else v for v in (self.z, self.rejected))
         return Result(
@@ -234,6 +235,7 @@ def prepare(
         noise_std=noise_used(parts, is_numpy) if term.needs_noise_std else None,
         noise_estimated=estimated,
         is_numpy=is_numpy,
+        adjoint_checked=check_adjoint,
     )
 
 

@@ -9,6 +9,10 @@ from typing import Any
 from ..algorithms.noise_estimate import typical_noise_std
 
 
+class ReconstructionWarning(UserWarning):
+    """What looks wrong about a reconstruction, as `Result.warnings` says it."""
+
+
 class Stop(enum.Enum):
     """Why `solve` stopped; the value is a sentence."""
 
@@ -16,10 +20,7 @@ class Stop(enum.Enum):
     MAX_ITER = "The iterations ran to max_iter."
     CALLBACK = "The callback asked to stop."
     INTERRUPTED = "Interrupted (Ctrl-C); the last finished iterate is returned."
-    DIVERGED = (
-        "The iterates grew without limit and the last sound one is returned; "
-        "raise strength, check noise_std, or take a denoiser that does not amplify."
-    )
+    DIVERGED = "The iterates grew without limit; the last one before is returned."
 
     def __str__(self) -> str:
         return self.value

@@ -24,7 +24,7 @@ from ..checks import check_number
 from .checkpoint import Checkpoint, RunState, checkpointed
 from .monitor import Monitor, as_text
 from .problem import HISTORY, MAX_ITER, RTOL, Problem, prepare
-from .result import Result, Stop
+from .result import ReconstructionWarning, Result, Stop
 from .solver_state import denoiser_fingerprint, restore_state, save_final, save_state
 
 
@@ -135,7 +135,8 @@ def solve(
             save_final(kept, problem, monitor)
     result = problem.result(monitor.stop, monitor.history)
     if result.warnings:
-        warnings.warn("solve: " + "; ".join(result.warnings), stacklevel=3)  # past torch.no_grad
+        said = "solve: " + "; ".join(result.warnings)
+        warnings.warn(said, ReconstructionWarning, stacklevel=3)  # past torch.no_grad
     return result
 
 

@@ -63,6 +63,7 @@ def restore_state(kept: RunState, problem: Problem, monitor: Monitor) -> State |
         problem.h.last_x = x
     state = State(k, x, z, u, z, sigma, alpha)
     problem.state, problem.z = state, z
+    problem.residuals = history["primal"][-1], history["dual"][-1]
     problem.finished = [at if at < k else 0 for at in finished]  # those that kept their z in iteration k
     _check_denoiser(state, problem.denoise, problem.denoiser)
     problem.finished = finished
@@ -99,7 +100,7 @@ def _contents(problem: Problem, monitor: Monitor) -> tuple[dict[str, Tensor], di
     if state is None:
         return {}, {}
     tensors = {"x": state.x, "z": state.z, "u": state.u}
-    numbers = {"k": state.k, "sigma": as_numbers(state.sigma), "alpha": as_numbers(state.alpha)}
+    numbers: dict[str, Any] = {"k": state.k, "sigma": as_numbers(state.sigma), "alpha": as_numbers(state.alpha)}
     history = {name: list(values) for name, values in monitor.history.items()}
     numbers |= {"finished": list(problem.finished), "history": history}
     if problem.rejected is not None:

@@ -21,8 +21,8 @@ from ..algorithms.protocols import Denoiser
 from ..algorithms.schedules import Schedule, coupling
 from ..checks import check_number
 from ..drivers.arguments import as_bounds, as_denoiser, as_levels
-from ..drivers.monitor import Monitor
 from ..drivers.levels import default_schedule
+from ..drivers.monitor import Monitor
 from ..drivers.problem import DIVERGENCE_FACTOR, HISTORY, MAX_ITER, RTOL, has_converged
 from ..drivers.result import Result, Stop
 from .cluster import require

@@ -265,21 +265,16 @@ def test_data_step_solves_its_equation(row: Row) -> None:
 
 
 def test_alpha_may_have_one_value_for_each_image(row: Row) -> None:
-    """Data steps and preconditioners with alpha (B, 1, 1, 1) do what they do image by image with a scalar."""
     op = row.make()
     z = images(op, row, seed=8)
-    y = like(op.A(z))
-    alpha = torch.tensor([0.3, 40.0], dtype=F64)
-    shaped = alpha.reshape(-1, *[1] * (z.ndim - 1))
+    y, alpha = like(op.A(z)), torch.tensor([0.3, 40.0], dtype=F64)
     for kind, w in weights_for(y).items():
-        own = [w[b : b + 1] if kind in ("per item", "array") else w for b in range(2)]
-        h = op.data_step(y, w) if hasattr(op, "data_step") else None
-        if h is not None:
-            each = [op.data_step(y[b : b + 1], own[b])(z[b : b + 1], alpha[b]) for b in range(2)]
-            assert rel(h(z, shaped), torch.cat(each)) < 1e-12, kind
-        if hasattr(op, "preconditioner"):
-            each = [op.preconditioner(own[b])(z[b : b + 1], alpha[b]) for b in range(2)]
-            assert rel(op.preconditioner(w)(z, shaped), torch.cat(each)) < 1e-12, kind
+        for method, arguments in (("data_step", (y, w)), ("preconditioner", (w,))):
+            f = getattr(op, method)(*arguments) if hasattr(op, method) else None
+            for b in range(2 if f is not None else 0):
+                alone = [v[b : b + 1] if v is y or kind in ("per item", "array") else v for v in arguments]
+                one = getattr(op, method)(*alone)(z[b : b + 1], alpha[b])
+                assert rel(f(z, alpha.reshape(-1, *[1] * (z.ndim - 1)))[b], one[0]) < 1e-12, (method, kind)
 
 
 def test_closed_forms_are_where_the_design_wants_them() -> None:

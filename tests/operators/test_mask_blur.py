@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -31,6 +32,13 @@ def test_mask_per_channel_and_gain() -> None:
     assert torch.equal(Mask(gain).A_adjoint_A(x), gain.square() * x)
 
 
+def test_mask_with_a_batch_axis_of_one() -> None:
+    """deepinv's masks are (1, C, H, W)."""
+    m, x = rand(3, 4, 5).abs(), rand(2, 3, 4, 5, seed=1)
+    assert torch.equal(Mask(m[None]).A(x), Mask(m).A(x))
+    assert Mask(m[None, :1]).x_shape == ("C", 4, 5)
+
+
 def test_mask_data_step_limits() -> None:
     """Unmeasured pixels return z; at small alpha measured ones return y / m."""
     m = torch.tensor([[2.0, 0.0, 1.0]], dtype=F64)
@@ -50,7 +58,8 @@ def test_mask_data_step_limits() -> None:
         (torch.full((4, 5), float("nan")), ValueError, "finite"),
         (torch.full((4, 5), float("inf")), ValueError, "finite"),
         (torch.ones(5), ValueError, "5,"),
-        (torch.ones(2, 1, 4, 5), ValueError, "got"),
+        (torch.ones(2, 1, 4, 5), ValueError, "image by image"),
+        (torch.ones(1, 2, 1, 4, 5), ValueError, "got"),
         (torch.ones(0, 5), ValueError, "got"),
         (torch.ones(4, 5, dtype=torch.uint8), TypeError, "mask > 0"),
         (torch.ones(4, 5, dtype=torch.complex64), TypeError, "complex64"),
@@ -93,6 +102,40 @@ def test_blur_centre(boundary: str) -> None:
     assert rel(Blur(k, (6, 7), boundary).A(x), x) < 1e-14
     down = Blur(k.roll(1, 0), (6, 7), boundary).A(x)
     assert rel(down[..., 1:, :], x[..., :-1, :]) < 1e-14
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.uint16, torch.int64])
+def test_whole_numbers_are_a_kernel(dtype: torch.dtype) -> None:
+    k = torch.tensor([[1, 2, 1], [2, 4, 250]])
+    x = rand(1, 1, 6, 7)
+    A = Blur(k.to(dtype), (6, 7))
+    assert A.kernel.dtype == torch.float32 and torch.equal(A.kernel, k.float())
+    assert torch.equal(Blur(k.numpy().astype(str(dtype)[6:]), (6, 7)).A(x), A.A(x))
+
+
+def test_a_kernel_of_deepinv() -> None:
+    """deepinv's kernels are (1, 1, h, w), and its "valid" crops a true convolution as ours does."""
+    from deepinv.physics.blur import Blur as Theirs
+
+    k, x = rand(5, 4), rand(1, 1, 9, 8, seed=1)
+    A = Blur(k[None, None], (9, 8), "valid")
+    assert torch.equal(A.kernel, k)
+    assert rel(A.A(x), Theirs(filter=k[None, None], padding="valid").A(x)) < 1e-12
+
+
+@pytest.mark.parametrize("size", [(3, 3), (4, 6), (5, 2)])
+def test_valid_says_how_to_crop_measurements_of_the_images_size(size: tuple[int, int]) -> None:
+    """The crop that the message names is what "valid" measures, of an image that was blurred as a whole."""
+    k, x = rand(*size), rand(1, 1, 12, 11, seed=1)
+    y = torch.from_numpy(ndimage.convolve(x[0, 0].numpy(), k.numpy(), mode="constant"))[None, None]
+    A = Blur(k, (12, 11), "valid")
+    for call in (A.A_adjoint, lambda y: A.data_step(y, torch.ones((), dtype=F64))):
+        with pytest.raises(ValueError, match=r'y must .*boundary="reflect"') as caught:
+            call(y)
+    cut = re.search(r"y\[\.\.\., (\d+):(\d+), (\d+):(\d+)\]", str(caught.value))
+    assert cut is not None and len(str(caught.value)) < 400
+    top, bottom, left, right = map(int, cut.groups())
+    assert rel(y[..., top:bottom, left:right], A.A(x)) < 1e-12
 
 
 def test_blur_edges() -> None:
@@ -187,7 +230,9 @@ def test_circular_preconditioner_with_scalar_weights_is_the_inverse() -> None:
         (torch.ones(0, 3), ValueError, "got"),
         (torch.zeros(3, 3), ValueError, "zeros"),
         (torch.full((3, 3), float("nan")), ValueError, "finite"),
-        (torch.ones(3, 3, dtype=torch.int64), TypeError, r"kernel\.float\(\)"),
+        (torch.ones(3, 3, dtype=torch.bool), TypeError, r"kernel\.float\(\)"),
+        (torch.full((3, 3), 2**24 + 1), ValueError, "float32"),
+        (torch.ones(2, 1, 3, 3), ValueError, r"got \(2, 1, 3, 3\)"),
         (torch.ones(3, 3, dtype=torch.complex64), TypeError, "complex64"),
         ("gaussian", TypeError, "got str"),
     ],

@@ -15,7 +15,8 @@ from toys import Diagonal, Matrix, image, smooth
 from denoisers import TV
 from operators import Blur, Downsample, Identity, Mask, Radon, stack
 from pnp import LeastSquares, Poisson, Result, Schedule, State, Stop, solve
-from pnp.algorithms.linalg import operator_norm, operator_norms
+from pnp.algorithms.batch import operator_norms
+from pnp.algorithms.linalg import operator_norm
 from pnp.ct import Transmission
 
 SHAPE = (16, 20)

@@ -366,7 +366,8 @@ def test_divergence_returns_the_last_sound_iterate() -> None:
         Diagonal(torch.ones(1, 1)), image(), lambda x, s: -30 * x, noise_std=0.1, schedule=[0.01], max_iter=200
     )
     assert found.stop is Stop.DIVERGED
-    assert 0 < found.n_iter < 200
+    assert found.n_iter < 200
+    assert float(found.x.abs().max()) < 10
     assert found.x.isfinite().all() and len(found.history["sigma"]) == found.n_iter
 
 
