@@ -3,7 +3,8 @@
 psnr = 10 log10(data_range^2 / mean (x - r)^2),  nrmse = ||x - r|| / ||r||,  pearson_r = <x', r'> / (||x'||
 ||r'||)
 
-with x' = x - mean x. Arrays and tensors of any equal shape are accepted; computed in float64. The structural
+with x' = x - mean x. Arrays and tensors of any equal shape are accepted, for psnr and nrmse complex ones too, whose
+squares are |x - r|^2; computed in float64. The structural
 similarity is that of Wang, Bovik, Sheikh and Simoncelli (2004).
 """
 
@@ -32,9 +33,10 @@ def psnr(x: Image, reference: Image, *, data_range: float) -> float:
     >>> psnr([0.0, 1.0], [0.1, 0.9], data_range=1.0)  # doctest: +ELLIPSIS
     20.0...
     """
-    a, b = _pair("psnr", x, reference)
+    a, b = _pair("psnr", x, reference, complex_too=True)
     _check_range("psnr", data_range)
-    error = float(np.mean((a - b) ** 2))
+    difference = np.abs(a - b) if np.iscomplexobj(a) or np.iscomplexobj(b) else a - b
+    error = float(np.mean(difference**2))
     return math.inf if error == 0 else 10 * math.log10(data_range**2 / error)
 
 
@@ -66,7 +68,7 @@ def nrmse(x: Image, reference: Image, *, mask: Image | None = None, centred: boo
         mask: true where pixels count, broadcasts against x; None: all of them.
         centred: subtract the mean of each image first, where the mean is not measured (mass maps).
     """
-    a, b = _masked("nrmse", x, reference, mask)
+    a, b = _masked("nrmse", x, reference, mask, complex_too=True)
     if centred:
         a, b = a - a.mean(), b - b.mean()
     norm = float(np.linalg.norm(b))
@@ -113,8 +115,13 @@ def matthews(x: Image, reference: Image) -> float:
     return pearson_r(a, b)
 
 
-def _pair(caller: str, x: Image, reference: Image) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+def _pair(
+    caller: str, x: Image, reference: Image, complex_too: bool = False
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     a, b = _array(x), _array(reference)
+    for name, values in (("x", a), ("reference", b)):
+        if np.iscomplexobj(values) and not complex_too:
+            raise TypeError(f"{caller}: {name} must be real, got complex values; compare abs({name}), or its parts")
     if a.shape != b.shape:
         raise ValueError(f"{caller}: x and reference must have one shape, got {a.shape} and {b.shape}")
     if a.size == 0:
@@ -122,9 +129,11 @@ def _pair(caller: str, x: Image, reference: Image) -> tuple[npt.NDArray[Any], np
     return a, b
 
 
-def _masked(caller: str, x: Image, reference: Image, mask: Image | None) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+def _masked(
+    caller: str, x: Image, reference: Image, mask: Image | None, complex_too: bool = False
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """Return the pixels that count as two vectors."""
-    a, b = _pair(caller, x, reference)
+    a, b = _pair(caller, x, reference, complex_too)
     if mask is None:
         return a.ravel(), b.ravel()
     try:
@@ -137,7 +146,8 @@ def _masked(caller: str, x: Image, reference: Image, mask: Image | None) -> tupl
 
 
 def _array(values: Image) -> npt.NDArray[Any]:
-    return np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, dtype=np.float64)
+    found = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
+    return np.asarray(found, dtype=np.complex128 if np.iscomplexobj(found) else np.float64)
 
 
 def _check_range(caller: str, data_range: float) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..checks import check_number
 from .batch import each, images, operator_norms, per_image, together
+from .dominant_mean import centred, norms_of_rest
 from .linalg import cg, implicit_solve
 from .protocols import Operator, Preconditioner, Step
 
@@ -63,6 +64,8 @@ class LeastSquaresStep:
         self._curvature: float | Tensor | None = None
         self._image_weights = _image_weights(weights, y)
         self.last_x: Tensor | None = None  # the last x-update, where CG starts
+        self._mean_dominates = False
+        self._mean: Tensor | None = None  # the constant image that fits best, where the mean dominates
         self._closed_form: Step | None = None
         self._preconditioner: Preconditioner | None = None
         if hasattr(operator, "data_step"):
@@ -75,16 +78,19 @@ class LeastSquaresStep:
         if self._closed_form is not None:
             return self._closed_form(v, alpha)
         M = self._preconditioner
+        x0, b = v.detach() if self.last_x is None else self.last_x, self.back_projection + alpha * v
+        c = self._mean  # or the tolerance would be that of the mean
         solution = implicit_solve(
             lambda x: self.normal(x) + alpha * x,
-            self.back_projection + alpha * v,
-            x0=v.detach() if self.last_x is None else self.last_x,
+            b if c is None else b - self.normal(c) - alpha * c,
+            x0=x0 if c is None else x0 - c,
             preconditioner=None if M is None else lambda r: M(r, alpha),
             rtol=self.rtol,
             max_iter=self.max_iter,
         )
-        self.last_x, self.inner_iterations = solution.x.detach(), solution.n_iter
-        return solution.x
+        x = solution.x if c is None else solution.x + c
+        self.last_x, self.inner_iterations = x.detach(), solution.n_iter
+        return x
 
     def normal(self, x: Tensor) -> Tensor:
         """Return A*WA x."""
@@ -127,6 +133,9 @@ class LeastSquaresStep:
         c = constant * ones
         if self._closed_form is not None:
             return self._closed_form(c, torch.as_tensor(alpha, dtype=self.weights.dtype).to(b.device))
+        if self._mean_dominates:
+            self._mean = c.detach()
+            return c + cg(lambda x: self.normal(x) + alpha * x, b - self.normal(c), rtol=1e-2, max_iter=10).x
         return cg(lambda x: self.normal(x) + alpha * x, b + alpha * c, x0=c, rtol=1e-2, max_iter=10).x
 
     def _weights_by_image(self) -> list[Tensor]:
@@ -139,7 +148,8 @@ class LeastSquaresStep:
         """Return ||A*A||, A without the measurements that do not count, times the mean of W over those that do.
 
         For scalar weights this is ||A*WA||, for A*A = 1 the mean weight; one very exact measurement does not
-        set it alone. Where the images of a batch differ, a tensor (B,).
+        set it alone. Where the mean of an image dominates, ||A*A|| on images of mean zero. Where the images of a batch
+        differ, a tensor (B,).
         """
         if self._curvature is None:
             counts = self.weights > 0
@@ -150,14 +160,18 @@ class LeastSquaresStep:
                     return apply_normal(self.operator, x)
                 return self.operator.A_adjoint(counts * self.operator.A(x))
 
-            norms = operator_norms(normal, self.back_projection, rtol=1e-2)
+            whole = operator_norms(normal, self.back_projection, rtol=1e-2)
+            norms = norms_of_rest(normal, self.back_projection, whole)
+            self._mean_dominates = norms != whole
             means = [_mean(w[w > 0]) for w in self._weights_by_image()]
             self._curvature = together([mean * norm**2 for mean, norm in zip(means, norms, strict=True)])
         return self._curvature
 
     def spectral_flatness(self) -> float | Tensor:
-        """Return tr(M^2) / (||M|| tr M) of M = A*WA, with ||M|| the `curvature`."""
-        return estimate_spectral_flatness(self.normal, self.back_projection, self.curvature())
+        """Return tr(M^2) / (||M|| tr M) of M = A*WA, ||M|| the `curvature`; without the mean where that dominates."""
+        curvature = self.curvature()
+        normal = (lambda x: centred(self.normal(centred(x)))) if self._mean_dominates else self.normal
+        return estimate_spectral_flatness(normal, self.back_projection, curvature)
 
     def misfit(self, x: Tensor, /) -> float:
         """Return ||W^(1/2) (A x - y)||^2 per measurement that counts and that A reaches."""

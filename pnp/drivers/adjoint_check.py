@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..algorithms.protocols import Operator
+from ..checks import short
 
 MAX_GAP = 0.05
 """Largest gap of an operator that is used."""
@@ -57,6 +58,33 @@ def check_adjoint(operator: Operator, like: Tensor, y: Tensor, *, caller: str = 
         f"x will be a little wrong; {REMEDY}",
         stacklevel=2,
     )
+
+
+def shortcut_fits(operator: Operator, like: Tensor, *, caller: str = "solve") -> bool:
+    """Return whether `A_adjoint_A`, where there is one, is A*A; warn where it is not, since it is then not used.
+
+    Of white noise x, A*A x is compared with A_adjoint_A(x). Operators that say more about themselves, by a `data_step`
+    or a `preconditioner`, are not asked.
+    """
+    if not hasattr(operator, "A_adjoint_A") or hasattr(operator, "data_step") or hasattr(operator, "preconditioner"):
+        return True
+    x = _white_noise(like, 1)
+    normal = operator.A_adjoint(operator.A(x))
+    try:
+        found = operator.A_adjoint_A(x)
+        gap = float(torch.linalg.vector_norm(found - normal) / torch.linalg.vector_norm(normal))
+        fault = "" if found.shape == normal.shape and gap <= EXACT_GAP else f"is off by {gap:.2g}"
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever another library's shortcut raises
+        fault = f"failed ({short(error, 80)})"
+    if fault:
+        warnings.warn(
+            f"{caller}: operator.A_adjoint_A {fault}, compared with A_adjoint(A(x)), which is used in its place; "
+            "correct or remove it",
+            stacklevel=2,
+        )
+    return not fault
 
 
 def _apply(operator: Operator, name: str, v: Tensor, caller: str) -> Tensor:

@@ -244,6 +244,11 @@ def as_operator(operator: Any, caller: str = "solve") -> Operator:
             f"{caller}: operator must have A(x) and A_adjoint(y), got a {type(operator).__name__} "
             f"{tuple(operator.shape)}; use pnp.interop.as_operator(matrix, image_shape=(H, W))"
         )
+    if _is_nonlinear_physics(operator):
+        raise TypeError(
+            f"{caller}: operator must be linear, got {type(operator).__name__}, a nonlinear physics of deepinv; "
+            "plug-and-play here needs y = A x + noise: linearise it, or use deepinv's optimisers"
+        )
     if not callable(getattr(operator, "A", None)) or not callable(getattr(operator, "A_adjoint", None)):
         raise TypeError(
             f"{caller}: operator must have A(x) and A_adjoint(y), got {type(operator).__name__}; use one of "
@@ -251,6 +256,13 @@ def as_operator(operator: Any, caller: str = "solve") -> Operator:
             "pnp.interop.operator_from_functions(A, A_adjoint)"
         )
     return operator  # type: ignore[no-any-return]
+
+
+def _is_nonlinear_physics(operator: Any) -> bool:
+    """Return whether this is a class of deepinv's own that is no LinearPhysics; some of them have an A_adjoint."""
+    kinds = type(operator).__mro__
+    names = {kind.__name__ for kind in kinds if kind.__module__.split(".")[0] == "deepinv"}
+    return kinds[0].__name__ in names and "Physics" in names and "LinearPhysics" not in names
 
 
 def is_matrix(value: Any) -> bool:

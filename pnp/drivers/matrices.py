@@ -140,10 +140,21 @@ class _Product(torch.autograd.Function):
 def _product(matrix: Any, columns: Any, adjoint: bool) -> Any:
     """Return (M V)^T, or (M* V)^T, as rows in memory."""
     if hasattr(matrix, "matmat"):
+        if _takes_vectors_only(matrix, adjoint):
+            times = matrix.rmatvec if adjoint else matrix.matvec
+            return np.stack([times(row) for row in np.ascontiguousarray(columns.T)])
         out = matrix.rmatmat(columns) if adjoint else matrix.matmat(columns)
     else:
         out = (matrix.conj().T if adjoint else matrix) @ columns
     return np.ascontiguousarray(np.asarray(out).T)
+
+
+def _takes_vectors_only(matrix: Any, adjoint: bool) -> bool:
+    """Return whether SciPy would loop over columns (n, 1), which some operators, as ASTRA's OpTomo, do not take."""
+    from scipy.sparse.linalg import LinearOperator
+
+    method = "_rmatmat" if adjoint else "_matmat"
+    return getattr(type(matrix), method, None) is getattr(LinearOperator, method)
 
 
 @dataclass(frozen=True)

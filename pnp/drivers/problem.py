@@ -17,9 +17,11 @@ from ..algorithms.protocols import BoundDataTerm, DataTerm, Denoiser, Operator
 from ..algorithms.schedules import Schedule, coupling
 from ..checks import check_number, short
 from .adjoint_check import check_adjoint as check_adjoint_of
+from .adjoint_check import shortcut_fits
 from .arguments import as_bounds, as_measurements, as_operator, check_device
 from .denoising import Denoise, as_denoiser, guard_denoiser
 from .levels import ANNEALING, Start, first_estimate, join_levels, levels_of_images, norms
+from .matrices import FunctionOperator
 from .noise_weights import clean_and_weigh
 from .outliers import MAX_ROUNDS, find_outliers, find_suspects, is_believable
 from .parts import Joined, check_parts, join, noise_used
@@ -302,6 +304,8 @@ def bind(term: DataTerm, operator: Operator, y: Any, weights: Tensor, check_adjo
         )
     if check_adjoint and isinstance(y, Tensor):
         check_adjoint_of(operator, h.back_projection, y)
+        if not shortcut_fits(operator, h.back_projection):
+            h = term.bind(FunctionOperator(operator.A, operator.A_adjoint), y, weights)
     if not all(c > 0 for c in each(h.curvature(), len(h.back_projection))):
         if bool((operator.A(torch.ones_like(h.back_projection)) != 0).any()):
             raise ValueError("solve: operator.A_adjoint must be the adjoint of A, got <x, A_adjoint(A(x))> <= 0")

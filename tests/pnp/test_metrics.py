@@ -94,3 +94,14 @@ def test_matthews_is_the_formula_of_the_four_counts(x, reference):
 def test_matthews_wants_segmentations():
     with pytest.raises(ValueError, match=": x "):
         matthews([0.2, 1.0], [True, False])
+
+
+def test_complex_images_count_with_both_parts():
+    x = torch.tensor([[1 + 1j, 2.0], [0.5j, 0.0]])
+    r = x + torch.tensor([[0.1j, 0.0], [0.0, 0.1]])
+    assert psnr(x, r, data_range=1) == pytest.approx(10 * math.log10(4 / 0.02), abs=1e-5)
+    assert psnr(x.numpy(), x.real.numpy(), data_range=1) == pytest.approx(10 * math.log10(4 / 1.25), abs=1e-5)
+    assert nrmse(x, r) == pytest.approx(float(torch.linalg.norm(x - r) / torch.linalg.norm(r)), abs=1e-6)
+    for measure in (pearson_r, matthews):
+        with pytest.raises(TypeError, match="reference must be real"):
+            measure(x.real, r)

@@ -109,6 +109,21 @@ def test_the_page_runs(name, capsys):
         assert 0.5 < result.misfit < 1.5  # the measurements are explained, and their noise is not
 
 
+@pytest.mark.filterwarnings("ignore:::deepinv")
+def test_the_page_for_those_who_come_from_elsewhere_runs():
+    """Every block in order, but those that import a library which is not installed."""
+    page = DOCS / "coming_from.md"
+    names: dict[str, object] = {"__name__": "docs"}
+    missing = set()
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL):
+        imports = set(re.findall(r"^(?:from|import) (\w+)", block, flags=re.MULTILINE))
+        absent = {name for name in imports if importlib.util.find_spec(name) is None}
+        if not absent:
+            exec(compile(block, str(page), "exec"), names)
+        missing |= absent
+    assert missing <= {"astra", "pylops", "pyproximal", "scico"}
+
+
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_blocks_of_python_compile_and_import_what_the_reference_documents(path):
     """Also those that need data of the reader's own."""

@@ -14,10 +14,11 @@ import torch
 from arrays import rand, rel
 from toys import SHAPE, Diagonal, Linear, Matrix, smooth
 
+from operators import Blur
 from pnp import LeastSquares, Schedule, Stop, solve, to_deepinv
 from pnp.drivers.arguments import as_operator
 from pnp.drivers.denoising import as_denoiser
-from pnp.interop import to_deepinv_prior
+from pnp.interop import operator_from_functions, to_deepinv_prior
 
 with warnings.catch_warnings():  # what deepinv warns of at import is not ours to fix
     warnings.simplefilter("ignore")
@@ -163,6 +164,30 @@ def test_any_denoiser_is_a_denoiser_as_it_is() -> None:
         for dtype in (torch.float32, torch.float64):  # their float32 weights meet float64 images
             found = solve(A, y.to(dtype), model, noise_std=0.1, max_iter=3)
             assert found.x.dtype == dtype and found.x.shape == y.shape
+
+
+class _WithShortcut:
+    """A blur of ours as another library's operator, with an A_adjoint_A of its own."""
+
+    def __init__(self, shortcut: Callable[[torch.Tensor], torch.Tensor]):
+        blur = Blur(torch.full((3, 3), 1 / 9, dtype=torch.float64), (16, 16))
+        self.A, self.A_adjoint, self.A_adjoint_A = blur.A, blur.A_adjoint, shortcut
+
+
+def _fails(x: torch.Tensor) -> torch.Tensor:
+    raise RuntimeError("The size of tensor a (6) must match the size of tensor b (2)")
+
+
+@pytest.mark.parametrize("shortcut", [lambda x: x / 4, lambda x: x[..., ::2], _fails], ids=["wrong", "shape", "fails"])
+def test_a_wrong_shortcut_is_said_and_not_used(shortcut: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    A = _WithShortcut(shortcut)
+    y = A.A(rand(1, 1, 16, 16, seed=1))
+    with pytest.warns(UserWarning, match="A_adjoint_A"):
+        found = solve(A, y, smooth, noise_std=0.1)
+    plain = solve(operator_from_functions(A.A, A.A_adjoint), y, smooth, noise_std=0.1)
+    assert torch.equal(found.x, plain.x)
+    right = solve(_WithShortcut(lambda x: A.A_adjoint(A.A(x))), y, smooth, noise_std=0.1)
+    assert torch.equal(right.x, plain.x)
 
 
 # Ours in theirs

@@ -14,7 +14,7 @@ import torch
 from arrays import rand, rel
 from toys import SHAPE, Diagonal, Linear, Matrix, smooth
 
-from operators import Blur, Identity, Mask, stack
+from operators import Blur, Identity, Mask, Radon, stack
 from pnp import LeastSquares, solve
 from pnp.algorithms.linalg import adjoint_gap
 from pnp.interop import as_operator, operator_from_functions
@@ -40,6 +40,18 @@ class Product(scipy.sparse.linalg.LinearOperator):
         return self.matrix.conj().T @ y
 
 
+class Vectors(Product):
+    """What ASTRA's OpTomo is: an operator that takes vectors (n,), and columns (n, 1) not."""
+
+    def _matvec(self, x: Any) -> Any:
+        assert x.ndim == 1
+        return self.matrix @ x
+
+    def _rmatvec(self, y: Any) -> Any:
+        assert y.ndim == 1
+        return self.matrix.conj().T @ y
+
+
 KINDS = {
     "torch": lambda m: m,
     "numpy": lambda m: m.numpy(),
@@ -47,6 +59,7 @@ KINDS = {
     "sparse matrix": lambda m: scipy.sparse.csr_matrix(m.numpy()),
     "sparse array": lambda m: scipy.sparse.coo_array(m.numpy()),
     "linear operator": lambda m: Product(m.numpy()),
+    "operator of vectors": lambda m: Vectors(m.numpy()),
     "aslinearoperator": lambda m: scipy.sparse.linalg.aslinearoperator(m.numpy()),
 }
 
@@ -69,6 +82,20 @@ def test_a_matrix_is_itself_and_its_adjoint_exact(kind, matrix):
     assert torch.autograd.gradcheck(A.A_adjoint, y[:1].clone().requires_grad_(), fast_mode=True)
     assert A.A(x.real).is_complex() == matrix.is_complex()  # of real images, too
     assert torch.autograd.gradcheck(A.A, x[:1].real.clone().requires_grad_(), fast_mode=True)
+
+
+def test_astras_projector_is_an_operator_in_our_frame():
+    astra = pytest.importorskip("astra")
+    angles = np.linspace(0, np.pi, 9, endpoint=False)
+    volume = astra.create_vol_geom(20, 28, -7.0, 7.0, -5.0, 5.0)  # pixels of half a unit
+    geometry = astra.create_proj_geom("parallel", 0.6, 31, angles)
+    theirs = astra.OpTomo(astra.create_projector("strip", geometry, volume))
+    A = as_operator(theirs, image_shape=(20, 28), measurement_shape=(1, 9, 31))
+    i, j = np.mgrid[0:20, 0:28]
+    x = torch.from_numpy(np.exp(-((i - 6) ** 2) / 12 - (j - 17) ** 2 / 20))[None, None].float()
+    x = torch.cat([x, x.flip(-1)])
+    assert rel(A.A(x), Radon((20, 28), angles, n_detectors=31, pitch=0.6, pixel_size=0.5).A(x)) < 0.003
+    assert adjoint_gap(A.A, A.A_adjoint, rand(2, 1, 20, 28).float(), rand(2, 1, 9, 31, seed=2).float()) < 1e-6
 
 
 @pytest.mark.parametrize("kind", KINDS)
