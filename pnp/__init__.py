@@ -34,7 +34,8 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not see __getattr__
     from .algorithms.schedules import Schedule
     from .drivers.checkpoint import Checkpoint
     from .drivers.em import mlem, osem
-    from .drivers.result import ReconstructionWarning, Result, Stop
+    from .drivers.result import Result, Stop
+    from .drivers.result_warning import ResultWarning
     from .drivers.solve import solve
     from .interop import to_deepinv
     from .metrics import psnr
@@ -45,8 +46,8 @@ __all__ = [
     "Checkpoint",
     "LeastSquares",
     "Poisson",
-    "ReconstructionWarning",
     "Result",
+    "ResultWarning",
     "Schedule",
     "State",
     "Stop",
@@ -67,7 +68,7 @@ _MODULE_OF = {
     "Result": ".drivers.result",
     "Schedule": ".algorithms.schedules",
     "State": ".algorithms.iterations",
-    "ReconstructionWarning": ".drivers.result",
+    "ResultWarning": ".drivers.result_warning",
     "Stop": ".drivers.result",
     "admm": ".algorithms.iterations",
     "estimate_noise_std": ".algorithms.noise_estimate",

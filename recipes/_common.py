@@ -18,10 +18,13 @@ import torch
 from torch import Tensor
 
 from pnp import Result
+from pnp.drivers.result_warning import ignore_result_warnings
 from pnp.io import read_image, write_result
 from pnp.metrics import psnr, ssim
 from pnp.phantoms import head
 from pnp.plots import save_panels
+
+ignore_result_warnings()  # `print_verdict` prints them
 
 IMAGES = ("camera", "head", "phantom", "moon", "brick", "grass", "astronaut", "coins", "page")
 
@@ -129,10 +132,19 @@ def data_range(x: Tensor) -> float:
 
 
 def timed(name: str, compute: Callable[[], Tensor | Result]) -> Entry:
-    """Run one method and time it."""
+    """Run one method and time it; print the verdict of a plug-and-play result."""
     start = time.perf_counter()
-    result = compute()
-    return Entry(name, result, time.perf_counter() - start)
+    entry = Entry(name, compute(), time.perf_counter() - start)
+    print_verdict(name, entry.result)
+    return entry
+
+
+def print_verdict(name: str, result: Tensor | Result | float) -> None:
+    """Print the misfit and the verdict of a result of `solve`, or a misfit alone; nothing of other methods."""
+    if isinstance(result, float):
+        print(f"{name}: misfit {result:.3g}, about 1 where the image explains the measurements")
+    elif isinstance(result, Result) and "sigma" in result.history:  # EM has other stopping rules
+        print(f"{name}: {result.verdict}")
 
 
 def print_table(entries: list[Entry], truth: Tensor) -> dict[str, Tensor]:
@@ -182,6 +194,8 @@ def save(
         history=history,
         reference=truth,
         attributes=attributes,
+        warnings=result.warnings if isinstance(result, Result) else None,
+        rejected=result.rejected if isinstance(result, Result) else None,
         overwrite=True,
     )
     print(f"wrote {figure} and {file}")

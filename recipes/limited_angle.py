@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from _common import parser, save
+from _common import parser, print_verdict, save
 from skimage.filters import threshold_otsu
 
 from denoisers import TV, MLPatch
@@ -129,6 +129,7 @@ for label in args.scans:
         print(
             f"{label:9s} {len(part.angles):4d} views  {method:18s} MCC {mcc:.4f}   {time.perf_counter() - start:6.2f} s"
         )
+        print_verdict(f"{label:9s} {method}", result)
         if method != "FBP":
             panels[f"{label if 'views' in label else label + ' degrees'}: {method}\nMCC {mcc:.4f}"] = x
 

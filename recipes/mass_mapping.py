@@ -11,12 +11,12 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from _common import parser, save
+from _common import parser, print_verdict, save
 
 from denoisers import MLPatch
 from operators import KaiserSquires
 from pnp.io import read_image
-from pnp.lensing import LognormalKappa, compare_mass_maps, map_mass, pixel_spectrum, survey_noise
+from pnp.lensing import LognormalKappa, compare_mass_maps, map_mass, pixel_spectrum, survey_noise, whitened_chi2
 
 p = parser(__doc__, image=None)
 p.add_argument("--noise", type=float, default=0.17, help="median noise of a shear component in a pixel")
@@ -73,6 +73,7 @@ comparison = compare_mass_maps(
 
 # Numbers, where the sky was observed; the mean is not measured
 print(comparison)
+print_verdict("ADMM + MLPatch", whitened_chi2(A, comparison.maps["ADMM + MLPatch"], y, noise_std))
 shown = {"truth\n": kappa}
 for score in comparison.scores[1:]:
     x = torch.where(mask, comparison.maps[score.name], torch.nan)

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from _common import Entry, parser, timed
+from _common import Entry, parser, print_verdict, timed
 from _survey import PIXEL_ARCMIN, SIMULATED, add_arguments, find_survey, finished, print_table, wide_sky, write_survey
 from _survey_errors import smooth_inside, smoothed_noise
 from _survey_figures import draw_iterations, draw_survey
@@ -38,6 +38,7 @@ from pnp.lensing import (
     score_conventions,
     simulated_errors,
     smoothed_kaiser_squires,
+    whitened_chi2,
     wiener,
     wiener_std,
 )
@@ -116,6 +117,7 @@ print(f"denoiser at sigma {mass.sigma:.3g}")
 if mass.sigma <= D.sigma_range[0]:
     print("the noise is below the training range of the weights; B modes are leakage from E at edges and gaps")
 print_table(entries, A, y, noise_std, truth)
+print_verdict(entries[-1].name, whitened_chi2(A, mass.kappa_e, y, noise_std))
 for factor in (1.0, measured.noise_factor):
     null = b_mode_null(A, y, noise_std * factor**0.5, generator=generator, spectrum=spectrum)
     print(f"B modes: chi2 {null.chi2:.1f} in {null.dof} bands, p = {null.p_value:.2f}, noise variance x {factor:.3f}")

@@ -121,7 +121,10 @@ write_result(
     parameters=parameters,
     history=pnp.result.history,
     reference=truth.cpu().numpy(),
-    attributes={"denoiser": "mlpatch:gray, slices across x, y and z", "command": shlex.join(sys.argv)},
+    attributes={"denoiser": "mlpatch:gray, slices across x, y and z", "misfit": pnp.result.misfit}
+    | {"command": shlex.join(sys.argv)},
+    warnings=pnp.result.warnings,
+    rejected=pnp.result.rejected,
     overwrite=True,
 )
 print(f"wrote {args.output / 'spect.png'} and {args.output / 'spect.h5'}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -73,7 +74,7 @@ def concerns_of_counts(counts: Tensor, gain: Tensor) -> list[str]:
 def are_whole(values: Tensor) -> bool:
     """Return whether all but 1 % of the values are whole numbers up to their rounding."""
     off = (values - values.round()).abs()
-    return float((off > 1e-3 + 8 * torch.finfo(values.dtype).eps * values).double().mean()) < 0.01
+    return int((off > 1e-3 + 8 * torch.finfo(values.dtype).eps * values).sum()) < 0.01 * values.numel()
 
 
 def fano_factor(counts: Tensor) -> float | None:
@@ -117,8 +118,8 @@ def count_step(values: Tensor) -> float | None:
             return None
     for value in chosen:  # from the smallest on each says more precisely what the step is
         step = value / max(round(value / step), 1)
-    multiples = distinct.double() / step
-    fits = bool(((multiples - multiples.round()).abs() < 0.05).all()) and bool((multiples > 0.5).all())
+    multiples = distinct.cpu().numpy().astype(np.float64) / step  # not on the device, which may have no float64
+    fits = bool((np.abs(multiples - multiples.round()) < 0.05).all() and (multiples > 0.5).all())
     return float(f"{step:.6g}") if fits else None
 
 

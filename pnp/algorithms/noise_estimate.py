@@ -17,7 +17,7 @@ DIRECTIONS = ((0, 1), (1, 0), (1, 1), (1, -1))
 """Steps (rows, columns) along which three measured pixels may be neighbours."""
 
 
-def estimate_noise_std(y: Tensor, gain: Tensor | None = None) -> float:
+def estimate_noise_std(y: Tensor, gain: Tensor | None = None, variance: Tensor | None = None) -> float:
     """Estimate the standard deviation of white noise in y from second differences.
 
     The median absolute value of y[i-1] - 2 y[i] + y[i+1] along the last axis, which cancels what is locally linear
@@ -36,6 +36,7 @@ def estimate_noise_std(y: Tensor, gain: Tensor | None = None) -> float:
     Args:
         y: measurements (..., n) or (..., m, n), n >= 3.
         gain: m, broadcasting to y, 0 where y is not measured, whatever it holds there. None: 1.
+        variance: of each measurement, relative to the answer's square, broadcasting to y; finite. None: 1.
 
     Raises:
         ValueError: y has too few neighbours that are measured and not 0.
@@ -50,11 +51,14 @@ def estimate_noise_std(y: Tensor, gain: Tensor | None = None) -> float:
             f"solve: noise_std cannot be estimated from y of shape {tuple(y.shape)}: the last axis needs 3 samples "
             "or more; pass noise_std"
         )
-    valid, variance, has_gaps = y != 0, None, False
+    valid, has_gaps = y != 0, False
+    if variance is not None:
+        variance = variance.expand(y.shape)
     if gain is not None:
         m = gain.to(torch.real(y).dtype).expand(y.shape)
         has_gaps, valid = bool((m == 0).any()), valid & (m != 0)
-        y, variance = torch.where(valid, y / m, 0), torch.where(valid, m**-2, 0)
+        of_image = m**-2 if variance is None else variance / m.square()
+        y, variance = torch.where(valid, y / m, 0), torch.where(valid, of_image, 0)
     differences = _differences(y, valid, variance, (0, 1))
     if has_gaps and y.ndim > 1 and len(differences) < MIN_WINDOWS:
         differences = _along_all_directions(y, valid, variance)

@@ -1,8 +1,9 @@
 """The `pnp` command: reconstruct, reconstruct-stack, osem, convert, denoise, report, train, info.
 
 Heavy packages are imported inside the commands: `pnp --help` loads neither PyTorch nor SciPy. Bad input and a full disk
-are one sentence on stderr and exit code 2. Ctrl-C during a reconstruction writes the last iterate, or the checkpoint
-if there is one, and gives exit code 130.
+are one sentence on stderr and exit code 2. What looks wrong in a result is a line "warning: ..." on stderr, with exit
+code 0. Ctrl-C during a reconstruction writes the last iterate, or the checkpoint if there is one, and gives exit code
+130.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Annotated
 import typer
 
 from .. import installation
+from ..drivers.result_warning import ignore_result_warnings
 from .convert import convert
 from .denoise import denoise
 from .info import info
@@ -72,6 +74,7 @@ def main() -> None:
     """Run the command line; report bad input in one sentence, with exit code 2."""
     try:
         with warnings.catch_warnings():
+            ignore_result_warnings()  # the commands print them
             shown = warnings.showwarning
             warnings.showwarning = lambda w, *rest: print_error(str(w)) if "checkpoint:" in str(w) else shown(w, *rest)
             app()

@@ -16,8 +16,8 @@ from .options import (
     choose_device,
     exit_if_interrupted,
 )
-from .output import INTERRUPTED, save
-from .problem import background, build_operator, is_hdf5, read_problem
+from .output import INTERRUPTED, print_warnings, save
+from .problem import background, build_operator, check_sizes, is_hdf5, read_problem
 
 
 def osem(
@@ -35,7 +35,8 @@ def osem(
     """Reconstruct emission counts by OSEM or MLEM.
 
     Ordered-subsets expectation maximisation uses no prior. The number of views need not be a multiple of the number
-    of subsets: some subsets then have one view more.
+    of subsets: some subsets then have one view more. The misfit is printed, and what looks wrong, as "warning: ..." on
+    stderr; warnings leave the exit code 0.
 
     \b
     Examples:
@@ -60,6 +61,7 @@ def osem(
 
     where = choose_device(device)
     A = build_operator(data.operator, data.parameters).to(where)
+    check_sizes(A, data, measurements)
     y = torch.from_numpy(data.y).to(where)
     y = y if y.dtype == torch.float64 else y.float()
     result = reconstruct(
@@ -73,12 +75,14 @@ def osem(
     )
     exit_if_interrupted(kept, result)
     with uninterrupted():  # what took the time is not lost to an impatient Ctrl-C
-        written = save(output, result, data, {"n_subsets": subsets}, overwrite)
+        written = save(output, result, data, {"n_subsets": subsets}, overwrite, judged=False)
         if kept is not None:
             kept.path.unlink(missing_ok=True)
         sizes = sorted({len(range(b, y.shape[2], subsets)) for b in range(subsets)})
         views = f"{result.n_iter} iterations of {subsets} subsets of {' or '.join(map(str, sizes))} views"
         floor = "0" if data.background is None else "from the file"
-        print(f"{written}: {views}, background {floor}, misfit {result.misfit:.3g}; {result.stop}")
+        print(f"{written}: {views}, background {floor}; {result.stop}")
+        print(f"misfit {result.misfit:.3g}, about 1 where the volume explains the counts")
+        print_warnings(result)
     if result.stop.name == "INTERRUPTED":
         raise typer.Exit(INTERRUPTED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,25 @@ def print_error(message: str) -> None:
     """Print a message on stderr as one line of limited length."""
     line = f"pnp: {' '.join(message.split())}"
     print(line if len(line) <= MAX_MESSAGE_LENGTH else line[: MAX_MESSAGE_LENGTH - 3] + "...", file=sys.stderr)
+
+
+def print_warning(message: str) -> None:
+    """Print what looks wrong in a result on stderr, as one line."""
+    print(f"warning: {' '.join(message.split())}", file=sys.stderr)
+
+
+def print_verdict(result: Result) -> None:
+    """Print the misfit and the verdict as one line on stdout, and every warning on stderr."""
+    n = len(result.warnings)
+    count = (f"{n} warning{'s' if n > 1 else ''}",) if n else ()
+    print(replace(result, warnings=count).verdict)
+    print_warnings(result)
+
+
+def print_warnings(result: Result) -> None:
+    """Print every warning of a result on stderr."""
+    for warning in result.warnings:
+        print_warning(warning)
 
 
 def command_line() -> str:
@@ -49,8 +69,19 @@ def hdf5_fallback_path(output: Path, x: Any) -> Path:
     return path
 
 
-def save(output: Path, result: Result, data: Measurements, attributes: dict[str, Any], overwrite: bool) -> Path:
-    """Write a result: everything to HDF5, only the image or volume to another format. Return the path written."""
+def save(
+    output: Path,
+    result: Result,
+    data: Measurements,
+    attributes: dict[str, Any],
+    overwrite: bool,
+    *,
+    judged: bool = True,
+) -> Path:
+    """Write a result: everything to HDF5, only the image or volume to another format. Return the path written.
+
+    With judged = False a result without warnings is written as one that nobody looked at.
+    """
     from ..io import write_image, write_result
 
     x = result.x.cpu().numpy()
@@ -75,6 +106,8 @@ def save(output: Path, result: Result, data: Measurements, attributes: dict[str,
             **attributes,
             "command": command_line(),
         },
+        warnings=result.warnings if judged or result.warnings else None,
+        rejected=result.rejected,
         overwrite=overwrite and written == output,
     )
     return written

@@ -48,6 +48,30 @@ def check_operator(option: str | None, data: Measurements, path: Path) -> None:
         raise ValueError(f"--operator {option}: {path} was measured with {data.operator!r}; leave it out")
 
 
+def check_sizes(operator: Any, data: Measurements, path: Path) -> None:
+    """Refuse a sinogram that has other views or bins than the operator, and name the entry of /operator to set.
+
+    Args:
+        operator: what `build_operator` made of the file.
+        data: its measurements, or the first of them.
+        path: the file, for the message.
+    """
+    if data.operator not in ("radon", "fan_beam") or data.y.ndim != 4:
+        return
+    views, bins = data.y.shape[-2:]
+    if bins != operator.n_detectors:
+        source = "says" if "n_detectors" in data.parameters else "has no n_detectors, whose default is"
+        raise ValueError(
+            f"{path}: /measurements has {bins} bins, /operator {source} {operator.n_detectors}; set the attribute "
+            f"n_detectors of /operator to {bins}"
+        )
+    if views != len(operator.angles):
+        raise ValueError(
+            f"{path}: /measurements has {views} views, /operator/angles has {len(operator.angles)}; give one angle for "
+            "each view, measurements being (B, C, n_angles, n_detectors)"
+        )
+
+
 def is_counts(data: Measurements) -> bool:
     """Return whether measurements are counts with Poisson noise: those of SPECT, and any with a background."""
     return data.operator == "spect" or data.background is not None

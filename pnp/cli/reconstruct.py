@@ -24,12 +24,13 @@ from .options import (
     exit_if_interrupted,
     parse_bounds,
 )
-from .output import INTERRUPTED, save
+from .output import INTERRUPTED, print_verdict, save
 from .problem import (
     background,
     build_denoiser,
     build_operator,
     check_operator,
+    check_sizes,
     image_channels,
     is_counts,
     is_hdf5,
@@ -65,6 +66,9 @@ def reconstruct(
     SPECT measurements, and measurements with a background, are counts: the data term is their Poisson likelihood, and
     the default of --bounds is 0,inf. Volumes are denoised slice by slice, across all three axes.
 
+    The misfit, about 1 where the image explains the measurements up to their noise, is printed, and what looks wrong,
+    as "warning: ..." on stderr. Warnings leave the exit code 0.
+
     \b
     Examples:
       pnp reconstruct --operator radon measurements.h5 -o result.h5
@@ -93,6 +97,7 @@ def reconstruct(
 
     where = choose_device(device)
     A = build_operator(data.operator, data.parameters).to(where)
+    check_sizes(A, data, measurements)
     D = build_denoiser(denoiser, where, data)
     y = torch.from_numpy(data.y).to(where)
     y = y if y.dtype == torch.float64 else y.float()
@@ -121,6 +126,7 @@ def reconstruct(
             kept.path.unlink(missing_ok=True)
         noise = _noise_summary(result, data, noise_std, label)
         print(f"{written}: {result.n_iter} iterations, {noise}; {result.stop}")
+        print_verdict(result)
     if result.stop.name == "INTERRUPTED":
         raise typer.Exit(INTERRUPTED)
     if written != output:

@@ -21,8 +21,8 @@ from .options import (
     choose_device,
     parse_bounds,
 )
-from .output import INTERRUPTED, print_error
-from .problem import build_denoiser, build_operator, check_operator, is_counts, read_problem
+from .output import INTERRUPTED, print_error, print_warning
+from .problem import build_denoiser, build_operator, check_operator, check_sizes, is_counts, read_problem
 
 if TYPE_CHECKING:
     from ..algorithms.poisson import Poisson
@@ -60,8 +60,9 @@ def reconstruct_stack(
     """Reconstruct every slice of a stack by itself.
 
     The entries of a file may also be the fields of a survey. After a stop of any kind the same command resumes:
-    finished slices are not computed again, failed slices are retried. The exit code is 0 if all slices are finished,
-    1 if some failed, 130 after Ctrl-C.
+    finished slices are not computed again, failed slices are retried. The median of the misfits is printed, and each
+    distinct warning once, as "warning: ..." on stderr, with its slices. The exit code is 0 if all slices are finished,
+    with or without warnings, 1 if some failed, 130 after Ctrl-C.
 
     \b
     Examples:
@@ -85,6 +86,8 @@ def reconstruct_stack(
     choose_device(device)  # a device that this machine lacks, its workers lack too
     data = _first_slice(measurements, operator)
     check_operator(operator, data, measurements)
+    A = build_operator(data.operator, data.parameters)
+    check_sizes(A, data, measurements)
     D = build_denoiser(denoiser, choose_device("cpu"), data)
     options: dict[str, Any] = {"algorithm": algorithm, "strength": strength}
     if is_counts(data):
@@ -93,7 +96,7 @@ def reconstruct_stack(
     options |= {} if max_iter is None else {"max_iter": max_iter}
     with ExitStack() as opened:
         result = solve_stack(
-            build_operator(data.operator, data.parameters),
+            A,
             measurements,
             D,
             output=output,
@@ -170,9 +173,15 @@ def _connect(address: str) -> Any:
 
 
 def _print_summary(result: StackResult) -> None:
-    """Print how many slices are finished and which failed; exit with 1 or 130 unless all are finished."""
+    """Print what is finished, what looks wrong and what failed; exit with 1 or 130 unless all slices are finished."""
+    from ..stack.stack_result import sentences
+
     rate = f", {3600 * result.computed / result.seconds:.0f} per hour" if result.computed else ""
     print(f"{result.output}: {result.done} of {result.n} slices, {result.computed} in this run{rate}")
+    if result.misfits:
+        print(result.verdict)
+    for sentence in sentences(result.warnings, result.n):
+        print_warning(sentence)
     for k, reason in list(result.failed.items())[:MAX_FAILURES_SHOWN]:
         print_error(f"slice {k} failed: {reason}")
     if len(result.failed) > MAX_FAILURES_SHOWN:

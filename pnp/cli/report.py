@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .options import Overwrite
-from .problem import build_operator, is_hdf5, read_problem
+from .problem import build_operator, check_sizes, is_hdf5, read_problem
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,7 +45,8 @@ def report(
 ) -> None:
     """Show a result on one HTML page.
 
-    The page needs no network. It shows pictures, slices, errors, the history and the parameters.
+    The page needs no network. It shows the verdict (misfit, warnings, rejected measurements), pictures, slices, errors,
+    the history and the parameters.
 
     \b
     Examples:
@@ -72,7 +73,7 @@ def report(
         output,
         saved,
         title=title or result.name,
-        first=None if source is None else first_estimate(read_problem(source, saved.operator or None)),
+        first=None if source is None else _first_estimate_of(source, saved.operator or None),
         baselines=compared,
         b_mode=b_mode,
         units=units,
@@ -80,6 +81,12 @@ def report(
         progress=True,
     )
     print(f"{output}: {size / 1e6:.1f} MB; open it in any browser")
+
+
+def _first_estimate_of(path: Path, operator: str | None) -> dict[str, Array]:
+    data = read_problem(path, operator)
+    check_sizes(build_operator(data.operator, data.parameters), data, path)
+    return first_estimate(data)
 
 
 def first_estimate(data: Measurements) -> dict[str, Array]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,7 +19,11 @@ from .training_options import (
     WeightsFile,
     checkpoint_and_minutes,
     exit_on_interrupt,
+    print_trained,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def train_denoiser(
@@ -124,7 +128,19 @@ def train_denoiser(
         value = f"{job.measure} {job.validate(model):.3f}"
         about = {"command": command_line(), "data": job.about, "length": length, "held out": value}
         model.save(output, about={**about, "processes": str(processes.size())})
-        print(f"{output}: {length}; {value} on held-out images")
+        print_trained(output, length, value, f"{job.n_held_out} images", f"noisy {job.validate(_Unchanged()):.3f}")
+
+
+class _Unchanged:
+    """A denoiser that returns its input, for the score of noisy images."""
+
+    def parameters(self) -> tuple[()]:
+        return ()
+
+    buffers = parameters
+
+    def __call__(self, x: Tensor, sigma: float) -> Tensor:
+        return x
 
 
 def _numbers(option: str, text: str) -> list[float]:

@@ -18,6 +18,7 @@ from .training_options import (
     WeightsFile,
     checkpoint_and_minutes,
     exit_on_interrupt,
+    print_trained,
 )
 
 
@@ -106,4 +107,4 @@ def train_glimpse(
         fbp = mean_psnr(lambda y: radon.fbp(y, window="hann"), noisy, images[-held_out:])
         facts = {"command": command_line(), "data": about, "length": length, "held out": value}
         model.save(output, about=facts)
-        print(f"{output}: {length}; {value} on {held_out} held-out slices, filtered back-projection {fbp:.2f} dB")
+        print_trained(output, length, value, f"{held_out} slices", f"filtered back-projection {fbp:.2f} dB")

@@ -20,6 +20,7 @@ from .training_options import (
     WeightsFile,
     checkpoint_and_minutes,
     exit_on_interrupt,
+    print_trained,
 )
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def train_spect(
         osem = sum(nrmse(s.start, s.truth) for s in found[-held_out:]) / held_out
         facts = {"command": command_line(), "data": about, "mode": mode, "length": length, "held out": value}
         model.save(output, about=facts)
-        print(f"{output}: {length}; {value} on {held_out} held-out scans, OSEM {osem:.4f}")
+        print_trained(output, length, value, f"{held_out} scans", f"OSEM {osem:.4f}")
 
 
 def _spect_files(folder: Path, model: UnrolledEM, device: torch.device) -> tuple[list[Scan], str]:

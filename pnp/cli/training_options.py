@@ -43,6 +43,20 @@ def checkpoint_and_minutes(
     return checkpoint, DEFAULT_MINUTES if steps is None and minutes is None else minutes
 
 
+def print_trained(output: Path, length: str, score: str, held_out: str, baseline: str) -> None:
+    """Print the last line of a training.
+
+    Args:
+        output: file of the weights.
+        length: steps and minutes.
+        score: quality of the trained network.
+        held_out: number of held-out examples and what they are, e.g. "16 slices".
+        baseline: a simple method and its score on the same examples.
+    """
+    number, _, kind = held_out.partition(" ")
+    print(f"{output}: {length}; {score} on {number} held-out {kind}; {baseline}")
+
+
 @contextmanager
 def exit_on_interrupt(checkpoint: Path) -> Iterator[None]:
     """If training is interrupted, name the checkpoint and exit with 128 + the number of the signal."""

@@ -9,10 +9,6 @@ from typing import Any
 from ..algorithms.noise_estimate import typical_noise_std
 
 
-class ReconstructionWarning(UserWarning):
-    """What looks wrong about a reconstruction, as `Result.warnings` says it."""
-
-
 class Stop(enum.Enum):
     """Why `solve` stopped; the value is a sentence."""
 

@@ -24,7 +24,8 @@ from ..checks import check_number
 from .checkpoint import Checkpoint, RunState, checkpointed
 from .monitor import Monitor, as_text
 from .problem import HISTORY, MAX_ITER, RTOL, Problem, prepare
-from .result import ReconstructionWarning, Result, Stop
+from .result import Result, Stop
+from .result_warning import ResultWarning
 from .solver_state import denoiser_fingerprint, restore_state, save_final, save_state
 
 
@@ -136,7 +137,7 @@ def solve(
     result = problem.result(monitor.stop, monitor.history)
     if result.warnings:
         said = "solve: " + "; ".join(result.warnings)
-        warnings.warn(said, ReconstructionWarning, stacklevel=3)  # past torch.no_grad
+        warnings.warn(said, ResultWarning, stacklevel=3)  # past torch.no_grad
     return result
 
 

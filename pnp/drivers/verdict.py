@@ -141,11 +141,11 @@ def gather(problem: Problem, residuals: Tensor, counted: Tensor) -> Evidence:
     estimated, contrast = math.nan, math.inf
     weights = getattr(problem.h, "weights", None)
     if is_gaussian and isinstance(y, Tensor) and weights is not None and bool(counted.any()):
-        white = torch.where(counted, y * weights.sqrt(), 0)
-        values = torch.real(white)[counted]
-        contrast = float(values.max() - values.min())
+        values = torch.real(y)[counted]
+        # The root of W first: its mean would be set by one exact measurement.
+        contrast = float(values.max() - values.min()) * float(weights.sqrt().expand(y.shape)[counted].mean())
         if is_sampled(problem.operator) and not problem.noise_estimated:
-            estimated = _smallest_estimate(white, gain_of(problem.operator, y))
+            estimated = _smallest_estimate(problem, y, weights, counted)
     return Evidence(
         problem.misfit(),
         int(counted.sum()),
@@ -157,12 +157,22 @@ def gather(problem: Problem, residuals: Tensor, counted: Tensor) -> Evidence:
     )
 
 
-def _smallest_estimate(white: Tensor, gain: Tensor | None) -> float:
-    """Estimated noise of measurements in noise levels, the smallest of the batch; NaN where there is none."""
+def _smallest_estimate(problem: Problem, y: Tensor, weights: Tensor, counted: Tensor) -> float:
+    """Estimated over given noise, the smallest of the batch; NaN where there is none.
+
+    The second differences of y are divided by the noise that they should have: y / noise_std would not do, where the
+    noise of counts is in both.
+    """
+    gain = gain_of(problem.operator, y)
+    y = torch.where(counted, y, 0)
     found = []
-    for b in range(len(white)):
+    for b in range(len(y)):
+        w = weights.expand(y.shape)[b : b + 1]
+        typical = w[w > 0].median()  # variances of faint data leave the range of float32
+        variance = torch.where(w > 0, typical / w, 1)
         with suppress(ValueError):
-            found.append(estimate_noise_std(white[b : b + 1], None if gain is None else gain[b : b + 1]))
+            level = estimate_noise_std(y[b : b + 1], None if gain is None else gain[b : b + 1], variance)
+            found.append(level * float(typical.sqrt()))
     return min((level for level in found if level > 0), default=math.nan)
 
 

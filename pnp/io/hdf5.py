@@ -4,6 +4,7 @@
     /measurements    (B, C, ...), attribute units                         (measurements)
     /image           (B, C, H, W)                                         (result)
     /history/*       one value per iteration, or one for each image       (result)
+    /rejected        (B, C, ...) bool, optional: measurements taken for outliers    (result)
     /operator        attribute name; parameters: scalars and tuples as attributes, arrays as datasets
     /noise_std       scalar or an array that broadcasts against the measurements; infinity: no information
     /reference       (B, C, H, W), optional
@@ -16,7 +17,7 @@ theirs, and are read in mm and 1/mm (`hdf5_units.py`).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,11 +28,14 @@ import numpy.typing as npt
 
 from ..installation import version
 from .atomic import atomic_hdf5
+from .guards import ALWAYS_ALLOWED_BYTES
 from .hdf5_safe import listed, numbers, open_hdf5
 from .hdf5_units import unit_factor, units_of
 
 _Array = npt.NDArray[Any]
 _FORMAT_VERSION = 1
+MAX_PARTS = 1000
+"""Maximum number of parts of measurements whose masks are read."""
 _INTEGER_PARAMETERS = ("shape", "n_detectors", "factor")
 """Names of operator parameters that are whole numbers, whichever type a file stores them in."""
 
@@ -74,7 +78,11 @@ class SavedResult:
         noise_std: noise standard deviation that was used, given or estimated.
         history: one array per recorded quantity, a value per iteration, or one for each image, (n_iter, B).
         reference: the true image where it is known.
-        attributes: stop (a sentence), n_iter, denoiser, command, versions, ...
+        attributes: stop (a sentence), n_iter, misfit, denoiser, command, versions, ...
+        warnings: sentences on what looked wrong, empty where nothing did; None: the file does not say.
+        rejected: mask of the measurements that were taken for outliers, as y (a tuple where y has parts); None: the
+            data term looked for none.
+        n_rejected: their number.
     """
 
     x: _Array
@@ -84,6 +92,9 @@ class SavedResult:
     history: dict[str, _Array] = field(default_factory=dict)
     reference: _Array | None = None
     attributes: dict[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] | None = None
+    rejected: _Array | tuple[_Array | None, ...] | None = None
+    n_rejected: int = 0
 
 
 def write_measurements(
@@ -138,6 +149,8 @@ def write_result(
     reference: npt.ArrayLike | None = None,
     b_mode: npt.ArrayLike | None = None,
     attributes: Mapping[str, Any] | None = None,
+    warnings: Sequence[str] | None = None,
+    rejected: Any = None,
     overwrite: bool = False,
 ) -> None:
     """Write a reconstruction x (B, C, H, W) and how it was made; the file appears whole or not at all.
@@ -152,6 +165,8 @@ def write_result(
         reference: the true image, if known.
         b_mode: B modes of a mass map (B, 1, H, W), for `pnp report`.
         attributes: further attributes of the root: stop, n_iter, denoiser, command, ...
+        warnings: sentences on what looks wrong, as `Result.warnings`; None: nobody looked.
+        rejected: mask of the measurements that were taken for outliers, as `Result.rejected`.
         overwrite: replace a file of that name.
 
     Raises:
@@ -167,6 +182,10 @@ def write_result(
         _write_problem(file, operator, parameters or {}, noise_std, reference)
         for name, value in (attributes or {}).items():
             _set_attribute(file, name, value)
+        if warnings is not None:
+            write_warnings(file, warnings)
+        if rejected is not None:
+            _write_rejected(file, rejected)
 
 
 def read_measurements(path: str | os.PathLike[str], *, operator: str | None = None) -> Measurements:
@@ -204,7 +223,20 @@ def read_result(path: str | os.PathLike[str]) -> SavedResult:
         named = list(group) if isinstance(group, h5py.Group) else []
         history = {name: _dataset(path, file, f"history/{name}") for name in named}
         attributes = {name: _python(value) for name, value in file.attrs.items()}
-        return SavedResult(x, operator, parameters, noise_std, history, reference, attributes)
+        warnings, rejected = attributes.pop("warnings", None), _read_rejected(path, file)
+        attributes.pop("n_rejected", None)  # the mask has it
+        return SavedResult(
+            x,
+            operator,
+            parameters,
+            noise_std,
+            history,
+            reference,
+            attributes,
+            warnings=None if warnings is None else _sentences(warnings),
+            rejected=rejected,
+            n_rejected=sum(int(mask.sum()) for mask in _parts(rejected) if mask is not None),
+        )
 
 
 def create_result(path: str | os.PathLike[str], *, overwrite: bool = False) -> AbstractContextManager[h5py.File]:
@@ -214,6 +246,11 @@ def create_result(path: str | os.PathLike[str], *, overwrite: bool = False) -> A
         ValueError: the file exists (without overwrite) or cannot be written.
     """
     return _create(path, "pnp result", overwrite)
+
+
+def write_warnings(file: h5py.File, warnings: Sequence[str]) -> None:
+    """Set the attribute `warnings` of a result, an array of strings that may be empty."""
+    file.attrs.create("warnings", list(warnings), shape=(len(warnings),), dtype=h5py.string_dtype())
 
 
 @contextmanager
@@ -239,6 +276,38 @@ def _write_problem(
     for name, values in (("noise_std", noise_std), ("reference", reference)):
         if values is not None:
             _store(file, name, values)
+
+
+def _write_rejected(file: h5py.File, rejected: Any) -> None:
+    """Write the mask, or a group of masks by the number of the part, and how many measurements they hold."""
+    masks = [None if m is None else np.asarray(m.cpu() if hasattr(m, "cpu") else m, bool) for m in _parts(rejected)]
+    file.attrs["n_rejected"] = sum(int(mask.sum()) for mask in masks if mask is not None)
+    if isinstance(rejected, tuple):
+        file.create_group("rejected").attrs["n_parts"] = len(masks)
+    for k, mask in enumerate(masks):
+        if mask is not None:
+            # A mask packs better than a reader allows for large arrays, which therefore stay unpacked.
+            packed = "gzip" if mask.ndim and 0 < mask.size <= ALWAYS_ALLOWED_BYTES else None
+            name = f"rejected/{k}" if isinstance(rejected, tuple) else "rejected"
+            file.create_dataset(name, data=mask, compression=packed)
+
+
+def _read_rejected(path: str | os.PathLike[str], file: h5py.File) -> _Array | tuple[_Array | None, ...] | None:
+    held = file.get("rejected")
+    if not isinstance(held, h5py.Group):
+        return None if held is None else _dataset(path, file, "rejected").astype(bool)
+    n_parts = int(_python(held.attrs.get("n_parts", len(held))))
+    names = [str(k) for k in range(min(n_parts, MAX_PARTS))]
+    return tuple(_dataset(path, held, name).astype(bool) if name in held else None for name in names)
+
+
+def _parts(masks: Any) -> tuple[Any, ...]:
+    return masks if isinstance(masks, tuple) else (masks,)
+
+
+def _sentences(warnings: Any) -> tuple[str, ...]:
+    """Return the attribute `warnings` as strings, whatever form its writer chose."""
+    return tuple(str(part) for part in warnings) if isinstance(warnings, tuple) else (str(warnings),)
 
 
 def _write_parameters(group: h5py.Group, operator: str, parameters: Mapping[str, Any]) -> None:

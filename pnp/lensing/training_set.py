@@ -44,4 +44,5 @@ def convergence_set(stds: Sequence[float], pixel_arcmin: float = 0.29) -> Traini
         validate=validate,
         measure="NRMSE at sigma 0.18",
         about=f"simulated lognormal convergence with clusters, std {list(stds)}, pixels of {pixel_arcmin:g} arcmin",
+        n_held_out=len(clean),
     )

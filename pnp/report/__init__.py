@@ -1,7 +1,8 @@
 """Write a self-contained HTML page of a result: pictures with a wipe slider, history, figures of merit, parameters.
 
 `write_report` makes it from a `pnp.io.SavedResult`, `pnp report` from files. `panels` selects the pictures, `images`
-quantises them, `scores` and `history` draw tables and charts, `page` puts them into `template.html`.
+quantises them, `verdict` says what looks wrong, `scores` and `history` draw tables and charts, `page` puts them into
+`template.html`.
 """
 
 from .page import render, write_report

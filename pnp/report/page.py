@@ -37,6 +37,7 @@ from .panels import Panel, channels_of, find_panels, is_lensing, survey_mask
 from .peaks import mark_peaks
 from .scores import score, scores_table, statistics_table, table
 from .text import clean, escape, number
+from .verdict import mask_pictures, verdict
 
 Array = npt.NDArray[Any]
 
@@ -152,6 +153,7 @@ def render(
         script=script,
         title=escape(title, 200),
         summary=summary(result, shape),
+        verdict=verdict(result),
         data=_json(data),
         pixels="".join(f'<script type="text/plain" class="pixels">{text}</script>\n' for text in texts),
         scores=scores_table(scores) or "<p>The file holds no truth, so there are no errors.</p>",
@@ -194,7 +196,9 @@ def _is_colour(result: SavedResult, shape: tuple[int, ...]) -> bool:
 
 def _history(result: SavedResult) -> str:
     drawn = charts(result.history)
-    return f'<div class="charts">{"".join(drawn)}</div>' if drawn else "<p>The file holds no history.</p>"
+    missing = "" if drawn else "<p>The file holds no history.</p>"
+    drawn += mask_pictures(result)
+    return missing + (f'<div class="charts">{"".join(drawn)}</div>' if drawn else "")
 
 
 def _steps(items: Sequence[Panel], name: str, progress: bool) -> Iterable[Panel]:

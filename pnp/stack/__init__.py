@@ -6,7 +6,8 @@ size in tiles that overlap by the denoiser's receptive field, so that no seams s
 """
 
 from .mosaic import solve_mosaic
-from .slices import StackResult, solve_stack
+from .slices import solve_stack
+from .stack_result import StackResult
 from .tiling import denoise_mosaic
 
 __all__ = ["StackResult", "denoise_mosaic", "solve_mosaic", "solve_stack"]

@@ -4,6 +4,8 @@
     ledger   (n,)          0 open, 1 done, 2 failed; written after the data
     facts    (n, 4)        n_iter, misfit, noise_std, seconds
     reasons  (n, 400)      why a slice failed, UTF-8
+    warnings (n, 2000)     what looks wrong in a finished slice, a sentence a line, UTF-8
+    n_rejected (n,)        number of its measurements that were taken for outliers
 
 Each chunk is a file that one process writes atomically. No locks are needed, and a run killed at any moment leaves a
 folder from which the next one resumes. Works with Zarr 2 and 3.
@@ -26,14 +28,18 @@ FORMAT = "pnp stack"
 FACTS = ("n_iter", "misfit", "noise_std", "seconds")
 REASON_BYTES = 400
 """Length of a reason in bytes, as stored."""
+WARNING_BYTES = 2000
+"""Length of a slice's warnings in bytes, as stored."""
 
 
 class Summary(NamedTuple):
-    """Outcome of a slice: its facts, or the reason why it failed."""
+    """Outcome of a slice: its facts and warnings, or the reason why it failed."""
 
     k: int
     facts: tuple[float, float, float, float] | None
     reason: str = ""
+    warnings: tuple[str, ...] = ()
+    n_rejected: int = 0
 
 
 class CannotWrite(OSError):
@@ -70,6 +76,7 @@ class Parts:
             new_array(part / "ledger", (n,), (1,), "uint8", OPEN)
             new_array(part / "facts", (n, len(FACTS)), (1, len(FACTS)), "float64", np.nan)
             new_array(part / "reasons", (n, REASON_BYTES), (1, REASON_BYTES), "uint8", 0)
+            _add_warnings(part, n)
             group.attrs.update({"format": FORMAT, "format_version": 1, "facts": list(FACTS), "settings": settings})
             os.rename(part, folder)
         finally:
@@ -101,7 +108,11 @@ class Parts:
                 )
             remove_renamed(folder)
             return None
-        return Parts(folder)
+        parts = Parts(folder)
+        ledger = parts.ledger()
+        if (ledger != DONE).any() and not (folder / "n_rejected").exists():  # a run of an earlier version
+            _add_warnings(folder, len(ledger))
+        return parts
 
     def array(self, name: str, mode: str = "r") -> Any:
         """Open one of the arrays."""
@@ -148,17 +159,52 @@ class Parts:
     def _finish(self, summary: Summary, image: Any) -> None:
         k = summary.k
         if summary.facts is None:
-            text = np.frombuffer(summary.reason.encode()[:REASON_BYTES].ljust(REASON_BYTES, b"\0"), np.uint8)
-            self.array("reasons", "r+")[k : k + 1] = text[None]
+            self.array("reasons", "r+")[k : k + 1] = _bytes(summary.reason, REASON_BYTES)
         else:
             self.array("image", "r+")[k : k + 1] = image
             self.array("facts", "r+")[k : k + 1] = np.array([summary.facts])
+            if summary.warnings:
+                lines = "\n".join(" ".join(sentence.split()) for sentence in summary.warnings)
+                self.array("warnings", "r+")[k : k + 1] = _bytes(lines, WARNING_BYTES)
+            if summary.n_rejected:
+                self.array("n_rejected", "r+")[k : k + 1] = np.array([summary.n_rejected])
         self.array("ledger", "r+")[k : k + 1] = np.array([FAILED if summary.facts is None else DONE], np.uint8)
 
     def reasons(self) -> dict[int, str]:
         """Return why slices failed, by slice number."""
         failed, texts = np.flatnonzero(self.ledger() == FAILED), self.array("reasons")
         return {int(k): _text(texts[int(k)]) for k in failed}
+
+    def warnings(self) -> dict[int, tuple[str, ...]]:
+        """Return what looks wrong in finished slices, by slice number, without the slices that have no warnings."""
+        if not (self.folder / "warnings").exists():
+            return {}
+        texts = np.asarray(self.array("warnings")[:])
+        found = np.flatnonzero(texts.any(axis=1) & (self.ledger() == DONE))
+        return {int(k): tuple(_text(texts[k]).split("\n")) for k in found}
+
+    def n_rejected(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Return the number of measurements of each slice that were taken for outliers."""
+        done = self.ledger() == DONE
+        if not (self.folder / "n_rejected").exists():
+            return np.zeros(len(done), np.int64)
+        return np.where(done, np.asarray(self.array("n_rejected")[:]), 0)
+
+    def misfits(self) -> dict[int, float]:
+        """Return the misfits of finished slices, by slice number."""
+        values = np.asarray(self.array("facts")[:])[:, FACTS.index("misfit")]
+        return {int(k): float(values[k]) for k in np.flatnonzero(self.ledger() == DONE)}
+
+
+def _add_warnings(folder: Path, n: int) -> None:
+    """Create the arrays that say what looks wrong."""
+    new_array(folder / "warnings", (n, WARNING_BYTES), (1, WARNING_BYTES), "uint8", 0)
+    new_array(folder / "n_rejected", (n,), (1,), "int64", 0)
+
+
+def _bytes(text: str, length: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Return a row of text as stored."""
+    return np.frombuffer(text.encode()[:length].ljust(length, b"\0"), np.uint8)[None]
 
 
 def _text(line: Any) -> str:

@@ -6,10 +6,11 @@ import inspect
 import os
 import secrets
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,14 @@ from ..drivers.arguments import as_operator
 from ..drivers.denoising import as_denoiser
 from ..drivers.fingerprint import fingerprint
 from ..drivers.result import Stop
+from ..drivers.result_warning import ResultWarning
 from ..drivers.solve import solve
 from ..io import check_output
 from ..io.lock import exclusive
 from .cluster import engine, require
 from .results_store import DONE, CannotWrite, Parts, Summary, free_folder
 from .sources import SOURCES, DaskSource, FileSource, as_source, constant_or_source, content_hash
+from .stack_result import StackResult
 from .to_hdf5 import to_hdf5
 from .worker import Job, failure_reason, image_like, solve_slice
 
@@ -35,29 +38,6 @@ SLICES_PER_THREAD = 2
 """Slices in flight per worker thread: one is solved, one waits. This bounds the memory."""
 RESERVED_ARGUMENTS = ("operator", "y", "denoiser", "callback", "checkpoint", "progress", "x0")
 """Arguments of `solve` that `solve_stack` sets itself."""
-
-
-@dataclass(frozen=True)
-class StackResult:
-    """Result of `solve_stack`; the images are in `output`.
-
-    Attributes:
-        output: the Zarr group or HDF5 file; after Ctrl-C, the folder from which the next run resumes.
-        n: number of slices.
-        done: finished slices, those of earlier runs included.
-        computed: slices finished by this run.
-        failed: why slices failed, by slice number.
-        seconds: duration of this run, including the start of its workers.
-        stop: `Stop.INTERRUPTED` after Ctrl-C; None: every slice was solved or failed.
-    """
-
-    output: Path
-    n: int
-    done: int
-    computed: int
-    failed: dict[int, str] = field(repr=False)
-    seconds: float
-    stop: Stop | None = None
 
 
 def solve_stack(
@@ -103,7 +83,8 @@ def solve_stack(
             one), max_iter, rtol.
 
     Returns:
-        What was done and what failed, see `StackResult`. Ctrl-C returns it, too; the next call resumes.
+        What was done, what failed and what looks wrong, see `StackResult`; one Python warning says which slices have
+        warnings. Ctrl-C returns it, too; the next call resumes.
 
     Raises:
         ImportError: Dask or Zarr is not installed.
@@ -136,7 +117,7 @@ def solve_stack(
     with exclusive(folder, "solve_stack"):
         parts = Parts.resume(folder, settings, overwrite=overwrite, caller="solve_stack")
         if parts is not None and not (parts.ledger() != DONE).any():
-            return _finished(parts, target, y, n, 0, start, overwrite)
+            return _warned(_finished(parts, target, y, 0, start, overwrite))
 
         name = f"pnp-stack-{secrets.token_hex(4)}"
         reader = y if isinstance(y, FileSource) else None
@@ -168,10 +149,11 @@ def solve_stack(
                     with suppress(Exception):  # a worker that is being restarted has none to remove
                         cluster.unregister_worker_plugin(name)
         if stop is not None or parts is None:
-            done = 0 if parts is None else int((parts.ledger() == DONE).sum())
-            reasons = {} if parts is None else parts.reasons()
-            return StackResult(folder, n, done, computed, reasons, time.perf_counter() - start, stop)
-        return _finished(parts, target, y, n, computed, start, overwrite)
+            seconds = time.perf_counter() - start
+            if parts is None:
+                return StackResult(folder, n, 0, computed, {}, seconds, stop)
+            return _warned(_result(parts, folder, computed, seconds, stop))
+        return _warned(_finished(parts, target, y, computed, start, overwrite))
 
 
 def _check_options(options: dict[str, Any]) -> None:
@@ -282,15 +264,35 @@ def _places(output: str | os.PathLike[str], overwrite: bool) -> tuple[Path | Non
     return None, path
 
 
-def _finished(
-    parts: Parts, target: Path | None, y: Any, n: int, computed: int, start: float, overwrite: bool
-) -> StackResult:
+def _finished(parts: Parts, target: Path | None, y: Any, computed: int, start: float, overwrite: bool) -> StackResult:
     """Return the result of a run that is over, written to the HDF5 file if there is one."""
-    failed = parts.reasons()
+    result = _result(parts, parts.folder if target is None else target, computed, 0.0, None)
     if target is not None:
-        to_hdf5(parts, target, y, remove=not failed, overwrite=overwrite)
-    done, output = n - len(failed), parts.folder if target is None else target
-    return StackResult(output, n, done, computed, failed, time.perf_counter() - start)
+        to_hdf5(parts, target, y, remove=not result.failed, overwrite=overwrite)
+    return replace(result, seconds=time.perf_counter() - start)
+
+
+def _result(parts: Parts, output: Path, computed: int, seconds: float, stop: Stop | None) -> StackResult:
+    ledger = parts.ledger()
+    return StackResult(
+        output,
+        len(ledger),
+        int((ledger == DONE).sum()),
+        computed,
+        parts.reasons(),
+        seconds,
+        stop,
+        misfits=parts.misfits(),
+        warnings=parts.warnings(),
+        n_rejected=int(parts.n_rejected().sum()),
+    )
+
+
+def _warned(result: StackResult) -> StackResult:
+    """Raise one Python warning where slices have warnings."""
+    if result.warnings:
+        warnings.warn(f"solve_stack: {result.verdict}; see its warnings", ResultWarning, stacklevel=3)
+    return result
 
 
 class _Bar:

@@ -1,21 +1,24 @@
 """Copy a finished run, slice by slice, to one HDF5 file of a result (docs/hdf5_layout.md).
 
-Besides `/image` it holds `/slices`: ledger (1 done, 2 failed), facts by name, and reasons (empty where nothing
-failed).
+Besides `/image` it holds `/slices`: ledger (1 done, 2 failed), facts by name, n_rejected, reasons (empty where nothing
+failed) and warnings (a sentence a line, empty where nothing looked wrong). The attribute `warnings` has each distinct
+sentence once, with its slices.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import h5py
 
-from ..io.hdf5 import create_result
+from ..io.hdf5 import create_result, write_warnings
 from ..io.hdf5_safe import open_hdf5
 from ..io.lock import remove_renamed, remove_stale_parts
 from .results_store import FACTS, Parts
 from .sources import FileSource
+from .stack_result import sentences
 
 
 def to_hdf5(parts: Parts, path: Path, y: Any, *, remove: bool, overwrite: bool) -> None:
@@ -44,6 +47,13 @@ def to_hdf5(parts: Parts, path: Path, y: Any, *, remove: bool, overwrite: bool) 
         reasons = parts.reasons()
         texts = [reasons.get(k, "") for k in range(image.shape[0])]
         file.create_dataset("slices/reasons", data=texts, dtype=h5py.string_dtype())
+        warnings, misfits = parts.warnings(), parts.misfits()
+        lines = ["\n".join(warnings.get(k, ())) for k in range(image.shape[0])]
+        file.create_dataset("slices/warnings", data=lines, dtype=h5py.string_dtype())
+        file["slices/n_rejected"] = parts.n_rejected()
+        write_warnings(file, sentences(warnings, image.shape[0]))
+        if misfits:
+            file.attrs["misfit"] = median(misfits.values())
     if remove:
         remove_renamed(parts.folder)
 

@@ -16,6 +16,7 @@ from torch import nn
 from ..algorithms.noise_estimate import typical_noise_std
 from ..checks import short
 from ..drivers.result import Result, Stop
+from ..drivers.result_warning import ignore_result_warnings
 from ..drivers.solve import solve
 from .results_store import Parts, Summary
 from .sources import FileSource, as_floating
@@ -52,6 +53,10 @@ class Job(WorkerPlugin):  # type: ignore[misc]
     ) -> None:
         self.name, self._operator, self.denoiser = name, operator, denoiser
         self.y, self.options, self.threads, self.device = y, options, threads, device
+
+    def setup(self, worker: Any = None) -> None:
+        """Silence the Python warnings of `solve`: the folder keeps them by slice, and `solve_stack` sums them up."""
+        ignore_result_warnings()
 
     def operator(self, k: int) -> Any:
         """Return the operator of slice k, on the job's device."""
@@ -93,7 +98,7 @@ def solve_slice(name: str, folder: str, k: int, y: Any = None, noise_std: Any = 
     try:
         result = job.solve(k, y, noise_std)
         if result.stop is Stop.DIVERGED:
-            raise ValueError(str(result.stop))
+            raise ValueError(" ".join((str(result.stop), *result.warnings)))
         if result.stop is Stop.INTERRUPTED:
             raise RuntimeError("interrupted")
         if tuple(result.x.shape[1:]) != (shape := parts.array("image").shape[1:]):
@@ -102,7 +107,8 @@ def solve_slice(name: str, folder: str, k: int, y: Any = None, noise_std: Any = 
         parts.finish(Summary(k, None, failure_reason(error)))
         return
     facts = (result.n_iter, result.misfit, typical_noise_std(result.noise_std), time.perf_counter() - start)
-    parts.finish(Summary(k, facts), result.x.cpu().numpy())
+    summary = Summary(k, facts, warnings=result.warnings, n_rejected=result.n_rejected)
+    parts.finish(summary, result.x.cpu().numpy())
 
 
 def failure_reason(error: BaseException) -> str:

@@ -26,6 +26,8 @@ class TrainingSet(NamedTuple):
     """Name of the value that `validate` returns."""
     about: str
     """Description of the data for the header of the weight file."""
+    n_held_out: int
+    """Number of images that `validate` uses."""
 
 
 def photograph_set(folder: str | Path, *, channels: int = 1, crop: int = 96) -> TrainingSet:
@@ -60,4 +62,5 @@ def photograph_set(folder: str | Path, *, channels: int = 1, crop: int = 96) -> 
         measure="PSNR in dB at sigma 25/255",
         about=f"{len(images) - held_out} images of {Path(folder).resolve().name}, {held_out} held out; "
         f"{'grey' if channels == 1 else 'colour'} crops of {crop} x {crop}",
+        n_held_out=held_out,
     )

@@ -23,6 +23,8 @@ from distributions import Photographs, photographs
 from torch import Tensor, nn
 
 from denoisers import MLPatch
+from pnp import Result
+from pnp.drivers.result_warning import ignore_result_warnings
 from pnp.io import atomic
 from pnp.training import (
     Interrupted,
@@ -33,6 +35,8 @@ from pnp.training import (
     train_denoiser,
 )
 from pnp.training.images import Crops, Sampler
+
+ignore_result_warnings()  # `print_verdict` prints them
 
 LEVELS = NoiseLevels(0.5 / 255, 55 / 255)
 """Noise levels in training: sigma is uniform, above zero because the loss has the weight 1/sigma."""
@@ -49,6 +53,12 @@ class Trained(NamedTuple):
     seconds: float
     history: list[list[float]]
     """[step, seconds, PSNR] of every validation."""
+
+
+def print_verdict(name: str, result: Result) -> Tensor:
+    """Print the misfit and the verdict of a result of `solve`; return its image."""
+    print(f"{name}: {result.verdict}", flush=True)
+    return result.x
 
 
 class Parser(argparse.ArgumentParser):

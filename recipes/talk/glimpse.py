@@ -19,7 +19,7 @@ from __future__ import annotations
 import torch
 from _learned_primal_dual import learned_primal_dual
 from _scans import WholeSlices, checkpoints, glimpse, scan_arguments, scans, score, train_for, unet
-from _shared import markdown, parser, record, save
+from _shared import markdown, parser, print_verdict, record, save
 from matplotlib.figure import Figure
 
 from pnp import solve
@@ -66,7 +66,8 @@ for name in ("U-Net", "LPD", "GLIMPSE", "GLIMPSE, local"):
 def plug_and_play(y: torch.Tensor) -> torch.Tensor:
     """Reconstruct with MLPatch; the noise level is that of the measurements."""
     noise_std = float(y.square().mean().sqrt()) * 10 ** (-args.noise_db / 20)
-    return solve(radon, y, D.cpu(), noise_std=noise_std, bounds=(0, None), max_iter=3 if args.smoke else None).x
+    result = solve(radon, y, D.cpu(), noise_std=noise_std, bounds=(0, None), max_iter=3 if args.smoke else None)
+    return print_verdict("MLPatch-ADMM", result)
 
 
 methods["MLPatch-ADMM"] = plug_and_play

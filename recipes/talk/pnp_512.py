@@ -21,7 +21,7 @@ import networks
 import numpy as np
 import skimage.data
 import torch
-from _shared import checkpoints, markdown, parser, record, save, synchronize, train, training_arguments
+from _shared import checkpoints, markdown, parser, print_verdict, record, save, synchronize, train, training_arguments
 from distributions import as_float, centre
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -108,9 +108,10 @@ for image, truth in images.items():
                 D = Rescaled(D, 0.0, HEAD_MAX)
             synchronize(args.device)
             start = time.perf_counter()
-            x = solve(A, y, D, noise_std=noise_std, max_iter=max_iter, progress=not args.smoke).x
+            result = solve(A, y, D, noise_std=noise_std, max_iter=max_iter, progress=not args.smoke)
             synchronize(args.device)
-            report(problem, image, f"{name}-ADMM", x, truth, time.perf_counter() - start)
+            report(problem, image, f"{name}-ADMM", result.x, truth, time.perf_counter() - start)
+            print_verdict(f"{problem}, {image}, {name}-ADMM", result)
     panels[f"{image}\ntruth"] = truth[0, 0].clamp(0, 1).cpu().numpy()
 
 # Numbers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -29,6 +30,9 @@ BASELINES = {
     "tomography": ("FBP", "TV"),
     "tooth": ("axis at the middle", "FBP, Hann window", "odd views"),
 }
+
+WITHOUT_SOLVE = ("denoising", "super_resolution")
+"""Recipes that call a network alone."""
 
 
 def run(recipe: Path, *arguments: object) -> str:
@@ -62,6 +66,7 @@ def test_smoke(recipe, tmp_path):
     assert len(recipe.read_text().splitlines()) <= 150
     for name in (*BASELINES[recipe.stem], "MLPatch"):
         assert name in out
+    assert recipe.stem in WITHOUT_SOLVE or re.search(r"^.*MLPatch.*: misfit [\d.e+-]+", out, re.MULTILINE)
     assert {path.name for path in tmp_path.iterdir()} == {f"{recipe.stem}.png", f"{recipe.stem}.h5"}
     saved = read_result(tmp_path / f"{recipe.stem}.h5")
     assert saved.reference is not None and saved.x.shape == saved.reference.shape
@@ -93,3 +98,29 @@ def test_a_picture_of_the_users_is_enlarged_by_any_factor(tmp_path):
     centres = ((np.arange(75) + 0.5) / 2.5 - 0.5) / 29
     np.testing.assert_allclose(saved.x[0, 0, 8:-8, 55], centres[8:-8], atol=0.02)
     np.testing.assert_allclose(saved.x[0, 1:, 8:-8, 55], [[0.5] * 59, [0.0] * 59], atol=0.02)
+
+
+def test_a_recipe_prints_and_keeps_what_looks_wrong(tmp_path):
+    """A recipe whose `solve` finds something says it once, although Python warnings are errors here."""
+    code = f"""
+import dataclasses, runpy, sys, warnings
+import pnp
+from pnp.drivers.result_warning import ResultWarning
+solve = pnp.solve
+def suspicious(A, y, D, **options):
+    warnings.warn("solve: noise_std is too low.", ResultWarning, stacklevel=2)
+    found = {{"misfit": 16.3, "warnings": ("noise_std is too low.",), "rejected": y == y.max()}}
+    return dataclasses.replace(solve(A, y, D, **options), **found)
+pnp.solve = suspicious
+sys.path.insert(0, {str(ROOT / "recipes")!r})
+sys.argv = ["deblurring.py", "--smoke", "--output", {str(tmp_path)!r}]
+runpy.run_path({str(ROOT / "recipes" / "deblurring.py")!r}, run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    expected = [f"ADMM + {name}: misfit 16.3, 1 measurements rejected as outliers: noise_std is too low."
+                for name in ("TV", "MLPatch")]  # fmt: skip
+    assert [line for line in done.stdout.splitlines() if "misfit" in line] == expected
+    assert "too low" not in done.stderr
+    saved = read_result(tmp_path / "deblurring.h5")
+    assert saved.warnings == ("noise_std is too low.",) and saved.n_rejected == 1

@@ -6,6 +6,8 @@ import os
 import shutil
 import signal
 import time
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -15,7 +17,10 @@ import typer
 from torch import nn
 
 from operators import Mask
+from pnp import solve
 from pnp.cli.reconstruct_stack import reconstruct_stack
+from pnp.drivers.result_warning import ResultWarning
+from pnp.stack import worker as worker_module
 
 SHAPE = (12, 10)
 OPTIONS = {"noise_std": 0.1, "max_iter": 4}
@@ -50,6 +55,30 @@ def masks(k: int, folder: str = "") -> Mask:
             if "fail" in text:
                 raise ValueError(f"no such slice {k}")
     return Mask(torch.rand(SHAPE, generator=torch.Generator().manual_seed(k)) < 0.7)
+
+
+def suspicious(operator, y, denoiser, **options):
+    """Solve; where the mean of y is above 1, say that the noise is wrong, and above 2 also that a pixel is rejected."""
+    result, mean = solve(operator, y, denoiser, **options), float(y.mean())
+    rejected = torch.zeros_like(y, dtype=torch.bool)
+    rejected[..., 0, 0] = mean > 2
+    said = [f"noise_std is too low by {mean:.2f}.", "One pixel\nis saturated."][: int(mean > 1) + int(mean > 2)]
+    if said:
+        warnings.warn(f"solve: {said}", ResultWarning, stacklevel=2)  # as `solve` does
+    return replace(result, misfit=1.0 + len(said), warnings=tuple(said), rejected=rejected)
+
+
+class Suspicious:
+    """A worker plugin by which slices are solved by `suspicious`."""
+
+    name = "suspicious"
+
+    def setup(self, worker):
+        warnings.simplefilter("error", UserWarning)
+        worker_module.solve = suspicious
+
+    def teardown(self, worker):
+        worker_module.solve = solve
 
 
 def data(n: int = 6) -> np.ndarray:

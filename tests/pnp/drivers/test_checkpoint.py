@@ -261,7 +261,11 @@ def test_a_full_disk_is_a_warning_and_the_last_checkpoint_stays(tmp_path, monkey
     with pytest.warns(UserWarning, match="checkpoint.*No space left") as w:
         result = solve(A, y, smooth, **options, checkpoint=Checkpoint(path, minutes=0), callback=callback)
     same(result, whole)
-    assert len(w) == 3 and callback.held[0] == callback.held[1] and list(tmp_path.iterdir()) == []
+    assert (
+        sum("No space left" in str(one.message) for one in w) == 3
+        and callback.held[0] == callback.held[1]
+        and list(tmp_path.iterdir()) == []
+    )
 
 
 def test_a_checkpoint_is_one_runs_alone(tmp_path):

@@ -225,6 +225,48 @@ def test_result_round_trip(tmp_path):
     assert saved.attributes["version_torch"] == torch.__version__.split("+")[0] or saved.attributes["version_torch"]
 
 
+def test_a_result_keeps_its_warnings_and_what_was_rejected(tmp_path):
+    rejected = torch.zeros(1, 1, 6, 8, dtype=torch.bool)
+    rejected[0, 0, 2, 3:6] = True
+    said = ("noise_std is too low by about 4.", "Größer als \N{GREEK SMALL LETTER SIGMA}; 3 outliers.")
+    write_result(tmp_path / "x.h5", torch.ones(1, 1, 4, 4), warnings=said, rejected=rejected)
+    saved = read_result(tmp_path / "x.h5")
+    assert saved.warnings == said and saved.n_rejected == 3
+    assert saved.rejected.dtype == bool
+    np.testing.assert_array_equal(saved.rejected, rejected)
+    assert not {"warnings", "n_rejected"} & saved.attributes.keys()
+    with h5py.File(tmp_path / "x.h5") as f:  # as other readers find them
+        assert f["rejected"].compression == "gzip" and f.attrs["n_rejected"] == 3
+        assert list(f.attrs["warnings"]) == list(said)
+
+
+@pytest.mark.parametrize("said", [(), ("One sentence.",), ("x" * 70_000, "y")])
+def test_any_number_of_warnings_comes_back(tmp_path, said):
+    write_result(tmp_path / "x.h5", np.ones((1, 1, 4, 4)), warnings=said)
+    assert read_result(tmp_path / "x.h5").warnings == said
+
+
+def test_masks_of_parts_come_back_as_parts(tmp_path):
+    first, third = np.eye(3, dtype=bool)[None, None], np.ones((1, 2, 2), bool)
+    write_result(tmp_path / "x.h5", np.ones((1, 1, 4, 4)), rejected=(first, None, third))
+    saved = read_result(tmp_path / "x.h5")
+    assert isinstance(saved.rejected, tuple) and saved.rejected[1] is None and saved.n_rejected == 7
+    np.testing.assert_array_equal(saved.rejected[0], first)
+    np.testing.assert_array_equal(saved.rejected[2], third)
+
+
+def test_results_of_other_writers_say_nothing_of_warnings_or_say_it_otherwise(tmp_path):
+    write_result(tmp_path / "x.h5", np.ones((1, 1, 4, 4)))  # as files were before there were warnings
+    with h5py.File(tmp_path / "x.h5", "a") as f:
+        assert "warnings" not in f.attrs and "rejected" not in f
+        saved = read_result(tmp_path / "x.h5")
+        assert saved.warnings is None and saved.rejected is None and saved.n_rejected == 0
+        f.attrs["warnings"] = np.bytes_(b"One, in bytes.")
+        f["rejected"] = np.eye(4, dtype=np.uint8)
+    saved = read_result(tmp_path / "x.h5")
+    assert saved.warnings == ("One, in bytes.",) and saved.n_rejected == 4 and saved.rejected.dtype == bool
+
+
 def spoil(path, what):
     with h5py.File(path, "a") as f:
         if what == "no measurements":

@@ -177,14 +177,16 @@ def test_text_of_files_stays_text(tmp_path):
         operator=EVIL,
         parameters={EVIL: EVIL, "list": [EVIL] * 60},
         history={EVIL: np.arange(3.0)},
-        attributes={name: EVIL for name in ("command", "stop", "denoiser", "n_iter", EVIL)},
+        attributes={name: EVIL for name in ("command", "stop", "denoiser", "n_iter", EVIL)} | {"misfit": EVIL},
+        warnings=(EVIL,),
     )
     text = render(evil, title=EVIL, units=EVIL, baselines={EVIL: evil.x}, first={EVIL + "2": evil.x})
     tame = result(
         operator="o",
         parameters={"p": "p", "list": ["p"] * 60},
         history={"h": np.arange(3.0)},
-        attributes=dict.fromkeys(("command", "stop", "denoiser", "n_iter", "z"), "a"),
+        attributes=dict.fromkeys(("command", "stop", "denoiser", "n_iter", "z"), "a") | {"misfit": "a"},
+        warnings=("a",),
     )
     benign = render(tame, title="t", units="u", baselines={"b": tame.x}, first={"f": tame.x})
     tags = [[(tag, sorted(attributes)) for tag, attributes in Page(t).tags] for t in (text, benign)]

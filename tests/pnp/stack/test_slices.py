@@ -30,6 +30,9 @@ from pnp.drivers.fingerprint import fingerprint  # noqa: E402
 from pnp.stack import denoise_mosaic, solve_stack  # noqa: E402
 from pnp.stack.cluster import cores, engine  # noqa: E402
 
+# Noise in place of images: their misfits are rightly warned of, which is not what is tested here.
+pytestmark = pytest.mark.filterwarnings("ignore::pnp.drivers.result_warning.ResultWarning")
+
 
 def loop(y: np.ndarray, **options) -> np.ndarray:
     return np.concatenate([solve(masks(k), y[k : k + 1], Average(), **options).x for k in range(len(y))])
