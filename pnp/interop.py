@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .algorithms.batch import per_image
 from .algorithms.least_squares import LeastSquares
 from .algorithms.protocols import Operator
 from .drivers import arguments
@@ -142,11 +143,7 @@ def _classes() -> tuple[Any, Any]:
             )
             v = torch.as_tensor(z, dtype=y.dtype, device=y.device).expand(h.back_projection.shape)
             alpha = 1 / torch.as_tensor(gamma, dtype=y.dtype, device=y.device)
-            if alpha.numel() == 1:
-                return h(v, alpha.reshape(()))
-            # A closed form takes one alpha, deepinv one per image.
-            alphas = alpha.reshape(-1).expand(len(y))
-            return torch.cat([self.prox_l2(v[i : i + 1], y[i : i + 1], 1 / alphas[i]) for i in range(len(y))])
+            return h(v, alpha.reshape(()) if alpha.numel() == 1 else per_image(alpha.reshape(-1), v))
 
     class DenoiserModel(DeepinvDenoiser):  # type: ignore[misc]
         """A denoiser of this project as a deepinv model."""

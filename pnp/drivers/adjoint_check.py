@@ -4,8 +4,8 @@ For white noise x and w and an operator B in the place of A*,
 
     <A x, w> - <x, B w> = <x, (A* - B) w>,
 
-a random number with standard deviation ||A* - B||_F, to be compared with ||A x|| and ||B w||, which estimate ||A||_F and
-||B||_F. Rounding leaves 1e-6 of them in float32, whatever the number of measurements.
+a random number with standard deviation ||A* - B||_F, to be compared with ||A x|| and ||B w||, which estimate ||A||_F
+and ||B||_F. Rounding leaves 1e-6 of them in float32, whatever the number of measurements.
 """
 
 from __future__ import annotations

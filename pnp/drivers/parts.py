@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,7 @@ class Joined:
     def split(self, y: Any) -> tuple[Any, ...]:
         """Return the parts of y (B, m), a tensor or an array, in their own shapes."""
         ends = np.cumsum([0, *(math.prod(shape) for shape in self._shapes)])
-        pieces = [y[:, i:j] for i, j in zip(ends[:-1], ends[1:], strict=True)]
+        pieces = [y[:, i:j] for i, j in pairwise(ends)]
         return tuple(piece.reshape(len(y), *shape) for piece, shape in zip(pieces, self._shapes, strict=True))
 
     @property

@@ -24,7 +24,6 @@ from .noise_weights import clean_and_weigh
 from .outliers import MAX_ROUNDS, find_outliers, find_suspects, is_believable
 from .parts import Joined, check_parts, join, noise_used
 from .result import Result, Stop
-from .verdict import judge
 
 HISTORY = ("sigma", "alpha", "primal", "dual", "inner")
 """Names in `Result.history`; each holds one entry per iteration."""
@@ -91,7 +90,7 @@ class Problem:
         self.used, self.z, self.levels, self.last = used, found.z, found.levels, found.last
         self.scales, self.flatness = found.scales, found.flatness
         self.state: State | None = None
-        self.calm: tuple[int, Tensor] = (0, self.z)
+        self.calm: Tensor = self.z
         self.finished = [0] * len(self.z)
         self._misfit: float | None = None
 
@@ -130,7 +129,7 @@ class Problem:
             return False
         self.state, self.z = state, state.z
         if all(size <= GROWTH_FACTOR * scale for size, scale in zip(sizes, self.scales, strict=True)):
-            self.calm = state.k, state.z
+            self.calm = state.z
         running = {b: residuals for b, residuals in enumerate(state.residuals) if self.finished[b] == 0}
         primal, dual = zip(*running.values(), strict=True)
         self.residuals = max(primal), max(dual)
@@ -154,20 +153,29 @@ class Problem:
         """Return the operator's measurements of an image that y determines: they identify the operator."""
         return self.operator.A(self.h.back_projection)
 
-    def result(self, stop: Stop, history: dict[str, list[float]]) -> Result:
-        """Return the image, how it was reached, and what looks wrong about it."""
-        n_iter = 0 if self.state is None else self.state.k
-        if stop is Stop.DIVERGED:
-            self.z, self._misfit = self.calm[1], None
-        warnings = judge(self, stop)
-        x, rejected = (v.cpu().numpy() if self.is_numpy and v is not None else v for v in (self.z, self.rejected))
-        return Result(
-            x, n_iter, stop, history, self.noise_std, self.noise_estimated, self.misfit(), warnings, self._like_y(rejected)
-        )
+    def step_back(self) -> None:
+        """Return to the last image before the iterates grew."""
+        self.z, self._misfit = self.calm, None
 
-    def _like_y(self, rejected: Any) -> Any:
-        """Return the mask of rejected measurements in the parts that y has."""
-        return self.operator.split(rejected) if isinstance(self.operator, Joined) and rejected is not None else rejected
+    def result(self, stop: Stop, history: dict[str, list[float]], warnings: tuple[str, ...]) -> Result:
+        """Return the image and how it was reached."""
+        x: Any = self.z.cpu().numpy() if self.is_numpy else self.z
+        rejected: Any = self.rejected
+        if self.is_numpy and rejected is not None:
+            rejected = rejected.cpu().numpy()
+        if isinstance(self.operator, Joined) and rejected is not None:
+            rejected = self.operator.split(rejected)
+        return Result(
+            x=x,
+            n_iter=0 if self.state is None else self.state.k,
+            stop=stop,
+            history=history,
+            noise_std=self.noise_std,
+            noise_estimated=self.noise_estimated,
+            misfit=self.misfit(),
+            warnings=warnings,
+            rejected=rejected,
+        )
 
 
 def prepare(

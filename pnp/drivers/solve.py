@@ -27,6 +27,7 @@ from .problem import HISTORY, MAX_ITER, RTOL, Problem, prepare
 from .result import Result, Stop
 from .result_warning import ResultWarning
 from .solver_state import denoiser_fingerprint, restore_state, save_final, save_state
+from .verdict import judge
 
 
 @torch.no_grad()
@@ -134,7 +135,7 @@ def solve(
             with suppress(KeyboardInterrupt):  # it is then computed once more below
                 problem.misfit()  # while the checkpoint is there
             save_final(kept, problem, monitor)
-    result = problem.result(monitor.stop, monitor.history)
+    result = problem.result(monitor.stop, monitor.history, judge(problem, monitor.stop))
     if result.warnings:
         said = "solve: " + "; ".join(result.warnings)
         warnings.warn(said, ResultWarning, stacklevel=3)  # past torch.no_grad
@@ -148,6 +149,7 @@ def _iterate(problem: Problem, monitor: Monitor, kept: RunState) -> None:
         for state in states:
             if not problem.accept(state):
                 monitor.stop = Stop.DIVERGED
+                problem.step_back()
                 break
             primal, dual = problem.residuals
             monitor.record(state.sigma, state.alpha, primal, dual, problem.h.inner_iterations)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -20,10 +19,8 @@ from torch import Tensor
 from ..algorithms.noise_estimate import estimate_noise_std
 from .outliers import find_outliers, is_believable
 from .physics_noise import gain_of, is_sampled
+from .problem import Problem
 from .result import Stop
-
-if TYPE_CHECKING:
-    from .problem import Problem
 
 HIGH_MISFIT = 3.0
 """Misfit from which on x does not explain y: residuals 1.7 times the noise."""
@@ -111,8 +108,8 @@ def about_noise(found: Evidence) -> list[str]:
     whiteness = max(found.correlations, default=0.0)
     if found.estimated < ESTIMATE_TOO_LOW:
         return [
-            f"noise_std is too high by about a factor {1 / found.estimated:.2g}, or the noise is correlated: neighbours "
-            f"in y differ by less ({level}); lower noise_std, or set it to None where the noise is white"
+            f"noise_std is too high by about a factor {1 / found.estimated:.2g}, or the noise is correlated: "
+            f"neighbours in y differ by less ({level}); lower noise_std, or set it to None where the noise is white"
         ]
     follows = min(found.correlations, default=0.0) < FOLLOWS_NOISE
     if found.misfit > HIGH_MISFIT or (
@@ -186,14 +183,13 @@ def _concerns(problem: Problem) -> list[str]:
 
 
 def _diverged(problem: Problem) -> str:
-    k, _ = problem.calm
     if problem.adjoint_checked:
         return (
-            f"the iterates grew without limit after iteration {k}, whose image is returned: A and its adjoint are sound, "
-            "so the denoiser amplifies; take another, check its value range (Rescaled), or raise strength"
+            "the iterates grew without limit, and the image from before is returned: A and its adjoint are sound, so "
+            "the denoiser amplifies; take another, check its value range (Rescaled), or raise strength"
         )
     return (
-        f"the iterates grew without limit after iteration {k}, whose image is returned: check A_adjoint with "
+        "the iterates grew without limit, and the image from before is returned: check A_adjoint with "
         "check_adjoint=True, then the denoiser"
     )
 
@@ -225,7 +221,9 @@ def _truncation(problem: Problem, residuals: Tensor, counted: Tensor) -> str | N
     ends[:edge] = ends[n - edge :] = True
     energy = (residuals.abs() ** 2 * counted).sum(dim=(0, 1, 2))
     level = y.abs().mean(dim=(0, 1, 2))
-    if not (float(energy[ends].sum()) > 0.5 * float(energy.sum()) and float(level[ends].max()) > 0.1 * float(level.max())):
+    if not (
+        float(energy[ends].sum()) > 0.5 * float(energy.sum()) and float(level[ends].max()) > 0.1 * float(level.max())
+    ):
         return None
     return (
         f"the misfit ({problem.misfit():.2g}) sits at the ends of the detector, where y is not 0: the object reaches "
