@@ -94,7 +94,8 @@ def fano_factor(counts: Tensor) -> float | None:
     whole_blocks = max(len(squares) // _BLOCK, 1) * _BLOCK
     squares, sums = (t[:whole_blocks].reshape(-1, min(_BLOCK, len(t))).sum(1) for t in (squares, sums))
     seen = sums > 0
-    return float((squares[seen] / sums[seen]).quantile(0.25)) if bool(seen.any()) else None
+    ratios = (squares[seen] / sums[seen]).cpu().numpy()
+    return float(np.quantile(ratios, 0.25)) if ratios.size else None
 
 
 def count_step(values: Tensor) -> float | None:

@@ -37,7 +37,7 @@ def norms_of_rest(normal: LinearMap, like: Tensor, norms: list[float]) -> list[f
     if all(_energy(d, Nd) >= DOMINANT * norm**2 * _energy(d, d) > 0 for d, Nd, norm in pairs):
         return norms
     rest = operator_norms(lambda x: centred(normal(centred(x))), like, rtol=1e-2)
-    return [r if NOTHING < (r / norm) ** 2 < DOMINANT else norm for r, norm in zip(rest, norms, strict=True)]
+    return [r if NOTHING * norm**2 < r**2 < DOMINANT * norm**2 else norm for r, norm in zip(rest, norms, strict=True)]
 
 
 def _energy(x: Tensor, y: Tensor) -> float:
