@@ -22,8 +22,11 @@ from .physics_noise import gain_of, is_sampled
 from .problem import Problem
 from .result import Stop
 
-HIGH_MISFIT = 3.0
-"""Misfit from which on x does not explain y: residuals 1.7 times the noise."""
+HIGH_MISFIT, HIGH_MISFIT_OF_PIXELS = 3.0, 5.0
+"""Misfit from which on x does not explain y; the second where each measurement has its own pixel, which a denoiser
+smooths."""
+FAR_OUT = 25.0
+"""Residual, in robust standard deviations, that no denoiser leaves of clean data."""
 LOW_MISFIT = 0.1
 """Misfit below which x follows y more closely than noise of the given level would allow."""
 ESTIMATE_TOO_LOW, ESTIMATE_TOO_HIGH = 0.6, 1.6
@@ -80,10 +83,8 @@ def judge(problem: Problem, stop: Stop) -> tuple[str, ...]:
     if found.n < MIN_MEASUREMENTS:
         return tuple(said)
     about_y = about_noise(found)
-    if found.misfit > HIGH_MISFIT:
-        special = _outliers(problem, residuals, counted) or _truncation(problem, residuals, counted)
-        about_y = [special] if special is not None else about_y
-    said += about_y
+    special = _outliers(problem, residuals, counted) or _truncation(problem, residuals, counted)
+    said += about_y if special is None else [special]
     still_moves = max(problem.residuals) > NOT_CONVERGED
     if stop is Stop.MAX_ITER and still_moves and not said and problem.state is not None:
         said.append(
@@ -112,10 +113,11 @@ def about_noise(found: Evidence) -> list[str]:
             f"neighbours in y differ by less ({level}); lower noise_std, or set it to None where the noise is white"
         ]
     follows = min(found.correlations, default=0.0) < FOLLOWS_NOISE
-    if found.misfit > HIGH_MISFIT or (
+    if found.misfit > (HIGH_MISFIT if found.flatness < SMOOTHING else HIGH_MISFIT_OF_PIXELS) or (
         found.estimated > ESTIMATE_TOO_HIGH and found.flatness < SMOOTHING and (found.misfit > 1.3 or follows)
     ):
-        factor = found.estimated if found.estimated > ESTIMATE_TOO_HIGH else math.sqrt(found.misfit)
+        blurs = found.estimated > ESTIMATE_TOO_HIGH and found.flatness < SMOOTHING
+        factor = found.estimated if blurs else math.sqrt(found.misfit)
         cause = "A has an error (geometry, kernel, gain, mask)"
         if not found.is_gaussian:
             return [f"{level}: x does not explain the counts; check background, gain and the unit of y, or {cause}"]
@@ -124,7 +126,7 @@ def about_noise(found: Evidence) -> list[str]:
         if not found.is_gaussian:
             return [f"{level}: y varies less than counts do; is it scaled? Give Poisson(gain=...) the unit of a count"]
         return [f"{level}: noise_std is too high by about a factor {found.misfit**-0.5:.2g} or more; lower it"]
-    if whiteness > CORRELATED:
+    if whiteness > CORRELATED and found.flatness < SMOOTHING:
         return [
             f"neighbouring residuals correlate by {whiteness:.2f} where noise would be white: the noise is correlated, "
             "or A has an error (geometry, kernel); whiten y, or raise noise_std if x shows the noise's texture"
@@ -196,9 +198,13 @@ def _diverged(problem: Problem) -> str:
 
 def _outliers(problem: Problem, residuals: Tensor, counted: Tensor) -> str | None:
     """Say that few measurements carry most of the misfit, where they do."""
-    found = find_outliers(problem.h, problem.z) & counted
-    share = float(residuals.abs()[found].square().sum() / residuals.abs()[counted].square().sum())
-    if not (share > 0.5 and is_believable(found, counted)):
+    found = find_outliers(problem.h, problem.z)[0] & counted
+    if not bool(found.any()) or not is_believable(found, counted):
+        return None
+    sizes = residuals.abs()
+    share = float(sizes[found].square().sum() / sizes[counted].square().sum())
+    scale = max(1.0, float(sizes[counted].median()) / 0.6745)
+    if not (share > 0.5 and problem.misfit() > HIGH_MISFIT) and float(sizes[found].max()) < FAR_OUT * scale:
         return None
     term = "LeastSquares" if problem.noise_std is not None else "Poisson"
     remedy = f"use data_term={term}(robust=True), or set noise_std to infinity there"
@@ -213,6 +219,8 @@ def _outliers(problem: Problem, residuals: Tensor, counted: Tensor) -> str | Non
 def _truncation(problem: Problem, residuals: Tensor, counted: Tensor) -> str | None:
     """Say that the misfit sits at the ends of a detector where y is not 0, where it does."""
     y = problem.h.y
+    if problem.misfit() < HIGH_MISFIT:
+        return None
     if not (isinstance(y, Tensor) and y.ndim == 4 and hasattr(problem.operator, "sees_whole_image")):
         return None
     n = y.shape[-1]
