@@ -41,8 +41,8 @@ NOT_CONVERGED = 0.05
 """Relative residual of the last iteration from which on the image still moves."""
 MIN_MEASUREMENTS = 100
 """Fewer measurements do not determine a misfit."""
-EDGE = 0.05
-"""Fraction of a detector at either end that truncation disturbs."""
+EDGE, TRUNCATED = 0.02, 0.1
+"""Fraction of a detector at either end, and |y| there over its largest mean over the views, of a truncated object."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ class Evidence:
         contrast: largest minus smallest y, in noise levels.
         flatness: spectral flatness of A*WA, the smallest of the batch.
         is_gaussian: whether the noise level was given or estimated, and not that of counts.
+        is_sinogram: whether the last two axes of y are views and detector bins.
     """
 
     misfit: float
@@ -66,6 +67,7 @@ class Evidence:
     contrast: float
     flatness: float
     is_gaussian: bool
+    is_sinogram: bool = False
 
 
 def judge(problem: Problem, stop: Stop) -> tuple[str, ...]:
@@ -83,7 +85,7 @@ def judge(problem: Problem, stop: Stop) -> tuple[str, ...]:
     if found.n < MIN_MEASUREMENTS:
         return tuple(said)
     about_y = about_noise(found)
-    special = _outliers(problem, residuals, counted) or _truncation(problem, residuals, counted)
+    special = _truncation(problem) or _outliers(problem, residuals, counted)
     said += about_y if special is None else [special]
     still_moves = max(problem.residuals) > NOT_CONVERGED
     if stop is Stop.MAX_ITER and still_moves and not said and problem.state is not None:
@@ -127,6 +129,11 @@ def about_noise(found: Evidence) -> list[str]:
             return [f"{level}: y varies less than counts do; is it scaled? Give Poisson(gain=...) the unit of a count"]
         return [f"{level}: noise_std is too high by about a factor {found.misfit**-0.5:.2g} or more; lower it"]
     if whiteness > CORRELATED and found.flatness < SMOOTHING:
+        if found.is_sinogram and found.correlations.index(whiteness) == len(found.correlations) - 2:
+            return [
+                f"residuals of one bin correlate from view to view by {whiteness:.2f}: the detector's bins have errors "
+                "common to all views, which make rings; correct their gains (flats), or leave out the worst bins"
+            ]
         return [
             f"neighbouring residuals correlate by {whiteness:.2f} where noise would be white: the noise is correlated, "
             "or A has an error (geometry, kernel); whiten y, or raise noise_std if x shows the noise's texture"
@@ -153,6 +160,7 @@ def gather(problem: Problem, residuals: Tensor, counted: Tensor) -> Evidence:
         contrast,
         min(problem.flatness),
         is_gaussian,
+        _is_sinogram(problem),
     )
 
 
@@ -216,27 +224,30 @@ def _outliers(problem: Problem, residuals: Tensor, counted: Tensor) -> str | Non
     )
 
 
-def _truncation(problem: Problem, residuals: Tensor, counted: Tensor) -> str | None:
-    """Say that the misfit sits at the ends of a detector where y is not 0, where it does."""
+def _is_sinogram(problem: Problem) -> bool:
+    """Whether y is (B, C, views, bins): operators of tomography alone say whether the detector sees the whole image."""
+    return hasattr(problem.operator, "sees_whole_image") and isinstance(problem.h.y, Tensor) and problem.h.y.ndim == 4
+
+
+def _truncation(problem: Problem) -> str | None:
+    """Say that the detector ends inside the object, where y is not 0 at its ends."""
+    if not _is_sinogram(problem):
+        return None
     y = problem.h.y
-    if problem.misfit() < HIGH_MISFIT:
-        return None
-    if not (isinstance(y, Tensor) and y.ndim == 4 and hasattr(problem.operator, "sees_whole_image")):
-        return None
-    n = y.shape[-1]
-    edge = max(1, round(EDGE * n))
-    ends = torch.zeros(n, dtype=torch.bool, device=y.device)
-    ends[:edge] = ends[n - edge :] = True
-    energy = (residuals.abs() ** 2 * counted).sum(dim=(0, 1, 2))
+    edge = max(1, round(EDGE * y.shape[-1]))
     level = y.abs().mean(dim=(0, 1, 2))
-    if not (
-        float(energy[ends].sum()) > 0.5 * float(energy.sum()) and float(level[ends].max()) > 0.1 * float(level.max())
-    ):
-        return None
-    return (
-        f"the misfit ({problem.misfit():.2g}) sits at the ends of the detector, where y is not 0: the object reaches "
-        "beyond the detector or the image; give the operator a larger shape that holds the whole object"
-    )
+    ends = [float(part.mean()) > TRUNCATED * float(level.max()) for part in (level[:edge], level[-edge:])]
+    if any(ends) and problem.misfit() > HIGH_MISFIT:
+        return (
+            f"misfit {problem.misfit():.2g}, and y is not 0 at the ends of the detector: the object reaches beyond the "
+            "detector or the image; give the operator a larger shape that holds the whole object"
+        )
+    if all(ends):
+        return (
+            "y is not 0 at either end of the detector: the object reaches beyond it, and the values of x are uncertain "
+            "by a smooth background; compare contrasts only, or scan the whole object"
+        )
+    return None
 
 
 def _grid_axes(problem: Problem, r: Tensor) -> tuple[int, ...]:
