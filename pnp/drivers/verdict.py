@@ -149,7 +149,11 @@ def gather(problem: Problem, residuals: Tensor, counted: Tensor) -> Evidence:
     if is_gaussian and isinstance(y, Tensor) and weights is not None and bool(counted.any()):
         values = torch.real(y)[counted]
         # The root of W first: its mean would be set by one exact measurement.
-        contrast = float(values.max() - values.min()) * float(weights.sqrt().expand(y.shape)[counted].mean())
+        contrast = (
+            math.inf
+            if problem.noise_estimated
+            else float(values.max() - values.min()) * float(weights.sqrt().expand(y.shape)[counted].mean())
+        )
         if is_sampled(problem.operator) and not problem.noise_estimated:
             estimated = _smallest_estimate(problem, y, weights, counted)
     return Evidence(
@@ -215,12 +219,13 @@ def _outliers(problem: Problem, residuals: Tensor, counted: Tensor) -> str | Non
     if not (share > 0.5 and problem.misfit() > HIGH_MISFIT) and float(sizes[found].max()) < FAR_OUT * scale:
         return None
     term = "LeastSquares" if problem.noise_std is not None else "Poisson"
-    remedy = f"use data_term={term}(robust=True), or set noise_std to infinity there"
+    remedy = f"data_term={term}(robust=True) leaves them out"
     if problem.robust:
-        remedy = "they are many or come and go with each solve; set noise_std to infinity where y is not to be trusted"
+        remedy = "they come and go with each solve; set noise_std to infinity where y is not to be trusted"
     return (
         f"{int(found.sum())} of {int(counted.sum())} measurements carry {100 * share:.0f} % of the misfit "
-        f"({problem.misfit():.2g}): outliers, such as cosmic rays or dead pixels; {remedy}"
+        f"({problem.misfit():.2g}): outliers, such as cosmic rays or dead pixels ({remedy}), or an error of A there, "
+        "such as its boundary or centre"
     )
 
 
