@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,8 +65,15 @@ class Result:
     def verdict(self) -> str:
         """One line: the misfit and what it says, or the warnings that explain it."""
         rejected = f", {self.n_rejected} measurements rejected as outliers" if self.n_rejected else ""
-        judgement = "; ".join(self.warnings) if self.warnings else "x explains y up to its noise"
-        return f"misfit {self.misfit:.3g}{rejected}: {judgement}"
+        return f"misfit {self.misfit:.3g}{rejected}: {'; '.join(self.warnings) or self._fit}"
+
+    @property
+    def _fit(self) -> str:
+        """What the misfit says where nothing looks wrong."""
+        if math.isnan(self.misfit):
+            return "not computed"
+        size = "" if 0.5 < self.misfit < 1.5 else f"{self.misfit**0.5:.2g} times "
+        return f"x explains y up to {size}its noise"
 
     def __str__(self) -> str:
         """Return a summary of a few lines; `repr` shows the fields."""
