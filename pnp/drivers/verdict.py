@@ -10,13 +10,14 @@ warning (`benchmarks/verdict.py`).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..algorithms.noise_estimate import estimate_noise_std
+from ..algorithms.noise_estimate import estimate_noise_std, least_noise_std
 from .outliers import find_outliers, is_believable
 from .physics_noise import gain_of, is_sampled
 from .problem import Problem
@@ -26,9 +27,13 @@ HIGH_MISFIT = 3.0
 """Misfit from which on x does not explain y: residuals 1.7 times the noise."""
 LOW_MISFIT = 0.1
 """Misfit below which x follows y more closely than noise of the given level would allow."""
-ESTIMATE_TOO_LOW, ESTIMATE_TOO_HIGH = 0.6, 1.6
-"""Ratios of estimated to given noise that contradict the given one."""
-CORRELATED = 0.35
+ESTIMATE_TOO_LOW, ESTIMATE_TOO_HIGH = 0.6, 1.8
+"""Ratios of estimated to given noise that contradict the given one; the estimate holds texture, too."""
+ESTIMATE_LOW, FOLLOWED_MISFIT = 0.8, 0.5
+"""A ratio that does so where the misfit is below the second number as well."""
+LEAST_TOO_HIGH = 1.6
+"""The same for the noise that y shows at least, which holds no texture."""
+CORRELATED = 0.5
 """Correlation of neighbouring residuals that white noise does not have."""
 FOLLOWS_NOISE = -0.3
 """Correlation of neighbouring residuals below which x follows all but the highest frequencies of the noise."""
@@ -49,7 +54,9 @@ class Evidence:
     Attributes:
         misfit: per measurement that counts.
         n: measurements that count.
-        estimated: noise that second differences of y show, over the noise that is used; NaN where they show nothing.
+        estimated: noise that second differences of y show at most, over the noise that is used; NaN where they show
+            nothing.
+        at_least: noise that they show at least, over the noise that is used; NaN where they are too few.
         correlations: of neighbouring residuals, along the last axes of y.
         contrast: largest minus smallest y, in noise levels.
         flatness: spectral flatness of A*WA, the smallest of the batch.
@@ -59,6 +66,7 @@ class Evidence:
     misfit: float
     n: int
     estimated: float
+    at_least: float
     correlations: tuple[float, ...]
     contrast: float
     flatness: float
@@ -96,7 +104,7 @@ def judge(problem: Problem, stop: Stop) -> tuple[str, ...]:
 def about_noise(found: Evidence) -> list[str]:
     """Return what the evidence says about the noise level or the model, at most one sentence.
 
-    >>> about_noise(Evidence(1.02, 4096, 1.05, (0.01, -0.03), 30.0, 0.2, True))
+    >>> about_noise(Evidence(1.02, 4096, 1.05, 0.98, (0.01, -0.03), 30.0, 0.2, True))
     []
     """
     level = f"misfit {found.misfit:.2g} where about 1 is expected"
@@ -106,12 +114,18 @@ def about_noise(found: Evidence) -> list[str]:
             "it meant for data in 0-255? Divide it by 255 for data in [0, 1]; it is in units of y"
         ]
     whiteness = max(found.correlations, default=0.0)
-    if found.estimated < ESTIMATE_TOO_LOW:
+    low = ESTIMATE_LOW if found.misfit < FOLLOWED_MISFIT else ESTIMATE_TOO_LOW
+    if found.estimated < low:
         return [
             f"noise_std is too high by about a factor {1 / found.estimated:.2g}, or the noise is correlated: "
             f"neighbours in y differ by less ({level}); lower noise_std, or set it to None where the noise is white"
         ]
     follows = min(found.correlations, default=0.0) < FOLLOWS_NOISE
+    if found.at_least > LEAST_TOO_HIGH:
+        return [
+            f"noise_std is too low by about a factor {found.estimated:.2g}: y shows white noise of that size "
+            f"({level}); raise noise_std, unless it is the grain of the picture itself"
+        ]
     if found.misfit > HIGH_MISFIT or (
         found.estimated > ESTIMATE_TOO_HIGH and found.flatness < SMOOTHING and (found.misfit > 1.3 or follows)
     ):
@@ -137,16 +151,19 @@ def gather(problem: Problem, residuals: Tensor, counted: Tensor) -> Evidence:
     y, is_gaussian = problem.h.y, problem.noise_std is not None
     estimated, contrast = math.nan, math.inf
     weights = getattr(problem.h, "weights", None)
+    at_least = math.nan
     if is_gaussian and isinstance(y, Tensor) and weights is not None and bool(counted.any()):
         values = torch.real(y)[counted]
         # The root of W first: its mean would be set by one exact measurement.
         contrast = float(values.max() - values.min()) * float(weights.sqrt().expand(y.shape)[counted].mean())
         if is_sampled(problem.operator) and not problem.noise_estimated:
-            estimated = _smallest_estimate(problem, y, weights, counted)
+            estimated = _smallest(estimate_noise_std, problem, y, weights, counted)
+            at_least = _smallest(least_noise_std, problem, y, weights, counted)
     return Evidence(
         problem.misfit(),
         int(counted.sum()),
         estimated,
+        at_least,
         tuple(_correlation(residuals, counted, axis) for axis in _grid_axes(problem, residuals)),
         contrast,
         min(problem.flatness),
@@ -154,7 +171,13 @@ def gather(problem: Problem, residuals: Tensor, counted: Tensor) -> Evidence:
     )
 
 
-def _smallest_estimate(problem: Problem, y: Tensor, weights: Tensor, counted: Tensor) -> float:
+def _smallest(
+    estimate: Callable[[Tensor, Tensor | None, Tensor], float],
+    problem: Problem,
+    y: Tensor,
+    weights: Tensor,
+    counted: Tensor,
+) -> float:
     """Estimated over given noise, the smallest of the batch; NaN where there is none.
 
     The second differences of y are divided by the noise that they should have: y / noise_std would not do, where the
@@ -168,7 +191,7 @@ def _smallest_estimate(problem: Problem, y: Tensor, weights: Tensor, counted: Te
         typical = w[w > 0].median()  # variances of faint data leave the range of float32
         variance = torch.where(w > 0, typical / w, 1)
         with suppress(ValueError):
-            level = estimate_noise_std(y[b : b + 1], None if gain is None else gain[b : b + 1], variance)
+            level = estimate(y[b : b + 1], None if gain is None else gain[b : b + 1], variance)
             found.append(level * float(typical.sqrt()))
     return min((level for level in found if level > 0), default=math.nan)
 
