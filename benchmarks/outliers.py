@@ -150,9 +150,8 @@ def rows(problem: Problem, name: str, damages: dict[str, Damage], quick: bool) -
             if bad.any():
                 by_hand = torch.where(bad, math.inf, NOISE)
                 found["marked by hand"] = solve(A, damaged, denoiser(), noise_std=by_hand)
-            times = interleaved(
-                {"clean": lambda: plain(y), "robust": lambda: robust(damaged)}, rounds=1 if quick else 5
-            )
+            calls = {"clean": partial(plain, y), "robust": partial(robust, damaged)}
+            times = interleaved(calls, rounds=1 if quick else 5)
         title = f"{name}, {what}"
         quality = {who: float(psnr(result.x, x, data_range=peak)) for who, result in found.items()}
         if hasattr(A, "fbp"):

@@ -1,11 +1,11 @@
 """How often `Result.warnings` is right: false alarms on sound problems, and wrong noise levels that are noticed.
 
 Each operator measures photographs and a head, 128 x 128 pixels, with noise of 0.3, 2 and 10 % of the range of y, or
-with counts of which the largest has that noise. With the right level no warning is expected, from MLPatch or from TV: rows
-"right level" count the warnings, and each is a row of its own. With a level that is wrong by a factor, rows "level x f"
-give the fraction that is noticed, the factor named, and how many misses cost more than 1 dB. The level of counts is
-that of `Poisson(gain=f^2)`. "finer grid" measures a picture of twice the resolution, whose sinograms are averaged over
-pairs of bins. Every denoiser and level starts from the same noise.
+with counts of which the largest has that noise. With the right level no warning is expected, from MLPatch or from
+TV: rows "right level" count the warnings, and each is a row of its own. With a level that is wrong by a factor, rows
+"level x f" give the fraction that is noticed, the factor named, and how many misses cost more than 1 dB. The level of
+counts is that of `Poisson(gain=f^2)`. "finer grid" measures a picture of twice the resolution, whose sinograms are
+averaged over pairs of bins. Every denoiser and level starts from the same noise.
 
 --quick takes two problems of each part, one image of 64 x 64 pixels, one noise level and two factors.
 """
