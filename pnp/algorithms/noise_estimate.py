@@ -98,7 +98,7 @@ def least_noise_std(y: Tensor, gain: Tensor | None = None, variance: Tensor | No
     if len(far) < MIN_WINDOWS:
         return math.nan
     square = (GROWTH * float(near.median()) ** 2 - float(far.median()) ** 2) / (GROWTH - 1)
-    return max(0.0, square / 6) ** 0.5 / 0.6744898
+    return math.sqrt(max(0.0, square) / 6) / 0.6744898
 
 
 def typical_noise_std(noise_std: Any) -> float:

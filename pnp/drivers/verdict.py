@@ -13,13 +13,15 @@ import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..algorithms.noise_estimate import estimate_noise_std, least_noise_std
 from .outliers import find_outliers, is_believable
-from .physics_noise import gain_of, is_sampled
+from .parts import Joined
+from .physics_noise import gain_of, is_sampled, owners_of
 from .problem import Problem
 from .result import Stop
 
@@ -31,6 +33,10 @@ ESTIMATE_TOO_LOW, ESTIMATE_TOO_HIGH = 0.6, 1.8
 """Ratios of estimated to given noise that contradict the given one; the estimate holds texture, too."""
 ESTIMATE_LOW, FOLLOWED_MISFIT = 0.8, 0.5
 """A ratio that does so where the misfit is below the second number as well."""
+SMOOTH, SMOOTH_MISFIT = 0.6, 0.4
+"""x that is smoother than noise does not follow it; then its misfit is not below the second number."""
+UPPER_QUARTILE = 1.1503494
+"""Of |r| for white noise r of variance 1."""
 LEAST_TOO_HIGH = 1.6
 """The same for the noise that y shows at least, which holds no texture."""
 CORRELATED = 0.5
@@ -58,6 +64,7 @@ class Evidence:
             nothing.
         at_least: noise that they show at least, over the noise that is used; NaN where they are too few.
         correlations: of neighbouring residuals, along the last axes of y.
+        roughness: of x, where 1 is that of the noise in the pixels that are measured best; NaN if unknown.
         contrast: largest minus smallest y, in noise levels.
         flatness: spectral flatness of A*WA, the smallest of the batch.
         is_gaussian: whether the noise level was given or estimated, and not that of counts.
@@ -68,6 +75,7 @@ class Evidence:
     estimated: float
     at_least: float
     correlations: tuple[float, ...]
+    roughness: float
     contrast: float
     flatness: float
     is_gaussian: bool
@@ -104,7 +112,7 @@ def judge(problem: Problem, stop: Stop) -> tuple[str, ...]:
 def about_noise(found: Evidence) -> list[str]:
     """Return what the evidence says about the noise level or the model, at most one sentence.
 
-    >>> about_noise(Evidence(1.02, 4096, 1.05, 0.98, (0.01, -0.03), 30.0, 0.2, True))
+    >>> about_noise(Evidence(1.02, 4096, 1.05, 0.98, (0.01, -0.03), 0.4, 30.0, 0.2, True))
     []
     """
     level = f"misfit {found.misfit:.2g} where about 1 is expected"
@@ -123,7 +131,7 @@ def about_noise(found: Evidence) -> list[str]:
     follows = min(found.correlations, default=0.0) < FOLLOWS_NOISE
     if found.at_least > LEAST_TOO_HIGH:
         return [
-            f"noise_std is too low by about a factor {found.estimated:.2g}: y shows white noise of that size "
+            f"noise_std is too low by about a factor {max(found.estimated, found.at_least):.2g}: y shows white noise of that size "
             f"({level}); raise noise_std, unless it is the grain of the picture itself"
         ]
     if found.misfit > HIGH_MISFIT or (
@@ -134,7 +142,8 @@ def about_noise(found: Evidence) -> list[str]:
         if not found.is_gaussian:
             return [f"{level}: x does not explain the counts; check background, gain and the unit of y, or {cause}"]
         return [f"{level}: noise_std is too low by about a factor {factor:.2g}, or {cause}; raise noise_std, or mend A"]
-    if found.misfit < LOW_MISFIT and not found.estimated > ESTIMATE_TOO_HIGH:
+    too_small = SMOOTH_MISFIT if found.roughness < SMOOTH and not found.estimated > ESTIMATE_LOW else LOW_MISFIT
+    if found.misfit < too_small and not found.estimated > ESTIMATE_TOO_HIGH:
         if not found.is_gaussian:
             return [f"{level}: y varies less than counts do; is it scaled? Give Poisson(gain=...) the unit of a count"]
         return [f"{level}: noise_std is too high by about a factor {found.misfit**-0.5:.2g} or more; lower it"]
@@ -149,31 +158,45 @@ def about_noise(found: Evidence) -> list[str]:
 def gather(problem: Problem, residuals: Tensor, counted: Tensor) -> Evidence:
     """Return the evidence on a problem's image, given its residuals in noise levels and which of them count."""
     y, is_gaussian = problem.h.y, problem.noise_std is not None
-    estimated, contrast = math.nan, math.inf
+    estimated, at_least, contrast, roughness = math.nan, math.nan, math.inf, math.nan
     weights = getattr(problem.h, "weights", None)
-    at_least = math.nan
     if is_gaussian and isinstance(y, Tensor) and weights is not None and bool(counted.any()):
         values = torch.real(y)[counted]
         # The root of W first: its mean would be set by one exact measurement.
         contrast = float(values.max() - values.min()) * float(weights.sqrt().expand(y.shape)[counted].mean())
-        if is_sampled(problem.operator) and not problem.noise_estimated:
-            estimated = _smallest(estimate_noise_std, problem, y, weights, counted)
-            at_least = _smallest(least_noise_std, problem, y, weights, counted)
+        roughness = _roughness(problem)
+        if not problem.noise_estimated:
+            parts = _sampled_parts(problem, y, weights.expand(y.shape), counted)
+            estimated = min((_smallest(estimate_noise_std, *part) for part in parts), default=math.nan)
+            at_least = max((_smallest(least_noise_std, *part) for part in parts), default=math.nan)
     return Evidence(
         problem.misfit(),
         int(counted.sum()),
         estimated,
         at_least,
         tuple(_correlation(residuals, counted, axis) for axis in _grid_axes(problem, residuals)),
+        roughness,
         contrast,
         min(problem.flatness),
         is_gaussian,
     )
 
 
+def _sampled_parts(problem: Problem, *tensors: Tensor) -> list[tuple[Any, ...]]:
+    """Return the operator of each part of y whose neighbours are neighbours in space, with that part of the tensors."""
+    operator = problem.operator
+    if not isinstance(operator, Joined):
+        return [(operator, *tensors)] if is_sampled(operator) else []
+    parts = list(zip(*map(operator.split, tensors), strict=True))
+    owners = owners_of(operator.operator, len(parts))
+    return [
+        (owner, *part) for owner, part in zip(owners, parts, strict=True) if owner is not None and is_sampled(owner)
+    ]
+
+
 def _smallest(
     estimate: Callable[[Tensor, Tensor | None, Tensor], float],
-    problem: Problem,
+    operator: Any,
     y: Tensor,
     weights: Tensor,
     counted: Tensor,
@@ -183,17 +206,36 @@ def _smallest(
     The second differences of y are divided by the noise that they should have: y / noise_std would not do, where the
     noise of counts is in both.
     """
-    gain = gain_of(problem.operator, y)
+    gain = gain_of(operator, y)
     y = torch.where(counted, y, 0)
     found = []
     for b in range(len(y)):
-        w = weights.expand(y.shape)[b : b + 1]
+        w = weights[b : b + 1]
+        if not bool((w > 0).any()):
+            continue
         typical = w[w > 0].median()  # variances of faint data leave the range of float32
         variance = torch.where(w > 0, typical / w, 1)
         with suppress(ValueError):
             level = estimate(y[b : b + 1], None if gain is None else gain[b : b + 1], variance)
             found.append(level * float(typical.sqrt()))
     return min((level for level in found if level > 0), default=math.nan)
+
+
+def _roughness(problem: Problem) -> float:
+    """Upper quartile of the second differences of z, over that of the noise of the best measured pixel; NaN if none."""
+    z, curvature = problem.z, problem.h.curvature()
+    rough = []
+    for b in range(len(z)):
+        along = [z[b].unfold(axis, 3, 1) for axis in range(1, z.ndim - 1) if z.shape[axis + 1] > 2]
+        sizes = [(t[..., 0] - 2 * t[..., 1] + t[..., 2]).abs().flatten() for t in along]
+        noise = float(curvature if isinstance(curvature, float) else curvature.flatten()[b]) ** -0.5
+        if sizes:
+            rough.append(_upper_quartile(torch.cat(sizes)) / (UPPER_QUARTILE * math.sqrt(6) * noise))
+    return max(rough, default=math.nan)
+
+
+def _upper_quartile(values: Tensor) -> float:
+    return float(values.kthvalue(max(1, (3 * len(values)) // 4)).values)
 
 
 def _concerns(problem: Problem) -> list[str]:
