@@ -86,11 +86,13 @@ def gaussian(operator: Any, x: Tensor, noise: float, g: torch.Generator, clean: 
 
 
 def counts(operator: Any, x: Tensor, noise: float, g: torch.Generator) -> Case:
-    """Return counts of which the largest expected has that noise relative to itself."""
+    """Return counts of which the largest has that noise relative to itself, with a background of 1 % of it."""
     x = x.clamp(min=0)
     x = x / float(operator.A(x).max()) / noise**2
-    y = torch.poisson(operator.A(x).clamp(min=0), generator=g)
-    return Case(operator, x, y, lambda factor: {"data_term": Poisson(gain=factor**2), "bounds": (0.0, None)})
+    background = 0.01 / noise**2
+    y = torch.poisson(operator.A(x).clamp(min=0) + background, generator=g)
+    bounds = (0.0, None)
+    return Case(operator, x, y, lambda f: {"data_term": Poisson(gain=f**2, background=background), "bounds": bounds})
 
 
 def of_pixels(operator: Callable[[int, torch.Generator], Any], with_noise: Callable[..., Case] = gaussian) -> Make:

@@ -40,7 +40,7 @@ SMOOTH, SMOOTH_MISFIT = 0.6, 0.4
 """x that is smoother than noise does not follow it; then its misfit is not below the second number."""
 UPPER_QUARTILE = 1.1503494
 """Of |r| for white noise r of variance 1."""
-LEAST_TOO_HIGH = 1.6
+LEAST_TOO_HIGH = 1.55
 """The same for the noise that y shows at least, which holds no texture."""
 CORRELATED = 0.35
 """Correlation of neighbouring residuals that white noise does not have."""
