@@ -10,15 +10,18 @@ warning (`benchmarks/verdict.py`).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..algorithms.noise_estimate import estimate_noise_std
+from ..algorithms.noise_estimate import estimate_noise_std, least_noise_std
 from .outliers import find_outliers, is_believable
-from .physics_noise import gain_of, is_sampled
+from .parts import Joined
+from .physics_noise import gain_of, is_sampled, owners_of
 from .problem import Problem
 from .result import Stop
 
@@ -29,8 +32,16 @@ FAR_OUT = 25.0
 """Residual, in robust standard deviations, that no denoiser leaves of clean data."""
 LOW_MISFIT = 0.1
 """Misfit below which x follows y more closely than noise of the given level would allow."""
-ESTIMATE_TOO_LOW, ESTIMATE_TOO_HIGH = 0.6, 1.6
-"""Ratios of estimated to given noise that contradict the given one."""
+ESTIMATE_TOO_LOW, ESTIMATE_TOO_HIGH = 0.6, 1.8
+"""Ratios of estimated to given noise that contradict the given one; the estimate holds texture, too."""
+ESTIMATE_LOW, FOLLOWED_MISFIT = 0.8, 0.5
+"""A ratio that does so where the misfit is below the second number as well."""
+SMOOTH, SMOOTH_MISFIT = 0.6, 0.4
+"""x that is smoother than noise does not follow it; then its misfit is not below the second number."""
+UPPER_QUARTILE = 1.1503494
+"""Of |r| for white noise r of variance 1."""
+LEAST_TOO_HIGH = 1.55
+"""The same for the noise that y shows at least, which holds no texture."""
 CORRELATED = 0.35
 """Correlation of neighbouring residuals that white noise does not have."""
 FOLLOWS_NOISE = -0.3
@@ -52,8 +63,11 @@ class Evidence:
     Attributes:
         misfit: per measurement that counts.
         n: measurements that count.
-        estimated: noise that second differences of y show, over the noise that is used; NaN where they show nothing.
+        estimated: noise that second differences of y show at most, over the noise that is used; NaN where they show
+            nothing.
+        at_least: noise that they show at least, over the noise that is used; NaN where they are too few.
         correlations: of neighbouring residuals, along the last axes of y.
+        roughness: of x, where 1 is that of the noise in the pixels that are measured best; NaN if unknown.
         contrast: largest minus smallest y, in noise levels.
         flatness: spectral flatness of A*WA, the smallest of the batch.
         is_gaussian: whether the noise level was given or estimated, and not that of counts.
@@ -63,7 +77,9 @@ class Evidence:
     misfit: float
     n: int
     estimated: float
+    at_least: float
     correlations: tuple[float, ...]
+    roughness: float
     contrast: float
     flatness: float
     is_gaussian: bool
@@ -99,7 +115,7 @@ def judge(problem: Problem, stop: Stop) -> tuple[str, ...]:
 def about_noise(found: Evidence) -> list[str]:
     """Return what the evidence says about the noise level or the model, at most one sentence.
 
-    >>> about_noise(Evidence(1.02, 4096, 1.05, (0.01, -0.03), 30.0, 0.2, True))
+    >>> about_noise(Evidence(1.02, 4096, 1.05, 0.98, (0.01, -0.03), 0.4, 30.0, 0.2, True))
     []
     """
     level = f"misfit {found.misfit:.2g} where about 1 is expected"
@@ -109,12 +125,19 @@ def about_noise(found: Evidence) -> list[str]:
             "it meant for data in 0-255? Divide it by 255 for data in [0, 1]; it is in units of y"
         ]
     whiteness = max(found.correlations, default=0.0)
-    if found.estimated < ESTIMATE_TOO_LOW:
+    low = ESTIMATE_LOW if found.misfit < FOLLOWED_MISFIT else ESTIMATE_TOO_LOW
+    if found.estimated < low:
         return [
             f"noise_std is too high by about a factor {1 / found.estimated:.2g}, or the noise is correlated: "
             f"neighbours in y differ by less ({level}); lower noise_std, or set it to None where the noise is white"
         ]
     follows = min(found.correlations, default=0.0) < FOLLOWS_NOISE
+    if found.at_least > LEAST_TOO_HIGH:
+        factor = max(found.estimated, found.at_least)
+        return [
+            f"noise_std is too low by about a factor {factor:.2g}: y shows white noise of that size ({level}); raise "
+            "noise_std, unless it is the grain of the picture itself"
+        ]
     if found.misfit > (HIGH_MISFIT if found.flatness < SMOOTHING else HIGH_MISFIT_OF_PIXELS) or (
         found.estimated > ESTIMATE_TOO_HIGH and found.flatness < SMOOTHING and (found.misfit > 1.3 or follows)
     ):
@@ -124,7 +147,8 @@ def about_noise(found: Evidence) -> list[str]:
         if not found.is_gaussian:
             return [f"{level}: x does not explain the counts; check background, gain and the unit of y, or {cause}"]
         return [f"{level}: noise_std is too low by about a factor {factor:.2g}, or {cause}; raise noise_std, or mend A"]
-    if found.misfit < LOW_MISFIT and not found.estimated > ESTIMATE_TOO_HIGH:
+    too_small = SMOOTH_MISFIT if found.roughness < SMOOTH and not found.estimated > ESTIMATE_LOW else LOW_MISFIT
+    if found.misfit < too_small and not found.estimated > ESTIMATE_TOO_HIGH:
         if not found.is_gaussian:
             return [f"{level}: y varies less than counts do; is it scaled? Give Poisson(gain=...) the unit of a count"]
         return [f"{level}: noise_std is too high by about a factor {found.misfit**-0.5:.2g} or more; lower it"]
@@ -134,9 +158,13 @@ def about_noise(found: Evidence) -> list[str]:
                 f"residuals of one bin correlate from view to view by {whiteness:.2f}: the detector's bins have errors "
                 "common to all views, which make rings; correct their gains (flats), or leave out the worst bins"
             ]
+        said = f"neighbouring residuals correlate by {whiteness:.2f} where noise would be white: "
+        if not found.is_gaussian:
+            cause = "A has an error (geometry, attenuation, background), or x is too smooth"
+            return [f"{said}{cause}; mend A, or lower strength"]
         return [
-            f"neighbouring residuals correlate by {whiteness:.2f} where noise would be white: the noise is correlated, "
-            "or A has an error (geometry, kernel); whiten y, or raise noise_std if x shows the noise's texture"
+            f"{said}the noise is correlated, or A has an error (geometry, kernel); whiten y, or raise noise_std if x "
+            "shows the noise's texture"
         ]
     return []
 
@@ -144,23 +172,24 @@ def about_noise(found: Evidence) -> list[str]:
 def gather(problem: Problem, residuals: Tensor, counted: Tensor) -> Evidence:
     """Return the evidence on a problem's image, given its residuals in noise levels and which of them count."""
     y, is_gaussian = problem.h.y, problem.noise_std is not None
-    estimated, contrast = math.nan, math.inf
+    estimated, at_least, contrast, roughness = math.nan, math.nan, math.inf, math.nan
     weights = getattr(problem.h, "weights", None)
     if is_gaussian and isinstance(y, Tensor) and weights is not None and bool(counted.any()):
         values = torch.real(y)[counted]
         # The root of W first: its mean would be set by one exact measurement.
-        contrast = (
-            math.inf
-            if problem.noise_estimated
-            else float(values.max() - values.min()) * float(weights.sqrt().expand(y.shape)[counted].mean())
-        )
-        if is_sampled(problem.operator) and not problem.noise_estimated:
-            estimated = _smallest_estimate(problem, y, weights, counted)
+        roughness = _roughness(problem)
+        if not problem.noise_estimated:
+            contrast = float(values.max() - values.min()) * float(weights.sqrt().expand(y.shape)[counted].mean())
+            parts = _sampled_parts(problem, y, weights.expand(y.shape), counted)
+            estimated = min((_smallest(estimate_noise_std, *part) for part in parts), default=math.nan)
+            at_least = max((_smallest(least_noise_std, *part) for part in parts), default=math.nan)
     return Evidence(
         problem.misfit(),
         int(counted.sum()),
         estimated,
+        at_least,
         tuple(_correlation(residuals, counted, axis) for axis in _grid_axes(problem, residuals)),
+        roughness,
         contrast,
         min(problem.flatness),
         is_gaussian,
@@ -168,23 +197,60 @@ def gather(problem: Problem, residuals: Tensor, counted: Tensor) -> Evidence:
     )
 
 
-def _smallest_estimate(problem: Problem, y: Tensor, weights: Tensor, counted: Tensor) -> float:
+def _sampled_parts(problem: Problem, *tensors: Tensor) -> list[tuple[Any, ...]]:
+    """Return the operator of each part of y whose neighbours are neighbours in space, with that part of the tensors."""
+    operator = problem.operator
+    if not isinstance(operator, Joined):
+        return [(operator, *tensors)] if is_sampled(operator) else []
+    parts = list(zip(*map(operator.split, tensors), strict=True))
+    owners = owners_of(operator.operator, len(parts))
+    return [
+        (owner, *part) for owner, part in zip(owners, parts, strict=True) if owner is not None and is_sampled(owner)
+    ]
+
+
+def _smallest(
+    estimate: Callable[[Tensor, Tensor | None, Tensor], float],
+    operator: Any,
+    y: Tensor,
+    weights: Tensor,
+    counted: Tensor,
+) -> float:
     """Estimated over given noise, the smallest of the batch; NaN where there is none.
 
     The second differences of y are divided by the noise that they should have: y / noise_std would not do, where the
     noise of counts is in both.
     """
-    gain = gain_of(problem.operator, y)
+    gain = gain_of(operator, y)
     y = torch.where(counted, y, 0)
     found = []
     for b in range(len(y)):
-        w = weights.expand(y.shape)[b : b + 1]
+        w = weights[b : b + 1]
+        if not bool((w > 0).any()):
+            continue
         typical = w[w > 0].median()  # variances of faint data leave the range of float32
         variance = torch.where(w > 0, typical / w, 1)
         with suppress(ValueError):
-            level = estimate_noise_std(y[b : b + 1], None if gain is None else gain[b : b + 1], variance)
+            level = estimate(y[b : b + 1], None if gain is None else gain[b : b + 1], variance)
             found.append(level * float(typical.sqrt()))
     return min((level for level in found if level > 0), default=math.nan)
+
+
+def _roughness(problem: Problem) -> float:
+    """Upper quartile of the second differences of z, over that of the noise of the best measured pixel; NaN if none."""
+    z, curvature = problem.z, problem.h.curvature()
+    rough = []
+    for b in range(len(z)):
+        along = [z[b].unfold(axis, 3, 1) for axis in range(1, z.ndim - 1) if z.shape[axis + 1] > 2]
+        sizes = [(t[..., 0] - 2 * t[..., 1] + t[..., 2]).abs().flatten() for t in along]
+        noise = float(curvature if isinstance(curvature, float) else curvature.flatten()[b]) ** -0.5
+        if sizes:
+            rough.append(_upper_quartile(torch.cat(sizes)) / (UPPER_QUARTILE * math.sqrt(6) * noise))
+    return max(rough, default=math.nan)
+
+
+def _upper_quartile(values: Tensor) -> float:
+    return float(values.kthvalue(max(1, (3 * len(values)) // 4)).values)
 
 
 def _concerns(problem: Problem) -> list[str]:

@@ -89,6 +89,8 @@ def test_a_failing_process_is_reported_not_raised(timing, tmp_path):
         ("denoising", {"MLPatch", "DRUNet", "DnCNN"}),
         ("ct_solve", {"deepinv DPIR"}),
         ("spect", {"ours", "plain autograd"}),
+        ("verdict", {"right level", "level x 0.2", "level x 5"}),
+        ("outliers", {"FBP", "plain", "robust", "marked by hand"}),
         ("stack", {f"{os.cpu_count()} workers and the caller"}),
     ],
 )

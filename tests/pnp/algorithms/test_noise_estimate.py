@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from arrays import F64, rand, uniform
 from torch import Tensor
 
 from pnp import estimate_noise_std
+from pnp.algorithms.noise_estimate import least_noise_std
 
 SIZE = (128, 128)
 
@@ -66,3 +69,37 @@ def test_columns_alone_suffice_and_too_few_pixels_are_refused():
         estimate_noise_std(noisy(0.05), grid)
     with pytest.raises(ValueError, match="noise_std"):
         estimate_noise_std(0 * noisy(0.05), columns)
+
+
+def red(seed: int) -> Tensor:
+    """Texture with the power spectrum 1/f^3 of photographs, of variance 1."""
+    f = torch.fft.fftfreq(SIZE[0], dtype=F64)
+    radius = torch.hypot(f[:, None], f)
+    radius[0, 0] = math.inf
+    texture = torch.fft.ifft2(torch.fft.fft2(rand(1, 1, *SIZE, seed=seed)) * radius**-1.5).real
+    return texture / texture.std()
+
+
+def test_the_least_noise_is_that_of_white_noise_and_not_of_texture():
+    assert least_noise_std(noisy(0.05)) == pytest.approx(0.05, rel=0.1)
+    assert least_noise_std(red(9)) == 0 < estimate_noise_std(red(9))
+    y = red(9) + 0.5 * rand(1, 1, *SIZE, seed=10)
+    assert 0.3 < least_noise_std(y) <= 0.55
+    assert least_noise_std(y) < estimate_noise_std(y)
+
+
+def test_the_least_noise_sees_measured_pixels_and_their_gains_only():
+    kept = uniform(*SIZE, seed=11) < 0.6
+    y = torch.where(kept, noisy(0.05), 1e9)
+    assert least_noise_std(y, kept) == pytest.approx(0.05, rel=0.15)
+    gain = 0.5 + 2 * uniform(*SIZE, seed=12)
+    y = gain * (100 + scene()) + 0.05 * rand(1, 1, *SIZE, seed=13)
+    assert least_noise_std(y, gain) == pytest.approx(0.05, rel=0.15)
+    variance = 0.5 + uniform(*SIZE, seed=14)
+    y = scene() + 0.05 * variance.sqrt() * rand(1, 1, *SIZE, seed=15)
+    assert least_noise_std(y, variance=variance) == pytest.approx(0.05, rel=0.15)
+
+
+@pytest.mark.parametrize("shape", [(5000,), (1, 1, 4, 4), (1, 1, 2, 500), (1, 1, 30, 4)])
+def test_too_few_pixels_say_nothing_about_the_least_noise(shape):
+    assert math.isnan(least_noise_std(rand(*shape)))
