@@ -94,20 +94,23 @@ def repeated_values(y: Tensor, counted: Tensor) -> Tensor:
         if 2 * int((repeats == 1).sum()) < int(counts.sum()):
             suspect[1:-1] = False
         found[b][counts] = suspect[index]
-    return found & ~_in_area(y, found) if y.ndim == 4 and bool(found.any()) else found
+    return found & ~_in_area(y, counted, found) if y.ndim == 4 and bool(found.any()) else found
 
 
-def _in_area(y: Tensor, found: Tensor) -> Tensor:
-    """Whether at least half of a measurement's eight neighbours hold its own value."""
-    inside = pad(y, (1, 1, 1, 1), value=math.nan)
+def _in_area(y: Tensor, counted: Tensor, found: Tensor) -> Tensor:
+    """Whether a measurement or one beside it shares its value with at least half of its neighbours, and with two.
+
+    Only neighbours that count: what a mask drops is stored as zeros, which are no pepper.
+    """
+    inside = pad(torch.where(counted, y, math.nan), (1, 1, 1, 1), value=math.nan)
     height, width = y.shape[-2:]
-    same = torch.zeros(y.shape, device=y.device)
+    same, near = torch.zeros_like(y), torch.zeros_like(y)
     for i in range(3):
         for j in range(3):
-            same += inside[..., i : i + height, j : j + width] == y
-    core = found & (same >= 5)  # itself and four more
-    near = max_pool2d(core.to(y.dtype), 3, 1, 1) > 0
-    return found & near
+            beside = inside[..., i : i + height, j : j + width]
+            same, near = same + (beside == y), near + ~beside.isnan()
+    core = found & (same >= 3) & (2 * same > near)  # itself among both
+    return found & (max_pool2d(core.to(y.dtype), 3, 1, 1) > 0)
 
 
 def _median_of_noise(r: Tensor) -> float:
