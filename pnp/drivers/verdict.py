@@ -32,6 +32,8 @@ CORRELATED = 0.35
 """Correlation of neighbouring residuals that white noise does not have."""
 FOLLOWS_NOISE = -0.3
 """Correlation of neighbouring residuals below which x follows all but the highest frequencies of the noise."""
+UNLIKE_TEXTURE, UNEXPLAINED_TEXTURE = 4.0, 2.0
+"""Where A leaves texture in y: ratio of estimated to given noise that texture seldom has, and a misfit with it."""
 SMOOTHING = 0.9
 """Spectral flatness below which A blurs or projects, so that y has less texture than x."""
 NOT_CONVERGED = 0.05
@@ -120,6 +122,12 @@ def about_noise(found: Evidence) -> list[str]:
         if not found.is_gaussian:
             return [f"{level}: x does not explain the counts; check background, gain and the unit of y, or {cause}"]
         return [f"{level}: noise_std is too low by about a factor {factor:.2g}, or {cause}; raise noise_std, or mend A"]
+    follows = bool(found.correlations) and max(found.correlations) < FOLLOWS_NOISE
+    if found.estimated > UNLIKE_TEXTURE and (follows or found.misfit > UNEXPLAINED_TEXTURE):
+        return [
+            f"noise_std is too low by about a factor {found.estimated:.2g}, or the image has texture as fine as a pixel: "
+            f"neighbours in y differ by more ({level}); raise noise_std if x is noisy"
+        ]
     if found.misfit < LOW_MISFIT and not found.estimated > ESTIMATE_TOO_HIGH:
         if not found.is_gaussian:
             return [f"{level}: y varies less than counts do; is it scaled? Give Poisson(gain=...) the unit of a count"]
