@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -38,10 +38,12 @@ SMOOTHING = 0.9
 """Spectral flatness below which A blurs or projects, so that y has less texture than x."""
 NOT_CONVERGED = 0.05
 """Relative residual of the last iteration from which on the image still moves."""
+FEW_ITERATIONS = 8
+"""With fewer iterations x may leave y unexplained that more of them would explain."""
 MIN_MEASUREMENTS = 100
 """Fewer measurements do not determine a misfit."""
-EDGE = 0.05
-"""Fraction of a detector at either end that truncation disturbs."""
+EDGE, EDGE_SHARE = 0.05, 0.3
+"""Fraction of a detector at either end that truncation disturbs, and the part of the misfit that then sits there."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,9 @@ def judge(problem: Problem, stop: Stop) -> tuple[str, ...]:
     if found.n < MIN_MEASUREMENTS:
         return tuple(said)
     about_y = about_noise(found)
-    if found.misfit > HIGH_MISFIT:
-        special = _outliers(problem, residuals, counted) or _truncation(problem, residuals, counted)
+    if about_y and not about_noise(replace(found, misfit=1.0, correlations=())):  # not of y alone
+        special = _few_iterations(problem, stop)
+        special = special or _outliers(problem, residuals, counted) or _truncation(problem, residuals, counted)
         about_y = [special] if special is not None else about_y
     said += about_y
     still_moves = max(problem.residuals) > NOT_CONVERGED
@@ -202,6 +205,16 @@ def _diverged(problem: Problem) -> str:
     )
 
 
+def _few_iterations(problem: Problem, stop: Stop) -> str | None:
+    """Say that the iterations were few, where max_iter ended them."""
+    if stop is not Stop.MAX_ITER or problem.state is None or problem.state.k >= FEW_ITERATIONS:
+        return None
+    return (
+        f"not converged: misfit {problem.misfit():.2g}, where about 1 is expected, after {problem.state.k} iterations; "
+        "raise max_iter to 20 or more"
+    )
+
+
 def _outliers(problem: Problem, residuals: Tensor, counted: Tensor) -> str | None:
     """Say that few measurements carry most of the misfit, where they do."""
     found = find_outliers(problem.h, problem.z) & counted
@@ -214,7 +227,7 @@ def _outliers(problem: Problem, residuals: Tensor, counted: Tensor) -> str | Non
         remedy = "they are many or come and go with each solve; set noise_std to infinity where y is not to be trusted"
     return (
         f"{int(found.sum())} of {int(counted.sum())} measurements carry {100 * share:.0f} % of the misfit "
-        f"({problem.misfit():.2g}): outliers, such as cosmic rays or dead pixels; {remedy}"
+        f"({problem.misfit():.2g}): outliers, such as cosmic rays or dead pixels, or A has an error; {remedy}"
     )
 
 
@@ -230,7 +243,8 @@ def _truncation(problem: Problem, residuals: Tensor, counted: Tensor) -> str | N
     energy = (residuals.abs() ** 2 * counted).sum(dim=(0, 1, 2))
     level = y.abs().mean(dim=(0, 1, 2))
     if not (
-        float(energy[ends].sum()) > 0.5 * float(energy.sum()) and float(level[ends].max()) > 0.1 * float(level.max())
+        float(energy[ends].sum()) > EDGE_SHARE * float(energy.sum())
+        and float(level[ends].max()) > 0.1 * float(level.max())
     ):
         return None
     return (

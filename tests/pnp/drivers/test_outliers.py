@@ -233,7 +233,9 @@ def test_a_pair_of_functions() -> None:
 
 def test_complex_measurements() -> None:
     """k-space of a complex image with spikes."""
-    A = SimpleNamespace(A=lambda x: torch.fft.fft2(x, norm="ortho"), A_adjoint=lambda y: torch.fft.ifft2(y, norm="ortho"))
+    A = SimpleNamespace(
+        A=lambda x: torch.fft.fft2(x, norm="ortho"), A_adjoint=lambda y: torch.fft.ifft2(y, norm="ortho")
+    )
     x = torch.polar(scene(), 0.5 * scene().flip(-1))
     y = noisy(A, x, 0.01)
     bad = some(y, 8)
