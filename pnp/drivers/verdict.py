@@ -128,8 +128,8 @@ def about_noise(found: Evidence) -> list[str]:
     follows = bool(found.correlations) and max(found.correlations) < FOLLOWS_NOISE
     if found.estimated > UNLIKE_TEXTURE and (follows or found.misfit > UNEXPLAINED_TEXTURE):
         return [
-            f"noise_std is too low by about a factor {found.estimated:.2g}, or the image has texture as fine as a pixel: "
-            f"neighbours in y differ by more ({level}); raise noise_std if x is noisy"
+            f"noise_std is too low by about a factor {found.estimated:.2g}, or the image has texture as fine as a "
+            f"pixel: neighbours in y differ by more ({level}); raise noise_std if x is noisy"
         ]
     if found.misfit < LOW_MISFIT and not found.estimated > ESTIMATE_TOO_HIGH:
         if not found.is_gaussian:

@@ -1,4 +1,4 @@
-"""`Result.warnings`: what is wrong with a problem is said with its cause, and nothing is said of problems without fault."""
+"""`Result.warnings`: what is wrong with a problem is said with its cause, and of sound problems nothing is said."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ def test_an_inverted_mask_is_said() -> None:
 
 def test_an_error_of_the_operator_is_said() -> None:
     """A detector that is three bins off, and a kernel that is much too wide."""
-    A, y, std = problem("radon", CAMERA)
+    _, y, std = problem("radon", CAMERA)
     off = Radon((N, N), ANGLES, n_detectors=92, offset=3.0)
     assert "A has an error" in said(solve(off, y, TV(), noise_std=std))
     _, y, std = problem("blur", CAMERA)
