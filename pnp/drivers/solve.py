@@ -152,7 +152,7 @@ def _iterate(problem: Problem, monitor: Monitor, kept: RunState) -> None:
                 problem.step_back()
                 break
             primal, dual = problem.residuals
-            monitor.record(state.sigma, state.alpha, primal, dual, problem.h.inner_iterations)
+            monitor.record(state.sigma, state.alpha, primal, dual, problem.used.inner_iterations)
             save_state(kept, problem, monitor)
             monitor.show(f"sigma {as_text(state.sigma)}, residuals {primal:.1e} {dual:.1e}")
             if monitor.asks_to_stop(state):

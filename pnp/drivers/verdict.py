@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -50,6 +50,8 @@ SMOOTHING = 0.9
 """Spectral flatness below which A blurs or projects, so that y has less texture than x."""
 NOT_CONVERGED = 0.05
 """Relative residual of the last iteration from which on the image still moves."""
+FEW_ITERATIONS = 8
+"""With fewer iterations x may leave y unexplained that more of them would explain."""
 MIN_MEASUREMENTS = 100
 """Fewer measurements do not determine a misfit."""
 EDGE, TRUNCATED = 0.02, 0.1
@@ -101,8 +103,11 @@ def judge(problem: Problem, stop: Stop) -> tuple[str, ...]:
     if found.n < MIN_MEASUREMENTS:
         return tuple(said)
     about_y = about_noise(found)
-    special = _truncation(problem) or _outliers(problem, residuals, counted)
-    said += about_y if special is None else [special]
+    if not about_noise(replace(found, misfit=1.0, correlations=())):  # which is about y alone
+        special = (about_y and _few_iterations(problem, stop)) or _truncation(problem)
+        special = special or _outliers(problem, residuals, counted)
+        about_y = [special] if special else about_y
+    said += about_y
     still_moves = max(problem.residuals) > NOT_CONVERGED
     if stop is Stop.MAX_ITER and still_moves and not said and problem.state is not None:
         said.append(
@@ -271,6 +276,16 @@ def _diverged(problem: Problem) -> str:
     return (
         "the iterates grew without limit, and the image from before is returned: check A_adjoint with "
         "check_adjoint=True, then the denoiser"
+    )
+
+
+def _few_iterations(problem: Problem, stop: Stop) -> str | None:
+    """Say that the iterations were few, where max_iter ended them."""
+    if stop is not Stop.MAX_ITER or problem.state is None or problem.state.k >= FEW_ITERATIONS:
+        return None
+    return (
+        f"not converged: misfit {problem.misfit():.2g}, where about 1 is expected, after {problem.state.k} iterations; "
+        "raise max_iter to 20 or more"
     )
 
 
