@@ -43,7 +43,11 @@ def find_outliers(h: BoundDataTerm, x: Tensor, suspects: Tensor | None = None) -
         x: images (B, C, H, W) that were reconstructed without those of the last round.
         suspects: measurements that `find_suspects` found.
     """
-    r, counted = h.residuals(x)
+    return outliers_among(*h.residuals(x), suspects)
+
+
+def outliers_among(r: Tensor, counted: Tensor, suspects: Tensor | None = None) -> Tensor:
+    """Return which residuals, in noise levels, are those of outliers, among the ones that count."""
     found = torch.zeros(r.shape, dtype=torch.bool, device=r.device)
     for b in range(len(r)):  # each image has its own noise
         size, counts = r[b].abs(), counted.expand(r.shape)[b]

@@ -20,12 +20,8 @@ from ..algorithms.noise_estimate import estimate_noise_std
 from .outliers import find_outliers, is_believable
 from .physics_noise import gain_of, is_sampled
 from .problem import Problem
-from .result import Stop
+from .result import ESTIMATED, HIGH_MISFIT, LOW_MISFIT, Stop
 
-HIGH_MISFIT = 3.0
-"""Misfit from which on x does not explain y: residuals 1.7 times the noise."""
-LOW_MISFIT = 0.1
-"""Misfit below which x follows y more closely than noise of the given level would allow."""
 ESTIMATE_TOO_LOW, ESTIMATE_TOO_HIGH = 0.6, 1.6
 """Ratios of estimated to given noise that contradict the given one."""
 CORRELATED = 0.35
@@ -84,13 +80,19 @@ def judge(problem: Problem, stop: Stop) -> tuple[str, ...]:
         special = _outliers(problem, residuals, counted) or _truncation(problem, residuals, counted)
         about_y = [special] if special is not None else about_y
     said += about_y
-    still_moves = max(problem.residuals) > NOT_CONVERGED
-    if stop is Stop.MAX_ITER and still_moves and not said and problem.state is not None:
-        said.append(
-            f"not converged: the last iteration still moved x by {max(problem.residuals):.2g} of its norm; raise "
-            "max_iter, or let the default schedule take 20 iterations or more"
-        )
+    if stop is Stop.MAX_ITER and not said and problem.state is not None:
+        said = not_converged(max(problem.residuals))
     return tuple(said)
+
+
+def not_converged(residual: float) -> list[str]:
+    """Return a sentence where the last iteration had a large relative residual."""
+    if not residual > NOT_CONVERGED:
+        return []
+    return [
+        f"not converged: the last iteration still moved x by {residual:.2g} of its norm; raise max_iter, or let the "
+        "default schedule take 20 iterations or more"
+    ]
 
 
 def about_noise(found: Evidence) -> list[str]:
@@ -132,6 +134,17 @@ def about_noise(found: Evidence) -> list[str]:
     return []
 
 
+def judge_misfit(misfit: float, n: float, *, is_gaussian: bool = True) -> list[str]:
+    """Return what the misfit of n measurements says, where nothing else is known; NaN says nothing.
+
+    >>> judge_misfit(0.04, 4096)
+    ['misfit 0.04 where about 1 is expected: noise_std is too high by about a factor 5 or more; lower it']
+    """
+    if n < MIN_MEASUREMENTS:
+        return []
+    return about_noise(Evidence(misfit, int(n), math.nan, (), math.inf, 1.0, is_gaussian))
+
+
 def gather(problem: Problem, residuals: Tensor, counted: Tensor) -> Evidence:
     """Return the evidence on a problem's image, given its residuals in noise levels and which of them count."""
     y, is_gaussian = problem.h.y, problem.noise_std is not None
@@ -141,7 +154,7 @@ def gather(problem: Problem, residuals: Tensor, counted: Tensor) -> Evidence:
         values = torch.real(y)[counted]
         # The root of W first: its mean would be set by one exact measurement.
         contrast = float(values.max() - values.min()) * float(weights.sqrt().expand(y.shape)[counted].mean())
-        if is_sampled(problem.operator) and not problem.noise_estimated:
+        if is_sampled(problem.operator) and problem.noise_source != ESTIMATED:
             estimated = _smallest_estimate(problem, y, weights, counted)
     return Evidence(
         problem.misfit(),
@@ -196,17 +209,22 @@ def _diverged(problem: Problem) -> str:
 
 def _outliers(problem: Problem, residuals: Tensor, counted: Tensor) -> str | None:
     """Say that few measurements carry most of the misfit, where they do."""
-    found = find_outliers(problem.h, problem.z) & counted
-    share = float(residuals.abs()[found].square().sum() / residuals.abs()[counted].square().sum())
-    if not (share > 0.5 and is_believable(found, counted)):
-        return None
     term = "LeastSquares" if problem.noise_std is not None else "Poisson"
     remedy = f"use data_term={term}(robust=True), or set noise_std to infinity there"
     if problem.robust:
         remedy = "they are many or come and go with each solve; set noise_std to infinity where y is not to be trusted"
+    found = find_outliers(problem.h, problem.z) & counted
+    return about_outliers(found, residuals, counted, problem.misfit(), remedy)
+
+
+def about_outliers(found: Tensor, residuals: Tensor, counted: Tensor, misfit: float, remedy: str) -> str | None:
+    """Say that the measurements found carry most of the misfit, where they do and are few."""
+    share = float(residuals.abs()[found].square().sum() / residuals.abs()[counted].square().sum())
+    if not (share > 0.5 and is_believable(found, counted)):
+        return None
     return (
         f"{int(found.sum())} of {int(counted.sum())} measurements carry {100 * share:.0f} % of the misfit "
-        f"({problem.misfit():.2g}): outliers, such as cosmic rays or dead pixels; {remedy}"
+        f"({misfit:.2g}): outliers, such as cosmic rays or dead pixels; {remedy}"
     )
 
 
