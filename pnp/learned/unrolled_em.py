@@ -155,9 +155,7 @@ class UnrolledEM(nn.Module):
         n = min(self.start_subsets, y.shape[2])
         with warnings.catch_warnings():
             ignore_result_warnings()  # it is only the start
-            found = osem(
-                operator, y, n_subsets=n, background=background, max_iter=self.start_iter, check_adjoint=False
-            )
+            found = osem(operator, y, n_subsets=n, background=background, max_iter=self.start_iter, check_adjoint=False)
         x: Tensor = found.x
         return x
 

@@ -160,6 +160,6 @@ def _judge(misfit: float, n: float, monitor: Monitor) -> list[str]:
             "A_adjoint is not the adjoint of A; check the denoiser's value range (Rescaled), or raise strength"
         ]
     said = judge_misfit(misfit, n)
-    if monitor.stop is Stop.MAX_ITER and not said:
+    if monitor.stop is Stop.MAX_ITER and not said and not math.isnan(misfit):
         said = not_converged(max(monitor.history["primal"][-1], monitor.history["dual"][-1]))
     return said
