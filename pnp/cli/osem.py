@@ -35,8 +35,8 @@ def osem(
     """Reconstruct emission counts by OSEM or MLEM.
 
     Ordered-subsets expectation maximisation uses no prior. The number of views need not be a multiple of the number
-    of subsets: some subsets then have one view more. The misfit is printed with its verdict, and what looks wrong, as "warning: ..." on
-    stderr; warnings leave the exit code 0.
+    of subsets: some subsets then have one view more. The misfit is printed with its verdict, and what looks wrong, as
+    "warning: ..." on stderr; warnings leave the exit code 0.
 
     \b
     Examples:

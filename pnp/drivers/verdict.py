@@ -209,22 +209,17 @@ def _diverged(problem: Problem) -> str:
 
 def _outliers(problem: Problem, residuals: Tensor, counted: Tensor) -> str | None:
     """Say that few measurements carry most of the misfit, where they do."""
+    found = find_outliers(problem.h, problem.z) & counted
+    share = float(residuals.abs()[found].square().sum() / residuals.abs()[counted].square().sum())
+    if not (share > 0.5 and is_believable(found, counted)):
+        return None
     term = "LeastSquares" if problem.noise_std is not None else "Poisson"
     remedy = f"use data_term={term}(robust=True), or set noise_std to infinity there"
     if problem.robust:
         remedy = "they are many or come and go with each solve; set noise_std to infinity where y is not to be trusted"
-    found = find_outliers(problem.h, problem.z) & counted
-    return about_outliers(found, residuals, counted, problem.misfit(), remedy)
-
-
-def about_outliers(found: Tensor, residuals: Tensor, counted: Tensor, misfit: float, remedy: str) -> str | None:
-    """Say that the measurements found carry most of the misfit, where they do and are few."""
-    share = float(residuals.abs()[found].square().sum() / residuals.abs()[counted].square().sum())
-    if not (share > 0.5 and is_believable(found, counted)):
-        return None
     return (
         f"{int(found.sum())} of {int(counted.sum())} measurements carry {100 * share:.0f} % of the misfit "
-        f"({misfit:.2g}): outliers, such as cosmic rays or dead pixels; {remedy}"
+        f"({problem.misfit():.2g}): outliers, such as cosmic rays or dead pixels; {remedy}"
     )
 
 

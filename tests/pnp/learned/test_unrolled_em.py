@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+import warnings
 from itertools import pairwise
 from pathlib import Path
-import warnings
 from typing import Any
 
 import numpy as np
