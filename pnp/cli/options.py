@@ -47,6 +47,9 @@ NoiseStd = Annotated[
 ]
 Strength = Annotated[float, typer.Option(help="Strength of the prior.")]
 Algorithm = Annotated[str, typer.Option(help="Algorithm: admm or hqs.")]
+Robust = Annotated[
+    bool, typer.Option("--robust", help="Leave out outliers: cosmic rays, dead and saturated pixels, salt and pepper.")
+]
 Bounds = Annotated[str | None, typer.Option(help="Lowest and highest value of the image, e.g. 0,1 or 0,inf.")]
 MaxIter = Annotated[int | None, typer.Option(help="Maximum number of iterations.")]
 CheckpointFile = Annotated[

@@ -18,6 +18,7 @@ from .options import (
     NoiseStd,
     Operator,
     Overwrite,
+    Robust,
     Strength,
     as_checkpoint,
     choose_device,
@@ -55,6 +56,7 @@ def reconstruct(
     strength: Strength = 1.0,
     algorithm: Algorithm = "admm",
     bounds: Bounds = None,
+    robust: Robust = False,
     max_iter: MaxIter = None,
     checkpoint: CheckpointFile = None,
     checkpoint_minutes: CheckpointMinutes = None,
@@ -73,6 +75,7 @@ def reconstruct(
     Examples:
       pnp reconstruct --operator radon measurements.h5 -o result.h5
       pnp reconstruct sinogram.h5 -o slice.tif --bounds 0,inf --denoiser tv
+      pnp reconstruct sinogram.h5 -o slice.h5 --robust
       pnp reconstruct shear.h5 -o kappa.fits --denoiser mlpatch:convergence
       pnp reconstruct --operator spect scan.h5 -o volume.nii.gz --checkpoint volume.checkpoint
     """
@@ -91,6 +94,7 @@ def reconstruct(
 
     import torch
 
+    from ..algorithms.least_squares import LeastSquares
     from ..algorithms.poisson import Poisson
     from ..drivers.signals import uninterrupted
     from ..drivers.solve import solve
@@ -113,7 +117,9 @@ def reconstruct(
         algorithm=algorithm,
         strength=strength,
         bounds=(0.0, None) if is_counts(data) and limits is None else limits,
-        data_term=Poisson(background=background(data, y)) if is_counts(data) else None,
+        data_term=Poisson(background=background(data, y), robust=robust)
+        if is_counts(data)
+        else LeastSquares(robust=robust),
         max_iter=max_iter,
         checkpoint=kept,
         progress=True,

@@ -17,6 +17,7 @@ from .options import (
     MaxIter,
     NoiseStd,
     Operator,
+    Robust,
     Strength,
     choose_device,
     parse_bounds,
@@ -51,6 +52,7 @@ def reconstruct_stack(
     strength: Strength = 1.0,
     algorithm: Algorithm = "admm",
     bounds: Bounds = None,
+    robust: Robust = False,
     max_iter: MaxIter = None,
     device: Device = "cpu",
     overwrite: Annotated[
@@ -67,6 +69,7 @@ def reconstruct_stack(
     \b
     Examples:
       pnp reconstruct-stack scan.h5 -o volume.zarr --workers 2 --bounds 0,inf
+      pnp reconstruct-stack scan.h5 -o volume.zarr --robust
       pnp reconstruct-stack survey.h5 -o maps.h5 --denoiser mlpatch:convergence
       pnp reconstruct-stack scan.h5 -o volume.zarr --scheduler tcp://head:8786
     """
@@ -91,7 +94,11 @@ def reconstruct_stack(
     D = build_denoiser(denoiser, choose_device("cpu"), data)
     options: dict[str, Any] = {"algorithm": algorithm, "strength": strength}
     if is_counts(data):
-        options |= {"data_term": PoissonFromFile(measurements.resolve()), "bounds": (0.0, None)}
+        options |= {"data_term": PoissonFromFile(measurements.resolve(), robust=robust), "bounds": (0.0, None)}
+    elif robust:
+        from ..algorithms.least_squares import LeastSquares
+
+        options |= {"data_term": LeastSquares(robust=True)}
     options |= {} if limits is None else {"bounds": limits}
     options |= {} if max_iter is None else {"max_iter": max_iter}
     with ExitStack() as opened:
@@ -116,12 +123,13 @@ class PoissonFromFile:
 
     Args:
         path: file of measurements, which the workers read.
+        robust: as of `Poisson`.
     """
 
     needs_noise_std = False
 
-    def __init__(self, path: Path) -> None:
-        self.path = str(path)
+    def __init__(self, path: Path, *, robust: bool = False) -> None:
+        self.path, self.robust = str(path), robust
 
     def __call__(self, k: int) -> Poisson:
         """Return the data term of slice k."""
@@ -133,12 +141,12 @@ class PoissonFromFile:
         source = FileSource(self.path, "pnp reconstruct-stack")
         background = source.sibling("background")
         if background is None or isinstance(background, float):
-            return Poisson(background=background or 0.0)
+            return Poisson(background=background or 0.0, robust=self.robust)
         if background.ndim == source.ndim:
             values = background[k : k + 1] if background.shape[0] == source.shape[0] else background[0:1]
         else:
             values = background[()]
-        return Poisson(background=torch.from_numpy(values))
+        return Poisson(background=torch.from_numpy(values), robust=self.robust)
 
 
 def _first_slice(path: Path, operator: str | None) -> Measurements:

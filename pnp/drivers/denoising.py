@@ -72,16 +72,16 @@ class BoundDenoiser(nn.Module):
         """Denoise images x (B, C, H, W); sigma in units of x."""
         if not isinstance(sigma, Tensor) or not sigma.numel() == len(x) > 1:
             return self._in_own_dtype(x, sigma)
-        sigma = sigma.reshape(-1).to(x.device)
+        sigma = sigma.reshape(-1)
         levels = torch.unique(sigma.detach())
         if len(levels) > 1 and _takes_sigma_per_image(self.denoiser):
-            return self._in_own_dtype(x, sigma)
+            return self._in_own_dtype(x, sigma.to(x.real.dtype).to(x.device))  # in this order: MPS has no float64
         indices = [(sigma == level).nonzero()[:, 0] for level in levels]
         numbers = [sigma[i[0]] if sigma.requires_grad else float(sigma[i[0]]) for i in indices]
         if len(numbers) == 1:
             return self._in_own_dtype(x, numbers[0])
-        parts = [self._in_own_dtype(x[i], s).clone() for i, s in zip(indices, numbers, strict=True)]
-        return torch.cat(parts)[torch.cat(indices).argsort()]
+        parts = [self._in_own_dtype(x[i.to(x.device)], s).clone() for i, s in zip(indices, numbers, strict=True)]
+        return torch.cat(parts)[torch.cat(indices).argsort().to(x.device)]
 
     def _in_own_dtype(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         own = _own_dtype(self.denoiser)

@@ -3,7 +3,8 @@
 After a solve the residuals r of x, in noise levels, tell outliers from noise where x is determined by many measurements
 together: with the scale s = max(1, median |r| / 0.6745), which a model error raises, those with |r| > 6 s are rejected
 and x is solved for again without them, until the same ones are found. A rejected measurement whose residual is small
-again counts again. White noise exceeds 6 s twice in 10^9 measurements.
+again counts again. White noise exceeds 6 s twice in 10^9 measurements. A denoiser that cannot represent the image
+leaves such residuals too; without those measurements x then explains the others worse, and all are kept.
 
 Where each measurement has its own pixel (masks, denoising), x follows an outlier, and its residual stays small. There,
 a value that several measurements hold exactly, as stuck pixels and salt and pepper do and noise does not, is suspect
@@ -29,14 +30,16 @@ MAX_FRACTION = 0.25
 """If more than this fraction of the measurements are outliers, the model is wrong and not they."""
 MAX_ROUNDS = 4
 """Solves at most after the first one."""
+OTHERS_RTOL = 0.05
+"""The measurements that are left may be explained worse by this fraction where outliers are left out."""
 OWN_PIXEL = 0.5
 """Spectral flatness of A*WA from which on each measurement mainly sees a pixel of its own."""
 MIN_REPEATS = 3
 """So many equal values are no coincidence where other values differ."""
 
 
-def find_outliers(h: BoundDataTerm, x: Tensor, suspects: Tensor | None = None) -> Tensor:
-    """Return which measurements x contradicts, a mask like y.
+def find_outliers(h: BoundDataTerm, x: Tensor, suspects: Tensor | None = None) -> tuple[Tensor, float]:
+    """Return which measurements x contradicts, a mask like y, and the mean square of the other residuals.
 
     Args:
         h: the data term with all measurements.
@@ -51,7 +54,8 @@ def find_outliers(h: BoundDataTerm, x: Tensor, suspects: Tensor | None = None) -
             scale = max(1.0, float(size[counts].median()) / _median_of_noise(r))
             limit = THRESHOLD if suspects is None else torch.where(suspects[b], SUSPECT_THRESHOLD, THRESHOLD)
             found[b] = counts & (size > limit * scale)
-    return found
+    others = r.abs()[counted.expand(r.shape) & ~found]
+    return found, float(others.square().mean()) if others.numel() else math.inf
 
 
 def is_believable(found: Tensor, counted: Tensor) -> bool:

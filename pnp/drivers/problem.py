@@ -23,7 +23,7 @@ from .denoising import Denoise, as_denoiser, guard_denoiser
 from .levels import ANNEALING, Start, first_estimate, join_levels, levels_of_images, norms
 from .matrices import FunctionOperator
 from .noise_weights import clean_and_weigh
-from .outliers import MAX_ROUNDS, find_outliers, find_suspects, is_believable
+from .outliers import MAX_ROUNDS, OTHERS_RTOL, find_outliers, find_suspects, is_believable
 from .parts import Joined, check_parts, join, noise_used
 from .result import DECLARED, ESTIMATED, GIVEN, Result, Stop
 
@@ -53,6 +53,7 @@ class Problem:
         used: the data term of the current solve: h, or h without the measurements that are rejected.
         rejected: those measurements, a mask like y; None where none is looked for.
         n_rounds: solves that were started because others had been rejected.
+        others: misfit of the measurements that were not, before the current of these solves.
         z: the current image: the first estimate, later that of `state`.
         levels: (sigma_k, alpha_k) of all iterations: numbers, or tensors (B,) where the images have their own.
         state: the last finished iteration.
@@ -75,6 +76,7 @@ class Problem:
     adjoint_checked: bool = True
     rejected: Tensor | None = None
     n_rounds: int = 0
+    others: float = math.inf
     residuals: tuple[float, float] = (math.inf, math.inf)
 
     def __post_init__(self) -> None:
@@ -102,14 +104,22 @@ class Problem:
         self.start(self.h.reject(rejected) if bool(rejected.any()) else self.h)
 
     def leave_out_outliers(self) -> bool:
-        """Start a solve without the measurements that z contradicts; False where these were left out already."""
+        """Start a solve without the measurements that z contradicts; False where these were left out already.
+
+        Without outliers the others are explained at least as well as before. Where they are not, as where the denoiser
+        cannot represent the image, those that were left out are put back, and no others are tried.
+        """
         if self.rejected is None or self.n_rounds >= MAX_ROUNDS:
             return False
-        found = find_outliers(self.h, self.z, self._suspects)
+        found, others = find_outliers(self.h, self.z, self._suspects)
+        if self.n_rounds and others > (1 + OTHERS_RTOL) * self.others:
+            self.leave_out(torch.zeros_like(found))
+            self.n_rounds = MAX_ROUNDS
+            return True
         if torch.equal(found, self.rejected) or not is_believable(found, self.h.residuals(self.z)[1]):
             return False
         self.leave_out(found)
-        self.n_rounds += 1
+        self.n_rounds, self.others = self.n_rounds + 1, others
         return True
 
     def iterate(self, after: State | None) -> Iterator[State]:

@@ -51,7 +51,7 @@ def restore_state(kept: RunState, problem: Problem, monitor: Monitor) -> State |
     try:
         if (rejected := kept.numbers.get("rejected")) is not None:
             problem.leave_out(as_mask(rejected["mask"], problem.h.y))
-            problem.n_rounds = rejected["n_rounds"]
+            problem.n_rounds, problem.others = rejected["n_rounds"], rejected["others"]
         x, z, u = (kept.tensors[name] for name in ("x", "z", "u"))
         k, sigma, alpha, history = (kept.numbers[name] for name in ("k", "sigma", "alpha", "history"))
         finished = [int(at) for at in kept.numbers.get("finished", [0] * len(z))]
@@ -105,6 +105,7 @@ def _contents(problem: Problem, monitor: Monitor) -> tuple[dict[str, Tensor], di
     numbers |= {"finished": list(problem.finished), "history": history}
     if problem.rejected is not None:
         numbers["rejected"] = {"mask": mask_as_text(problem.rejected), "n_rounds": problem.n_rounds}
+        numbers["rejected"]["others"] = problem.others
     return tensors, numbers
 
 

@@ -22,6 +22,10 @@ from .physics_noise import gain_of, is_sampled
 from .problem import Problem
 from .result import ESTIMATED, HIGH_MISFIT, LOW_MISFIT, Stop
 
+HIGH_MISFIT_OF_PIXELS = 5.0
+"""HIGH_MISFIT where each measurement has its own pixel, which a denoiser smooths."""
+FAR_OUT = 25.0
+"""Residual, in robust standard deviations, that no denoiser leaves of clean data."""
 ESTIMATE_TOO_LOW, ESTIMATE_TOO_HIGH = 0.6, 1.6
 """Ratios of estimated to given noise that contradict the given one."""
 CORRELATED = 0.35
@@ -34,8 +38,8 @@ NOT_CONVERGED = 0.05
 """Relative residual of the last iteration from which on the image still moves."""
 MIN_MEASUREMENTS = 100
 """Fewer measurements do not determine a misfit."""
-EDGE = 0.05
-"""Fraction of a detector at either end that truncation disturbs."""
+EDGE, TRUNCATED = 0.02, 0.1
+"""Fraction of a detector at either end, and |y| there over its largest mean over the views, of a truncated object."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class Evidence:
         contrast: largest minus smallest y, in noise levels.
         flatness: spectral flatness of A*WA, the smallest of the batch.
         is_gaussian: whether the noise level was given or estimated, and not that of counts.
+        is_sinogram: whether the last two axes of y are views and detector bins.
     """
 
     misfit: float
@@ -59,6 +64,7 @@ class Evidence:
     contrast: float
     flatness: float
     is_gaussian: bool
+    is_sinogram: bool = False
 
 
 def judge(problem: Problem, stop: Stop) -> tuple[str, ...]:
@@ -76,10 +82,8 @@ def judge(problem: Problem, stop: Stop) -> tuple[str, ...]:
     if found.n < MIN_MEASUREMENTS:
         return tuple(said)
     about_y = about_noise(found)
-    if found.misfit > HIGH_MISFIT:
-        special = _outliers(problem, residuals, counted) or _truncation(problem, residuals, counted)
-        about_y = [special] if special is not None else about_y
-    said += about_y
+    special = _truncation(problem) or _outliers(problem, residuals, counted)
+    said += about_y if special is None else [special]
     if stop is Stop.MAX_ITER and not said and problem.state is not None:
         said = not_converged(max(problem.residuals))
     return tuple(said)
@@ -114,10 +118,11 @@ def about_noise(found: Evidence) -> list[str]:
             f"neighbours in y differ by less ({level}); lower noise_std, or set it to None where the noise is white"
         ]
     follows = min(found.correlations, default=0.0) < FOLLOWS_NOISE
-    if found.misfit > HIGH_MISFIT or (
+    if found.misfit > (HIGH_MISFIT if found.flatness < SMOOTHING else HIGH_MISFIT_OF_PIXELS) or (
         found.estimated > ESTIMATE_TOO_HIGH and found.flatness < SMOOTHING and (found.misfit > 1.3 or follows)
     ):
-        factor = found.estimated if found.estimated > ESTIMATE_TOO_HIGH else math.sqrt(found.misfit)
+        blurs = found.estimated > ESTIMATE_TOO_HIGH and found.flatness < SMOOTHING
+        factor = found.estimated if blurs else math.sqrt(found.misfit)
         cause = "A has an error (geometry, kernel, gain, mask)"
         if not found.is_gaussian:
             return [f"{level}: x does not explain the counts; check background, gain and the unit of y, or {cause}"]
@@ -126,7 +131,12 @@ def about_noise(found: Evidence) -> list[str]:
         if not found.is_gaussian:
             return [f"{level}: y varies less than counts do; is it scaled? Give Poisson(gain=...) the unit of a count"]
         return [f"{level}: noise_std is too high by about a factor {found.misfit**-0.5:.2g} or more; lower it"]
-    if whiteness > CORRELATED:
+    if whiteness > CORRELATED and found.flatness < SMOOTHING:
+        if found.is_sinogram and found.correlations.index(whiteness) == len(found.correlations) - 2:
+            return [
+                f"residuals of one bin correlate from view to view by {whiteness:.2f}: the detector's bins have errors "
+                "common to all views, which make rings; correct their gains (flats), or leave out the worst bins"
+            ]
         return [
             f"neighbouring residuals correlate by {whiteness:.2f} where noise would be white: the noise is correlated, "
             "or A has an error (geometry, kernel); whiten y, or raise noise_std if x shows the noise's texture"
@@ -134,7 +144,7 @@ def about_noise(found: Evidence) -> list[str]:
     return []
 
 
-def judge_misfit(misfit: float, n: float, *, is_gaussian: bool = True) -> list[str]:
+def judge_misfit(misfit: float, n: float, *, flatness: float = 0.0, is_gaussian: bool = True) -> list[str]:
     """Return what the misfit of n measurements says, where nothing else is known; NaN says nothing.
 
     >>> judge_misfit(0.04, 4096)
@@ -142,7 +152,7 @@ def judge_misfit(misfit: float, n: float, *, is_gaussian: bool = True) -> list[s
     """
     if n < MIN_MEASUREMENTS:
         return []
-    return about_noise(Evidence(misfit, int(n), math.nan, (), math.inf, 1.0, is_gaussian))
+    return about_noise(Evidence(misfit, int(n), math.nan, (), math.inf, flatness, is_gaussian))
 
 
 def gather(problem: Problem, residuals: Tensor, counted: Tensor) -> Evidence:
@@ -164,6 +174,7 @@ def gather(problem: Problem, residuals: Tensor, counted: Tensor) -> Evidence:
         contrast,
         min(problem.flatness),
         is_gaussian,
+        _is_sinogram(problem),
     )
 
 
@@ -209,9 +220,13 @@ def _diverged(problem: Problem) -> str:
 
 def _outliers(problem: Problem, residuals: Tensor, counted: Tensor) -> str | None:
     """Say that few measurements carry most of the misfit, where they do."""
-    found = find_outliers(problem.h, problem.z) & counted
-    share = float(residuals.abs()[found].square().sum() / residuals.abs()[counted].square().sum())
-    if not (share > 0.5 and is_believable(found, counted)):
+    found = find_outliers(problem.h, problem.z)[0] & counted
+    if not bool(found.any()) or not is_believable(found, counted):
+        return None
+    sizes = residuals.abs()
+    share = float(sizes[found].square().sum() / sizes[counted].square().sum())
+    scale = max(1.0, float(sizes[counted].median()) / 0.6745)
+    if not (share > 0.5 and problem.misfit() > HIGH_MISFIT) and float(sizes[found].max()) < FAR_OUT * scale:
         return None
     term = "LeastSquares" if problem.noise_std is not None else "Poisson"
     remedy = f"use data_term={term}(robust=True), or set noise_std to infinity there"
@@ -223,25 +238,30 @@ def _outliers(problem: Problem, residuals: Tensor, counted: Tensor) -> str | Non
     )
 
 
-def _truncation(problem: Problem, residuals: Tensor, counted: Tensor) -> str | None:
-    """Say that the misfit sits at the ends of a detector where y is not 0, where it does."""
+def _is_sinogram(problem: Problem) -> bool:
+    """Whether y is (B, C, views, bins): operators of tomography alone say whether the detector sees the whole image."""
+    return hasattr(problem.operator, "sees_whole_image") and isinstance(problem.h.y, Tensor) and problem.h.y.ndim == 4
+
+
+def _truncation(problem: Problem) -> str | None:
+    """Say that the detector ends inside the object, where y is not 0 at its ends."""
+    if not _is_sinogram(problem):
+        return None
     y = problem.h.y
-    if not (isinstance(y, Tensor) and y.ndim == 4 and hasattr(problem.operator, "sees_whole_image")):
-        return None
-    n = y.shape[-1]
-    edge = max(1, round(EDGE * n))
-    ends = torch.zeros(n, dtype=torch.bool, device=y.device)
-    ends[:edge] = ends[n - edge :] = True
-    energy = (residuals.abs() ** 2 * counted).sum(dim=(0, 1, 2))
+    edge = max(1, round(EDGE * y.shape[-1]))
     level = y.abs().mean(dim=(0, 1, 2))
-    if not (
-        float(energy[ends].sum()) > 0.5 * float(energy.sum()) and float(level[ends].max()) > 0.1 * float(level.max())
-    ):
-        return None
-    return (
-        f"the misfit ({problem.misfit():.2g}) sits at the ends of the detector, where y is not 0: the object reaches "
-        "beyond the detector or the image; give the operator a larger shape that holds the whole object"
-    )
+    ends = [float(part.mean()) > TRUNCATED * float(level.max()) for part in (level[:edge], level[-edge:])]
+    if any(ends) and problem.misfit() > HIGH_MISFIT:
+        return (
+            f"misfit {problem.misfit():.2g}, and y is not 0 at the ends of the detector: the object reaches beyond the "
+            "detector or the image; give the operator a larger shape that holds the whole object"
+        )
+    if all(ends):
+        return (
+            "y is not 0 at either end of the detector: the object reaches beyond it, and the values of x are uncertain "
+            "by a smooth background; compare contrasts only, or scan the whole object"
+        )
+    return None
 
 
 def _grid_axes(problem: Problem, r: Tensor) -> tuple[int, ...]:

@@ -147,19 +147,19 @@ def solve_mosaic(
         with suppress(KeyboardInterrupt):  # the image of a long run is worth more than its misfit
             misfit = problem.misfit(tiles.read(z))
         publish(tiles.shaped(z, part / "image", source.ndim), folder, caller, overwrite=overwrite)
-    said = tuple(_judge(misfit, tiles.n_live, monitor))
+    said = tuple(_judge(misfit, tiles.n_live, problem.spectral_flatness, monitor))
     warn_of(caller, said, 3)
     return Result(folder, monitor.n_iter, monitor.stop, monitor.history, noise_std, GIVEN, misfit, said)
 
 
-def _judge(misfit: float, n: float, monitor: Monitor) -> list[str]:
+def _judge(misfit: float, n: float, flatness: float, monitor: Monitor) -> list[str]:
     """Return what looks wrong: without residuals, what the misfit and the iterations say."""
     if monitor.stop is Stop.DIVERGED:
         return [
             "the iterates grew without limit, and the image from before is returned: the denoiser amplifies, or "
             "A_adjoint is not the adjoint of A; check the denoiser's value range (Rescaled), or raise strength"
         ]
-    said = judge_misfit(misfit, n)
+    said = judge_misfit(misfit, n, flatness=flatness)
     if monitor.stop is Stop.MAX_ITER and not said and not math.isnan(misfit):
         said = not_converged(max(monitor.history["primal"][-1], monitor.history["dual"][-1]))
     return said

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from denoisers import MLPatch, PerChannel, SliceWise
+from denoisers import ComplexParts, MLPatch, PerChannel, SliceWise
 
 with warnings.catch_warnings():  # what deepinv warns of at import is not ours to fix
     warnings.simplefilter("ignore")
@@ -111,9 +111,7 @@ def per_channel() -> Any:
 
 def parts() -> Any:
     """MLPatch on the real and the imaginary part of a complex image."""
-    wrapped = deepinv.models.ComplexDenoiserWrapper(deepinv.models.Denoiser())
-    wrapped.denoiser = mlpatch()
-    return lambda x, sigma: wrapped(x, sigma)
+    return ComplexParts(mlpatch())
 
 
 def frames() -> Any:

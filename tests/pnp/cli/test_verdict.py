@@ -118,3 +118,21 @@ def test_another_number_of_bins_or_views_names_what_to_set(monkeypatch, tmp_path
         f["operator/angles"].attrs["units"] = "rad"
     error = refused()
     assert "6 views" in error and "/operator/angles has 5" in error
+
+
+def test_robust_leaves_out_outliers(monkeypatch, tmp_path, capsys):
+    angles = np.linspace(0, np.pi, 30, endpoint=False)
+    A = Radon((24, 24), angles)
+    x = torch.zeros(1, 1, 24, 24)
+    x[..., 8:16, 6:18] = 1.0
+    y = A.A(x) + 0.05 * torch.randn(A.A(x).shape, generator=torch.Generator().manual_seed(0))
+    y[0, 0, 7, 12] += 20
+    write_measurements(tmp_path / "y.h5", y, operator="radon", parameters={"shape": (24, 24), "angles": angles})
+    options = ("--denoiser", "tv", "--noise-std", 0.05)
+    assert run(monkeypatch, "reconstruct", tmp_path / "y.h5", "-o", tmp_path / "x.h5", *options) == 0
+    assert "outliers" in capsys.readouterr().err
+    assert run(monkeypatch, "reconstruct", tmp_path / "y.h5", "-o", tmp_path / "r.h5", *options, "--robust") == 0
+    assert "outliers" not in capsys.readouterr().err
+    plain, robust = read_result(tmp_path / "x.h5"), read_result(tmp_path / "r.h5")
+    assert plain.rejected is None and plain.warnings
+    assert robust.n_rejected == 1 and robust.rejected[0, 0, 7, 12] and not robust.warnings
