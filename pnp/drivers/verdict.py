@@ -23,15 +23,12 @@ from .outliers import find_outliers, is_believable
 from .parts import Joined
 from .physics_noise import gain_of, is_sampled, owners_of
 from .problem import Problem
-from .result import Stop
+from .result import ESTIMATED, HIGH_MISFIT, LOW_MISFIT, Stop
 
-HIGH_MISFIT, HIGH_MISFIT_OF_PIXELS = 3.0, 5.0
-"""Misfit from which on x does not explain y; the second where each measurement has its own pixel, which a denoiser
-smooths."""
+HIGH_MISFIT_OF_PIXELS = 5.0
+"""HIGH_MISFIT where each measurement has its own pixel, which a denoiser smooths."""
 FAR_OUT = 25.0
 """Residual, in robust standard deviations, that no denoiser leaves of clean data."""
-LOW_MISFIT = 0.1
-"""Misfit below which x follows y more closely than noise of the given level would allow."""
 ESTIMATE_TOO_LOW, ESTIMATE_TOO_HIGH = 0.6, 1.8
 """Ratios of estimated to given noise that contradict the given one; the estimate holds texture, too."""
 ESTIMATE_LOW, FOLLOWED_MISFIT = 0.8, 0.5
@@ -108,13 +105,19 @@ def judge(problem: Problem, stop: Stop) -> tuple[str, ...]:
         special = special or _outliers(problem, residuals, counted)
         about_y = [special] if special else about_y
     said += about_y
-    still_moves = max(problem.residuals) > NOT_CONVERGED
-    if stop is Stop.MAX_ITER and still_moves and not said and problem.state is not None:
-        said.append(
-            f"not converged: the last iteration still moved x by {max(problem.residuals):.2g} of its norm; raise "
-            "max_iter, or let the default schedule take 20 iterations or more"
-        )
+    if stop is Stop.MAX_ITER and not said and problem.state is not None:
+        said = not_converged(max(problem.residuals))
     return tuple(said)
+
+
+def not_converged(residual: float) -> list[str]:
+    """Return a sentence where the last iteration had a large relative residual."""
+    if not residual > NOT_CONVERGED:
+        return []
+    return [
+        f"not converged: the last iteration still moved x by {residual:.2g} of its norm; raise max_iter, or let the "
+        "default schedule take 20 iterations or more"
+    ]
 
 
 def about_noise(found: Evidence) -> list[str]:
@@ -174,6 +177,17 @@ def about_noise(found: Evidence) -> list[str]:
     return []
 
 
+def judge_misfit(misfit: float, n: float, *, flatness: float = 0.0, is_gaussian: bool = True) -> list[str]:
+    """Return what the misfit of n measurements says, where nothing else is known; NaN says nothing.
+
+    >>> judge_misfit(0.04, 4096)
+    ['misfit 0.04 where about 1 is expected: noise_std is too high by about a factor 5 or more; lower it']
+    """
+    if n < MIN_MEASUREMENTS:
+        return []
+    return about_noise(Evidence(misfit, int(n), math.nan, (), math.inf, flatness, is_gaussian))
+
+
 def gather(problem: Problem, residuals: Tensor, counted: Tensor) -> Evidence:
     """Return the evidence on a problem's image, given its residuals in noise levels and which of them count."""
     y, is_gaussian = problem.h.y, problem.noise_std is not None
@@ -183,7 +197,7 @@ def gather(problem: Problem, residuals: Tensor, counted: Tensor) -> Evidence:
         values = torch.real(y)[counted]
         # The root of W first: its mean would be set by one exact measurement.
         roughness = _roughness(problem)
-        if not problem.noise_estimated:
+        if problem.noise_source != ESTIMATED:
             contrast = float(values.max() - values.min()) * float(weights.sqrt().expand(y.shape)[counted].mean())
             parts = _sampled_parts(problem, y, weights.expand(y.shape), counted)
             estimated = min((_smallest(estimate_noise_std, *part) for part in parts), default=math.nan)
