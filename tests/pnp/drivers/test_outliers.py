@@ -388,7 +388,7 @@ def test_solves_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where each solve finds others, it ends after a few, and the mask is that of the image."""
     y, _ = spoiled()
     drawn = iter(range(100))
-    monkeypatch.setattr("pnp.drivers.problem.find_outliers", lambda h, x, suspects: some(y, 5, seed=next(drawn)))
+    monkeypatch.setattr("pnp.drivers.problem.find_outliers", lambda h, x, suspects: (some(y, 5, seed=next(drawn)), 1.0))
     begun = []
     result = solve(
         RADON, y, TV(), noise_std=STD, data_term=ROBUST, max_iter=2, callback=lambda s: begun.append(s.k == 1) and False
