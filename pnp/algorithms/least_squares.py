@@ -31,21 +31,22 @@ class LeastSquares:
     Args:
         rtol: conjugate gradients stop at this residual, relative to the right-hand side.
         max_iter: maximum number of conjugate gradient iterations in each x-update, which starts from the last x.
-        robust: leave out the measurements that x contradicts, such as cosmic rays, dead pixels or salt and pepper: see
-            `pnp.drivers.outliers`. Where there are none, nothing changes.
+        robust: leave out the measurements that x contradicts, such as cosmic rays or dead pixels, and solve again (see
+            `pnp.drivers.outliers`). None: those that stand out from all others; False: none. True: all, and values that
+            repeat where noise would not, such as salt and pepper. Where there are none, nothing changes.
     """
 
     needs_noise_std = True
 
-    def __init__(self, *, rtol: float = 1e-5, max_iter: int = 50, robust: bool = False):
+    def __init__(self, *, rtol: float = 1e-5, max_iter: int = 50, robust: bool | None = None):
         self.rtol = check_number("rtol", rtol, above=0, caller="LeastSquares")
         self.max_iter = check_number("max_iter", max_iter, above=1, integer=True, or_equal=True, caller="LeastSquares")
-        if not isinstance(robust, bool):
-            raise TypeError(f"LeastSquares: robust must be True or False, got {robust!r:.60}")
+        if not isinstance(robust, bool | None):
+            raise TypeError(f"LeastSquares: robust must be True, False or None, got {robust!r:.60}")
         self.robust = robust
 
     def __repr__(self) -> str:
-        robust = ", robust=True" if self.robust else ""
+        robust = "" if self.robust is None else f", robust={self.robust}"
         return f"LeastSquares(rtol={self.rtol!r}, max_iter={self.max_iter!r}{robust})"
 
     def bind(self, operator: Operator, y: Any, weights: Tensor) -> LeastSquaresStep:
@@ -64,6 +65,7 @@ class LeastSquaresStep:
         self._curvature: float | Tensor | None = None
         self._image_weights = _image_weights(weights, y)
         self.last_x: Tensor | None = None  # the last x-update, where CG starts
+        self._reached: Tensor | None = None  # measurements that A reaches
         self._mean_dominates = False
         self._mean: Tensor | None = None  # the constant image that fits best, where the mean dominates
         self._closed_form: Step | None = None
@@ -183,11 +185,15 @@ class LeastSquaresStep:
 
         What a mask drops is stored as an exact zero, which A gives whatever the image.
         """
-        residual, reached = self.operator.A(x) - self.y, self.operator.A(_probe(x))
+        residual = self.operator.A(x) - self.y
+        if self._reached is None:
+            reached = self.operator.A(_probe(x))
+            parts = [reached] if isinstance(reached, Tensor) else [part.flatten() for part in reached]
+            self._reached = torch.cat(parts) != 0
         if not isinstance(residual, Tensor):  # a list of tensors, of a stacked operator
-            residual, reached = (torch.cat([r.flatten() for r in parts]) for parts in (residual, reached))
+            residual = torch.cat([part.flatten() for part in residual])
         # The root of W first: squares of faint residuals leave the range of float32.
-        return self.weights.sqrt() * residual, (self.weights > 0) & (reached != 0)
+        return self.weights.sqrt() * residual, (self.weights > 0) & self._reached
 
     def reject(self, rejected: Tensor) -> LeastSquaresStep:
         """Return the same data term without some measurements, a mask like y."""

@@ -6,6 +6,9 @@ and x is solved for again without them, until the same ones are found. A rejecte
 again counts again. White noise exceeds 6 s twice in 10^9 measurements. A denoiser that cannot represent the image
 leaves such residuals too; without those measurements x then explains the others worse, and all are kept.
 
+Outliers stand out where few residuals lie between 4 s and 6 s, or where some are beyond 25 s and all together carry a
+quarter of the misfit; a denoiser's own errors have a tail instead. Those that stand out are left out by default.
+
 Where each measurement has its own pixel (masks, denoising), x follows an outlier, and its residual stays small. There,
 a value that several measurements hold exactly, as stuck pixels and salt and pepper do and noise does not, is suspect
 from the start: its measurements are left out, and only those come back which the others predict to within 3 s. So is a
@@ -15,6 +18,7 @@ row or a column of y that mostly holds one value, as a detector's bin that does 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,6 +31,12 @@ THRESHOLD = 6.0
 """Residual of an outlier, in robust standard deviations."""
 SUSPECT_THRESHOLD = 3.0
 """The same for a measurement that was suspect from its value alone."""
+TAIL, P_TAIL = 4.0, 6.3e-5
+"""Between so many robust standard deviations and THRESHOLD lies this fraction of white noise."""
+MAX_TAIL, MAX_TAIL_RATIO = 10, 5.0
+"""Residuals there, and multiples of those expected, that outliers bring about by what they change in x."""
+FAR_OUT, FAR_SHARE = 25.0, 0.25
+"""A residual that no denoiser leaves of clean data, and the fraction of the misfit that all outliers then carry."""
 MAX_FRACTION = 0.25
 """If more than this fraction of the measurements are outliers, the model is wrong and not they."""
 MAX_ROUNDS = 4
@@ -39,24 +49,49 @@ MIN_REPEATS = 3
 """So many equal values are no coincidence where other values differ."""
 
 
-def find_outliers(h: BoundDataTerm, x: Tensor, suspects: Tensor | None = None) -> tuple[Tensor, float]:
-    """Return which measurements x contradicts, a mask like y, and the mean square of the other residuals.
+class Outliers(NamedTuple):
+    """Measurements that x contradicts."""
+
+    found: Tensor
+    """A mask like y."""
+    others: float
+    """Mean square of the other residuals, in noise levels."""
+    largest: float
+    """Largest residual, in robust standard deviations."""
+    share: float
+    """Fraction of the misfit that the outliers carry."""
+    stand_out: bool
+    """Whether they differ from all others, and not by the tail of an error of the model."""
+
+
+def find_outliers(r: Tensor, counted: Tensor, suspects: Tensor | None = None) -> Outliers:
+    """Return which measurements an image contradicts.
 
     Args:
-        h: the data term with all measurements.
-        x: images (B, C, H, W) that were reconstructed without those of the last round.
+        r: residuals in noise levels, like y, batch first.
+        counted: which of them count, broadcasting to r.
         suspects: measurements that `find_suspects` found.
     """
-    r, counted = h.residuals(x)
-    found = torch.zeros(r.shape, dtype=torch.bool, device=r.device)
+    counted, size = counted.expand(r.shape), r.abs()
     for b in range(len(r)):  # each image has its own noise
-        size, counts = r[b].abs(), counted.expand(r.shape)[b]
-        if bool(counts.any()):
-            scale = max(1.0, float(size[counts].median()) / _median_of_noise(r))
-            limit = THRESHOLD if suspects is None else torch.where(suspects[b], SUSPECT_THRESHOLD, THRESHOLD)
-            found[b] = counts & (size > limit * scale)
-    others = r.abs()[counted.expand(r.shape) & ~found]
-    return found, float(others.square().mean()) if others.numel() else math.inf
+        if bool(counted[b].any()):
+            scale = max(1.0, float(size[b][counted[b]].median()) / _median_of_noise(r))
+            size[b] /= scale
+    limit = THRESHOLD if suspects is None else torch.where(suspects, SUSPECT_THRESHOLD, THRESHOLD)
+    found = counted & (size > limit)
+    others, square = r.abs()[counted & ~found], r.abs()[found].square().sum()
+    whole = float(square + others.square().sum())
+    largest = float(size[found].max()) if bool(found.any()) else 0.0
+    share = float(square) / whole if whole > 0 else 0.0
+    n_tail, n = int((counted & (size > TAIL) & (size <= THRESHOLD)).sum()), int(counted.sum())
+    stand_out = n_tail <= MAX_TAIL + MAX_TAIL_RATIO * P_TAIL * n or (largest > FAR_OUT and share > FAR_SHARE)
+    return Outliers(
+        found,
+        float(others.square().mean()) if others.numel() else math.inf,
+        largest,
+        share,
+        bool(found.any()) and stand_out,
+    )
 
 
 def is_believable(found: Tensor, counted: Tensor) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..algorithms.batch import each, images, per_image
 from ..algorithms.iterations import ALGORITHMS, Level, State
-from ..algorithms.least_squares import LeastSquares
+from ..algorithms.least_squares import LeastSquares, LeastSquaresStep
 from ..algorithms.protocols import BoundDataTerm, DataTerm, Denoiser, Operator
 from ..algorithms.schedules import Schedule, coupling
 from ..checks import check_number, short
@@ -46,12 +46,12 @@ class Problem:
         h: the data term bound to all measurements.
         begin: returns the `Start` of a bound data term.
         guarded: the denoiser within the bounds, its answers checked.
-        robust: whether outliers among the measurements are left out.
+        robust: whether outliers among the measurements are left out; None: those that stand out.
         settings: what must be the same for a checkpoint to be resumed, by name.
         noise_std, noise_source: standard deviation of the noise that is used, and where it is from, as in `Result`.
         adjoint_checked: whether A and A_adjoint passed their check.
         used: the data term of the current solve: h, or h without the measurements that are rejected.
-        rejected: those measurements, a mask like y; None where none is looked for.
+        rejected: those measurements, a mask like y; None where none was found without being asked for.
         n_rounds: solves that were started because others had been rejected.
         others: misfit of the measurements that were not, before the current of these solves.
         z: the current image: the first estimate, later that of `state`.
@@ -68,7 +68,7 @@ class Problem:
     guarded: Denoise
     algorithm: str
     rtol: float
-    robust: bool
+    robust: bool | None
     settings: dict[str, Any]
     noise_std: Any
     noise_source: str | None
@@ -99,6 +99,7 @@ class Problem:
         self.calm: Tensor = self.z
         self.finished = [0] * len(self.z)
         self._misfit: float | None = None
+        self._fit: tuple[Tensor, tuple[Tensor, Tensor]] | None = None
 
     def leave_out(self, rejected: Tensor) -> None:
         """Start a solve without some measurements, a mask like y."""
@@ -111,18 +112,31 @@ class Problem:
         Without outliers the others are explained at least as well as before. Where they are not, as where the denoiser
         cannot represent the image, those that were left out are put back, and no others are tried.
         """
-        if self.rejected is None or self.n_rounds >= MAX_ROUNDS:
+        if self.robust is False or self.n_rounds >= MAX_ROUNDS:
             return False
-        found, others = find_outliers(self.h, self.z, self._suspects)
-        if self.n_rounds and others > (1 + OTHERS_RTOL) * self.others:
+        r, counted = self.fit()
+        outliers = find_outliers(r, counted, self._suspects)
+        found = outliers.found
+        if self.n_rounds and outliers.others > (1 + OTHERS_RTOL) * self.others:
             self.leave_out(torch.zeros_like(found))
             self.n_rounds = MAX_ROUNDS
             return True
-        if torch.equal(found, self.rejected) or not is_believable(found, self.h.residuals(self.z)[1]):
+        if self.robust is None and self.n_rounds == 0 and not outliers.stand_out:
+            return False
+        if torch.equal(found, self._left_out(found)) or not is_believable(found, counted):
             return False
         self.leave_out(found)
-        self.n_rounds, self.others = self.n_rounds + 1, others
+        self.n_rounds, self.others = self.n_rounds + 1, outliers.others
         return True
+
+    def _left_out(self, like: Tensor) -> Tensor:
+        return torch.zeros_like(like) if self.rejected is None else self.rejected
+
+    def fit(self) -> tuple[Tensor, Tensor]:
+        """Return the residuals of z in noise levels, of all measurements, and which count; computed once."""
+        if self._fit is None or self._fit[0] is not self.z:
+            self._fit = self.z, self.h.residuals(self.z)
+        return self._fit[1]
 
     def iterate(self, after: State | None) -> Iterator[State]:
         """Yield the iterations, from the first estimate or after one of a checkpoint."""
@@ -159,7 +173,11 @@ class Problem:
 
     def misfit(self) -> float:
         """Misfit of z per measurement that was not rejected, computed once."""
-        if self._misfit is None:
+        if self._misfit is None and isinstance(self.h, LeastSquaresStep):  # its misfit is that of its residuals
+            r, counted = self.fit()
+            kept = counted if self.rejected is None else counted & ~self.rejected
+            self._misfit = float((r.abs()[kept] ** 2).mean())
+        elif self._misfit is None:
             self._misfit = self.used.misfit(self.z)
         return self._misfit
 
@@ -175,6 +193,8 @@ class Problem:
         """Return the image and how it was reached."""
         x: Any = self.z.cpu().numpy() if self.is_numpy else self.z
         rejected: Any = self.rejected
+        if self.robust is None and rejected is not None and not bool(rejected.any()):
+            rejected = None
         if self.is_numpy and rejected is not None:
             rejected = rejected.cpu().numpy()
         if isinstance(self.operator, Joined) and rejected is not None:
@@ -252,7 +272,7 @@ def prepare(
         guarded=guard_denoiser(D, low, high),
         algorithm=algorithm,
         rtol=rtol,
-        robust=bool(getattr(term, "robust", False)),
+        robust=getattr(term, "robust", False),
         settings=settings,
         noise_std=noise_used(parts, is_numpy) if term.needs_noise_std else None,
         noise_source=source if term.needs_noise_std else None,

@@ -27,8 +27,6 @@ from .result import ESTIMATED, HIGH_MISFIT, LOW_MISFIT, Stop
 
 HIGH_MISFIT_OF_PIXELS = 5.0
 """HIGH_MISFIT where each measurement has its own pixel, which a denoiser smooths."""
-FAR_OUT = 25.0
-"""Residual, in robust standard deviations, that no denoiser leaves of clean data."""
 ESTIMATE_TOO_LOW, ESTIMATE_TOO_HIGH = 0.6, 1.8
 """Ratios of estimated to given noise that contradict the given one; the estimate holds texture, too."""
 ESTIMATE_LOW, FOLLOWED_MISFIT = 0.8, 0.5
@@ -92,9 +90,11 @@ def judge(problem: Problem, stop: Stop) -> tuple[str, ...]:
         return (*said, _diverged(problem))
     if not hasattr(problem.h, "residuals"):  # a data term of another library
         return tuple(said)
-    residuals, counted = problem.h.residuals(problem.z)
+    residuals, counted = problem.fit()
     counted = counted.expand(residuals.shape)
     if problem.rejected is not None:
+        if problem.robust is None and bool(problem.rejected.any()):
+            said.append(_left_out(problem, counted))
         counted = counted & ~problem.rejected
     found = gather(problem, residuals, counted)
     if found.n < MIN_MEASUREMENTS:
@@ -304,24 +304,30 @@ def _few_iterations(problem: Problem, stop: Stop) -> str | None:
     )
 
 
+def _left_out(problem: Problem, counted: Tensor) -> str:
+    """Say which measurements were left out without being asked for."""
+    assert problem.rejected is not None
+    return (
+        f"{int(problem.rejected.sum())} of {int(counted.sum())} measurements stood out from all others and were left "
+        "out (result.rejected): outliers, such as cosmic rays or dead pixels; LeastSquares(robust=False) keeps them"
+    )
+
+
 def _outliers(problem: Problem, residuals: Tensor, counted: Tensor) -> str | None:
-    """Say that few measurements carry most of the misfit, where they do."""
-    found = find_outliers(problem.h, problem.z)[0] & counted
-    if not bool(found.any()) or not is_believable(found, counted):
+    """Say that some measurements stand out, or that few carry most of a misfit, where they do."""
+    outliers = find_outliers(residuals, counted)
+    if not bool(outliers.found.any()) or not is_believable(outliers.found, counted):
         return None
-    sizes = residuals.abs()
-    share = float(sizes[found].square().sum() / sizes[counted].square().sum())
-    scale = max(1.0, float(sizes[counted].median()) / 0.6745)
-    if not (share > 0.5 and problem.misfit() > HIGH_MISFIT) and float(sizes[found].max()) < FAR_OUT * scale:
+    if not outliers.stand_out and not (outliers.share > 0.5 and problem.misfit() > HIGH_MISFIT):
         return None
     term = "LeastSquares" if problem.noise_std is not None else "Poisson"
     remedy = f"data_term={term}(robust=True) leaves them out"
-    if problem.robust:
-        remedy = "they come and go with each solve; set noise_std to infinity where y is not to be trusted"
+    if problem.robust or problem.n_rounds:
+        remedy = "without them the others are explained worse; set noise_std to infinity where y is not to be trusted"
     return (
-        f"{int(found.sum())} of {int(counted.sum())} measurements carry {100 * share:.0f} % of the misfit "
-        f"({problem.misfit():.2g}): outliers, such as cosmic rays or dead pixels ({remedy}), or A has an error "
-        "there, such as its boundary or centre"
+        f"{int(outliers.found.sum())} of {int(counted.sum())} measurements are up to {outliers.largest:.2g} noise "
+        f"levels off and carry {100 * outliers.share:.0f} % of the misfit ({problem.misfit():.2g}): outliers, such as "
+        f"cosmic rays or dead pixels ({remedy}), or A has an error there, such as its boundary or centre"
     )
 
 
