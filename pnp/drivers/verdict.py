@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..algorithms.noise_estimate import estimate_noise_std, least_noise_std
-from .outliers import find_outliers, is_believable
+from .outliers import find_impulses, find_outliers, is_believable
 from .parts import Joined
 from .physics_noise import gain_of, is_sampled, owners_of
 from .problem import Problem
@@ -50,6 +50,8 @@ SMOOTHING = 0.9
 """Spectral flatness below which A blurs or projects, so that y has less texture than x."""
 NOT_CONVERGED = 0.05
 """Relative residual of the last iteration from which on the image still moves."""
+MIN_IMPULSES, IMPULSES = 10, 0.001
+"""So many measurements, and such a fraction, stand out as impulses; thin lines of clipped pictures are fewer."""
 MIN_MEASUREMENTS = 100
 """Fewer measurements do not determine a misfit."""
 EDGE, TRUNCATED = 0.02, 0.1
@@ -101,7 +103,7 @@ def judge(problem: Problem, stop: Stop) -> tuple[str, ...]:
     if found.n < MIN_MEASUREMENTS:
         return tuple(said)
     about_y = about_noise(found)
-    special = _truncation(problem) or _outliers(problem, residuals, counted)
+    special = _truncation(problem) or _outliers(problem, residuals, counted) or _impulses(problem, counted)
     said += about_y if special is None else [special]
     still_moves = max(problem.residuals) > NOT_CONVERGED
     if stop is Stop.MAX_ITER and still_moves and not said and problem.state is not None:
@@ -292,6 +294,18 @@ def _outliers(problem: Problem, residuals: Tensor, counted: Tensor) -> str | Non
         f"{int(found.sum())} of {int(counted.sum())} measurements carry {100 * share:.0f} % of the misfit "
         f"({problem.misfit():.2g}): outliers, such as cosmic rays or dead pixels ({remedy}), or an error of A there, "
         "such as its boundary or centre"
+    )
+
+
+def _impulses(problem: Problem, counted: Tensor) -> str | None:
+    """Say that measurements that hold one value exactly stand out from those around them, where they do."""
+    found = None if problem.robust else find_impulses(problem.h, problem.z, min(problem.flatness))
+    if found is None or int(found.sum()) < max(MIN_IMPULSES, IMPULSES * int(counted.sum())):
+        return None
+    return (
+        f"{int(found.sum())} of {int(counted.sum())} measurements hold a value that others hold exactly, and stand out "
+        "from their neighbours: hot or dead pixels, or salt and pepper, which x follows; use "
+        "data_term=LeastSquares(robust=True), or set noise_std to infinity there"
     )
 
 

@@ -71,6 +71,16 @@ def test_a_smooth_x_with_a_small_misfit_tells_that_random_measurements_have_less
     assert "noise_std is too high" in verdict(Codes(), y, denoiser, 0.15)
 
 
+@pytest.mark.parametrize("operator", [Identity((N, N)), Mask(torch.rand(N, N, generator=seeded(1)) < 0.7)])
+def test_salt_and_pepper_that_x_follows_is_said(operator, denoiser):
+    y = operator.A(camera() + 0.02 * torch.randn(1, 1, N, N, generator=seeded()))
+    bad = (torch.rand(y.shape, generator=seeded(5)) < 0.03) & (y != 0)
+    salt = torch.where(bad, (torch.rand(y.shape, generator=seeded(6)) < 0.5).float(), y)
+    assert "robust=True" in verdict(operator, salt, denoiser, 0.02)
+    clipped = (y.clamp(0.1, 0.8) * 255).round() / 255  # values that many hold, in areas
+    assert "robust=True" not in verdict(operator, operator.A(clipped), denoiser, 0.02)
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
