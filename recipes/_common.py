@@ -132,7 +132,7 @@ def data_range(x: Tensor) -> float:
 
 
 def timed(name: str, compute: Callable[[], Tensor | Result]) -> Entry:
-    """Run one method and time it; print the verdict of a plug-and-play result."""
+    """Run one method and time it; print the verdict of a `Result`."""
     start = time.perf_counter()
     entry = Entry(name, compute(), time.perf_counter() - start)
     print_verdict(name, entry.result)
@@ -140,10 +140,10 @@ def timed(name: str, compute: Callable[[], Tensor | Result]) -> Entry:
 
 
 def print_verdict(name: str, result: Tensor | Result | float) -> None:
-    """Print the misfit and the verdict of a result of `solve`, or a misfit alone; nothing of other methods."""
+    """Print the misfit and the verdict of a `Result`, or a misfit alone; nothing of other methods."""
     if isinstance(result, float):
         print(f"{name}: misfit {result:.3g}, about 1 where the image explains the measurements")
-    elif isinstance(result, Result) and "sigma" in result.history:  # EM has other stopping rules
+    elif isinstance(result, Result):
         print(f"{name}: {result.verdict}")
 
 

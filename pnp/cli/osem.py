@@ -16,7 +16,7 @@ from .options import (
     choose_device,
     exit_if_interrupted,
 )
-from .output import INTERRUPTED, print_warnings, save
+from .output import INTERRUPTED, print_verdict, save
 from .problem import background, build_operator, check_sizes, is_hdf5, read_problem
 
 
@@ -35,8 +35,8 @@ def osem(
     """Reconstruct emission counts by OSEM or MLEM.
 
     Ordered-subsets expectation maximisation uses no prior. The number of views need not be a multiple of the number
-    of subsets: some subsets then have one view more. The misfit is printed, and what looks wrong, as "warning: ..." on
-    stderr; warnings leave the exit code 0.
+    of subsets: some subsets then have one view more. The misfit is printed with its verdict, and what looks wrong, as
+    "warning: ..." on stderr; warnings leave the exit code 0.
 
     \b
     Examples:
@@ -75,14 +75,13 @@ def osem(
     )
     exit_if_interrupted(kept, result)
     with uninterrupted():  # what took the time is not lost to an impatient Ctrl-C
-        written = save(output, result, data, {"n_subsets": subsets}, overwrite, judged=False)
+        written = save(output, result, data, {"n_subsets": subsets}, overwrite)
         if kept is not None:
             kept.path.unlink(missing_ok=True)
         sizes = sorted({len(range(b, y.shape[2], subsets)) for b in range(subsets)})
         views = f"{result.n_iter} iterations of {subsets} subsets of {' or '.join(map(str, sizes))} views"
         floor = "0" if data.background is None else "from the file"
         print(f"{written}: {views}, background {floor}; {result.stop}")
-        print(f"misfit {result.misfit:.3g}, about 1 where the volume explains the counts")
-        print_warnings(result)
+        print_verdict(result)
     if result.stop.name == "INTERRUPTED":
         raise typer.Exit(INTERRUPTED)

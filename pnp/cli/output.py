@@ -75,13 +75,8 @@ def save(
     data: Measurements,
     attributes: dict[str, Any],
     overwrite: bool,
-    *,
-    judged: bool = True,
 ) -> Path:
-    """Write a result: everything to HDF5, only the image or volume to another format. Return the path written.
-
-    With judged = False a result without warnings is written as one that nobody looked at.
-    """
+    """Write a result: everything to HDF5, only the image or volume to another format. Return the path written."""
     from ..io import write_image, write_result
 
     x = result.x.cpu().numpy()
@@ -106,7 +101,7 @@ def save(
             **attributes,
             "command": command_line(),
         },
-        warnings=result.warnings if judged or result.warnings else None,
+        warnings=result.warnings,
         rejected=result.rejected,
         overwrite=overwrite and written == output,
     )

@@ -8,11 +8,12 @@ For n = 1 this is MLEM (Shepp and Vardi, IEEE Trans. Med. Imaging 1 (1982) 113; 
 Tomogr. 8 (1984) 306): the likelihood never falls, and without a background A x holds as many counts as y after every
 iteration. For n > 1 it is OSEM (Hudson and Larkin, IEEE Trans. Med. Imaging 13 (1994) 601), early on about n times
 faster and in the end on a cycle around the maximum. There is no prior: stop early, smooth the image, or use `solve`
-with `Poisson`.
+with `Poisson`. x scales with y and r: a gain in both leaves its shape alone.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,16 +24,32 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..algorithms.count_statistics import concerns_of_counts, deviance_residuals
 from ..algorithms.poisson import as_background, check_counts, ratio
 from ..algorithms.protocols import Operator
 from ..checks import check_number
+from .adjoint_check import check_adjoint as check_adjoint_of
 from .arguments import as_initial, as_measurements, as_operator, check_device
 from .checkpoint import Checkpoint, RunState, checkpointed
 from .monitor import Monitor
-from .result import Result, Stop
+from .result import HIGH_MISFIT, LOW_MISFIT, Result, Stop
+from .result_warning import warn_of
+from .verdict import MIN_MEASUREMENTS, judge_misfit
 
 VIEW_AXIS = 2
 """The axis of measurements (B, C, n_views, ...) that subsets divide."""
+STILL_FALLS, STILL_FALLS_OVER_K = 0.05, 0.6
+"""The deviance D_k falls like a power of k: above min(0.05, 0.6/k) of D_k in iteration k, more iterations may help.
+
+Measured on simulated SPECT scans, at misfits above 3: by 0.69/k or more where A is right (1 to 192 iterations, counts
+over five decades); by less than the limit after 4 to 24 iterations where views are in the wrong order, the background
+is wrong or a pixel is hot.
+"""
+CONCENTRATED = 0.4
+"""Share of the misfit in the largest 1 % of the residuals from which on these are outliers.
+
+Measured on the same scans: 0.56 or more for hot pixels and dead bins, 0.17 or less for wrong views and backgrounds.
+"""
 
 
 @dataclass(frozen=True)
@@ -52,6 +69,7 @@ def mlem(
     background: Any = 0.0,
     x0: Any = None,
     max_iter: int = 64,
+    check_adjoint: bool = True,
     callback: Callable[[EMState], Any] | None = None,
     checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
     progress: bool = False,
@@ -63,7 +81,9 @@ def mlem(
     >>> mlem(A, torch.tensor([[[[4.0, 0.0, 6.0]]]]), max_iter=1).x
     tensor([[[[2., 0., 3.]]]])
     """
-    return _em("mlem", operator, y, 1, background, x0, max_iter, callback, checkpoint, progress)
+    result = _em("mlem", operator, y, 1, background, x0, max_iter, check_adjoint, callback, checkpoint, progress)
+    warn_of("mlem", result.warnings, 3)
+    return result
 
 
 def osem(
@@ -74,6 +94,7 @@ def osem(
     background: Any = 0.0,
     x0: Any = None,
     max_iter: int = 16,
+    check_adjoint: bool = True,
     callback: Callable[[EMState], Any] | None = None,
     checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
     progress: bool = False,
@@ -92,6 +113,7 @@ def osem(
         background: r >= 0, expected scatter and other counts added to A x: a scalar, or broadcasting to y.
         x0: first image >= 0, in the image's shape; voxels of 0 stay 0. None: the constant that explains all counts.
         max_iter: iterations. EM has no other stopping rule: more of them resolve finer detail, and noise.
+        check_adjoint: check A_adjoint, and that A is linear, on one random pair: one application of each to all views.
         callback: called with each `EMState`; a true answer stops.
         checkpoint: a file for the state, from which the same call resumes if it exists, as in `solve`.
         progress: show a bar on stderr.
@@ -100,13 +122,22 @@ def osem(
         See `pnp.Result`. Its history holds "deviance", 2 sum(y log(y/m) - y + m), twice the log-likelihood that is
         missing to m = y, where m is what each subset expected when its turn came, before its update; infinite where
         there are counts and none were expected. `misfit` is Pearson's (m - y)^2/m, a measurement, for the final image.
-        Ctrl-C returns the last finished iterate.
+        Ctrl-C returns the last finished iterate. `warnings` say where x does not explain the counts, for too few
+        iterations, outliers or another reason, and where y does not look like counts. Fitting noise is no warning.
+
+    Warns:
+        ResultWarning: all of them in one warning.
+        UserWarning: A_adjoint is a little off.
 
     Raises:
-        ValueError, TypeError: an argument does not fit, is negative or not finite, or counts cannot be explained.
+        ValueError, TypeError: an argument does not fit, is negative or not finite, A_adjoint is not the adjoint of A,
+            or counts cannot be explained.
     """
     check_number("n_subsets", n_subsets, above=1, integer=True, or_equal=True, caller="osem")
-    return _em("osem", operator, y, int(n_subsets), background, x0, max_iter, callback, checkpoint, progress)
+    n = int(n_subsets)
+    result = _em("osem", operator, y, n, background, x0, max_iter, check_adjoint, callback, checkpoint, progress)
+    warn_of("osem", result.warnings, 3)
+    return result
 
 
 def subset_order(n: int) -> list[int]:
@@ -158,6 +189,7 @@ def _em(
     background: Any,
     x0: Any,
     max_iter: int,
+    check_adjoint: bool,
     callback: Callable[[EMState], Any] | None,
     checkpoint: Any,
     progress: bool,
@@ -172,21 +204,26 @@ def _em(
     subsets = _divide(caller, operator, y, r, n_subsets)
     x = _initial(caller, x0, subsets, y, r)
     _check_explained(caller, operator, x, y, r)
+    if check_adjoint:
+        check_adjoint_of(operator, x, y, caller=caller)
 
     def settings() -> dict[str, Any]:
         return given
 
     monitor = Monitor(caller, max_iter, ("deviance",), callback=callback, progress=progress)
-    misfit: float | None = None
+    expected: Tensor | None = None
     with checkpointed(checkpoint, caller, settings, x, lambda: operator.A(x)) as kept:
         x = _iterate(subsets, _restore(kept, monitor, x), monitor, kept)
         if monitor.stop is not Stop.INTERRUPTED:
             with suppress(KeyboardInterrupt):  # it is then computed once more below
-                misfit = _pearson(operator, x, y, r)  # while the checkpoint is there
+                expected = operator.A(x) + r  # while the checkpoint is there
             kept.end(monitor.stop.name, {"x": x}, {"deviance": list(monitor.history["deviance"])})
-    misfit = _pearson(operator, x, y, r) if misfit is None else misfit
+    expected = operator.A(x) + r if expected is None else expected
+    misfit = _pearson(y, expected)
+    n_seen = int(reduce(torch.logical_or, (s.seen for s in subsets)).sum())
+    said = _judge(misfit, y, expected, monitor.history["deviance"], n_seen)
     answer = x.cpu().numpy() if is_numpy else x
-    return Result(answer, monitor.n_iter, monitor.stop, monitor.history, None, False, misfit)
+    return Result(answer, monitor.n_iter, monitor.stop, monitor.history, None, None, misfit, said)
 
 
 def _iterate(subsets: list[_Subset], x: Tensor, monitor: Monitor, kept: RunState) -> Tensor:
@@ -228,10 +265,40 @@ def _deviance(y: Tensor, expected: Tensor) -> float:
     return 2 * float((torch.xlogy(y, y / m.clamp(min=0)).where(y > 0, 0) - y + m).sum())
 
 
-def _pearson(operator: Operator, x: Tensor, y: Tensor, r: Tensor) -> float:
-    m = (operator.A(x) + r).double()
+def _pearson(y: Tensor, expected: Tensor) -> float:
+    m = expected.double()
     reached = m > 0
     return float(((m - y).square() / m)[reached].mean()) if bool(reached.any()) else 0.0
+
+
+def _judge(misfit: float, y: Tensor, expected: Tensor, deviance: list[float], n_unknown: int) -> tuple[str, ...]:
+    """Return what looks wrong, given the expected counts of the last image and the number of its voxels."""
+    said = [
+        f"{text}; here the unit changes deviance and misfit, x only by its factor"
+        for text in concerns_of_counts(y, torch.ones((), dtype=y.dtype))
+    ]
+    counted = (expected > 0) | (y > 0)
+    n = int(counted.sum())
+    if said or n < MIN_MEASUREMENTS:
+        return tuple(said)
+    if misfit > HIGH_MISFIT:
+        fall = (deviance[-2] - deviance[-1]) / deviance[-1] if len(deviance) > 1 else math.inf
+        k = len(deviance)
+        if fall > min(STILL_FALLS, STILL_FALLS_OVER_K / k):
+            return (
+                f"misfit {misfit:.2g} where about 1 is expected, and the deviance still falls: not converged after "
+                f"{k} iteration{'s' if k > 1 else ''}; use more",
+            )
+        r2 = deviance_residuals(y, expected)[counted].square()
+        share = float(r2.topk(n // 100).values.sum() / r2.sum())
+        if share > CONCENTRATED:
+            return (
+                f"misfit {misfit:.2g} where about 1 is expected, {100 * share:.0f} % of it in 1 % of the measurements: "
+                "outliers, such as hot or dead pixels; use solve(..., data_term=Poisson(robust=True)) without them",
+            )
+    elif not misfit < LOW_MISFIT * (1 - n_unknown / n):  # x may follow as much noise as it has voxels
+        return ()
+    return tuple(judge_misfit(misfit, n, is_gaussian=False))
 
 
 # ---------------------------------------------------------------- what it is given

@@ -8,7 +8,8 @@ leaves such residuals too; without those measurements x then explains the others
 
 Where each measurement has its own pixel (masks, denoising), x follows an outlier, and its residual stays small. There,
 a value that several measurements hold exactly, as stuck pixels and salt and pepper do and noise does not, is suspect
-from the start: its measurements are left out, and only those come back which the others predict to within 3 s.
+from the start: its measurements are left out, and only those come back which the others predict to within 3 s. So is a
+row or a column of y that mostly holds one value, as a detector's bin that does not respond: x explains it by a ring.
 """
 
 from __future__ import annotations
@@ -66,17 +67,36 @@ def is_believable(found: Tensor, counted: Tensor) -> bool:
 def find_suspects(h: BoundDataTerm, x: Tensor, flatness: float) -> Tensor | None:
     """Return which measurements hold a value that several hold exactly, a mask like y; None where there are none.
 
-    Only where each measurement mainly sees a pixel of its own, and where the noise is not that of counts.
+    Only of least squares: counts repeat. Where each measurement mainly sees a pixel of its own, any such value, see
+    `repeated_values`; elsewhere that of a row or a column which mostly holds one value, see `stuck_lines`.
 
     Args:
         h: the data term with all measurements.
         x: any images (B, C, H, W).
         flatness: the spectral flatness of A*WA.
     """
-    if flatness < OWN_PIXEL or not isinstance(h, LeastSquaresStep) or not isinstance(h.y, Tensor):
+    if not isinstance(h, LeastSquaresStep) or not isinstance(h.y, Tensor):
         return None
-    found = repeated_values(h.y, h.residuals(x)[1])
-    return found if bool(found.any()) and is_believable(found, h.residuals(x)[1]) else None
+    counted = h.residuals(x)[1]
+    found = (repeated_values if flatness >= OWN_PIXEL else stuck_lines)(h.y, counted)
+    return found if bool(found.any()) and is_believable(found, counted) else None
+
+
+def stuck_lines(y: Tensor, counted: Tensor) -> Tensor:
+    """Return where rows or columns of y (B, C, m, n) hold the value that more than half of the row or column holds.
+
+    So does a detector's bin that answers alike to every view, which x would explain by a ring.
+    """
+    found = torch.zeros(y.shape, dtype=torch.bool, device=y.device)
+    if y.is_complex() or y.ndim != 4:
+        return found
+    counted = counted.expand(y.shape)
+    values = torch.where(counted, y, math.nan)
+    for axis in (2, 3):
+        same = values == values.nanmedian(axis, keepdim=True).values
+        n = same.sum(axis, keepdim=True)
+        found |= same & (2 * n > counted.sum(axis, keepdim=True)) & (n >= MIN_REPEATS)
+    return found
 
 
 def repeated_values(y: Tensor, counted: Tensor) -> Tensor:
@@ -98,7 +118,7 @@ def repeated_values(y: Tensor, counted: Tensor) -> Tensor:
         if 2 * int((repeats == 1).sum()) < int(counts.sum()):
             suspect[1:-1] = False
         found[b][counts] = suspect[index]
-    return found & ~_in_area(y, found) if y.ndim == 4 and bool(found.any()) else found
+    return found & ~_in_area(y, counted, found) if y.ndim == 4 and bool(found.any()) else found
 
 
 def find_impulses(h: BoundDataTerm, x: Tensor, flatness: float) -> Tensor | None:
@@ -128,17 +148,20 @@ def find_impulses(h: BoundDataTerm, x: Tensor, flatness: float) -> Tensor | None
     return found
 
 
-def _in_area(y: Tensor, found: Tensor) -> Tensor:
-    """Whether at least half of a measurement's eight neighbours hold its own value."""
-    inside = pad(y, (1, 1, 1, 1), value=math.nan)
+def _in_area(y: Tensor, counted: Tensor, found: Tensor) -> Tensor:
+    """Whether a measurement or one beside it shares its value with at least half of its neighbours, and with three.
+
+    Only neighbours that count: what a mask drops is stored as zeros, which are no pepper.
+    """
+    inside = pad(torch.where(counted, y, math.nan), (1, 1, 1, 1), value=math.nan)
     height, width = y.shape[-2:]
-    same = torch.zeros(y.shape, device=y.device)
+    same, near = torch.zeros_like(y), torch.zeros_like(y)
     for i in range(3):
         for j in range(3):
-            same += inside[..., i : i + height, j : j + width] == y
-    core = found & (same >= 5)  # itself and four more
-    near = max_pool2d(core.to(y.dtype), 3, 1, 1) > 0
-    return found & near
+            beside = inside[..., i : i + height, j : j + width]
+            same, near = same + (beside == y), near + ~beside.isnan()
+    core = found & (same >= 4) & (2 * same > near)  # itself among both
+    return found & (max_pool2d(core.to(y.dtype), 3, 1, 1) > 0)
 
 
 def _median_of_noise(r: Tensor) -> float:

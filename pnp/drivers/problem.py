@@ -25,7 +25,7 @@ from .matrices import FunctionOperator
 from .noise_weights import clean_and_weigh
 from .outliers import MAX_ROUNDS, OTHERS_RTOL, find_outliers, find_suspects, is_believable
 from .parts import Joined, check_parts, join, noise_used
-from .result import Result, Stop
+from .result import DECLARED, ESTIMATED, GIVEN, Result, Stop
 
 HISTORY = ("sigma", "alpha", "primal", "dual", "inner")
 """Names in `Result.history`; each holds one entry per iteration."""
@@ -48,7 +48,7 @@ class Problem:
         guarded: the denoiser within the bounds, its answers checked.
         robust: whether outliers among the measurements are left out.
         settings: what must be the same for a checkpoint to be resumed, by name.
-        noise_std: standard deviation of the noise that is used, as `Result.noise_std`.
+        noise_std, noise_source: standard deviation of the noise that is used, and where it is from, as in `Result`.
         adjoint_checked: whether A and A_adjoint passed their check.
         used: the data term of the current solve: h, or h without the measurements that are rejected.
         rejected: those measurements, a mask like y; None where none is looked for.
@@ -71,7 +71,7 @@ class Problem:
     robust: bool
     settings: dict[str, Any]
     noise_std: Any
-    noise_estimated: bool
+    noise_source: str | None
     is_numpy: bool
     adjoint_checked: bool = True
     rejected: Tensor | None = None
@@ -89,7 +89,9 @@ class Problem:
                 self.leave_out(self._suspects)
 
     def start(self, used: BoundDataTerm) -> None:
-        """Start a solve with this data term at its own first estimate and noise levels."""
+        """Start a solve with this data term at its own first estimate and noise levels, whatever was solved before."""
+        if hasattr(used, "last_x"):
+            used.last_x = None  # or a run resumed from a checkpoint would have other bits
         found = self.begin(used)
         self.used, self.z, self.levels, self.last = used, found.z, found.levels, found.last
         self.scales, self.flatness = found.scales, found.flatness
@@ -183,7 +185,7 @@ class Problem:
             stop=stop,
             history=history,
             noise_std=self.noise_std,
-            noise_estimated=self.noise_estimated,
+            noise_source=self.noise_source,
             misfit=self.misfit(),
             warnings=warnings,
             rejected=rejected,
@@ -225,7 +227,8 @@ def prepare(
         y, weights, estimated = clean_and_weigh(operator, y, noise_std, term)
     else:
         operator, y, weights, estimated = join(operator, y, noise_std, term)
-    if noise_std is None and not estimated and term.needs_noise_std:  # the physics' own, which may change
+    source = ESTIMATED if estimated else GIVEN if noise_std is not None else DECLARED
+    if source == DECLARED and term.needs_noise_std:  # the physics' own, which may change
         settings["noise_std"] = weights
     h = bind(term, operator, y, weights, check_adjoint)
 
@@ -252,7 +255,7 @@ def prepare(
         robust=bool(getattr(term, "robust", False)),
         settings=settings,
         noise_std=noise_used(parts, is_numpy) if term.needs_noise_std else None,
-        noise_estimated=estimated,
+        noise_source=source if term.needs_noise_std else None,
         is_numpy=is_numpy,
         adjoint_checked=check_adjoint,
     )

@@ -9,6 +9,13 @@ from typing import Any
 
 from ..algorithms.noise_estimate import typical_noise_std
 
+HIGH_MISFIT = 3.0
+"""Misfit from which on x does not explain y: residuals 1.7 times the noise."""
+LOW_MISFIT = 0.1
+"""Misfit below which x follows y more closely than noise of the given level would allow."""
+ESTIMATED, DECLARED, GIVEN = "estimated from y", "from the operator's noise_model", "given"
+"""Sources of a noise level."""
+
 
 class Stop(enum.Enum):
     """Why `solve` stopped; the value is a sentence."""
@@ -25,7 +32,7 @@ class Stop(enum.Enum):
 
 @dataclass(frozen=True)
 class Result:
-    """Result of `solve`.
+    """Result of `solve`, `mlem`, `osem` and `solve_mosaic`.
 
     Attributes:
         x: the reconstruction (B, C, H, W): the last denoised iterate z, within the bounds; numpy where y was.
@@ -38,8 +45,10 @@ class Result:
         noise_std: the noise level used, in units of y: a number, or an array that broadcasts to y, (B, 1, ..., 1) where
             each image has its own; a tuple where y has parts; None where the data term needs none. `solve` takes it
             as it is.
-        noise_estimated: whether noise_std was estimated from y; False where it was given, or is the operator's own.
-        misfit: ||W^(1/2) (A x - y)||^2 per measurement: about 1 where x explains y up to its noise.
+        noise_source: "given", "estimated from y" (for a tuple: one of its parts was) or "from the operator's
+            noise_model"; None where noise_std is.
+        misfit: ||W^(1/2) (A x - y)||^2 per measurement: about 1 where x explains y up to its noise; NaN where Ctrl-C
+            arrived before it was known.
         warnings: sentences on what looks wrong, each with its likely cause and a remedy; empty where nothing does.
         rejected: where y was taken for an outlier, a mask of the kind and shape of y (a tuple where y has parts); None
             where the data term looks for none.
@@ -50,10 +59,15 @@ class Result:
     stop: Stop
     history: dict[str, list[Any]] = field(repr=False)
     noise_std: Any
-    noise_estimated: bool
+    noise_source: str | None
     misfit: float
     warnings: tuple[str, ...] = ()
     rejected: Any = None
+
+    @property
+    def noise_estimated(self) -> bool:
+        """Whether noise_std was estimated from y."""
+        return self.noise_source == ESTIMATED
 
     @property
     def n_rejected(self) -> int:
@@ -65,20 +79,19 @@ class Result:
     def verdict(self) -> str:
         """One line: the misfit and what it says, or the warnings that explain it."""
         rejected = f", {self.n_rejected} measurements rejected as outliers" if self.n_rejected else ""
-        return f"misfit {self.misfit:.3g}{rejected}: {'; '.join(self.warnings) or self._fit}"
-
-    @property
-    def _fit(self) -> str:
-        """What the misfit says where nothing looks wrong."""
-        if math.isnan(self.misfit):
-            return "not computed"
-        size = "" if 0.5 < self.misfit < 1.5 else f"{self.misfit**0.5:.2g} times "
-        return f"x explains y up to {size}its noise"
+        size = "" if 0.5 < self.misfit < 1.5 else f"{abs(self.misfit) ** 0.5:.2g} times "
+        judgement = f"x explains y up to {size}its noise"
+        if self.warnings:
+            judgement = "; ".join(self.warnings)
+        elif math.isnan(self.misfit):
+            return f"misfit unknown{rejected}"
+        elif not LOW_MISFIT <= self.misfit <= HIGH_MISFIT:  # too few measurements to say why, or EM with many voxels
+            judgement = "about 1 is expected where x explains y up to its noise"
+        return f"misfit {self.misfit:.3g}{rejected}: {judgement}"
 
     def __str__(self) -> str:
         """Return a summary of a few lines; `repr` shows the fields."""
-        kind = "estimated from y" if self.noise_estimated else "given"
-        noise = "" if self.noise_std is None else f", noise_std {_typical(self.noise_std)} {kind}"
+        noise = "" if self.noise_std is None else f", noise_std {_typical(self.noise_std)} {self.noise_source}"
         rejected = f"; {self.n_rejected} measurements rejected as outliers" if self.n_rejected else ""
         lines = [
             f"x {tuple(getattr(self.x, 'shape', ()))} after {self.n_iter} iterations{noise}",

@@ -10,7 +10,6 @@ what they need and chooses what the caller left open.
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -25,7 +24,7 @@ from .checkpoint import Checkpoint, RunState, checkpointed
 from .monitor import Monitor, as_text
 from .problem import HISTORY, MAX_ITER, RTOL, Problem, prepare
 from .result import Result, Stop
-from .result_warning import ResultWarning
+from .result_warning import warn_of
 from .solver_state import denoiser_fingerprint, restore_state, save_final, save_state
 from .verdict import judge
 
@@ -76,7 +75,8 @@ def solve(
             thousandfold and within `denoiser.sigma_range` where it has one.
         bounds: (low, high) of x, None where open; kept by every iterate z and by the answer.
         data_term: `LeastSquares()` (default), `Poisson(...)` for counts, `ct.Transmission(...)` for counts behind an
-            object.
+            object. With robust=True each finds outliers among the measurements, leaves them out and solves again:
+            `Result.rejected`.
         x0: first estimate (B, C, H, W). None: `operator.fbp(y)` where there is one, else a regularised solution.
         max_iter: at most so many iterations. Default 24.
         rtol: stop once the last noise level is reached and the relative residuals are at most rtol: ||x - z|| (ADMM
@@ -89,7 +89,13 @@ def solve(
         progress: show a bar on stderr.
 
     Returns:
-        The last denoised iterate and how it was reached, see `Result`.
+        The last denoised iterate and how it was reached, see `Result`. Its `warnings` say what looks wrong, with
+        likely cause and remedy: x that does not explain y or follows its noise, outliers, an iteration that has not
+        converged or diverged; `str(result)` is a summary.
+
+    Warns:
+        ResultWarning: all of them in one warning.
+        UserWarning: A_adjoint is a little off, the operator's A_adjoint_A is not A*A, or a checkpoint was not written.
 
     Raises:
         ValueError, TypeError: an argument does not fit, or the denoiser changes shape or returns NaN; the checkpoint
@@ -136,9 +142,7 @@ def solve(
                 problem.misfit()  # while the checkpoint is there
             save_final(kept, problem, monitor)
     result = problem.result(monitor.stop, monitor.history, judge(problem, monitor.stop))
-    if result.warnings:
-        said = "solve: " + "; ".join(result.warnings)
-        warnings.warn(said, ResultWarning, stacklevel=3)  # past torch.no_grad
+    warn_of("solve", result.warnings)
     return result
 
 
@@ -152,7 +156,7 @@ def _iterate(problem: Problem, monitor: Monitor, kept: RunState) -> None:
                 problem.step_back()
                 break
             primal, dual = problem.residuals
-            monitor.record(state.sigma, state.alpha, primal, dual, problem.h.inner_iterations)
+            monitor.record(state.sigma, state.alpha, primal, dual, problem.used.inner_iterations)
             save_state(kept, problem, monitor)
             monitor.show(f"sigma {as_text(state.sigma)}, residuals {primal:.1e} {dual:.1e}")
             if monitor.asks_to_stop(state):

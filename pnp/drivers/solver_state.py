@@ -59,8 +59,8 @@ def restore_state(kept: RunState, problem: Problem, monitor: Monitor) -> State |
         monitor.resume(history)
     except (KeyError, TypeError, ValueError, zlib.error) as error:
         raise ValueError(f"solve: checkpoint is damaged ({error!s:.60}); remove the file to restart") from error
-    if hasattr(problem.h, "last_x"):
-        problem.h.last_x = x
+    if hasattr(problem.used, "last_x"):
+        problem.used.last_x = x
     state = State(k, x, z, u, z, sigma, alpha)
     problem.state, problem.z = state, z
     problem.residuals = history["primal"][-1], history["dual"][-1]

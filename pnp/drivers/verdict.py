@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,15 +23,12 @@ from .outliers import find_impulses, find_outliers, is_believable
 from .parts import Joined
 from .physics_noise import gain_of, is_sampled, owners_of
 from .problem import Problem
-from .result import Stop
+from .result import ESTIMATED, HIGH_MISFIT, LOW_MISFIT, Stop
 
-HIGH_MISFIT, HIGH_MISFIT_OF_PIXELS = 3.0, 5.0
-"""Misfit from which on x does not explain y; the second where each measurement has its own pixel, which a denoiser
-smooths."""
+HIGH_MISFIT_OF_PIXELS = 5.0
+"""HIGH_MISFIT where each measurement has its own pixel, which a denoiser smooths."""
 FAR_OUT = 25.0
 """Residual, in robust standard deviations, that no denoiser leaves of clean data."""
-LOW_MISFIT = 0.1
-"""Misfit below which x follows y more closely than noise of the given level would allow."""
 ESTIMATE_TOO_LOW, ESTIMATE_TOO_HIGH = 0.6, 1.8
 """Ratios of estimated to given noise that contradict the given one; the estimate holds texture, too."""
 ESTIMATE_LOW, FOLLOWED_MISFIT = 0.8, 0.5
@@ -52,6 +49,8 @@ NOT_CONVERGED = 0.05
 """Relative residual of the last iteration from which on the image still moves."""
 MIN_IMPULSES, IMPULSES = 10, 0.001
 """So many measurements, and such a fraction, stand out as impulses; thin lines of clipped pictures are fewer."""
+FEW_ITERATIONS = 8
+"""With fewer iterations x may leave y unexplained that more of them would explain."""
 MIN_MEASUREMENTS = 100
 """Fewer measurements do not determine a misfit."""
 EDGE, TRUNCATED = 0.02, 0.1
@@ -67,25 +66,25 @@ class Evidence:
         n: measurements that count.
         estimated: noise that second differences of y show at most, over the noise that is used; NaN where they show
             nothing.
-        at_least: noise that they show at least, over the noise that is used; NaN where they are too few.
         correlations: of neighbouring residuals, along the last axes of y.
-        roughness: of x, where 1 is that of the noise in the pixels that are measured best; NaN if unknown.
         contrast: largest minus smallest y, in noise levels.
         flatness: spectral flatness of A*WA, the smallest of the batch.
         is_gaussian: whether the noise level was given or estimated, and not that of counts.
         is_sinogram: whether the last two axes of y are views and detector bins.
+        at_least: noise that second differences of y show at least, over the noise that is used; NaN where they are too few.
+        roughness: of x, where 1 is that of the noise in the pixels that are measured best; NaN if unknown.
     """
 
     misfit: float
     n: int
     estimated: float
-    at_least: float
     correlations: tuple[float, ...]
-    roughness: float
     contrast: float
     flatness: float
     is_gaussian: bool
     is_sinogram: bool = False
+    at_least: float = math.nan
+    roughness: float = math.nan
 
 
 def judge(problem: Problem, stop: Stop) -> tuple[str, ...]:
@@ -103,21 +102,30 @@ def judge(problem: Problem, stop: Stop) -> tuple[str, ...]:
     if found.n < MIN_MEASUREMENTS:
         return tuple(said)
     about_y = about_noise(found)
-    special = _truncation(problem) or _outliers(problem, residuals, counted) or _impulses(problem, counted)
-    said += about_y if special is None else [special]
-    still_moves = max(problem.residuals) > NOT_CONVERGED
-    if stop is Stop.MAX_ITER and still_moves and not said and problem.state is not None:
-        said.append(
-            f"not converged: the last iteration still moved x by {max(problem.residuals):.2g} of its norm; raise "
-            "max_iter, or let the default schedule take 20 iterations or more"
-        )
+    if not about_noise(replace(found, misfit=1.0, correlations=())):  # which is about y alone
+        special = (about_y and _few_iterations(problem, stop)) or _truncation(problem)
+        special = special or _outliers(problem, residuals, counted) or _impulses(problem, counted)
+        about_y = [special] if special else about_y
+    said += about_y
+    if stop is Stop.MAX_ITER and not said and problem.state is not None:
+        said = not_converged(max(problem.residuals))
     return tuple(said)
+
+
+def not_converged(residual: float) -> list[str]:
+    """Return a sentence where the last iteration had a large relative residual."""
+    if not residual > NOT_CONVERGED:
+        return []
+    return [
+        f"not converged: the last iteration still moved x by {residual:.2g} of its norm; raise max_iter, or let the "
+        "default schedule take 20 iterations or more"
+    ]
 
 
 def about_noise(found: Evidence) -> list[str]:
     """Return what the evidence says about the noise level or the model, at most one sentence.
 
-    >>> about_noise(Evidence(1.02, 4096, 1.05, 0.98, (0.01, -0.03), 0.4, 30.0, 0.2, True))
+    >>> about_noise(Evidence(1.02, 4096, 1.05, (0.01, -0.03), 30.0, 0.2, True))
     []
     """
     level = f"misfit {found.misfit:.2g} where about 1 is expected"
@@ -171,6 +179,17 @@ def about_noise(found: Evidence) -> list[str]:
     return []
 
 
+def judge_misfit(misfit: float, n: float, *, flatness: float = 0.0, is_gaussian: bool = True) -> list[str]:
+    """Return what the misfit of n measurements says, where nothing else is known; NaN says nothing.
+
+    >>> judge_misfit(0.04, 4096)
+    ['misfit 0.04 where about 1 is expected: noise_std is too high by about a factor 5 or more; lower it']
+    """
+    if n < MIN_MEASUREMENTS:
+        return []
+    return about_noise(Evidence(misfit, int(n), math.nan, (), math.inf, flatness, is_gaussian))
+
+
 def gather(problem: Problem, residuals: Tensor, counted: Tensor) -> Evidence:
     """Return the evidence on a problem's image, given its residuals in noise levels and which of them count."""
     y, is_gaussian = problem.h.y, problem.noise_std is not None
@@ -180,7 +199,7 @@ def gather(problem: Problem, residuals: Tensor, counted: Tensor) -> Evidence:
         values = torch.real(y)[counted]
         # The root of W first: its mean would be set by one exact measurement.
         roughness = _roughness(problem)
-        if not problem.noise_estimated:
+        if problem.noise_source != ESTIMATED:
             contrast = float(values.max() - values.min()) * float(weights.sqrt().expand(y.shape)[counted].mean())
             parts = _sampled_parts(problem, y, weights.expand(y.shape), counted)
             estimated = min((_smallest(estimate_noise_std, *part) for part in parts), default=math.nan)
@@ -189,13 +208,13 @@ def gather(problem: Problem, residuals: Tensor, counted: Tensor) -> Evidence:
         problem.misfit(),
         int(counted.sum()),
         estimated,
-        at_least,
         tuple(_correlation(residuals, counted, axis) for axis in _grid_axes(problem, residuals)),
-        roughness,
         contrast,
         min(problem.flatness),
         is_gaussian,
         _is_sinogram(problem),
+        at_least,
+        roughness,
     )
 
 
@@ -273,6 +292,16 @@ def _diverged(problem: Problem) -> str:
     return (
         "the iterates grew without limit, and the image from before is returned: check A_adjoint with "
         "check_adjoint=True, then the denoiser"
+    )
+
+
+def _few_iterations(problem: Problem, stop: Stop) -> str | None:
+    """Say that the iterations were few, where max_iter ended them."""
+    if stop is not Stop.MAX_ITER or problem.state is None or problem.state.k >= FEW_ITERATIONS:
+        return None
+    return (
+        f"not converged: misfit {problem.misfit():.2g}, where about 1 is expected, after {problem.state.k} iterations; "
+        "raise max_iter to 20 or more"
     )
 
 

@@ -18,6 +18,7 @@ x(a y, a r) = a x(y, r).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -31,6 +32,7 @@ from ..algorithms.protocols import Operator
 from ..checks import check_number
 from ..drivers.arguments import as_initial, as_measurements, as_operator, check_device
 from ..drivers.em import osem
+from ..drivers.result_warning import ignore_result_warnings
 from .recompute import recompute_in_backward
 from .weight_files import read, save
 
@@ -150,8 +152,11 @@ class UnrolledEM(nn.Module):
 
     def start(self, operator: Operator, y: Tensor, background: Any = 0.0) -> Tensor:
         """Return x_0, computed by OSEM, with fewer subsets where there are fewer views."""
-        subsets = min(self.start_subsets, y.shape[2])
-        x: Tensor = osem(operator, y, n_subsets=subsets, background=background, max_iter=self.start_iter).x
+        n = min(self.start_subsets, y.shape[2])
+        with warnings.catch_warnings():
+            ignore_result_warnings()  # it is only the start
+            found = osem(operator, y, n_subsets=n, background=background, max_iter=self.start_iter, check_adjoint=False)
+        x: Tensor = found.x
         return x
 
     def forward(self, operator: Operator, y: Any, background: Any = 0.0, x0: Any = None) -> Any:

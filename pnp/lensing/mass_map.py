@@ -22,6 +22,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -40,6 +41,8 @@ from ..drivers.arguments import as_operator, check_device
 from ..drivers.denoising import as_denoiser, guard_denoiser
 from ..drivers.monitor import Monitor
 from ..drivers.result import Stop
+from ..drivers.result_warning import warn_of
+from ..drivers.verdict import judge_misfit
 from .padding import OddGrid
 from .reduced_shear import undo_reduction
 from .shear import check_shear
@@ -68,6 +71,9 @@ class MassMap:
             otherwise Ctrl-C ends only the current map.
         history: "change", one entry per iteration: ||z - z_old|| / ||z||; "reduced", one entry per correction for
             reduced shear: the relative change of kappa.
+        misfit: ||W^(1/2) (A kappa_e - y)||^2 per observed shear value, on the grid with its margin: about 1 where
+            noise_std is right; NaN where Ctrl-C arrived before it was known.
+        warnings: sentences on what looks wrong; empty where nothing does.
     """
 
     kappa_e: Any
@@ -77,6 +83,8 @@ class MassMap:
     n_iter: int
     stop: Stop
     history: dict[str, list[float]] = field(repr=False)
+    misfit: float = math.nan
+    warnings: tuple[str, ...] = ()
 
 
 class EModeOnly(nn.Module):
@@ -144,6 +152,9 @@ def map_mass(
     Returns:
         E and B maps and how they were computed, see `MassMap`.
 
+    Warns:
+        ResultWarning: its warnings in one: the misfit is far from 1, so noise_std is wrong.
+
     Raises:
         ValueError, TypeError: an argument does not fit, e.g. a noise_std of 0 where observed.
     """
@@ -172,16 +183,16 @@ def map_mass(
     batch = len(y)
     monitor = Monitor("map_mass", max_iter, ("change",), callback=callback, progress=progress)
     z: Tensor | None = None
+    misfit = math.nan
 
     def shown(state: State) -> State:
         x, z, u, z_old = (crop(maps)[:batch, :1] for maps in (state.x, state.z, state.u, state.z_old))
         return replace(state, x=x, z=z, u=u, z_old=z_old)
 
     def reconstruct(y: Tensor, std: Tensor) -> Tensor:
-        nonlocal z
-        if b_mode:
-            y, std = _with_turned(y, std)
-        states = ITERATIONS[method](A, y, std, denoise, sigma, strength)
+        nonlocal z, misfit
+        doubled = _with_turned(y, std) if b_mode else (y, std)
+        states = ITERATIONS[method](A, *doubled, denoise, sigma, strength)
         with monitor:
             for state in itertools.islice(states, max_iter):
                 z = state.z
@@ -191,6 +202,8 @@ def map_mass(
                     break
         if z is None:
             raise KeyboardInterrupt  # before the first iterate
+        with suppress(KeyboardInterrupt):  # the map is worth more than its misfit
+            misfit = _misfit(A, z[:batch], y, std)
         return torch.cat(torch.split(z[:, :1], batch), dim=1)  # type: ignore[no-untyped-call]
 
     if reduced:
@@ -200,7 +213,16 @@ def map_mass(
     kappa = torch.split(crop(maps), 1, dim=1)  # type: ignore[no-untyped-call]
     answer: list[Any] = [k.contiguous() if is_tensor else k.numpy().copy() for k in kappa]
     history = monitor.history | {"reduced": corrections}
-    return MassMap(answer[0], answer[1] if b_mode else None, method, sigma, monitor.n_iter, monitor.stop, history)
+    said = tuple(judge_misfit(misfit, int(std.isfinite().expand(y.shape).sum())))
+    warn_of("map_mass", said)
+    kappa_b = answer[1] if b_mode else None
+    return MassMap(answer[0], kappa_b, method, sigma, monitor.n_iter, monitor.stop, history, misfit, said)
+
+
+def _misfit(A: Operator, z: Tensor, y: Tensor, std: Tensor) -> float:
+    """Return ||W^(1/2) (A z - y)||^2 per observed value, of E modes z (B, 2, H, W) or (B, 1, H, W)."""
+    seen = std.isfinite().expand(y.shape)
+    return float(torch.where(seen, (A.A(z) - y) / std, 0).square().sum() / seen.sum())
 
 
 def _with_turned(y: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,9 @@ from ..drivers.denoising import as_denoiser
 from ..drivers.levels import default_schedule
 from ..drivers.monitor import Monitor
 from ..drivers.problem import DIVERGENCE_FACTOR, HISTORY, MAX_ITER, RTOL, has_converged
-from ..drivers.result import Result, Stop
+from ..drivers.result import GIVEN, Result, Stop
+from ..drivers.result_warning import warn_of
+from ..drivers.verdict import judge_misfit, not_converged
 from .cluster import require
 from .mosaic_mask import Pixels
 from .mosaic_operator import LocalOperator
@@ -79,7 +81,10 @@ def solve_mosaic(
 
     Returns:
         As `solve`; x is the path of the output, noise_std what was passed; inner iterations are not counted (0), and
-        misfit is NaN if Ctrl-C arrived while it was computed.
+        misfit is NaN if Ctrl-C arrived while it was computed. The warnings are those of misfit and iterations.
+
+    Warns:
+        ResultWarning: all of them in one warning.
 
     Raises:
         ImportError: Dask or Zarr is not installed.
@@ -142,4 +147,19 @@ def solve_mosaic(
         with suppress(KeyboardInterrupt):  # the image of a long run is worth more than its misfit
             misfit = problem.misfit(tiles.read(z))
         publish(tiles.shaped(z, part / "image", source.ndim), folder, caller, overwrite=overwrite)
-    return Result(folder, monitor.n_iter, monitor.stop, monitor.history, noise_std, False, misfit)
+    said = tuple(_judge(misfit, tiles.n_live, problem.spectral_flatness, monitor))
+    warn_of(caller, said, 3)
+    return Result(folder, monitor.n_iter, monitor.stop, monitor.history, noise_std, GIVEN, misfit, said)
+
+
+def _judge(misfit: float, n: float, flatness: float, monitor: Monitor) -> list[str]:
+    """Return what looks wrong: without residuals, what the misfit and the iterations say."""
+    if monitor.stop is Stop.DIVERGED:
+        return [
+            "the iterates grew without limit, and the image from before is returned: the denoiser amplifies, or "
+            "A_adjoint is not the adjoint of A; check the denoiser's value range (Rescaled), or raise strength"
+        ]
+    said = judge_misfit(misfit, n, flatness=flatness)
+    if monitor.stop is Stop.MAX_ITER and not said and not math.isnan(misfit):
+        said = not_converged(max(monitor.history["primal"][-1], monitor.history["dual"][-1]))
+    return said

@@ -234,7 +234,7 @@ def test_callbacks_stop_and_interrupts_keep_the_last_image(capsys: pytest.Captur
 
         def A(self, x: Tensor) -> Tensor:
             Interrupted.calls += 1
-            if Interrupted.calls == 5:  # one for the first check, then one an iteration, one at the end
+            if Interrupted.calls == 6:  # two for the checks, then one an iteration, one at the end
                 raise KeyboardInterrupt
             return super().A(x)
 

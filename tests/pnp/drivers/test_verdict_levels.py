@@ -19,7 +19,7 @@ from pnp import solve
 from pnp.drivers.verdict import Evidence, about_noise
 
 N = 64
-SOUND = Evidence(1.0, 4096, 1.05, 0.95, (0.0, 0.0), 0.1, 50.0, 1.0, True)
+SOUND = Evidence(1.0, 4096, 1.05, (0.0, 0.0), 50.0, 1.0, True, at_least=0.95, roughness=0.1)
 
 
 @pytest.fixture(scope="module")

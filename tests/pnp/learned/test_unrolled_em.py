@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -418,3 +419,6 @@ def test_osem_is_the_start() -> None:
     A, y, r, _ = problem()
     model = UnrolledEM(start_iter=3, start_subsets=4).double()
     assert torch.equal(model.start(A, y, r), osem(A, y, n_subsets=4, background=r, max_iter=3).x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the start of a network is not judged
+        model.start(A, 50 * y, r)

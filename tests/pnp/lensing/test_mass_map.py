@@ -18,7 +18,7 @@ from torch import Tensor
 
 from denoisers import MLPatch
 from operators import KaiserSquires, KaiserSquiresEB
-from pnp import Schedule, State, Stop, solve
+from pnp import ResultWarning, Schedule, State, Stop, solve
 from pnp.io import read_image
 from pnp.lensing import pixel_spectrum, wiener
 from pnp.lensing.mass_map import EModeOnly, map_mass
@@ -133,6 +133,20 @@ def test_noise_reaches_the_denoiser_white_in_the_first_step_of_pnpmass() -> None
     assert float(x.std()) == pytest.approx(1, rel=0.02 + float(clipped))
     for axis in (-1, -2):
         assert abs(float((x * x.roll(1, axis)).mean())) < 0.02
+
+
+@pytest.mark.parametrize("method", ["admm", "pnpmass"])
+@pytest.mark.parametrize("reduced", [False, True])
+def test_a_wrong_noise_map_is_noticed(method: str, reduced: bool) -> None:
+    _, std = survey((16, 18))
+    y = torch.where(std.isfinite(), std, math.nan) * rand(1, 2, 16, 18, seed=1)
+    options = {"denoiser": prior, "method": method, "reduced": reduced}
+    found = map_mass(y, std, **options)
+    assert 0.5 < found.misfit < 1.2 and found.warnings == ()
+    for factor, said in ((0.25, "too low by about a factor [345]"), (5.0, "too high by about a factor [56]")):
+        with pytest.warns(ResultWarning, match=f"^map_mass: .*noise_std is {said}") as raised:
+            assert len(map_mass(y, factor * std, **options).warnings) == 1
+        assert raised[0].filename == __file__
 
 
 @pytest.mark.parametrize("method", ["admm", "pnpmass"])

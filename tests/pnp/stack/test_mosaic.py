@@ -15,7 +15,7 @@ from mosaics import Average, blur, network, picture, scene, skewed
 from denoisers import MLPatch
 from operators import Blur, Mask
 from operators.blur import gaussian_kernel
-from pnp import LeastSquares, Schedule, Stop, psnr, solve
+from pnp import LeastSquares, ResultWarning, Schedule, Stop, psnr, solve
 
 pytest.importorskip("dask", reason="the extra 'stack' is not installed")
 zarr = pytest.importorskip("zarr", reason="the extra 'stack' is not installed")
@@ -270,5 +270,26 @@ def test_ctrl_c_during_the_misfit_keeps_the_image(tmp_path, monkeypatch):
     whole = solve_mosaic(1, y, Average(), output=tmp_path / "whole.zarr", **options)
     monkeypatch.setattr("pnp.stack.mosaic_mask.Pixels.misfit", interrupted)
     found = solve_mosaic(1, y, Average(), output=tmp_path / "x.zarr", **options)
-    assert found.stop is whole.stop and math.isnan(found.misfit)
+    assert found.stop is whole.stop and math.isnan(found.misfit) and found.verdict == "misfit unknown"
     np.testing.assert_array_equal(zarr.open_array(found.x, mode="r")[:], zarr.open_array(whole.x, mode="r")[:])
+
+
+def test_a_mosaic_says_what_looks_wrong(tmp_path):
+    y = 1 + 0.02 * np.random.default_rng(0).standard_normal((40, 48)).astype(np.float32)
+
+    def solved(name, denoiser, y=y, **options):
+        options = {"noise_std": 0.02, "tile": 32, "output": tmp_path / name, "schedule": [0.02]} | options
+        with pytest.warns(ResultWarning, match="^solve_mosaic: ") as raised:
+            found = solve_mosaic(1, y, denoiser, **options)
+        assert raised[0].filename == __file__ and len(found.warnings) == 1
+        return found.warnings[0]
+
+    assert "noise_std is too high" in solved("a", Average(), noise_std=0.2, schedule=[0.2])
+    assert "not converged" in solved("b", Average(), y=y - 1, max_iter=1)
+    assert "denoiser" in solved("c", Amplifier())
+    assert solve_mosaic(1, y, Average(), noise_std=0.02, tile=32, output=tmp_path / "d").warnings == ()
+
+
+class Amplifier(Average):
+    def forward(self, x, sigma):
+        return 1e8 * x
