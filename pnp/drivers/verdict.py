@@ -71,7 +71,7 @@ class Evidence:
         flatness: spectral flatness of A*WA, the smallest of the batch.
         is_gaussian: whether the noise level was given or estimated, and not that of counts.
         is_sinogram: whether the last two axes of y are views and detector bins.
-        at_least: noise that second differences of y show at least, over the noise that is used; NaN where they are too few.
+        at_least: noise that they show at least, over the noise that is used; NaN where they are too few.
         roughness: of x, where 1 is that of the noise in the pixels that are measured best; NaN if unknown.
     """
 
