@@ -349,7 +349,7 @@ def _truncation(problem: Problem) -> str | None:
         return None
     y = problem.h.y
     edge = max(1, round(EDGE * y.shape[-1]))
-    level = y.abs().mean(dim=(0, 1, 2))
+    level = y.mean(dim=(0, 1, 2)).abs()  # in this order: noise is not 0 on average otherwise
     ends = [float(part.mean()) > TRUNCATED * float(level.max()) for part in (level[:edge], level[-edge:])]
     if any(ends) and problem.misfit() > HIGH_MISFIT:
         return (
