@@ -78,7 +78,10 @@ def find_suspects(h: BoundDataTerm, x: Tensor, flatness: float) -> Tensor | None
     if not isinstance(h, LeastSquaresStep) or not isinstance(h.y, Tensor):
         return None
     counted = h.residuals(x)[1]
-    found = (repeated_values if flatness >= OWN_PIXEL else stuck_lines)(h.y, counted)
+    if flatness >= OWN_PIXEL:
+        found = repeated_values(h.y, counted, SUSPECT_THRESHOLD * h.weights**-0.5)
+    else:
+        found = stuck_lines(h.y, counted)
     return found if bool(found.any()) and is_believable(found, counted) else None
 
 
@@ -99,12 +102,12 @@ def stuck_lines(y: Tensor, counted: Tensor) -> Tensor:
     return found
 
 
-def repeated_values(y: Tensor, counted: Tensor) -> Tensor:
+def repeated_values(y: Tensor, counted: Tensor, tolerance: Tensor | float = 0.0) -> Tensor:
     """Return which measurements y (B, ...) hold a value that several hold exactly, among those that count.
 
     Where most values differ from each other, any repeated value is suspect; where values are whole numbers or otherwise
     quantised, only the lowest and the highest. An area of one value, as of a saturated sky, is not suspect: one whose
-    neighbours within a distance of one mainly hold the same value.
+    neighbours within a distance of two often hold the same value, or one within the tolerance.
     """
     found = torch.zeros(y.shape, dtype=torch.bool, device=y.device)
     if y.is_complex():
@@ -118,7 +121,7 @@ def repeated_values(y: Tensor, counted: Tensor) -> Tensor:
         if 2 * int((repeats == 1).sum()) < int(counts.sum()):
             suspect[1:-1] = False
         found[b][counts] = suspect[index]
-    return found & ~_in_area(y, counted, found) if y.ndim == 4 and bool(found.any()) else found
+    return found & ~_in_area(y, counted, found, tolerance) if y.ndim == 4 and bool(found.any()) else found
 
 
 def find_impulses(h: BoundDataTerm, x: Tensor, flatness: float) -> Tensor | None:
@@ -148,19 +151,20 @@ def find_impulses(h: BoundDataTerm, x: Tensor, flatness: float) -> Tensor | None
     return found
 
 
-def _in_area(y: Tensor, counted: Tensor, found: Tensor) -> Tensor:
-    """Whether a measurement or one beside it shares its value with at least half of its neighbours, and with three.
+def _in_area(y: Tensor, counted: Tensor, found: Tensor, tolerance: Tensor | float) -> Tensor:
+    """Whether a measurement or one beside it is like a third of the 24 around it, and like three.
 
-    Only neighbours that count: what a mask drops is stored as zeros, which are no pepper.
+    Where noise is clipped, as at the black of a sky, half of them have its value, and the others nearly. Only those
+    that count: what a mask drops is stored as zeros, which are no pepper.
     """
-    inside = pad(torch.where(counted, y, math.nan), (1, 1, 1, 1), value=math.nan)
+    inside = pad(torch.where(counted, y, math.nan), (2, 2, 2, 2), value=math.nan)
     height, width = y.shape[-2:]
     same, near = torch.zeros_like(y), torch.zeros_like(y)
-    for i in range(3):
-        for j in range(3):
-            beside = inside[..., i : i + height, j : j + width]
-            same, near = same + (beside == y), near + ~beside.isnan()
-    core = found & (same >= 4) & (2 * same > near)  # itself among both
+    for i in range(5):
+        for j in range(5):
+            around = inside[..., i : i + height, j : j + width]
+            same, near = same + ((around - y).abs() <= tolerance), near + ~around.isnan()
+    core = found & (same >= 4) & (3 * (same - 1) >= near - 1)  # itself among both
     return found & (max_pool2d(core.to(y.dtype), 3, 1, 1) > 0)
 
 

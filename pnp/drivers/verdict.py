@@ -187,7 +187,8 @@ def judge_misfit(misfit: float, n: float, *, flatness: float = 0.0, is_gaussian:
     """
     if n < MIN_MEASUREMENTS:
         return []
-    return about_noise(Evidence(misfit, int(n), math.nan, (), math.inf, flatness, is_gaussian))
+    nothing = math.nan
+    return about_noise(Evidence(misfit, int(n), nothing, nothing, (), nothing, math.inf, flatness, is_gaussian))
 
 
 def gather(problem: Problem, residuals: Tensor, counted: Tensor) -> Evidence:
@@ -321,8 +322,8 @@ def _outliers(problem: Problem, residuals: Tensor, counted: Tensor) -> str | Non
         remedy = "they come and go with each solve; set noise_std to infinity where y is not to be trusted"
     return (
         f"{int(found.sum())} of {int(counted.sum())} measurements carry {100 * share:.0f} % of the misfit "
-        f"({problem.misfit():.2g}): outliers, such as cosmic rays or dead pixels ({remedy}), or an error of A there, "
-        "such as its boundary or centre"
+        f"({problem.misfit():.2g}): outliers, such as cosmic rays or dead pixels ({remedy}), or A has an error "
+        "there, such as its boundary or centre"
     )
 
 
@@ -358,7 +359,7 @@ def _truncation(problem: Problem) -> str | None:
         )
     if all(ends):
         return (
-            "y is not 0 at either end of the detector: the object reaches beyond it, and the values of x are uncertain "
+            "y is not 0 at both ends of the detector: the object reaches beyond it, and the values of x are uncertain "
             "by a smooth background; compare contrasts only, or scan the whole object"
         )
     return None

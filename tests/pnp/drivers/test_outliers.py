@@ -193,6 +193,14 @@ def test_equal_values_of_an_area_are_no_outliers() -> None:
     assert repeated_values(y, counted).nonzero()[:, 2:].tolist() == [[30, 30], [35, 20], [40, 40]]
 
 
+def test_noise_that_is_clipped_at_black_is_no_outlier() -> None:
+    """Half of a dark sky is exactly 0. A few pixels at its ragged border are like no pixel beside them."""
+    x = torch.where(scene() < 0.45, 0.0, scene())
+    y = noisy(Identity((N, N)), x, 0.02).clamp(min=0)
+    assert int((y == 0).sum()) > 500
+    assert solve(Identity((N, N)), y, TV(), noise_std=0.02, data_term=ROBUST).n_rejected < 5
+
+
 # ---------------------------------------------------------------- counts
 
 
@@ -327,7 +335,7 @@ class Killed(Exception):
     """Stands for a process that is killed."""
 
 
-@pytest.mark.parametrize("at", [3, 27, 40, 51])
+@pytest.mark.parametrize("at", [3, 15, 27, 40])
 @pytest.mark.parametrize("kind", ["least squares", "counts"])
 def test_a_checkpoint_resumes_within_any_solve(kind: str, at: int, tmp_path: Any) -> None:
     """The same bits, mask and history as without a break, whichever of the solves it fell into."""
@@ -380,7 +388,7 @@ def test_solves_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where each solve finds others, it ends after a few, and the mask is that of the image."""
     y, _ = spoiled()
     drawn = iter(range(100))
-    monkeypatch.setattr("pnp.drivers.problem.find_outliers", lambda h, x, suspects: some(y, 5, seed=next(drawn)))
+    monkeypatch.setattr("pnp.drivers.problem.find_outliers", lambda h, x, suspects: (some(y, 5, seed=next(drawn)), 1.0))
     begun = []
     result = solve(
         RADON, y, TV(), noise_std=STD, data_term=ROBUST, max_iter=2, callback=lambda s: begun.append(s.k == 1) and False

@@ -201,7 +201,7 @@ def test_truncation_is_said() -> None:
     half = wide[..., 16:48] + rand(1, 1, 60, 32, dtype=torch.float32)
     small = Radon((32, 32), ANGLES, n_detectors=32)
     sentence = said(solve(small, half, TV(), noise_std=1.0))
-    assert "ends of the detector" in sentence and "shape" in sentence
+    assert "ends of the detector" in sentence and "noise" not in sentence
 
 
 def test_an_inverted_mask_is_said() -> None:
@@ -296,6 +296,8 @@ def test_evidence_of_every_kind() -> None:
         "misfit": 1.0,
         "n": 4096,
         "estimated": math.nan,
+        "at_least": math.nan,
+        "roughness": math.nan,
         "correlations": (),
         "contrast": math.inf,
     }
@@ -304,12 +306,12 @@ def test_evidence_of_every_kind() -> None:
         {"misfit": 9.0},
         {"misfit": 0.01},
         {"estimated": 0.2},
-        {"estimated": 5.0, "correlations": (-0.5, -0.5)},
+        {"estimated": 5.0, "at_least": 4.0},
         {"contrast": 0.1},
         {"correlations": (0.5, 0.0)},
     ]
     for flatness in (0.2, 1.0):
-        for change in found:
+        for change in found[: 5 if flatness == 1.0 else None]:  # a denoiser's own texture is correlated, too
             (sentence,) = about_noise(Evidence(**nothing | change, flatness=flatness, is_gaussian=True))
             assert "max_iter" not in sentence and len(sentence) < 400
     for misfit in (9.0, 0.01):
