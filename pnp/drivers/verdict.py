@@ -187,8 +187,7 @@ def judge_misfit(misfit: float, n: float, *, flatness: float = 0.0, is_gaussian:
     """
     if n < MIN_MEASUREMENTS:
         return []
-    nothing = math.nan
-    return about_noise(Evidence(misfit, int(n), nothing, nothing, (), nothing, math.inf, flatness, is_gaussian))
+    return about_noise(Evidence(misfit, int(n), math.nan, (), math.inf, flatness, is_gaussian))
 
 
 def gather(problem: Problem, residuals: Tensor, counted: Tensor) -> Evidence:
