@@ -159,6 +159,33 @@ def repeated_values(y: Tensor, counted: Tensor, tolerance: Tensor | float = 0.0)
     return found & ~_in_area(y, counted, found, tolerance) if y.ndim == 4 and bool(found.any()) else found
 
 
+def find_impulses(h: BoundDataTerm, x: Tensor, flatness: float) -> Tensor | None:
+    """Return which suspects stand out from the measurements around them, a mask like y; None where there are none.
+
+    They differ by 6 noise levels, and by 6 times the median deviation there, from the median of the 5 x 5 measurements
+    around them that are no suspects. A value that mainly fills areas, as of clipped documents, is not suspect.
+
+    Args:
+        h, x, flatness: as for `find_suspects`.
+    """
+    suspects = find_suspects(h, x, flatness)
+    if suspects is None or not isinstance(h, LeastSquaresStep) or h.y.ndim != 4:
+        return None
+    y, counted = h.y, h.residuals(x)[1].expand(h.y.shape)
+    alike = counted & torch.isin(y, y[suspects].unique())
+    if 2 * int(suspects.sum()) < int(alike.sum()):
+        return None
+    others = pad(torch.where(counted & ~suspects, y, math.nan), (2, 2, 2, 2), value=math.nan)
+    b, c, i, j = suspects.nonzero(as_tuple=True)
+    around = torch.stack([others[b, c, i + di, j + dj] for di in range(5) for dj in range(5)])
+    median = around.nanmedian(0).values
+    deviation = (around - median).abs().nanmedian(0).values / _median_of_noise(y)
+    noise = h.weights.expand(y.shape)[suspects] ** -0.5
+    found = torch.zeros_like(suspects)
+    found[suspects] = (y[suspects] - median).abs() > THRESHOLD * torch.maximum(deviation, noise)
+    return found
+
+
 def _in_area(y: Tensor, counted: Tensor, found: Tensor, tolerance: Tensor | float) -> Tensor:
     """Whether a measurement or one beside it is like a third of the 24 around it, and like three.
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..algorithms.noise_estimate import estimate_noise_std, least_noise_std
-from .outliers import find_outliers, is_believable
+from .outliers import find_impulses, find_outliers, is_believable
 from .parts import Joined
 from .physics_noise import gain_of, is_sampled, owners_of
 from .problem import Problem
@@ -45,6 +45,8 @@ SMOOTHING = 0.9
 """Spectral flatness below which A blurs or projects, so that y has less texture than x."""
 NOT_CONVERGED = 0.05
 """Relative residual of the last iteration from which on the image still moves."""
+MIN_IMPULSES, IMPULSES = 10, 0.001
+"""So many measurements, and such a fraction, stand out as impulses; thin lines of clipped pictures are fewer."""
 FEW_ITERATIONS = 8
 """With fewer iterations x may leave y unexplained that more of them would explain."""
 MIN_MEASUREMENTS = 100
@@ -62,25 +64,25 @@ class Evidence:
         n: measurements that count.
         estimated: noise that second differences of y show at most, over the noise that is used; NaN where they show
             nothing.
-        at_least: noise that they show at least, over the noise that is used; NaN where they are too few.
         correlations: of neighbouring residuals, along the last axes of y.
-        roughness: of x, where 1 is that of the noise in the pixels that are measured best; NaN if unknown.
         contrast: largest minus smallest y, in noise levels.
         flatness: spectral flatness of A*WA, the smallest of the batch.
         is_gaussian: whether the noise level was given or estimated, and not that of counts.
         is_sinogram: whether the last two axes of y are views and detector bins.
+        at_least: noise that they show at least, over the noise that is used; NaN where they are too few.
+        roughness: of x, where 1 is that of the noise in the pixels that are measured best; NaN if unknown.
     """
 
     misfit: float
     n: int
     estimated: float
-    at_least: float
     correlations: tuple[float, ...]
-    roughness: float
     contrast: float
     flatness: float
     is_gaussian: bool
     is_sinogram: bool = False
+    at_least: float = math.nan
+    roughness: float = math.nan
 
 
 def judge(problem: Problem, stop: Stop) -> tuple[str, ...]:
@@ -102,7 +104,7 @@ def judge(problem: Problem, stop: Stop) -> tuple[str, ...]:
     about_y = about_noise(found)
     if not about_noise(replace(found, misfit=1.0, correlations=())):  # which is about y alone
         special = (about_y and _few_iterations(problem, stop)) or _truncation(problem)
-        special = special or _outliers(problem, residuals, counted)
+        special = special or _outliers(problem, residuals, counted) or _impulses(problem, counted)
         about_y = [special] if special else about_y
     said += about_y
     if stop is Stop.MAX_ITER and not said and problem.state is not None:
@@ -123,7 +125,7 @@ def not_converged(residual: float) -> list[str]:
 def about_noise(found: Evidence) -> list[str]:
     """Return what the evidence says about the noise level or the model, at most one sentence.
 
-    >>> about_noise(Evidence(1.02, 4096, 1.05, 0.98, (0.01, -0.03), 0.4, 30.0, 0.2, True))
+    >>> about_noise(Evidence(1.02, 4096, 1.05, (0.01, -0.03), 30.0, 0.2, True))
     []
     """
     level = f"misfit {found.misfit:.2g} where about 1 is expected"
@@ -185,8 +187,7 @@ def judge_misfit(misfit: float, n: float, *, flatness: float = 0.0, is_gaussian:
     """
     if n < MIN_MEASUREMENTS:
         return []
-    nothing = math.nan
-    return about_noise(Evidence(misfit, int(n), nothing, nothing, (), nothing, math.inf, flatness, is_gaussian))
+    return about_noise(Evidence(misfit, int(n), math.nan, (), math.inf, flatness, is_gaussian))
 
 
 def gather(problem: Problem, residuals: Tensor, counted: Tensor) -> Evidence:
@@ -207,13 +208,13 @@ def gather(problem: Problem, residuals: Tensor, counted: Tensor) -> Evidence:
         problem.misfit(),
         int(counted.sum()),
         estimated,
-        at_least,
         tuple(_correlation(residuals, counted, axis) for axis in _grid_axes(problem, residuals)),
-        roughness,
         contrast,
         min(problem.flatness),
         is_gaussian,
         _is_sinogram(problem),
+        at_least,
+        roughness,
     )
 
 
@@ -331,6 +332,18 @@ def _outliers(problem: Problem, residuals: Tensor, counted: Tensor) -> str | Non
     )
 
 
+def _impulses(problem: Problem, counted: Tensor) -> str | None:
+    """Say that measurements that hold one value exactly stand out from those around them, where they do."""
+    found = None if problem.robust else find_impulses(problem.h, problem.z, min(problem.flatness))
+    if found is None or int(found.sum()) < max(MIN_IMPULSES, IMPULSES * int(counted.sum())):
+        return None
+    return (
+        f"{int(found.sum())} of {int(counted.sum())} measurements hold a value that others hold exactly, and stand out "
+        "from their neighbours: hot or dead pixels, or salt and pepper, which x follows; use "
+        "data_term=LeastSquares(robust=True), or set noise_std to infinity there"
+    )
+
+
 def _is_sinogram(problem: Problem) -> bool:
     """Whether y is (B, C, views, bins): operators of tomography alone say whether the detector sees the whole image."""
     return hasattr(problem.operator, "sees_whole_image") and isinstance(problem.h.y, Tensor) and problem.h.y.ndim == 4
@@ -342,7 +355,7 @@ def _truncation(problem: Problem) -> str | None:
         return None
     y = problem.h.y
     edge = max(1, round(EDGE * y.shape[-1]))
-    level = y.abs().mean(dim=(0, 1, 2))
+    level = y.mean(dim=(0, 1, 2)).abs()  # in this order: noise is not 0 on average otherwise
     ends = [float(part.mean()) > TRUNCATED * float(level.max()) for part in (level[:edge], level[-edge:])]
     if any(ends) and problem.misfit() > HIGH_MISFIT:
         return (

@@ -19,7 +19,7 @@ from pnp import solve
 from pnp.drivers.verdict import Evidence, about_noise
 
 N = 64
-SOUND = Evidence(1.0, 4096, 1.05, 0.95, (0.0, 0.0), 0.1, 50.0, 1.0, True)
+SOUND = Evidence(1.0, 4096, 1.05, (0.0, 0.0), 50.0, 1.0, True, at_least=0.95, roughness=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +69,16 @@ def test_a_smooth_x_with_a_small_misfit_tells_that_random_measurements_have_less
     y = clean + 0.05 * torch.randn(clean.shape, generator=seeded(4))
     assert verdict(Codes(), y, denoiser, 0.05) == ""
     assert "noise_std is too high" in verdict(Codes(), y, denoiser, 0.15)
+
+
+@pytest.mark.parametrize("operator", [Identity((N, N)), Mask(torch.rand(N, N, generator=seeded(1)) < 0.7)])
+def test_salt_and_pepper_that_x_follows_is_said(operator, denoiser):
+    y = operator.A(camera() + 0.02 * torch.randn(1, 1, N, N, generator=seeded()))
+    bad = (torch.rand(y.shape, generator=seeded(5)) < 0.03) & (y != 0)
+    salt = torch.where(bad, (torch.rand(y.shape, generator=seeded(6)) < 0.5).float(), y)
+    assert "robust=True" in verdict(operator, salt, denoiser, 0.02)
+    clipped = (y.clamp(0.1, 0.8) * 255).round() / 255  # values that many hold, in areas
+    assert "robust=True" not in verdict(operator, operator.A(clipped), denoiser, 0.02)
 
 
 @pytest.mark.parametrize(
