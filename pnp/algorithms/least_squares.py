@@ -10,6 +10,7 @@ operator's own parameters: through its closed form, or implicitly, by one more s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -218,8 +219,8 @@ def _flatness(v: Tensor, Mv: Tensor) -> float:
 
 
 def _mean(values: Tensor) -> float:
-    """Return the mean of real values, summed in float64 by NumPy: Apple's GPUs have no float64."""
-    return float(values.detach().cpu().numpy().mean(dtype=np.float64))
+    """Return the mean of real values, summed in float64 by NumPy: Apple's GPUs have no float64. NaN of none."""
+    return math.nan if values.numel() == 0 else float(values.detach().cpu().numpy().mean(dtype=np.float64))
 
 
 def _probe(like: Tensor) -> Tensor:

@@ -6,8 +6,8 @@ and x is solved for again without them, until the same ones are found. A rejecte
 again counts again. White noise exceeds 6 s twice in 10^9 measurements. A denoiser that cannot represent the image
 leaves such residuals too; without those measurements x then explains the others worse, and all are kept.
 
-Outliers stand out where few residuals lie between 4 s and 6 s, or where some are beyond 25 s and all together carry a
-quarter of the misfit; a denoiser's own errors have a tail instead. Those that stand out are left out by default.
+Outliers stand out where they are rare and few residuals lie between 4 s and 6 s, or where some are beyond 25 s and all
+carry a quarter of the misfit; a denoiser's own errors have a tail instead. Those that stand out are left out unasked.
 
 Where each measurement has its own pixel (masks, denoising), x follows an outlier, and its residual stays small. There,
 a value that several measurements hold exactly, as stuck pixels and salt and pepper do and noise does not, is suspect
@@ -18,7 +18,7 @@ row or a column of y that mostly holds one value, as a detector's bin that does 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,6 +35,8 @@ TAIL, P_TAIL = 4.0, 6.3e-5
 """Between so many robust standard deviations and THRESHOLD lies this fraction of white noise."""
 MAX_TAIL, MAX_TAIL_RATIO = 10, 5.0
 """Residuals there, and multiples of those expected, that outliers bring about by what they change in x."""
+RARE = 5e-3
+"""Fraction of the measurements that outliers then are at most."""
 FAR_OUT, FAR_SHARE = 25.0, 0.25
 """A residual that no denoiser leaves of clean data, and the fraction of the misfit that all outliers then carry."""
 MAX_FRACTION = 0.25
@@ -50,10 +52,10 @@ MIN_REPEATS = 3
 
 
 class Outliers(NamedTuple):
-    """Measurements that x contradicts."""
+    """Measurements that an image contradicts."""
 
     found: Tensor
-    """A mask like y."""
+    """A mask like the image's measurements."""
     others: float
     """Mean square of the other residuals, in noise levels."""
     largest: float
@@ -62,41 +64,90 @@ class Outliers(NamedTuple):
     """Fraction of the misfit that the outliers carry."""
     stand_out: bool
     """Whether they differ from all others, and not by the tail of an error of the model."""
+    believable: bool
+    """Whether they are so few that they, and not the model, are wrong."""
 
 
-def find_outliers(r: Tensor, counted: Tensor, suspects: Tensor | None = None) -> Outliers:
-    """Return which measurements an image contradicts.
+def find_outliers(r: Tensor, counted: Tensor, suspects: Tensor | None = None) -> list[Outliers]:
+    """Return which measurements each image of a batch contradicts.
 
     Args:
         r: residuals in noise levels, like y, batch first.
         counted: which of them count, broadcasting to r.
         suspects: measurements that `find_suspects` found.
     """
-    counted, size = counted.expand(r.shape), r.abs()
-    for b in range(len(r)):  # each image has its own noise
-        if bool(counted[b].any()):
-            scale = max(1.0, float(size[b][counted[b]].median()) / _median_of_noise(r))
-            size[b] /= scale
+    counted = counted.expand(r.shape)
+    return [_find(r[b], counted[b], None if suspects is None else suspects[b]) for b in range(len(r))]
+
+
+def _find(r: Tensor, counted: Tensor, suspects: Tensor | None) -> Outliers:
+    size, n = r.abs(), int(counted.sum())
+    if n == 0:
+        return Outliers(torch.zeros_like(counted), math.inf, 0.0, 0.0, False, True)
+    scaled = size / max(1.0, float(size[counted].median()) / _median_of_noise(r))
     limit = THRESHOLD if suspects is None else torch.where(suspects, SUSPECT_THRESHOLD, THRESHOLD)
-    found = counted & (size > limit)
-    others, square = r.abs()[counted & ~found], r.abs()[found].square().sum()
-    whole = float(square + others.square().sum())
-    largest = float(size[found].max()) if bool(found.any()) else 0.0
-    share = float(square) / whole if whole > 0 else 0.0
-    n_tail, n = int((counted & (size > TAIL) & (size <= THRESHOLD)).sum()), int(counted.sum())
-    stand_out = n_tail <= MAX_TAIL + MAX_TAIL_RATIO * P_TAIL * n or (largest > FAR_OUT and share > FAR_SHARE)
+    found = counted & (scaled > limit)
+    others, square = size[counted & ~found], float(size[found].square().sum())
+    n_found, n_tail = int(found.sum()), int((counted & (scaled > TAIL) & (scaled <= THRESHOLD)).sum())
+    whole, largest = square + float(others.square().sum()), float(scaled[found].max()) if n_found else 0.0
+    share = square / whole if whole > 0 else 0.0
+    is_rare = n_found <= RARE * n and n_tail <= MAX_TAIL + MAX_TAIL_RATIO * P_TAIL * n
     return Outliers(
         found,
         float(others.square().mean()) if others.numel() else math.inf,
         largest,
         share,
-        bool(found.any()) and stand_out,
+        n_found > 0 and (is_rare or (largest > FAR_OUT and share > FAR_SHARE)),
+        n_found <= MAX_FRACTION * n,
     )
 
 
-def is_believable(found: Tensor, counted: Tensor) -> bool:
-    """Whether so few measurements were found that they, and not the model, are wrong."""
-    return int(found.sum()) <= MAX_FRACTION * int(counted.expand(found.shape).sum())
+class Rejection:
+    """Measurements that are left out, from one solve to the next.
+
+    Args:
+        robust: None: outliers are looked for in images where they stand out; True: in all.
+        rejected: those that are left out in the first solve, a mask like y: suspects, or none.
+
+    Attributes:
+        rejected: those of the current solve.
+        n_rounds: solves that were judged.
+        tried: for each image whether outliers are looked for.
+        others: for each image the mean square of the other residuals in the solve that was judged last.
+    """
+
+    def __init__(self, robust: bool | None, rejected: Tensor) -> None:
+        self.robust, self.rejected = robust, rejected
+        self.suspects = rejected.clone() if bool(rejected.any()) else None
+        self.n_rounds, self.tried, self.others = 0, [True] * len(rejected), [math.inf] * len(rejected)
+
+    def update(self, r: Tensor, counted: Tensor) -> bool:
+        """Judge a solve by its residuals, and return whether other measurements are to be left out than before.
+
+        Without outliers the others are explained at least as well as with them. Where they are not, as where the
+        denoiser cannot represent the image, those that were left out are put back, and no others are tried.
+        """
+        before, outliers = self.rejected.clone(), find_outliers(r, counted, self.suspects)
+        for b, one in enumerate(outliers):
+            if self.n_rounds == 0:
+                self.tried[b] = self.robust is True or one.stand_out
+            elif self.tried[b] and one.others > (1 + OTHERS_RTOL) * self.others[b]:
+                self.tried[b], self.rejected[b] = False, False
+            if self.tried[b] and one.believable and self.n_rounds < MAX_ROUNDS:
+                self.rejected[b] = one.found
+            self.others[b] = one.others
+        self.n_rounds += 1
+        return not torch.equal(before, self.rejected)
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """State beside `rejected`, for a checkpoint."""
+        return {"n_rounds": self.n_rounds, "tried": list(self.tried), "others": list(self.others)}
+
+    def restore(self, rejected: Tensor, numbers: dict[str, Any]) -> None:
+        """Take over the state of a checkpoint."""
+        self.rejected = rejected
+        self.n_rounds, self.tried, self.others = (numbers[name] for name in ("n_rounds", "tried", "others"))
 
 
 def find_suspects(h: BoundDataTerm, x: Tensor, flatness: float) -> Tensor | None:
@@ -117,7 +168,7 @@ def find_suspects(h: BoundDataTerm, x: Tensor, flatness: float) -> Tensor | None
         found = repeated_values(h.y, counted, SUSPECT_THRESHOLD * h.weights**-0.5)
     else:
         found = stuck_lines(h.y, counted)
-    return found if bool(found.any()) and is_believable(found, counted) else None
+    return found if 0 < int(found.sum()) <= MAX_FRACTION * int(counted.expand(found.shape).sum()) else None
 
 
 def stuck_lines(y: Tensor, counted: Tensor) -> Tensor:

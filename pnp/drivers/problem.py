@@ -23,7 +23,7 @@ from .denoising import Denoise, as_denoiser, guard_denoiser
 from .levels import ANNEALING, Start, first_estimate, join_levels, levels_of_images, norms
 from .matrices import FunctionOperator
 from .noise_weights import clean_and_weigh
-from .outliers import MAX_ROUNDS, OTHERS_RTOL, find_outliers, find_suspects, is_believable
+from .outliers import Rejection, find_suspects
 from .parts import Joined, check_parts, join, noise_used
 from .result import DECLARED, ESTIMATED, GIVEN, Result, Stop
 
@@ -51,9 +51,7 @@ class Problem:
         noise_std, noise_source: standard deviation of the noise that is used, and where it is from, as in `Result`.
         adjoint_checked: whether A and A_adjoint passed their check.
         used: the data term of the current solve: h, or h without the measurements that are rejected.
-        rejected: those measurements, a mask like y; None where none was found without being asked for.
-        n_rounds: solves that were started because others had been rejected.
-        others: misfit of the measurements that were not, before the current of these solves.
+        rejection: the state of the search for outliers; None where none is looked for.
         z: the current image: the first estimate, later that of `state`.
         levels: (sigma_k, alpha_k) of all iterations: numbers, or tensors (B,) where the images have their own.
         state: the last finished iteration.
@@ -74,19 +72,16 @@ class Problem:
     noise_source: str | None
     is_numpy: bool
     adjoint_checked: bool = True
-    rejected: Tensor | None = None
-    n_rounds: int = 0
-    others: float = math.inf
     residuals: tuple[float, float] = (math.inf, math.inf)
 
     def __post_init__(self) -> None:
         self.start(self.h)
-        self._suspects: Tensor | None = None
-        if self.robust:
-            self.rejected = torch.zeros_like(self.h.residuals(self.z)[1]).expand(self.h.y.shape)
-            self._suspects = find_suspects(self.h, self.z, min(self.flatness))
-            if self._suspects is not None:
-                self.leave_out(self._suspects)
+        self.rejection: Rejection | None = None
+        if self.robust is not False:
+            suspects = find_suspects(self.h, self.z, min(self.flatness)) if self.robust else None
+            none = torch.zeros(self.h.y.shape, dtype=torch.bool, device=self.z.device)
+            self.rejection = Rejection(self.robust, none if suspects is None else suspects)
+            self.leave_out()
 
     def start(self, used: BoundDataTerm) -> None:
         """Start a solve with this data term at its own first estimate and noise levels, whatever was solved before."""
@@ -101,36 +96,33 @@ class Problem:
         self._misfit: float | None = None
         self._fit: tuple[Tensor, tuple[Tensor, Tensor]] | None = None
 
-    def leave_out(self, rejected: Tensor) -> None:
-        """Start a solve without some measurements, a mask like y."""
-        self.rejected = rejected
-        self.start(self.h.reject(rejected) if bool(rejected.any()) else self.h)
+    def leave_out(self) -> None:
+        """Start a solve without the measurements that are rejected, if there are any."""
+        if self.rejection is not None and bool(self.rejection.rejected.any()):
+            self.start(self.h.reject(self.rejection.rejected))
+        elif self.used is not self.h:
+            self.start(self.h)
 
     def leave_out_outliers(self) -> bool:
-        """Start a solve without the measurements that z contradicts; False where these were left out already.
-
-        Without outliers the others are explained at least as well as before. Where they are not, as where the denoiser
-        cannot represent the image, those that were left out are put back, and no others are tried.
-        """
-        if self.robust is False or self.n_rounds >= MAX_ROUNDS:
+        """Start a solve without the measurements that z contradicts; False where these were left out already."""
+        if self.rejection is None:
             return False
-        r, counted = self.fit()
-        outliers = find_outliers(r, counted, self._suspects)
-        found = outliers.found
-        if self.n_rounds and outliers.others > (1 + OTHERS_RTOL) * self.others:
-            self.leave_out(torch.zeros_like(found))
-            self.n_rounds = MAX_ROUNDS
-            return True
-        if self.robust is None and self.n_rounds == 0 and not outliers.stand_out:
+        before = self.rejection.rejected.clone()
+        try:
+            if not self.rejection.update(*self.fit()):
+                return False
+            self.leave_out()
+        except KeyboardInterrupt:  # the image of the last solve is there
+            self.rejection.rejected = before
             return False
-        if torch.equal(found, self._left_out(found)) or not is_believable(found, counted):
-            return False
-        self.leave_out(found)
-        self.n_rounds, self.others = self.n_rounds + 1, outliers.others
         return True
 
-    def _left_out(self, like: Tensor) -> Tensor:
-        return torch.zeros_like(like) if self.rejected is None else self.rejected
+    @property
+    def rejected(self) -> Tensor | None:
+        """Measurements that are left out, a mask like y; None where none is looked for, or found unasked."""
+        if self.rejection is None or (self.robust is None and not bool(self.rejection.rejected.any())):
+            return None
+        return self.rejection.rejected
 
     def fit(self) -> tuple[Tensor, Tensor]:
         """Return the residuals of z in noise levels, of all measurements, and which count; computed once."""
@@ -193,8 +185,6 @@ class Problem:
         """Return the image and how it was reached."""
         x: Any = self.z.cpu().numpy() if self.is_numpy else self.z
         rejected: Any = self.rejected
-        if self.robust is None and rejected is not None and not bool(rejected.any()):
-            rejected = None
         if self.is_numpy and rejected is not None:
             rejected = rejected.cpu().numpy()
         if isinstance(self.operator, Joined) and rejected is not None:

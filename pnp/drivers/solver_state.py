@@ -49,9 +49,9 @@ def restore_state(kept: RunState, problem: Problem, monitor: Monitor) -> State |
     if not kept.tensors:
         return None
     try:
-        if (rejected := kept.numbers.get("rejected")) is not None:
-            problem.leave_out(as_mask(rejected["mask"], problem.h.y))
-            problem.n_rounds, problem.others = rejected["n_rounds"], rejected["others"]
+        if (held := kept.numbers.get("rejection")) is not None and problem.rejection is not None:
+            problem.rejection.restore(as_mask(held["mask"], problem.h.y), held)
+            problem.leave_out()
         x, z, u = (kept.tensors[name] for name in ("x", "z", "u"))
         k, sigma, alpha, history = (kept.numbers[name] for name in ("k", "sigma", "alpha", "history"))
         finished = [int(at) for at in kept.numbers.get("finished", [0] * len(z))]
@@ -103,9 +103,8 @@ def _contents(problem: Problem, monitor: Monitor) -> tuple[dict[str, Tensor], di
     numbers: dict[str, Any] = {"k": state.k, "sigma": as_numbers(state.sigma), "alpha": as_numbers(state.alpha)}
     history = {name: list(values) for name, values in monitor.history.items()}
     numbers |= {"finished": list(problem.finished), "history": history}
-    if problem.rejected is not None:
-        numbers["rejected"] = {"mask": mask_as_text(problem.rejected), "n_rounds": problem.n_rounds}
-        numbers["rejected"]["others"] = problem.others
+    if problem.rejection is not None:
+        numbers["rejection"] = problem.rejection.numbers | {"mask": mask_as_text(problem.rejection.rejected)}
     return tensors, numbers
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..algorithms.noise_estimate import estimate_noise_std, least_noise_std
-from .outliers import find_impulses, find_outliers, is_believable
+from .outliers import FAR_OUT, find_impulses, find_outliers
 from .parts import Joined
 from .physics_noise import gain_of, is_sampled, owners_of
 from .problem import Problem
@@ -316,18 +316,22 @@ def _left_out(problem: Problem, counted: Tensor) -> str:
 
 def _outliers(problem: Problem, residuals: Tensor, counted: Tensor) -> str | None:
     """Say that some measurements stand out, or that few carry most of a misfit, where they do."""
-    outliers = find_outliers(residuals, counted)
-    if not bool(outliers.found.any()) or not is_believable(outliers.found, counted):
+    is_gaussian, high = problem.noise_std is not None, problem.misfit() > HIGH_MISFIT
+    outliers = [
+        one
+        for one in find_outliers(residuals, counted)
+        # Where few counts are expected, residuals have a tail of their own.
+        if one.believable and ((one.stand_out if is_gaussian else one.largest > FAR_OUT) or (one.share > 0.5 and high))
+    ]
+    if not outliers:
         return None
-    if not outliers.stand_out and not (outliers.share > 0.5 and problem.misfit() > HIGH_MISFIT):
-        return None
-    term = "LeastSquares" if problem.noise_std is not None else "Poisson"
-    remedy = f"data_term={term}(robust=True) leaves them out"
-    if problem.robust or problem.n_rounds:
+    n, largest = sum(int(one.found.sum()) for one in outliers), max(one.largest for one in outliers)
+    remedy = f"data_term={'LeastSquares' if is_gaussian else 'Poisson'}(robust=True) leaves them out"
+    if problem.rejection is not None and problem.rejection.n_rounds > 1:
         remedy = "without them the others are explained worse; set noise_std to infinity where y is not to be trusted"
     return (
-        f"{int(outliers.found.sum())} of {int(counted.sum())} measurements are up to {outliers.largest:.2g} noise "
-        f"levels off and carry {100 * outliers.share:.0f} % of the misfit ({problem.misfit():.2g}): outliers, such as "
+        f"{n} of {int(counted.sum())} measurements are up to {largest:.2g} noise levels off and carry "
+        f"{100 * max(one.share for one in outliers):.0f} % of the misfit ({problem.misfit():.2g}): outliers, such as "
         f"cosmic rays or dead pixels ({remedy}), or A has an error there, such as its boundary or centre"
     )
 

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from toys import Diagonal, smooth
 
-from pnp import LeastSquares, Poisson, Result, Schedule, solve
+from pnp import LeastSquares, Poisson, Result, ResultWarning, Schedule, solve
 
 Y = 1 + rand(1, 1, 6, 7).abs()
 MASKED = np.ma.masked_array(Y.numpy(), mask=Y.numpy() > 1.5)
@@ -121,6 +121,7 @@ def attempt(**changes: Any) -> str:
     arguments = {"operator": Diagonal(torch.ones(1, 1)), "y": Y, "denoiser": smooth, "noise_std": 0.1} | changes
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.simplefilter("ignore", ResultWarning)
         try:
             result = solve(arguments.pop("operator"), arguments.pop("y"), arguments.pop("denoiser"), **arguments)
         except (ValueError, TypeError) as error:
@@ -240,6 +241,7 @@ def test_options_that_make_no_sense(make, k):
     value = POOL[k]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.simplefilter("ignore", ResultWarning)
         try:
             if make is Schedule:
                 Schedule(value, 0.1), Schedule(0.3, value), Schedule(0.3, 0.1, value)

@@ -242,11 +242,11 @@ def test_without_rejected_rays_it_is_the_problem_of_the_others(r: float) -> None
     whole.last_x = truth
     h, others = whole.reject(rejected), term.bind(Matrix(operator.M[kept]), y[..., kept], ONE)
     assert h.last_x is truth
-    assert rel(h.initial(), others.initial()) < 1e-6
+    assert rel(h.initial(), others.initial()) < 1e-3  # whose strength follows from an estimated norm
     v, alpha = truth + 0.1 * rand(1, 1, *SHAPE, seed=7), torch.tensor(3.0, dtype=y.dtype)
     x = h(v, alpha)
-    assert rel(x, others(v, alpha)) < 1e-6
-    assert h.misfit(x) == pytest.approx(others.misfit(x), rel=1e-6)
+    assert rel(x, others(v, alpha)) < 1e-4
+    assert h.misfit(x) == pytest.approx(others.misfit(x), rel=1e-4)
     assert h.curvature() == pytest.approx(others.curvature(), rel=0.02)
     residual, counted = h.residuals(x)
     assert torch.equal(counted, ~rejected) and rel(residual[counted], others.residuals(x)[0].flatten()) < 1e-5

@@ -123,7 +123,7 @@ def test_a_given_schedule_is_shared():
     for schedule in (Schedule(0.3, 0.05, n_iter=4), [0.3, 0.1, 0.05], lambda k: 0.3 * 0.5**k):
         options = {"noise_std": 0.05, "schedule": schedule, "max_iter": 6}
         together = solve(operator, y, smooth, **options)
-        same(together, alone(operator, y, smooth, **options))
+        same(together, alone(operator, y, smooth, **options), 1e-4)
         # One operator, one noise level, one schedule: numbers, not lists.
         assert all(isinstance(entry, float) for name in ("sigma", "alpha") for entry in together.history[name])
 

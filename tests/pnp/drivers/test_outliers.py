@@ -22,11 +22,11 @@ from operators import Blur, Downsample, Identity, KaiserSquires, Mask, Radon, ga
 from pnp import LeastSquares, Poisson, Result, Stop, solve
 from pnp.ct import Transmission
 from pnp.drivers.checkpoint import Checkpoint
-from pnp.drivers.outliers import MAX_ROUNDS, repeated_values, stuck_lines
+from pnp.drivers.outliers import MAX_ROUNDS, Outliers, repeated_values, stuck_lines
 from pnp.phantoms import head
 
 N = 48
-ROBUST = LeastSquares(robust=True)
+ROBUST, KEPT = LeastSquares(robust=True), LeastSquares(robust=False)
 HEAD = head(N) / head(N).max()
 ANGLES = torch.arange(60, dtype=F64) * (math.pi / 60)
 RADON = Radon((N, N), ANGLES, n_detectors=N)
@@ -68,7 +68,7 @@ def loss(result: Result, reference: Result, x: Tensor) -> float:
 def marked(y: Tensor, bad: Tensor, std: Any, denoiser: Any, operator: Any, **options: Any) -> Result:
     """The solve in which the bad measurements have infinite noise."""
     noise = torch.where(bad, math.inf, torch.as_tensor(std, dtype=torch.real(y).dtype))
-    return solve(operator, y, denoiser, noise_std=noise, **options)
+    return solve(operator, y, denoiser, noise_std=noise, **{"data_term": KEPT} | options)
 
 
 def exact(operator: Any, y: Tensor, bad: Tensor, std: Any, x: Tensor, denoiser: Any, **options: Any) -> Result:
@@ -97,7 +97,7 @@ def test_zingers_behind_a_network_and_a_noise_array() -> None:
     bad = some(y, 12)
     y, D = torch.where(bad, -5.0, y), MLPatch.from_pretrained("gray")
     robust = exact(RADON, y, bad, std, HEAD, D)
-    assert loss(solve(RADON, y, D, noise_std=std), robust, HEAD) > 10
+    assert loss(solve(RADON, y, D, noise_std=std, data_term=KEPT), robust, HEAD) > 10
 
 
 def test_zingers_in_float64_arrays() -> None:
@@ -162,7 +162,7 @@ def test_a_saturated_star() -> None:
     bad = y > 1
     assert 3 < int(bad.sum()) < 30
     result = solve(A, y.clamp(max=1), TV(), noise_std=0.005, data_term=ROBUST)
-    plain = solve(A, y.clamp(max=1), TV(), noise_std=0.005)
+    plain = solve(A, y.clamp(max=1), TV(), noise_std=0.005, data_term=KEPT)
     sky = x < 1
     assert distance(result.x[sky], x[sky]) < distance(plain.x[sky], x[sky]) / 3 and float(result.x.min()) > -0.5
     assert (result.rejected & bad).sum() >= 15 and not (result.rejected & (A.A(x) < 0.12)).any()
@@ -388,10 +388,41 @@ def test_solves_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where each solve finds others, it ends after a few, and the mask is that of the image."""
     y, _ = spoiled()
     drawn = iter(range(100))
-    monkeypatch.setattr("pnp.drivers.problem.find_outliers", lambda h, x, suspects: (some(y, 5, seed=next(drawn)), 1.0))
+    monkeypatch.setattr(
+        "pnp.drivers.outliers.find_outliers",
+        lambda r, counted, suspects=None: [Outliers(some(y, 5, seed=next(drawn))[0], 1.0, 9.0, 0.1, True, True)],
+    )
     begun = []
     result = solve(
         RADON, y, TV(), noise_std=STD, data_term=ROBUST, max_iter=2, callback=lambda s: begun.append(s.k == 1) and False
     )
     assert sum(begun) == MAX_ROUNDS + 1 and torch.equal(result.rejected, some(y, 5, seed=MAX_ROUNDS - 1))
     assert torch.equal(result.x, marked(y, result.rejected, STD, TV(), RADON, max_iter=2).x)
+
+
+@pytest.mark.parametrize("n", [0, 1, 12])
+def test_those_that_stand_out_are_left_out_by_default(n: int) -> None:
+    """One warning says so; on clean data nothing is found, and nothing changes."""
+    bad = some(SINOGRAM, n)
+    y = torch.where(bad, -30.0, SINOGRAM)
+    result = solve(RADON, y, TV(), noise_std=STD)
+    other = solve(RADON, y, TV(), noise_std=STD, data_term=ROBUST if n else KEPT)
+    assert torch.equal(result.x, other.x) and result.history == other.history
+    assert result.n_rejected == n and (result.rejected is None) == (n == 0)
+    assert len(result.warnings) == min(n, 1)
+
+
+def test_a_denoiser_that_cannot_represent_the_image_rejects_nothing() -> None:
+    """Rows of bricks leave TV residuals far beyond the noise, with a tail: no outliers, whether asked for or not."""
+    import skimage.data
+
+    x = torch.from_numpy(skimage.data.brick()[:128:2, :128:2] / 255.0).float()[None, None]
+    A = Radon((64, 64), torch.arange(40, dtype=F64) * (math.pi / 40))
+    y = A.A(x)
+    std = 0.001 * float(y.max())
+    y = y + std * rand(*y.shape, seed=5, dtype=torch.float32)
+    plain, default, robust = (
+        solve(A, y, TV(), noise_std=std, data_term=LeastSquares(robust=r)) for r in (False, None, True)
+    )
+    assert torch.equal(plain.x, default.x) and default.n_rejected == 0
+    assert torch.equal(plain.x, robust.x) and robust.n_rejected == 0

@@ -52,7 +52,7 @@ def decibels(x: Tensor) -> float:
 def compare(y: Tensor, std: Tensor, hit: Tensor, denoiser: Any) -> tuple[Any, Any, float]:
     """The plain solve, the robust one, and the decibels of the one with marked samples."""
     options: dict[str, Any] = {"noise_std": std, "bounds": (0, None)}
-    plain = solve(SCANNER, y, denoiser, **options)
+    plain = solve(SCANNER, y, denoiser, **options, data_term=LeastSquares(robust=False))
     robust = solve(SCANNER, y, denoiser, **options, data_term=LeastSquares(robust=True))
     marked = solve(SCANNER, y, denoiser, **options | {"noise_std": torch.where(hit, math.inf, std)})
     return plain, robust, decibels(marked.x)
@@ -65,6 +65,9 @@ def test_zingers_of_three_times_the_open_beam(n: int, denoiser: Any) -> None:
     assert torch.equal(robust.rejected, hit) and robust.warnings == ()
     assert decibels(robust.x) > right - 0.3 and decibels(plain.x) < right - 5
     assert "outliers" in plain.warnings[0] and "robust=True" in plain.warnings[0]
+    default = solve(SCANNER, y, denoiser, noise_std=std, bounds=(0, None))
+    assert torch.equal(default.x, robust.x) and torch.equal(default.rejected, hit)
+    assert "result.rejected" in default.warnings[0] and "robust=False" in default.warnings[0]
 
 
 def test_zingers_behind_the_object_as_bright_as_the_open_beam() -> None:
