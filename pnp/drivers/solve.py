@@ -75,8 +75,8 @@ def solve(
             thousandfold and within `denoiser.sigma_range` where it has one.
         bounds: (low, high) of x, None where open; kept by every iterate z and by the answer.
         data_term: `LeastSquares()` (default), `Poisson(...)` for counts, `ct.Transmission(...)` for counts behind an
-            object. With robust=True each finds outliers among the measurements, leaves them out and solves again:
-            `Result.rejected`.
+            object. Outliers among the measurements that stand out are left out and x is solved for again, for counts
+            where the term has robust=True: `Result.rejected`. A callback then sees k = 1, 2, ... once more.
         x0: first estimate (B, C, H, W). None: `operator.fbp(y)` where there is one, else a regularised solution.
         max_iter: at most so many iterations. Default 24.
         rtol: stop once the last noise level is reached and the relative residuals are at most rtol: ||x - z|| (ADMM
