@@ -78,7 +78,7 @@ class Result:
     @property
     def verdict(self) -> str:
         """One line: the misfit and what it says, or the warnings that explain it."""
-        rejected = f", {self.n_rejected} measurements rejected as outliers" if self.n_rejected else ""
+        rejected = f", {rejections(self.n_rejected)}" if self.n_rejected else ""
         size = "" if 0.5 < self.misfit < 1.5 else f"{abs(self.misfit) ** 0.5:.2g} times "
         judgement = f"x explains y up to {size}its noise"
         if self.warnings:
@@ -92,13 +92,23 @@ class Result:
     def __str__(self) -> str:
         """Return a summary of a few lines; `repr` shows the fields."""
         noise = "" if self.noise_std is None else f", noise_std {_typical(self.noise_std)} {self.noise_source}"
-        rejected = f"; {self.n_rejected} measurements rejected as outliers" if self.n_rejected else ""
+        rejected = f"; {rejections(self.n_rejected)}" if self.n_rejected else ""
         lines = [
             f"x {tuple(getattr(self.x, 'shape', ()))} after {self.n_iter} iterations{noise}",
             f"misfit {self.misfit:.3g} per measurement, about 1 expected{rejected}",
             str(self.stop),
         ]
         return "\n".join(lines + [f"warning: {warning}" for warning in self.warnings])
+
+
+def rejections(n: int) -> str:
+    """Return how many measurements were rejected, as text.
+
+    >>> rejections(1), rejections(2)
+    ('1 measurement rejected as outlier', '2 measurements rejected as outliers')
+    """
+    ending = "" if n == 1 else "s"
+    return f"{n} measurement{ending} rejected as outlier{ending}"
 
 
 def _typical(noise_std: Any) -> str:

@@ -309,7 +309,7 @@ def _left_out(problem: Problem, counted: Tensor) -> str:
     """Say which measurements were left out without being asked for."""
     assert problem.rejected is not None
     return (
-        f"{int(problem.rejected.sum())} of {int(counted.sum())} measurements stood out from all others and were left "
+        f"of {int(counted.sum())} measurements {int(problem.rejected.sum())} stood out from all others, and were left "
         "out (result.rejected): outliers, such as cosmic rays or dead pixels; LeastSquares(robust=False) keeps them"
     )
 

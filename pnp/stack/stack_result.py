@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from ..drivers.result import Stop
+from ..drivers.result import Stop, rejections
 
 MAX_SLICES_NAMED = 10
 """Maximum number of slices that are named in one sentence."""
@@ -53,7 +53,7 @@ class StackResult:
         """One line: the median of the misfits, and how many slices have warnings, and which."""
         if not self.misfits:
             return "no slice is finished"
-        rejected = f", {self.n_rejected} measurements rejected as outliers" if self.n_rejected else ""
+        rejected = f", {rejections(self.n_rejected)}" if self.n_rejected else ""
         count = f"misfit {median(self.misfits.values()):.3g}, the median of {self.done} slices{rejected}"
         if not self.warnings:
             return f"{count}: no warnings"

@@ -118,7 +118,7 @@ runpy.run_path({str(ROOT / "recipes" / "deblurring.py")!r}, run_name="__main__")
 """
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    expected = [f"ADMM + {name}: misfit 16.3, 1 measurements rejected as outliers: noise_std is too low."
+    expected = [f"ADMM + {name}: misfit 16.3, 1 measurement rejected as outlier: noise_std is too low."
                 for name in ("TV", "MLPatch")]  # fmt: skip
     assert [line for line in done.stdout.splitlines() if "misfit" in line] == expected
     assert "too low" not in done.stderr

@@ -59,7 +59,7 @@ def test_a_stack_keeps_and_sums_up_the_warnings_of_its_slices(client, y, tmp_pat
     assert result.distinct_warnings == {"noise_std is too low by 1.50.": [1, 3], "One pixel is saturated.": [3]}
     assert result.misfits == {0: 1, 1: 2, 2: 1, 3: 3, 4: 1} and result.n_rejected == 1
     assert result.verdict == (
-        "misfit 1, the median of 5 slices, 1 measurements rejected as outliers: 2 of 5 slices have warnings: 1, 3"
+        "misfit 1, the median of 5 slices, 1 measurement rejected as outlier: 2 of 5 slices have warnings: 1, 3"
     )
     with pytest.warns(ResultWarning, match="solve_stack"):  # a finished run still says it
         again = solve_stack(masks, y, Average(), output=tmp_path / "x.zarr", client=client, **OPTIONS)
