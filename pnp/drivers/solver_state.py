@@ -44,8 +44,6 @@ def restore_state(kept: RunState, problem: Problem, monitor: Monitor) -> State |
     Raises:
         ValueError: the checkpoint is damaged, has more than max_iter iterations, or had another denoiser.
     """
-    if kept.ended not in (None, Stop.MAX_ITER.name):
-        monitor.stop, problem.levels = Stop[kept.ended], []
     if not kept.tensors:
         return None
     try:
@@ -67,7 +65,9 @@ def restore_state(kept: RunState, problem: Problem, monitor: Monitor) -> State |
     problem.finished = [at if at < k else 0 for at in finished]  # those that kept their z in iteration k
     _check_denoiser(state, problem.denoise, problem.denoiser)
     problem.finished = finished
-    if problem.converged and kept.ended is None:  # killed between its last iteration and the answer
+    if kept.ended not in (None, Stop.MAX_ITER.name):
+        monitor.stop, problem.levels = Stop[kept.ended], []  # after `leave_out`, which sets levels
+    elif problem.converged and kept.ended is None:  # killed between its last iteration and the answer
         monitor.stop, problem.levels = Stop.CONVERGED, []
     return state
 

@@ -426,3 +426,46 @@ def test_a_denoiser_that_cannot_represent_the_image_rejects_nothing() -> None:
     )
     assert torch.equal(plain.x, default.x) and default.n_rejected == 0
     assert torch.equal(plain.x, robust.x) and robust.n_rejected == 0
+
+
+def test_low_frequencies_that_bounds_contradict_are_no_outliers() -> None:
+    """Few carry much of the misfit, but nothing else determines what they do: without them far more seem wrong."""
+    seen = torch.rand(N, N, generator=seeded(0)) < 0.35
+    seen[:4] = seen[-4:] = True
+    A = SimpleNamespace(
+        A=lambda x: seen * torch.fft.fft2(x.to(torch.complex64), norm="ortho"),
+        A_adjoint=lambda y: torch.fft.ifft2(seen * y, norm="ortho").real,
+    )
+    y = A.A(HEAD) + 1e-4 * seen * rand(1, 1, N, N, seed=1, dtype=torch.complex64)
+    kept, default = (
+        solve(A, y, TV(), noise_std=1e-4, bounds=(0, 0.9), data_term=LeastSquares(robust=r)) for r in (False, None)
+    )
+    assert default.n_rejected == 0 and torch.equal(kept.x, default.x) and default.warnings
+
+
+@pytest.mark.parametrize("stop", [Stop.CONVERGED, Stop.CALLBACK])
+def test_a_finished_checkpoint_returns_the_answer_without_outliers(stop: Stop, tmp_path: Any) -> None:
+    y = torch.where(some(SINOGRAM, 12), -30.0, SINOGRAM)
+    seen = []
+    asks = stop is Stop.CALLBACK
+
+    def run() -> Result:
+        kept = Checkpoint(tmp_path / "c", remove=False)
+        return solve(RADON, y, TV(), noise_std=STD, rtol=1e-2, checkpoint=kept, callback=once)
+
+    def once(state: Any) -> bool:
+        seen.append(state.k)
+        return asks and len(seen) == 30
+
+    first, n = run(), len(seen)
+    again = run()
+    assert first.stop is again.stop is stop and first.n_rejected > 0 and len(seen) == n
+    assert torch.equal(first.x, again.x) and torch.equal(first.rejected, again.rejected)
+    assert first.history == again.history
+
+
+def test_the_remedy_names_the_data_term() -> None:
+    y = torch.poisson(1e4 * torch.exp(-RADON.A(HEAD) / 10), generator=seeded(1))
+    y = torch.where(some(y, 12), 2e4, y)
+    result = solve(RADON, y, TV(), data_term=Transmission(1e4), bounds=(0, None))
+    assert "Transmission(robust=True)" in " ".join(result.warnings)
