@@ -119,7 +119,7 @@ def reconstruct(
         bounds=(0.0, None) if is_counts(data) and limits is None else limits,
         data_term=Poisson(background=background(data, y), robust=robust)
         if is_counts(data)
-        else LeastSquares(robust=robust),
+        else LeastSquares(robust=robust or None),
         max_iter=max_iter,
         checkpoint=kept,
         progress=True,
