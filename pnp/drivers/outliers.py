@@ -45,6 +45,8 @@ MAX_ROUNDS = 4
 """Solves at most after the first one."""
 OTHERS_RTOL = 0.05
 """The measurements that are left may be explained worse by this fraction where outliers are left out."""
+MAX_SPREAD = 2.0
+"""Without the outliers at most so many times as many are found, unless they are rare."""
 OWN_PIXEL = 0.5
 """Spectral flatness of A*WA from which on each measurement mainly sees a pixel of its own."""
 MIN_REPEATS = 3
@@ -131,13 +133,18 @@ class Rejection:
         for b, one in enumerate(outliers):
             if self.n_rounds == 0:
                 self.tried[b] = self.robust is True or one.stand_out
-            elif self.tried[b] and one.others > (1 + OTHERS_RTOL) * self.others[b]:
+            elif self.tried[b] and (one.others > (1 + OTHERS_RTOL) * self.others[b] or self._spreads(b, one, counted)):
                 self.tried[b], self.rejected[b] = False, False
             if self.tried[b] and one.believable and self.n_rounds < MAX_ROUNDS:
                 self.rejected[b] = one.found
             self.others[b] = one.others
         self.n_rounds += 1
         return not torch.equal(before, self.rejected)
+
+    def _spreads(self, b: int, one: Outliers, counted: Tensor) -> bool:
+        """Whether, unasked, many more are found than were left out: those determined x, as low frequencies do."""
+        n = int(counted.expand(self.rejected.shape)[b].sum())
+        return self.robust is None and int(one.found.sum()) > max(RARE * n, MAX_SPREAD * int(self.rejected[b].sum()))
 
     @property
     def numbers(self) -> dict[str, Any]:

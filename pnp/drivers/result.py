@@ -51,7 +51,7 @@ class Result:
             arrived before it was known.
         warnings: sentences on what looks wrong, each with its likely cause and a remedy; empty where nothing does.
         rejected: where y was taken for an outlier, a mask of the kind and shape of y (a tuple where y has parts); None
-            where the data term looks for none.
+            where none is looked for, or none found unasked.
     """
 
     x: Any

@@ -326,11 +326,12 @@ def _outliers(problem: Problem, residuals: Tensor, counted: Tensor) -> str | Non
     if not outliers:
         return None
     n, largest = sum(int(one.found.sum()) for one in outliers), max(one.largest for one in outliers)
-    remedy = f"data_term={'LeastSquares' if is_gaussian else 'Poisson'}(robust=True) leaves them out"
+    term = type(problem.settings["data_term"]).__name__
+    remedy = f"data_term={term}(robust=True) leaves them out"
     if problem.rejection is not None and problem.rejection.n_rounds > 1:
         remedy = "without them the others are explained worse; set noise_std to infinity where y is not to be trusted"
     return (
-        f"{n} of {int(counted.sum())} measurements are up to {largest:.2g} noise levels off and carry "
+        f"{n} of {int(counted.sum())} measurements are off by up to {largest:.2g} typical residuals and carry "
         f"{100 * max(one.share for one in outliers):.0f} % of the misfit ({problem.misfit():.2g}): outliers, such as "
         f"cosmic rays or dead pixels ({remedy}), or A has an error there, such as its boundary or centre"
     )

@@ -80,8 +80,8 @@ class SavedResult:
         reference: the true image where it is known.
         attributes: stop (a sentence), n_iter, misfit, denoiser, command, versions, ...
         warnings: sentences on what looked wrong, empty where nothing did; None: the file does not say.
-        rejected: mask of the measurements that were taken for outliers, as y (a tuple where y has parts); None: the
-            data term looked for none.
+        rejected: mask of the measurements that were taken for outliers, as y (a tuple where y has parts); None: none
+            was looked for, or none found unasked.
         n_rejected: their number.
     """
 
