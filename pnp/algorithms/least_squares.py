@@ -81,11 +81,12 @@ class LeastSquaresStep:
         if self._closed_form is not None:
             return self._closed_form(v, alpha)
         M = self._preconditioner
-        x0, b = v.detach() if self.last_x is None else self.last_x, self.back_projection + alpha * v
-        c = self._mean  # or the tolerance would be that of the mean
+        x0, c = v.detach() if self.last_x is None else self.last_x, self._mean
+        # Less the mean, or the tolerance and the rounding would be those of the mean.
+        b = self.back_projection + alpha * v if c is None else self._rest(c) + alpha * (v - c)
         solution = implicit_solve(
             lambda x: self.normal(x) + alpha * x,
-            b if c is None else b - self.normal(c) - alpha * c,
+            b,
             x0=x0 if c is None else x0 - c,
             preconditioner=None if M is None else lambda r: M(r, alpha),
             rtol=self.rtol,
@@ -122,24 +123,33 @@ class LeastSquaresStep:
         return torch.where(per_image(torch.tensor(complete), x) > 0, x, self._regularised())
 
     def _regularised(self) -> Tensor:
-        b = self.back_projection
+        b, c, alpha = self.back_projection, self._constant(), self._least_alpha()
+        if self._closed_form is not None:
+            return self._closed_form(c, torch.as_tensor(alpha, dtype=self.weights.dtype).to(b.device))
+        if self._mean is not None:
+            return c + cg(lambda x: self.normal(x) + alpha * x, self._rest(c), rtol=1e-2, max_iter=10).x
+        return cg(lambda x: self.normal(x) + alpha * x, b + alpha * c, x0=c, rtol=1e-2, max_iter=10).x
+
+    def _rest(self, c: Tensor) -> Tensor:
+        """Return A*W (y - A c), the difference first: float32 does not hold that of A*Wy and A*WA c."""
+        return self.operator.A_adjoint((self.y - self.operator.A(c)) * self.weights)
+
+    def _least_alpha(self) -> Any:
+        """Return 1 % of the curvature, one number or (B, 1, 1, 1)."""
+        alpha = 0.01 * self.curvature()
+        return per_image(alpha, self.back_projection) if isinstance(alpha, Tensor) else alpha
+
+    def _constant(self) -> Tensor:
+        """Return the constant image that fits best, one constant for each channel; 0 where constants are not seen."""
+        b, alpha = self.back_projection, self._least_alpha()
         ones = torch.ones_like(b)
         seen = self.normal(ones)
         axes = tuple(range(2, b.ndim)) or (-1,)
         fit, energy = b.sum(dim=axes, keepdim=True), seen.sum(dim=axes, keepdim=True)
-        alpha: Any = 0.01 * self.curvature()
-        if isinstance(alpha, Tensor):
-            alpha = per_image(alpha, b)
         # Where A* W A 1 vanishes against the curvature, as in mass mapping, constants are not measured.
         measured = torch.real(energy) > 1e-3 * alpha * ones[0, 0].numel()
         constant = torch.where(measured, fit / torch.where(measured, energy, torch.ones_like(energy)), 0)
-        c = constant * ones
-        if self._closed_form is not None:
-            return self._closed_form(c, torch.as_tensor(alpha, dtype=self.weights.dtype).to(b.device))
-        if self._mean_dominates:
-            self._mean = c.detach()
-            return c + cg(lambda x: self.normal(x) + alpha * x, b - self.normal(c), rtol=1e-2, max_iter=10).x
-        return cg(lambda x: self.normal(x) + alpha * x, b + alpha * c, x0=c, rtol=1e-2, max_iter=10).x
+        return constant * ones
 
     def _weights_by_image(self) -> list[Tensor]:
         """Return the weights of each image's measurements."""
@@ -168,6 +178,8 @@ class LeastSquaresStep:
             self._mean_dominates = norms != whole
             means = [_mean(w[w > 0]) for w in self._weights_by_image()]
             self._curvature = together([mean * norm**2 for mean, norm in zip(means, norms, strict=True)])
+            if self._mean_dominates and self._closed_form is None:
+                self._mean = self._constant().detach()
         return self._curvature
 
     def spectral_flatness(self) -> float | Tensor:

@@ -77,6 +77,29 @@ def test_random_patterns_of_zeros_and_ones_are_reconstructed():
     assert 0.3 < result.misfit < 2
 
 
+def test_a_first_estimate_that_is_given_changes_no_tolerance():
+    """Else CG would stop at the residual of the mean, before its first step."""
+    x = head(32).double() / head(32).max()
+    M = patterns(600, 1024)
+    y = x.flatten(1) @ M.T + 0.02 * rand(1, 600, seed=4)
+    result = solve(as_operator(M, image_shape=(32, 32)), y, TV(), noise_std=0.02, x0=torch.full_like(x, 0.5))
+    assert min(result.history["inner"]) > 0
+    assert 0.3 < result.misfit < 2
+
+
+def test_float32_gives_what_float64_does():
+    """Of patterns in [0, 1] A*Wy is a million times what the nullspace is determined by."""
+    x = 0.5 * head(32).double() / head(32).max() + 0.4
+    M = torch.rand(400, 1024, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y = x.flatten(1) @ M.T + 0.05 * rand(1, 400, seed=4)
+    exact, rounded = (
+        solve(as_operator(M.to(dtype), image_shape=(32, 32)), y.to(dtype), TV(), noise_std=0.05).x.double()
+        for dtype in (torch.float64, torch.float32)
+    )
+    assert psnr(exact, x, data_range=1) > 30
+    assert psnr(rounded, x, data_range=1) > psnr(exact, x, data_range=1) - 0.5
+
+
 def test_channels_have_a_mean_each():
     x = rand(1, 2, 4, 4, seed=1)
     assert centred(x).mean(dim=(2, 3)).abs().max() < 1e-15
