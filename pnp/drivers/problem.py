@@ -104,17 +104,26 @@ class Problem:
             self.start(self.h)
 
     def leave_out_outliers(self) -> bool:
-        """Start a solve without the measurements that z contradicts; False where these were left out already."""
+        """Start a solve without the measurements that z contradicts; False where these were left out already.
+
+        After Ctrl-C the image of the last solve is still there, with its mask.
+        """
         if self.rejection is None:
             return False
-        before = self.rejection.rejected.clone()
+        before, interrupted = self.rejection.rejected.clone(), False
+        try:
+            self.fit()
+        except KeyboardInterrupt:  # of a run that had ended, unless there are outliers
+            interrupted = True
         try:
             if not self.rejection.update(*self.fit()):
                 return False
+            if interrupted:
+                raise KeyboardInterrupt
             self.leave_out()
-        except KeyboardInterrupt:  # the image of the last solve is there
+        except KeyboardInterrupt:
             self.rejection.rejected = before
-            return False
+            raise
         return True
 
     @property

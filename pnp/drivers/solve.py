@@ -133,7 +133,7 @@ def solve(
 
     with checkpointed(checkpoint, "solve", settings, problem.z, problem.measured) as kept:
         _iterate(problem, monitor, kept)
-        while monitor.stop in (Stop.CONVERGED, Stop.MAX_ITER) and problem.leave_out_outliers():
+        while monitor.stop in (Stop.CONVERGED, Stop.MAX_ITER) and _again(problem, monitor):
             monitor.restart()
             kept.restart()
             _iterate(problem, monitor, kept)
@@ -144,6 +144,15 @@ def solve(
     result = problem.result(monitor.stop, monitor.history, judge(problem, monitor.stop))
     warn_of("solve", result.warnings)
     return result
+
+
+def _again(problem: Problem, monitor: Monitor) -> bool:
+    """Return whether a solve without outliers begins; Ctrl-C then ends the run, and its checkpoint stays."""
+    try:
+        return problem.leave_out_outliers()
+    except KeyboardInterrupt:
+        monitor.stop = Stop.INTERRUPTED
+        return False
 
 
 def _iterate(problem: Problem, monitor: Monitor, kept: RunState) -> None:

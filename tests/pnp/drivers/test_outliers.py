@@ -469,3 +469,20 @@ def test_the_remedy_names_the_data_term() -> None:
     y = torch.where(some(y, 12), 2e4, y)
     result = solve(RADON, y, TV(), data_term=Transmission(1e4), bounds=(0, None))
     assert "Transmission(robust=True)" in " ".join(result.warnings)
+
+
+def test_ctrl_c_between_two_solves_keeps_image_and_checkpoint(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    y = torch.where(some(SINOGRAM, 12), -30.0, SINOGRAM)
+    whole, first = (solve(RADON, y, TV(), noise_std=STD, data_term=LeastSquares(robust=r)) for r in (None, False))
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pnp.algorithms.least_squares.LeastSquaresStep.reject", interrupt)
+        stopped = solve(RADON, y, TV(), noise_std=STD, checkpoint=tmp_path / "c")
+    assert stopped.stop is Stop.INTERRUPTED and stopped.rejected is None and (tmp_path / "c").exists()
+    assert torch.equal(stopped.x, first.x) and stopped.misfit == pytest.approx(first.misfit)
+    resumed = solve(RADON, y, TV(), noise_std=STD, checkpoint=tmp_path / "c")
+    assert torch.equal(resumed.x, whole.x) and torch.equal(resumed.rejected, whole.rejected)
+    assert resumed.history == whole.history and not (tmp_path / "c").exists()
