@@ -157,7 +157,7 @@ class Rejection:
         self.n_rounds, self.tried, self.others = (numbers[name] for name in ("n_rounds", "tried", "others"))
 
 
-def find_suspects(h: BoundDataTerm, x: Tensor, flatness: float) -> Tensor | None:
+def find_suspects(h: BoundDataTerm, counted: Tensor, flatness: float) -> Tensor | None:
     """Return which measurements hold a value that several hold exactly, a mask like y; None where there are none.
 
     Only of least squares: counts repeat. Where each measurement mainly sees a pixel of its own, any such value, see
@@ -165,12 +165,11 @@ def find_suspects(h: BoundDataTerm, x: Tensor, flatness: float) -> Tensor | None
 
     Args:
         h: the data term with all measurements.
-        x: any images (B, C, H, W).
+        counted: which measurements count, broadcasting to y.
         flatness: the spectral flatness of A*WA.
     """
     if not isinstance(h, LeastSquaresStep) or not isinstance(h.y, Tensor):
         return None
-    counted = h.residuals(x)[1]
     if flatness >= OWN_PIXEL:
         found = repeated_values(h.y, counted, SUSPECT_THRESHOLD * h.weights**-0.5)
     else:
@@ -217,19 +216,19 @@ def repeated_values(y: Tensor, counted: Tensor, tolerance: Tensor | float = 0.0)
     return found & ~_in_area(y, counted, found, tolerance) if y.ndim == 4 and bool(found.any()) else found
 
 
-def find_impulses(h: BoundDataTerm, x: Tensor, flatness: float) -> Tensor | None:
+def find_impulses(h: BoundDataTerm, counted: Tensor, flatness: float) -> Tensor | None:
     """Return which suspects stand out from the measurements around them, a mask like y; None where there are none.
 
     They differ by 6 noise levels, and by 6 times the median deviation there, from the median of the 5 x 5 measurements
     around them that are no suspects. A value that mainly fills areas, as of clipped documents, is not suspect.
 
     Args:
-        h, x, flatness: as for `find_suspects`.
+        h, counted, flatness: as for `find_suspects`.
     """
-    suspects = find_suspects(h, x, flatness)
+    suspects = find_suspects(h, counted, flatness)
     if suspects is None or not isinstance(h, LeastSquaresStep) or h.y.ndim != 4:
         return None
-    y, counted = h.y, h.residuals(x)[1].expand(h.y.shape)
+    y, counted = h.y, counted.expand(h.y.shape)
     alike = counted & torch.isin(y, y[suspects].unique())
     if 2 * int(suspects.sum()) < int(alike.sum()):
         return None

@@ -78,7 +78,7 @@ class Problem:
         self.start(self.h)
         self.rejection: Rejection | None = None
         if self.robust is not False:
-            suspects = find_suspects(self.h, self.z, min(self.flatness)) if self.robust else None
+            suspects = find_suspects(self.h, self.fit()[1], min(self.flatness)) if self.robust else None
             none = torch.zeros(self.h.y.shape, dtype=torch.bool, device=self.z.device)
             self.rejection = Rejection(self.robust, none if suspects is None else suspects)
             self.leave_out()

@@ -339,7 +339,7 @@ def _outliers(problem: Problem, residuals: Tensor, counted: Tensor) -> str | Non
 
 def _impulses(problem: Problem, counted: Tensor) -> str | None:
     """Say that measurements that hold one value exactly stand out from those around them, where they do."""
-    found = None if problem.robust else find_impulses(problem.h, problem.z, min(problem.flatness))
+    found = None if problem.robust else find_impulses(problem.h, counted, min(problem.flatness))
     if found is None or int(found.sum()) < max(MIN_IMPULSES, IMPULSES * int(counted.sum())):
         return None
     return (

@@ -486,3 +486,16 @@ def test_ctrl_c_between_two_solves_keeps_image_and_checkpoint(tmp_path: Any, mon
     resumed = solve(RADON, y, TV(), noise_std=STD, checkpoint=tmp_path / "c")
     assert torch.equal(resumed.x, whole.x) and torch.equal(resumed.rejected, whole.rejected)
     assert resumed.history == whole.history and not (tmp_path / "c").exists()
+
+
+def test_a_verdict_on_clean_data_costs_no_projection(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    A = RADON.A
+    monkeypatch.setattr("pnp.drivers.solve.judge", lambda *_: ())
+    monkeypatch.setattr(RADON, "A", lambda x: calls.append(1) or A(x))
+    solve(RADON, SINOGRAM, TV(), noise_std=STD)
+    n = len(calls)
+    monkeypatch.undo()
+    monkeypatch.setattr(RADON, "A", lambda x: calls.append(1) or A(x))
+    solve(RADON, SINOGRAM, TV(), noise_std=STD)
+    assert len(calls) == 2 * n  # the residuals were there
