@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, when the last iterate or the checkpoint has been written."""
+OPTIONS = {
+    "data_term=LeastSquares(robust=True)": "--robust",
+    "data_term=Poisson(robust=True)": "--robust",
+    "(result.rejected)": "(/rejected in an .h5 result)",
+    "; LeastSquares(robust=False) keeps them": "",
+}
+"""What a command offers for what a remedy in Python says."""
 MAX_MESSAGE_LENGTH = 398
 """Maximum length of a message on stderr, in characters."""
 
@@ -27,7 +34,9 @@ def print_error(message: str) -> None:
 
 
 def print_warning(message: str) -> None:
-    """Print what looks wrong in a result on stderr, as one line."""
+    """Print what looks wrong in a result on stderr, as one line, with the command's options for remedies in Python."""
+    for code, option in OPTIONS.items():
+        message = message.replace(code, option)
     print(f"warning: {' '.join(message.split())}", file=sys.stderr)
 
 

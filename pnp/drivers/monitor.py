@@ -73,11 +73,13 @@ class Monitor:
             raise ValueError(f"{self.caller}: max_iter must be at least the {self.n_iter} iterations of checkpoint")
         self._n_resumed = self.n_iter
 
-    def restart(self) -> None:
-        """Forget the iterations so far: others begin, of a solve without the outliers that these found."""
+    def restart(self) -> dict[str, list[Any]]:
+        """Return the history so far and begin another, of a solve without the outliers that this one found."""
+        history = {name: list(values) for name, values in self.history.items()}
         for values in self.history.values():
             values.clear()
         self.stop, self._finished, self._n_resumed = Stop.MAX_ITER, False, 0
+        return history
 
     def record(self, *values: float | Tensor) -> None:
         """Append a value for each name of the history."""

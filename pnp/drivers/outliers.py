@@ -17,6 +17,7 @@ row or a column of y that mostly holds one value, as a detector's bin that does 
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ from torch.nn.functional import max_pool2d, pad
 
 from ..algorithms.least_squares import LeastSquaresStep
 from ..algorithms.protocols import BoundDataTerm
+from .result import HIGH_MISFIT
 
 THRESHOLD = 6.0
 """Residual of an outlier, in robust standard deviations."""
@@ -35,14 +37,16 @@ TAIL, P_TAIL = 4.0, 6.3e-5
 """Between so many robust standard deviations and THRESHOLD lies this fraction of white noise."""
 MAX_TAIL, MAX_TAIL_RATIO = 10, 5.0
 """Residuals there, and multiples of those expected, that outliers bring about by what they change in x."""
-RARE = 5e-3
-"""Fraction of the measurements that outliers then are at most."""
+RARE, STANDS_OUT = 5e-3, 8.0
+"""Fraction of the measurements that outliers then are at most, and the residual that the largest exceeds."""
+MIN_MEASUREMENTS = 100
+"""Fewer measurements do not show what stands out."""
 FAR_OUT, FAR_SHARE = 25.0, 0.25
 """A residual that no denoiser leaves of clean data, and the fraction of the misfit that all outliers then carry."""
 MAX_FRACTION = 0.25
 """If more than this fraction of the measurements are outliers, the model is wrong and not they."""
 MAX_ROUNDS = 4
-"""Solves at most after the first one."""
+"""Solves at most after the first one, beside one that puts back what was left out."""
 OTHERS_RTOL = 0.05
 """The measurements that are left may be explained worse by this fraction where outliers are left out."""
 MAX_SPREAD = 2.0
@@ -93,13 +97,13 @@ def _find(r: Tensor, counted: Tensor, suspects: Tensor | None) -> Outliers:
     n_found, n_tail = int(found.sum()), int((counted & (scaled > TAIL) & (scaled <= THRESHOLD)).sum())
     whole, largest = square + float(others.square().sum()), float(scaled[found].max()) if n_found else 0.0
     share = square / whole if whole > 0 else 0.0
-    is_rare = n_found <= RARE * n and n_tail <= MAX_TAIL + MAX_TAIL_RATIO * P_TAIL * n
+    is_rare = largest > STANDS_OUT and n_found <= RARE * n and n_tail <= MAX_TAIL + MAX_TAIL_RATIO * P_TAIL * n
     return Outliers(
         found,
         float(others.square().mean()) if others.numel() else math.inf,
         largest,
         share,
-        n_found > 0 and (is_rare or (largest > FAR_OUT and share > FAR_SHARE)),
+        n >= MIN_MEASUREMENTS and (is_rare or (largest > FAR_OUT and share > FAR_SHARE)),
         n_found <= MAX_FRACTION * n,
     )
 
@@ -115,6 +119,7 @@ class Rejection:
         rejected: those of the current solve.
         n_rounds: solves that were judged.
         tried: for each image whether outliers are looked for.
+        put_back: whether outliers of an image were put back.
         others: for each image the mean square of the other residuals in the solve that was judged last.
     """
 
@@ -122,6 +127,7 @@ class Rejection:
         self.robust, self.rejected = robust, rejected
         self.suspects = rejected.clone() if bool(rejected.any()) else None
         self.n_rounds, self.tried, self.others = 0, [True] * len(rejected), [math.inf] * len(rejected)
+        self.put_back = False
 
     def update(self, r: Tensor, counted: Tensor) -> bool:
         """Judge a solve by its residuals, and return whether other measurements are to be left out than before.
@@ -134,7 +140,7 @@ class Rejection:
             if self.n_rounds == 0:
                 self.tried[b] = self.robust is True or one.stand_out
             elif self.tried[b] and (one.others > (1 + OTHERS_RTOL) * self.others[b] or self._spreads(b, one, counted)):
-                self.tried[b], self.rejected[b] = False, False
+                self.tried[b], self.rejected[b], self.put_back = False, False, True
             if self.tried[b] and one.believable and self.n_rounds < MAX_ROUNDS:
                 self.rejected[b] = one.found
             self.others[b] = one.others
@@ -142,19 +148,23 @@ class Rejection:
         return not torch.equal(before, self.rejected)
 
     def _spreads(self, b: int, one: Outliers, counted: Tensor) -> bool:
-        """Whether, unasked, many more are found than were left out: those determined x, as low frequencies do."""
+        """Whether, unasked, the others are not explained, or many more are found: those left out determined x."""
+        if self.robust is None and one.others > HIGH_MISFIT:
+            return True
         n = int(counted.expand(self.rejected.shape)[b].sum())
         return self.robust is None and int(one.found.sum()) > max(RARE * n, MAX_SPREAD * int(self.rejected[b].sum()))
 
     @property
     def numbers(self) -> dict[str, Any]:
         """State beside `rejected`, for a checkpoint."""
-        return {"n_rounds": self.n_rounds, "tried": list(self.tried), "others": list(self.others)}
+        names = ("n_rounds", "tried", "others", "put_back")
+        return {name: copy.copy(getattr(self, name)) for name in names}
 
     def restore(self, rejected: Tensor, numbers: dict[str, Any]) -> None:
         """Take over the state of a checkpoint."""
         self.rejected = rejected
-        self.n_rounds, self.tried, self.others = (numbers[name] for name in ("n_rounds", "tried", "others"))
+        for name in self.numbers:
+            setattr(self, name, numbers[name])
 
 
 def find_suspects(h: BoundDataTerm, counted: Tensor, flatness: float) -> Tensor | None:

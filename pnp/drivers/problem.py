@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from .matrices import FunctionOperator
 from .noise_weights import clean_and_weigh
 from .outliers import Rejection, find_suspects
 from .parts import Joined, check_parts, join, noise_used
+from .physics_noise import is_sampled
 from .result import DECLARED, ESTIMATED, GIVEN, Result, Stop
 
 HISTORY = ("sigma", "alpha", "primal", "dual", "inner")
@@ -124,7 +126,19 @@ class Problem:
         except KeyboardInterrupt:
             self.rejection.rejected = before
             raise
+        except ValueError:  # nothing would be left
+            self.rejection.rejected = before
+            return False
         return True
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return what `restore` takes: the image of a finished solve, and how it was reached."""
+        held = dict(vars(self))
+        return held | {"rejection": copy.deepcopy(self.rejection)}
+
+    def restore(self, held: dict[str, Any]) -> None:
+        """Return to a finished solve."""
+        vars(self).update(held)
 
     @property
     def rejected(self) -> Tensor | None:
@@ -271,13 +285,22 @@ def prepare(
         guarded=guard_denoiser(D, low, high),
         algorithm=algorithm,
         rtol=rtol,
-        robust=getattr(term, "robust", False),
+        robust=_as_robust(term, operator),
         settings=settings,
         noise_std=noise_used(parts, is_numpy) if term.needs_noise_std else None,
         noise_source=source if term.needs_noise_std else None,
         is_numpy=is_numpy,
         adjoint_checked=check_adjoint,
     )
+
+
+def _as_robust(term: DataTerm, operator: Operator) -> bool | None:
+    """Return the term's `robust`; unasked, outliers are looked for in images and sinograms alone.
+
+    Elsewhere single measurements may determine x, as low frequencies do in k-space, and differ from all others.
+    """
+    robust: bool | None = getattr(term, "robust", False)
+    return False if robust is None and not is_sampled(operator) else robust
 
 
 def has_converged(algorithm: str, rtol: float, held: bool, primal: float, dual: float) -> bool:

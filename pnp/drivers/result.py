@@ -79,8 +79,9 @@ class Result:
     def verdict(self) -> str:
         """One line: the misfit and what it says, or the warnings that explain it."""
         rejected = f", {rejections(self.n_rejected)}" if self.n_rejected else ""
-        size = "" if 0.5 < self.misfit < 1.5 else f"{abs(self.misfit) ** 0.5:.2g} times "
-        judgement = f"x explains y up to {size}its noise"
+        judgement = "x explains y up to its noise"
+        if not 0.5 < self.misfit < 1.5:
+            judgement = f"residuals are {abs(self.misfit) ** 0.5:.2g} times the noise"
         if self.warnings:
             judgement = "; ".join(self.warnings)
         elif math.isnan(self.misfit):

@@ -133,15 +133,24 @@ def solve(
 
     with checkpointed(checkpoint, "solve", settings, problem.z, problem.measured) as kept:
         _iterate(problem, monitor, kept)
-        while monitor.stop in (Stop.CONVERGED, Stop.MAX_ITER) and _again(problem, monitor):
-            monitor.restart()
+        while monitor.stop in (Stop.CONVERGED, Stop.MAX_ITER):
+            finished = problem.snapshot()
+            if not _again(problem, monitor):
+                break
+            history = monitor.restart()
             kept.restart()
-            _iterate(problem, monitor, kept)
+            if _iterate(problem, monitor, kept) is Stop.INTERRUPTED:  # the image of the solve before is the better one
+                problem.restore(finished)
+                monitor.history.update(history)
         if monitor.stop is not Stop.INTERRUPTED:
             with suppress(KeyboardInterrupt):  # it is then computed once more below
                 problem.misfit()  # while the checkpoint is there
             save_final(kept, problem, monitor)
-    result = problem.result(monitor.stop, monitor.history, judge(problem, monitor.stop))
+    try:
+        said = judge(problem, monitor.stop)
+    except KeyboardInterrupt:  # the image is there
+        said = ("Ctrl-C came before x was judged",)
+    result = problem.result(monitor.stop, monitor.history, said)
     warn_of("solve", result.warnings)
     return result
 
@@ -155,8 +164,8 @@ def _again(problem: Problem, monitor: Monitor) -> bool:
         return False
 
 
-def _iterate(problem: Problem, monitor: Monitor, kept: RunState) -> None:
-    """Run the iterations, record them, and stop where they diverge, converge or the callback asks to."""
+def _iterate(problem: Problem, monitor: Monitor, kept: RunState) -> Stop:
+    """Run the iterations, record them, and return why they stop: they diverge, converge, or the callback asks to."""
     states = problem.iterate(after=restore_state(kept, problem, monitor))
     with monitor:
         for state in states:
@@ -174,3 +183,4 @@ def _iterate(problem: Problem, monitor: Monitor, kept: RunState) -> None:
                 monitor.stop = Stop.CONVERGED
                 break
         monitor.finish()
+    return monitor.stop

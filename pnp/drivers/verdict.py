@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..algorithms.noise_estimate import estimate_noise_std, least_noise_std
 from .outliers import FAR_OUT, find_impulses, find_outliers
@@ -51,6 +51,8 @@ FEW_ITERATIONS = 8
 """With fewer iterations x may leave y unexplained that more of them would explain."""
 MIN_MEASUREMENTS = 100
 """Fewer measurements do not determine a misfit."""
+UNEVEN = 8.0
+"""Ratio of the misfits of two images of a batch that have different noise."""
 EDGE, TRUNCATED = 0.02, 0.1
 """Fraction of a detector at either end, and |y| there over its largest mean over the views, of a truncated object."""
 
@@ -102,7 +104,9 @@ def judge(problem: Problem, stop: Stop) -> tuple[str, ...]:
     if found.n < MIN_MEASUREMENTS:
         return tuple(said)
     about_y = about_noise(found)
-    if not about_noise(replace(found, misfit=1.0, correlations=())):  # which is about y alone
+    if (uneven := _uneven_batch(problem, residuals, counted)) is not None:
+        about_y = [uneven]
+    elif not about_noise(replace(found, misfit=1.0, correlations=())):  # which is about y alone
         special = (about_y and _few_iterations(problem, stop)) or _truncation(problem)
         special = special or _outliers(problem, residuals, counted) or _impulses(problem, counted)
         about_y = [special] if special else about_y
@@ -153,7 +157,7 @@ def about_noise(found: Evidence) -> list[str]:
     ):
         blurs = found.estimated > ESTIMATE_TOO_HIGH and found.flatness < SMOOTHING
         factor = found.estimated if blurs else math.sqrt(found.misfit)
-        cause = "A has an error (geometry, kernel, gain, mask)"
+        cause = "A has an error (geometry, kernel, gain, mask), or the denoiser removes too much"
         if not found.is_gaussian:
             return [f"{level}: x does not explain the counts; check background, gain and the unit of y, or {cause}"]
         return [f"{level}: noise_std is too low by about a factor {factor:.2g}, or {cause}; raise noise_std, or mend A"]
@@ -276,11 +280,47 @@ def _upper_quartile(values: Tensor) -> float:
 
 def _concerns(problem: Problem) -> list[str]:
     """Return what the operator and the data term have to say about y."""
-    said: list[str] = []
+    said = _in_training(problem.denoiser)
     for owner, arguments in ((problem.operator, (problem.h.y,)), (problem.used, ())):
         concerns = getattr(owner, "concerns", None)
         said += [] if concerns is None else concerns(*arguments)
     return said
+
+
+def _in_training(denoiser: object) -> list[str]:
+    """Say that a network is in training mode, where batch normalisation or dropout make its answers depend on that."""
+    kinds = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+    layers = denoiser.modules() if isinstance(denoiser, nn.Module) else ()
+    if not any(isinstance(layer, kinds) and layer.training for layer in layers):
+        return []
+    return ["the denoiser is in training mode, in which batch normalisation and dropout are not at rest: call .eval()"]
+
+
+def _uneven_batch(problem: Problem, residuals: Tensor, counted: Tensor) -> str | None:
+    """Say that the images of a batch have other noise than the one level that they share, where they do."""
+    if len(residuals) == 1 or not isinstance(problem.noise_std, float):
+        return None
+    misfits = [float(r[c].abs().square().mean()) for r, c in zip(residuals, counted, strict=True) if bool(c.any())]
+    differ = bool(misfits) and max(misfits) > max(UNEVEN * min(misfits), 0.5 * HIGH_MISFIT)
+    if not differ and is_sampled(problem.operator):
+        y = torch.where(counted, problem.h.y, 0)
+        least = [_of_one(least_noise_std, problem, one) for one in y]  # NaN compares as false
+        most = [_of_one(estimate_noise_std, problem, one) for one in y]
+        differ = any(low > 2 * high > 0 for low in least for high in most)
+    if not differ:
+        return None
+    return (
+        f"the images of the batch have different noise (misfits from {min(misfits):.2g} to {max(misfits):.2g}, where "
+        "about 1 is expected): give noise_std as a list with one number for each image, or None to estimate it"
+    )
+
+
+def _of_one(estimate: Callable[[Tensor, Tensor | None], float], problem: Problem, y: Tensor) -> float:
+    """Return an estimate of the noise of one image's measurements, NaN where there is none."""
+    with suppress(ValueError):
+        gain = gain_of(problem.operator, y[None])
+        return estimate(y[None], gain)
+    return math.nan
 
 
 def _diverged(problem: Problem) -> str:
@@ -328,7 +368,9 @@ def _outliers(problem: Problem, residuals: Tensor, counted: Tensor) -> str | Non
     n, largest = sum(int(one.found.sum()) for one in outliers), max(one.largest for one in outliers)
     term = type(problem.settings["data_term"]).__name__
     remedy = f"data_term={term}(robust=True) leaves them out"
-    if problem.rejection is not None and problem.rejection.n_rounds > 1:
+    if problem.rejection is not None and problem.rejection.put_back:
+        if not high:  # their own residuals are all that speaks against them
+            return None
         remedy = "without them the others are explained worse; set noise_std to infinity where y is not to be trusted"
     return (
         f"{n} of {int(counted.sum())} measurements are off by up to {largest:.2g} typical residuals and carry "

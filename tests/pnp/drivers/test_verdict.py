@@ -353,3 +353,27 @@ def test_a_constant_measurement_has_no_range() -> None:
     """Measurements of a constant image, exact to rounding: nothing fails, whatever is said."""
     result = solve(Identity((N, N)), torch.full((1, 1, N, N), 3.0), smooth, noise_std=0.1)
     assert all(len(sentence) < 400 for sentence in result.warnings)
+
+
+def test_a_batch_with_one_level_for_different_noise_is_said() -> None:
+    x = scene().expand(2, 1, N, N)
+    y = x + torch.tensor([0.05, 1.0]).view(2, 1, 1, 1) * rand(2, 1, N, N, seed=3, dtype=torch.float32)
+    for level in (0.05, 0.2):
+        sentence = said(solve(Mask(torch.ones(N, N)), y, TV(), noise_std=level))
+        assert "batch" in sentence and "list" in sentence
+    assert solve(Mask(torch.ones(N, N)), y, TV(), noise_std=[0.05, 1.0]).warnings == ()
+
+
+def test_a_network_in_training_mode_is_said() -> None:
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.drop = torch.nn.Dropout(0.0)
+
+        def forward(self, x: Tensor, sigma: Any) -> Tensor:
+            return self.drop(x)
+
+    y = scene() + 0.05 * rand(1, 1, N, N, seed=3, dtype=torch.float32)
+    A = Mask(torch.ones(N, N))
+    assert any(".eval()" in sentence for sentence in solve(A, y, Net(), noise_std=0.05).warnings)
+    assert not any(".eval()" in sentence for sentence in solve(A, y, Net().eval(), noise_std=0.05).warnings)
