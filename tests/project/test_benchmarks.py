@@ -90,7 +90,7 @@ def test_a_failing_process_is_reported_not_raised(timing, tmp_path):
         ("ct_solve", {"deepinv DPIR"}),
         ("spect", {"ours", "plain autograd"}),
         ("verdict", {"right level", "level x 0.2", "level x 5"}),
-        ("outliers", {"FBP", "plain", "robust", "marked by hand"}),
+        ("outliers", {"FBP", "all kept", "default", "robust", "marked by hand"}),
         ("stack", {f"{os.cpu_count()} workers and the caller"}),
     ],
 )
