@@ -196,7 +196,8 @@ def _n_saturated(raw: _Array, scatter: float) -> int:
     if n < 2 or (n <= 4 and mirrored):
         return 0
     if (raw == np.round(raw)).all():
-        return n if top in [2.0**bits - 1 for bits in DEPTHS] else 0
+        # Five equal counts at the top of noise of three or more are a full well, or were clipped.
+        return n if top in [2.0**bits - 1 for bits in DEPTHS] or (n >= 5 and scatter >= 3) else 0
     # Numbers with fractions and noise: three equal ones were clipped.
     return n if n >= 3 and not mirrored and scatter > 1e-6 * top else 0
 

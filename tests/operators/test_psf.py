@@ -171,6 +171,11 @@ BAD: dict[str, tuple[Any, type[Exception], str]] = {
     "dark on bright": (200 - BEAD, ValueError, "negative"),
     "saturated, 8 bits": (np.minimum(3 * BEAD, 255).round().astype(np.uint8), ValueError, "saturated"),
     "saturated, 12 bits": (np.minimum(50 * BEAD + 100 + 5 * NOISE, 4095).round(), ValueError, "saturated"),
+    "a full well below the largest value": (
+        np.minimum(50 * BEAD + 100 + 5 * NOISE, 3000).round(),
+        ValueError,
+        "saturated",
+    ),
     "saturated, scaled to 1": (np.minimum(0.012 * BEAD + 0.002 * NOISE, 1), ValueError, "saturated"),
     "larger than the image": (gaussian(65), ValueError, r"crop .* psf\[\.\.\., 0:64, 0:64\]"),
     "constant": (np.ones((9, 9)), ValueError, "peak"),
