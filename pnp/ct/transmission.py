@@ -191,10 +191,12 @@ class TransmissionStep:
         linear, square = _sum(a * from_v.double() * d.double()), _sum(a * d.double() ** 2)
         step = torch.ones_like(slope, dtype=torch.float64)
         done = torch.zeros_like(step, dtype=torch.bool)
+        # Near the minimum the fall is below the objective's rounding, and Newton's step is right.
+        rounding = 4 * torch.finfo(torch.float64).eps * _sum(start.abs(), like=step)
         for _ in range(_MAX_HALVINGS):
             at = l0 + step.reshape(-1, *[1] * (line.ndim - 1)) * l1
             fall = _sum(self._derivatives(at)[0] - start, like=step) + step * linear + step**2 / 2 * square
-            done = done | (fall <= _ARMIJO_FRACTION * step * slope)  # NaN and infinity fail
+            done = done | (fall <= _ARMIJO_FRACTION * step * slope + rounding)  # NaN and infinity fail
             if bool(done.all()):
                 return step
             step = torch.where(done, step, step / 2)
