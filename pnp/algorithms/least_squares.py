@@ -200,7 +200,7 @@ class LeastSquaresStep:
         """
         residual = self.operator.A(x) - self.y
         if self._reached is None:
-            reached = self.operator.A(_probe(x))
+            reached = self.operator.A(white_noise(x))
             parts = [reached] if isinstance(reached, Tensor) else [part.flatten() for part in reached]
             self._reached = torch.cat(parts) != 0
         if not isinstance(residual, Tensor):  # a list of tensors, of a stacked operator
@@ -219,7 +219,7 @@ def estimate_spectral_flatness(
     normal: Callable[[Tensor], Tensor], like: Tensor, norm: float | Tensor
 ) -> float | Tensor:
     """tr(M^2) / (norm tr M) of each image from one random probe v: E <v, M v> = tr M and E |M v|^2 = tr(M^2)."""
-    v = _probe(like[:1]).expand(like.shape)
+    v = white_noise(like[:1]).expand(like.shape)
     Mv = normal(v)
     pairs = zip(images(v), images(Mv), each(norm, len(like)), strict=True)
     return together([_flatness(one, M_one / top) for one, M_one, top in pairs])  # divided before it is squared
@@ -235,9 +235,9 @@ def _mean(values: Tensor) -> float:
     return math.nan if values.numel() == 0 else float(values.detach().cpu().numpy().mean(dtype=np.float64))
 
 
-def _probe(like: Tensor) -> Tensor:
-    """One image of white noise, always the same."""
-    generator = torch.Generator(like.device).manual_seed(0)
+def white_noise(like: Tensor, seed: int = 0) -> Tensor:
+    """Return white noise in the shape, dtype and place of a tensor, always the same for one seed."""
+    generator = torch.Generator(like.device).manual_seed(seed)
     return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
 
 

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..algorithms.least_squares import white_noise
 from ..algorithms.protocols import Operator
 from ..checks import short
 
@@ -42,10 +42,10 @@ def check_adjoint(operator: Operator, like: Tensor, y: Tensor, *, caller: str = 
     Raises:
         ValueError: A is not linear, changes its input or draws at random, or A_adjoint is not its adjoint.
     """
-    x = _white_noise(like, 1)
+    x = white_noise(like, 1)
     Ax = _apply(operator, "A", x, caller)
     norm = torch.linalg.vector_norm(Ax)
-    w = _white_noise(y, 2) + (ALONG * Ax / norm if norm > 0 else 0)
+    w = white_noise(y, 2) + (ALONG * Ax / norm if norm > 0 else 0)
     Bw = _apply(operator, "A_adjoint", w, caller)
     size = max(float(norm), float(torch.linalg.vector_norm(Bw)))
     if size == 0:
@@ -77,7 +77,7 @@ def shortcut_fits(operator: Operator, like: Tensor, *, caller: str = "solve") ->
     """
     if not hasattr(operator, "A_adjoint_A") or hasattr(operator, "data_step") or hasattr(operator, "preconditioner"):
         return True
-    x = _white_noise(like, 1)
+    x = white_noise(like, 1)
     normal = operator.A_adjoint(operator.A(x))
     try:
         found = operator.A_adjoint_A(x)
@@ -123,8 +123,3 @@ def _not_linear(operator: Operator, x: Tensor, Ax: Tensor) -> str | None:
     if apart(operator.A(torch.zeros_like(x)) + Ax, Ax):
         return "A(0) that is not 0"
     return "A(2 x) that is not 2 A(x)" if apart(operator.A(2 * x), 2 * Ax) or apart(operator.A(-x), -Ax) else None
-
-
-def _white_noise(like: Any, seed: int) -> Tensor:
-    generator = torch.Generator(like.device).manual_seed(seed)
-    return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)

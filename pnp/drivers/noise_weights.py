@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..algorithms.batch import images
 from ..algorithms.noise_estimate import estimate_noise_std
 from ..algorithms.protocols import DataTerm, Operator
 from ..checks import short
@@ -93,32 +94,27 @@ def _check_mask(operator: Operator | None, y: Tensor, dead: Tensor) -> None:
 
 def _rms(y: Tensor, dead: Tensor) -> list[float]:
     """Return the root mean square of each image's measurements that count."""
-    return [norm(a) / max(int((~d).sum()), 1) ** 0.5 for a, d in zip(_images(y), _images(dead), strict=True)]
+    return [norm(a) / max(int((~d).sum()), 1) ** 0.5 for a, d in zip(images(y), images(dead), strict=True)]
 
 
 def _estimate(operator: Operator | None, y: Tensor) -> list[float]:
     """Return the estimated noise level of each image; one that is 0 throughout takes the median of the others."""
-    images = _images(y)
+    parts = images(y)
     own = getattr(operator, "estimate_noise", None)
     if own is not None:
-        return [float(own(image)) for image in images]
+        return [float(own(image)) for image in parts]
     check_sampled(operator, "this part" if operator is None else type(operator).__name__)
     gain = gain_of(operator, y)
-    gains = [None] * len(images) if gain is None else _images(gain)
-    blank = [not bool((image != 0).any()) for image in images]
+    gains = [None] * len(parts) if gain is None else images(gain)
+    blank = [not bool((image != 0).any()) for image in parts]
     if all(blank):
-        blank = [False] * len(images)  # the estimate says what is wrong
+        blank = [False] * len(parts)  # the estimate says what is wrong
     found = [
         math.nan if is_blank else estimate_noise_std(image, m)
-        for image, m, is_blank in zip(images, gains, blank, strict=True)
+        for image, m, is_blank in zip(parts, gains, blank, strict=True)
     ]
     typical = statistics.median(level for level, is_blank in zip(found, blank, strict=True) if not is_blank)
     return [typical if is_blank else level for level, is_blank in zip(found, blank, strict=True)]
-
-
-def _images(y: Tensor) -> list[Tensor]:
-    """Return the images of a batch as batches of one; what has no batch is one image."""
-    return list(torch.split(y, 1)) if y.ndim > 1 else [y]
 
 
 def _one_each(values: list[float], y: Tensor) -> Any:

@@ -54,6 +54,7 @@ class Problem:
         adjoint_checked: whether A and A_adjoint passed their check.
         used: the data term of the current solve: h, or h without the measurements that are rejected.
         rejection: the state of the search for outliers; None where none is looked for.
+        packed: the mask of the current solve as a checkpoint holds it, once it was written.
         z: the current image: the first estimate, later that of `state`.
         levels: (sigma_k, alpha_k) of all iterations: numbers, or tensors (B,) where the images have their own.
         state: the last finished iteration.
@@ -95,6 +96,7 @@ class Problem:
         self.state: State | None = None
         self.calm: Tensor = self.z
         self.finished = [0] * len(self.z)
+        self.packed: str | None = None
         self._misfit: float | None = None
         self._fit: tuple[Tensor, tuple[Tensor, Tensor]] | None = None
 

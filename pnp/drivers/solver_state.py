@@ -104,7 +104,9 @@ def _contents(problem: Problem, monitor: Monitor) -> tuple[dict[str, Tensor], di
     history = {name: list(values) for name, values in monitor.history.items()}
     numbers |= {"finished": list(problem.finished), "history": history}
     if problem.rejection is not None:
-        numbers["rejection"] = problem.rejection.numbers | {"mask": mask_as_text(problem.rejection.rejected)}
+        if problem.packed is None:  # the mask is that of the whole solve
+            problem.packed = mask_as_text(problem.rejection.rejected)
+        numbers["rejection"] = problem.rejection.numbers | {"mask": problem.packed}
     return tensors, numbers
 
 

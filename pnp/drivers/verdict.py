@@ -234,21 +234,21 @@ def _sampled_parts(problem: Problem, *tensors: Tensor) -> list[tuple[Any, ...]]:
     ]
 
 
-def _smallest(
+def _estimates(
     estimate: Callable[[Tensor, Tensor | None, Tensor], float],
     operator: Any,
     y: Tensor,
     weights: Tensor,
     counted: Tensor,
-) -> float:
-    """Estimated over given noise, the smallest of the batch; NaN where there is none.
+) -> list[float]:
+    """Estimated over given noise of each image; NaN where there is no estimate.
 
     The second differences of y are divided by the noise that they should have: y / noise_std would not do, where the
     noise of counts is in both.
     """
     gain = gain_of(operator, y)
     y = torch.where(counted, y, 0)
-    found = []
+    found = [math.nan] * len(y)
     for b in range(len(y)):
         w = weights[b : b + 1]
         if not bool((w > 0).any()):
@@ -257,8 +257,13 @@ def _smallest(
         variance = torch.where(w > 0, typical / w, 1)
         with suppress(ValueError):
             level = estimate(y[b : b + 1], None if gain is None else gain[b : b + 1], variance)
-            found.append(level * float(typical.sqrt()))
-    return min((level for level in found if level > 0), default=math.nan)
+            found[b] = level * float(typical.sqrt())
+    return found
+
+
+def _smallest(*arguments: Any) -> float:
+    """Smallest estimate of a batch, of those above 0; NaN where there is none. Arguments as `_estimates`."""
+    return min((level for level in _estimates(*arguments) if level > 0), default=math.nan)
 
 
 def _roughness(problem: Problem) -> float:
@@ -302,25 +307,17 @@ def _uneven_batch(problem: Problem, residuals: Tensor, counted: Tensor) -> str |
         return None
     misfits = [float(r[c].abs().square().mean()) for r, c in zip(residuals, counted, strict=True) if bool(c.any())]
     differ = bool(misfits) and max(misfits) > max(UNEVEN * min(misfits), 0.5 * HIGH_MISFIT)
-    if not differ and is_sampled(problem.operator):
-        y = torch.where(counted, problem.h.y, 0)
-        least = [_of_one(least_noise_std, problem, one) for one in y]  # NaN compares as false
-        most = [_of_one(estimate_noise_std, problem, one) for one in y]
-        differ = any(low > 2 * high > 0 for low in least for high in most)
+    weights = getattr(problem.h, "weights", None)
+    if not differ and weights is not None and is_sampled(problem.operator):
+        measured = problem.operator, problem.h.y, weights.expand(counted.shape), counted
+        least, most = (_estimates(estimate, *measured) for estimate in (least_noise_std, estimate_noise_std))
+        differ = any(low > 2 * high > 0 for low in least for high in most)  # NaN compares as false
     if not differ:
         return None
     return (
         f"the images of the batch have different noise (misfits from {min(misfits):.2g} to {max(misfits):.2g}, where "
         "about 1 is expected): give noise_std as a list with one number for each image, or None to estimate it"
     )
-
-
-def _of_one(estimate: Callable[[Tensor, Tensor | None], float], problem: Problem, y: Tensor) -> float:
-    """Return an estimate of the noise of one image's measurements, NaN where there is none."""
-    with suppress(ValueError):
-        gain = gain_of(problem.operator, y[None])
-        return estimate(y[None], gain)
-    return math.nan
 
 
 def _diverged(problem: Problem) -> str:
