@@ -42,7 +42,7 @@ RARE, STANDS_OUT = 5e-3, 8.0
 MIN_MEASUREMENTS = 100
 """Fewer measurements do not show what stands out."""
 FAR_OUT, FAR_SHARE = 25.0, 0.25
-"""A residual that no denoiser leaves of clean data, and the fraction of the misfit that all outliers then carry."""
+"""A residual beyond those that denoisers leave of images they can represent, and the part of the misfit beside it."""
 MAX_FRACTION = 0.25
 """If more than this fraction of the measurements are outliers, the model is wrong and not they."""
 MAX_ROUNDS = 4
