@@ -8,6 +8,7 @@ from ..installation import hidden_package
 if hidden_package("operators"):
     raise ImportError(hidden_package("operators"))
 
+from .beam_hardening import correct_beam_hardening, fit_beam_hardening
 from .centre import find_centre, offset_from_centre
 from .geometry_calibration import Calibration, calibrate
 from .hounsfield import attenuation, hounsfield, water_attenuation
@@ -20,8 +21,10 @@ __all__ = [
     "Transmission",
     "attenuation",
     "calibrate",
+    "correct_beam_hardening",
     "find_bad_pixels",
     "find_centre",
+    "fit_beam_hardening",
     "hounsfield",
     "line_integrals",
     "offset_from_centre",
