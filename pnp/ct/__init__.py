@@ -13,6 +13,7 @@ from .centre import find_centre, offset_from_centre
 from .geometry_calibration import Calibration, calibrate
 from .hounsfield import attenuation, hounsfield, water_attenuation
 from .line_integrals import LineIntegrals, find_bad_pixels, line_integrals, simulate_counts
+from .phase import paganin_filter
 from .transmission import Transmission
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "hounsfield",
     "line_integrals",
     "offset_from_centre",
+    "paganin_filter",
     "simulate_counts",
     "water_attenuation",
 ]
