@@ -14,6 +14,7 @@ from .geometry_calibration import Calibration, calibrate
 from .hounsfield import attenuation, hounsfield, water_attenuation
 from .line_integrals import LineIntegrals, find_bad_pixels, line_integrals, simulate_counts
 from .phase import paganin_filter
+from .stripes import remove_stripes
 from .transmission import Transmission
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "line_integrals",
     "offset_from_centre",
     "paganin_filter",
+    "remove_stripes",
     "simulate_counts",
     "water_attenuation",
 ]
