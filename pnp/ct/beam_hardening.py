@@ -102,7 +102,7 @@ def correct_beam_hardening(y: Any, noise_std: Any = None, *, coefficients: Seque
             f"{caller}: coefficients must give a y that grows up to the largest one, {float(t[seen].max()):.3g}; got "
             f"{short(str(tuple(round(ck, 5) for ck in c)), 90)}, which falls there; use a lower degree"
         )
-    corrected = sum(ck * t**k for k, ck in enumerate(c, 1))
+    corrected = sum(ck * t**k for k, ck in enumerate(c, 1)) + torch.zeros_like(t)
     if std is not None:
         std = torch.where(std.isfinite(), slope.abs() * std, math.inf)
     out = [None if v is None else v.cpu().numpy() if is_numpy else v for v in (corrected, std)]
@@ -141,8 +141,8 @@ def fit_beam_hardening(y: Any, operator: Radon | FanBeam, *, degree: int = 3) ->
     want = (len(operator.angles), operator.n_detectors)
     if tuple(t.shape[-2:]) != want or want[0] < _MIN_VIEWS:
         raise ValueError(
-            f"{caller}: y must be (..., {want[0]}, {want[1]}), as the operator's views and bins, with {_MIN_VIEWS} views "
-            f"or more, got {tuple(t.shape)}"
+            f"{caller}: y must be (..., {want[0]}, {want[1]}), as the operator's views and bins, with {_MIN_VIEWS} "
+            f"views or more, got {tuple(t.shape)}"
         )
     t = t.reshape(-1, 1, *want).to(operator.angles.device)
     largest = float(t.max())
@@ -155,7 +155,7 @@ def fit_beam_hardening(y: Any, operator: Radon | FanBeam, *, degree: int = 3) ->
         c, uneven = _fit(powers, c)
     if uneven > _MAX_UNEVEN:
         warnings.warn(
-            f"{caller}: the corrected object still varies by {100 * uneven:.2g} %; is it of one material, in full view? "
+            f"{caller}: the corrected object varies by {100 * uneven:.2g} %; is it of one material, in full view? "
             "A polynomial corrects no other",
             stacklevel=2,
         )
@@ -191,8 +191,8 @@ def _fit(powers: _Powers, c: _Array) -> tuple[_Array, float]:
     air = np.stack([~binary_dilation(m, iterations=_EDGE) for m in inside]) & powers.circle
     if eroded.sum() < _MIN_INSIDE:
         raise ValueError(
-            f"fit_beam_hardening: y must show an object of {_MIN_INSIDE} pixels or more inside its edge of {_EDGE}, got "
-            f"{int(eroded.sum())}; use smaller pixels, or give coefficients"
+            f"fit_beam_hardening: y must show an object of {_MIN_INSIDE} pixels or more inside its edge of {_EDGE}, "
+            f"got {int(eroded.sum())}; use smaller pixels, or give coefficients"
         )
     a, b = (_pixels(half, eroded, air) for half in (powers.odd, powers.even))
     template = np.concatenate([np.ones(eroded.sum()), np.zeros(air.sum())])
@@ -204,8 +204,8 @@ def _fit(powers: _Powers, c: _Array) -> tuple[_Array, float]:
     solution = solution / scale
     if not solution[0] > 0:
         raise ValueError(
-            "fit_beam_hardening: y does not determine the coefficients: the object is too thin, too noisy or not of one "
-            "material; use a lower degree, or give coefficients"
+            "fit_beam_hardening: y does not determine the coefficients: the object is too thin, too noisy or not of "
+            "one material; use a lower degree, or give coefficients"
         )
     return solution / solution[0], math.sqrt(max(uneven, 0.0))
 

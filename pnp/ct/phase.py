@@ -1,8 +1,8 @@
 """Paganin's filter: line integrals of a homogeneous object from projections with propagation-based phase contrast.
 
-Behind an object of one material, of refractive index 1 - delta + i beta and thickness T, a wave of wavelength lambda has
-the intensity I_0 exp(-mu T), mu = 4 pi beta/lambda, and the phase -(2 pi/lambda) delta T. At a distance z the transport
-of intensity equation gives
+Behind an object of one material, of refractive index 1 - delta + i beta and thickness T, a wave of wavelength lambda
+has the intensity I_0 exp(-mu T), mu = 4 pi beta/lambda, and the phase -(2 pi/lambda) delta T. At a distance z the
+transport of intensity equation gives
 
     I/I_0 = (1 - z delta/mu laplacian) exp(-mu T),
 
@@ -41,7 +41,7 @@ _MIN_PAD = 8
 def paganin_filter(
     projections: Any, *, pixel_size_mm: float, distance_mm: float, energy_kev: float, delta_beta: float
 ) -> Any:
-    """Return line integrals mu T, without unit, from phase-contrast projections; see the module for equation and limits.
+    """Return line integrals mu T, without unit, from phase-contrast projections; see the module for the equation.
 
     The two last axes are the detector's plane, since phase contrast crosses rows: (n_angles, n_rows, n_detectors) or a
     single view (n_rows, n_detectors), of square pixels. `torch.moveaxis(y, -2, 0)` or `np.moveaxis` turns the result
@@ -61,8 +61,8 @@ def paganin_filter(
         ValueError, TypeError: projections are not positive transmissions, or a number is not positive.
 
     Warns:
-        UserWarning: l is below half a pixel, so that the filter does next to nothing, or larger than the detector: often
-            a wrong unit.
+        UserWarning: l is below half a pixel, so that the filter does next to nothing, or larger than the detector:
+            often a wrong unit.
 
     >>> paganin_filter(torch.full((1, 8, 8), 0.5), pixel_size_mm=1e-3, distance_mm=5, energy_kev=20,
     ...                delta_beta=1000)[0, 0, :2]
@@ -80,13 +80,13 @@ def paganin_filter(
     n_dark = int((t <= 0).sum())
     if n_dark:
         raise ValueError(
-            f"{caller}: projections must be transmissions > 0, got {n_dark} of {t.numel()} values <= 0; interpolate dead "
-            "pixels first, and subtract the dark from flats as well"
+            f"{caller}: projections must be transmissions > 0, got {n_dark} of {t.numel()} values <= 0; interpolate "
+            "dead pixels first, and subtract the dark from flats as well"
         )
     if float(t.double().mean()) > 2:
         raise ValueError(
-            f"{caller}: projections must be transmissions, about 1 in air, got a mean of {float(t.double().mean()):.4g}; "
-            "divide counts by the flat field: (counts - dark) / (flat - dark)"
+            f"{caller}: projections must be transmissions, about 1 in air, got a mean of {float(t.double().mean()):.4g}"
+            "; divide counts by the flat field: (counts - dark) / (flat - dark)"
         )
     length = decay_length(distance_mm=distance_mm, energy_kev=energy_kev, delta_beta=delta_beta) / pixel_size_mm
     n_rows, n_bins = t.shape[-2:]

@@ -4,8 +4,8 @@ A detector bin whose response is wrong by a factor adds the same to its line int
 each bin with its neighbours, view by view after sorting or smoothing along the angle, and know nothing of noise or of
 the operator. Methods, with algotom's function and source:
 
-    "sorting"        remove_stripe_based_sorting: N. T. Vo, R. C. Atwood and M. Drakopoulos, Opt. Express 26 (2018) 28396,
-                     algorithm 3: bins sorted by value, a median over neighbours
+    "sorting"        remove_stripe_based_sorting: N. T. Vo, R. C. Atwood and M. Drakopoulos, Opt. Express 26 (2018)
+                     28396, algorithm 3: bins sorted by value, a median over neighbours
     "filtering"      remove_stripe_based_filtering, algorithm 2: the part that is smooth along the angle is sorted and
                      filtered
     "fitting"        remove_stripe_based_fitting, algorithm 1: polynomials along the angle, smoothed over bins; for
@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import math
 from typing import Any
 
 import numpy as np
@@ -109,7 +108,9 @@ def _filtered(function: Any, method: str, row: npt.NDArray[Any], options: dict[s
         ) from error
     if not np.isfinite(out).all():
         n = int((~np.isfinite(out)).sum())
-        raise ValueError(f"remove_stripes: algotom's {method!r} gives NaN or infinity in {n} values; use another method")
+        raise ValueError(
+            f"remove_stripes: algotom's {method!r} gives NaN or infinity in {n} values; use another method"
+        )
     return out
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -60,7 +61,7 @@ def cupping(x: torch.Tensor, name: str) -> float:
     """Largest less smallest mean over shells of one depth below the surface, over the mean."""
     depth = distance_transform_edt(np.sum([e.image((N, N)) for e in OBJECTS[name]], 0) > 0.999)
     edges = np.linspace(3, depth.max(), 6)
-    means = [float(x[0, 0].numpy()[(depth >= a) & (depth <= b)].mean()) for a, b in zip(edges, edges[1:], strict=False)]
+    means = [float(x[0, 0].numpy()[(depth >= a) & (depth <= b)].mean()) for a, b in itertools.pairwise(edges)]
     return float((max(means) - min(means)) / np.mean(means))
 
 
