@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 CT_KINDS = ("dxchange", "nexus", "matlab", "txrm", "xtekct")
 """Kinds of files, keys of `pnp.io.file_kinds.KINDS`, that hold CT scans with their angles."""
 _TIFF_KINDS = ("tiff", "tiff_folder")
+_OTHER_KINDS = (
+    "measurements", "result", "image_h5", "matlab73", "hdf5", "fits", "nifti", "picture", "npy", "npz", "gzip", "edf",
+    "vgi",
+)  # fmt: skip
 _FITTED_ROWS = 5
 """Rows, spread over the detector, from which the axis and the coefficients of beam hardening are found."""
 
@@ -74,9 +78,9 @@ def is_ct_scan(path: Path) -> bool:
     """Return whether a file holds a CT scan with its angles.
 
     Raises:
-        ValueError: it holds TIFF, which has no angles.
+        ValueError: it holds TIFF, which has no angles, or what is a scan neither of CT nor of SPECT.
     """
-    from ..io.file_kinds import file_kind
+    from ..io.file_kinds import describe, file_kind
 
     kind = file_kind(path) if path.exists() else "unknown"
     if kind in _TIFF_KINDS:
@@ -84,6 +88,8 @@ def is_ct_scan(path: Path) -> bool:
             f"{path}: TIFF states no angles, which pnp convert needs; read it in Python: pnp.readers.read_scan(path, "
             "angles=...), and write line integrals by pnp.io.write_measurements"
         )
+    if kind in _OTHER_KINDS:
+        raise ValueError(describe(path, kind, "a raw scan of CT or SPECT"))
     return kind in CT_KINDS
 
 
@@ -98,7 +104,11 @@ def convert_ct(path: Path, output: Path, options: CtOptions, *, overwrite: bool)
 
     coefficients = _coefficients(options.beam_hardening)
     _check_paganin(options)
-    scan = read_scan(path, rows=_rows(options.rows), pixel_size_mm=options.pixel_size)
+    rows = _rows(options.rows)
+    try:
+        scan = read_scan(path, rows=rows, pixel_size_mm=options.pixel_size)
+    except ValueError as error:
+        raise ValueError(str(error).replace("pixel_size_mm=", "--pixel-size in mm")) from error
     if scan.kind == "counts" and scan.flat is None:
         raise ValueError(f"{path} holds counts without flats, the open beam; use pnp.ct.line_integrals(scan, i0=...)")
     y, noise_std, steps = _line_integrals(scan)

@@ -104,7 +104,7 @@ def test_rings(monkeypatch: pytest.MonkeyPatch, scan: Path) -> None:
     np.testing.assert_array_equal(data.noise_std[:, 0], plain.noise_std)
 
 
-def test_paganin(monkeypatch: pytest.MonkeyPatch, scan: Path) -> None:
+def test_paganin(monkeypatch: pytest.MonkeyPatch, scan: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = ("--paganin", 20000, "--distance", 4000, "--energy", 20)
     data = converted(monkeypatch, scan, *settings, "--pixel-size", 0.5)
     plain = line_integrals(read_dxchange(scan)).y
@@ -115,6 +115,10 @@ def test_paganin(monkeypatch: pytest.MonkeyPatch, scan: Path) -> None:
     assert data.noise_std is None and data.y[:, 0, 0].std() < plain[:, 0].std()
     with h5py.File(scan, "a") as file:
         file["measurement/instrument/detector/actual_pixel_size_x"] = 0.5e-3
+    assert run(monkeypatch, "convert", scan, "-o", scan.with_name("z.h5"), *settings) == 2
+    assert "--pixel-size" in capsys.readouterr().err  # no unit
+    with h5py.File(scan, "a") as file:
+        file["measurement/instrument/detector/actual_pixel_size_x"].attrs["units"] = "m"
     np.testing.assert_array_equal(converted(monkeypatch, scan, *settings).y, data.y)
     assert find_centre(data.y, half_turn(VIEWS)) == pytest.approx(CENTRE, abs=0.5)
 
@@ -123,6 +127,8 @@ def test_refused(monkeypatch: pytest.MonkeyPatch, scan: Path, capsys: pytest.Cap
     paganin = ("--paganin", 1000, "--distance", 10)
     header = scan.with_name("a.h00")
     header.write_text("!INTERFILE :=\n")
+    converted(monkeypatch, scan)
+    converted_already = scan.with_name("y.h5")
     picture = scan.with_name("a.tif")
     picture.write_bytes(b"II*\0" + bytes(100))
     for path, part, *options in [
@@ -138,6 +144,7 @@ def test_refused(monkeypatch: pytest.MonkeyPatch, scan: Path, capsys: pytest.Cap
         (scan, "SPECT", "--photopeak", 1),
         (header, "--rings", "--rings", "all"),
         (picture, "angles"),
+        (converted_already, "pnp reconstruct"),
     ]:
         assert run(monkeypatch, "convert", path, "-o", scan.with_name("z.h5"), *options) == 2
         assert part in (said := capsys.readouterr().err) and len(said) < 400, said
