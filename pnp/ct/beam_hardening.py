@@ -122,7 +122,7 @@ def fit_beam_hardening(y: Any, operator: Radon | FanBeam, *, degree: int = 3) ->
 
     The object's flatness is determined, its level less so: c_1 = 1 means the attenuation of vanishing thickness, to
     which the fit extrapolates. Degrees differ in it by some percent, by 20 % or more where the beam hardens strongly
-    or scatter adds to it. Where the level matters, scale the coefficients by a known material's mu over the level found.
+    or scatter adds to it. Where the level matters, scale all coefficients by a known material's mu over the one found.
 
     Args:
         y: line integrals (..., n_angles, n_detectors), without unit, numpy or torch. Rows share the coefficients.
