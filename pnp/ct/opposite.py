@@ -218,7 +218,7 @@ def axis_std(p: Tensor, pairs: OppositeViews, noise: Noise, k: int) -> float:
     slopes = torch.nn.functional.pad((p[:, pairs.views, 2:] - p[:, pairs.views, :-2]) / 2, (1, 1))[
         ..., first : last + 1
     ]
-    square = float(slopes.square().sum()) - noise.white**2 * slopes.numel() / 2
+    square = float(slopes.square().sum()) - (noise.white**2 + noise.stripes**2) * slopes.numel() / 2
     if square <= 0:
         return math.inf
     white = noise.white**2 * float((1 + (1 - pairs.share).square() + pairs.share.square()).mean())
