@@ -9,6 +9,7 @@ if hidden_package("operators"):
     raise ImportError(hidden_package("operators"))
 
 from .centre import find_centre, offset_from_centre
+from .centre_rows import Centres, find_centres
 from .geometry_calibration import Calibration, calibrate
 from .hounsfield import attenuation, hounsfield, water_attenuation
 from .line_integrals import LineIntegrals, find_bad_pixels, line_integrals, simulate_counts
@@ -16,12 +17,14 @@ from .transmission import Transmission
 
 __all__ = [
     "Calibration",
+    "Centres",
     "LineIntegrals",
     "Transmission",
     "attenuation",
     "calibrate",
     "find_bad_pixels",
     "find_centre",
+    "find_centres",
     "hounsfield",
     "line_integrals",
     "offset_from_centre",
