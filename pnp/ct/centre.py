@@ -5,7 +5,9 @@ are three methods:
 
     "opposite"  Views half a turn apart are registered: the c that minimises sum (p - q)^2 / sum (p^2 + q^2) over the
                 bins that both see, q the mirrored view, summed over all pairs. Needs views over a full turn, or one
-                pair at 0 and 180 degrees. The detector may truncate the object.
+                pair at 0 and 180 degrees. The detector may truncate the object. Of axes near an edge few bins are
+                seen twice; they are judged by their own variation (see `opposite.py`). Fans are sorted into parallel
+                directions first, if their geometry is given.
     "wedge"     The 2D Fourier transform of a full turn vanishes where the angular frequency |nu| exceeds r |omega|, r
                 the object's radius (Edholm, Lewitt and Lindholm, Proc. SPIE 671 (1986) 8). Half a turn is completed by
                 its own mirror image at 2c, and the c that leaves the least energy there is wanted (Vo et al., Opt.
