@@ -10,6 +10,7 @@ if hidden_package("operators"):
 
 from .beam_hardening import correct_beam_hardening, fit_beam_hardening
 from .centre import find_centre, offset_from_centre
+from .centre_rows import Centres, find_centres
 from .geometry_calibration import Calibration, calibrate
 from .hounsfield import attenuation, hounsfield, water_attenuation
 from .line_integrals import LineIntegrals, find_bad_pixels, line_integrals, simulate_counts
@@ -19,6 +20,7 @@ from .transmission import Transmission
 
 __all__ = [
     "Calibration",
+    "Centres",
     "LineIntegrals",
     "Transmission",
     "attenuation",
@@ -26,6 +28,7 @@ __all__ = [
     "correct_beam_hardening",
     "find_bad_pixels",
     "find_centre",
+    "find_centres",
     "fit_beam_hardening",
     "hounsfield",
     "line_integrals",
