@@ -19,6 +19,7 @@ from .ct_htc2022 import read_htc2022
 from .ct_nexus import read_nxtomo
 from .ct_scan import CtScan
 from .ct_tiff import read_tiff_scan
+from .ct_txrm import read_txrm
 from .ct_xtekct import read_xtekct
 
 
@@ -122,6 +123,7 @@ _FORMATS = {
     "dxchange": _Format(read_dxchange, ("rows", "angles", "pixel_size_mm"), states_angles=True),
     "nexus": _Format(read_nxtomo, ("rows", "angles", "pixel_size_mm", "entry"), states_angles=True),
     "matlab": _Format(read_htc2022),
+    "txrm": _Format(read_txrm, ("rows", "angles")),
     "xtekct": _Format(read_xtekct, ("rows", "angles")),
     "tiff": _Format(read_tiff_scan, ("rows", "angles", "flat", "dark", "kind")),
     "tiff_folder": _Format(read_tiff_scan, ("rows", "angles", "flat", "dark", "kind")),
