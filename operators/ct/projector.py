@@ -34,6 +34,9 @@ WINDOWS: dict[str, Callable[[Tensor], Tensor]] = {
 _MIN_WIDTH, _MAX_WIDTH = 1 / 6, 8
 """Plausible widths of a detector over the image's shadow; beyond them lengths are probably in different units."""
 
+_MARGIN = 0.05
+"""Share of the object's size that an image holds around it."""
+
 _T = TypeVar("_T")
 
 
@@ -174,13 +177,14 @@ class Projector(LinearOperator):
         """
         return [any(ends) for ends in self._open_ends(y)]
 
-    def object_reach(self, y: Tensor) -> float:
-        """Return half the side of the square about the axis that holds the object, guessed where it is truncated.
+    def image_size(self, y: Tensor) -> int:
+        """Return how many pixels the side of a square image needs to hold the object; a guess where it is truncated.
 
         It holds the uniform ellipse that fits the views of y (B, C, n_angles, n_detectors) best, their mean over
-        images and channels; in the unit of pixel_size. The guess is at most 2.5 times the reach of the rays.
+        images and channels, with a margin of 5 %. A half-axis is at most 2.5 times the reach of the rays.
         """
-        return self._ellipse(y.flatten(0, 1).mean(0), None).reach
+        reach = self._ellipse(y.flatten(0, 1).mean(0), None).reach
+        return math.ceil(2 * (1 + _MARGIN) * reach / self.pixel_size)
 
     def _open_ends(self, y: Tensor) -> list[tuple[bool, bool]]:
         seen_twice = self._off_axis and not view_weights(self.angles.detach(), 2 * math.pi).arcs
