@@ -43,7 +43,7 @@ _Array = npt.NDArray[np.float64]
 
 
 class Ellipse(NamedTuple):
-    """Half-axes a and b, angle psi of the first to the X axis in radians, and centre (x, y), in the unit of the rays."""
+    """Half-axes a and b, angle psi of the first to the X axis in radians, and centre (x, y); lengths in any unit."""
 
     a: float
     b: float
@@ -105,7 +105,7 @@ def fit_ellipse(y: _Array, phi: _Array, t: _Array, largest: float | None) -> Ell
 
     def residuals(q: _Array) -> _Array:
         s = chords(ellipse(q), phi, t)
-        return np.asarray((y - s * (np.vdot(s, y) / max(np.vdot(s, s), 1e-30))).ravel())
+        return np.asarray((y - s * (float(np.vdot(s, y)) / max(float(np.vdot(s, s)), 1e-30))).ravel())
 
     low, high = math.log(_SMALLEST), math.log(top)
     bounds = [low, low, -np.inf, -top, -top], [high, high, np.inf, top, top]

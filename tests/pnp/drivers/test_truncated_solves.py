@@ -37,7 +37,7 @@ def error(found: Tensor, x: Tensor, n: int) -> float:
 
 @pytest.mark.parametrize(("name", "half"), [("head", 0.03), ("chest", 0.06), ("disc", 0.05)])
 def test_the_middle_has_the_right_value(name: str, half: float) -> None:
-    """A detector of three quarters of the width, and of a half; from FBP of views that end in zeros it is +20 to +40 %."""
+    """A detector of three quarters of the width, and of a half; FBP of views continued by zeros is +20 to +40 % off."""
     x = PHANTOMS[name]
     for n, bound in ((48, 0.02), (32, half)):
         A = Radon((N, N), ANGLES, n_detectors=n)
@@ -52,14 +52,14 @@ def test_networks_fans_and_one_sided_detectors_have_it_too() -> None:
     x = PHANTOMS["head"]
     fan = FanBeam((N, N), 2 * ANGLES, source_origin=150.0, origin_detector=75.0, n_detectors=32, pitch=1.5)
     cases = [
-        (Radon((N, N), ANGLES, n_detectors=32), MLPatch.from_pretrained("gray"), STD),
-        (Radon((N, N), ANGLES, n_detectors=32), TV(), 10 * STD),
-        (fan, TV(), STD),
-        (Radon((N, N), ANGLES, n_detectors=48, offset=12.0), TV(), STD),
+        (Radon((N, N), ANGLES, n_detectors=32), MLPatch.from_pretrained("gray"), STD, 0.03),
+        (Radon((N, N), ANGLES, n_detectors=32), TV(), 10 * STD, 0.05),
+        (fan, TV(), STD, 0.04),
+        (Radon((N, N), ANGLES, n_detectors=48, offset=12.0), TV(), STD, 0.01),
     ]
-    for A, denoiser, std in cases:
+    for A, denoiser, std, bound in cases:
         found = solve(A, measured(A, x, std), denoiser, noise_std=std, bounds=(0, None)).x
-        assert abs(error(found, x, 32)) < 0.03
+        assert abs(error(found, x, 32)) < bound
 
 
 def test_an_image_of_the_field_of_view_is_said_to_be_too_small() -> None:
@@ -76,7 +76,11 @@ def test_an_image_of_the_field_of_view_is_said_to_be_too_small() -> None:
 def test_whole_and_half_acquired_objects_are_not_called_truncated() -> None:
     x = PHANTOMS["head"]
     turn = torch.arange(180, dtype=F64) * (math.pi / 90)
-    for A in (Radon((N, N), ANGLES), Radon((N, N), ANGLES, n_detectors=N), Radon((N, N), turn, n_detectors=48, offset=15.0)):
+    for A in (
+        Radon((N, N), ANGLES),
+        Radon((N, N), ANGLES, n_detectors=N),
+        Radon((N, N), turn, n_detectors=48, offset=15.0),
+    ):
         y = measured(A, x)
         assert not any(A.is_truncated(y))
         assert not any("ends of the detector" in w for w in solve(A, y, TV(), noise_std=STD, bounds=(0, None)).warnings)
