@@ -41,7 +41,7 @@ KINDS = {
     "measurements": FileKind("a file of measurements in pnp's own layout", "pnp reconstruct {} -o result.h5"),
     "result": FileKind("a result of pnp, an image already", "look at it by: pnp report {}"),
     "image_h5": FileKind("an image in HDF5", "read it by pnp.io.read_image({!r})"),
-    "matlab73": FileKind("a MATLAB 7.3 (HDF5) file", "save it in MATLAB as version 7: save(..., '-v7')"),
+    "matlab73": FileKind("a MATLAB 7.3 (HDF5) file", _READ_SCAN),
     "hdf5": FileKind("an HDF5 file of another layout", "see docs/hdf5_layout.md and docs/bring_your_data_ct.md"),
     "dicom_nm": FileKind(
         "a DICOM file of nuclear medicine (NM)", "of SPECT views: pnp convert {} -o scan.h5, then pnp osem scan.h5"

@@ -153,7 +153,8 @@ def _with_pixel_size(scan: CtScan, size: float) -> CtScan:
 _FORMATS = {
     "dxchange": _Format(read_dxchange, ("rows", "angles", "pixel_size_mm"), states_angles=True),
     "nexus": _Format(read_nxtomo, ("rows", "angles", "pixel_size_mm", "entry"), states_angles=True),
-    "matlab": _Format(read_htc2022),
+    "matlab": _Format(read_htc2022, ("rows",)),
+    "matlab73": _Format(read_htc2022, ("rows",)),
     "tiff": _Format(read_tiff_scan, ("angles", "flat", "dark", "kind")),
     "tiff_folder": _Format(read_tiff_scan, ("angles", "flat", "dark", "kind")),
 }
