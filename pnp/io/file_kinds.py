@@ -12,6 +12,7 @@ from typing import NamedTuple
 import h5py
 
 from .guards import quiet
+from .hdf5_safe import check_heaps
 
 _HEAD_BYTES = 4096
 
@@ -155,11 +156,12 @@ def _dicom_kind(path: Path) -> str:
 def _hdf5_kind(path: Path) -> str:
     """Return what an HDF5 file is by the names and attributes of its root; no link is followed."""
     try:
+        check_heaps(path)
         with h5py.File(path, "r") as file:
             form = file.attrs.get("format")
-            if isinstance(form, str) and form in ("pnp measurements", "pnp result"):
-                return form.partition(" ")[2]
             names = set(file)
+            if form == "pnp result" and "measurements" not in names:
+                return "result"
             if "exchange" in names:
                 return "dxchange"
             if "operator" in names or "measurements" in names:
