@@ -35,8 +35,9 @@ _SHAPE, _MAX_SHARE = 0.1, 0.02
 """Relative deviation of a pixel that drift does not explain, and the share of pixels in a good frame that have one."""
 _SATURATED, _MIN_PIXELS = 0.05, 100
 """Share of pixels at a frame's largest value that is no chance, and the pixels from which there is one."""
-_JUMP_STDS = 6.0
-"""Smallest excess of a jump between successive frames over what the noise makes their differences."""
+_JUMP, _JUMP_STDS = 3.0, 6.0
+"""Mean squared difference of two successive frames that is a jump of the beam, over the median of the others, and its
+smallest excess in standard deviations of what noise makes it."""
 
 
 class Field(NamedTuple):
@@ -53,11 +54,9 @@ class Field(NamedTuple):
         """Return the frames' mean at each view, (..., n_angles or 1, n_detectors)."""
         return self.mean.unsqueeze(-2) if self.at_views is None else self.at_views
 
-    def averaging(self) -> Tensor | float:
-        """Return the variance of `in_views` over that of one frame; 0 where the mean is known exactly."""
-        if self.share is not None:
-            return self.share
-        return 1 / self.n_frames if self.n_frames else 0.0
+    def averaged_over(self) -> Tensor | int:
+        """Return how many frames, of weight one each, have the variance of `in_views`."""
+        return self.n_frames if self.share is None else 1 / self.share
 
 
 class Photons(NamedTuple):
@@ -231,7 +230,7 @@ def _variance(frames: Tensor) -> Tensor | None:
     squares = frames.double().diff(dim=-2).square()
     if squares.shape[-2] > 2:
         each = squares.movedim(-2, 0).reshape(squares.shape[-2], -1)
-        limit = (1 + _JUMP_STDS * math.sqrt(2 / each.shape[1])) * each.mean(1).median()
+        limit = max(_JUMP, 1 + _JUMP_STDS * math.sqrt(2 / each.shape[1])) * each.mean(1).median()
         squares = squares[..., each.mean(1) <= limit, :] if bool((each.mean(1) > limit).any()) else squares
     return squares.mean(-2).to(frames) / 2
 

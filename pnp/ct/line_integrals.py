@@ -352,9 +352,9 @@ def _log_and_noise(s: Tensor, f: Tensor, noise: Photons, flats: Field, darks: Fi
     gain, variance_e = noise
     relative = gain / s + variance_e / s / s
     if flats.n_frames:
-        relative = relative + (gain / f + variance_e / f / f) * flats.averaging()
+        relative = relative + (gain / f + variance_e / f / f) / flats.averaged_over()
     if darks.n_frames:
-        relative = relative + variance_e * darks.averaging() * (1 / s - 1 / f) ** 2
+        relative = relative + variance_e / darks.averaged_over() * (1 / s - 1 / f) ** 2
     return (f / s).log(), relative.sqrt()
 
 
