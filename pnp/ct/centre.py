@@ -32,7 +32,7 @@ from torch import Tensor
 from operators.base import warn_of_degrees
 
 from ..checks import check_number, short
-from .line_integrals import as_floats
+from .arrays import as_floats
 
 _METHODS = ("auto", "opposite", "wedge", "moments")
 _ANGLE_TOLERANCE = 0.05
