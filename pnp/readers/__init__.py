@@ -17,6 +17,7 @@ from .ct_dxchange import read_dxchange
 from .ct_files import read_scan
 from .ct_htc2022 import read_htc2022, read_htc2022_segmentation
 from .ct_scan import CtScan
+from .ct_tiff import read_tiff_scan
 from .shear_catalogue import ShearCatalogue, read_catalogue
 from .shear_map import ShearMap
 from .shear_map_files import read_shear_maps, write_shear_maps
@@ -41,6 +42,7 @@ __all__ = [
     "read_interfile",
     "read_scan",
     "read_shear_maps",
+    "read_tiff_scan",
     "read_tiff_stack",
     "write_shear_maps",
     "write_tiff_stack",
