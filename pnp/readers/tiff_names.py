@@ -62,7 +62,8 @@ def sorted_series(path: str | os.PathLike[str], files: Sequence[Path], *, gaps: 
     """Sort the files of a stack by the numbers in their names: 2 before 10, -3 before 0, 0.25 before 0.5.
 
     Views at 180 degrees and the like beside the series ("scan_180deg.tif") are left out, with a warning. Missing
-    numbers, and an order that two numbers leave open, are warnings as well.
+    numbers, and an order that two numbers leave open, are warnings as well. Names without numbers that a pattern
+    chooses come in their alphabetical order.
 
     Args:
         path: the folder or the pattern, for messages.
@@ -74,6 +75,8 @@ def sorted_series(path: str | os.PathLike[str], files: Sequence[Path], *, gaps: 
     """
     names = _without_strays(path, _parsed(files))
     texts = sorted({name.text for name in names})
+    if not Path(path).is_dir() and not any(name.written for name in names):
+        return Series(sorted(name.file for name in names), [()] * len(names), texts[0])
     if len(texts) > 1:
         listed = ", ".join(f"{Path(text).name:.30}" for text in texts[:4])
         raise ValueError(
@@ -87,8 +90,7 @@ def sorted_series(path: str | os.PathLike[str], files: Sequence[Path], *, gaps: 
                 f"{path}: {one.file.name:.80} and {other.file.name:.80} have the same numbers, and a stack has one "
                 "file per number; move one of them away"
             )
-    columns = list(zip(*(name.numbers for name in names), strict=True))
-    varying = [column for column in columns if len(set(column)) > 1]
+    varying = [column for column in zip(*(name.numbers for name in names), strict=True) if len(set(column)) > 1]
     if len(varying) > 1 and not any(_is_monotone(column) for column in varying):
         warnings.warn(
             f"{path}: {names[0].file.name:.60} and the {len(names) - 1} other names differ in {len(varying)} numbers; "
@@ -97,7 +99,8 @@ def sorted_series(path: str | os.PathLike[str], files: Sequence[Path], *, gaps: 
         )
     if gaps and len(varying) == 1:
         _warn_of_gaps(path, varying[0])
-    return Series([name.file for name in names], list(zip(*varying, strict=True)), texts[0])
+    numbers = list(zip(*varying, strict=True)) if varying else [()] * len(names)
+    return Series([name.file for name in names], numbers, texts[0])
 
 
 def angles_in_names(path: str | os.PathLike[str], series: Series) -> npt.NDArray[np.float64]:
@@ -106,7 +109,7 @@ def angles_in_names(path: str | os.PathLike[str], series: Series) -> npt.NDArray
     Raises:
         ValueError: the names hold no number that differs between them, or several.
     """
-    n = len(series.numbers[0]) if series.numbers else 0
+    n = len(series.numbers[0])
     if n != 1:
         raise ValueError(
             f"{path}: angles='names' needs names that differ in one number, the angle in degrees, got {n} in "
