@@ -17,7 +17,7 @@ import tifffile
 import torch
 from astropy.table import Table
 from PIL import Image
-from reader_files import VOLUME, write_dicom, write_dx, write_htc
+from reader_files import VOLUME, write_dicom, write_dx, write_enhanced, write_htc
 from spect_files import seen_from, write_interfile, write_nm
 
 from denoisers import MLPatch, SuperResolver
@@ -43,6 +43,7 @@ from pnp.readers import (
     read_htc2022_segmentation,
     read_interfile,
     read_shear_maps,
+    read_tiff_scan,
     read_tiff_stack,
 )
 from pnp.training.images import load_folder
@@ -110,6 +111,10 @@ def _packed(path: Path) -> None:
     fits.HDUList(parts).writeto(path)
 
 
+def _bare_dicom(path: Path) -> None:
+    path.write_bytes(write_dicom(path).read_bytes()[132:])
+
+
 def _stack(path: Path) -> None:
     with tifffile.TiffWriter(path) as tiff:
         for page in VOLUME[:3]:
@@ -164,10 +169,13 @@ TARGETS: dict[str, Target] = {
     "flat.mat": Target(lambda p: write_htc(p, compress=False), read_htc2022),
     "seg.mat": Target(_seg, read_htc2022_segmentation),
     "ct.dcm": Target(write_dicom, read_dicom),
+    "enhanced.dcm": Target(write_enhanced, read_dicom),
+    "bare.dcm": Target(_bare_dicom, read_dicom),
     "nm.dcm": Target(lambda p: write_nm(p, FRAMES), read_dicom_nm),
     "views.h00": Target(lambda p: write_interfile(p, FRAMES), read_interfile),
     "stack.tif": Target(_stack, read_tiff_stack),
     "packed.tif": Target(_packed_tiff, read_tiff_stack),
+    "scan.tif": Target(_stack, lambda p: read_tiff_scan(p, angles=[0.0, 0.5, 1.0], rows=slice(1, 3))),
     "image.tif": Target(lambda p: write_image(p, IMAGE), read_image),
     "image.npy": Target(lambda p: write_image(p, IMAGE), read_image),
     "image.png": Target(_picture, read_image),
