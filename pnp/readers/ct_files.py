@@ -16,7 +16,8 @@ from ..io.file_kinds import describe, file_kind
 from .ct_dxchange import read_dxchange
 from .ct_htc2022 import read_htc2022
 from .ct_scan import CtScan
-from .tiff_stack import read_tiff_stack
+from .ct_tiff import read_tiff_scan
+from .ct_xtekct import read_xtekct
 
 
 class _Format(NamedTuple):
@@ -87,39 +88,6 @@ def read_scan(
     return scan if pixel_size_mm is None else _with_pixel_size(scan, pixel_size_mm)
 
 
-def read_tiff_scan(
-    path: str | os.PathLike[str],
-    *,
-    angles: npt.ArrayLike | None = None,
-    flat: str | os.PathLike[str] | npt.ArrayLike | None = None,
-    dark: str | os.PathLike[str] | npt.ArrayLike | None = None,
-    kind: str | None = None,
-) -> CtScan:
-    """Read TIFF projections (n_angles, n_rows, n_detectors), or a single page as one sinogram (n_angles, n_detectors).
-
-    Arguments: see `read_scan`.
-    """
-    if angles is None:
-        raise ValueError(f"{path}: TIFF states no angles; give angles= in radians, one for each view")
-    if kind is None and flat is None:
-        raise ValueError(f"{path}: TIFF does not say what it holds; give kind='counts' or kind='line integrals'")
-    views = read_tiff_stack(path)
-    y = views[0] if len(views) == 1 else views
-    flat, dark = (None if field is None else _frames(field, y) for field in (flat, dark))
-    if y.ndim == 3:
-        y = np.moveaxis(y, 1, 0)
-    stated: Any = kind or "counts"
-    return CtScan(y=y, angles=np.asarray(angles), kind=stated, flat=flat, dark=dark, path=str(path))
-
-
-def _frames(field: Any, y: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return frames as `CtScan` has them, from an array or from TIFF files."""
-    frames = read_tiff_stack(field) if isinstance(field, str | os.PathLike) else np.asarray(field)
-    if y.ndim == 2:  # a sinogram: every row of the page is a frame
-        return frames[0] if frames.ndim == 3 and len(frames) == 1 else frames
-    return np.moveaxis(frames, 1, 0) if frames.ndim == 3 else frames
-
-
 def _with_rows(scan: CtScan, rows: slice) -> CtScan:
     """Return some detector rows of a scan; no requested row is left out silently."""
     n = 1 if scan.y.ndim == 2 else len(scan.y)
@@ -144,7 +112,8 @@ def _with_pixel_size(scan: CtScan, size: float) -> CtScan:
 _FORMATS = {
     "dxchange": _Format(read_dxchange, ("rows", "angles")),
     "matlab": _Format(read_htc2022),
-    "tiff": _Format(read_tiff_scan, ("angles", "flat", "dark", "kind")),
-    "tiff_folder": _Format(read_tiff_scan, ("angles", "flat", "dark", "kind")),
+    "xtekct": _Format(read_xtekct, ("rows", "angles")),
+    "tiff": _Format(read_tiff_scan, ("rows", "angles", "flat", "dark", "kind")),
+    "tiff_folder": _Format(read_tiff_scan, ("rows", "angles", "flat", "dark", "kind")),
 }
 """Readers by the kind of file, a key of `pnp.io.file_kinds.KINDS`; a new format is a row here."""

@@ -175,7 +175,7 @@ TARGETS: dict[str, Target] = {
     "views.h00": Target(lambda p: write_interfile(p, FRAMES), read_interfile),
     "stack.tif": Target(_stack, read_tiff_stack),
     "packed.tif": Target(_packed_tiff, read_tiff_stack),
-    "scan.tif": Target(_stack, lambda p: read_tiff_scan(p, angles=[0.0, 0.5, 1.0], rows=slice(1, 3))),
+    "scan.tif": Target(_stack, lambda p: read_tiff_scan(p, angles=[0.0, 0.5, 1.0], rows=slice(1, 3), kind="counts")),
     "image.tif": Target(lambda p: write_image(p, IMAGE), read_image),
     "image.npy": Target(lambda p: write_image(p, IMAGE), read_image),
     "image.png": Target(_picture, read_image),

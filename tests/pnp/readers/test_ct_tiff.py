@@ -46,15 +46,15 @@ def test_rows_of_projections_flats_and_darks(tmp_path, options, rows, name):
 
 def test_angles_in_names_are_degrees(tmp_path):
     write(tmp_path)
-    scan = read_tiff_scan(tmp_path / "proj", angles="names")
+    scan = read_tiff_scan(tmp_path / "proj", angles="names", kind="counts")
     np.testing.assert_allclose(scan.angles, np.deg2rad([0, 30, 60, 90, 120, 150]))
-    assert "angles" in refused(read_tiff_scan, tmp_path / "proj", angles="degrees")
-    assert "angles" in refused(read_tiff_scan, tmp_path / "pages.tif", angles="names")
+    assert "angles" in refused(read_tiff_scan, tmp_path / "proj", angles="degrees", kind="counts")
+    assert "angles" in refused(read_tiff_scan, tmp_path / "pages.tif", angles="names", kind="counts")
 
 
 def test_lengths_make_a_fan(tmp_path):
     lengths = {"source_origin_mm": 100.0, "origin_detector_mm": 50.0, "pitch_mm": 0.3, "pixel_size_mm": 0.2}
-    scan = read_tiff_scan(write(tmp_path) / "proj", angles=ANGLES, **lengths).row(1)
+    scan = read_tiff_scan(write(tmp_path) / "proj", angles=ANGLES, kind="counts", **lengths).row(1)
     operator = scan.operator((4, 4))
     assert isinstance(operator, FanBeam) and (operator.pitch, operator.pixel_size) == (0.3, 0.2)
 
@@ -64,20 +64,23 @@ def test_what_does_not_fit(tmp_path):
     proj = tmp_path / "proj"
     with pytest.raises(TypeError, match="rows"):
         read_tiff_scan(proj, angles=ANGLES, rows=1)
-    with pytest.raises(TypeError, match="angles"):
-        read_tiff_scan(proj)
-    assert "angles" in refused(read_tiff_scan, proj, angles=ANGLES[1:])
-    assert "angles" in refused(read_tiff_scan, proj, angles=["a"] * N_ANGLES)
-    assert "angles" in refused(read_tiff_scan, proj, angles=[np.nan] * N_ANGLES)
-    assert "rows" in refused(read_tiff_scan, proj, angles=ANGLES, rows=slice(0, N_ROWS + 1))
+    assert "angles" in refused(read_tiff_scan, proj, kind="counts")
+    assert "kind" in refused(read_tiff_scan, proj, angles=ANGLES)
+    assert "flat" in refused(read_tiff_scan, proj, angles=ANGLES, flat=COUNTS[:, 1:])
+    assert "angles" in refused(read_tiff_scan, proj, angles=ANGLES[1:], kind="counts")
+    assert "angles" in refused(read_tiff_scan, proj, angles=["a"] * N_ANGLES, kind="counts")
+    assert "angles" in refused(read_tiff_scan, proj, angles=[np.nan] * N_ANGLES, kind="counts")
+    assert "rows" in refused(read_tiff_scan, proj, angles=ANGLES, rows=slice(0, N_ROWS + 1), kind="counts")
     tifffile.imwrite(tmp_path / "narrow.tif", COUNTS[0, :, 1:])
     assert "narrow.tif: flat" in refused(read_tiff_scan, proj, angles=ANGLES, flat=tmp_path / "narrow.tif")
-    assert "narrow.tif: dark" in refused(read_tiff_scan, proj, angles=ANGLES, dark=tmp_path / "narrow.tif")
-    assert "no such file" in refused(read_tiff_scan, proj, angles=ANGLES, dark=tmp_path / "absent.tif")
+    assert "narrow.tif: dark" in refused(
+        read_tiff_scan, proj, angles=ANGLES, dark=tmp_path / "narrow.tif", kind="counts"
+    )
+    assert "no such file" in refused(read_tiff_scan, proj, angles=ANGLES, dark=tmp_path / "absent.tif", kind="counts")
     tifffile.imwrite(proj / "proj_60.tif", COUNTS[0].T)
-    assert "proj_60.tif is (9, 3)" in refused(read_tiff_scan, proj, angles=ANGLES, rows=slice(0, 1))
+    assert "proj_60.tif is (9, 3)" in refused(read_tiff_scan, proj, angles=ANGLES, rows=slice(0, 1), kind="counts")
     with pytest.warns(UserWarning, match="degrees"):
-        read_tiff_scan(tmp_path / "pages.tif", angles=np.rad2deg(ANGLES))
+        read_tiff_scan(tmp_path / "pages.tif", angles=np.rad2deg(ANGLES), kind="counts")
 
 
 def test_other_rows_stay_on_disk(tmp_path):
@@ -88,7 +91,7 @@ def test_other_rows_stay_on_disk(tmp_path):
     for path in (tmp_path / "p*.tif", tmp_path / "one.tif"):
         tracemalloc.start()
         try:
-            scan = read_tiff_scan(path, angles=np.arange(8) / 8, rows=slice(100, 101))
+            scan = read_tiff_scan(path, angles=np.arange(8) / 8, rows=slice(100, 101), kind="counts")
             assert tracemalloc.get_traced_memory()[1] < 2 * frames[0].nbytes
         finally:
             tracemalloc.stop()
