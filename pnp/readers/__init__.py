@@ -18,6 +18,7 @@ from .ct_files import read_scan
 from .ct_htc2022 import read_htc2022, read_htc2022_segmentation
 from .ct_scan import CtScan
 from .ct_tiff import read_tiff_scan
+from .ct_txrm import read_txrm
 from .ct_xtekct import read_xtekct
 from .shear_catalogue import ShearCatalogue, read_catalogue
 from .shear_map import ShearMap
@@ -45,6 +46,7 @@ __all__ = [
     "read_shear_maps",
     "read_tiff_scan",
     "read_tiff_stack",
+    "read_txrm",
     "read_xtekct",
     "write_shear_maps",
     "write_tiff_stack",

@@ -17,6 +17,7 @@ from .ct_dxchange import read_dxchange
 from .ct_htc2022 import read_htc2022
 from .ct_scan import CtScan
 from .ct_tiff import read_tiff_scan
+from .ct_txrm import read_txrm
 from .ct_xtekct import read_xtekct
 
 
@@ -112,6 +113,7 @@ def _with_pixel_size(scan: CtScan, size: float) -> CtScan:
 _FORMATS = {
     "dxchange": _Format(read_dxchange, ("rows", "angles")),
     "matlab": _Format(read_htc2022),
+    "txrm": _Format(read_txrm, ("rows", "angles")),
     "xtekct": _Format(read_xtekct, ("rows", "angles")),
     "tiff": _Format(read_tiff_scan, ("rows", "angles", "flat", "dark", "kind")),
     "tiff_folder": _Format(read_tiff_scan, ("rows", "angles", "flat", "dark", "kind")),

@@ -38,6 +38,8 @@ _TOMOGRAPHY = 0
 _MAX_COUNT = 2**24
 """Bound of counts of views and pixels per side, which only damaged files exceed."""
 _MAX_LENGTH = 1e9
+_MIN_SHIFT = 0.5
+"""Smallest shift of a view, in pixels, of which a warning is given."""
 _SAME_EXPOSURE = 0.01
 """Largest relative difference of exposure times that are called the same."""
 _FACTS = {"Voltage": "<f4", "Current": "<f4", "ExpTimes": "<f4", "CameraBinning": "<i4", "OpticalMagnification": "<f4"}
@@ -83,12 +85,13 @@ def read_txrm(
             if len(shifts) >= n_views:
                 facts[f"{axis}_shifts"] = shifts[:n_views]
     worst = float(np.abs(facts["x_shifts"]).max()) if "x_shifts" in facts else 0.0
-    if worst >= 0.5:
-        warnings.warn(
-            f"{file}: its views are shifted by up to {worst:.3g} pixels (Alignment/X-Shifts), which is not applied; "
-            "shift the line integrals of view k by facts['x_shifts'][k]",
-            stacklevel=2,
+    if worst >= _MIN_SHIFT:
+        streams.doubts.append(
+            f"its views are shifted by up to {worst:.3g} pixels (Alignment/X-Shifts), which is not applied; shift the "
+            "line integrals of view k by facts['x_shifts'][k]"
         )
+    for doubt in streams.doubts:
+        warnings.warn(f"{file}: {doubt}", stacklevel=2)
     given = theta if angles is None else np.asarray(angles)
     return CtScan(y=y, angles=given, kind="counts", facts=facts, path=str(file), **scan)
 
@@ -115,6 +118,8 @@ class _Streams:
 
     def __init__(self, file: Path, ole: Any) -> None:
         self.file, self.ole = file, ole
+        self.doubts: list[str] = []
+        """Sentences for warnings, which `reading` would silence."""
 
     def numbers(self, name: str, form: str, *, optional: bool = False) -> npt.NDArray[Any]:
         """Return all whole numbers of a stream; of an optional one that is not there, none."""
@@ -165,7 +170,7 @@ def _sizes(streams: _Streams) -> tuple[int, int, int]:
     if len(angles) < n:
         raise ValueError(f"{streams.file}: ImageInfo/Angles must be {n}, one per view, got {len(angles)}")
     if n < planned:
-        warnings.warn(f"{streams.file}: {n} of {planned} views were taken, which are read", stacklevel=4)
+        streams.doubts.append(f"{n} of {planned} views were taken, which are read")
     return n, height, width
 
 
@@ -193,10 +198,9 @@ def _reference(streams: _Streams, height: int, width: int, rows: slice) -> npt.N
     own = [streams.numbers(f"ReferenceData/{name}", "<f4", optional=True) for name in ("ImageInfo/ExpTimes", "ExpTime")]
     times = [float(found[0]) for found in (exposure, *own) if found.size and 0 < found[0] < _MAX_LENGTH]
     if exposure.size and len(times) > 1 and abs(times[0] / times[1] - 1) > _SAME_EXPOSURE:
-        warnings.warn(
-            f"{streams.file}: its reference was exposed for {times[1]:.4g} s, the views for {times[0]:.4g} s; the "
-            "reference is scaled by their ratio",
-            stacklevel=4,
+        streams.doubts.append(
+            f"its reference was exposed for {times[1]:.4g} s, the views for {times[0]:.4g} s; the reference is scaled "
+            "by their ratio"
         )
         flat = flat * np.float32(times[0] / times[1])
     return flat
@@ -215,10 +219,9 @@ def _geometry(streams: _Streams) -> dict[str, float]:
     geometry = streams.info("XrayGeometry", "<i4")
     is_cone = bool(geometry.size) and geometry[0] == _CONE
     if not geometry.size and source and detector:
-        warnings.warn(
-            f"{streams.file} does not say whether its beam is parallel (ImageInfo/XrayGeometry); it is taken for one, "
-            "of a cone set source_origin_mm and origin_detector_mm by dataclasses.replace",
-            stacklevel=4,
+        streams.doubts.append(
+            "it does not say whether its beam is a cone (ImageInfo/XrayGeometry) and is read as parallel; of a cone, "
+            "set source_origin_mm and origin_detector_mm by dataclasses.replace"
         )
     if is_cone and not (pixel and source and detector):
         raise ValueError(

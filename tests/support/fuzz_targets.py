@@ -16,9 +16,11 @@ import scipy.io
 import tifffile
 import torch
 from astropy.table import Table
+from nikon_files import write_xtekct
 from PIL import Image
 from reader_files import VOLUME, write_dicom, write_dx, write_enhanced, write_htc
 from spect_files import seen_from, write_interfile, write_nm
+from zeiss_files import IMAGES, write_txrm
 
 from denoisers import MLPatch, SuperResolver
 from pnp.io import (
@@ -45,6 +47,8 @@ from pnp.readers import (
     read_shear_maps,
     read_tiff_scan,
     read_tiff_stack,
+    read_txrm,
+    read_xtekct,
 )
 from pnp.training.images import load_folder
 from pnp.training.state import CHECKPOINT_KEYS, load_checkpoint
@@ -169,6 +173,8 @@ TARGETS: dict[str, Target] = {
     "flat.mat": Target(lambda p: write_htc(p, compress=False), read_htc2022),
     "seg.mat": Target(_seg, read_htc2022_segmentation),
     "ct.dcm": Target(write_dicom, read_dicom),
+    "scan.txrm": Target(lambda p: write_txrm(p, IMAGES[:3]), read_txrm),
+    "rod.xtekct": Target(write_xtekct, read_xtekct),
     "enhanced.dcm": Target(write_enhanced, read_dicom),
     "bare.dcm": Target(_bare_dicom, read_dicom),
     "nm.dcm": Target(lambda p: write_nm(p, FRAMES), read_dicom_nm),
