@@ -337,7 +337,7 @@ def _read_frames(file: Path, wanted: dict[int, tuple[int, _Header]], volume: npt
         wanted: place in the volume and header of each frame.
         volume: (n, H, W), written to.
     """
-    from pydicom.pixels import iter_pixels
+    from pydicom.pixels.utils import iter_pixels
 
     with reading(file, "DICOM"):
         data = _dataset(file, pixels=True)

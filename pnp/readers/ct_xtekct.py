@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ..io.guards import check_file, check_finite, check_real, reading
+from ..io.guards import check_file, check_finite, check_real, one_line, reading
 from .ct_scan import CtScan
 from .tiff_stack import page_rows, page_shape, read_rows
 
@@ -188,7 +188,8 @@ def _angles(file: Path, facts: dict[str, str], n: int) -> npt.NDArray[np.float64
             f"{file}: AngularStep and InitialAngle must be degrees, got {step:g} and {start:g}; correct them"
         )
     _compare(file, step, n)
-    return np.deg2rad(start + step * np.arange(n) - 180.0)
+    theta: npt.NDArray[np.float64] = np.deg2rad(start + step * np.arange(n) - 180.0)
+    return theta
 
 
 def _compare(file: Path, step: float, n: int) -> None:
@@ -229,7 +230,8 @@ def _projections(file: Path, facts: dict[str, str], n: int) -> list[Path]:
     if missing or len(found) != n:
         some = f", without {', '.join(map(str, missing[:5]))}{' ...' * (len(missing) > 5)}" if found and missing else ""
         raise ValueError(
-            f"{file} must have {n} projections {name:.60}{separator}0001.tif ... beside it, found {len(found)}{some}; "
+            f"{file} must have {n} projections {one_line(name + separator, 60)}0001.tif ... beside it, found "
+            f"{len(found)}{some}; "
             "copy all of them there, and no others of this name"
         )
     return [found[k] for k in sorted(found)]

@@ -99,7 +99,7 @@ def sorted_series(path: str | os.PathLike[str], files: Sequence[Path], *, gaps: 
         )
     if gaps and len(varying) == 1:
         _warn_of_gaps(path, varying[0])
-    numbers = list(zip(*varying, strict=True)) if varying else [()] * len(names)
+    numbers: list[tuple[Decimal, ...]] = list(zip(*varying, strict=True)) if varying else [()] * len(names)
     return Series([name.file for name in names], numbers, texts[0])
 
 

@@ -105,6 +105,7 @@ NUMBERS = (*LENGTHS, "WhiteLevel", "DetectorPixelsX", "DetectorPixelsY", "Projec
         ({"Projections": "999999"}, "found 36"),
         ({"Name": "other"}, "found 0"),
         ({"Name": "../rod"}, "found 0"),
+        ({"Name": "z" * 300, "InputSeparator": "z" * 300}, "found 0"),
         ({"DetectorPixelsX": "79"}, "one page (5, 79)"),
     ],
     ids=str,
