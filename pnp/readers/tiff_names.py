@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 _DEGREES = re.compile(r"(?:^|[\W_])(?:90|180|270|360)\s*deg(?:rees?)?$", re.IGNORECASE)
 """End of the name of a view that scanners repeat beside the series, to check the alignment."""
+_SUFFIX = re.compile(r"\.tiff?$", re.IGNORECASE)
 _MOST_STRAYS = 4
 _LISTED = 6
 """Largest number of names, or of missing numbers, in a message."""
@@ -125,7 +126,7 @@ def _parsed(files: Sequence[Path]) -> list[_Name]:
 
     def take_apart(pattern: str) -> list[_Name]:
         number = re.compile(pattern)
-        stems = [str(file.relative_to(common).with_suffix("")) for file in files]
+        stems = [_SUFFIX.sub("", str(file.relative_to(common))) for file in files]
         return [
             _Name(file, number.sub("#", stem), tuple(number.findall(stem)))
             for file, stem in zip(files, stems, strict=True)
