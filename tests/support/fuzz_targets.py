@@ -101,6 +101,8 @@ def _tomoscan(path: Path) -> None:
         for name, (value, units) in numbers.items():
             file[name] = value
             file[name].attrs["units"] = units
+        file["defaults/HDF5FrameLocation"] = np.array([b"/exchange/data"] * 6, "S256")
+        file["defaults/NDArrayUniqueId"] = np.array([0, 1, 2, 4, 5, 6], np.int32)
 
 
 def _master(path: Path) -> None:
