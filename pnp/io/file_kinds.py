@@ -71,7 +71,7 @@ KINDS = {
     "unknown": FileKind("of no format known here", "check the name, or fetch it again"),
 }
 
-_PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM")
+_PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8")
 _TIFF = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 
@@ -192,7 +192,7 @@ def _kind_of(head: bytes) -> str:
         "matlab": head.startswith(b"MATLAB 5.0 MAT-file"),
         "tiff": head.startswith(_TIFF),
         "txrm": head.startswith(_OLE),
-        "picture": head.startswith(_PICTURES),
+        "picture": head.startswith(_PICTURES) or (head.startswith(b"BM") and head[6:10] == bytes(4)),
         "npy": head.startswith(b"\x93NUMPY"),
         "npz": head.startswith(b"PK\x03\x04"),
         "gzip": head.startswith(b"\x1f\x8b"),
