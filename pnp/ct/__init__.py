@@ -9,10 +9,13 @@ if hidden_package("operators"):
     raise ImportError(hidden_package("operators"))
 
 from .bad_pixels import find_bad_pixels
+from .beam_hardening import correct_beam_hardening, fit_beam_hardening
 from .centre import find_centre, offset_from_centre
 from .geometry_calibration import Calibration, calibrate
 from .hounsfield import attenuation, hounsfield, water_attenuation
 from .line_integrals import LineIntegrals, line_integrals, simulate_counts
+from .phase import paganin_filter
+from .stripes import remove_stripes
 from .transmission import Transmission
 
 __all__ = [
@@ -21,11 +24,15 @@ __all__ = [
     "Transmission",
     "attenuation",
     "calibrate",
+    "correct_beam_hardening",
     "find_bad_pixels",
     "find_centre",
+    "fit_beam_hardening",
     "hounsfield",
     "line_integrals",
     "offset_from_centre",
+    "paganin_filter",
+    "remove_stripes",
     "simulate_counts",
     "water_attenuation",
 ]
