@@ -8,12 +8,13 @@ from ..installation import hidden_package
 if hidden_package("operators"):
     raise ImportError(hidden_package("operators"))
 
+from .bad_pixels import find_bad_pixels
 from .beam_hardening import correct_beam_hardening, fit_beam_hardening
 from .centre import find_centre, offset_from_centre
 from .centre_rows import Centres, find_centres
 from .geometry_calibration import Calibration, calibrate
 from .hounsfield import attenuation, hounsfield, water_attenuation
-from .line_integrals import LineIntegrals, find_bad_pixels, line_integrals, simulate_counts
+from .line_integrals import LineIntegrals, line_integrals, simulate_counts
 from .phase import paganin_filter
 from .stripes import remove_stripes
 from .transmission import Transmission

@@ -34,8 +34,8 @@ from torch import Tensor
 from operators.base import warn_of_degrees
 
 from ..checks import check_number, short
+from .arrays import as_floats
 from .double_wedge import MAX_VARIATION, MIN_OVERLAP, STEPS_PER_BIN, Window, half_turn_order, outside_wedge
-from .line_integrals import as_floats
 from .opposite import Curves, OppositeViews, axis_std, noise_levels, opposite_views, parallel_directions, register
 
 _METHODS = ("auto", "opposite", "wedge", "moments")

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .arrays import as_floats
 from .centre import bin_angles, check_fan, check_scan, check_window, choose, no_axis
 from .double_wedge import Window, half_turn_order, outside_wedge
-from .line_integrals import as_floats
 from .opposite import bounded_excess, noise_levels, opposite_views, parallel_directions, register
 
 _MAX_ROWS = 64

@@ -173,7 +173,10 @@ def test_fits_notes_of_unprintable_characters(tmp_path):
     assert "not a readable FITS" in refused(read_shear_maps, path)
 
 
-@pytest.mark.parametrize("name", ["image.h5", "measurements.h5", "result.h5", "dxchange.h5", "table.h5", "shear.h5"])
+@pytest.mark.parametrize(
+    "name",
+    ["image.h5", "measurements.h5", "result.h5", "dxchange.h5", "tomoscan.h5", "nxtomo.h5", "table.h5", "shear.h5"],
+)
 @pytest.mark.parametrize("kind", ["never written", "compound", "reference", "vlen", "opaque", "loop"])
 def test_hdf5_datasets_that_are_something_else(tmp_path, name, kind):
     """Among them 8 petabytes that were never written, in a file of 2 kB; also where astropy keeps a table's units."""
@@ -189,6 +192,20 @@ def test_hdf5_datasets_that_are_something_else(tmp_path, name, kind):
             assert tracemalloc.get_traced_memory()[1] < MODEST
         finally:
             tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", ["nxtomo.h5", "measurements.h5", "any.h5", "master.h5"])
+def test_hdf5_heaps_that_never_end(tmp_path, name):
+    """HDF5 2.0 goes round and round at a free space of no bytes in the heap of its texts."""
+    path = tmp_path / name
+    TARGETS[name].write(path)
+    with h5py.File(path, "a") as file:
+        file.attrs["note"] = "a text of variable length"
+    data = bytearray(path.read_bytes())
+    at = data.index(b"GCOL\x01") + 16
+    data[at : at + 16] = bytes(16)
+    path.write_bytes(data)
+    assert name in refused(TARGETS[name].read, path)
 
 
 def test_hdf5_history_that_is_no_group(tmp_path):
