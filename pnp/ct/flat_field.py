@@ -257,7 +257,7 @@ def _taken(caller: str, name: str, times: Times, n_frames: int, n_views: int) ->
 def _groups(frame_times: Tensor, view_times: Tensor) -> list[Tensor]:
     """Return the indices of frames that have no view between them, group by group in time."""
     before = torch.searchsorted(view_times.sort().values, frame_times)
-    return [(before == k).nonzero().flatten() for k in before.unique().tolist()]
+    return [(before == k).nonzero().flatten() for k in sorted(set(before.tolist()))]
 
 
 def _in_time(field: Field, frames: Tensor, frame_times: Tensor, view_times: Tensor) -> Field:

@@ -214,7 +214,9 @@ def line_integrals(
     std = torch.where(lost, math.inf, std)
     arrays: list[Any] = [t.cpu().numpy() if is_numpy else t for t in (y, std, dead)]
     return LineIntegrals(
-        *arrays,
+        y=arrays[0],
+        noise_std=arrays[1],
+        bad_pixels=arrays[2],
         n_bad=int(lost.sum()),
         n_starved=int(starved.sum()),
         photons_per_count=1 / noise.gain,

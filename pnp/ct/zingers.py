@@ -68,9 +68,8 @@ def find_zingers(s: Tensor, f: Tensor, noise: Photons, blind: Tensor, angles: Te
         angles: (n_angles,), radians; None: views in order, over a full turn or less.
     """
     n_views, n_bins = s.shape[-2:]
-    found = torch.zeros_like(blind)
     if n_views < 3 or n_bins < 3:
-        return found
+        return torch.zeros_like(blind)
     order = torch.arange(n_views, device=s.device)
     step = 2 * math.pi / n_views
     if angles is not None:
@@ -78,8 +77,11 @@ def find_zingers(s: Tensor, f: Tensor, noise: Photons, blind: Tensor, angles: Te
         order = turned.argsort(stable=True)
         step = float(turned[order].diff().quantile(0.9))
     restore = order.argsort()
-    rows = zip(*(t.expand(s.shape).reshape(-1, n_views, n_bins) for t in (s, f, blind, found)), strict=True)
-    marks = [_of_a_row(*(t[order] for t in row[:3]), noise, step, angles is not None)[restore] for row in rows]
+    rows = zip(*(t.expand(s.shape).reshape(-1, n_views, n_bins) for t in (s, f, blind)), strict=True)
+    marks = [
+        _of_a_row(s_[order], f_[order], blind_[order], noise, step, angles is not None)[restore]
+        for s_, f_, blind_ in rows
+    ]
     return torch.stack(marks).reshape(s.shape)
 
 
@@ -120,12 +122,15 @@ def _beyond(
     """Return where t exceeds its neighbours; with sign -1 all three are negated. air: std's factor in the open beam."""
     limit = t - _STDS * std
     beside = torch.nn.functional.pad(t[None], (1, 1, 1, 1), value=math.nan)[0]
-    lower = sum((n <= limit).int() for n in (beside[:-2, 1:-1], beside[2:, 1:-1], beside[1:-1, :-2], beside[1:-1, 2:]))
+    four = torch.stack([beside[:-2, 1:-1], beside[2:, 1:-1], beside[1:-1, :-2], beside[1:-1, 2:]])
+    lower = (four <= limit).sum(0)
     candidates = (lower >= 2).nonzero()
     found = torch.zeros(t.shape, dtype=torch.bool, device=t.device)
     offsets = _neighbours(reach, t.device)
     near = (offsets.abs() <= torch.tensor([1, 2], device=t.device)).all(-1)
-    for part in candidates.split(max(1, _MAX_GATHERED // len(offsets))):
+    n_together = max(1, _MAX_GATHERED // len(offsets))
+    for first in range(0, len(candidates), n_together):
+        part = candidates[first : first + n_together]
         at = part[:, None] + offsets
         inside = (at >= 0).all(-1) & (at < torch.tensor(t.shape, device=t.device)).all(-1)
         v, b = at.clamp(min=0).minimum(torch.tensor(t.shape, device=t.device) - 1).unbind(-1)
