@@ -1,0 +1,383 @@
+"""From the scan of a detector with one row or many to what `solve` and `solve_stack` take.
+
+    scan = read_scan("scan.h5")
+    prepared = prepare_scan(scan)
+    solve_stack(prepared.operator, prepared.y, D, noise_std=prepared.noise_std, output="volume.zarr", bounds=(0, None))
+
+Every detector row is a slice. A scan larger than memory is read block by block, and its line integrals are kept in a
+file:
+
+    prepared = prepare_scan(partial(read_scan, "scan.h5"), working_file="prepared.h5")
+
+A cone beam is treated as a fan beam in every row. At distance r from the axis, the ray of a row at height h over the
+plane of the source is up to h r/source_origin too high or too low; rows where this exceeds a bin are refused.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from operators import FanBeam, Radon
+
+from ..checks import check_number
+from ..readers import CtScan
+from .centre import find_centre, offset_from_centre
+from .line_integrals import LineIntegrals, line_integrals
+from .prepared_file import PreparedRows, kept_rows, new_rows
+from .row_warnings import RowWarnings
+
+_SAMPLED_ROWS = 5
+"""Rows from which the axis of rotation and the detector's gain are found, spread over the detector."""
+_BLOCK_BYTES = 2**30
+"""Size of the rows that are read at a time, as float32; they are then prepared one by one."""
+_MAX_FAN_DEVIATION = 0.5
+"""Distance of a measured axis from the detector's middle, in bins, up to which a fan beam keeps the middle."""
+_HALF_ACQUISITION = 1 / 8
+"""Distance of the axis from the middle, over the number of bins, beyond which the image is enlarged."""
+
+
+@dataclass(frozen=True)
+class PreparedScan:
+    """Line integrals of a scan, slice by slice, with their noise and their operator.
+
+    Attributes:
+        y: line integrals (n_rows, 1, n_angles, n_detectors), without unit; or the path of the file that holds them.
+        noise_std: standard deviation of y, as y; infinite where nothing was measured. None: not known, to be estimated.
+        operator: operator of all slices, or a function of the number of the slice where the axes of rows differ.
+        rows: numbers of the detector rows, in the order of the slices.
+        centre: axis of rotation of every row, in bins, (n_rows,).
+        pixel_size: side of a pixel of the image: in mm where the scan states a length, else in bins.
+        unit: unit of the image: "1/mm", or "1/pixel" where the scan states no length.
+        voxel_size_mm: distance of slices and sides of a pixel (n_rows, H, W), in mm; None where no length is known.
+        steps: sentences on what was found and what was done to the data, in order.
+    """
+
+    y: Any = field(repr=False)
+    noise_std: Any = field(repr=False)
+    operator: Radon | FanBeam | RowOperators
+    rows: range
+    centre: npt.NDArray[np.float64] = field(repr=False)
+    pixel_size: float
+    unit: str
+    voxel_size_mm: tuple[float, float, float] | None
+    steps: tuple[str, ...]
+
+
+class RowOperators:
+    """Operator of slice k where the axis of rotation differs from row to row.
+
+    Args:
+        kind: Radon or FanBeam.
+        geometry: arguments of its constructor.
+        offsets: the argument offset of every slice, (n_rows,).
+    """
+
+    def __init__(self, kind: type[Radon | FanBeam], geometry: dict[str, Any], offsets: list[float]) -> None:
+        self.kind, self.geometry, self.offsets = kind, geometry, offsets
+
+    def __call__(self, k: int) -> Radon | FanBeam:
+        """Return the operator of slice k."""
+        return self.kind(**self.geometry | {"offset": self.offsets[k]})
+
+
+def prepare_scan(
+    scan: CtScan | Callable[..., CtScan],
+    *,
+    rows: slice | None = None,
+    centre: float | npt.ArrayLike | None = None,
+    size: int | None = None,
+    pixel_size: float | None = None,
+    i0: float | None = None,
+    working_file: str | os.PathLike[str] | None = None,
+    progress: bool = False,
+) -> PreparedScan:
+    """Return line integrals, noise, axis of rotation and operator of a scan, in steps that are told in sentences.
+
+    Counts become line integrals by `line_integrals`, row by row, with one gain for all rows. The axis is found by
+    `find_centre` in five rows that are spread over the detector. Of a fan beam it is found over full turns only, and is
+    the detector's middle where it is found within half a bin of it.
+
+    Args:
+        scan: a scan, or a function that reads some of its rows, `scan(rows=slice(a, b))`: `partial(read_scan, path)`.
+        rows: the detector rows to prepare, e.g. slice(0, 1). None: all.
+        centre: axis of rotation in bins, a number or one a row, (n_rows,). None: found from the views.
+        size: pixels per side of the image. None: the bins of the detector; where the axis lies off the middle by more
+            than an eighth of them, as many as the farther end of the detector sees on both sides of the axis.
+        pixel_size: side of a pixel, in mm where the scan states a length, else in bins. None: a bin at the axis.
+        i0: counts of the open beam, of a scan without flats.
+        working_file: HDF5 file for line integrals and noise, in the layout of measurements. If it holds those of the
+            same scan and settings, they are used. None: they are in memory.
+        progress: show a bar on stderr.
+
+    Raises:
+        TypeError: scan is neither a scan nor a function.
+        ValueError: a row, an axis or a size does not fit; the axis is not found; rows of a cone beam are too far from
+            its plane; see also `line_integrals`.
+    """
+    source = _Source(scan, rows)
+    some = source.read(source.sampled())
+    _check_cone(some, source)
+    settings = {"rows": source.rows, "centre": centre, "size": size, "pixel_size": pixel_size, "i0": i0, "y": some.y}
+    kept = None if working_file is None else kept_rows(working_file, settings)
+    if kept is None:
+        said, n_rows = RowWarnings("prepare_scan"), len(source.rows)
+        with said.collected():
+            y, _, found = _converted(some, i0, None)
+            centres, axis = _centres(y, some, centre, n_rows)
+        name, geometry = _geometry(some, centres, size, pixel_size)
+        shape, gain = (n_rows, 1, *some.y.shape[-2:]), None if found is None else found.photons_per_count
+        with new_rows(working_file, shape, (name, geometry), settings, noise=found is not None) as store:
+            counted = _Counted()
+            for k, row in enumerate(source.each(progress)):
+                with said.collected(source.rows[k]):
+                    y, noise_std, found = _converted(row, i0, gain)
+                store.put(k, y, noise_std)
+                counted.add(found)
+            counts = counted.sentences(gain)
+            kept = store.finish(centres, (_described(some, source), *counts, axis, _image_sentence(some, geometry)))
+        said.pass_on(n_rows)
+    return _prepared(kept, some, source, size, pixel_size)
+
+
+# -------------------------------------------------------------------- rows of a scan
+
+
+class _Source:
+    """Detector rows of a scan in memory, or of one that a function reads."""
+
+    def __init__(self, scan: CtScan | Callable[..., CtScan], rows: slice | None) -> None:
+        if rows is not None and not isinstance(rows, slice):
+            raise TypeError(f"prepare_scan: rows must be a slice, got {rows!r:.40}; use slice(k, k + 1) for row k")
+        if not isinstance(scan, CtScan) and not callable(scan):
+            raise TypeError(
+                f"prepare_scan: scan must be a CtScan, or a function that reads one, got {type(scan).__name__}; use "
+                "read_scan(path), or partial(read_scan, path)"
+            )
+        if not isinstance(scan, CtScan):
+            last = scan(rows=slice(-1, None))
+            if "rows" in last.facts:
+                self._read, self.n_rows = scan, int(last.facts["rows"][1])
+            else:  # a format that is read as a whole
+                scan = scan()
+        if isinstance(scan, CtScan):
+            whole = _with_rows_axis(scan)
+            self._read, self.n_rows = lambda rows: _rows_of(whole, rows), len(whole.y)
+        start, stop, step = (rows or slice(None)).indices(self.n_rows)
+        asked = (rows.start, rows.stop) if rows is not None else ()
+        within = all(end is None or -self.n_rows <= end <= self.n_rows for end in asked)
+        if step < 1 or start >= stop or not within:
+            raise ValueError(
+                f"prepare_scan: rows must lie within the {self.n_rows} of the detector, upwards, got {rows}"
+            )
+        self.rows = range(start, stop, step)
+
+    def read(self, rows: range) -> CtScan:
+        """Read some rows, y (n_rows, n_angles, n_detectors)."""
+        return _with_rows_axis(self._read(rows=slice(rows.start, rows.stop, rows.step)))
+
+    def sampled(self) -> range:
+        """Return a few of the rows, spread over the detector without its ends."""
+        n = len(self.rows)
+        every = max(1, n // _SAMPLED_ROWS)
+        return self.rows[every // 2 :: every][:_SAMPLED_ROWS]
+
+    def each(self, progress: bool) -> Iterator[CtScan]:
+        """Yield the scans of single rows; a block of them is read at a time."""
+        from tqdm.auto import tqdm
+
+        first = self.read(self.rows[:1])
+        block = max(1, _BLOCK_BYTES // (4 * first.y.size))
+        with tqdm(total=len(self.rows), desc="rows", unit="row", disable=not progress, delay=1) as bar:
+            for start in range(0, len(self.rows), block):
+                some = self.read(self.rows[start : start + block])
+                for k in range(len(some.y)):
+                    yield _rows_of(some, slice(k, k + 1))
+                    bar.update()
+
+
+def _with_rows_axis(scan: CtScan) -> CtScan:
+    """Return a scan whose measurements are (n_rows, n_angles, n_detectors)."""
+    if scan.y.ndim == 3:
+        return scan
+    flat, dark = (None if frames is None else frames[None] for frames in (scan.flat, scan.dark))
+    return replace(scan, y=scan.y[None], flat=flat, dark=dark)
+
+
+def _rows_of(scan: CtScan, rows: slice) -> CtScan:
+    """Return some rows of a scan (n_rows, n_angles, n_detectors)."""
+    flat, dark = (None if frames is None else frames[rows] for frames in (scan.flat, scan.dark))
+    return replace(scan, y=scan.y[rows], flat=flat, dark=dark)
+
+
+def _check_cone(scan: CtScan, source: _Source) -> None:
+    """Refuse rows of a cone beam whose rays are off by more than a bin within the object."""
+    if scan.source_origin_mm is None or source.n_rows == 1:
+        return
+    radius = scan.y.shape[-1] / 2 * scan.geometry()["pixel_size"]
+    middle, most = (source.n_rows - 1) / 2, scan.source_origin_mm / radius
+    if max(middle - source.rows[0], source.rows[-1] - middle) <= most:
+        return
+    first, last = math.ceil(max(0, middle - most)), math.floor(min(source.n_rows - 1, middle + most))
+    raise ValueError(
+        f"prepare_scan: rows must be within {first}..{last} of a cone beam with {source.n_rows} detector rows, got "
+        f"{source.rows[0]}..{source.rows[-1]}: a row is reconstructed as a fan beam, which is off by more than a bin "
+        f"farther from the source's plane; use rows=slice({first}, {last + 1})"
+    )
+
+
+# -------------------------------------------------------------------- line integrals
+
+
+def _converted(scan: CtScan, i0: float | None, gain: float | None) -> tuple[Any, Any, LineIntegrals | None]:
+    """Return line integrals (n_rows, n_angles, n_detectors), their noise, and the record they are from."""
+    if scan.kind == "line integrals":
+        return scan.y, None, None
+    record = line_integrals(scan, i0=i0, photons_per_count=gain)
+    return record.y, record.noise_std, record
+
+
+class _Counted:
+    """What `line_integrals` found in all rows."""
+
+    def __init__(self) -> None:
+        self.n_rays = self.n_pixels = self.n_bad_pixels = self.n_starved = 0
+
+    def add(self, record: LineIntegrals | None) -> None:
+        """Count a row; None: it had line integrals already."""
+        if record is None:
+            return
+        self.n_rays += record.y.size
+        self.n_pixels += record.bad_pixels.size
+        self.n_bad_pixels += int(record.bad_pixels.sum())
+        self.n_starved += record.n_starved
+
+    def sentences(self, gain: float | None) -> list[str]:
+        """Return what was found and done, in sentences."""
+        if gain is None:
+            return ["The measurements are line integrals already; their noise is estimated slice by slice."]
+        said = [f"Counts became line integrals, with {gain:.3g} photons per count and a noise level for every ray."]
+        if self.n_bad_pixels:
+            said.append(f"{_share(self.n_bad_pixels, self.n_pixels)} detector pixels are bad and were given no weight.")
+        if self.n_starved:
+            said.append(f"{_share(self.n_starved, self.n_rays)} rays have no counts and were given no weight.")
+        return said
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part} of {whole} ({100 * part / whole:.2g} %)"
+
+
+# -------------------------------------------------------------------- geometry
+
+
+def _centres(
+    y: npt.NDArray[Any], scan: CtScan, centre: Any, n_rows: int
+) -> tuple[npt.NDArray[np.float64], str]:
+    """Return the axis of every row (n_rows,) in bins, and a sentence on it."""
+    n_detectors = scan.y.shape[-1]
+    middle = (n_detectors - 1) / 2
+    if centre is None:
+        found, why = _found_centre(y, scan, middle)
+        return np.full(n_rows, found), f"The axis of rotation is at bin {found:.2f} (middle: {middle:g}), {why}."
+    given = np.asarray(centre, dtype=np.float64)
+    if given.shape not in ((), (n_rows,)) or not np.isfinite(given).all():
+        raise ValueError(
+            f"prepare_scan: centre must be a bin, or one for each of {n_rows} rows, got shape {given.shape} with a sum "
+            f"of {float(given.sum()):.4g}"
+        )
+    low, high = float(given.min()), float(given.max())
+    if not (-n_detectors < low and high < 2 * n_detectors):
+        raise ValueError(
+            f"prepare_scan: centre must be in bins of the detector, 0 to {n_detectors - 1}, got {low:.4g} to {high:.4g}"
+        )
+    where = f"bin {low:.2f}" if low == high else f"bins {low:.2f} to {high:.2f}"
+    return np.broadcast_to(given, n_rows).copy(), f"The axis of rotation is at {where} (middle: {middle:g}), as given."
+
+
+def _found_centre(y: npt.NDArray[Any], scan: CtScan, middle: float) -> tuple[float, str]:
+    """Return the axis in bins, and how it was found."""
+    if scan.source_origin_mm is None:
+        return find_centre(y, scan.angles), "found from the views"
+    step = float(np.median(np.diff(np.sort(scan.angles)))) if len(scan.angles) > 1 else 0.0
+    if np.ptp(scan.angles) < 2 * math.pi - 1.5 * step:
+        return middle, "the middle, since the views of this fan beam are no full turn: give it if it is elsewhere"
+    found = find_centre(y, scan.angles, method="opposite")
+    if abs(found - middle) <= _MAX_FAN_DEVIATION:
+        return middle, f"the middle, since opposite views say {found:.2f}"
+    return found, "found from opposite views"
+
+
+def _offset(centre: float, scan: CtScan) -> float:
+    return offset_from_centre(centre, scan.y.shape[-1], scan.pitch_mm or 1.0)
+
+
+def _geometry(
+    scan: CtScan, centres: npt.NDArray[np.float64], size: int | None, pixel_size: float | None
+) -> tuple[str, dict[str, Any]]:
+    """Return the name of the operator and the arguments of its constructor, those of the middle row."""
+    if size is not None:
+        check_number("size", size, above=1, integer=True, or_equal=True, caller="prepare_scan")
+    if pixel_size is not None:
+        check_number("pixel_size", pixel_size, above=0, caller="prepare_scan")
+    n, centre = scan.y.shape[-1], float(centres[len(centres) // 2])
+    shape = (size, size) if size is not None else None
+    geometry = scan.geometry(shape, offset=_offset(centre, scan), pixel_size=pixel_size)
+    bins = max(centre, n - 1 - centre) + 0.5  # from the axis to the farther end
+    if size is None:
+        side = 2 * math.ceil(bins) if abs(centre - (n - 1) / 2) > _HALF_ACQUISITION * n else geometry["shape"][0]
+        scale = scan.geometry()["pixel_size"] / geometry["pixel_size"]
+        geometry["shape"] = (math.ceil(side * scale),) * 2
+    return "radon" if scan.source_origin_mm is None else "fan_beam", geometry
+
+
+def _prepared(
+    kept: PreparedRows, scan: CtScan, source: _Source, size: int | None, pixel_size: float | None
+) -> PreparedScan:
+    """Return the record of rows in memory or in a file."""
+    name, geometry = _geometry(scan, kept.centre, size, pixel_size)
+    kind: Any = Radon if name == "radon" else FanBeam
+    offsets = [_offset(c, scan) for c in kept.centre.tolist()]
+    side, known = geometry["pixel_size"], scan.pitch_mm is not None
+    return PreparedScan(
+        y=kept.y,
+        noise_std=kept.noise_std,
+        operator=kind(**geometry) if len(set(offsets)) == 1 else RowOperators(kind, geometry, offsets),
+        rows=source.rows,
+        centre=kept.centre,
+        pixel_size=side,
+        unit="1/mm" if known else "1/pixel",
+        voxel_size_mm=(source.rows.step * scan.geometry()["pixel_size"], side, side) if known else None,
+        steps=kept.steps,
+    )
+
+
+# -------------------------------------------------------------------- sentences
+
+
+def _described(scan: CtScan, source: _Source) -> str:
+    n, (n_angles, n_detectors) = len(source.rows), scan.y.shape[-2:]
+    beam = "parallel" if scan.source_origin_mm is None else "fan"
+    frames = [
+        f"{field_.shape[-2]} {name}{'s' if field_.shape[-2] > 1 else ''}"
+        for name, field_ in (("flat", scan.flat), ("dark", scan.dark))
+        if field_ is not None
+    ]
+    return (
+        f"{n} of {source.n_rows} detector row{'s' if source.n_rows > 1 else ''}, {n_angles} views over "
+        f"{math.degrees(float(np.ptp(scan.angles))):.4g} degrees of {n_detectors} bins, {beam} beam"
+        + (f", with {' and '.join(frames)}" if frames else "")
+        + "."
+    )
+
+
+def _image_sentence(scan: CtScan, geometry: dict[str, Any]) -> str:
+    height, width = geometry["shape"]
+    unit = "mm, values in 1/mm" if scan.pitch_mm is not None else "bins, values in 1/pixel: the file states no length"
+    return f"A slice has {height} x {width} pixels of {geometry['pixel_size']:.5g} {unit}."
