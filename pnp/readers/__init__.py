@@ -1,4 +1,4 @@
-"""Read the data of scanners and surveys: one function per format.
+"""Read the data of scanners and surveys: one function per format, and `read_scan` for any CT scan.
 
 Measurements are records (`CtScan`, `SpectScan`, `ShearMap`): `record.tensors()` returns y and noise_std for
 `solve`, `record.operator(shape)` the operator of their geometry. Images are arrays. `pnp.lensing.map_catalogue` makes a
@@ -14,6 +14,7 @@ if hidden_package("operators"):
 
 from .ct_dicom import Slices, read_dicom
 from .ct_dxchange import read_dxchange
+from .ct_files import read_scan
 from .ct_htc2022 import read_htc2022, read_htc2022_segmentation
 from .ct_scan import CtScan
 from .shear_catalogue import ShearCatalogue, read_catalogue
@@ -38,6 +39,7 @@ __all__ = [
     "read_htc2022",
     "read_htc2022_segmentation",
     "read_interfile",
+    "read_scan",
     "read_shear_maps",
     "read_tiff_stack",
     "write_shear_maps",

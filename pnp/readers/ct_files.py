@@ -1,0 +1,150 @@
+"""Read the scan of a CT instrument, whichever format it has: the content of the file chooses the reader."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ..io.file_kinds import describe, file_kind
+from .ct_dxchange import read_dxchange
+from .ct_htc2022 import read_htc2022
+from .ct_scan import CtScan
+from .tiff_stack import read_tiff_stack
+
+
+class _Format(NamedTuple):
+    """How files of a kind are read.
+
+    Attributes:
+        read: the reader, called with the path and those of the arguments in `takes`.
+        takes: arguments of `read_scan` that the reader has itself; angles and lengths are otherwise set afterwards.
+    """
+
+    read: Callable[..., CtScan]
+    takes: tuple[str, ...] = ()
+
+
+def read_scan(
+    path: str | os.PathLike[str],
+    *,
+    rows: slice | None = None,
+    angles: npt.ArrayLike | None = None,
+    pixel_size_mm: float | None = None,
+    flat: str | os.PathLike[str] | npt.ArrayLike | None = None,
+    dark: str | os.PathLike[str] | npt.ArrayLike | None = None,
+    kind: Literal["line integrals", "counts"] | None = None,
+) -> CtScan:
+    """Read a scan: counts with flats and darks, or line integrals, with angles and geometry as far as the file says.
+
+    The content chooses the reader, not the name: Data Exchange (HDF5) is read by `read_dxchange`, MATLAB files by
+    `read_htc2022`, TIFF (a folder, a pattern, a file of pages) by `read_tiff_stack`. Every other file is refused with
+    what it is and what takes it.
+
+    Args:
+        path: the file; or a folder of TIFF projections, or a pattern of their names.
+        rows: the detector rows to read, e.g. slice(0, 1); where the format allows, the others are not loaded. None:
+            all.
+        angles: (n_angles,), radians, in place of the file's; needed where the file has none or does not state their
+            unit, as TIFF.
+        pixel_size_mm: side of a pixel on the plane of the object, mm, in place of the file's, of a parallel beam.
+        flat: of TIFF projections: frames with the beam open (n_frames, n_rows, n_detectors), or their folder, pattern
+            or file.
+        dark: of TIFF projections: frames with the beam closed, likewise.
+        kind: of TIFF: what its values are; None: counts where flats are given.
+
+    Returns:
+        y (n_rows, n_angles, n_detectors); a TIFF file of a single page is one sinogram, (n_angles, n_detectors).
+
+    Raises:
+        TypeError: rows is not a slice.
+        ValueError: the file is missing, damaged or no scan; or it lacks what only an argument can give: the message
+            names the argument.
+    """
+    if rows is not None and not isinstance(rows, slice):
+        raise TypeError(f"read_scan: rows must be a slice, got {rows!r:.40}; use slice(k, k + 1) for row k")
+    is_pattern = not Path(path).exists() and glob.has_magic(str(path))
+    found = "tiff_folder" if is_pattern else file_kind(path)
+    if found not in _FORMATS:
+        raise ValueError(describe(path, found, "a CT scan"))
+    form = _FORMATS[found]
+    options: dict[str, Any] = {"rows": rows, "angles": angles, "flat": flat, "dark": dark, "kind": kind}
+    given = {name: value for name, value in options.items() if value is not None}
+    for name in ("flat", "dark", "kind"):
+        if name in given and name not in form.takes:
+            raise ValueError(f"{path}: {name} is for TIFF projections, this file states its own; leave {name} out")
+    scan = form.read(path, **{name: given.pop(name) for name in form.takes if name in given})
+    if "rows" in given:
+        scan = _with_rows(scan, given["rows"])
+    if "angles" in given:
+        scan = replace(scan, angles=np.asarray(given["angles"]))
+    return scan if pixel_size_mm is None else _with_pixel_size(scan, pixel_size_mm)
+
+
+def read_tiff_scan(
+    path: str | os.PathLike[str],
+    *,
+    angles: npt.ArrayLike | None = None,
+    flat: str | os.PathLike[str] | npt.ArrayLike | None = None,
+    dark: str | os.PathLike[str] | npt.ArrayLike | None = None,
+    kind: str | None = None,
+) -> CtScan:
+    """Read TIFF projections (n_angles, n_rows, n_detectors), or a single page as one sinogram (n_angles, n_detectors).
+
+    Arguments: see `read_scan`.
+    """
+    if angles is None:
+        raise ValueError(f"{path}: TIFF states no angles; give angles= in radians, one for each view")
+    if kind is None and flat is None:
+        raise ValueError(f"{path}: TIFF does not say what it holds; give kind='counts' or kind='line integrals'")
+    views = read_tiff_stack(path)
+    y = views[0] if len(views) == 1 else views
+    flat, dark = (None if field is None else _frames(field, y) for field in (flat, dark))
+    if y.ndim == 3:
+        y = np.moveaxis(y, 1, 0)
+    stated: Any = kind or "counts"
+    return CtScan(y=y, angles=np.asarray(angles), kind=stated, flat=flat, dark=dark, path=str(path))
+
+
+def _frames(field: Any, y: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return frames as `CtScan` has them, from an array or from TIFF files."""
+    frames = read_tiff_stack(field) if isinstance(field, str | os.PathLike) else np.asarray(field)
+    if y.ndim == 2:  # a sinogram: every row of the page is a frame
+        return frames[0] if frames.ndim == 3 and len(frames) == 1 else frames
+    return np.moveaxis(frames, 1, 0) if frames.ndim == 3 else frames
+
+
+def _with_rows(scan: CtScan, rows: slice) -> CtScan:
+    """Return some detector rows of a scan; no requested row is left out silently."""
+    n = 1 if scan.y.ndim == 2 else len(scan.y)
+    start, stop, step = rows.indices(n)
+    if step < 1 or start >= stop or any(end is not None and not -n <= end <= n for end in (rows.start, rows.stop)):
+        raise ValueError(f"{scan.path}: rows must lie within the {n} of the detector, upwards, got {rows}")
+    if scan.y.ndim == 2:
+        return scan
+    flat, dark = (None if field is None else field[rows] for field in (scan.flat, scan.dark))
+    return replace(scan, y=scan.y[rows], flat=flat, dark=dark)
+
+
+def _with_pixel_size(scan: CtScan, size: float) -> CtScan:
+    """Return a scan by a parallel beam with this size of a bin."""
+    if isinstance(size, bool) or not isinstance(size, int | float) or not 0 < size < np.inf:
+        raise ValueError(f"{scan.path}: pixel_size_mm must be a positive length, got {size!r:.40}")
+    if scan.source_origin_mm is not None:
+        return replace(scan, pixel_size_mm=float(size))
+    return replace(scan, pitch_mm=float(size), pixel_size_mm=float(size))
+
+
+_FORMATS = {
+    "dxchange": _Format(read_dxchange, ("rows", "angles")),
+    "matlab": _Format(read_htc2022),
+    "tiff": _Format(read_tiff_scan, ("angles", "flat", "dark", "kind")),
+    "tiff_folder": _Format(read_tiff_scan, ("angles", "flat", "dark", "kind")),
+}
+"""Readers by the kind of file, a key of `pnp.io.file_kinds.KINDS`; a new format is a row here."""
