@@ -104,11 +104,11 @@ def build_operator(name: str, parameters: dict[str, Any]) -> Any:
         raise TypeError(f"/operator ({name}) does not hold its parameters: {error}") from error
 
 
-def build_denoiser(spec: str, device: torch.device, data: Measurements) -> Any:
+def build_denoiser(spec: str, device: torch.device, data: Measurements | None = None) -> Any:
     """Construct a denoiser for the images of a problem from "name" or "name:weights".
 
     It is applied to a volume slice by slice across all three axes, and channel by channel if it has one channel and
-    the image several.
+    the image several. Without data the problem has images of one channel.
     """
     import torch
 
@@ -126,6 +126,8 @@ def build_denoiser(spec: str, device: torch.device, data: Measurements) -> Any:
     else:
         D = kind()
     D = D.to(device) if isinstance(D, torch.nn.Module) else D
+    if data is None:
+        return D
     if data.operator == "spect":
         return SliceWise(D, axes=(0, 1, 2))
     return PerChannel(D) if image_channels(data) != 1 and getattr(D, "channels", None) == 1 else D

@@ -107,7 +107,7 @@ def reconstruct_stack(
             measurements,
             D,
             output=output,
-            client=None if scheduler is None else opened.enter_context(_connect(scheduler)),
+            client=None if scheduler is None else opened.enter_context(connect(scheduler)),
             n_workers=workers,
             noise_std=noise_std,
             device=device,
@@ -115,7 +115,7 @@ def reconstruct_stack(
             progress=True,
             **options,
         )
-    _print_summary(result)
+    print_summary(result)
 
 
 class PoissonFromFile:
@@ -171,7 +171,8 @@ def _first_slice(path: Path, operator: str | None) -> Measurements:
             raise ValueError(str(error).replace(str(head), str(path))) from error
 
 
-def _connect(address: str) -> Any:
+def connect(address: str) -> Any:
+    """Return a client of the Dask cluster at an address."""
     from distributed import Client
 
     try:
@@ -180,7 +181,7 @@ def _connect(address: str) -> Any:
         raise ValueError(f"--scheduler {address} does not answer ({error!s:.120}); is it running?") from error
 
 
-def _print_summary(result: StackResult) -> None:
+def print_summary(result: StackResult) -> None:
     """Print what is finished, what looks wrong and what failed; exit with 1 or 130 unless all slices are finished."""
     from ..stack.stack_result import sentences
 

@@ -12,11 +12,14 @@ from .centre import find_centre, offset_from_centre
 from .geometry_calibration import Calibration, calibrate
 from .hounsfield import attenuation, hounsfield, water_attenuation
 from .line_integrals import LineIntegrals, find_bad_pixels, line_integrals, simulate_counts
+from .prepare_scan import PreparedScan, RowOperators, prepare_scan
 from .transmission import Transmission
 
 __all__ = [
     "Calibration",
     "LineIntegrals",
+    "PreparedScan",
+    "RowOperators",
     "Transmission",
     "attenuation",
     "calibrate",
@@ -25,6 +28,7 @@ __all__ = [
     "hounsfield",
     "line_integrals",
     "offset_from_centre",
+    "prepare_scan",
     "simulate_counts",
     "water_attenuation",
 ]

@@ -41,6 +41,8 @@ _MAX_FAN_DEVIATION = 0.5
 """Distance of a measured axis from the detector's middle, in bins, up to which a fan beam keeps the middle."""
 _HALF_ACQUISITION = 1 / 8
 """Distance of the axis from the middle, over the number of bins, beyond which the image is enlarged."""
+_ROUNDING = 1e-3
+"""Part of a pixel by which an image may fall short of the detector."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,8 @@ def prepare_scan(
     source = _Source(scan, rows)
     some = source.read(source.sampled())
     _check_cone(some, source)
-    settings = {"rows": source.rows, "centre": centre, "size": size, "pixel_size": pixel_size, "i0": i0, "y": some.y}
+    measured = {name: value for name, value in vars(some).items() if name not in ("facts", "path")}
+    settings = {"rows": source.rows, "centre": centre, "size": size, "side": pixel_size, "i0": i0, **measured}
     kept = None if working_file is None else kept_rows(working_file, settings)
     if kept is None:
         said, n_rows = RowWarnings("prepare_scan"), len(source.rows)
@@ -220,7 +223,7 @@ def _check_cone(scan: CtScan, source: _Source) -> None:
     """Refuse rows of a cone beam whose rays are off by more than a bin within the object."""
     if scan.source_origin_mm is None or source.n_rows == 1:
         return
-    radius = scan.y.shape[-1] / 2 * scan.geometry()["pixel_size"]
+    radius = scan.y.shape[-1] / 2 * _bin_at_axis(scan)
     middle, most = (source.n_rows - 1) / 2, scan.source_origin_mm / radius
     if max(middle - source.rows[0], source.rows[-1] - middle) <= most:
         return
@@ -277,9 +280,7 @@ def _share(part: int, whole: int) -> str:
 # -------------------------------------------------------------------- geometry
 
 
-def _centres(
-    y: npt.NDArray[Any], scan: CtScan, centre: Any, n_rows: int
-) -> tuple[npt.NDArray[np.float64], str]:
+def _centres(y: npt.NDArray[Any], scan: CtScan, centre: Any, n_rows: int) -> tuple[npt.NDArray[np.float64], str]:
     """Return the axis of every row (n_rows,) in bins, and a sentence on it."""
     n_detectors = scan.y.shape[-1]
     middle = (n_detectors - 1) / 2
@@ -314,6 +315,12 @@ def _found_centre(y: npt.NDArray[Any], scan: CtScan, middle: float) -> tuple[flo
     return found, "found from opposite views"
 
 
+def _bin_at_axis(scan: CtScan) -> float:
+    """Return the width of a bin, scaled to the axis of rotation, in mm, or 1 where it is not known."""
+    width: float = replace(scan, pixel_size_mm=None).geometry()["pixel_size"]
+    return width
+
+
 def _offset(centre: float, scan: CtScan) -> float:
     return offset_from_centre(centre, scan.y.shape[-1], scan.pitch_mm or 1.0)
 
@@ -329,11 +336,11 @@ def _geometry(
     n, centre = scan.y.shape[-1], float(centres[len(centres) // 2])
     shape = (size, size) if size is not None else None
     geometry = scan.geometry(shape, offset=_offset(centre, scan), pixel_size=pixel_size)
-    bins = max(centre, n - 1 - centre) + 0.5  # from the axis to the farther end
     if size is None:
-        side = 2 * math.ceil(bins) if abs(centre - (n - 1) / 2) > _HALF_ACQUISITION * n else geometry["shape"][0]
-        scale = scan.geometry()["pixel_size"] / geometry["pixel_size"]
-        geometry["shape"] = (math.ceil(side * scale),) * 2
+        farther = max(centre, n - 1 - centre) + 0.5  # bins from the axis to the farther end
+        far_off = abs(centre - (n - 1) / 2) > _HALF_ACQUISITION * n
+        bins = 2 * math.ceil(farther) if far_off else geometry["shape"][0]
+        geometry["shape"] = (math.ceil(bins * _bin_at_axis(scan) / geometry["pixel_size"] - _ROUNDING),) * 2
     return "radon" if scan.source_origin_mm is None else "fan_beam", geometry
 
 
@@ -353,7 +360,7 @@ def _prepared(
         centre=kept.centre,
         pixel_size=side,
         unit="1/mm" if known else "1/pixel",
-        voxel_size_mm=(source.rows.step * scan.geometry()["pixel_size"], side, side) if known else None,
+        voxel_size_mm=(source.rows.step * _bin_at_axis(scan), side, side) if known else None,
         steps=kept.steps,
     )
 
