@@ -33,16 +33,22 @@ from operators.base import warn_of_degrees
 
 from ..checks import check_number, short
 from .line_integrals import as_floats
+from .opposite import Curves, OppositeViews, axis_std, noise_levels, opposite_views, parallel_directions, register
 
 _METHODS = ("auto", "opposite", "wedge", "moments")
-_ANGLE_TOLERANCE = 0.05
-"""Largest difference of angles that count as equal, in usual steps."""
-_MAX_GAP_STEPS = 3.0
-"""Largest gap between views across which they are interpolated, in usual steps."""
-_MAX_GAP = math.radians(15)
-"""Largest such gap in radians."""
 _MIN_OVERLAP = 0.25
 """Smallest fraction of the bins that opposite views share: the axis lies in the detector's middle three quarters."""
+_MIN_EDGE_OVERLAP = 0.03
+"""Smallest fraction of the bins that opposite views share for an axis near an edge, found without `search`."""
+_MIN_BINS = 5
+"""Smallest number of bins that opposite views share."""
+_POOR, _GOOD, _BETTER = 0.1, 0.25, 0.25
+"""Part of the views' variation that noise does not explain: above the first, an axis near an edge is tried; it must
+leave less than the second, and less than the third times what the middle leaves."""
+_MAX_STD = 0.3
+"""Standard deviation of the axis in bins above which a warning is given."""
+_FAN_ROUNDS = 3
+"""Rounds in which the rays of a fan are sorted about the axis found before."""
 _MIN_OPPOSITE_FRACTION = 0.25
 """Smallest fraction of views with an opposite one for which "auto" prefers "opposite"."""
 _MAX_EDGE_SIGNAL = 0.05
@@ -55,69 +61,109 @@ _STEPS_PER_BIN = 8
 """Steps per bin in the search for the least energy outside the wedge."""
 
 
-def find_centre(y: Any, angles: Any, *, method: str = "auto") -> float:
+def find_centre(
+    y: Any,
+    angles: Any,
+    *,
+    method: str = "auto",
+    search: tuple[float, float] | None = None,
+    source_origin: float | None = None,
+    origin_detector: float | None = None,
+    pitch: float | None = None,
+) -> float:
     """Return the axis of rotation in bins, 0-based and fractional, from line integrals.
 
-    For parallel beams; for fan beams over full turns use "opposite": rays near the middle one are measured twice.
+    The axis is looked for in the middle three quarters of the detector. Where views cover a full turn, and the middle
+    leaves a tenth of their variation unexplained by noise, an axis nearer to an edge that explains it is taken (half
+    acquisition; opposite views must share 3 % of the bins, 5 at least). What explains too little is warned of.
 
-    Errors measured on analytic phantoms (tests/pnp/ct/test_centre.py): below 0.05 bins without noise, below 0.3 bins
-    with noise of 5 % of the largest line integral at 180 views of 161 bins.
+    Errors measured on analytic phantoms (tests/pnp/ct/test_centre.py, test_centre_edge.py): below 0.05 bins without
+    noise, below 0.3 bins with noise of 5 % of the largest line integral at 180 views of 161 bins.
 
     Args:
-        y: line integrals (..., n_angles, n_detectors), of slices that share the axis; air reads 0.
+        y: line integrals (..., n_angles, n_detectors), of slices that share the axis; air reads 0. For an axis that
+            differs from slice to slice, see `find_centres`.
         angles: (n_angles,), radians, any order.
         method: "opposite", "wedge", "moments" (see the module), or "auto": "opposite" where a quarter of the views
             have an opposite one, else "wedge" unless the object is truncated, else what the angles allow.
+        search: (low, high), bins; the axis is looked for nowhere else, down to an overlap of 5 bins.
+        source_origin: of a fan, the distance from the source to the axis, as in FanBeam. With it, opposite rays are
+            registered, from (theta, gamma) to (theta + pi - 2 gamma, -gamma), and a short scan suffices. Without it,
+            a fan over a full turn is treated as parallel views, which holds for small angles gamma.
+        origin_detector: of a fan, the distance from the axis to the detector.
+        pitch: of a fan, the distance between bins, in the unit of both distances.
 
     Raises:
-        ValueError, TypeError: shapes do not fit, the angles do not allow the method, or the object is not in full view
-            with "moments".
+        ValueError, TypeError: shapes do not fit, the angles do not allow the method, no axis is found in the window,
+            or the object is not in full view with "moments".
     """
-    p, _ = as_floats("find_centre", "y", y, ndim=2)
-    theta = as_floats("find_centre", "angles", angles, ndim=1)[0].double().cpu()
-    p = p.double().cpu().reshape(-1, *p.shape[-2:])
+    p, theta = check_scan("find_centre", y, angles)
+    n_detectors = p.shape[-1]
     if method not in _METHODS:
         raise ValueError(f"find_centre: method must be one of {list(_METHODS)}, got {short(repr(method), 60)}")
+    window = check_window("find_centre", search, n_detectors)
+    per_radian = check_fan("find_centre", source_origin, origin_detector, pitch)
+    _warn_of_transmissions(p)
+    pairs, half_turn = opposite_views(theta), _half_turn(theta)
+    if method == "auto":
+        method = "opposite" if per_radian is not None else choose(p, pairs, half_turn)
+    if per_radian is not None and method != "opposite":
+        raise ValueError(f'find_centre: method {method!r} is for parallel beams; of fans, use "opposite"')
+    span = math.degrees(float(theta.max() - theta.min()))
+    if method == "opposite":
+        if pairs is None:
+            raise ValueError(
+                f"find_centre: no view has an opposite one, half a turn away, in angles over {span:.4g} degrees; use "
+                'method="wedge" for even steps over half a turn, else "moments"'
+            )
+        found = register_axis(p, theta, pairs, window, per_radian)
+        _warn_if_poor(found)
+        return found.centre
+    if method == "wedge":
+        if half_turn is None:
+            raise ValueError(
+                f"find_centre: method 'wedge' needs even steps over half a turn, got {len(theta)} angles over "
+                f'{span:.4g} degrees; use "opposite" for a full turn, else "moments"'
+            )
+        return _least_outside_wedge(p[:, half_turn], window)
+    centre = _centre_of_masses(p, theta)
+    if window is not None and not window.low <= centre <= window.high:
+        raise ValueError(f"find_centre: method 'moments' finds bin {centre:.4g}, outside search, {window}; widen it")
+    return centre
+
+
+def check_scan(caller: str, y: Any, angles: Any) -> tuple[Tensor, Tensor]:
+    """Return y as (slices, n_angles, n_detectors) and angles, float64 on the CPU, checked."""
+    p, _ = as_floats(caller, "y", y, ndim=2)
+    theta = as_floats(caller, "angles", angles, ndim=1)[0].double().cpu()
+    p = p.double().cpu().reshape(-1, *p.shape[-2:])
     n_angles, n_detectors = p.shape[-2:]
     if theta.shape != (n_angles,):
         turned = "; use y.swapaxes(-2, -1)" if theta.shape == (n_detectors,) else ""
         raise ValueError(
-            f"find_centre: y must be (..., n_angles, n_detectors) with {theta.numel()} angles, got shape "
+            f"{caller}: y must be (..., n_angles, n_detectors) with {theta.numel()} angles, got shape "
             f"{tuple(p.shape[-2:])} and angles of shape {tuple(theta.shape)}{turned}"
         )
     if n_angles < 2 or n_detectors < 3:
-        raise ValueError(f"find_centre: needs 2 views of 3 bins or more, got {n_angles} of {n_detectors}")
-    span = float(theta.max() - theta.min())
-    warn_of_degrees("find_centre", span, stacklevel=2)
+        raise ValueError(f"{caller}: needs 2 views of 3 bins or more, got {n_angles} of {n_detectors}")
+    warn_of_degrees(caller, float(theta.max() - theta.min()), stacklevel=3)
     if not bool((p != 0).any()):
-        raise ValueError("find_centre: y is zero everywhere; there is nothing to find an axis in")
+        raise ValueError(f"{caller}: y is zero everywhere; there is nothing to find an axis in")
+    return p, theta
+
+
+def _warn_of_transmissions(p: Tensor) -> None:
+    """Warn where the ends of the detector read more than its middle."""
     profile = p.mean((0, 1))
-    quarter = n_detectors // 4
-    ends, middle = float(torch.minimum(profile[0], profile[-1])), float(profile[quarter : n_detectors - quarter].max())
+    quarter = p.shape[-1] // 4
+    ends = float(torch.minimum(profile[0], profile[-1]))
+    middle = float(profile[quarter : p.shape[-1] - quarter].max())
     if ends > max(middle, _MAX_EDGE_SIGNAL * float(profile.abs().max())):
         warnings.warn(
             "find_centre: y is larger at both ends of the detector than in the middle; it must hold line "
             "integrals, -log of the transmission, neither counts nor transmissions",
-            stacklevel=2,
+            stacklevel=3,
         )
-    opposite, half_turn = _opposite_views(theta), _half_turn(theta)
-    if method == "auto":
-        method = _choose(p, opposite, half_turn)
-    if method == "opposite":
-        if opposite is None:
-            raise ValueError(
-                f"find_centre: no view has an opposite one, half a turn away, in angles over {math.degrees(span):.4g} "
-                'degrees; use method="wedge" for even steps over half a turn, else "moments"'
-            )
-        return _register(p, *opposite)
-    if method == "wedge":
-        if half_turn is None:
-            raise ValueError(
-                f"find_centre: method 'wedge' needs even steps over half a turn, got {n_angles} angles over "
-                f'{math.degrees(span):.4g} degrees; use "opposite" for a full turn, else "moments"'
-            )
-        return _least_outside_wedge(p[:, half_turn])
-    return _centre_of_masses(p, theta)
 
 
 def offset_from_centre(centre: float, n_detectors: int, pitch: float = 1.0) -> float:
@@ -137,7 +183,7 @@ def offset_from_centre(centre: float, n_detectors: int, pitch: float = 1.0) -> f
     return pitch * ((n_detectors - 1) / 2 - centre)
 
 
-def _choose(p: Tensor, opposite: _OppositeViews | None, half_turn: Tensor | None) -> str:
+def choose(p: Tensor, opposite: OppositeViews | None, half_turn: Tensor | None) -> str:
     """Return the method for these views: many pairs average noise better than "wedge", which beats one pair."""
     n_pairs = 0 if opposite is None else len(opposite.views)
     if n_pairs >= _MIN_OPPOSITE_FRACTION * p.shape[-2]:
@@ -156,63 +202,164 @@ def _truncated(p: Tensor) -> bool:
 # -------------------------------------------------------------------- opposite views
 
 
-class _OppositeViews(NamedTuple):
-    """Views with an opposite one: for each, the two views around theta + pi and the weight of the second."""
+class Window(NamedTuple):
+    """Bins in which the axis is looked for; None: the middle three quarters, or wherever a full turn shows it."""
 
-    views: Tensor
-    before: Tensor
-    after: Tensor
-    share: Tensor
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"bins {self.low:.4g} to {self.high:.4g}"
 
 
-def _opposite_views(theta: Tensor) -> _OppositeViews | None:
-    """Return the views that have an opposite one; None: no pair."""
-    ordered, order = theta.remainder(2 * math.pi).sort()
-    n = len(ordered)
-    gaps = torch.cat([ordered.diff(), ordered[:1] + 2 * math.pi - ordered[-1:]])
-    step = min(float(gaps[gaps > 1e-9].median()), _MAX_GAP / _MAX_GAP_STEPS)  # without repeated views
-    target = (theta + math.pi).remainder(2 * math.pi)
-    after = torch.searchsorted(ordered, target) % n
-    before = (after - 1) % n
-    past, ahead = (target - ordered[before]).remainder(2 * math.pi), (ordered[after] - target).remainder(2 * math.pi)
-    # On a view, or next to it by rounding: that view; between two neighbours: their mean.
-    on_before, on_after = (
-        torch.minimum(past, 2 * math.pi - past) <= _ANGLE_TOLERANCE * step,
-        ahead <= _ANGLE_TOLERANCE * step,
-    )
-    usable = on_before | on_after | (past + ahead <= _MAX_GAP_STEPS * step)
-    share = torch.where(on_before, 0, torch.where(on_after, 1, past / (past + ahead)))
-    views = usable.nonzero().flatten()
-    if not len(views):
+def check_window(caller: str, search: Any, n_detectors: int) -> Window | None:
+    """Return `search` as a window on the detector, checked."""
+    if search is None:
         return None
-    return _OppositeViews(views, order[before[views]], order[after[views]], share[views])
+    try:
+        low, high = (float(v) for v in search)
+    except (TypeError, ValueError):
+        low, high = math.nan, math.nan
+    if not 0 <= low < high <= n_detectors - 1:
+        raise ValueError(
+            f"{caller}: search must be (low, high), in bins from 0 to {n_detectors - 1}, low first, got "
+            f"{short(repr(search), 60)}"
+        )
+    return Window(low, high)
 
 
-def _register(p: Tensor, views: Tensor, before: Tensor, after: Tensor, share: Tensor) -> float:
-    """Return the c that maximises the correlation of views p(b) and opposite views at 2c - b, over common bins."""
-    n = p.shape[-1]
-    a = p[:, views]
-    q = (1 - share)[:, None] * p[:, before] + share[:, None] * p[:, after]
-    # sum_b a(b) q(k - b) for all k = 2c, and the energy of the bins that take part; integer k need no interpolation.
-    size = 2 * n - 1
-    product = torch.fft.irfft(torch.fft.rfft(a, n=size) * torch.fft.rfft(q, n=size), n=size).sum((0, 1))
-    energy = torch.cat([torch.zeros(1, dtype=p.dtype), (a.square() + q.square()).sum((0, 1)).cumsum(0)])
-    k = torch.arange(size)
-    first, last = (k - n + 1).clamp(min=0), k.clamp(max=n - 1)
-    energy = energy[last + 1] - energy[first]
-    mismatch = 1 - 2 * product / torch.where(energy > 0, energy, math.inf)
-    least = math.ceil(_MIN_OVERLAP * n)
-    return _lowest(mismatch, k[last - first + 1 >= least]) / 2
+def check_fan(caller: str, source_origin: Any, origin_detector: Any, pitch: Any) -> float | None:
+    """Return a fan's bins per radian at its middle, (source_origin + origin_detector)/pitch; None: parallel beams."""
+    given = {"source_origin": source_origin, "origin_detector": origin_detector, "pitch": pitch}
+    missing = [name for name, value in given.items() if value is None]
+    if len(missing) == len(given):
+        return None
+    if missing:
+        raise ValueError(f"{caller}: a fan needs source_origin, origin_detector and pitch; {missing[0]} is missing")
+    check_number("source_origin", source_origin, above=0, caller=caller)
+    check_number("origin_detector", origin_detector, above=0, or_equal=True, caller=caller)
+    check_number("pitch", pitch, above=0, caller=caller)
+    return float((source_origin + origin_detector) / pitch)
 
 
-def _lowest(values: Tensor, where: Tensor) -> float:
+class Axis(NamedTuple):
+    """An axis found by registration, and how well it is known."""
+
+    centre: float
+    excess: float
+    """Part of the opposite views' variation that noise does not explain, at most."""
+    std: float
+    """Standard deviation of the centre from noise and stripes, in bins."""
+
+
+def register_axis(
+    p: Tensor, theta: Tensor, pairs: OppositeViews, window: Window | None, per_radian: float | None
+) -> Axis:
+    """Return the axis where opposite views agree best; of fans, opposite rays."""
+    if per_radian is None:
+        return _best(p, theta, pairs, window)
+    # An error of the assumed axis turns all directions alike, to first order, so few rounds suffice.
+    centre = (p.shape[-1] - 1) / 2
+    for _ in range(_FAN_ROUNDS):
+        parallel, measured = parallel_directions(p, theta, bin_angles(p.shape[-1], centre, per_radian))
+        found = _best(parallel, theta, pairs, window, None if bool(measured.all()) else measured)
+        centre = found.centre
+    return found
+
+
+def bin_angles(n_detectors: int, centre: float, per_radian: float) -> Tensor:
+    """Return the angles gamma of a flat detector's bins to the central ray, (n_detectors,)."""
+    return torch.atan((torch.arange(n_detectors, dtype=torch.float64) - centre) / per_radian)
+
+
+def _best(
+    p: Tensor, theta: Tensor, pairs: OppositeViews, window: Window | None, measured: Tensor | None = None
+) -> Axis:
+    """Return the axis of parallel views, judged by what noise leaves unexplained (see `opposite.py`).
+
+    In the middle of the detector "mismatch" decides, whatever the noise; near the edges, where few bins overlap, or
+    where the middle leaves a tenth unexplained, "excess".
+    """
+    noise = noise_levels(p, theta)
+    curves = register(p, pairs, noise, measured)
+    if window is None:
+        enough_pairs = len(pairs.views) >= _MIN_OPPOSITE_FRACTION * p.shape[-2]
+        k = _anywhere(curves, p.shape[-1], enough_pairs)
+    else:
+        k = _inside(curves, window)
+    wide = bool(curves.bins[k] >= math.ceil(_MIN_OVERLAP * p.shape[-1]))
+    centre = _vertex(curves.mismatch if wide else curves.difference / curves.variation, k) / 2
+    return Axis(centre, float(curves.excess[k]), axis_std(p, pairs, noise, k))
+
+
+def _anywhere(curves: Curves, n: int, enough_pairs: bool) -> int:
+    """Return k = 2c of the axis in the middle, or of one that explains the views where none in the middle does."""
+    k, excess = torch.arange(2 * n - 1), curves.excess
+    middle = k[curves.bins >= math.ceil(_MIN_OVERLAP * n)]
+    found = int(middle[curves.mismatch[middle].argmin()])
+    at_end = found in (int(middle[0]), int(middle[-1]))
+    left = math.inf if at_end else float(excess[found])
+    if enough_pairs and left > _POOR:
+        wide = k[(curves.bins >= max(_MIN_BINS, math.ceil(_MIN_EDGE_OVERLAP * n))) & (k > 0) & (k < 2 * n - 2)]
+        better = int(wide[excess[wide].argmin()]) if len(wide) else found
+        if float(excess[better]) < min(_GOOD, _BETTER * left):
+            return better
+    if at_end:
+        raise _no_axis(None)
+    return found
+
+
+def _inside(curves: Curves, window: Window) -> int:
+    """Return k = 2c of the axis in the window that explains the views best."""
+    k, excess = torch.arange(len(curves.bins)), curves.excess
+    inside = k[(k >= 2 * window.low) & (k <= 2 * window.high) & (curves.bins >= _MIN_BINS)]
+    if not len(inside) or not bool(excess[inside].isfinite().any()):
+        raise _no_axis(window)
+    found = int(inside[excess[inside].argmin()])
+    if found in (int(inside[0]), int(inside[-1])):
+        raise _no_axis(window)
+    return found
+
+
+def _warn_if_poor(found: Axis) -> None:
+    """Warn where opposite views disagree by more than noise, or do not tell the axis well."""
+    if found.excess > _GOOD:
+        share = f"up to {100 * found.excess:.2g} % of" if math.isfinite(found.excess) else "or do not show"
+        warnings.warn(
+            f"find_centre: at the best axis, bin {found.centre:.4g}, opposite views differ by more than their noise "
+            f"({share} their variation); the axis may lie near an edge of the detector (half acquisition): give "
+            "search=(low, high), in bins; of fans, give source_origin, origin_detector and pitch",
+            stacklevel=3,
+        )
+    elif found.std > _MAX_STD:
+        warnings.warn(
+            f"find_centre: noise leaves the axis, bin {found.centre:.4g}, uncertain by {found.std:.1g} bins or more; "
+            "give more slices, or compare other methods",
+            stacklevel=3,
+        )
+
+
+def _no_axis(window: Window | None) -> ValueError:
+    """Return the error of a search that ends at the end of its window."""
+    if window is not None:
+        return ValueError(f"find_centre: no axis found in search, {window}; give a wider one, or check angles and y")
+    return ValueError(
+        "find_centre: no axis found in the middle three quarters of the detector; check that angles are radians in "
+        "the order of the views, that y holds -log of the transmission, and that the beams are parallel; if the axis "
+        "is near an edge (half acquisition over a full turn), give search=(low, high), in bins"
+    )
+
+
+def _lowest(values: Tensor, where: Tensor, window: Window | None = None) -> float:
     """Return the index of the least value among `where`, refined by the parabola through its neighbours."""
     i = int(where[values[where].argmin()])
     if i in (int(where[0]), int(where[-1])):
-        raise ValueError(
-            "find_centre: no axis found in the middle three quarters of the detector; check that angles are radians "
-            "in the order of the views, that y holds -log of the transmission, and that the beams are parallel"
-        )
+        raise _no_axis(window)
+    return _vertex(values, i)
+
+
+def _vertex(values: Tensor, i: int) -> float:
+    """Return the place of the least value of the parabola through values i-1 to i+1."""
     left, middle, right = (float(v) for v in values[i - 1 : i + 2])
     bend = left - 2 * middle + right
     return i + (min(max((left - right) / (2 * bend), -0.5), 0.5) if bend > 0 else 0.0)
@@ -234,7 +381,7 @@ def _half_turn(theta: Tensor) -> Tensor | None:
     return order[:n]
 
 
-def _least_outside_wedge(p: Tensor) -> float:
+def _least_outside_wedge(p: Tensor, window: Window | None = None) -> float:
     """Return the c whose mirror image continues the half turn p (..., n_angles, n) with least energy outside."""
     n_angles, n = p.shape[-2:]
     size = 2 * n
@@ -252,8 +399,13 @@ def _least_outside_wedge(p: Tensor) -> float:
     shift = torch.arange(_STEPS_PER_BIN * size)
     shift = shift.where(shift < _STEPS_PER_BIN * n, shift - _STEPS_PER_BIN * size)
     centred = energy.roll(_STEPS_PER_BIN * n)  # index FINE n is shift 0
-    allowed = (shift.abs() <= _STEPS_PER_BIN * n * (1 - _MIN_OVERLAP)).roll(_STEPS_PER_BIN * n).nonzero().flatten()
-    return (n - 1) / 2 + (_lowest(centred, allowed) / _STEPS_PER_BIN - n) / 2
+    if window is None:
+        inside = shift.abs() <= _STEPS_PER_BIN * n * (1 - _MIN_OVERLAP)
+    else:
+        centre = (n - 1) / 2 + shift / (2 * _STEPS_PER_BIN)
+        inside = (centre >= window.low) & (centre <= window.high)
+    allowed = inside.roll(_STEPS_PER_BIN * n).nonzero().flatten()
+    return (n - 1) / 2 + (_lowest(centred, allowed, window) / _STEPS_PER_BIN - n) / 2
 
 
 # -------------------------------------------------------------------- moments
