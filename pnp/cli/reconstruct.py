@@ -79,6 +79,7 @@ def reconstruct(
         str | None, typer.Option(help="Detector rows of a scan: one, or first:end; try one before all.")
     ] = None,
     centre: Annotated[float | None, typer.Option(help="Axis of rotation in bins, from 0; default: found.")] = None,
+    search: Annotated[str | None, typer.Option(help="Bins between which the axis is looked for: low,high.")] = None,
     angles: Annotated[
         str | None,
         typer.Option(help="Angles of a scan in degrees, where its file has none: first:last:number, or a text file."),
@@ -131,7 +132,9 @@ def reconstruct(
       pnp reconstruct shear.h5 -o kappa.fits --denoiser mlpatch:convergence
       pnp reconstruct --operator spect scan.h5 -o volume.nii.gz --checkpoint volume.checkpoint
     """
-    for_scans = ScanOptions(rows, centre, angles, pixel_size, size, flat, dark, kind, i0, workers, scheduler, report)
+    for_scans = ScanOptions(
+        rows, centre, search, angles, pixel_size, size, flat, dark, kind, i0, workers, scheduler, report
+    )
     if is_scan(measurements):
         _refuse_for_scans(measurements, operator=operator, checkpoint=checkpoint, checkpoint_minutes=checkpoint_minutes)
         reconstruct_scan(

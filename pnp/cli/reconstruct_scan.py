@@ -51,6 +51,7 @@ class ScanOptions:
 
     rows: str | None
     centre: float | None
+    search: str | None
     angles: str | None
     pixel_size: float | None
     size: int | None
@@ -168,6 +169,17 @@ def parse_rows(text: str | None) -> slice | None:
     return slice(*parts)
 
 
+def parse_search(text: str | None) -> tuple[float, float] | None:
+    """Read "low,high" in bins."""
+    if text is None:
+        return None
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        raise ValueError(f"--search must be low,high in bins, e.g. 280,310, got {text!r:.40}") from None
+    return low, high
+
+
 def read_angles(text: str) -> Any:
     """Read the angles of --angles in radians: "first:last:number", or a text or NumPy file, all in degrees."""
     import numpy as np
@@ -194,11 +206,13 @@ def _prepared(path: Path, working: Path, rows: slice | None, options: ScanOption
         reading["angles"] = read_angles(options.angles)
     if options.pixel_size is not None:
         reading["pixel_size_mm"] = options.pixel_size
+    search = parse_search(options.search)
     with _naming_options():
         return prepare_scan(
             partial(read_scan, path, **reading),
             rows=rows,
             centre=options.centre,
+            search=search,
             size=options.size,
             i0=options.i0,
             working_file=working,

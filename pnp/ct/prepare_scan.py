@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from operators import FanBeam, Radon
 
@@ -30,6 +31,7 @@ from ..checks import check_number
 from ..readers import CtScan
 from .centre import find_centre, offset_from_centre
 from .line_integrals import LineIntegrals, line_integrals
+from .opposite import opposite_views
 from .prepared_file import PreparedRows, kept_rows, new_rows
 from .row_warnings import RowWarnings
 
@@ -37,8 +39,6 @@ _SAMPLED_ROWS = 5
 """Rows from which the axis of rotation and the detector's gain are found, spread over the detector."""
 _BLOCK_BYTES = 2**30
 """Size of the rows that are read at a time, as float32; they are then prepared one by one."""
-_MAX_FAN_DEVIATION = 0.5
-"""Distance of a measured axis from the detector's middle, in bins, up to which a fan beam keeps the middle."""
 _HALF_ACQUISITION = 1 / 8
 """Distance of the axis from the middle, over the number of bins, beyond which the image is enlarged."""
 _ROUNDING = 1e-3
@@ -94,6 +94,7 @@ def prepare_scan(
     *,
     rows: slice | None = None,
     centre: float | npt.ArrayLike | None = None,
+    search: tuple[float, float] | None = None,
     size: int | None = None,
     pixel_size: float | None = None,
     i0: float | None = None,
@@ -103,13 +104,14 @@ def prepare_scan(
     """Return line integrals, noise, axis of rotation and operator of a scan, in steps that are told in sentences.
 
     Counts become line integrals by `line_integrals`, row by row, with one gain for all rows. The axis is found by
-    `find_centre` in five rows that are spread over the detector. Of a fan beam it is found over full turns only, and is
-    the detector's middle where it is found within half a bin of it.
+    `find_centre` in five rows that are spread over the detector; of a fan beam without opposite views it is taken for
+    the detector's middle.
 
     Args:
         scan: a scan, or a function that reads some of its rows, `scan(rows=slice(a, b))`: `partial(read_scan, path)`.
         rows: the detector rows to prepare, e.g. slice(0, 1). None: all.
         centre: axis of rotation in bins, a number or one a row, (n_rows,). None: found from the views.
+        search: (low, high), bins between which the axis is looked for.
         size: pixels per side of the image. None: the bins of the detector; where the axis lies off the middle by more
             than an eighth of them, as many as the farther end of the detector sees on both sides of the axis.
         pixel_size: side of a pixel, in mm where the scan states a length, else in bins. None: a bin at the axis.
@@ -127,13 +129,21 @@ def prepare_scan(
     some = source.read(source.sampled())
     _check_cone(some, source)
     measured = {name: value for name, value in vars(some).items() if name not in ("facts", "path")}
-    settings = {"rows": source.rows, "centre": centre, "size": size, "side": pixel_size, "i0": i0, **measured}
+    settings = {
+        "rows": source.rows,
+        "centre": centre,
+        "search": search,
+        "size": size,
+        "side": pixel_size,
+        "i0": i0,
+        **measured,
+    }
     kept = None if working_file is None else kept_rows(working_file, settings)
     if kept is None:
         said, n_rows = RowWarnings("prepare_scan"), len(source.rows)
         with said.collected():
             y, _, found = _converted(some, i0, None)
-            centres, axis = _centres(y, some, centre, n_rows)
+            centres, axis = _centres(y, some, centre, search, n_rows)
         name, geometry = _geometry(some, centres, size, pixel_size)
         shape, gain = (n_rows, 1, *some.y.shape[-2:]), None if found is None else found.photons_per_count
         with new_rows(working_file, shape, (name, geometry), settings, noise=found is not None) as store:
@@ -280,12 +290,14 @@ def _share(part: int, whole: int) -> str:
 # -------------------------------------------------------------------- geometry
 
 
-def _centres(y: npt.NDArray[Any], scan: CtScan, centre: Any, n_rows: int) -> tuple[npt.NDArray[np.float64], str]:
+def _centres(
+    y: npt.NDArray[Any], scan: CtScan, centre: Any, search: tuple[float, float] | None, n_rows: int
+) -> tuple[npt.NDArray[np.float64], str]:
     """Return the axis of every row (n_rows,) in bins, and a sentence on it."""
     n_detectors = scan.y.shape[-1]
     middle = (n_detectors - 1) / 2
     if centre is None:
-        found, why = _found_centre(y, scan, middle)
+        found, why = _found_centre(y, scan, search)
         return np.full(n_rows, found), f"The axis of rotation is at bin {found:.2f} (middle: {middle:g}), {why}."
     given = np.asarray(centre, dtype=np.float64)
     if given.shape not in ((), (n_rows,)) or not np.isfinite(given).all():
@@ -302,17 +314,14 @@ def _centres(y: npt.NDArray[Any], scan: CtScan, centre: Any, n_rows: int) -> tup
     return np.broadcast_to(given, n_rows).copy(), f"The axis of rotation is at {where} (middle: {middle:g}), as given."
 
 
-def _found_centre(y: npt.NDArray[Any], scan: CtScan, middle: float) -> tuple[float, str]:
-    """Return the axis in bins, and how it was found."""
+def _found_centre(y: npt.NDArray[Any], scan: CtScan, search: tuple[float, float] | None) -> tuple[float, str]:
+    """Return the axis in bins, and how it was found; without opposite views, that of a fan is the middle."""
     if scan.source_origin_mm is None:
-        return find_centre(y, scan.angles), "found from the views"
-    step = float(np.median(np.diff(np.sort(scan.angles)))) if len(scan.angles) > 1 else 0.0
-    if np.ptp(scan.angles) < 2 * math.pi - 1.5 * step:
-        return middle, "the middle, since the views of this fan beam are no full turn: give it if it is elsewhere"
-    found = find_centre(y, scan.angles, method="opposite")
-    if abs(found - middle) <= _MAX_FAN_DEVIATION:
-        return middle, f"the middle, since opposite views say {found:.2f}"
-    return found, "found from opposite views"
+        return find_centre(y, scan.angles, search=search), "found from the views"
+    fan = {"source_origin": scan.source_origin_mm, "origin_detector": scan.origin_detector_mm, "pitch": scan.pitch_mm}
+    if search is None and opposite_views(torch.from_numpy(scan.angles)) is None:
+        return (y.shape[-1] - 1) / 2, "assumed, since this fan beam has no opposite views: give it if it is elsewhere"
+    return find_centre(y, scan.angles, search=search, **fan), "found from opposite rays of the fan"
 
 
 def _bin_at_axis(scan: CtScan) -> float:
