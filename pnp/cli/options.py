@@ -60,6 +60,12 @@ CheckpointMinutes = Annotated[
     float | None, typer.Option(help="Minutes between writes of the --checkpoint; default: 3.", show_default=False)
 ]
 Device = Annotated[str, typer.Option(help="Device: auto (a GPU if there is one), cpu, cuda, cuda:1, ...")]
+Workers = Annotated[
+    int | None, typer.Option(help="Processes on this machine, which share its cores; default: one per core.")
+]
+Scheduler = Annotated[
+    str | None, typer.Option(help="Address of a running Dask cluster that can read and write here: tcp://host:8786.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output file if it exists.")]
 
 

@@ -19,7 +19,9 @@ from .options import (
     Operator,
     Overwrite,
     Robust,
+    Scheduler,
     Strength,
+    Workers,
     as_checkpoint,
     choose_device,
     exit_if_interrupted,
@@ -59,8 +61,8 @@ def reconstruct(
         typer.Option(
             "--output",
             "-o",
-            help="Of a scan: a volume in .zarr, .nii.gz, .h5 or .tif, or a folder for TIFF files (no suffix). Of "
-            "measurements: .h5 with everything, an image, or a volume in .nii.gz.",
+            help="Result. From a scan: a volume in .zarr, .nii.gz, .h5 or .tif, or a folder for TIFF files (a name "
+            "without suffix). From measurements: .h5 with everything, an image, or a volume in .nii.gz.",
         ),
     ],
     operator: Operator = None,
@@ -97,12 +99,8 @@ def reconstruct(
         str | None, typer.Option(help="What TIFF files hold: 'counts', the default with --flat, or 'line integrals'.")
     ] = None,
     i0: Annotated[float | None, typer.Option(help="Counts of the open beam, of a scan without flats.")] = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Processes for the slices of a scan; default: one per core.")
-    ] = None,
-    scheduler: Annotated[
-        str | None, typer.Option(help="Address of a Dask cluster that can read the output's folder: tcp://host:8786.")
-    ] = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
     report: Annotated[
         Path | None, typer.Option(help="Report page of a scan, .html; default: named after the output.")
     ] = None,

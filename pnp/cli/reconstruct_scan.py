@@ -361,7 +361,8 @@ def write_page(
     medians = np.nanmedian(np.asarray(facts[:]), axis=0)
     geometry = operator_parameters(operator)
     named = ", ".join(str(prepared.rows[k]) for k in shown)
-    steps = (*prepared.steps, f"The page shows {len(shown)} of {n} slices, of detector rows {named}.")
+    rows = f"row{'s' if len(shown) > 1 else ''} {named}"
+    steps = (*prepared.steps, f"The page shows {len(shown)} of {n} slices, those of detector {rows}.")
     write_report(
         page,
         SavedResult(

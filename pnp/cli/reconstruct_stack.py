@@ -18,7 +18,9 @@ from .options import (
     NoiseStd,
     Operator,
     Robust,
+    Scheduler,
     Strength,
+    Workers,
     choose_device,
     parse_bounds,
 )
@@ -39,13 +41,8 @@ def reconstruct_stack(
         Path, typer.Argument(help="HDF5 file of measurements (n, C, ...), one slice per entry (docs/hdf5_layout.md).")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Result: .zarr, or .h5, which is written at the end.")],
-    workers: Annotated[
-        int | None, typer.Option(help="Processes on this machine, which share its cores; default: one per core.")
-    ] = None,
-    scheduler: Annotated[
-        str | None,
-        typer.Option(help="Address of a running Dask cluster that can read both files: tcp://host:8786."),
-    ] = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
     operator: Operator = None,
     denoiser: Denoiser = "mlpatch:gray",
     noise_std: NoiseStd = None,
