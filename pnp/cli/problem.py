@@ -19,13 +19,18 @@ def is_hdf5(path: Path) -> bool:
 
 
 def read_problem(path: Path, operator: str | None = None) -> Measurements:
-    """Read a file of measurements; where it holds the collimator of a SPECT camera, compute the response from it."""
-    import h5py
+    """Read a file of measurements; where it holds the collimator of a SPECT camera, compute the response from it.
 
+    Raises:
+        ValueError: the file is of another kind: the message says which, and what takes it.
+    """
     from ..io import read_measurements
+    from ..io.file_kinds import describe, file_kind
 
-    if path.is_file() and not is_hdf5(path) and not h5py.is_hdf5(path):
-        raise ValueError(f"{path} is not HDF5; convert DICOM NM or Interfile by: pnp convert {path.name} -o scan.h5")
+    kind = file_kind(path) if path.exists() else "measurements"
+    # A damaged .h5 file may be of no kind: its reader says what is wrong with it.
+    if kind not in ("measurements", "hdf5") and not (kind in ("unknown", "empty") and is_hdf5(path)):
+        raise ValueError(describe(path, kind, "measurements in the HDF5 layout of pnp"))
     data = read_measurements(path, operator=operator)
     if not data.collimator:
         return data

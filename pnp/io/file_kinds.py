@@ -41,7 +41,7 @@ KINDS = {
     "measurements": FileKind("a file of measurements in pnp's own layout", "pnp reconstruct {} -o result.h5"),
     "result": FileKind("a result of pnp, an image already", "look at it by: pnp report {}"),
     "image_h5": FileKind("an image in HDF5", "read it by pnp.io.read_image({!r})"),
-    "matlab73": FileKind("a MATLAB 7.3 (HDF5) file", "save it in MATLAB as version 7: save(..., '-v7')"),
+    "matlab73": FileKind("a MATLAB 7.3 (HDF5) file", _READ_SCAN),
     "hdf5": FileKind("an HDF5 file of another layout", "see docs/hdf5_layout.md and docs/bring_your_data_ct.md"),
     "dicom_nm": FileKind(
         "a DICOM file of nuclear medicine (NM)", "of SPECT views: pnp convert {} -o scan.h5, then pnp osem scan.h5"
@@ -162,7 +162,7 @@ def _hdf5_kind(path: Path) -> str:
             names = set(file)
             if "exchange" in names:
                 return "dxchange"
-            if {"operator", "measurements"} <= names:
+            if "operator" in names or "measurements" in names:
                 return "measurements"
             if "image" in names:
                 return "image_h5"
@@ -175,7 +175,8 @@ def _hdf5_kind(path: Path) -> str:
 
 def _is_entry(file: h5py.File, name: str) -> bool:
     """Whether a name of the root is a group of class NXentry."""
-    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+    # Asking h5py whether a name is in a group would open the file of an external link.
+    if file.id.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
         return False
     found = file[name].attrs.get("NX_class", b"")
     found = found.decode("utf-8", "replace") if isinstance(found, bytes) else str(found)

@@ -68,6 +68,8 @@ def check_stored(
     dataset: h5py.Dataset,
     shape: Sequence[int] | None = None,
     remedy: str = "read a part of it",
+    *,
+    held: int | None = None,
 ) -> None:
     """Refuse a dataset that claims more than the file or this machine's memory can hold.
 
@@ -76,10 +78,12 @@ def check_stored(
         dataset: dataset to be read.
         shape: shape of the part to be read; None: all of it.
         remedy: what to do where the memory is too small.
+        held: bytes of the files that store it; None: those of its own.
     """
     where, shape = f"{path}: {one_line(dataset.name)}", (dataset.shape or ()) if shape is None else shape
-    # A virtual dataset stores nothing itself: its sources are in the same file, others are refused.
-    held = dataset.file.id.get_filesize() if dataset.is_virtual else dataset.id.get_storage_size()
+    if held is None:
+        # A virtual dataset stores nothing itself: its sources are in the same file, others are refused.
+        held = dataset.file.id.get_filesize() if dataset.is_virtual else dataset.id.get_storage_size()
     check_memory(where, shape, remedy)
     check_claim(where, math.prod(shape) * dataset.dtype.itemsize if shape else 0, held, _UNPACK_REMEDY)
 

@@ -16,6 +16,7 @@ from .ct_dicom import Slices, read_dicom
 from .ct_dxchange import read_dxchange
 from .ct_files import read_scan
 from .ct_htc2022 import read_htc2022, read_htc2022_segmentation
+from .ct_nexus import read_nxtomo
 from .ct_scan import CtScan
 from .shear_catalogue import ShearCatalogue, read_catalogue
 from .shear_map import ShearMap
@@ -39,6 +40,7 @@ __all__ = [
     "read_htc2022",
     "read_htc2022_segmentation",
     "read_interfile",
+    "read_nxtomo",
     "read_scan",
     "read_shear_maps",
     "read_tiff_stack",

@@ -4,14 +4,20 @@
     exchange/data_white   open beam, (views, y, x); exchange/data_dark: closed beam
     exchange/theta        (n_angles,), attribute units: degrees or radians
 
-and, optionally, measurement/instrument/detector/actual_pixel_size_x on the plane of the sample, in metres unless its
-attribute units says otherwise.
+as TomoScan, dxfile and tomopy write it. In place of missing frames and angles, in process/acquisition:
+
+    flat_fields/flat_field_value, dark_fields/dark_field_value       one value for all pixels
+    rotation/rotation_start, rotation_step (or start, step)          angles rotation_start + k rotation_step
+
+and the size of a bin on the plane of the sample, in measurement/instrument: detection_system/objective/resolution, or
+detector/actual_pixel_size_x, or detector/pixel_size over the objective's magnification.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,48 +25,77 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from ..io.guards import check_file, check_finite, check_real
-from ..io.hdf5_safe import check_stored, listed, numbers, open_hdf5
+from ..io.guards import check_finite, check_real
+from ..io.hdf5_links import LinkedFile, open_linked
+from ..io.hdf5_safe import listed, numbers
+from ..io.physical_units import text_of, to_unit
+from .ct_arguments import checked_size, in_radians, picked_rows
 from .ct_scan import CtScan
 
-_RADIANS_PER_UNIT = dict.fromkeys(("deg", "degree", "degrees"), math.pi / 180) | dict.fromkeys(
-    ("rad", "radian", "radians"), 1.0
+_INSTRUMENT, _ACQUISITION = "measurement/instrument", "process/acquisition"
+_BINS_AT_SAMPLE = (
+    f"{_INSTRUMENT}/detection_system/objective/resolution",
+    f"{_INSTRUMENT}/detector/actual_pixel_size_x",
 )
-_MM_PER_UNIT = {"m": 1e3, "mm": 1.0, "um": 1e-3, "µm": 1e-3, "micron": 1e-3, "microns": 1e-3, "nm": 1e-6}
-_PIXEL_SIZE_DATASET = "measurement/instrument/detector/actual_pixel_size_x"
+_CAMERA_PIXEL = f"{_INSTRUMENT}/detector/pixel_size"
+_MAGNIFICATION = f"{_INSTRUMENT}/detection_system/objective/magnification"
+_MAX_DIFFERENCE = 0.01
+"""Largest relative difference between two sizes of a bin in one file."""
+_VALUES = {
+    "white": f"{_ACQUISITION}/flat_fields/flat_field_value",
+    "dark": f"{_ACQUISITION}/dark_fields/dark_field_value",
+}
 
 
 def read_dxchange(
-    path: str | os.PathLike[str], *, rows: slice | None = None, angles: npt.ArrayLike | None = None
+    path: str | os.PathLike[str],
+    *,
+    rows: slice | None = None,
+    angles: npt.ArrayLike | None = None,
+    pixel_size_mm: float | None = None,
 ) -> CtScan:
     """Read raw counts (n_rows, n_angles, n_detectors), parallel beam, with the flats and the darks.
+
+    Units are read in any spelling; one that is missing is asked for.
 
     Args:
         path: the file.
         rows: the detector rows to read, e.g. slice(0, 1); the others are not loaded. None: all.
-        angles: (n_angles,), radians, in place of the file's own, e.g. where it has none or does not state their unit.
+        angles: (n_angles,), radians, in place of the file's own, e.g. where it has none; or "deg" or "rad", the unit
+            of the file's own, where it does not state it.
+        pixel_size_mm: width of a bin on the plane of the sample, mm, in place of the file's own.
+
+    Returns:
+        See `CtScan`. Facts hold "rows", and "title", "camera_pixel_size_mm", "flat_field_value", "dark_field_value" and
+        "files", other files that the data are in, as far as the file has them.
 
     Raises:
         TypeError: rows is not a slice.
-        ValueError: the file is missing, broken or lacks data or angles; axes do not match; values are not finite.
+        ValueError: the file is missing, broken or lacks data or angles, or their unit; axes do not match; values are
+            not finite.
     """
     if rows is not None and not isinstance(rows, slice):
         raise TypeError(f"read_dxchange: rows must be a slice, got {rows!r:.40}; use slice(k, k + 1) for row k")
-    given = None if angles is None else np.asarray(angles)
-    with open_hdf5(check_file(path)) as file:
-        data = _dataset(path, file, "data")
+    given = None if angles is None or isinstance(angles, str) else np.asarray(angles)
+    doubts: list[str] = []
+    with open_linked(path) as file:
+        data = _required(file, "data")
         axes = _axes(path, data, ["theta", "x"] if data.ndim == 2 else ["theta", "y", "x"])
         sizes = dict(zip(axes, data.shape, strict=True))
-        picked = _rows(path, sizes.get("y", 1), rows)
-        theta = _angles(path, file, sizes["theta"]) if given is None else given
+        picked = picked_rows(path, sizes.get("y", 1), rows)
+        theta = _angles(file, sizes, angles if isinstance(angles, str) else None, doubts) if given is None else given
         _check_views(path, sizes, theta.size)
-        y = _counts(path, data, axes, picked)
-        fields = {name: _frames(path, file, f"data_{name}", sizes, picked) for name in ("white", "dark")}
-        pixel = _pixel_size(path, file)
-        title = file["exchange"].get("title")
+        y = _counts(file, data, axes, picked)
         facts: dict[str, Any] = {"rows": (picked.start, picked.stop, picked.step)}
-        if isinstance(title, h5py.Dataset) and title.shape == ():
-            facts["title"] = _text(title[()])
+        fields = {name: _frames(file, name, sizes, picked, facts) for name in ("white", "dark")}
+        pixel = checked_size(path, pixel_size_mm) if pixel_size_mm is not None else _pixel_size(file)
+        camera = _length(file, _CAMERA_PIXEL) if pixel_size_mm is None else None
+        title = file.dataset("exchange/title")
+        facts |= {} if camera is None else {"camera_pixel_size_mm": camera}
+        facts |= {"title": text_of(title[()])} if title is not None and title.shape == () else {}
+        facts |= {"files": sorted(file.others)} if file.others else {}
+    for doubt in doubts:  # warnings are silenced while a file is read
+        warnings.warn(f"{path}: {doubt}", stacklevel=2)
     return CtScan(
         y=y,
         angles=theta,
@@ -74,22 +109,28 @@ def read_dxchange(
     )
 
 
-def _dataset(path: str | os.PathLike[str], file: h5py.File, name: str) -> h5py.Dataset:
+def _required(file: LinkedFile, name: str) -> h5py.Dataset:
     """Return a dataset of real numbers of the group exchange; without it, list what the file holds."""
-    group = file.get("exchange")
+    path, group = file.path, file.get("exchange")
+    broken = next((f"; its link to {target!r} points nowhere" for target in file.broken.values()), "")
     if not isinstance(group, h5py.Group):
-        raise ValueError(f"{path} must have a group 'exchange', it holds {listed(file)}; is it a Data Exchange file?")
-    dataset = group.get(name)
-    if not isinstance(dataset, h5py.Dataset):
-        raise ValueError(f"{path} must have a dataset 'exchange/{name}', the group holds {listed(group)}")
+        held = listed(file.root)
+        raise ValueError(f"{path} must have a group 'exchange', it holds {held}{broken}; is it a Data Exchange file?")
+    dataset = file.dataset(name, group)
+    if dataset is None:
+        broken = next((f"; its link to {target!r} points nowhere" for target in file.broken.values()), "")
+        raise ValueError(f"{path} must have a dataset 'exchange/{name}', the group holds {listed(group)}{broken}")
     check_real(f"{path}: exchange/{name}", dataset.dtype)
     return dataset
 
 
 def _axes(path: str | os.PathLike[str], dataset: h5py.Dataset, expected: Sequence[str]) -> list[str]:
     """Return the names of a dataset's axes, in its order: "x", "y" and, for the views, "theta"."""
-    stated = _text(dataset.attrs.get("axes", ":".join(expected)))
-    axes = [name if name in ("x", "y") else "theta" for name in (part.strip() for part in stated.split(":"))]
+    stated = text_of(dataset.attrs.get("axes", ":".join(expected)))
+    if stated.lower() == expected[0]:  # TomoScan's templates name the first axis only
+        stated = ":".join(expected)
+    parts = (part.strip().lower() for part in stated.replace(",", ":").split(":"))
+    axes = [name if name in ("x", "y") else "theta" for name in parts]
     if len(axes) != dataset.ndim or sorted(axes) != sorted(expected):
         raise ValueError(
             f"{path}: {dataset.name} must have the axes {':'.join(expected)} in some order, got shape {dataset.shape} "
@@ -112,31 +153,35 @@ def _check_views(path: str | os.PathLike[str], sizes: dict[str, int], n: int) ->
     raise ValueError(f"{path}: data must have a view for each of {n} angles, got {got}; {remedy}")
 
 
-def _rows(path: str | os.PathLike[str], n_rows: int, rows: slice | None) -> slice:
-    """Return rows as a slice within the detector; no requested row is left out silently."""
-    start, stop, step = (rows or slice(None)).indices(n_rows)
-    asked = (rows.start, rows.stop) if rows is not None else ()
-    if step < 1 or start >= stop or any(end is not None and not -n_rows <= end <= n_rows for end in asked):
-        raise ValueError(f"{path}: rows must lie within the {n_rows} of the detector, upwards, got {rows}")
-    return slice(start, stop, step)
-
-
-def _counts(path: str | os.PathLike[str], dataset: h5py.Dataset, axes: list[str], rows: slice) -> npt.NDArray[Any]:
+def _counts(file: LinkedFile, dataset: h5py.Dataset, axes: list[str], rows: slice) -> npt.NDArray[Any]:
     """Read some rows, with the axes in the order y, theta, x."""
     n_rows = len(range(rows.start, rows.stop, rows.step))
     shape = [n_rows if axis == "y" else n for axis, n in zip(axes, dataset.shape, strict=True)]
-    check_stored(path, dataset, shape, "read some rows, rows=slice(0, 16)")
+    file.check_stored(dataset, shape, "read some rows, rows=slice(0, 16)")
     values: npt.NDArray[Any] = dataset[tuple(rows if axis == "y" else slice(None) for axis in axes)]
     return values.transpose([axes.index(axis) for axis in ("y", "theta", "x") if axis in axes])
 
 
 def _frames(
-    path: str | os.PathLike[str], file: h5py.File, name: str, data: dict[str, int], rows: slice
+    file: LinkedFile, name: str, data: dict[str, int], rows: slice, facts: dict[str, Any]
 ) -> npt.NDArray[Any] | None:
-    """Return a dataset of flats or darks, (n_rows?, n_frames, n_detectors)."""
-    if name not in file["exchange"]:
+    """Return flats or darks, (n_rows?, n_frames, n_detectors); without any, the value that the file states."""
+    frames = _measured_frames(file, f"data_{name}", data, rows)
+    if frames is not None and (frames.shape[-2] > 1 or frames.any()):
+        return frames
+    value = _number(file, _VALUES[name])
+    if value is None or not 0 < value < math.inf:
+        return frames
+    facts[_VALUES[name].rpartition("/")[2]] = value
+    n_rows = (len(range(rows.start, rows.stop, rows.step)),) if "y" in data else ()
+    return np.full((*n_rows, 1, data["x"]), value)
+
+
+def _measured_frames(file: LinkedFile, name: str, data: dict[str, int], rows: slice) -> npt.NDArray[Any] | None:
+    path = file.path
+    if file.get(f"exchange/{name}") is None:
         return None
-    dataset = _dataset(path, file, name)
+    dataset = _required(file, name)
     expected = [axis for axis in ("theta", "y", "x") if axis in data]
     axes = _axes(path, dataset, expected[1:] if dataset.ndim == len(expected) - 1 else expected)
     sizes = dict(zip(axes, dataset.shape, strict=True))
@@ -145,47 +190,91 @@ def _frames(
         raise ValueError(f"{path}: {dataset.name} must have data's pixels, {data}, got {sizes}; crop both alike")
     if n == 0:
         return None
-    frames = _counts(path, dataset, axes, rows)
+    frames = _counts(file, dataset, axes, rows)
     return frames if "theta" in axes else frames[..., None, :]
 
 
-def _angles(path: str | os.PathLike[str], file: h5py.File, n_views: int) -> npt.NDArray[np.float64]:
-    """Return theta in radians, (n_angles,)."""
-    if "theta" not in file["exchange"]:
-        raise ValueError(f"{path} has no exchange/theta; give angles= in radians, one for each of {n_views} views")
-    dataset = _dataset(path, file, "theta")
-    theta = numbers(path, dataset).astype(np.float64)
+def _angles(file: LinkedFile, sizes: dict[str, int], given: str | None, doubts: list[str]) -> npt.NDArray[np.float64]:
+    """Return an angle for every view, in radians; those of views that an aborted scan lacks are left out."""
+    path, n_views = file.path, sizes["theta"]
+    if file.get("exchange/theta") is None:
+        return _stepped_angles(file, n_views, given, doubts)
+    dataset = _required(file, "theta")
+    theta = numbers(path, dataset).astype(np.float64).ravel()
     check_finite(f"{path}: exchange/theta", theta)
-    unit = _text(dataset.attrs.get("units", ""))
-    if unit.lower() not in _RADIANS_PER_UNIT:
-        raise ValueError(
-            f"{path}: exchange/theta must have the attribute units 'degrees' or 'radians', got {unit!r:.40}; set it, "
-            f"or give angles= in radians"
-        )
-    span = float(np.ptp(theta)) if theta.size else 0.0
-    if _RADIANS_PER_UNIT[unit.lower()] == 1.0 and span > 4 * math.pi:
-        raise ValueError(
-            f"{path}: exchange/theta spans {span:.4g} radians, more than two turns: degrees, left as such? Set its "
-            f"attribute units to 'degrees', or give angles= in radians"
-        )
-    return theta * _RADIANS_PER_UNIT[unit.lower()]
+    theta = in_radians(path, "exchange/theta", theta, text_of(dataset.attrs.get("units", "")), given, doubts)
+    if theta.size <= n_views or theta.size in sizes.values():
+        return theta
+    doubts.append(
+        f"exchange/theta has {theta.size} angles, data {n_views} views: the first {n_views} angles are taken, as of a "
+        "scan that was stopped early; give angles= if views in between are missing"
+    )
+    return theta[:n_views]
 
 
-def _pixel_size(path: str | os.PathLike[str], file: h5py.File) -> float | None:
+def _stepped_angles(file: LinkedFile, n_views: int, given: str | None, doubts: list[str]) -> npt.NDArray[np.float64]:
+    """Return the angles of a first one and a step."""
+    path, group = file.path, f"{_ACQUISITION}/rotation"
+    for prefix in ("rotation_", ""):
+        start, step = (_number(file, f"{group}/{prefix}{name}") for name in ("start", "step"))
+        if start is None or step is None or step == 0:
+            continue
+        unit = next((u for name in ("step", "start") if (u := _unit(file, f"{group}/{prefix}{name}"))), "")
+        return in_radians(
+            path, f"{group}/{prefix}step", start + step * np.arange(n_views, dtype=np.float64), unit, given, doubts
+        )
+    raise ValueError(
+        f"{path} has no exchange/theta, and no {group}/rotation_start and rotation_step; give angles= in radians, one "
+        f"for each of {n_views} views"
+    )
+
+
+def _pixel_size(file: LinkedFile) -> float | None:
     """Return the width of a bin on the plane of the sample in mm, where the file has it."""
-    dataset = file.get(_PIXEL_SIZE_DATASET)
-    if not isinstance(dataset, h5py.Dataset):
+    found = {name: size for name in _BINS_AT_SAMPLE if (size := _length(file, name)) is not None}
+    sizes = list(found.values())
+    if sizes and max(sizes) > (1 + _MAX_DIFFERENCE) * min(sizes):
+        both = " and ".join(f"{name.rpartition('/')[2]} {size:.4g} mm" for name, size in found.items())
+        raise ValueError(f"{file.path}: two sizes of a bin contradict each other, {both}; give pixel_size_mm=")
+    if sizes:
+        return sizes[0]
+    magnification = _number(file, _MAGNIFICATION)
+    if magnification is None or not 0 < magnification < math.inf:
         return None
-    unit, size = _text(dataset.attrs.get("units", "m")), numbers(path, dataset).ravel()
-    if unit not in _MM_PER_UNIT or size.size != 1 or not 0 < size[0] < np.inf:
+    camera = _length(file, _CAMERA_PIXEL)
+    return None if camera is None else camera / magnification
+
+
+def _length(file: LinkedFile, name: str) -> float | None:
+    """Return a length in mm; None where there is none, or 0, which stands for a value that was never set."""
+    value = _number(file, name)
+    if value is None or value == 0:
+        return None
+    factor = to_unit(unit := _unit(file, name), "mm")
+    if factor is None or not 0 < value < math.inf:
         raise ValueError(
-            f"{path}: {_PIXEL_SIZE_DATASET} must be one length in one of {', '.join(_MM_PER_UNIT)}, got {size[:3]} "
-            f"{unit!r:.20}"
+            f"{file.path}: {name} must be a length with its unit, got {value:.4g} {unit!r:.24}; give pixel_size_mm="
         )
-    return float(size[0]) * _MM_PER_UNIT[unit]
+    return value * factor
 
 
-def _text(value: Any) -> str:
-    """Return HDF5 text, bytes or str, as str."""
-    value = value.item() if isinstance(value, np.ndarray) and value.size == 1 else value
-    return (value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)).strip()
+def _number(file: LinkedFile, name: str) -> float | None:
+    """Return a single number, or None where there is none; text that begins with a number counts ("10x")."""
+    dataset = file.dataset(name)
+    if dataset is None or dataset.shape is None or dataset.size != 1:
+        return None
+    if dataset.dtype.kind in "fiu":
+        return float(numbers(file.path, dataset).ravel()[0])
+    if dataset.dtype.kind not in "SO":
+        return None
+    try:
+        return float(text_of(np.asarray(dataset[()])).rstrip("xX "))
+    except ValueError:
+        return None
+
+
+def _unit(file: LinkedFile, name: str) -> str:
+    """Return the unit that a dataset states, empty without one."""
+    dataset = file.dataset(name)
+    attributes = {} if dataset is None else dataset.attrs
+    return text_of(attributes.get("units", attributes.get("unit", "")))

@@ -12,9 +12,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..io.file_kinds import describe, file_kind
+from ..io.file_kinds import KINDS, describe, file_kind
+from .ct_arguments import checked_size, picked_rows
 from .ct_dxchange import read_dxchange
 from .ct_htc2022 import read_htc2022
+from .ct_nexus import read_nxtomo
 from .ct_scan import CtScan
 from .tiff_stack import read_tiff_stack
 
@@ -24,11 +26,14 @@ class _Format(NamedTuple):
 
     Attributes:
         read: the reader, called with the path and those of the arguments in `takes`.
-        takes: arguments of `read_scan` that the reader has itself; angles and lengths are otherwise set afterwards.
+        takes: arguments of `read_scan` that the reader has itself; rows, angles and pixel_size_mm of others are
+            applied to what it returns.
+        states_angles: the reader takes the unit alone of the file's angles.
     """
 
     read: Callable[..., CtScan]
     takes: tuple[str, ...] = ()
+    states_angles: bool = False
 
 
 def read_scan(
@@ -40,24 +45,26 @@ def read_scan(
     flat: str | os.PathLike[str] | npt.ArrayLike | None = None,
     dark: str | os.PathLike[str] | npt.ArrayLike | None = None,
     kind: Literal["line integrals", "counts"] | None = None,
+    entry: str | None = None,
 ) -> CtScan:
     """Read a scan: counts with flats and darks, or line integrals, with angles and geometry as far as the file says.
 
-    The content chooses the reader, not the name: Data Exchange (HDF5) is read by `read_dxchange`, MATLAB files by
-    `read_htc2022`, TIFF (a folder, a pattern, a file of pages) by `read_tiff_stack`. Every other file is refused with
-    what it is and what takes it.
+    The content chooses the reader, not the name: Data Exchange (HDF5) is read by `read_dxchange`, NXtomo (NeXus) by
+    `read_nxtomo`, MATLAB files by `read_htc2022`, TIFF (a folder, a pattern, a file of pages) by `read_tiff_stack`.
+    Every other file is refused with what it is and what takes it.
 
     Args:
         path: the file; or a folder of TIFF projections, or a pattern of their names.
         rows: the detector rows to read, e.g. slice(0, 1); where the format allows, the others are not loaded. None:
             all.
-        angles: (n_angles,), radians, in place of the file's; needed where the file has none or does not state their
-            unit, as TIFF.
+        angles: (n_angles,), radians, in place of the file's; needed where the file has none, as TIFF. Or "deg" or
+            "rad", the unit of the angles in an HDF5 file that does not state it.
         pixel_size_mm: side of a pixel on the plane of the object, mm, in place of the file's, of a parallel beam.
         flat: of TIFF projections: frames with the beam open (n_frames, n_rows, n_detectors), or their folder, pattern
             or file.
         dark: of TIFF projections: frames with the beam closed, likewise.
         kind: of TIFF: what its values are; None: counts where flats are given.
+        entry: of NXtomo: the entry, where a file holds several scans.
 
     Returns:
         y (n_rows, n_angles, n_detectors); a TIFF file of a single page is one sinogram, (n_angles, n_detectors).
@@ -74,17 +81,23 @@ def read_scan(
     if found not in _FORMATS:
         raise ValueError(describe(path, found, "a CT scan"))
     form = _FORMATS[found]
-    options: dict[str, Any] = {"rows": rows, "angles": angles, "flat": flat, "dark": dark, "kind": kind}
+    options: dict[str, Any] = {"rows": rows, "angles": angles, "pixel_size_mm": pixel_size_mm}
+    options |= {"flat": flat, "dark": dark, "kind": kind, "entry": entry}
     given = {name: value for name, value in options.items() if value is not None}
-    for name in ("flat", "dark", "kind"):
+    for name in ("flat", "dark", "kind", "entry"):
         if name in given and name not in form.takes:
-            raise ValueError(f"{path}: {name} is for TIFF projections, this file states its own; leave {name} out")
+            wanted = "NXtomo" if name == "entry" else "TIFF projections"
+            raise ValueError(f"{path}: {name} is for {wanted}, this is {KINDS[found].what}; leave {name} out")
+    if isinstance(angles, str) and not form.states_angles:
+        raise ValueError(
+            f"{path}: angles must be the angles in radians, got {angles!r:.24}; the unit alone is for HDF5"
+        )
     scan = form.read(path, **{name: given.pop(name) for name in form.takes if name in given})
     if "rows" in given:
         scan = _with_rows(scan, given["rows"])
     if "angles" in given:
         scan = replace(scan, angles=np.asarray(given["angles"]))
-    return scan if pixel_size_mm is None else _with_pixel_size(scan, pixel_size_mm)
+    return _with_pixel_size(scan, given["pixel_size_mm"]) if "pixel_size_mm" in given else scan
 
 
 def read_tiff_scan(
@@ -121,29 +134,27 @@ def _frames(field: Any, y: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _with_rows(scan: CtScan, rows: slice) -> CtScan:
-    """Return some detector rows of a scan; no requested row is left out silently."""
-    n = 1 if scan.y.ndim == 2 else len(scan.y)
-    start, stop, step = rows.indices(n)
-    if step < 1 or start >= stop or any(end is not None and not -n <= end <= n for end in (rows.start, rows.stop)):
-        raise ValueError(f"{scan.path}: rows must lie within the {n} of the detector, upwards, got {rows}")
+    """Return some detector rows of a scan."""
+    picked = picked_rows(scan.path, 1 if scan.y.ndim == 2 else len(scan.y), rows)
     if scan.y.ndim == 2:
         return scan
-    flat, dark = (None if field is None else field[rows] for field in (scan.flat, scan.dark))
-    return replace(scan, y=scan.y[rows], flat=flat, dark=dark)
+    flat, dark = (None if field is None else field[picked] for field in (scan.flat, scan.dark))
+    return replace(scan, y=scan.y[picked], flat=flat, dark=dark)
 
 
 def _with_pixel_size(scan: CtScan, size: float) -> CtScan:
     """Return a scan by a parallel beam with this size of a bin."""
-    if isinstance(size, bool) or not isinstance(size, int | float) or not 0 < size < np.inf:
-        raise ValueError(f"{scan.path}: pixel_size_mm must be a positive length, got {size!r:.40}")
+    size = checked_size(scan.path, size)
     if scan.source_origin_mm is not None:
-        return replace(scan, pixel_size_mm=float(size))
-    return replace(scan, pitch_mm=float(size), pixel_size_mm=float(size))
+        return replace(scan, pixel_size_mm=size)
+    return replace(scan, pitch_mm=size, pixel_size_mm=size)
 
 
 _FORMATS = {
-    "dxchange": _Format(read_dxchange, ("rows", "angles")),
-    "matlab": _Format(read_htc2022),
+    "dxchange": _Format(read_dxchange, ("rows", "angles", "pixel_size_mm"), states_angles=True),
+    "nexus": _Format(read_nxtomo, ("rows", "angles", "pixel_size_mm", "entry"), states_angles=True),
+    "matlab": _Format(read_htc2022, ("rows",)),
+    "matlab73": _Format(read_htc2022, ("rows",)),
     "tiff": _Format(read_tiff_scan, ("angles", "flat", "dark", "kind")),
     "tiff_folder": _Format(read_tiff_scan, ("angles", "flat", "dark", "kind")),
 }

@@ -1,47 +1,55 @@
-"""Helsinki Tomography Challenge 2022: measured fan-beam sinograms in MATLAB files (Zenodo 8041800).
+"""Fan-beam sinograms of the University of Helsinki in MATLAB files: the Tomography Challenge 2022, FIPS data sets.
 
-A file holds the struct CtDataFull or CtDataLimited: sinogram (n_angles, n_detectors), line integrals of the central row
-of a cone beam, and parameters. Angles are in degrees. FanBeam's frame is theirs, without a flip or an offset.
+A file holds a struct, CtDataFull or CtDataLimited in the challenge (Zenodo 8041800), as HelTomo writes it:
+
+    type          2D: the central row of a cone beam; 3D: all of its rows
+    sinogram      line integrals, (n_angles, n_detectors), or (n_detectors, n_angles, n_rows) in 3D
+    parameters    distances and sizes in mm, angles in degrees
+
+FanBeam's frame is theirs, without a flip or an offset.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import h5py
 import numpy as np
 import numpy.typing as npt
 
 from ..checks import short
+from ..io.file_kinds import file_kind
 from ..io.guards import check_finite, check_real
+from ..io.hdf5_links import LinkedFile, open_linked
+from ..io.hdf5_safe import check_stored, numbers
 from ..io.matlab import read_matlab
+from ..io.physical_units import text_of
+from .ct_arguments import picked_rows
 from .ct_scan import CtScan
 
-_STRUCT_NAMES = ("CtDataFull", "CtDataLimited")
 _SEGMENTATION_SHAPE = (512, 512)
 _MIN_STEP_DEGREES = 0.02
 """Smallest step between views in degrees; smaller ones are radians (the challenge has steps of 0.5 degrees)."""
 
 
-def read_htc2022(path: str | os.PathLike[str]) -> CtScan:
-    """Read a sinogram of the challenge: line integrals (n_angles, n_detectors), geometry in mm, angles in radians.
+def read_htc2022(path: str | os.PathLike[str], *, rows: slice | None = None) -> CtScan:
+    """Read a sinogram: line integrals (n_rows?, n_angles, n_detectors), geometry in mm, angles in radians.
 
     Args:
-        path: a file such as htc2022_ta_full.mat.
+        path: a file such as htc2022_ta_full.mat, of MATLAB's version 5 to 7.3.
+        rows: the detector rows to read of a 3D sinogram. None: all.
 
     Raises:
-        ValueError: the file is missing, broken, MATLAB 7.3 or without the struct; shapes or units contradict each
-            other.
+        ValueError: the file is missing, broken or without the struct; shapes or units contradict each other.
     """
-    content = read_matlab(path)
-    name = next((name for name in _STRUCT_NAMES if name in content), None)
-    if name is None:
-        raise ValueError(
-            f"{path} must hold {' or '.join(_STRUCT_NAMES)}, it holds {_names(content)}; take a sinogram's"
-        )
-    parameters = _member(path, name, content[name], "parameters")
-    sinogram = _array(path, "sinogram", _member(path, name, content[name], "sinogram"))
-    angles = _array(path, "angles", _member(path, "parameters", parameters, "angles")).astype(np.float64)
+    with _struct(path) as (name, content):
+        parameters = _member(path, name, content, "parameters")
+        stored = _member(path, name, content, "sinogram")
+        sinogram = _array(path, "sinogram", _rows_of(path, stored, rows))
+        angles = _array(path, "angles", _member(path, "parameters", parameters, "angles")).astype(np.float64)
     step = float(np.median(np.abs(np.diff(angles.ravel())))) if angles.size > 1 else 360.0
     if step < _MIN_STEP_DEGREES and np.ptp(angles) <= 2 * np.pi:
         raise ValueError(
@@ -53,7 +61,11 @@ def read_htc2022(path: str | os.PathLike[str]) -> CtScan:
         raise ValueError(f"{path}: distanceUnit must be 'mm', got {_shown(unit)}; bring all lengths to mm")
     source_origin = _length(path, known, "distanceSourceOrigin")
     source_detector = _length(path, known, "distanceSourceDetector")
-    pitch, pixel = _length(path, known, "pixelSizePost"), _length(path, known, "effectivePixelSizePost")
+    if "pixelSizePost" not in known and "binningPost" in known:
+        known["pixelSizePost"] = _length(path, known, "pixelSize") * _length(path, known, "binningPost")
+    pitch = _length(path, known, "pixelSizePost")
+    known.setdefault("effectivePixelSizePost", pitch * source_origin / source_detector)
+    pixel = _length(path, known, "effectivePixelSizePost")
     if source_detector < source_origin:
         raise ValueError(
             f"{path}: distanceSourceDetector must be at least distanceSourceOrigin, {source_origin} mm, got "
@@ -75,11 +87,12 @@ def read_htc2022(path: str | os.PathLike[str]) -> CtScan:
         facts={key: value for key, value in known.items() if key != "angles"},
         path=str(path),
     )
-    stated = known.get("numDetectorsPost", scan.y.shape[1])
-    if not isinstance(stated, int | float) or stated != scan.y.shape[1]:
+    bins = "numDetectorsPost" if "numDetectorsPost" in known else "projectionCols"
+    stated = known.get(bins, scan.y.shape[-1])
+    if not isinstance(stated, int | float) or stated != scan.y.shape[-1]:
         raise ValueError(
-            f"{path}: sinogram must have numDetectorsPost = {_shown(stated)} bins, got {scan.y.shape[1]}; it is "
-            "cropped, or not of this detector, and the geometry would be wrong"
+            f"{path}: sinogram must have {bins} = {_shown(stated)} bins, got {scan.y.shape[-1]}; it is cropped, or "
+            "not of this detector, and the geometry would be wrong"
         )
     return scan
 
@@ -107,6 +120,65 @@ def read_htc2022_segmentation(path: str | os.PathLike[str]) -> npt.NDArray[np.bo
             f"{path}: {found[0]} must hold 0 and 1 only, got {values.min()} to {values.max()}; segment it first"
         )
     return values.astype(bool)
+
+
+@contextmanager
+def _struct(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the name and the fields of the struct that has a sinogram and parameters."""
+    with ExitStack() as stack:
+        try:
+            content: dict[str, Any] = read_matlab(path)
+        except ValueError:
+            if file_kind(path) != "matlab73":
+                raise
+            content = _variables(stack.enter_context(open_linked(path)))
+        found = [k for k, v in content.items() if isinstance(v, dict) and {"sinogram", "parameters"} <= set(v)]
+        if len(found) != 1:
+            several = f"holds {len(found)} of them, {_names(dict.fromkeys(found))}: save one alone"
+            raise ValueError(
+                f"{path} must hold a struct with sinogram and parameters, such as CtDataFull; it "
+                + (several if found else f"holds {_names(content)}: give others to CtScan(y=..., angles=...)")
+            )
+        yield found[0], content[found[0]]
+
+
+def _variables(file: LinkedFile) -> dict[str, Any]:
+    """Return the variables of a MATLAB 7.3 file: structs as dicts, whose sinogram is left in the file.
+
+    HDF5 has the axes of MATLAB in reverse; text is an array of character codes.
+    """
+
+    def value(name: str, group: h5py.Group) -> Any:
+        dataset = file.dataset(name, group)
+        if dataset is None or dataset.dtype.kind not in "fiub" or dataset.shape is None:
+            return np.empty((), dtype=object)
+        if name == "sinogram":
+            return dataset
+        values = numbers(file.path, dataset)
+        if text_of(dataset.attrs.get("MATLAB_class", "")) == "char":
+            return "".join(chr(int(code)) for code in values.ravel()[:200])
+        return values.T
+
+    variables: dict[str, Any] = {name: None for name in file.root if not name.startswith("#")}
+    for name, group in file.groups(file.root):
+        if group.id.links.exists(b"sinogram") and isinstance(parameters := file.get("parameters", group), h5py.Group):
+            inner = {key: value(key, parameters) for key in parameters}
+            variables[name] = {"sinogram": value("sinogram", group), "parameters": inner}
+    return variables
+
+
+def _rows_of(path: str | os.PathLike[str], stored: Any, rows: slice | None) -> Any:
+    """Return a sinogram, (n_angles, n_detectors), or some rows of one in 3D, (n_rows, n_angles, n_detectors)."""
+    in_file = isinstance(stored, h5py.Dataset)  # of version 7.3, with its axes in reverse
+    shape = stored.shape if in_file else np.shape(stored)
+    n_rows = 1 if len(shape) != 3 else shape[0] if in_file else shape[2]
+    picked = picked_rows(path, n_rows, rows)
+    if in_file:
+        n_picked = len(range(picked.start, picked.stop, picked.step))
+        part = (n_picked, *shape[1:]) if len(shape) == 3 else shape
+        check_stored(path, stored, part, "read some rows, rows=slice(0, 16)")
+        return stored[picked] if len(shape) == 3 else stored[()].T
+    return stored.transpose(2, 1, 0)[picked] if len(shape) == 3 else stored
 
 
 def _array(path: str | os.PathLike[str], name: str, value: Any) -> npt.NDArray[Any]:

@@ -173,7 +173,10 @@ def test_fits_notes_of_unprintable_characters(tmp_path):
     assert "not a readable FITS" in refused(read_shear_maps, path)
 
 
-@pytest.mark.parametrize("name", ["image.h5", "measurements.h5", "result.h5", "dxchange.h5", "table.h5", "shear.h5"])
+@pytest.mark.parametrize(
+    "name",
+    ["image.h5", "measurements.h5", "result.h5", "dxchange.h5", "tomoscan.h5", "nxtomo.h5", "table.h5", "shear.h5"],
+)
 @pytest.mark.parametrize("kind", ["never written", "compound", "reference", "vlen", "opaque", "loop"])
 def test_hdf5_datasets_that_are_something_else(tmp_path, name, kind):
     """Among them 8 petabytes that were never written, in a file of 2 kB; also where astropy keeps a table's units."""

@@ -40,7 +40,9 @@ from pnp.training.state import load_checkpoint
 HDF5 = {name: TARGETS[name].read for name in TARGETS if name.endswith(".h5")}
 MAIN = {
     "measurements.h5": "measurements", "spect.h5": "background", "result.h5": "image", "image.h5": "image",
-    "dxchange.h5": "exchange/data", "table.h5": "t", "columns.h5": "galaxies/e1", "shear.h5": "e1",
+    "dxchange.h5": "exchange/data", "tomoscan.h5": "exchange/data", "any.h5": "exchange/data",
+    "nxtomo.h5": "entry/instrument/detector/data", "master.h5": "entry/instrument/detector/data",
+    "table.h5": "t", "columns.h5": "galaxies/e1", "shear.h5": "e1",
 }  # fmt: skip
 """What each reader reads first of its file."""
 

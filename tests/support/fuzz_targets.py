@@ -16,6 +16,7 @@ import scipy.io
 import tifffile
 import torch
 from astropy.table import Table
+from nexus_files import write_nxtomo
 from PIL import Image
 from reader_files import VOLUME, write_dicom, write_dx, write_htc
 from spect_files import seen_from, write_interfile, write_nm
@@ -42,6 +43,8 @@ from pnp.readers import (
     read_htc2022,
     read_htc2022_segmentation,
     read_interfile,
+    read_nxtomo,
+    read_scan,
     read_shear_maps,
     read_tiff_stack,
 )
@@ -77,6 +80,34 @@ def _result(path: Path) -> None:
     history = {"sigma": [0.2, 0.1], "alpha": [1.0, 2.0]}
     facts = {"stop": "converged", "n_iter": 2, "command": "pnp"}
     write_result(path, IMAGE[None, None], noise_std=0.1, history=history, attributes=facts, operator="mask")
+
+
+def _tomoscan(path: Path) -> None:
+    """Angles, flats and the size of a bin where TomoScan has them."""
+    write_dx(path, theta=False, axes="theta:y:x")
+    numbers = {
+        "process/acquisition/rotation/rotation_start": (0.0, "degrees"),
+        "process/acquisition/rotation/rotation_step": (30.0, "degrees"),
+        "process/acquisition/flat_fields/flat_field_value": (60000.0, "counts"),
+        "measurement/instrument/detection_system/objective/resolution": (0.69, "Microns"),
+        "measurement/instrument/detector/pixel_size": (3.45, "microns"),
+    }
+    with h5py.File(path, "a") as file:
+        for name, (value, units) in numbers.items():
+            file[name] = value
+            file[name].attrs["units"] = units
+
+
+def _master(path: Path) -> None:
+    """Frames in a file beside, by a link and by a virtual dataset."""
+    write_nxtomo(path.with_name("frames.h5"))
+    with h5py.File(write_nxtomo(path), "a") as file:
+        detector = file["entry/instrument/detector"]
+        layout = h5py.VirtualLayout(detector["data"].shape, "u2")
+        del detector["data"], detector["image_key"]
+        layout[:] = h5py.VirtualSource("frames.h5", "entry/instrument/detector/data", layout.shape)
+        detector.create_virtual_dataset("data", layout)
+        detector["image_key"] = h5py.ExternalLink("frames.h5", "/entry/instrument/detector/image_key")
 
 
 def _table(path: Path) -> None:
@@ -149,6 +180,10 @@ TARGETS: dict[str, Target] = {
     "result.h5": Target(_result, read_result),
     "image.h5": Target(lambda p: write_image(p, IMAGE), read_image),
     "dxchange.h5": Target(lambda p: write_dx(p, data_white=np.ones((2, 3, 9))), read_dxchange),
+    "tomoscan.h5": Target(_tomoscan, read_dxchange),
+    "nxtomo.h5": Target(write_nxtomo, read_nxtomo),
+    "master.h5": Target(_master, read_nxtomo),
+    "any.h5": Target(_tomoscan, read_scan),
     "table.h5": Target(_table, read_catalogue),
     "columns.h5": Target(_group, read_catalogue),
     "shear.h5": Target(_shear, read_shear_maps),
@@ -162,6 +197,8 @@ TARGETS: dict[str, Target] = {
     "image.fits.gz": Target(lambda p: write_fits_maps(p, {"A": IMAGE}), read_image),
     "scan.mat": Target(write_htc, read_htc2022),
     "flat.mat": Target(lambda p: write_htc(p, compress=False), read_htc2022),
+    "any.mat": Target(lambda p: write_htc(p, variable="Walnut"), read_scan),
+    "any.tif": Target(_stack, lambda p: read_scan(p, angles=[0.0, 1.0, 2.0], kind="counts")),
     "seg.mat": Target(_seg, read_htc2022_segmentation),
     "ct.dcm": Target(write_dicom, read_dicom),
     "nm.dcm": Target(lambda p: write_nm(p, FRAMES), read_dicom_nm),

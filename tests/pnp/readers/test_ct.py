@@ -23,6 +23,7 @@ from pnp.readers import (
     read_dxchange,
     read_htc2022,
     read_htc2022_segmentation,
+    read_scan,
     read_tiff_stack,
 )
 
@@ -182,7 +183,6 @@ def test_htc_geometry_goes_into_the_fan_beam(tmp_path, variable, compress):
 @pytest.mark.parametrize(
     ("changes", "part"),
     [
-        ({"variable": "reconFullFbpSeg"}, "reconFullFbpSeg"),
         ({"sinogram": SINOGRAM.T}, "transposed"),
         ({"sinogram": SINOGRAM[:, 1:]}, "numDetectorsPost"),
         ({"sinogram": SINOGRAM[1:]}, "angle"),
@@ -202,12 +202,51 @@ def test_htc_refuses(tmp_path, changes, part):
     assert part in refused(read_htc2022, write_htc(tmp_path / "a.mat", **changes))
 
 
-def test_matlab_7_3_is_named(tmp_path):
-    with h5py.File(tmp_path / "a.mat", "w", userblock_size=512) as f:
-        f["CtDataFull"] = SINOGRAM
-    with open(tmp_path / "a.mat", "r+b") as f:
+def write_matlab_73(path, sinogram, **changes):
+    """A struct as MATLAB 7.3 writes it: a group, with arrays' axes in reverse and text as character codes."""
+    numbers = {"distanceSourceOrigin": 400.0, "distanceSourceDetector": 500.0, "pixelSizePost": 0.2}
+    with h5py.File(path, "w", userblock_size=512) as f:
+        f["Walnut/sinogram"] = sinogram.T
+        f["Walnut/parameters/angles"] = (np.arange(N_ANGLES) * 30.0)[:, None]
+        f["Walnut/parameters/distanceUnit"] = np.array([[ord("m")], [ord("m")]], "u2")
+        f["Walnut/parameters/distanceUnit"].attrs["MATLAB_class"] = np.bytes_("char")
+        for name, value in (numbers | changes).items():
+            f[f"Walnut/parameters/{name}"] = [[value]]
+        f.create_group("#refs#")
+    with open(path, "r+b") as f:
+        f.write(b"MATLAB 7.3 MAT-file, Platform: PCWIN64".ljust(124) + b"\x00\x02IM")
+    return path
+
+
+def test_matlab_7_3(tmp_path):
+    scan = read_htc2022(write_matlab_73(tmp_path / "a.mat", SINOGRAM, numDetectorsPost=float(N_BINS)))
+    np.testing.assert_allclose(scan.y, SINOGRAM, rtol=1e-7)
+    assert scan.facts["distanceUnit"] == "mm" and scan.pixel_size_mm == pytest.approx(0.16)
+    cone = np.moveaxis(COUNTS, (0, 1, 2), (1, 2, 0))  # bins, angles, rows
+    for rows in (None, slice(1, 2)):
+        scan = read_scan(write_matlab_73(tmp_path / "b.mat", cone, projectionCols=float(N_BINS)), rows=rows)
+        np.testing.assert_array_equal(scan.y, np.moveaxis(COUNTS, 1, 0)[rows or slice(None)])
+    with h5py.File(tmp_path / "c.mat", "w", userblock_size=512) as f:
+        f["m"] = SINOGRAM
+    with open(tmp_path / "c.mat", "r+b") as f:
         f.write(b"MATLAB 7.3 MAT-file, Platform: PCWIN64")
-    assert "-v7" in refused(read_htc2022, tmp_path / "a.mat")
+    assert "holds m" in refused(read_htc2022, tmp_path / "c.mat")
+    assert "-v7" in refused(read_htc2022_segmentation, tmp_path / "c.mat")
+
+
+def test_fips_structs_of_any_name(tmp_path):
+    cone = np.moveaxis(COUNTS, (0, 1, 2), (1, 2, 0)).astype(float)
+    path = write_htc(tmp_path / "a.mat", sinogram=cone, variable="Lotus", numDetectorsPost=None, projectionCols=9.0)
+    for rows in (None, slice(0, 2)):
+        scan = read_scan(path, rows=rows)
+        np.testing.assert_array_equal(scan.y, np.moveaxis(COUNTS, 1, 0)[rows or slice(None)])
+    old = {"pixelSizePost": None, "effectivePixelSizePost": None, "pixelSize": 0.05, "binningPost": 4.0}
+    scan = read_scan(write_htc(tmp_path / "b.mat", variable="Walnut", **old))
+    assert scan.pitch_mm == pytest.approx(0.2) and scan.pixel_size_mm == pytest.approx(0.16)
+    assert "pixelSizePost" in refused(read_scan, write_htc(tmp_path / "c.mat", pixelSizePost=None))
+    scipy.io.savemat(tmp_path / "d.mat", {"A": np.ones((4, 4)), "m": SINOGRAM})
+    said = refused(read_scan, tmp_path / "d.mat")
+    assert "A, m" in said and "CtScan" in said
 
 
 def test_htc_segmentation(tmp_path):

@@ -107,9 +107,9 @@ def write_others(folder):
 OTHERS = {
     "nm": "pnp convert nm ", "ct": "read_dicom", "ct_bare": "read_dicom", "mr": "neither", "spect.h00": "pnp convert",
     "fits": "read_shear_maps", "nifti.nii": "read_nifti", "picture.tif": "picture", "own.h5": "pnp reconstruct own.h5",
-    "result.h5": "pnp report", "image.h5": "read_image", "other.h5": "layout", "matlab.h5": "-v7", "array": "NumPy",
-    "arrays": "zip", "gzip": "gunzip", "frame.edf": "TIFF", "volume.vgi": "projections", "empty.h5": "empty",
-    "notes.txt": "no format", "noise": "no format", "nothing": "folder", "slices": "read_dicom",
+    "result.h5": "pnp report", "image.h5": "read_image", "other.h5": "layout", "matlab.h5": "CtDataFull",
+    "array": "NumPy", "arrays": "zip", "gzip": "gunzip", "frame.edf": "TIFF", "volume.vgi": "projections",
+    "empty.h5": "empty", "notes.txt": "no format", "noise": "no format", "nothing": "folder", "slices": "read_dicom",
     "absent": "no such file",
 }  # fmt: skip
 

@@ -122,7 +122,7 @@ def test_a_b_mode_in_the_file_is_shown(tmp_path):
         (("npy", "-o", "page.html"), "HDF5"),
         (("x", "-o", "page.html", "--baseline", "small.h5"), "same grid"),
         (("x", "-o", "page.html", "--baseline", "tv", "--baseline", "tv"), "--baseline"),
-        (("x", "-o", "page.html", "--measurements", "npy"), "not HDF5"),
+        (("x", "-o", "page.html", "--measurements", "npy"), "NumPy"),
         (("complex.h5", "-o", "page.html"), "real numbers"),
     ],
 )
