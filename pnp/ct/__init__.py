@@ -8,10 +8,11 @@ from ..installation import hidden_package
 if hidden_package("operators"):
     raise ImportError(hidden_package("operators"))
 
+from .bad_pixels import find_bad_pixels
 from .centre import find_centre, offset_from_centre
 from .geometry_calibration import Calibration, calibrate
 from .hounsfield import attenuation, hounsfield, water_attenuation
-from .line_integrals import LineIntegrals, find_bad_pixels, line_integrals, simulate_counts
+from .line_integrals import LineIntegrals, line_integrals, simulate_counts
 from .prepare_scan import PreparedScan, RowOperators, prepare_scan
 from .transmission import Transmission
 

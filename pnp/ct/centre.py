@@ -32,7 +32,7 @@ from torch import Tensor
 from operators.base import warn_of_degrees
 
 from ..checks import check_number, short
-from .line_integrals import as_floats
+from .arrays import as_floats
 from .opposite import Curves, OppositeViews, axis_std, noise_levels, opposite_views, parallel_directions, register
 
 _METHODS = ("auto", "opposite", "wedge", "moments")

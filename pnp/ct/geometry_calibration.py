@@ -37,7 +37,7 @@ from ..drivers.arguments import as_bounds, check_device
 from ..drivers.denoising import as_denoiser, guard_denoiser
 from ..drivers.monitor import Monitor
 from ..drivers.result import Stop
-from .line_integrals import as_floats
+from .arrays import as_floats
 
 _ALPHA_FRACTION = 1e-4
 """Alpha over the curvature. Measured: 1e-5 is as good and slower, 1e-3 slower to converge, more is wrong."""

@@ -1,4 +1,4 @@
-"""Line integrals and their noise from counts.
+"""Line integrals and their noise from counts, or from transmissions.
 
     y = -log(s/f),   s = counts - dark,   f = flat - dark,
 
@@ -17,8 +17,18 @@ the variance, not as a covariance.
 g and sigma_e come from the photon-transfer relation var(flat) - var(dark) = g f (Janesick, Photon Transfer, SPIE 2007),
 the variances from differences of successive frames, which a drifting beam does not enter.
 
+Counts, transmissions, line integrals. Counts are what the detector read. Transmissions T = s/f, between 0 and 1, were
+divided by the beam already: pass them with i0=1, or as a `CtScan` of kind "transmissions". They do not tell how many
+photons they were. With photons_per_count, the photons of the open beam, f = 1 and g = 1/photons_per_count; without it
+the noise is fitted to the transmissions themselves, var(T) = a T + b, from second differences along views and bins, and
+noise_std follows with g = a, sigma_e^2 = b. The same is done for counts that cannot be photons: not whole numbers, with
+an open beam of 2 or less, as fractions of full scale with one averaged flat. Line integrals, y, need no conversion.
+
 Axes: counts and y (..., n_angles, n_detectors); flats and darks (n_detectors,), or (..., n_frames, n_detectors),
-averaged over frames. The images of several rows of a detector are (n_rows, n_angles, n_detectors).
+averaged over frames. The images of several rows of a detector are (n_rows, n_angles, n_detectors). Of several frames
+those that differ by more than drift are dropped with a warning, and zingers in single frames left out. With times
+(n_angles,) of the views and flat_times (n_flats,), in one unit from any origin, such as frame numbers, flats without a
+view between them are averaged, and the beam between two such groups is interpolated linearly; darks likewise.
 """
 
 from __future__ import annotations
@@ -28,24 +38,22 @@ import warnings
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..checks import broadcasts, check_number, short
 from ..readers import CtScan
+from .arrays import as_floats
+from .bad_pixels import as_mask, interpolate, outlying_pixels, unresponsive_pixels
+from .flat_field import Field, Photons, Times, check_fields, measured_noise, read_field
+from .transmission_noise import transmission_noise
+from .zingers import find_zingers
 
-_BAD_CHOICES = ("mark", "raise")
-_STD_PER_MAD = 1.4826
-"""Standard deviation of a normal distribution over its median absolute deviation."""
-_OUTLIER_STDS = 6.0
-"""Largest deviation of a good pixel from its neighbours, in robust standard deviations."""
-_MIN_DEFECT = 0.05
-"""Smallest deviation of a bad pixel, over its neighbours' beam: its own flat corrects smaller ones."""
+_CHOICES = {"bad": ("mark", "raise"), "zingers": ("mark", "keep")}
 _MIN_BEAM_FRACTION = 1e-3
 """Smallest plausible brightest ray over the open beam: seven attenuation lengths."""
-_MEDIAN_BINS = 11
-"""Bins of the running median with which a pixel is compared."""
+_MAX_FRACTION = 2.0
+"""Open beam up to which values that are not whole numbers are fractions, not photons."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +65,18 @@ class LineIntegrals:
         noise_std: standard deviation of y, of the same shape; infinite where nothing was measured. Weights of
             penalised weighted least squares are noise_std^-2.
         bad_pixels: boolean (..., n_detectors). y there is interpolated from the neighbours.
-        n_bad: rays without information: starved ones, and those of bad pixels.
+        n_bad: rays without information: starved ones, zingers, and those of bad pixels.
         n_starved: rays of good pixels with no count above the dark. y there, and of fewer counts, is that of half a
             photon, or of half the read-out noise where this is more.
-        photons_per_count: 1/g, given or estimated.
-        electronic_std: sigma_e in counts, from the darks; 0 where fewer than two were given.
+        photons_per_count: 1/g, given or estimated; of transmissions, the photons of the open beam.
+        electronic_std: sigma_e in counts, from the darks, 0 where fewer than two were given; of transmissions, fitted.
+        n_zingers: rays of good pixels that are too high or too low for their neighbours, see `pnp.ct.zingers`. y there
+            is interpolated.
+        n_clamped: rays with counts above the dark but below half a photon or half the read-out noise, which took
+            the place of what was measured.
+        n_unresponsive: pixels among bad_pixels that their own counts gave away, not flats or darks.
+        dropped_flats, dropped_darks: indices of frames that were left out.
+        noise_fitted: whether photons_per_count and electronic_std were fitted to transmissions.
     """
 
     y: Any = field(repr=False)
@@ -71,6 +86,12 @@ class LineIntegrals:
     n_starved: int
     photons_per_count: float
     electronic_std: float
+    n_zingers: int = 0
+    n_clamped: int = 0
+    n_unresponsive: int = 0
+    dropped_flats: tuple[int, ...] = ()
+    dropped_darks: tuple[int, ...] = ()
+    noise_fitted: bool = False
 
     def tensors(self, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
         """Return what `solve` takes: copies of y and noise_std, (n_rows, 1, n_angles, n_detectors) each."""
@@ -83,12 +104,18 @@ class LineIntegrals:
         return y, noise_std
 
 
-class _Field(NamedTuple):
-    """Averaged frames of the beam or of the dark."""
+class _Scan(NamedTuple):
+    """What the arguments of `line_integrals` and the fields of a scan say together."""
 
-    mean: Tensor  # (..., n_detectors)
-    n_frames: int
-    variance: Tensor | None  # of one frame, (..., n_detectors); None for a single frame
+    counts: Any
+    flat: Any
+    dark: Any
+    i0: float | None
+    angles: Any
+    times: Any
+    flat_times: Any
+    dark_times: Any
+    are_transmissions: bool
 
 
 def line_integrals(
@@ -100,112 +127,104 @@ def line_integrals(
     bad: str = "mark",
     bad_pixels: Any = None,
     photons_per_count: float | None = None,
+    zingers: str = "mark",
+    times: Any = None,
+    flat_times: Any = None,
+    dark_times: Any = None,
 ) -> LineIntegrals:
-    """Return line integrals and their noise from raw counts; see the module for the model.
+    """Return line integrals and their noise from raw counts or transmissions; see the module for the model.
 
     Args:
         counts: (..., n_angles, n_detectors), raw: not yet dark-subtracted. numpy or torch, integers or floats;
-            float64 stays so, everything else becomes float32. Or a `CtScan` of counts, with its flat and dark.
+            float64 stays so, everything else becomes float32. Or a `CtScan` of counts, with its flat, dark and times,
+            or of transmissions. NaN is allowed in pixels that bad_pixels names.
         flat: counts of the beam without object, (n_detectors,) or (..., n_flats, n_detectors). Not with i0.
         dark: counts without beam, likewise. None: 0.
-        i0: expected counts of the open beam, in place of a measured flat. Exactly one of flat and i0.
-        bad: "mark": bad pixels and rays without counts get an infinite noise_std; "raise": they are an error.
-        bad_pixels: boolean (n_detectors,) or (..., n_detectors). None: `find_bad_pixels(flat, dark)`, none for i0.
-        photons_per_count: 1/g. None: estimated from two flats or more, else 1.
+        i0: expected counts of the open beam, in place of a measured flat; 1 for transmissions. Exactly one of flat
+            and i0; a scan of transmissions needs neither.
+        bad: "mark": bad pixels, zingers and rays without counts get an infinite noise_std; "raise": they are an error.
+        bad_pixels: boolean (n_detectors,) or (..., n_detectors). None: `find_bad_pixels(flat, dark)`, none for i0, and
+            pixels whose counts do not follow the scan, see `pnp.ct.bad_pixels`.
+        photons_per_count: 1/g. None: estimated from two flats or more, fitted to transmissions, else 1.
+        zingers: "mark": samples too high or too low for their neighbours in views and bins get an infinite noise_std;
+            "keep": they stay as they are, for `LeastSquares(robust=True)` alone to find.
+        times: (n_angles,), when the views were taken. None: not known.
+        flat_times, dark_times: (n_frames,), likewise; they need times.
 
     Raises:
         ValueError, TypeError: shapes or values do not fit, nothing was measured, or `bad="raise"` found something.
+
+    Warns:
+        UserWarning: frames were dropped, values clamped, or counts are nowhere near the open beam's.
 
     >>> record = line_integrals(torch.tensor([[80.0, 50.0, 0.0]]), i0=100.0)
     >>> record.n_bad, [round(v, 3) for v in record.y[0].tolist()], [round(v, 3) for v in record.noise_std[0].tolist()]
     (1, [0.223, 0.693, 5.298], [0.112, 0.141, inf])
     """
-    if isinstance(counts, CtScan):
-        if counts.kind != "counts":
-            raise ValueError(f"line_integrals: counts must be raw, got a scan of {counts.kind}; use its y as it is")
-        flat = counts.flat if flat is None and i0 is None else flat
-        dark = counts.dark if dark is None else dark
-        counts = counts.y
-    c, is_numpy = as_floats("line_integrals", "counts", counts, ndim=2)
-    if bad not in _BAD_CHOICES:
-        raise ValueError(f"line_integrals: bad must be one of {list(_BAD_CHOICES)}, got {short(repr(bad), 60)}")
-    if (flat is None) == (i0 is None):
-        raise ValueError("line_integrals: give exactly one of flat, as measured, and i0, the counts of the open beam")
-    if i0 is not None:
-        check_number("i0", i0, above=0, caller="line_integrals")
-        # A number is known exactly, as from infinitely many frames.
-        flat_frames = _Field(torch.full((c.shape[-1],), float(i0), dtype=c.dtype, device=c.device), 0, None)
-    else:
-        flat_frames = _frames("line_integrals", "flat", flat, c)
-    dark_frames = _Field(torch.zeros_like(flat_frames.mean), 0, None)
-    if dark is not None:
-        dark_frames = _frames("line_integrals", "dark", dark, c)
-    _check_frames(flat_frames, dark_frames, "line_integrals")
-    s, f = c - dark_frames.mean.unsqueeze(-2), (flat_frames.mean - dark_frames.mean).unsqueeze(-2)
-
+    for name, value in (("bad", bad), ("zingers", zingers)):
+        if value not in _CHOICES[name]:
+            raise ValueError(
+                f"line_integrals: {name} must be one of {list(_CHOICES[name])}, got {short(repr(value), 60)}"
+            )
+    scan = _unpacked(counts, flat, dark, i0, times, flat_times, dark_times)
+    ignore = None if bad_pixels is None else torch.as_tensor(bad_pixels)
+    c, is_numpy = as_floats("line_integrals", "counts", scan.counts, ndim=2, ignore=ignore)
+    flats, darks = _fields(scan, c, ignore)
+    s, f = c - darks.in_views(), flats.in_views() - darks.in_views()
     if bad_pixels is not None:
-        dead = _as_mask(bad_pixels, c)
-    elif i0 is None:
-        dead = _outliers(flat_frames.mean, dark_frames.mean)
+        dead = as_mask(bad_pixels, tuple(c.shape), c.device)
+    elif scan.i0 is None:
+        dead = outlying_pixels(flats.mean, darks.mean)
     else:
         dead = torch.zeros(c.shape[-1], dtype=torch.bool, device=c.device)
-    dead = dead | (f.squeeze(-2) <= 0)
+    dead = dead | (f <= 0).any(-2)
     blind = dead.unsqueeze(-2).expand(c.shape)
-    starved = (s <= 0) & ~blind
-    n_bad, n_starved = int((blind | starved).sum()), int(starved.sum())
-    if bad == "raise" and n_bad:
-        raise ValueError(
-            f"line_integrals: expected counts above the dark on every ray, got {int(dead.sum())} bad pixels and "
-            f'{n_starved} other rays without counts; use bad="mark" to give them no weight'
-        )
-    seen = ~(blind | starved)
-    if not bool(seen.any()):
+    if not bool(((s > 0) & ~blind).any()):
         raise ValueError(
             "line_integrals: no ray has counts above the dark on a good pixel; check that counts, flat and dark "
             "are raw, in the same unit and not exchanged"
         )
-
-    gain, variance_e = _gain(flat_frames, dark_frames, dead, photons_per_count)
-    check_open_beam("line_integrals", s, f, seen)
+    noise, is_fitted = _noise(s, f, blind, flats, darks, dead, photons_per_count, scan.are_transmissions)
+    n_unresponsive = 0
+    if bad_pixels is None:
+        silent = unresponsive_pixels(s, f, noise, dead)
+        n_unresponsive = int(silent.sum())
+        if n_unresponsive:
+            dead = dead | silent
+            blind = dead.unsqueeze(-2).expand(c.shape)
+    found = torch.zeros_like(blind)
+    if zingers == "mark":
+        found = find_zingers(s, f, noise, blind, scan.angles)
+    starved = (s <= 0) & ~blind
+    hit = found & ~starved
+    lost = blind | starved | hit
+    if bad == "raise" and bool(lost.any()):
+        raise ValueError(
+            f"line_integrals: expected counts above the dark on every ray, got {int(dead.sum())} bad pixels, "
+            f'{int(starved.sum())} other rays without counts and {int(hit.sum())} zingers; use bad="mark" to give '
+            "them no weight"
+        )
+    check_open_beam("line_integrals", s, f, ~lost)
     # The logarithm of less than half a photon, or of what the read-out noise hides, would be noise without bound.
-    s, f = s.clamp(min=0.5 * max(gain, math.sqrt(variance_e))), torch.where(f > 0, f, 1)
-    y = _interpolate_dead((f / s).log(), dead)
-    # Relative variances, so that squares of large counts stay in range.
-    relative = gain / s + variance_e / s / s
-    if flat_frames.n_frames:
-        relative = relative + (gain / f + variance_e / f / f) / flat_frames.n_frames
-    if dark_frames.n_frames:
-        relative = relative + variance_e / dark_frames.n_frames * (1 / s - 1 / f) ** 2
-    std = torch.where(seen, relative.sqrt(), math.inf)
+    least = 0.5 * max(noise.gain, math.sqrt(noise.variance_e))
+    n_clamped = _count_clamped(s, least, ~lost)
+    y, std = _log_and_noise(s.clamp(min=least), torch.where(f > 0, f, 1), noise, flats, darks)
+    y = interpolate(interpolate(y, dead.unsqueeze(-2)), found)
+    std = torch.where(lost, math.inf, std)
     arrays: list[Any] = [t.cpu().numpy() if is_numpy else t for t in (y, std, dead)]
-    return LineIntegrals(arrays[0], arrays[1], arrays[2], n_bad, n_starved, 1 / gain, math.sqrt(variance_e))
-
-
-def find_bad_pixels(flat: Any, dark: Any = None) -> Any:
-    """Return which pixels measure another beam than their neighbours: boolean (n_detectors,) or (..., n_detectors).
-
-    A pixel is bad where its beam, flat - dark, is not positive, or where its beam or its dark differs from the running
-    median of 11 neighbours by more than 6 robust standard deviations of such differences and by more than 5 % of the
-    beam.
-
-    Args:
-        flat: counts of the beam without object, (n_detectors,) or (..., n_flats, n_detectors).
-        dark: counts without beam, likewise; None: 0.
-
-    Raises:
-        ValueError, TypeError: see `line_integrals`.
-
-    >>> find_bad_pixels(torch.tensor([99.0, 100, 101, 0, 99, 100, 100, 130, 101, 99, 100])).nonzero().flatten().tolist()
-    [3, 7]
-    """
-    f, is_numpy = as_floats("find_bad_pixels", "flat", flat, ndim=1)
-    flat_frames = _frames("find_bad_pixels", "flat", f, f if f.ndim > 1 else f[None])
-    dark_frames = _Field(torch.zeros_like(flat_frames.mean), 0, None)
-    if dark is not None:
-        dark_frames = _frames("find_bad_pixels", "dark", dark, f if f.ndim > 1 else f[None])
-    _check_frames(flat_frames, dark_frames, "find_bad_pixels")
-    found = _outliers(flat_frames.mean, dark_frames.mean)
-    return found.cpu().numpy() if is_numpy else found
+    return LineIntegrals(
+        *arrays,
+        n_bad=int(lost.sum()),
+        n_starved=int(starved.sum()),
+        photons_per_count=1 / noise.gain,
+        electronic_std=math.sqrt(noise.variance_e),
+        n_zingers=int(hit.sum()),
+        n_clamped=n_clamped,
+        n_unresponsive=n_unresponsive,
+        dropped_flats=flats.dropped,
+        dropped_darks=darks.dropped,
+        noise_fitted=is_fitted,
+    )
 
 
 def simulate_counts(line_integrals: Any, i0: Any, *, background: Any = 0.0, generator: torch.Generator) -> Any:
@@ -240,50 +259,103 @@ def simulate_counts(line_integrals: Any, i0: Any, *, background: Any = 0.0, gene
 # -------------------------------------------------------------------- the parts
 
 
-def as_floats(caller: str, name: str, value: Any, *, ndim: int) -> tuple[Tensor, bool]:
-    """Return finite values as float32 or float64 with at least ndim axes, and whether they came as a numpy array."""
-    is_numpy = not isinstance(value, Tensor)
-    if is_numpy:
-        array = np.asarray(value)
-        if array.dtype.kind not in "uif":
-            raise TypeError(f"{caller}: {name} must hold numbers, got {array.dtype}; use np.asarray({name}, float)")
-        double = array.dtype.kind == "f" and array.dtype.itemsize == 8
-        value = torch.from_numpy(array.astype(np.float64 if double else np.float32, order="C"))
-    elif value.is_complex() or value.dtype == torch.bool:
-        raise TypeError(f"{caller}: {name} must hold real numbers, got {value.dtype}; use {name}.float()")
-    t: Tensor = value.detach().to(torch.float64 if value.dtype == torch.float64 else torch.float32)
-    if t.ndim < ndim or t.numel() == 0:
-        want = "(..., n_angles, n_detectors)" if ndim == 2 else "(..., n_detectors)"
-        raise ValueError(f"{caller}: {name} must be {want} and not empty, got shape {tuple(t.shape)}")
-    if not bool(t.isfinite().all()):
-        n = int((~t.isfinite()).sum())
-        raise ValueError(
-            f"{caller}: {name} must be finite, got NaN or infinity in {n} of {t.numel()} values; set them to 0 in "
-            "counts, which gives them no weight, and drop such frames of flat or dark"
-        )
-    return t, is_numpy
+def _unpacked(
+    counts: Any, flat: Any, dark: Any, i0: float | None, times: Any, flat_times: Any, dark_times: Any
+) -> _Scan:
+    """Take what is not given from the scan, and check what must be given together."""
+    angles, are_transmissions = None, False
+    if isinstance(counts, CtScan):
+        scan = counts
+        if scan.kind == "line integrals":
+            raise ValueError(f"line_integrals: counts must be raw, got a scan of {scan.kind}; use its y as it is")
+        are_transmissions = scan.kind == "transmissions"
+        if are_transmissions and (flat is not None or dark is not None):
+            raise ValueError(
+                "line_integrals: flat and dark must be left out for a scan of transmissions, which were divided by the "
+                'beam already; give the scan kind="counts" if they are not'
+            )
+        if are_transmissions and i0 is None:
+            i0 = 1.0
+        if flat is None and i0 is None:
+            flat, flat_times = scan.flat, scan.flat_times if flat_times is None else flat_times
+        if dark is None:
+            dark, dark_times = scan.dark, scan.dark_times if dark_times is None else dark_times
+        times = scan.times if times is None else times
+        counts, angles = scan.y, torch.from_numpy(scan.angles)
+    if (flat is None) == (i0 is None):
+        raise ValueError("line_integrals: give exactly one of flat, as measured, and i0, the counts of the open beam")
+    for name, value, frames in (("flat_times", flat_times, flat), ("dark_times", dark_times, dark)):
+        if value is not None and (times is None or frames is None):
+            raise ValueError(
+                f"line_integrals: {name} needs times, those of the views, and {name[:4]}, got "
+                f"{'no times' if times is None else f'no {name[:4]}'}; leave it out where they are not known"
+            )
+    return _Scan(counts, flat, dark, i0, angles, times, flat_times, dark_times, are_transmissions)
 
 
-def _frames(caller: str, name: str, value: Any, counts: Tensor) -> _Field:
-    """Average frames (..., n_frames, n_detectors), or take one (n_detectors,), to fit counts."""
-    t, _ = as_floats(caller, name, value, ndim=1)
-    frames = t.to(counts) if t.ndim > 1 else t.to(counts)[None]
-    shape = (*frames.shape[:-2], frames.shape[-1])
-    want = (*counts.shape[:-2], counts.shape[-1])
-    if frames.shape[-1] != counts.shape[-1] or not broadcasts(shape, want):
-        raise ValueError(
-            f"{caller}: {name} must be ({counts.shape[-1]},) or (..., n_frames, {counts.shape[-1]}) and fit counts "
-            f"{tuple(counts.shape)}, got {tuple(t.shape)}; the last axis is the detector's, the one before it the "
-            "views' or frames': move axes if rows come last"
+def _fields(scan: _Scan, c: Tensor, ignore: Tensor | None) -> tuple[Field, Field]:
+    """Return the open beam and the dark."""
+    if scan.i0 is not None:
+        check_number("i0", scan.i0, above=0, caller="line_integrals")
+        beam = torch.full((c.shape[-1],), float(scan.i0), dtype=c.dtype, device=c.device)
+    else:
+        beam, _ = as_floats("line_integrals", "flat", scan.flat, ndim=1, ignore=ignore)
+    # A number is known exactly, as from infinitely many frames.
+    darks = Field(torch.zeros((c.shape[-1],), dtype=c.dtype, device=c.device), 0, None)
+    if scan.dark is not None:
+        taken = None if scan.dark_times is None else Times(scan.dark_times, scan.times)
+        darks = read_field("line_integrals", "dark", scan.dark, c, beam=beam, times=taken, ignore=ignore)
+    if scan.i0 is not None:
+        flats = Field(beam, 0, None)
+    else:
+        taken = None if scan.flat_times is None else Times(scan.flat_times, scan.times)
+        flats = read_field("line_integrals", "flat", beam, c, dark=darks, times=taken, ignore=ignore)
+    check_fields(flats, darks, "line_integrals")
+    return flats, darks
+
+
+def _noise(
+    s: Tensor,
+    f: Tensor,
+    blind: Tensor,
+    flats: Field,
+    darks: Field,
+    dead: Tensor,
+    photons_per_count: float | None,
+    are_transmissions: bool,
+) -> tuple[Photons, bool]:
+    """Return the noise of s, and whether it was fitted to s."""
+    typical = float(f.expand(s.shape)[~blind].median())
+    is_fraction = typical <= _MAX_FRACTION and not bool((s == s.round()).all())
+    if photons_per_count is None and flats.variance is None and (are_transmissions or is_fraction):
+        a, b = transmission_noise(s / torch.where(f > 0, f, 1), blind)
+        return Photons(a * typical, b * typical**2), True
+    return measured_noise(flats, darks, dead, photons_per_count), False
+
+
+def _count_clamped(s: Tensor, least: float, seen: Tensor) -> int:
+    """Return how many measured values are below the least, and warn of them."""
+    n = int(((s < least) & seen).sum())
+    if n:
+        warnings.warn(
+            f"line_integrals: {n} of {s.numel()} rays have counts above the dark but less than half a photon or half "
+            f"the read-out noise, {least:.3g}, which is taken in their place; if the counts are not photons, pass "
+            "photons_per_count; for rays of a few photons use Transmission",
+            stacklevel=3,
         )
-    if len(want) == 2 and t.ndim == 2 and len(t) == want[0] > 1:
-        raise ValueError(
-            f"{caller}: {name} {tuple(t.shape)} may hold {len(t)} rows or {len(t)} frames; give it all its axes, "
-            f"(n_rows, n_frames, n_detectors): {name}[:, None] for rows, {name}[None] for frames"
-        )
-    n = frames.shape[-2]
-    variance = frames.double().diff(dim=-2).square().mean(-2).to(counts) / 2 if n > 1 else None
-    return _Field(frames.mean(-2), n, variance)
+    return n
+
+
+def _log_and_noise(s: Tensor, f: Tensor, noise: Photons, flats: Field, darks: Field) -> tuple[Tensor, Tensor]:
+    """Return y = log(f/s) and its standard deviation."""
+    # Relative variances, so that squares of large counts stay in range.
+    gain, variance_e = noise
+    relative = gain / s + variance_e / s / s
+    if flats.n_frames:
+        relative = relative + (gain / f + variance_e / f / f) / flats.averaged_over()
+    if darks.n_frames:
+        relative = relative + variance_e / darks.averaged_over() * (1 / s - 1 / f) ** 2
+    return (f / s).log(), relative.sqrt()
 
 
 def check_open_beam(caller: str, counts: Tensor, open_beam: Tensor, seen: Tensor) -> None:
@@ -309,83 +381,3 @@ def check_open_beam(caller: str, counts: Tensor, open_beam: Tensor, seen: Tensor
             "the flat or i0? Line integrals are not counts",
             stacklevel=4,
         )
-
-
-def _check_frames(flat_frames: _Field, dark_frames: _Field, caller: str) -> None:
-    if not bool((flat_frames.mean != 0).any()):
-        raise ValueError(f"{caller}: flat is zero everywhere; take the flat field with the beam on, or pass i0")
-    if not bool((flat_frames.mean > dark_frames.mean).any()):
-        raise ValueError(
-            f"{caller}: flat must be brighter than dark, got means {float(flat_frames.mean.mean()):.4g} and "
-            f"{float(dark_frames.mean.mean()):.4g}; are they exchanged, or is the flat already dark-subtracted?"
-        )
-
-
-def _as_mask(bad_pixels: Any, counts: Tensor) -> Tensor:
-    mask = torch.as_tensor(bad_pixels).to(counts.device)
-    shape = (*counts.shape[:-2], counts.shape[-1])
-    if mask.dtype != torch.bool or mask.ndim == 0 or not broadcasts(tuple(mask.shape), shape):
-        raise ValueError(
-            f"line_integrals: bad_pixels must be boolean and fit {shape}, got {mask.dtype} of shape "
-            f"{tuple(mask.shape)}; True marks a pixel to leave out"
-        )
-    return mask.expand(*mask.shape[:-1], counts.shape[-1])
-
-
-def _gain(
-    flat_frames: _Field, dark_frames: _Field, dead: Tensor, photons_per_count: float | None
-) -> tuple[float, float]:
-    """Return the counts per photon and the variance of the dark in counts."""
-
-    def mean(field: Tensor) -> float:
-        return float(field.double()[..., ~dead.reshape(-1, dead.shape[-1]).any(0)].mean())
-
-    alive = not bool(dead.reshape(-1, dead.shape[-1]).any(0).all())
-    variance_e = mean(dark_frames.variance) if dark_frames.variance is not None and alive else 0.0
-    if photons_per_count is not None:
-        return 1 / check_number("photons_per_count", photons_per_count, above=0, caller="line_integrals"), variance_e
-    if flat_frames.variance is None or not alive:
-        return 1.0, variance_e
-    excess = mean(flat_frames.variance) - variance_e
-    if not excess > 0:
-        raise ValueError(
-            "line_integrals: the flats vary no more than the darks, so that the gain cannot be estimated; pass "
-            "photons_per_count, or one averaged flat"
-        )
-    return excess / mean(flat_frames.mean - dark_frames.mean), variance_e
-
-
-def _running_median(t: Tensor, width: int) -> Tensor:
-    """Return the median over `width` neighbours of the last axis, edges mirrored."""
-    half = width // 2
-    mirrored = torch.cat([t[..., 1 : half + 1].flip(-1), t, t[..., -half - 1 : -1].flip(-1)], -1)
-    return mirrored.unfold(-1, width, 1).median(-1).values
-
-
-def _outliers(flat: Tensor, dark: Tensor) -> Tensor:
-    """Find pixels that differ from their neighbours in the beam or in the dark: boolean like flat."""
-    beam = flat - dark
-    dark = dark.expand(beam.shape)
-    width = min(_MEDIAN_BINS, beam.shape[-1] - 1 + beam.shape[-1] % 2)  # odd
-    around = _running_median(beam, width).clamp(min=0)
-    found = beam <= 0
-    for frame in (beam, dark):
-        deviation = (frame - _running_median(frame, width)).abs()
-        spread = _STD_PER_MAD * deviation.median(-1, keepdim=True).values
-        found = found | ((deviation > _OUTLIER_STDS * spread) & (deviation > _MIN_DEFECT * around))
-    return found
-
-
-def _interpolate_dead(y: Tensor, dead: Tensor) -> Tensor:
-    """Interpolate y over dead bins linearly from the nearest live ones; beyond the last live bin, repeat it."""
-    if not bool(dead.any()):
-        return y
-    n = y.shape[-1]
-    b = torch.arange(n, device=y.device)
-    left = torch.where(dead, -1, b).cummax(-1).values
-    right = torch.where(dead, n, b).flip(-1).cummin(-1).values.flip(-1)
-    lo, hi = torch.where(left < 0, right, left).clamp(max=n - 1), torch.where(right > n - 1, left, right).clamp(min=0)
-    share = ((b - lo) / (hi - lo).clamp(min=1)).to(y)
-    shape = y.shape
-    lo, hi, share, dead = (t.unsqueeze(-2).expand(shape) for t in (lo, hi, share, dead))
-    return torch.where(dead, (1 - share) * y.gather(-1, lo) + share * y.gather(-1, hi), y)

@@ -15,7 +15,7 @@ from operators.base import warn_of_degrees
 
 from ..io.guards import check_finite, check_real, to_float32
 
-_KINDS = ("line integrals", "counts")
+_KINDS = ("line integrals", "counts", "transmissions")
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,10 +23,10 @@ class CtScan:
     """Views of an object with their angles and geometry.
 
     Attributes:
-        y: (n_angles, n_detectors) or (n_rows, n_angles, n_detectors), float32: line integrals, without unit, or raw
-            counts.
+        y: (n_angles, n_detectors) or (n_rows, n_angles, n_detectors), float32: line integrals, without unit, raw
+            counts, or transmissions, counts over those of the open beam.
         angles: (n_angles,), radians, float64; any order, repeats allowed.
-        kind: "line integrals" or "counts".
+        kind: "line integrals", "counts" or "transmissions".
         flat: counts of the open beam, frame by frame, since their spread gives the gain: (n_frames, n_detectors) or
             (n_rows, n_frames, n_detectors); without an axis of frames, a single frame. None: not measured.
         dark: counts of the closed beam, likewise.
@@ -36,6 +36,10 @@ class CtScan:
         pixel_size_mm: side of the image's pixels that suits the data: a bin, scaled to the axis.
         facts: further entries of the file.
         path: the file, for messages.
+        times: (n_angles,), float64: when the views were taken, in any unit from any origin, such as frame numbers.
+            None: not known.
+        flat_times: (n_flats,), of the flats, likewise; needs times.
+        dark_times: (n_darks,), of the darks, likewise; needs times.
 
     Raises:
         ValueError: axes do not match the angles or each other, values are not finite real numbers, or a geometry is
@@ -44,7 +48,7 @@ class CtScan:
 
     y: npt.NDArray[np.float32] = field(repr=False)
     angles: npt.NDArray[np.float64] = field(repr=False)
-    kind: Literal["line integrals", "counts"]
+    kind: Literal["line integrals", "counts", "transmissions"]
     flat: npt.NDArray[np.float32] | None = field(default=None, repr=False)
     dark: npt.NDArray[np.float32] | None = field(default=None, repr=False)
     source_origin_mm: float | None = None
@@ -53,6 +57,9 @@ class CtScan:
     pixel_size_mm: float | None = None
     facts: dict[str, Any] = field(default_factory=dict, repr=False)
     path: str = ""
+    times: npt.NDArray[np.float64] | None = field(default=None, repr=False)
+    flat_times: npt.NDArray[np.float64] | None = field(default=None, repr=False)
+    dark_times: npt.NDArray[np.float64] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         where = self.path or "CtScan"
@@ -65,6 +72,7 @@ class CtScan:
         for name in ("flat", "dark"):
             if (field_ := getattr(self, name)) is not None:
                 object.__setattr__(self, name, _frames(f"{where}: {name}", field_, y.shape))
+        self._check_times(where)
         given = [self.source_origin_mm is not None, self.origin_detector_mm is not None]
         if any(given) and not (all(given) and self.pitch_mm is not None):
             raise ValueError(
@@ -74,6 +82,25 @@ class CtScan:
         warn_of_degrees(where, float(np.ptp(angles)), stacklevel=3)
         object.__setattr__(self, "y", y)
         object.__setattr__(self, "angles", np.ascontiguousarray(angles, dtype=np.float64))
+
+    def _check_times(self, where: str) -> None:
+        """Make times (n,) of float64; refuse those that do not match the views or frames."""
+        counted = {"times": len(self.angles)}
+        for name in ("flat", "dark"):
+            frames = getattr(self, name)
+            counted[f"{name}_times"] = 0 if frames is None else frames.shape[-2]
+        for name, n in counted.items():
+            if (value := getattr(self, name)) is None:
+                continue
+            times = np.asarray(value)
+            check_real(f"{where}: {name}", times.dtype)
+            check_finite(f"{where}: {name}", times)
+            if times.shape != (n,):
+                what = "views" if name == "times" else f"frames of {name[:4]}"
+                raise ValueError(f"{where}: {name} must be ({n},), one for each of the {what}, got {times.shape}")
+            if self.times is None:
+                raise ValueError(f"{where}: {name} needs times, those of the views; leave out {name} without them")
+            object.__setattr__(self, name, np.ascontiguousarray(times, dtype=np.float64))
 
     def row(self, k: int) -> CtScan:
         """Return the scan of detector row k alone, y (n_angles, n_detectors); a scan of one row is its row 0."""
@@ -105,12 +132,14 @@ class CtScan:
                 f"CtScan.subset: which must be a slice, 1-D indices below {n} or a mask ({n},) that keeps a view of "
                 f"the {n}, got {which!r:.80}"
             )
-        return replace(self, y=self.y[..., index, :], angles=angles)
+        times = None if self.times is None else self.times[index]
+        return replace(self, y=self.y[..., index, :], angles=angles, times=times)
 
     def binned(self, n: int) -> CtScan:
         """Return the scan of a detector with bins n times as wide, for a coarser image.
 
-        Counts are summed; line integrals averaged, which is right where they vary little within n bins.
+        Counts are summed; transmissions and line integrals averaged, which is right where they vary little within n
+        bins.
         """
         if isinstance(n, bool) or not isinstance(n, int) or n < 1 or self.y.shape[-1] % n:
             raise ValueError(f"CtScan.binned: n must divide the {self.y.shape[-1]} bins, got {n!r}; crop y first")
@@ -132,12 +161,14 @@ class CtScan:
         Each detector row is an image of the batch. The tensor is a copy.
 
         Raises:
-            ValueError: y are raw counts; `pnp.ct.line_integrals(scan).tensors()` converts them and gives their noise.
+            ValueError: y are raw counts or transmissions; `pnp.ct.line_integrals(scan).tensors()` converts them and
+                gives their noise.
         """
-        if self.kind == "counts":
+        if self.kind != "line integrals":
+            other = ", or give counts to solve with data_term=Transmission(i0)" if self.kind == "counts" else ""
             raise ValueError(
-                f"{self.path or 'CtScan'}: tensors gives line integrals, but kind is 'counts'; use "
-                "pnp.ct.line_integrals(scan).tensors(), or give counts to solve with data_term=Transmission(i0)"
+                f"{self.path or 'CtScan'}: tensors gives line integrals, but kind is {self.kind!r}; use "
+                f"pnp.ct.line_integrals(scan).tensors(){other}"
             )
         return torch.tensor(self.y, device=device).reshape(-1, 1, *self.y.shape[-2:]), None
 
