@@ -205,7 +205,8 @@ pixel_size=1.0, offset=0.0)
 
         Flat detector (Kak and Slaney, section 3.4.2). Every view has its share of the circle. The weights of rays
         measured twice, from opposite sides, sum to one smoothly (Noo et al., Phys. Med. Biol. 47 (2002) 2525, eq. 43),
-        so that full scans, short scans and detectors off the axis need no other setting. Rays that a scan of less than
+        so that full scans, short scans and detectors off the axis need no other setting; over full turns both count
+        half, but for ten bins at the end of the detector's short side. Rays that a scan of less than
         half a turn plus the fan's opening does not measure stay missing. Beyond the detector, y counts as 0. Gradients
         do not flow through the weights.
 

@@ -33,6 +33,9 @@ WINDOWS: dict[str, Callable[[Tensor], Tensor]] = {
 _MIN_WIDTH, _MAX_WIDTH = 1 / 6, 8
 """Plausible widths of a detector over the image's shadow; beyond them lengths are probably in different units."""
 
+_SEAM = 10.0
+"""Bins over which the weights of a detector off the axis change from 1/2, where it sees a ray twice, to 1 or 0."""
+
 _T = TypeVar("_T")
 
 
@@ -181,17 +184,28 @@ class Projector(LinearOperator):
 
     @property
     def _off_axis(self) -> bool:
-        """Whether one half of the image is seen from one side only."""
+        """Whether the detector sees a bin or more of the image from one side only."""
         low, high = self._edges()
-        return low < 0 < high and max(-low, high) > 1.05 * min(-low, high) and not self.sees_whole_image
+        return low < 0 < high and abs(high + low) >= self.pitch and not self.sees_whole_image
+
+    def _seam(self, u: Tensor) -> Tensor:
+        """Return 0 where the detector sees both u and -u, rising smoothly to 1 at the end of its short side.
+
+        The seam is narrow, since opposite rays average noise only inside it; and no wider than the part of the
+        detector that sees rays from one side only, so that the noise grows continuously with the offset.
+        """
+        low, high = self._edges()
+        short = min(-low, high)
+        width = min(_SEAM * self.pitch, short, abs(high + low))
+        return torch.sin((math.pi / 2) * ((u.abs() - (short - width)) / width).clamp(0, 1)).square()
 
     def _side(self, u: Tensor) -> Tensor:
-        """Return the weight of rays at u: 1, or, for a detector off the axis, falling towards its short side."""
+        """Return the weight of rays at u: 1, or, for a detector off the axis, falling to 0 at its short end."""
         if not self._off_axis:
             return torch.ones_like(u)
         low, high = self._edges()
-        from_short = u / -low if -low < high else -u / high
-        return torch.sin((1 + from_short.clamp(-1, 1)) * (math.pi / 4)).square()
+        towards_long = u.sign() if -low < high else -u.sign()
+        return (1 + towards_long * self._seam(u)) / 2
 
     def _filtered(self, y: Tensor, window: str, finer: int = 1) -> Tensor:
         """Return the ramp-filtered views of y: spatial ramp, linear convolution (Kak and Slaney, eq. 3.61-3.66).

@@ -180,8 +180,9 @@ class Radon(Projector):
 
         Spatial ramp filter and linear convolution (Kak and Slaney, eq. 3.61-3.66), Fourier interpolation in t, and
         every view weighted by half the gaps to its neighbours on the circle of angles modulo pi; a wedge that was not
-        measured stays missing. For a detector off the axis, the weights of lines measured twice in a full turn sum to
-        one smoothly. Beyond the detector, y counts as 0. Gradients do not flow through the weights.
+        measured stays missing. For a detector off the axis, lines measured twice in a full turn are averaged, and those
+        measured once count alone; between both, the weights change smoothly over ten bins. Beyond the detector, y
+        counts as 0. Gradients do not flow through the weights.
 
         Args:
             y: line integrals.
@@ -210,10 +211,12 @@ class Radon(Projector):
 
     def _ray_weights(self) -> Tensor:
         """Return weights of rays (n_angles, n_detectors), or of views modulo half a turn (n_angles, 1)."""
+        twice = view_weights(self.angles, math.pi).shares[:, None] / self.pitch
         if not self._off_axis:
-            return view_weights(self.angles, math.pi).shares[:, None] / self.pitch
+            return twice
         u = self._bins()
-        return self._redundancy(u, torch.zeros_like(u)) / self.pitch
+        once = self._redundancy(u, torch.zeros_like(u)) / self.pitch
+        return twice + self._seam(u) * (once - twice)
 
     # ---------------------------------------------------------------- Fourier space
 

@@ -10,6 +10,7 @@ if hidden_package("operators"):
 
 from .bad_pixels import find_bad_pixels
 from .centre import find_centre, offset_from_centre
+from .centre_rows import Centres, find_centres
 from .geometry_calibration import Calibration, calibrate
 from .hounsfield import attenuation, hounsfield, water_attenuation
 from .line_integrals import LineIntegrals, line_integrals, simulate_counts
@@ -18,6 +19,7 @@ from .transmission import Transmission
 
 __all__ = [
     "Calibration",
+    "Centres",
     "LineIntegrals",
     "PreparedScan",
     "RowOperators",
@@ -26,6 +28,7 @@ __all__ = [
     "calibrate",
     "find_bad_pixels",
     "find_centre",
+    "find_centres",
     "hounsfield",
     "line_integrals",
     "offset_from_centre",

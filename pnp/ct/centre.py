@@ -104,7 +104,7 @@ def find_centre(
     window = check_window("find_centre", search, n_detectors)
     per_radian = check_fan("find_centre", source_origin, origin_detector, pitch)
     _warn_of_transmissions(p)
-    pairs, half_turn = opposite_views(theta), _half_turn(theta)
+    pairs, half_turn = opposite_views(theta), half_turn_order(theta)
     if method == "auto":
         method = "opposite" if per_radian is not None else choose(p, pairs, half_turn)
     if per_radian is not None and method != "opposite":
@@ -305,7 +305,7 @@ def _anywhere(curves: Curves, n: int, enough_pairs: bool) -> int:
         if float(excess[better]) < min(_GOOD, _BETTER * left):
             return better
     if at_end:
-        raise _no_axis(None)
+        raise no_axis("find_centre", None)
     return found
 
 
@@ -314,10 +314,10 @@ def _inside(curves: Curves, window: Window) -> int:
     k, excess = torch.arange(len(curves.bins)), curves.excess
     inside = k[(k >= 2 * window.low) & (k <= 2 * window.high) & (curves.bins >= _MIN_BINS)]
     if not len(inside) or not bool(excess[inside].isfinite().any()):
-        raise _no_axis(window)
+        raise no_axis("find_centre", window)
     found = int(inside[excess[inside].argmin()])
     if found in (int(inside[0]), int(inside[-1])):
-        raise _no_axis(window)
+        raise no_axis("find_centre", window)
     return found
 
 
@@ -339,14 +339,14 @@ def _warn_if_poor(found: Axis) -> None:
         )
 
 
-def _no_axis(window: Window | None) -> ValueError:
+def no_axis(caller: str, window: Window | None) -> ValueError:
     """Return the error of a search that ends at the end of its window."""
     if window is not None:
-        return ValueError(f"find_centre: no axis found in search, {window}; give a wider one, or check angles and y")
+        return ValueError(f"{caller}: no axis found in search, {window}; give a wider one, or check angles and y")
     return ValueError(
-        "find_centre: no axis found in the middle three quarters of the detector; check that angles are radians in "
-        "the order of the views, that y holds -log of the transmission, and that the beams are parallel; if the axis "
-        "is near an edge (half acquisition over a full turn), give search=(low, high), in bins"
+        f"{caller}: no axis found in the middle three quarters of the detector; check that angles are radians in the "
+        "order of the views, that y holds -log of the transmission, and that the beams are parallel; if the axis is "
+        "near an edge (half acquisition over a full turn), give search=(low, high), in bins"
     )
 
 
@@ -354,7 +354,7 @@ def _lowest(values: Tensor, where: Tensor, window: Window | None = None) -> floa
     """Return the index of the least value among `where`, refined by the parabola through its neighbours."""
     i = int(where[values[where].argmin()])
     if i in (int(where[0]), int(where[-1])):
-        raise _no_axis(window)
+        raise no_axis("find_centre", window)
     return _vertex(values, i)
 
 
@@ -368,7 +368,7 @@ def _vertex(values: Tensor, i: int) -> float:
 # -------------------------------------------------------------------- the double wedge
 
 
-def _half_turn(theta: Tensor) -> Tensor | None:
+def half_turn_order(theta: Tensor) -> Tensor | None:
     """Return the order of views that steps evenly over half a turn, its end left out; None: they do not."""
     ordered, order = theta.sort()
     steps = ordered.diff()
@@ -381,8 +381,26 @@ def _half_turn(theta: Tensor) -> Tensor | None:
     return order[:n]
 
 
-def _least_outside_wedge(p: Tensor, window: Window | None = None) -> float:
+class WedgeCurve(NamedTuple):
+    """Energy outside the double wedge for every axis first + i/per_bin, in bins."""
+
+    energy: Tensor
+    allowed: Tensor
+    first: float
+    per_bin: int
+    constant: Tensor
+    """What to add to `energy` to make it the energy."""
+
+
+def _least_outside_wedge(p: Tensor, window: Window | None) -> float:
     """Return the c whose mirror image continues the half turn p (..., n_angles, n) with least energy outside."""
+    curve, n = outside_wedge(p, window), p.shape[-1]
+    found = _lowest(curve.energy, curve.allowed.nonzero().flatten(), window)
+    return (n - 1) / 2 + (found / _STEPS_PER_BIN - n) / 2
+
+
+def outside_wedge(p: Tensor, window: Window | None) -> WedgeCurve:
+    """Return the energy that half a turn p (slices, n_angles, n) and its mirror image leave outside, by axis."""
     n_angles, n = p.shape[-2:]
     size = 2 * n
     half, mirrored = p.new_zeros(len(p), 2 * n_angles, size), p.new_zeros(len(p), 2 * n_angles, size)
@@ -393,19 +411,19 @@ def _least_outside_wedge(p: Tensor, window: Window | None = None) -> float:
     # No object in view reaches further than half the detector from the axis if that is at its middle.
     outside = nu > omega.abs() * (n / 2) + 1
     cross = (P.conj() * Q * outside).sum((0, 1))
+    constant = ((P.abs().square() + Q.abs().square()) * outside).sum() / 2
     padded = torch.zeros(_STEPS_PER_BIN * size, dtype=cross.dtype)
     padded[torch.arange(size).where(torch.arange(size) < n, torch.arange(size) - size)] = cross
     energy = torch.fft.fft(padded).real
     shift = torch.arange(_STEPS_PER_BIN * size)
     shift = shift.where(shift < _STEPS_PER_BIN * n, shift - _STEPS_PER_BIN * size)
-    centred = energy.roll(_STEPS_PER_BIN * n)  # index FINE n is shift 0
     if window is None:
         inside = shift.abs() <= _STEPS_PER_BIN * n * (1 - _MIN_OVERLAP)
     else:
         centre = (n - 1) / 2 + shift / (2 * _STEPS_PER_BIN)
         inside = (centre >= window.low) & (centre <= window.high)
-    allowed = inside.roll(_STEPS_PER_BIN * n).nonzero().flatten()
-    return (n - 1) / 2 + (_lowest(centred, allowed, window) / _STEPS_PER_BIN - n) / 2
+    zero = _STEPS_PER_BIN * n  # the index of shift 0
+    return WedgeCurve(energy.roll(zero), inside.roll(zero), (n - 1) / 2 - n / 2, 2 * _STEPS_PER_BIN, constant)
 
 
 # -------------------------------------------------------------------- moments

@@ -115,6 +115,8 @@ class Curves(NamedTuple):
     """V less the noise's expected part."""
     noise: Tensor
     """Three standard deviations of the noise's part of D, and what is never evidence."""
+    expected: Tensor
+    """The noise's expected part of D, and of V."""
 
     @property
     def excess(self) -> Tensor:
@@ -204,6 +206,7 @@ def register(p: Tensor, pairs: OppositeViews, noise: Noise, measured: Tensor | N
         difference=energy - 2 * product - expected,
         variation=energy - total.square() / (2 * rays) - expected,
         noise=_N_STD * std + floor,
+        expected=expected,
     )
 
 

@@ -67,6 +67,32 @@ def test_fbp_from_random_directions_keeps_the_level(projector: str) -> None:
         assert abs(op.fbp(truth(op, DISC))[0, 0].numpy()[inside].mean() - 1) < 0.01
 
 
+@pytest.mark.parametrize("projector", PROJECTORS)
+def test_fbp_of_a_full_turn_averages_what_it_sees_twice_whatever_the_offset(projector: str) -> None:
+    y = torch.randn(8, 1, 180, 96, generator=torch.Generator().manual_seed(0))
+    near = torch.as_tensor(np.hypot(*(np.mgrid[:96, :96] - 47.5)) < 30)
+    ops = {o: PROJECTORS[projector]((96, 96), turn(180), n_detectors=96, pitch=1.0, offset=o)
+           for o in (0, 0.4, 1, 3, -6)}  # fmt: skip
+    noise = {offset: float(op.fbp(y)[..., near].std()) for offset, op in ops.items()}
+    assert max(noise.values()) < 1.03 * min(noise.values())
+
+
+@pytest.mark.parametrize("projector", PROJECTORS)
+@pytest.mark.parametrize("offset", [0.4, 0.5, 3.0, 25.5, -33.0, 44.9])
+def test_weights_of_opposite_rays_sum_to_one_and_change_smoothly(projector: str, offset: float) -> None:
+    make = PROJECTORS[projector]
+    u = torch.linspace(-48 - abs(offset), 48 + abs(offset), 2001, dtype=F64)
+    op = make((96, 96), turn(180), n_detectors=96, pitch=1.0, offset=offset)
+    side = op._side(u)
+    assert rel(side + op._side(-u), torch.full_like(u, 1 if op._off_axis else 2)) < 1e-12
+    assert op._off_axis == (abs(offset) >= 0.5)
+    if op._off_axis:
+        short = 48 - abs(offset)
+        inner = u.abs() < short - min(10, short, 2 * abs(offset))
+        assert (side[inner] == 0.5).all()
+        assert float(side[u.sign() * math.copysign(1, offset) * u.abs() < -short].max()) < 1e-12
+
+
 DEGREES: dict[str, tuple[Any, float, list[tuple[float, float]]]] = {
     "even": (np.arange(180), 180, []),
     "dense, then sparse": (np.r_[np.arange(0.0, 90), np.arange(90.0, 180, 15)], 180, []),
