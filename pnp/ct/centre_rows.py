@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .arrays import as_floats
 from .centre import (
     Window,
     bin_angles,
@@ -27,7 +28,6 @@ from .centre import (
     no_axis,
     outside_wedge,
 )
-from .line_integrals import as_floats
 from .opposite import bounded_excess, noise_levels, opposite_views, parallel_directions, register
 
 _MAX_ROWS = 64

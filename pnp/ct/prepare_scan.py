@@ -17,28 +17,24 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from operators import FanBeam, Radon
 
 from ..checks import check_number
 from ..readers import CtScan
-from .centre import find_centre, offset_from_centre
+from .centre import offset_from_centre
 from .line_integrals import LineIntegrals, line_integrals
-from .opposite import opposite_views
 from .prepared_file import PreparedRows, kept_rows, new_rows
 from .row_warnings import RowWarnings
+from .scan_axis import find_axes
+from .scan_rows import ScanRows, rows_of
 
-_SAMPLED_ROWS = 5
-"""Rows from which the axis of rotation and the detector's gain are found, spread over the detector."""
-_BLOCK_BYTES = 2**30
-"""Size of the rows that are read at a time, as float32; they are then prepared one by one."""
 _HALF_ACQUISITION = 1 / 8
 """Distance of the axis from the middle, over the number of bins, beyond which the image is enlarged."""
 _ROUNDING = 1e-3
@@ -103,9 +99,9 @@ def prepare_scan(
 ) -> PreparedScan:
     """Return line integrals, noise, axis of rotation and operator of a scan, in steps that are told in sentences.
 
-    Counts become line integrals by `line_integrals`, row by row, with one gain for all rows. The axis is found by
-    `find_centre` in five rows that are spread over the detector; of a fan beam without opposite views it is taken for
-    the detector's middle.
+    Counts become line integrals by `line_integrals`, row by row, with one gain for all rows. The axis is found in up to
+    16 rows that are spread over the detector: by `find_centres`, where it differs from row to row, else by
+    `find_centre`. Of a fan beam without opposite views it is taken for the detector's middle.
 
     Args:
         scan: a scan, or a function that reads some of its rows, `scan(rows=slice(a, b))`: `partial(read_scan, path)`.
@@ -125,7 +121,7 @@ def prepare_scan(
         ValueError: a row, an axis or a size does not fit; the axis is not found; rows of a cone beam are too far from
             its plane; see also `line_integrals`.
     """
-    source = _Source(scan, rows)
+    source = ScanRows(scan, rows)
     some = source.read(source.sampled())
     _check_cone(some, source)
     measured = {name: value for name, value in vars(some).items() if name not in ("facts", "path")}
@@ -142,94 +138,24 @@ def prepare_scan(
     if kept is None:
         said, n_rows = RowWarnings("prepare_scan"), len(source.rows)
         with said.collected():
-            y, _, found = _converted(some, i0, None)
-            centres, axis = _centres(y, some, centre, search, n_rows)
+            y, gain = _sampled_integrals(some, i0)
+            centres, axis = find_axes(y, some, source, centre, search)
         name, geometry = _geometry(some, centres, size, pixel_size)
-        shape, gain = (n_rows, 1, *some.y.shape[-2:]), None if found is None else found.photons_per_count
-        with new_rows(working_file, shape, (name, geometry), settings, noise=found is not None) as store:
+        shape, noise = (n_rows, 1, *some.y.shape[-2:]), some.kind != "line integrals"
+        with new_rows(working_file, shape, (name, geometry), settings, noise=noise) as store:
             counted = _Counted()
             for k, row in enumerate(source.each(progress)):
                 with said.collected(source.rows[k]):
-                    y, noise_std, found = _converted(row, i0, gain)
+                    y, noise_std, record = _converted(row, i0, gain)
                 store.put(k, y, noise_std)
-                counted.add(found)
-            counts = counted.sentences(gain)
+                counted.add(record)
+            counts = counted.sentences(some.kind)
             kept = store.finish(centres, (_described(some, source), *counts, axis, _image_sentence(some, geometry)))
         said.pass_on(n_rows)
     return _prepared(kept, some, source, size, pixel_size)
 
 
-# -------------------------------------------------------------------- rows of a scan
-
-
-class _Source:
-    """Detector rows of a scan in memory, or of one that a function reads."""
-
-    def __init__(self, scan: CtScan | Callable[..., CtScan], rows: slice | None) -> None:
-        if rows is not None and not isinstance(rows, slice):
-            raise TypeError(f"prepare_scan: rows must be a slice, got {rows!r:.40}; use slice(k, k + 1) for row k")
-        if not isinstance(scan, CtScan) and not callable(scan):
-            raise TypeError(
-                f"prepare_scan: scan must be a CtScan, or a function that reads one, got {type(scan).__name__}; use "
-                "read_scan(path), or partial(read_scan, path)"
-            )
-        if not isinstance(scan, CtScan):
-            last = scan(rows=slice(-1, None))
-            if "rows" in last.facts:
-                self._read, self.n_rows = scan, int(last.facts["rows"][1])
-            else:  # a format that is read as a whole
-                scan = scan()
-        if isinstance(scan, CtScan):
-            whole = _with_rows_axis(scan)
-            self._read, self.n_rows = lambda rows: _rows_of(whole, rows), len(whole.y)
-        start, stop, step = (rows or slice(None)).indices(self.n_rows)
-        asked = (rows.start, rows.stop) if rows is not None else ()
-        within = all(end is None or -self.n_rows <= end <= self.n_rows for end in asked)
-        if step < 1 or start >= stop or not within:
-            raise ValueError(
-                f"prepare_scan: rows must lie within the {self.n_rows} of the detector, upwards, got {rows}"
-            )
-        self.rows = range(start, stop, step)
-
-    def read(self, rows: range) -> CtScan:
-        """Read some rows, y (n_rows, n_angles, n_detectors)."""
-        return _with_rows_axis(self._read(rows=slice(rows.start, rows.stop, rows.step)))
-
-    def sampled(self) -> range:
-        """Return a few of the rows, spread over the detector without its ends."""
-        n = len(self.rows)
-        every = max(1, n // _SAMPLED_ROWS)
-        return self.rows[every // 2 :: every][:_SAMPLED_ROWS]
-
-    def each(self, progress: bool) -> Iterator[CtScan]:
-        """Yield the scans of single rows; a block of them is read at a time."""
-        from tqdm.auto import tqdm
-
-        first = self.read(self.rows[:1])
-        block = max(1, _BLOCK_BYTES // (4 * first.y.size))
-        with tqdm(total=len(self.rows), desc="rows", unit="row", disable=not progress, delay=1) as bar:
-            for start in range(0, len(self.rows), block):
-                some = self.read(self.rows[start : start + block])
-                for k in range(len(some.y)):
-                    yield _rows_of(some, slice(k, k + 1))
-                    bar.update()
-
-
-def _with_rows_axis(scan: CtScan) -> CtScan:
-    """Return a scan whose measurements are (n_rows, n_angles, n_detectors)."""
-    if scan.y.ndim == 3:
-        return scan
-    flat, dark = (None if frames is None else frames[None] for frames in (scan.flat, scan.dark))
-    return replace(scan, y=scan.y[None], flat=flat, dark=dark)
-
-
-def _rows_of(scan: CtScan, rows: slice) -> CtScan:
-    """Return some rows of a scan (n_rows, n_angles, n_detectors)."""
-    flat, dark = (None if frames is None else frames[rows] for frames in (scan.flat, scan.dark))
-    return replace(scan, y=scan.y[rows], flat=flat, dark=dark)
-
-
-def _check_cone(scan: CtScan, source: _Source) -> None:
+def _check_cone(scan: CtScan, source: ScanRows) -> None:
     """Refuse rows of a cone beam whose rays are off by more than a bin within the object."""
     if scan.source_origin_mm is None or source.n_rows == 1:
         return
@@ -256,11 +182,20 @@ def _converted(scan: CtScan, i0: float | None, gain: float | None) -> tuple[Any,
     return record.y, record.noise_std, record
 
 
+def _sampled_integrals(some: CtScan, i0: float | None) -> tuple[npt.NDArray[Any], float | None]:
+    """Return line integrals of some rows, and the gain in photons per count of all rows; None: each its own."""
+    found = [_converted(rows_of(some, slice(k, k + 1)), i0, None) for k in range(len(some.y))]
+    gains = [record.photons_per_count for _, _, record in found if record is not None]
+    return np.concatenate([y for y, _, _ in found]), float(np.median(gains)) if some.kind == "counts" else None
+
+
 class _Counted:
     """What `line_integrals` found in all rows."""
 
     def __init__(self) -> None:
-        self.n_rays = self.n_pixels = self.n_bad_pixels = self.n_starved = 0
+        self.n_rays = self.n_pixels = self.n_bad_pixels = self.n_starved = self.n_zingers = self.n_clamped = 0
+        self.photons: list[float] = []
+        self.dropped: dict[str, set[int]] = {"flats": set(), "darks": set()}
 
     def add(self, record: LineIntegrals | None) -> None:
         """Count a row; None: it had line integrals already."""
@@ -270,58 +205,32 @@ class _Counted:
         self.n_pixels += record.bad_pixels.size
         self.n_bad_pixels += int(record.bad_pixels.sum())
         self.n_starved += record.n_starved
+        self.n_zingers += record.n_zingers
+        self.n_clamped += record.n_clamped
+        self.photons.append(record.photons_per_count)
+        self.dropped["flats"] |= set(record.dropped_flats)
+        self.dropped["darks"] |= set(record.dropped_darks)
 
-    def sentences(self, gain: float | None) -> list[str]:
+    def sentences(self, kind: str) -> list[str]:
         """Return what was found and done, in sentences."""
-        if gain is None:
+        if not self.photons:
             return ["The measurements are line integrals already; their noise is estimated slice by slice."]
-        said = [f"Counts became line integrals, with {gain:.3g} photons per count and a noise level for every ray."]
-        if self.n_bad_pixels:
-            said.append(f"{_share(self.n_bad_pixels, self.n_pixels)} detector pixels are bad and were given no weight.")
-        if self.n_starved:
-            said.append(f"{_share(self.n_starved, self.n_rays)} rays have no counts and were given no weight.")
+        photons = f"{np.median(self.photons):.3g} photons {'per count' if kind == 'counts' else 'in the open beam'}"
+        said = [f"{kind.capitalize()} became line integrals, every ray with its noise, from {photons}."]
+        for name, frames in self.dropped.items():
+            if frames:
+                said.append(f"Frames {', '.join(map(str, sorted(frames)))} of the {name} are off and were left out.")
+        for n, whole, what in (
+            (self.n_bad_pixels, self.n_pixels, "detector pixels are bad: they were interpolated and given no weight"),
+            (self.n_zingers, self.n_rays, "rays are zingers: they were interpolated and given no weight"),
+            (self.n_starved, self.n_rays, "rays have no counts and were given no weight"),
+            (self.n_clamped, self.n_rays, "rays are below half a photon or the read-out noise and were raised to it"),
+        ):
+            said += [f"{n} of {whole} ({100 * n / whole:.2g} %) {what}."] if n else []
         return said
 
 
-def _share(part: int, whole: int) -> str:
-    return f"{part} of {whole} ({100 * part / whole:.2g} %)"
-
-
 # -------------------------------------------------------------------- geometry
-
-
-def _centres(
-    y: npt.NDArray[Any], scan: CtScan, centre: Any, search: tuple[float, float] | None, n_rows: int
-) -> tuple[npt.NDArray[np.float64], str]:
-    """Return the axis of every row (n_rows,) in bins, and a sentence on it."""
-    n_detectors = scan.y.shape[-1]
-    middle = (n_detectors - 1) / 2
-    if centre is None:
-        found, why = _found_centre(y, scan, search)
-        return np.full(n_rows, found), f"The axis of rotation is at bin {found:.2f} (middle: {middle:g}), {why}."
-    given = np.asarray(centre, dtype=np.float64)
-    if given.shape not in ((), (n_rows,)) or not np.isfinite(given).all():
-        raise ValueError(
-            f"prepare_scan: centre must be a bin, or one for each of {n_rows} rows, got shape {given.shape} with a sum "
-            f"of {float(given.sum()):.4g}"
-        )
-    low, high = float(given.min()), float(given.max())
-    if not (-n_detectors < low and high < 2 * n_detectors):
-        raise ValueError(
-            f"prepare_scan: centre must be in bins of the detector, 0 to {n_detectors - 1}, got {low:.4g} to {high:.4g}"
-        )
-    where = f"bin {low:.2f}" if low == high else f"bins {low:.2f} to {high:.2f}"
-    return np.broadcast_to(given, n_rows).copy(), f"The axis of rotation is at {where} (middle: {middle:g}), as given."
-
-
-def _found_centre(y: npt.NDArray[Any], scan: CtScan, search: tuple[float, float] | None) -> tuple[float, str]:
-    """Return the axis in bins, and how it was found; without opposite views, that of a fan is the middle."""
-    if scan.source_origin_mm is None:
-        return find_centre(y, scan.angles, search=search), "found from the views"
-    fan = {"source_origin": scan.source_origin_mm, "origin_detector": scan.origin_detector_mm, "pitch": scan.pitch_mm}
-    if search is None and opposite_views(torch.from_numpy(scan.angles)) is None:
-        return (y.shape[-1] - 1) / 2, "assumed, since this fan beam has no opposite views: give it if it is elsewhere"
-    return find_centre(y, scan.angles, search=search, **fan), "found from opposite rays of the fan"
 
 
 def _bin_at_axis(scan: CtScan) -> float:
@@ -354,7 +263,7 @@ def _geometry(
 
 
 def _prepared(
-    kept: PreparedRows, scan: CtScan, source: _Source, size: int | None, pixel_size: float | None
+    kept: PreparedRows, scan: CtScan, source: ScanRows, size: int | None, pixel_size: float | None
 ) -> PreparedScan:
     """Return the record of rows in memory or in a file."""
     name, geometry = _geometry(scan, kept.centre, size, pixel_size)
@@ -377,7 +286,7 @@ def _prepared(
 # -------------------------------------------------------------------- sentences
 
 
-def _described(scan: CtScan, source: _Source) -> str:
+def _described(scan: CtScan, source: ScanRows) -> str:
     n, (n_angles, n_detectors) = len(source.rows), scan.y.shape[-2:]
     beam = "parallel" if scan.source_origin_mm is None else "fan"
     frames = [

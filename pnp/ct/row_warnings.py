@@ -40,5 +40,6 @@ class RowWarnings:
         for key, warning in self._first.items():
             rows = self._rows[key]
             more = f" and {len(rows) - _MAX_ROWS_NAMED} more" if len(rows) > _MAX_ROWS_NAMED else ""
-            where = f"rows {', '.join(map(str, rows[:_MAX_ROWS_NAMED]))}{more}: " if 0 < len(rows) < n_rows else ""
+            name = "row" if len(rows) == 1 else "rows"
+            where = f"{name} {', '.join(map(str, rows[:_MAX_ROWS_NAMED]))}{more}: " if 0 < len(rows) < n_rows else ""
             warnings.warn(f"{self.caller}: {where}{warning.message}", warning.category, stacklevel=3)

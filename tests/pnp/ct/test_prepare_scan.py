@@ -63,7 +63,7 @@ def test_steps_say_what_was_found(prepared):
 def test_a_file_holds_what_memory_does(path, prepared, block_bytes, tmp_path, monkeypatch):
     import sys
 
-    monkeypatch.setattr(sys.modules["pnp.ct.prepare_scan"], "_BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(sys.modules["pnp.ct.scan_rows"], "_BLOCK_BYTES", block_bytes)
     kept = prepare(partial(read_scan, path), working_file=tmp_path / "work.h5")
     with h5py.File(kept.y) as file:
         np.testing.assert_array_equal(file["measurements"], prepared.y)
@@ -87,6 +87,31 @@ def test_rows_are_read_alone_and_a_finished_file_is_used_again(path, tmp_path):
     assert again.steps == first.steps and repr(again.operator) == repr(first.operator)
     other = prepare(read, rows=slice(0, 2), working_file=tmp_path / "work.h5")
     assert (tmp_path / "work.h5").stat().st_mtime_ns != before and other.rows == range(2)
+
+
+@pytest.mark.parametrize("drift", [0.0, 2.0])
+def test_a_tilted_axis_is_found_in_every_row(drift):
+    """Twenty rows; three of them are air, which shows no axis."""
+    rng, rows = np.random.default_rng(3), np.arange(20)
+    axes = 30.0 + drift * rows / 19
+    y = np.empty((20, N_ANGLES, N_BINS))
+    for k in rows:
+        t = (np.arange(N_BINS) - axes[k]) * PIXEL_MM
+        y[k] = 0 if k in (0, 7, 19) else sum(e.sinogram(ANGLES, t, PIXEL_MM) for e in ellipses(k % 5))
+    y += 0.01 * rng.standard_normal(y.shape)
+    prepared = prepare(CtScan(y=y, angles=ANGLES, kind="line integrals", pitch_mm=PIXEL_MM))
+    assert prepared.centre == pytest.approx(axes, abs=0.1)
+    assert (len(set(prepared.centre)) == 1) == (drift == 0) and ("tilted" in prepared.steps[2]) == (drift > 0)
+    assert hasattr(prepared.operator, "A") == (drift == 0)
+
+
+def test_zingers_and_starved_rays_are_counted(tmp_path):
+    scan = read_scan(scan_file(tmp_path / "scan.h5"))
+    y = scan.y.copy()
+    y[1, 20, 30] = 60000
+    y[2, 50, 20:22] = 0
+    text = " ".join(prepare(replace(scan, y=y)).steps)
+    assert "1 of 18432 (0.0054 %) rays are zingers" in text and "rays have no counts" in text
 
 
 def test_axes_that_differ_by_row_make_an_operator_for_each(path):
@@ -155,14 +180,14 @@ def test_warnings_of_rows_come_once_with_their_rows(path, monkeypatch):
 
     def converted(scan, i0, gain):
         seen.append(1)
-        if len(seen) in (2, 4):  # rows 0 and 2; the first call is for the axis
+        if len(seen) in (4, 6):  # rows 0 and 2; the first three calls are for the axis
             warnings.warn(f"{len(seen)} flats are odd", UserWarning, stacklevel=2)
         return convert(scan, i0, gain)
 
     monkeypatch.setattr(module, "_converted", converted)
     with pytest.warns(UserWarning) as caught:
         prepare(read_scan(path))
-    assert [str(w.message) for w in caught] == ["prepare_scan: rows 0, 2: 2 flats are odd"]
+    assert [str(w.message) for w in caught] == ["prepare_scan: rows 0, 2: 4 flats are odd"]
 
 
 @pytest.mark.parametrize(
