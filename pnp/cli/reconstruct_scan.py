@@ -113,6 +113,7 @@ def reconstruct_scan(
     from ..stack.write_volume import set_attributes
 
     choose_device(device)  # a device that this machine lacks, its workers lack too
+    D = build_denoiser(denoiser, choose_device("cpu"))
     solver = solver | {"bounds": limits, "data_term": LeastSquares(robust=True if robust else None)}
     settings = fingerprint([_stamp(path), replace(options, workers=None, scheduler=None, report=None), denoiser])
     settings = fingerprint([settings, noise_std, solver])
@@ -127,7 +128,7 @@ def reconstruct_scan(
         result = solve_stack(
             prepared.operator,
             prepared.y,
-            build_denoiser(denoiser, choose_device("cpu")),
+            D,
             output=folder,
             client=None if options.scheduler is None else opened.enter_context(connect(options.scheduler)),
             n_workers=_workers(options, len(prepared.rows), cores()),

@@ -112,10 +112,9 @@ def test_a_finished_run_says_so(scan, scheduler, tmp_path, monkeypatch, capsys):
     assert run(monkeypatch, *command, "--strength", "2", "--overwrite") == 0
 
 
-def test_a_killed_run_resumes(scan, tmp_path):
+def test_a_killed_run_resumes(scan, scheduler, tmp_path, monkeypatch, capsys):
     output, log = tmp_path / "v.nii.gz", tmp_path / "log"
-    options = ("--workers", "1", *QUICK)
-    command = [sys.executable, "-c", ON_ONE_CORE, "reconstruct", scan, "-o", output, *options]
+    command = [sys.executable, "-c", ON_ONE_CORE, "reconstruct", scan, "-o", output, "--workers", "1", *QUICK]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with open(log, "w") as stderr:
         first = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=stderr, start_new_session=True)
@@ -131,9 +130,8 @@ def test_a_killed_run_resumes(scan, tmp_path):
     assert done >= 1 and not output.exists(), log.read_text()
     prepared = tmp_path / "v.nii.gz.prepared.h5"
     assert read_measurements(prepared).y.shape == (N_ROWS, 1, len(ANGLES), N_BINS)
-    again = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
-    assert again.returncode == 0, again.stderr
-    assert f"3 of 3 slices, {N_ROWS - done} in this run" in again.stdout
+    assert run(monkeypatch, "reconstruct", scan, "-o", output, *QUICK, *scheduler) == 0
+    assert f"3 of 3 slices, {N_ROWS - done} in this run" in capsys.readouterr().out
     check(np.asarray(nibabel.load(output).dataobj).transpose(2, 1, 0))
     assert not prepared.exists() and not ledger.exists()
 
