@@ -72,7 +72,7 @@ def write_volume(
         ValueError: images have several channels; see `check_volume_output`.
     """
     output = check_volume_output(output, overwrite=overwrite)
-    images = Parts(run).array("image")
+    images = Parts(Path(run)).array("image")
     n, channels, height, width = images.shape
     if channels != 1:
         raise ValueError(f"write_volume: images must have one channel, got {channels}; read them from {run}")
