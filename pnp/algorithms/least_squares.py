@@ -2,6 +2,7 @@
 
     LeastSquares  f(x) = 1/2 ||W^(1/2) (A x - y)||^2,  W = 1/noise_std^2
                   h(v, alpha) = (A*WA + alpha)^-1 (A*Wy + alpha v)
+                  errors that measurements have in common make W a weight operator, see `common_errors`
     Poisson       f(x) = sum(A x + r - y log(A x + r)),  x >= 0
 
 Both run with or without grad mode. The least-squares step is differentiable in y, v, alpha, the weights and the
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from ..checks import check_number
 from .batch import each, images, operator_norms, per_image, together
+from .common_errors import CommonErrors, ErrorModel
 from .dominant_mean import centred, norms_of_rest
 from .linalg import cg, implicit_solve
 from .protocols import Operator, Preconditioner, Step
@@ -35,33 +37,95 @@ class LeastSquares:
         robust: leave out the measurements that x contradicts, such as cosmic rays or dead pixels, and solve again (see
             `pnp.drivers.outliers`). None: those that stand out from all others; False: none. True: all, and values that
             repeat where noise would not, such as salt and pepper. Where there are none, nothing changes.
+        bin_std: standard deviation, in units of y, of an error that all views of a detector bin have in common, which
+            makes a ring (see `common_errors`): a number, or one for each bin (n_bins,). "estimate": from the
+            measurements and the residuals, bins with a large error or one in some views only by themselves. For y
+            (B, C, n_views, n_bins); of an image, bins are columns.
+        view_std: the same for an error that all bins of a view have in common, a beam that drifts: a number, one for
+            each view (n_views,), or "estimate".
     """
 
     needs_noise_std = True
 
-    def __init__(self, *, rtol: float = 1e-5, max_iter: int = 50, robust: bool | None = None):
+    def __init__(
+        self,
+        *,
+        rtol: float = 1e-5,
+        max_iter: int = 50,
+        robust: bool | None = None,
+        bin_std: Any = None,
+        view_std: Any = None,
+    ):
         self.rtol = check_number("rtol", rtol, above=0, caller="LeastSquares")
         self.max_iter = check_number("max_iter", max_iter, above=1, integer=True, or_equal=True, caller="LeastSquares")
         if not isinstance(robust, bool | None):
             raise TypeError(f"LeastSquares: robust must be True, False or None, got {robust!r:.60}")
         self.robust = robust
+        self.bin_std, self.view_std = _as_std("bin_std", bin_std), _as_std("view_std", view_std)
 
     def __repr__(self) -> str:
-        robust = "" if self.robust is None else f", robust={self.robust}"
-        return f"LeastSquares(rtol={self.rtol!r}, max_iter={self.max_iter!r}{robust})"
+        given = {name: getattr(self, name) for name in ("robust", "bin_std", "view_std")}
+        shown = "".join(f", {name}={value!r:.200}" for name, value in given.items() if value is not None)
+        return f"LeastSquares(rtol={self.rtol!r}, max_iter={self.max_iter!r}{shown})"
 
     def bind(self, operator: Operator, y: Any, weights: Tensor) -> LeastSquaresStep:
         """Return h for these measurements; weights is 0-dim or broadcasts to y, 0 where y is not measured."""
-        return LeastSquaresStep(operator, y, weights, rtol=self.rtol, max_iter=self.max_iter)
+        model = self._error_model(y)
+        return LeastSquaresStep(operator, y, weights, rtol=self.rtol, max_iter=self.max_iter, model=model)
+
+    def _error_model(self, y: Any) -> ErrorModel | None:
+        """Return the common errors that are given, and no errors of bins or views that are to be estimated."""
+        if self.bin_std is None and self.view_std is None:
+            return None
+        if not isinstance(y, Tensor) or y.is_complex() or y.ndim < 4:
+            got = f"{y.dtype} {tuple(y.shape)}" if isinstance(y, Tensor) else f"{len(y)} parts"
+            raise ValueError(f"LeastSquares: bin_std and view_std need real y (B, C, n_views, n_bins), got {got}")
+        found = {}
+        for name, axes in (("bin_std", y.shape[3:]), ("view_std", y.shape[2:3])):
+            if (std := getattr(self, name)) is None or isinstance(std, str):
+                continue
+            std = torch.as_tensor(std, dtype=y.dtype, device=y.device)
+            if std.ndim > 0 and std.shape != axes:
+                raise ValueError(f"LeastSquares: {name} must be a number or {tuple(axes)}, got {tuple(std.shape)}")
+            found[name] = std
+        return ErrorModel(**found) if found else None
+
+
+def _as_std(name: str, value: Any) -> Any:
+    """Return a standard deviation, or standard deviations, of common errors."""
+    if value is None or (isinstance(value, str) and value == "estimate"):
+        return value
+    try:
+        std = torch.as_tensor(value, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        std = torch.tensor(math.nan)
+    if std.numel() == 0 or not bool((std.isfinite() & (std >= 0)).all()):
+        raise ValueError(f'LeastSquares: {name} must be None, "estimate", or finite and >= 0, got {value!r:.60}')
+    return value
+
+
+MAX_CONDITION = 100.0
+"""Largest condition number that common errors may bring to an x-update: at small alpha, x and errors vie for one part
+of y, and as alpha grows, the errors take what the prior does not want."""
 
 
 class LeastSquaresStep:
     """h(v, alpha) = (A*WA + alpha)^-1 (A*Wy + alpha v): the operator's closed form, or warm-started CG."""
 
-    def __init__(self, operator: Operator, y: Any, weights: Tensor, *, rtol: float, max_iter: int):
+    def __init__(
+        self,
+        operator: Operator,
+        y: Any,
+        weights: Tensor,
+        *,
+        rtol: float,
+        max_iter: int,
+        model: ErrorModel | None = None,
+    ):
         self.operator, self.y, self.weights = operator, y, weights
-        self.rtol, self.max_iter = rtol, max_iter
-        self.back_projection: Tensor = operator.A_adjoint(y * weights)  # in this order: y may be a list of tensors
+        self.rtol, self.max_iter, self.model = rtol, max_iter, model
+        self.errors = None if model is None else CommonErrors(weights.expand(y.shape), model)
+        self.back_projection: Tensor = operator.A_adjoint(self._weigh(y))
         self.inner_iterations = 0
         self._curvature: float | Tensor | None = None
         self._image_weights = _image_weights(weights, y)
@@ -71,7 +135,7 @@ class LeastSquaresStep:
         self._mean: Tensor | None = None  # the constant image that fits best, where the mean dominates
         self._closed_form: Step | None = None
         self._preconditioner: Preconditioner | None = None
-        if hasattr(operator, "data_step"):
+        if hasattr(operator, "data_step") and model is None:
             self._closed_form = closed_form(operator, y, weights, self._image_weights)
         if self._closed_form is None and hasattr(operator, "preconditioner"):
             self._preconditioner = operator.preconditioner(weights)
@@ -80,12 +144,12 @@ class LeastSquaresStep:
         """Return the x-update; alpha is 0-dim, or (B, 1, 1, 1) with one value for each image."""
         if self._closed_form is not None:
             return self._closed_form(v, alpha)
-        M = self._preconditioner
+        M, floor = self._preconditioner, self._floor(alpha)
         x0, c = v.detach() if self.last_x is None else self.last_x, self._mean
         # Less the mean, or the tolerance and the rounding would be those of the mean.
-        b = self.back_projection + alpha * v if c is None else self._rest(c) + alpha * (v - c)
+        b = self._back_projected(floor) + alpha * v if c is None else self._rest(c, floor) + alpha * (v - c)
         solution = implicit_solve(
-            lambda x: self.normal(x) + alpha * x,
+            lambda x: self.normal(x, floor) + alpha * x,
             b,
             x0=x0 if c is None else x0 - c,
             preconditioner=None if M is None else lambda r: M(r, alpha),
@@ -96,8 +160,29 @@ class LeastSquaresStep:
         self.last_x, self.inner_iterations = x.detach(), solution.n_iter
         return x
 
-    def normal(self, x: Tensor) -> Tensor:
+    def _floor(self, alpha: Tensor) -> Tensor | float:
+        """Return the least precision of the common errors' prior, see `CommonErrors.found`, for this alpha."""
+        if self.errors is None:
+            return 0.0
+        curvature = self.curvature()
+        curvature = per_image(curvature, self.back_projection) if isinstance(curvature, Tensor) else curvature
+        floor: Tensor = (1 / MAX_CONDITION - alpha.detach() / curvature).clamp(min=0)
+        return floor
+
+    def _weigh(self, r: Any, floor: Tensor | float = 0.0) -> Any:
+        """Return W r."""
+        return r * self.weights if self.errors is None else self.errors.weigh(r, floor)  # r may be a list of tensors
+
+    def _back_projected(self, floor: Tensor | float) -> Tensor:
+        """Return A*Wy."""
+        if isinstance(floor, float) or not bool((floor > 0).any()):
+            return self.back_projection
+        return self.operator.A_adjoint(self._weigh(self.y, floor))
+
+    def normal(self, x: Tensor, floor: Tensor | float = 0.0) -> Tensor:
         """Return A*WA x."""
+        if self.errors is not None:
+            return self.operator.A_adjoint(self.errors.weigh(self.operator.A(x), floor))
         if self.weights.numel() == 1:
             return self.weights.reshape(()) * apply_normal(self.operator, x)
         if self._image_weights is not None:
@@ -130,9 +215,9 @@ class LeastSquaresStep:
             return c + cg(lambda x: self.normal(x) + alpha * x, self._rest(c), rtol=1e-2, max_iter=10).x
         return cg(lambda x: self.normal(x) + alpha * x, b + alpha * c, x0=c, rtol=1e-2, max_iter=10).x
 
-    def _rest(self, c: Tensor) -> Tensor:
+    def _rest(self, c: Tensor, floor: Tensor | float = 0.0) -> Tensor:
         """Return A*W (y - A c), the difference first: float32 does not hold that of A*Wy and A*WA c."""
-        return self.operator.A_adjoint((self.y - self.operator.A(c)) * self.weights)
+        return self.operator.A_adjoint(self._weigh(self.y - self.operator.A(c), floor))
 
     def _least_alpha(self) -> Any:
         """Return 1 % of the curvature, one number or (B, 1, 1, 1)."""
@@ -194,8 +279,9 @@ class LeastSquaresStep:
         return float((residuals.abs()[counted] ** 2).mean())
 
     def residuals(self, x: Tensor, /) -> tuple[Tensor, Tensor]:
-        """Return W^(1/2) (A x - y), and whether a measurement counts: it has weight, and A reaches it.
+        """Return W^(1/2) (A x + E e - y), and whether a measurement counts: it has weight, and A reaches it.
 
+        E e are the errors in common that explain the residual best, 0 where the noise model has none.
         What a mask drops is stored as an exact zero, which A gives whatever the image.
         """
         residual = self.operator.A(x) - self.y
@@ -205,6 +291,8 @@ class LeastSquaresStep:
             self._reached = torch.cat(parts) != 0
         if not isinstance(residual, Tensor):  # a list of tensors, of a stacked operator
             residual = torch.cat([part.flatten() for part in residual])
+        if self.errors is not None:
+            residual = residual + self.errors.found(-residual)
         # The root of W first: squares of faint residuals leave the range of float32.
         return self.weights.sqrt() * residual, (self.weights > 0) & self._reached
 
@@ -212,7 +300,16 @@ class LeastSquaresStep:
         """Return the same data term without some measurements, a mask like y."""
         weights = torch.where(rejected, 0, self.weights)
         y = torch.where(rejected, 0, self.y)
-        return LeastSquaresStep(self.operator, y, weights, rtol=self.rtol, max_iter=self.max_iter)
+        return self._like(y, weights, self.model)
+
+    def with_errors(self, model: ErrorModel | None) -> LeastSquaresStep:
+        """Return the same data term with other common errors."""
+        other = self._like(self.y, self.weights, model)
+        other._curvature, other._mean_dominates, other._reached = self._curvature, self._mean_dominates, self._reached
+        return other
+
+    def _like(self, y: Any, weights: Tensor, model: ErrorModel | None) -> LeastSquaresStep:
+        return LeastSquaresStep(self.operator, y, weights, rtol=self.rtol, max_iter=self.max_iter, model=model)
 
 
 def estimate_spectral_flatness(

@@ -1,4 +1,4 @@
-"""The command `pnp convert`: from the files of a SPECT camera to one HDF5 file."""
+"""The command `pnp convert`: from the files of a SPECT camera, or a CT scan, to one HDF5 file."""
 
 from __future__ import annotations
 
@@ -8,6 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .convert_ct import (
+    BeamHardening,
+    Centre,
+    CtOptions,
+    Distance,
+    Paganin,
+    PixelSize,
+    Rings,
+    Rows,
+    convert_ct,
+    is_ct_scan,
+)
 from .options import Overwrite
 from .problem import is_hdf5
 
@@ -32,13 +44,20 @@ SMOOTHING_MM = 20.0
 
 
 def convert(
-    views: Annotated[Path, typer.Argument(help="Interfile header (.h00, .hs, .h33, ...) or DICOM NM file.")],
+    views: Annotated[
+        Path,
+        typer.Argument(
+            help="SPECT: Interfile header (.h00, .hs, .h33, ...) or DICOM NM file. CT: a raw scan (.h5, ...)."
+        ),
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="HDF5 file for pnp osem and pnp reconstruct.")],
     attenuation: Annotated[
         Path | None, typer.Option(help="NIfTI file on the voxels of the volume: an attenuation map, or a CT in HU.")
     ] = None,
     attenuation_unit: Annotated[str, typer.Option(help="Unit of --attenuation: 1/mm, 1/cm or HU.")] = "1/mm",
-    energy: Annotated[float | None, typer.Option(help="Photon energy in keV, needed with HU: 140.5, 208, ...")] = None,
+    energy: Annotated[
+        float | None, typer.Option(help="Photon energy in keV, needed with HU (140.5, 208, ...) and with --paganin.")
+    ] = None,
     collimator: Annotated[
         str | None,
         typer.Option(
@@ -62,11 +81,21 @@ def convert(
     zero: Annotated[
         str, typer.Option(help="Position of the camera at angle 0 in an Interfile: front, or back for STIR.")
     ] = "front",
+    rows: Rows = None,
+    centre: Centre = None,
+    pixel_size: PixelSize = None,
+    paganin: Paganin = None,
+    distance: Distance = None,
+    rings: Rings = None,
+    beam_hardening: BeamHardening = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Convert a SPECT scan to one HDF5 file.
+    """Convert a SPECT scan or a raw CT scan to one HDF5 file.
 
-    The file holds the views of the camera, the attenuation map, the scatter and the response of the collimator.
+    Of CT, the file holds line integrals with their noise, the angles and the axis of rotation, for pnp reconstruct.
+    Options that begin with "CT:" are for it, and --energy; the others are for SPECT.
+
+    Of SPECT, it holds the views of the camera, the attenuation map, the scatter and the response of the collimator.
     Scatter is estimated from the two windows beside the photopeak (triple energy window) and smoothed by a Gaussian
     of 20 mm.
 
@@ -74,6 +103,8 @@ def convert(
     Examples:
       pnp convert lu177.dcm -o scan.h5 --photopeak 2 --scatter 1,3 --attenuation mu.nii.gz --collimator 2.9,41,1.04,3.8
       pnp convert simulation.h00 -o scan.h5 --attenuation ct.nii.gz --attenuation-unit HU --energy 140.5
+      pnp convert tooth.h5 -o sinogram.h5 --rings all --beam-hardening fit
+      pnp convert beamline.h5 -o sinogram.h5 --paganin 1400 --distance 50 --energy 20
     """
     from ..io import check_output, write_measurements
     from ..readers import read_dicom_nm, read_interfile
@@ -81,6 +112,14 @@ def convert(
     check_output(output, overwrite=overwrite)
     if not is_hdf5(output):
         raise ValueError(f"output {output} must be an .h5 file, which pnp osem and pnp reconstruct read")
+    for_ct = CtOptions(rows, centre, pixel_size, paganin, distance, energy, rings, beam_hardening)
+    if is_ct_scan(views):
+        if any(v is not None for v in (attenuation, collimator, radius, photopeak, scatter, rotation)):
+            raise ValueError(f"{views} is a CT scan; leave out the options of SPECT, or name a SPECT file")
+        convert_ct(views, output, for_ct, overwrite=overwrite)
+        return
+    if for_ct.given():
+        raise ValueError(f"{', '.join(for_ct.given())}: options of CT, but {views} is no CT scan; leave them out")
     if attenuation is None and (attenuation_unit != "1/mm" or energy is not None):
         raise ValueError("--attenuation-unit and --energy describe a map; give --attenuation as well or neither")
     if energy is not None and attenuation_unit != "HU":

@@ -20,6 +20,7 @@ from ..checks import check_number, short
 from .adjoint_check import check_adjoint as check_adjoint_of
 from .adjoint_check import shortcut_fits
 from .arguments import as_bounds, as_measurements, as_operator, check_device
+from .common_errors import ErrorEstimate
 from .denoising import Denoise, as_denoiser, guard_denoiser
 from .levels import ANNEALING, Start, first_estimate, join_levels, levels_of_images, norms
 from .matrices import FunctionOperator
@@ -37,6 +38,8 @@ DIVERGENCE_FACTOR = 1e6
 """An iterate so many times larger than the first estimate, or than its noise, has diverged."""
 GROWTH_FACTOR = 2.0
 """One so many times larger is not returned after a divergence."""
+WITHOUT_RINGS = 0.5
+"""Noise level, over the first one, at which denoising removes rings from the first estimate."""
 
 
 @dataclass
@@ -49,6 +52,7 @@ class Problem:
         begin: returns the `Start` of a bound data term.
         guarded: the denoiser within the bounds, its answers checked.
         robust: whether outliers among the measurements are left out; None: those that stand out.
+        estimate: the search for errors that measurements have in common; None where they are given, or none are.
         settings: what must be the same for a checkpoint to be resumed, by name.
         noise_std, noise_source: standard deviation of the noise that is used, and where it is from, as in `Result`.
         adjoint_checked: whether A and A_adjoint passed their check.
@@ -70,6 +74,7 @@ class Problem:
     algorithm: str
     rtol: float
     robust: bool | None
+    estimate: ErrorEstimate | None
     settings: dict[str, Any]
     noise_std: Any
     noise_source: str | None
@@ -79,6 +84,10 @@ class Problem:
 
     def __post_init__(self) -> None:
         self.start(self.h)
+        if self.estimate is not None and isinstance(self.h, LeastSquaresStep):
+            sigma = self.levels[0][0] * WITHOUT_RINGS
+            self.h = self.h.with_errors(self.estimate.begin(self.h, self.guarded(self.z, sigma)))
+            self.start(self.h)
         self.rejection: Rejection | None = None
         if self.robust is not False:
             suspects = find_suspects(self.h, self.fit()[1], min(self.flatness)) if self.robust else None
@@ -106,6 +115,20 @@ class Problem:
             self.start(self.h.reject(self.rejection.rejected))
         elif self.used is not self.h:
             self.start(self.h)
+
+    def again(self) -> bool:
+        """Start a solve with another noise model, if z calls for one: without outliers, or with larger common errors."""
+        larger = False
+        if self.estimate is not None and isinstance(self.used, LeastSquaresStep):
+            larger = self.estimate.update(self.used, self.z)
+            if larger:
+                self.h, self._fit = self.h.with_errors(self.estimate.model), None
+        if self.leave_out_outliers():
+            return True
+        if larger:
+            self.start(self.h)
+            self.leave_out()
+        return larger
 
     def leave_out_outliers(self) -> bool:
         """Start a solve without the measurements that z contradicts; False where these were left out already.
@@ -188,6 +211,12 @@ class Problem:
         """Whether every image has converged: an iteration moved it by at most rtol."""
         return all(k > 0 for k in self.finished)
 
+    def common_errors(self) -> Tensor | None:
+        """Return the errors that measurements have in common, of the shape of y; None where none are modelled."""
+        if not isinstance(self.used, LeastSquaresStep) or self.used.errors is None:
+            return None
+        return self.used.errors.found(self.used.y - self.operator.A(self.z))
+
     def misfit(self) -> float:
         """Misfit of z per measurement that was not rejected, computed once."""
         if self._misfit is None and isinstance(self.h, LeastSquaresStep):  # its misfit is that of its residuals
@@ -214,6 +243,9 @@ class Problem:
             rejected = rejected.cpu().numpy()
         if isinstance(self.operator, Joined) and rejected is not None:
             rejected = self.operator.split(rejected)
+        errors: Any = self.common_errors()
+        if self.is_numpy and errors is not None:
+            errors = errors.cpu().numpy()
         return Result(
             x=x,
             n_iter=0 if self.state is None else self.state.k,
@@ -224,6 +256,7 @@ class Problem:
             misfit=self.misfit(),
             warnings=warnings,
             rejected=rejected,
+            common_errors=errors,
         )
 
 
@@ -288,6 +321,7 @@ def prepare(
         algorithm=algorithm,
         rtol=rtol,
         robust=_as_robust(term, operator),
+        estimate=_as_estimate(term),
         settings=settings,
         noise_std=noise_used(parts, is_numpy) if term.needs_noise_std else None,
         noise_source=source if term.needs_noise_std else None,
@@ -303,6 +337,12 @@ def _as_robust(term: DataTerm, operator: Operator) -> bool | None:
     """
     robust: bool | None = getattr(term, "robust", False)
     return False if robust is None and not is_sampled(operator) else robust
+
+
+def _as_estimate(term: DataTerm) -> ErrorEstimate | None:
+    """Return the search for common errors that the term asks for."""
+    wanted = [isinstance(getattr(term, name, None), str) for name in ("bin_std", "view_std")]
+    return ErrorEstimate(*wanted) if any(wanted) else None
 
 
 def has_converged(algorithm: str, rtol: float, held: bool, primal: float, dual: float) -> bool:

@@ -52,6 +52,8 @@ class Result:
         warnings: sentences on what looks wrong, each with its likely cause and a remedy; empty where nothing does.
         rejected: where y was taken for an outlier, a mask of the kind and shape of y (a tuple where y has parts); None
             where none is looked for, or none found unasked.
+        common_errors: the errors that measurements have in common, of the kind and shape of y and in its unit: x
+            explains y - common_errors. None where the data term has none.
     """
 
     x: Any
@@ -63,6 +65,7 @@ class Result:
     misfit: float
     warnings: tuple[str, ...] = ()
     rejected: Any = None
+    common_errors: Any = field(default=None, repr=False)
 
     @property
     def noise_estimated(self) -> bool:

@@ -156,9 +156,9 @@ def solve(
 
 
 def _again(problem: Problem, monitor: Monitor) -> bool:
-    """Return whether a solve without outliers begins; Ctrl-C then ends the run, and its checkpoint stays."""
+    """Return whether a solve with another noise model begins; Ctrl-C then ends the run, and its checkpoint stays."""
     try:
-        return problem.leave_out_outliers()
+        return problem.again()
     except KeyboardInterrupt:
         monitor.stop = Stop.INTERRUPTED
         return False

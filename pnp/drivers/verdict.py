@@ -198,6 +198,8 @@ def gather(problem: Problem, residuals: Tensor, counted: Tensor) -> Evidence:
     y, is_gaussian = problem.h.y, problem.noise_std is not None
     estimated, at_least, contrast, roughness = math.nan, math.nan, math.inf, math.nan
     weights = getattr(problem.h, "weights", None)
+    if (errors := problem.common_errors()) is not None:
+        y = y - errors
     if is_gaussian and isinstance(y, Tensor) and weights is not None and bool(counted.any()):
         values = torch.real(y)[counted]
         # The root of W first: its mean would be set by one exact measurement.

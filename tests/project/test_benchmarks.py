@@ -91,6 +91,7 @@ def test_a_failing_process_is_reported_not_raised(timing, tmp_path):
         ("spect", {"ours", "plain autograd"}),
         ("verdict", {"right level", "level x 0.2", "level x 5"}),
         ("outliers", {"FBP", "all kept", "default", "robust", "marked by hand"}),
+        ("rings", {"FBP, no filter", "solve, no filter"}),
         ("stack", {f"{os.cpu_count()} workers and the caller"}),
     ],
 )
