@@ -99,6 +99,14 @@ def reconstruct(
         str | None, typer.Option(help="What TIFF files hold: 'counts', the default with --flat, or 'line integrals'.")
     ] = None,
     i0: Annotated[float | None, typer.Option(help="Counts of the open beam, of a scan without flats.")] = None,
+    rings: Annotated[
+        bool | None,
+        typer.Option(
+            "--rings/--no-rings",
+            help="Take errors that all views of a bin of a scan have in common for noise, not for rings; default: on.",
+            show_default=False,
+        ),
+    ] = None,
     workers: Workers = None,
     scheduler: Scheduler = None,
     report: Annotated[
@@ -108,9 +116,10 @@ def reconstruct(
     """Reconstruct an image or a volume from measurements.
 
     A raw CT scan becomes a volume, a slice a detector row: counts, flats and darks become line integrals with their
-    noise, bad pixels get no weight, the axis of rotation is found, and every slice is solved by itself. What was done
-    is printed and written to a report page beside the output. Values are attenuation in 1/mm, or in 1/pixel where the
-    file states no length; the default of --bounds is 0,inf. After a stop of any kind the same command resumes.
+    noise, bad pixels and zingers get no weight, the axis of rotation is found, and every slice is solved by itself,
+    with errors of the bins, which make rings, as part of the noise. What was done is printed and written to a report
+    page beside the output. Values are attenuation in 1/mm, or in 1/pixel where the file states no length; the default
+    of --bounds is 0,inf. After a stop of any kind the same command resumes.
 
     SPECT measurements, and measurements with a background, are counts: the data term is their Poisson likelihood, and
     the default of --bounds is 0,inf. Volumes are denoised slice by slice, across all three axes.
@@ -131,7 +140,7 @@ def reconstruct(
       pnp reconstruct --operator spect scan.h5 -o volume.nii.gz --checkpoint volume.checkpoint
     """
     for_scans = ScanOptions(
-        rows, centre, search, angles, pixel_size, size, flat, dark, kind, i0, workers, scheduler, report
+        rows, centre, search, angles, pixel_size, size, flat, dark, kind, i0, rings, workers, scheduler, report
     )
     if is_scan(measurements):
         _refuse_for_scans(measurements, operator=operator, checkpoint=checkpoint, checkpoint_minutes=checkpoint_minutes)

@@ -59,6 +59,7 @@ class ScanOptions:
     dark: str | None
     kind: str | None
     i0: float | None
+    rings: bool | None
     workers: int | None
     scheduler: str | None
     report: Path | None
@@ -114,7 +115,8 @@ def reconstruct_scan(
 
     choose_device(device)  # a device that this machine lacks, its workers lack too
     D = build_denoiser(denoiser, choose_device("cpu"))
-    solver = solver | {"bounds": limits, "data_term": LeastSquares(robust=True if robust else None)}
+    bin_std = None if options.rings is False else "estimate"
+    solver = solver | {"bounds": limits, "data_term": LeastSquares(robust=robust or None, bin_std=bin_std)}
     settings = fingerprint([_stamp(path), replace(options, workers=None, scheduler=None, report=None), denoiser])
     settings = fingerprint([settings, noise_std, solver])
     if folder == output and (done := _finished(folder, settings)):

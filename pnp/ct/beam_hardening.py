@@ -44,7 +44,7 @@ from torch import Tensor
 from operators import FanBeam, Radon
 
 from ..checks import broadcasts, check_number, short
-from .line_integrals import as_floats
+from .arrays import as_floats
 
 _Array = npt.NDArray[Any]
 

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from ..checks import check_number
-from .line_integrals import as_floats
+from .arrays import as_floats
 
 _KEV_MM = 1.239841984e-6
 """h c in keV mm: wavelength = _KEV_MM / energy (CODATA 2018)."""

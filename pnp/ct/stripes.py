@@ -32,7 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..checks import short
-from .line_integrals import as_floats
+from .arrays import as_floats
 
 _FUNCTIONS = {
     "sorting": "remove_stripe_based_sorting",

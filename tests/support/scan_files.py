@@ -32,14 +32,20 @@ def truth(row: int) -> np.ndarray:
     return sum(e.image((N_BINS, N_BINS), PIXEL_MM) for e in ellipses(row))
 
 
-def scan_file(path: Path, *, centre: float = CENTRE, pixel: bool = True, seed: int = 0) -> Path:
-    """Write the scan: counts (theta, y, x) with a dead bin, 5 flats and 5 darks, angles in degrees, pixels in um."""
+def scan_file(
+    path: Path, *, centre: float = CENTRE, pixel: bool = True, gain_error: float = 0.0, seed: int = 0
+) -> Path:
+    """Write the scan: counts (theta, y, x) with a dead bin, 5 flats and 5 darks, angles in degrees, pixels in um.
+
+    gain_error: standard deviation of the bins' gain that is lost between flats and counts, relative.
+    """
     rng = np.random.default_rng(seed)
     t = (np.arange(N_BINS) - centre) * PIXEL_MM
     sinograms = [sum(e.sinogram(ANGLES, t, PIXEL_MM) for e in ellipses(k)) for k in range(N_ROWS)]
     beam = PHOTONS * (1 + 0.1 * rng.random((N_ROWS, N_BINS)))
     beam[:, DEAD_BIN] = 0
-    counts = rng.poisson(beam * np.exp(-np.moveaxis(sinograms, 0, 1)) + DARK)
+    gain = 1 + gain_error * np.random.default_rng(seed + 1).standard_normal((N_ROWS, N_BINS))
+    counts = rng.poisson(beam * gain * np.exp(-np.moveaxis(sinograms, 0, 1)) + DARK)
     with h5py.File(path, "w") as file:
         file["exchange/data"] = counts.astype(np.uint16)
         file["exchange/data_white"] = rng.poisson(np.broadcast_to(beam + DARK, (5, *beam.shape))).astype(np.uint16)
