@@ -107,6 +107,7 @@ def reconstruct_scan(
     rows, limits = parse_rows(options.rows), parse_bounds(bounds) or (0.0, None)
     _require_stack()
     folder, page = _places(output, options.report, overwrite)
+    resumes = folder.exists()
     from ..algorithms.least_squares import LeastSquares
     from ..drivers.fingerprint import fingerprint
     from ..stack import solve_stack
@@ -143,13 +144,15 @@ def reconstruct_scan(
     result = replace(result, output=output)
     if result.stop is not None:
         print_summary(result)
-    attributes = _attributes(prepared, settings, denoiser)
+    attributes = _attributes(prepared, denoiser)
     set_attributes(folder, attributes)
     if not result.failed:
-        _write(folder, output, prepared, attributes, overwrite)
         write_page(page, folder, prepared, result, attributes, title=path.name)
         print(f"{page}: the report; open it in any browser")
-        if folder != output:
+        _write(folder, output, prepared, attributes, overwrite=overwrite or resumes)
+        if folder == output:
+            set_attributes(folder, {"scan": settings})  # the last of all: the run is finished
+        else:
             shutil.rmtree(folder)
         working.unlink()
     elif folder != output:
@@ -261,17 +264,18 @@ def _places(output: Path, report: Path | None, overwrite: bool) -> tuple[Path, P
 
     is_zarr = output.suffix.lower() == ".zarr"
     folder = output if is_zarr else output.with_name(output.name + ".parts")
+    replaces = overwrite or folder.exists()  # a run that was stopped while it wrote its output
     if is_zarr and not output.exists():
         check_output(output)
     elif is_hdf5(output):
-        check_output(output, overwrite=overwrite)
+        check_output(output, overwrite=replaces)
     elif not is_zarr:
-        check_volume_output(output, overwrite=overwrite)
+        check_volume_output(output, overwrite=replaces)
     stem = output.name.removesuffix(".gz").rpartition(".")[0] or output.name
     page = output.with_name(f"{stem}.html") if report is None else report
     if page.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--report {page} must be an .html file")
-    check_output(page, overwrite=overwrite or folder.exists())
+    check_output(page, overwrite=replaces)
     return folder, page
 
 
@@ -306,7 +310,7 @@ def _workers(options: ScanOptions, n_slices: int, n_cores: int) -> int | None:
     return None if options.scheduler is not None else options.workers or min(n_slices, n_cores)
 
 
-def _attributes(prepared: PreparedScan, settings: str, denoiser: str) -> dict[str, Any]:
+def _attributes(prepared: PreparedScan, denoiser: str) -> dict[str, Any]:
     """Return what the volume's Zarr group and HDF5 file say of it."""
     known = prepared.voxel_size_mm
     return {
@@ -317,11 +321,10 @@ def _attributes(prepared: PreparedScan, settings: str, denoiser: str) -> dict[st
         "steps": list(prepared.steps),
         "denoiser": denoiser,
         "command": command_line(),
-        "scan": settings,
     }
 
 
-def _write(folder: Path, output: Path, prepared: PreparedScan, attributes: dict[str, Any], overwrite: bool) -> None:
+def _write(folder: Path, output: Path, prepared: PreparedScan, attributes: dict[str, Any], *, overwrite: bool) -> None:
     """Write the slices of a finished run in the output's format, if that is not Zarr."""
     from ..stack import write_volume
     from ..stack.results_store import Parts
@@ -329,9 +332,8 @@ def _write(folder: Path, output: Path, prepared: PreparedScan, attributes: dict[
     from ..stack.to_hdf5 import to_hdf5
 
     if is_hdf5(output):
-        kept = {name: value for name, value in attributes.items() if name not in ("scan", "command")}
         y = as_source(prepared.y, "pnp reconstruct")
-        to_hdf5(Parts(folder), output, y, remove=False, overwrite=overwrite, attributes=kept)
+        to_hdf5(Parts(folder), output, y, remove=False, overwrite=overwrite, attributes=attributes)
     elif folder != output:
         write_volume(folder, output, voxel_size_mm=prepared.voxel_size_mm, overwrite=overwrite)
 

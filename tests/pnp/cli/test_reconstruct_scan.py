@@ -170,6 +170,27 @@ def test_ctrl_c_leaves_a_run_that_resumes(scan, scheduler, tmp_path, monkeypatch
     check(tifffile.imread(tmp_path / "v.tif"))
 
 
+@pytest.mark.parametrize("name", ["v.zarr", "v.tif"])
+@pytest.mark.parametrize("step", ["write_page", "_write"])
+def test_a_run_stopped_at_its_end_resumes(name, step, scan, scheduler, tmp_path, monkeypatch, capsys):
+    from pnp.cli import reconstruct_scan
+
+    command = ("reconstruct", scan, "-o", tmp_path / name, "--rows", "0", *QUICK, *scheduler)
+    done = getattr(reconstruct_scan, step)
+
+    def stopped(*arguments, **options):
+        done(*arguments, **options)
+        raise OSError("the power is gone")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(reconstruct_scan, step, stopped)
+        assert run(patched, *command) == 2
+    capsys.readouterr()
+    assert run(monkeypatch, *command) == 0
+    assert "1 of 1 slices, 0 in this run" in capsys.readouterr().out
+    assert {path.name for path in tmp_path.iterdir()} == {name, "v.html"}
+
+
 def test_a_row_with_its_own_options(scan, scheduler, tmp_path, monkeypatch, capsys):
     options = ("--rows", "1:2", "--centre", "29.4", "--size", "48", "--noise-std", "0.02", "--robust")
     page = tmp_path / "page.html"
