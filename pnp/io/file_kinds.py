@@ -12,6 +12,7 @@ from typing import NamedTuple
 import h5py
 
 from .guards import quiet
+from .hdf5_safe import check_heaps
 
 _HEAD_BYTES = 4096
 
@@ -70,7 +71,7 @@ KINDS = {
     "unknown": FileKind("of no format known here", "check the name, or fetch it again"),
 }
 
-_PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM")
+_PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8")
 _TIFF = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 
@@ -155,11 +156,12 @@ def _dicom_kind(path: Path) -> str:
 def _hdf5_kind(path: Path) -> str:
     """Return what an HDF5 file is by the names and attributes of its root; no link is followed."""
     try:
+        check_heaps(path)
         with h5py.File(path, "r") as file:
             form = file.attrs.get("format")
-            if isinstance(form, str) and form in ("pnp measurements", "pnp result"):
-                return form.partition(" ")[2]
             names = set(file)
+            if form == "pnp result" and "measurements" not in names:
+                return "result"
             if "exchange" in names:
                 return "dxchange"
             if "operator" in names or "measurements" in names:
@@ -190,7 +192,7 @@ def _kind_of(head: bytes) -> str:
         "matlab": head.startswith(b"MATLAB 5.0 MAT-file"),
         "tiff": head.startswith(_TIFF),
         "txrm": head.startswith(_OLE),
-        "picture": head.startswith(_PICTURES),
+        "picture": head.startswith(_PICTURES) or (head.startswith(b"BM") and head[6:10] == bytes(4)),
         "npy": head.startswith(b"\x93NUMPY"),
         "npz": head.startswith(b"PK\x03\x04"),
         "gzip": head.startswith(b"\x1f\x8b"),

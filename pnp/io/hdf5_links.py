@@ -21,7 +21,7 @@ from typing import TypeAlias
 import h5py
 
 from .guards import check_file, file_within, one_line, reading
-from .hdf5_safe import check_stored
+from .hdf5_safe import check_heaps, check_stored
 
 _MAX_HOPS = 32
 """Links followed on the way to one object; more is a circle."""
@@ -135,6 +135,7 @@ class LinkedFile:
         if found not in self._open:
             if len(self._open) > _MAX_FILES:
                 raise ValueError(f"{self.path} names over {_MAX_FILES} other files; copy its data into one file")
+            check_heaps(found)
             with reading(found, "HDF5"):
                 self._open[found] = self._stack.enter_context(h5py.File(found, "r"))
             self.others.add(found.relative_to(self._folder).as_posix())
@@ -172,5 +173,6 @@ class LinkedFile:
 def open_linked(path: str | os.PathLike[str]) -> Iterator[LinkedFile]:
     """Open an HDF5 file of which only safe links are followed; whatever goes wrong becomes one ValueError."""
     file = check_file(path)
+    check_heaps(path)
     with reading(path, "HDF5"), ExitStack() as stack:
         yield LinkedFile(path, stack.enter_context(h5py.File(file, "r")), stack)

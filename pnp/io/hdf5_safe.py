@@ -8,7 +8,9 @@ is read; sizes are checked where an array is read.
 from __future__ import annotations
 
 import math
+import mmap
 import os
+import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +22,9 @@ import numpy.typing as npt
 
 from .guards import check_claim, check_memory, one_line, reading
 
+_HEAP = b"GCOL\x01\x00\x00\x00"
+"""First bytes of a global heap."""
+_HEAPS_WITHIN = 2**26
 _UNPACK_REMEDY = "if that is right, store it unpacked (h5repack -f NONE)"
 
 
@@ -33,6 +38,8 @@ def open_hdf5(path: str | os.PathLike[str], *, links: bool = True) -> Iterator[h
     """
     if not Path(path).is_file():
         raise ValueError(f"{path}: there is no such file; check the name")
+    if links:
+        check_heaps(path)
     with reading(path, "HDF5"), h5py.File(path, "r") as file:
         if links and (away := _external_reference(file)):
             raise ValueError(
@@ -40,6 +47,29 @@ def open_hdf5(path: str | os.PathLike[str], *, links: bool = True) -> Iterator[h
                 f"{away[1]}"
             )
         yield file
+
+
+def check_heaps(path: str | os.PathLike[str]) -> None:
+    """Refuse a damaged global heap, in which texts are stored, in the first 64 MiB: the library would not return.
+
+    A heap (file format specification, III.E) is a header of 16 bytes and objects: number (2 bytes), references (2),
+    reserved (4), size n (8) and n bytes, padded to 8. Number 0 is free space, whose size counts its header; the library
+    of version 2.0 does not advance over one of size 0.
+    """
+    size = min(Path(path).stat().st_size, _HEAPS_WITHIN)
+    if size == 0:
+        return
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as content:
+        start = content.find(_HEAP)
+        while start >= 0:
+            end = min(start + int.from_bytes(content[start + 8 : start + 16], "little"), size)
+            at = start + 16
+            while at + 16 <= end:
+                number, n = struct.unpack_from("<H6xQ", content, at)
+                if number == n == 0:
+                    raise ValueError(f"{path} is truncated or damaged: its heap of texts breaks off; fetch it again")
+                at += n if number == 0 else 16 + (n + 7) // 8 * 8
+            start = content.find(_HEAP, start + 8)
 
 
 def numbers(path: str | os.PathLike[str], dataset: Any, part: Any = ()) -> npt.NDArray[Any]:

@@ -60,13 +60,50 @@ def open_tiff(path: str | os.PathLike[str], *, one_of_many: bool = False) -> Ite
 
 def tiff_values(path: str | os.PathLike[str], series: Any) -> npt.NDArray[Any]:
     """Return the pixels of a series of pages, unless they claim more than the file, or the memory, can hold."""
+    _check_size(path, series)
+    check_memory(f"{path}: the image", series.shape, "split it")
+    with _decoding(path):
+        values: npt.NDArray[Any] = series.asarray()
+    return values
+
+
+def tiff_rows(path: str | os.PathLike[str], series: Any, rows: slice) -> npt.NDArray[Any]:
+    """Return some rows (..., n_rows, W) of a series of grey pages (..., H, W), with no more than a page in memory.
+
+    The bounds are those of `tiff_values`, but memory is asked for the rows alone.
+    """
+    *n_pages, height, width = series.shape
+    if rows == slice(None):
+        return tiff_values(path, series)
+    _check_size(path, series)
+    shape = (*n_pages, len(range(height)[rows]), width)
+    check_memory(f"{path}: the rows", shape, "read fewer")
+    with _decoding(path):
+        if series.dataoffset is not None and series.keyframe.is_memmappable:
+            return np.array(series.asarray(out="memmap")[..., rows, :])
+        pages = list(series.pages)
+        if any(page is None for page in pages) or len(pages) != max(1, int(np.prod(n_pages))):
+            whole: npt.NDArray[Any] = series.asarray()[..., rows, :]
+            return whole
+        values = np.empty((len(pages), *shape[-2:]), series.dtype)
+        for k, page in enumerate(pages):
+            values[k] = page.asarray().reshape(height, width)[rows]
+        return values.reshape(shape)
+
+
+def _check_size(path: str | os.PathLike[str], series: Any) -> None:
+    """Refuse a series without pixels, or with more than the file can hold."""
     if 0 in series.shape:
         raise ValueError(f"{path} holds an image without pixels, {series.shape!s:.60}; fetch it again")
     needed = int(np.prod(series.shape, dtype=object)) * np.dtype(series.dtype).itemsize
     check_claim(f"{path}: the image", needed, Path(path).stat().st_size, "if that is right, store it unpacked")
-    check_memory(f"{path}: the image", series.shape, "split it")
+
+
+@contextmanager
+def _decoding(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Name the package that decodes what the library itself does not."""
     try:
-        values: npt.NDArray[Any] = series.asarray()
+        yield
     except ValueError as error:
         if "imagecodecs" not in str(error):
             raise
@@ -74,7 +111,6 @@ def tiff_values(path: str | os.PathLike[str], series: Any) -> npt.NDArray[Any]:
         raise ValueError(
             f"{path}: {how} needs the package imagecodecs to be read; install it, or save without compression"
         ) from None
-    return values
 
 
 def shown_values(path: str | os.PathLike[str], tiff: Any) -> npt.NDArray[Any]:

@@ -18,6 +18,9 @@ from .ct_files import read_scan
 from .ct_htc2022 import read_htc2022, read_htc2022_segmentation
 from .ct_nexus import read_nxtomo
 from .ct_scan import CtScan
+from .ct_tiff import read_tiff_scan
+from .ct_txrm import read_txrm
+from .ct_xtekct import read_xtekct
 from .shear_catalogue import ShearCatalogue, read_catalogue
 from .shear_map import ShearMap
 from .shear_map_files import read_shear_maps, write_shear_maps
@@ -43,7 +46,10 @@ __all__ = [
     "read_nxtomo",
     "read_scan",
     "read_shear_maps",
+    "read_tiff_scan",
     "read_tiff_stack",
+    "read_txrm",
+    "read_xtekct",
     "write_shear_maps",
     "write_tiff_stack",
 ]

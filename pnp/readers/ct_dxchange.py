@@ -9,6 +9,10 @@ as TomoScan, dxfile and tomopy write it. In place of missing frames and angles, 
     flat_fields/flat_field_value, dark_fields/dark_field_value       one value for all pixels
     rotation/rotation_start, rotation_step (or start, step)          angles rotation_start + k rotation_step
 
+and which dataset every frame of the scan went to, with its number, where some were lost or the scan was stopped:
+
+    defaults/HDF5FrameLocation, NDArrayUniqueId                      (frames,): "/exchange/data_white", ...; integers
+
 and the size of a bin on the plane of the sample, in measurement/instrument: detection_system/objective/resolution, or
 detector/actual_pixel_size_x, or detector/pixel_size over the objective's magnification.
 """
@@ -32,6 +36,7 @@ from ..io.physical_units import text_of, to_unit
 from .ct_arguments import checked_size, in_radians, picked_rows
 from .ct_scan import CtScan
 
+_Array = npt.NDArray[Any]
 _INSTRUMENT, _ACQUISITION = "measurement/instrument", "process/acquisition"
 _BINS_AT_SAMPLE = (
     f"{_INSTRUMENT}/detection_system/objective/resolution",
@@ -41,6 +46,7 @@ _CAMERA_PIXEL = f"{_INSTRUMENT}/detector/pixel_size"
 _MAGNIFICATION = f"{_INSTRUMENT}/detection_system/objective/magnification"
 _MAX_DIFFERENCE = 0.01
 """Largest relative difference between two sizes of a bin in one file."""
+_MAX_FRAMES = 10**6
 _VALUES = {
     "white": f"{_ACQUISITION}/flat_fields/flat_field_value",
     "dark": f"{_ACQUISITION}/dark_fields/dark_field_value",
@@ -66,8 +72,9 @@ def read_dxchange(
         pixel_size_mm: width of a bin on the plane of the sample, mm, in place of the file's own.
 
     Returns:
-        See `CtScan`. Facts hold "rows", and "title", "camera_pixel_size_mm", "flat_field_value", "dark_field_value" and
-        "files", other files that the data are in, as far as the file has them.
+        See `CtScan`; times are the places of the frames in the scan, where the file has them. Facts hold "rows", and
+        "title", "camera_pixel_size_mm", "flat_field_value", "dark_field_value" and "files", other files that the data
+        are in, as far as the file has them.
 
     Raises:
         TypeError: rows is not a slice.
@@ -83,7 +90,11 @@ def read_dxchange(
         axes = _axes(path, data, ["theta", "x"] if data.ndim == 2 else ["theta", "y", "x"])
         sizes = dict(zip(axes, data.shape, strict=True))
         picked = picked_rows(path, sizes.get("y", 1), rows)
-        theta = _angles(file, sizes, angles if isinstance(angles, str) else None, doubts) if given is None else given
+        order, numbers_of_views = _order(file, sizes["theta"])
+        if given is None:
+            theta = _angles(file, sizes, numbers_of_views, angles if isinstance(angles, str) else None, doubts)
+        else:
+            theta = given
         _check_views(path, sizes, theta.size)
         y = _counts(file, data, axes, picked)
         facts: dict[str, Any] = {"rows": (picked.start, picked.stop, picked.step)}
@@ -94,6 +105,7 @@ def read_dxchange(
         facts |= {} if camera is None else {"camera_pixel_size_mm": camera}
         facts |= {"title": text_of(title[()])} if title is not None and title.shape == () else {}
         facts |= {"files": sorted(file.others)} if file.others else {}
+        times = _times(order, fields)
     for doubt in doubts:  # warnings are silenced while a file is read
         warnings.warn(f"{path}: {doubt}", stacklevel=2)
     return CtScan(
@@ -106,6 +118,7 @@ def read_dxchange(
         pixel_size_mm=pixel,
         facts=facts,
         path=str(path),
+        **times,
     )
 
 
@@ -194,17 +207,55 @@ def _measured_frames(file: LinkedFile, name: str, data: dict[str, int], rows: sl
     return frames if "theta" in axes else frames[..., None, :]
 
 
-def _angles(file: LinkedFile, sizes: dict[str, int], given: str | None, doubts: list[str]) -> npt.NDArray[np.float64]:
+def _order(file: LinkedFile, n_views: int) -> tuple[dict[str, _Array], _Array]:
+    """Return the places in the scan of the frames of every dataset, and the numbers of the views, from 0.
+
+    Where the file does not say so for every view, there are no places, and no view is missing.
+    """
+    where, ids = (file.dataset(f"defaults/{name}") for name in ("HDF5FrameLocation", "NDArrayUniqueId"))
+    if where is None or where.ndim != 1 or where.size > _MAX_FRAMES or h5py.check_string_dtype(where.dtype) is None:
+        return {}, np.arange(n_views)
+    file.check_stored(where, where.shape, "read some rows")
+    names = np.array([text_of(name) for name in where[()]])
+    order = {name: np.flatnonzero(names == f"/exchange/{name}") for name in ("data", "data_white", "data_dark")}
+    if order["data"].size != n_views:
+        return {}, np.arange(n_views)
+    if ids is None or ids.shape != where.shape or ids.dtype.kind not in "iu":
+        return order, np.arange(n_views)
+    of_views = numbers(file.path, ids)[order["data"]].astype(np.float64)
+    increasing = bool((np.diff(of_views) >= 1).all()) and np.ptp(of_views) <= _MAX_FRAMES
+    return order, (of_views - of_views[0]).astype(np.int64) if increasing else np.arange(n_views)
+
+
+def _times(order: dict[str, _Array], fields: dict[str, _Array | None]) -> dict[str, Any]:
+    """Return the times of `CtScan`: the places of the frames in the scan."""
+    times: dict[str, Any] = {"times": order["data"].astype(np.float64)} if order else {}
+    for name, where in (("white", "flat_times"), ("dark", "dark_times")):
+        frames, places = fields[name], order.get(f"data_{name}")
+        if frames is not None and places is not None and places.size == frames.shape[-2]:
+            times[where] = places.astype(np.float64)
+    return times
+
+
+def _angles(
+    file: LinkedFile, sizes: dict[str, int], places: _Array, given: str | None, doubts: list[str]
+) -> npt.NDArray[np.float64]:
     """Return an angle for every view, in radians; those of views that an aborted scan lacks are left out."""
     path, n_views = file.path, sizes["theta"]
     if file.get("exchange/theta") is None:
-        return _stepped_angles(file, n_views, given, doubts)
+        return _stepped_angles(file, places, given, doubts)
     dataset = _required(file, "theta")
     theta = numbers(path, dataset).astype(np.float64).ravel()
     check_finite(f"{path}: exchange/theta", theta)
     theta = in_radians(path, "exchange/theta", theta, text_of(dataset.attrs.get("units", "")), given, doubts)
     if theta.size <= n_views or theta.size in sizes.values():
         return theta
+    if places[-1] >= n_views and places[-1] < theta.size:
+        doubts.append(
+            f"{theta.size - n_views} of {theta.size} views are missing, by the numbers of the frames "
+            "(defaults/NDArrayUniqueId); the angles are those of the others"
+        )
+        return np.asarray(theta[places])
     doubts.append(
         f"exchange/theta has {theta.size} angles, data {n_views} views: the first {n_views} angles are taken, as of a "
         "scan that was stopped early; give angles= if views in between are missing"
@@ -212,7 +263,7 @@ def _angles(file: LinkedFile, sizes: dict[str, int], given: str | None, doubts: 
     return theta[:n_views]
 
 
-def _stepped_angles(file: LinkedFile, n_views: int, given: str | None, doubts: list[str]) -> npt.NDArray[np.float64]:
+def _stepped_angles(file: LinkedFile, places: _Array, given: str | None, doubts: list[str]) -> npt.NDArray[np.float64]:
     """Return the angles of a first one and a step."""
     path, group = file.path, f"{_ACQUISITION}/rotation"
     for prefix in ("rotation_", ""):
@@ -220,12 +271,10 @@ def _stepped_angles(file: LinkedFile, n_views: int, given: str | None, doubts: l
         if start is None or step is None or step == 0:
             continue
         unit = next((u for name in ("step", "start") if (u := _unit(file, f"{group}/{prefix}{name}"))), "")
-        return in_radians(
-            path, f"{group}/{prefix}step", start + step * np.arange(n_views, dtype=np.float64), unit, given, doubts
-        )
+        return in_radians(path, f"{group}/{prefix}step", start + step * places.astype(np.float64), unit, given, doubts)
     raise ValueError(
         f"{path} has no exchange/theta, and no {group}/rotation_start and rotation_step; give angles= in radians, one "
-        f"for each of {n_views} views"
+        f"for each of {places.size} views"
     )
 
 

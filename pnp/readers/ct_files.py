@@ -18,7 +18,11 @@ from .ct_dxchange import read_dxchange
 from .ct_htc2022 import read_htc2022
 from .ct_nexus import read_nxtomo
 from .ct_scan import CtScan
-from .tiff_stack import read_tiff_stack
+from .ct_tiff import read_tiff_scan
+from .ct_txrm import read_txrm
+from .ct_xtekct import read_xtekct
+
+_UNITS = ("deg", "rad")
 
 
 class _Format(NamedTuple):
@@ -28,12 +32,12 @@ class _Format(NamedTuple):
         read: the reader, called with the path and those of the arguments in `takes`.
         takes: arguments of `read_scan` that the reader has itself; rows, angles and pixel_size_mm of others are
             applied to what it returns.
-        states_angles: the reader takes the unit alone of the file's angles.
+        words: texts that the reader takes for angles: where they are, or the unit of the file's own.
     """
 
     read: Callable[..., CtScan]
     takes: tuple[str, ...] = ()
-    states_angles: bool = False
+    words: tuple[str, ...] = ()
 
 
 def read_scan(
@@ -44,21 +48,22 @@ def read_scan(
     pixel_size_mm: float | None = None,
     flat: str | os.PathLike[str] | npt.ArrayLike | None = None,
     dark: str | os.PathLike[str] | npt.ArrayLike | None = None,
-    kind: Literal["line integrals", "counts"] | None = None,
+    kind: Literal["line integrals", "counts", "transmissions"] | None = None,
     entry: str | None = None,
 ) -> CtScan:
     """Read a scan: counts with flats and darks, or line integrals, with angles and geometry as far as the file says.
 
     The content chooses the reader, not the name: Data Exchange (HDF5) is read by `read_dxchange`, NXtomo (NeXus) by
-    `read_nxtomo`, MATLAB files by `read_htc2022`, TIFF (a folder, a pattern, a file of pages) by `read_tiff_stack`.
-    Every other file is refused with what it is and what takes it.
+    `read_nxtomo`, MATLAB files by `read_htc2022`, Zeiss .txrm by `read_txrm`, Nikon .xtekct by `read_xtekct`, TIFF (a
+    folder, a pattern, a file of pages) by `read_tiff_scan`. Every other file is refused with what it is and what takes
+    it.
 
     Args:
         path: the file; or a folder of TIFF projections, or a pattern of their names.
         rows: the detector rows to read, e.g. slice(0, 1); where the format allows, the others are not loaded. None:
             all.
         angles: (n_angles,), radians, in place of the file's; needed where the file has none, as TIFF. Or "deg" or
-            "rad", the unit of the angles in an HDF5 file that does not state it.
+            "rad", the unit of the angles in an HDF5 file that does not state it; of TIFF "names", see `read_tiff_scan`.
         pixel_size_mm: side of a pixel on the plane of the object, mm, in place of the file's, of a parallel beam.
         flat: of TIFF projections: frames with the beam open (n_frames, n_rows, n_detectors), or their folder, pattern
             or file.
@@ -88,49 +93,15 @@ def read_scan(
         if name in given and name not in form.takes:
             wanted = "NXtomo" if name == "entry" else "TIFF projections"
             raise ValueError(f"{path}: {name} is for {wanted}, this is {KINDS[found].what}; leave {name} out")
-    if isinstance(angles, str) and not form.states_angles:
-        raise ValueError(
-            f"{path}: angles must be the angles in radians, got {angles!r:.24}; the unit alone is for HDF5"
-        )
+    if isinstance(angles, str) and angles not in form.words:
+        words = "".join(f" or {word!r}" for word in form.words)
+        raise ValueError(f"{path}: angles must be the angles in radians{words}, got {angles!r:.24}; give them")
     scan = form.read(path, **{name: given.pop(name) for name in form.takes if name in given})
     if "rows" in given:
         scan = _with_rows(scan, given["rows"])
     if "angles" in given:
         scan = replace(scan, angles=np.asarray(given["angles"]))
     return _with_pixel_size(scan, given["pixel_size_mm"]) if "pixel_size_mm" in given else scan
-
-
-def read_tiff_scan(
-    path: str | os.PathLike[str],
-    *,
-    angles: npt.ArrayLike | None = None,
-    flat: str | os.PathLike[str] | npt.ArrayLike | None = None,
-    dark: str | os.PathLike[str] | npt.ArrayLike | None = None,
-    kind: str | None = None,
-) -> CtScan:
-    """Read TIFF projections (n_angles, n_rows, n_detectors), or a single page as one sinogram (n_angles, n_detectors).
-
-    Arguments: see `read_scan`.
-    """
-    if angles is None:
-        raise ValueError(f"{path}: TIFF states no angles; give angles= in radians, one for each view")
-    if kind is None and flat is None:
-        raise ValueError(f"{path}: TIFF does not say what it holds; give kind='counts' or kind='line integrals'")
-    views = read_tiff_stack(path)
-    y = views[0] if len(views) == 1 else views
-    flat, dark = (None if field is None else _frames(field, y) for field in (flat, dark))
-    if y.ndim == 3:
-        y = np.moveaxis(y, 1, 0)
-    stated: Any = kind or "counts"
-    return CtScan(y=y, angles=np.asarray(angles), kind=stated, flat=flat, dark=dark, path=str(path))
-
-
-def _frames(field: Any, y: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return frames as `CtScan` has them, from an array or from TIFF files."""
-    frames = read_tiff_stack(field) if isinstance(field, str | os.PathLike) else np.asarray(field)
-    if y.ndim == 2:  # a sinogram: every row of the page is a frame
-        return frames[0] if frames.ndim == 3 and len(frames) == 1 else frames
-    return np.moveaxis(frames, 1, 0) if frames.ndim == 3 else frames
 
 
 def _with_rows(scan: CtScan, rows: slice) -> CtScan:
@@ -151,11 +122,13 @@ def _with_pixel_size(scan: CtScan, size: float) -> CtScan:
 
 
 _FORMATS = {
-    "dxchange": _Format(read_dxchange, ("rows", "angles", "pixel_size_mm"), states_angles=True),
-    "nexus": _Format(read_nxtomo, ("rows", "angles", "pixel_size_mm", "entry"), states_angles=True),
+    "dxchange": _Format(read_dxchange, ("rows", "angles", "pixel_size_mm"), _UNITS),
+    "nexus": _Format(read_nxtomo, ("rows", "angles", "pixel_size_mm", "entry"), _UNITS),
     "matlab": _Format(read_htc2022, ("rows",)),
     "matlab73": _Format(read_htc2022, ("rows",)),
-    "tiff": _Format(read_tiff_scan, ("angles", "flat", "dark", "kind")),
-    "tiff_folder": _Format(read_tiff_scan, ("angles", "flat", "dark", "kind")),
+    "txrm": _Format(read_txrm, ("rows", "angles")),
+    "xtekct": _Format(read_xtekct, ("rows", "angles")),
+    "tiff": _Format(read_tiff_scan, ("rows", "angles", "flat", "dark", "kind"), ("names",)),
+    "tiff_folder": _Format(read_tiff_scan, ("rows", "angles", "flat", "dark", "kind"), ("names",)),
 }
 """Readers by the kind of file, a key of `pnp.io.file_kinds.KINDS`; a new format is a row here."""

@@ -33,15 +33,17 @@ from .ct_scan import CtScan
 
 _Array = npt.NDArray[Any]
 _PROJECTION, _FLAT, _DARK = 0, 1, 2
+_TIMES = {"times": _PROJECTION, "flat_times": _FLAT, "dark_times": _DARK}
 _MAX_PARALLEL_SHIFT = 0.5
 """Bins by which a ray of a parallel beam may be displaced, across an object as wide as the detector."""
 
 
 class _Frames(NamedTuple):
-    """Frames of one kind: their dataset, and which of it they are."""
+    """Frames of one kind: their dataset, which of it they are, and their places in the scan, None if not known."""
 
     data: h5py.Dataset
-    numbers: _Array
+    which: _Array
+    times: _Array | None
 
 
 def read_nxtomo(
@@ -67,9 +69,9 @@ def read_nxtomo(
         entry: name of the entry, where the file holds several scans.
 
     Returns:
-        See `CtScan`. Facts hold "rows", "entry", "frame_numbers" (projections, flats and darks by their place in the
-        scan: the times between which flats are interpolated), "source_distance_mm", "detector_distance_mm" and
-        "files", other files that the data are in, as far as the file has them.
+        See `CtScan`; times are the numbers of the frames in the scan. Facts hold "rows", "entry",
+        "source_distance_mm", "detector_distance_mm" and "files", other files that the data are in, as far as the file
+        has them.
 
     Raises:
         TypeError: rows is not a slice.
@@ -88,13 +90,12 @@ def read_nxtomo(
         y, flat, dark = (_counts(file, kinds.get(key), views.data.shape, picked) for key in (_PROJECTION, _FLAT, _DARK))
         lengths, facts = _geometry(file, group, views.data.shape[-1], pixel_size_mm, doubts)
         facts |= {"rows": (picked.start, picked.stop, picked.step), "entry": name}
-        named = {"projections": _PROJECTION, "flats": _FLAT, "darks": _DARK}
-        facts["frame_numbers"] = {what: kinds[key].numbers for what, key in named.items() if key in kinds}
+        known: dict[str, Any] = lengths | {name: _times(kinds, key) for name, key in _TIMES.items()}
         facts |= {"files": sorted(file.others)} if file.others else {}
         assert y is not None
     for doubt in doubts:  # warnings are silenced while a file is read
         warnings.warn(f"{path}: {doubt}", stacklevel=2)
-    return CtScan(y=y, angles=theta, kind="counts", flat=flat, dark=dark, **lengths, facts=facts, path=str(path))
+    return CtScan(y=y, angles=theta, kind="counts", flat=flat, dark=dark, **known, facts=facts, path=str(path))
 
 
 def _entry(file: LinkedFile, wanted: str | None) -> tuple[str, h5py.Group]:
@@ -173,30 +174,41 @@ def _frames(file: LinkedFile, group: h5py.Group) -> dict[int, _Frames]:
             f"{path}: {keys.name} must have a key for each of {data.shape[0]} frames, got {key.size}; was the scan "
             "stopped early?"
         )
-    found = {kind: _Frames(data, np.flatnonzero(key == kind)) for kind in (_PROJECTION, _FLAT, _DARK)}
-    if not found[_PROJECTION].numbers.size:
+    places = {kind: np.flatnonzero(key == kind) for kind in (_PROJECTION, _FLAT, _DARK)}
+    found = {kind: _Frames(data, which, which) for kind, which in places.items()}
+    if not found[_PROJECTION].which.size:
         raise ValueError(
             f"{path}: {keys.name} must mark projections by 0, got {np.unique(key)[:8]}; is it a scan of flats?"
         )
-    return {kind: frames for kind, frames in found.items() if frames.numbers.size}
+    return {kind: frames for kind, frames in found.items() if frames.which.size}
 
 
 def _separate_frames(file: LinkedFile, group: h5py.Group, data: h5py.Dataset) -> dict[int, _Frames]:
     """Return frames where flats and darks have detectors of their own."""
-    found = {_PROJECTION: data}
-    for key, name in ((_FLAT, "bright_field"), (_DARK, "dark_field")):
-        dataset = file.dataset(f"instrument/{name}/data", group)
-        if dataset is not None:
-            check_real(f"{file.path}: {dataset.name}", dataset.dtype)
-            found[key] = dataset
-    return {key: _Frames(dataset, np.arange(dataset.shape[0])) for key, dataset in found.items() if dataset.shape[0]}
+    found: dict[int, _Frames] = {}
+    for key, name in ((_PROJECTION, "sample"), (_FLAT, "bright_field"), (_DARK, "dark_field")):
+        dataset = data if key == _PROJECTION else file.dataset(f"instrument/{name}/data", group)
+        if dataset is None or not dataset.shape or not dataset.shape[0]:
+            continue
+        check_real(f"{file.path}: {dataset.name}", dataset.dtype)
+        order = file.dataset(f"instrument/{name}/sequence_number", group)
+        times = None if order is None else numbers(file.path, order).astype(np.float64).ravel()
+        n = dataset.shape[0]
+        found[key] = _Frames(dataset, np.arange(n), times if times is not None and times.size == n else None)
+    return found
+
+
+def _times(kinds: dict[int, _Frames], key: int) -> _Array | None:
+    """Return the places in the scan of the frames of a kind, where those of the projections are known too."""
+    times = kinds[key].times if key in kinds and kinds[_PROJECTION].times is not None else None
+    return None if times is None else times.astype(np.float64)
 
 
 def _counts(file: LinkedFile, frames: _Frames | None, shape: tuple[int, ...], rows: slice) -> _Array | None:
     """Read frames, (n_rows, n_frames, n_detectors), or (n_frames, n_detectors) of a line detector."""
     if frames is None:
         return None
-    data, which = frames
+    data, which, _ = frames
     if data.shape[1:] != shape[1:]:
         raise ValueError(
             f"{file.path}: {data.name} must have frames {shape[1:]}, got {data.shape[1:]}; crop both alike"
@@ -217,9 +229,9 @@ def _angles(
     file: LinkedFile, group: h5py.Group, views: _Frames, given: npt.ArrayLike | None, doubts: list[str]
 ) -> npt.NDArray[np.float64]:
     """Return an angle for every projection, in radians."""
-    path, n_frames, n_views = file.path, views.data.shape[0], views.numbers.size
+    path, n_frames, n_views = file.path, views.data.shape[0], views.which.size
     if given is not None and not isinstance(given, str):
-        return _of_views(path, "angles", np.asarray(given), n_frames, views.numbers)
+        return _of_views(path, "angles", np.asarray(given), n_frames, views.which)
     dataset = file.dataset("sample/rotation_angle", group) or file.dataset("data/rotation_angle", group)
     if dataset is None:
         raise ValueError(
@@ -227,7 +239,7 @@ def _angles(
             f"for each of {n_views} projections"
         )
     theta = numbers(path, dataset).astype(np.float64).ravel()
-    theta = _of_views(path, dataset.name, theta, n_frames, views.numbers)
+    theta = _of_views(path, dataset.name, theta, n_frames, views.which)
     check_finite(f"{path}: {dataset.name}", theta)
     return in_radians(path, dataset.name, theta, text_of(dataset.attrs.get("units", "")), given, doubts)
 

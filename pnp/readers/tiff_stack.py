@@ -5,7 +5,8 @@ from __future__ import annotations
 import glob
 import os
 import re
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import numpy.typing as npt
 
 from ..io.atomic import atomic
 from ..io.guards import check_file, check_memory, check_real, to_float32
-from ..io.tiff_safe import open_tiff, tiff_values
+from ..io.tiff_safe import open_tiff, tiff_rows
+from .tiff_names import Series, sorted_series
 
 _SUFFIXES = (".tif", ".tiff")
 _WRITTEN_NAME = re.compile(r"slice_\d{4,}\.tif")
@@ -27,34 +29,84 @@ def read_tiff_stack(path: str | os.PathLike[str]) -> npt.NDArray[np.float32]:
 
     Args:
         path: a folder, all of whose TIFF files are read; a pattern such as "scan/proj_*.tif"; or one file of one or
-            more pages. Files come in the order of the numbers in their names: 2 before 10.
+            more pages. Files come in the order of the numbers in their names: 2 before 10, -3 before 0, 0.25 before
+            0.5. What scanners repeat beside a series ("scan_180deg.tif") is left out, with a warning; missing numbers
+            are a warning.
 
     Raises:
-        ValueError: nothing is found, a file is broken, not grey or of another shape, a value is not finite, or a
-            folder holds more than one series of names.
+        ValueError: nothing is found, a file is broken, not grey or of another shape, a value is not finite, two names
+            have the same number, or a folder or a pattern holds more than one series of names.
     """
-    files = _files(path)
+    return read_rows(path, tiff_series(path).files)
+
+
+def read_rows(
+    path: str | os.PathLike[str], files: list[Path], rows: slice = slice(None), *, rows_first: bool = False
+) -> npt.NDArray[np.float32]:
+    """Read some rows of the pages of one file, or of files of one page each, as float32 (n, n_rows, W).
+
+    Args:
+        path: the folder, the pattern or the file, for messages.
+        files: the files in order, one at least.
+        rows: the rows to read, as `page_rows` returns them; the others are not kept.
+        rows_first: return (n_rows, n, W) instead.
+
+    Raises:
+        ValueError: a file is broken, not grey or of another shape, or a value is not finite.
+    """
     volume: npt.NDArray[np.float32] | None = None
+    first: tuple[int, ...] = ()
     for k, file in enumerate(files):
-        pages = _read_pages(file, one_of_many=len(files) > 1)
+        pages, full = _read_pages(file, rows, one_of_many=len(files) > 1)
         if len(files) == 1:
-            return pages
+            return np.ascontiguousarray(pages.swapaxes(0, 1)) if rows_first else pages
         if len(pages) != 1:
             raise ValueError(
                 f"{file} has {len(pages)} pages; in a stack of files each must have one: read it on its own"
             )
         if volume is None:
-            shape = (len(files), *pages.shape[1:])
+            shape, first = (len(files), *pages.shape[1:]), full
             check_memory(f"{path}: the stack", shape, "read part of it, by a pattern")
-            volume = np.empty(shape, np.float32)
-        if pages.shape[1:] != volume.shape[1:]:
+            volume = np.empty((shape[1], shape[0], shape[2]) if rows_first else shape, np.float32)
+        if full != first:
             raise ValueError(
-                f"{file} is {pages.shape[1:]}, {files[0].name} is {volume.shape[1:]}; a stack has one shape: move the "
-                "odd ones away, or give a pattern"
+                f"{file} is {full}, {files[0].name} is {first}; a stack has one shape: move the odd ones away, or give "
+                "a pattern"
             )
-        volume[k] = pages[0]
-    assert volume is not None  # _files returns one at least
+        (volume.swapaxes(0, 1) if rows_first else volume)[k] = pages[0]
+    assert volume is not None  # one file at least
     return volume
+
+
+def tiff_series(path: str | os.PathLike[str], *, gaps: bool = True) -> Series:
+    """Return the files of a stack in order, one at least; missing numbers are a warning unless `gaps` is False."""
+    if Path(path).is_dir():
+        files = _tiffs(Path(path))
+        if not files:
+            raise ValueError(f"{path} holds no TIFF file (.tif, .tiff); check the name")
+    elif not Path(path).exists() and glob.has_magic(str(path)):
+        files = sorted(Path(name) for name in glob.glob(str(path)) if Path(name).is_file())
+        if not files:
+            raise ValueError(f"{path}: no file matches the pattern; check it")
+    else:
+        files = [check_file(path)]
+    return sorted_series(path, files, gaps=gaps)
+
+
+def page_rows(path: str | os.PathLike[str], n_rows: int, rows: slice | None) -> slice:
+    """Return rows as a slice within the detector; no requested row is left out silently."""
+    start, stop, step = (rows or slice(None)).indices(n_rows)
+    asked = (rows.start, rows.stop) if rows is not None else ()
+    if step < 1 or start >= stop or any(end is not None and not -n_rows <= end <= n_rows for end in asked):
+        raise ValueError(f"{path}: rows must lie within the {n_rows} of the detector, upwards, got {rows}")
+    return slice(start, stop, step)
+
+
+def page_shape(file: Path, *, one_of_many: bool) -> tuple[int, int, int]:
+    """Return the number of pages, rows and columns of a file."""
+    with _grey_pages(file, one_of_many=one_of_many) as series:
+        n, height, width = (1, *series.shape)[-3:]
+    return int(n), int(height), int(width)
 
 
 def write_tiff_stack(folder: str | os.PathLike[str], volume: npt.ArrayLike, *, overwrite: bool = False) -> list[Path]:
@@ -104,41 +156,15 @@ def write_tiff_stack(folder: str | os.PathLike[str], volume: npt.ArrayLike, *, o
 
 
 def _tiffs(folder: Path) -> list[Path]:
-    """Return a folder's TIFF files, in the order of the numbers in their names."""
-    found = (
+    """Return a folder's TIFF files, by name."""
+    return sorted(
         f for f in folder.iterdir() if f.suffix.lower() in _SUFFIXES and not f.name.startswith(".") and f.is_file()
     )
-    return sorted(found, key=_natural)
 
 
-def _natural(path: Path) -> tuple[list[Any], str]:
-    """Return a key that sorts 2 before 10: text and numbers alternate."""
-    parts = re.split(r"(\d+)", str(path))
-    return [int(part) if k % 2 else part.lower() for k, part in enumerate(parts)], str(path)
-
-
-def _files(path: str | os.PathLike[str]) -> list[Path]:
-    """Return the files of a stack in order, one at least."""
-    if Path(path).is_dir():
-        files = _tiffs(Path(path))
-        # Flats and projections in one folder have one shape; only their names differ.
-        series = sorted({re.sub(r"\d+", "#", file.stem) for file in files})
-        if len(series) > 1:
-            names = ", ".join(f"{name:.30}" for name in series[:4])
-            raise ValueError(f"{path} holds {len(series)} series of TIFF files ({names}); choose one by a pattern")
-        if not files:
-            raise ValueError(f"{path} holds no TIFF file (.tif, .tiff); check the name")
-        return files
-    if not Path(path).exists() and glob.has_magic(str(path)):
-        files = sorted((Path(name) for name in glob.glob(str(path)) if Path(name).is_file()), key=_natural)
-        if not files:
-            raise ValueError(f"{path}: no file matches the pattern; check it")
-        return files
-    return [check_file(path)]
-
-
-def _read_pages(file: Path, *, one_of_many: bool) -> npt.NDArray[np.float32]:
-    """Return the pages of one file, float32 (n, H, W)."""
+@contextmanager
+def _grey_pages(file: Path, *, one_of_many: bool) -> Iterator[Any]:
+    """Open the one series of grey pages of a file."""
     with open_tiff(file, one_of_many=one_of_many) as tiff:
         shapes = [series.shape for series in tiff.series]
         if len(shapes) != 1:
@@ -150,6 +176,12 @@ def _read_pages(file: Path, *, one_of_many: bool) -> npt.NDArray[np.float32]:
                 f"{getattr(series.keyframe.photometric, 'name', 'no photometric')}; convert it to grey"
             )
         check_real(f"{file}: the image", series.dtype)
-        values = tiff_values(file, series)
+        yield series
+
+
+def _read_pages(file: Path, rows: slice, *, one_of_many: bool) -> tuple[npt.NDArray[np.float32], tuple[int, ...]]:
+    """Return some rows of the pages of one file, float32 (n, n_rows, W), and the shape (H, W) of a whole page."""
+    with _grey_pages(file, one_of_many=one_of_many) as series:
+        values, full = tiff_rows(file, series, rows), tuple(series.shape[-2:])
     pages = to_float32(f"{file}: the image", values)
-    return pages.reshape(-1, *pages.shape[-2:])
+    return pages.reshape(-1, *pages.shape[-2:]), full

@@ -194,6 +194,20 @@ def test_hdf5_datasets_that_are_something_else(tmp_path, name, kind):
             tracemalloc.stop()
 
 
+@pytest.mark.parametrize("name", ["nxtomo.h5", "measurements.h5", "any.h5", "master.h5"])
+def test_hdf5_heaps_that_never_end(tmp_path, name):
+    """HDF5 2.0 goes round and round at a free space of no bytes in the heap of its texts."""
+    path = tmp_path / name
+    TARGETS[name].write(path)
+    with h5py.File(path, "a") as file:
+        file.attrs["note"] = "a text of variable length"
+    data = bytearray(path.read_bytes())
+    at = data.index(b"GCOL\x01") + 16
+    data[at : at + 16] = bytes(16)
+    path.write_bytes(data)
+    assert name in refused(TARGETS[name].read, path)
+
+
 def test_hdf5_history_that_is_no_group(tmp_path):
     path = tmp_path / "result.h5"
     TARGETS[path.name].write(path)

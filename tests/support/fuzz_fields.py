@@ -140,6 +140,26 @@ def lie_interfile(path: Path, where: int, what: int) -> str:
     return lines[at][:80]
 
 
+def lie_xtekct(path: Path, where: int, what: int) -> str:
+    """Give a parameter another value."""
+    lines = path.read_bytes().decode("latin-1").splitlines()
+    keyed = [k for k, line in enumerate(lines) if "=" in line]
+    at, values = keyed[where % len(keyed)], (*map(str, NUMBERS), *WORDS)
+    lines[at] = f"{lines[at].partition('=')[0]}={values[what % len(values)]}"
+    path.write_bytes("\n".join(lines).encode("latin-1", "replace"))
+    return lines[at][:80]
+
+
+def lie_txrm(path: Path, where: int, what: int) -> str:
+    """Change a number of the header, of the table of sectors, of the directory, or of a stream."""
+    data = bytearray(path.read_bytes())
+    at = 4 * (where % (len(data) // 4))
+    at = 4 * (where % 128) if where % 3 == 0 else at  # the header
+    data[at : at + 4] = struct.pack("<I", NUMBERS[what % len(NUMBERS)] % 2**32)
+    path.write_bytes(data)
+    return f"{at}: {NUMBERS[what % len(NUMBERS)]}"
+
+
 def lie_csv(path: Path, where: int, what: int) -> str:
     """Give a cell, or the header of ECSV, another value."""
     lines = path.read_text().splitlines()
@@ -310,8 +330,10 @@ LIES: dict[str, Any] = {
     **dict.fromkeys(("tomoscan.h5", "nxtomo.h5", "master.h5", "any.h5"), lie_hdf5),
     **dict.fromkeys(("table.fits", "shear.fits", "maps.fits", "packed.fits", "image.fits"), lie_fits),
     **dict.fromkeys(("table.csv", "table.ecsv"), lie_csv),
-    **dict.fromkeys(("ct.dcm", "nm.dcm"), lie_dicom),
-    **dict.fromkeys(("stack.tif", "packed.tif", "image.tif", "photograph.tif", "any.tif"), lie_tiff),
+    "rod.xtekct": lie_xtekct,
+    "scan.txrm": lie_txrm,
+    **dict.fromkeys(("ct.dcm", "enhanced.dcm", "nm.dcm"), lie_dicom),
+    **dict.fromkeys(("stack.tif", "packed.tif", "scan.tif", "image.tif", "photograph.tif", "any.tif"), lie_tiff),
     **dict.fromkeys(("image.png", "photograph.png"), lie_png),
     **dict.fromkeys(("scan.mat", "flat.mat", "seg.mat", "any.mat"), lie_mat),
     "views.h00": lie_interfile,

@@ -17,9 +17,11 @@ import tifffile
 import torch
 from astropy.table import Table
 from nexus_files import write_nxtomo
+from nikon_files import write_xtekct
 from PIL import Image
-from reader_files import VOLUME, write_dicom, write_dx, write_htc
+from reader_files import VOLUME, write_dicom, write_dx, write_enhanced, write_htc
 from spect_files import seen_from, write_interfile, write_nm
+from zeiss_files import IMAGES, write_txrm
 
 from denoisers import MLPatch, SuperResolver
 from pnp.io import (
@@ -46,7 +48,10 @@ from pnp.readers import (
     read_nxtomo,
     read_scan,
     read_shear_maps,
+    read_tiff_scan,
     read_tiff_stack,
+    read_txrm,
+    read_xtekct,
 )
 from pnp.training.images import load_folder
 from pnp.training.state import CHECKPOINT_KEYS, load_checkpoint
@@ -96,6 +101,8 @@ def _tomoscan(path: Path) -> None:
         for name, (value, units) in numbers.items():
             file[name] = value
             file[name].attrs["units"] = units
+        file["defaults/HDF5FrameLocation"] = np.array([b"/exchange/data"] * 6, "S256")
+        file["defaults/NDArrayUniqueId"] = np.array([0, 1, 2, 4, 5, 6], np.int32)
 
 
 def _master(path: Path) -> None:
@@ -139,6 +146,10 @@ def _packed(path: Path) -> None:
 
     parts = [fits.PrimaryHDU(), fits.CompImageHDU(np.arange(64, dtype=np.int16).reshape(8, 8), name="PACKED")]
     fits.HDUList(parts).writeto(path)
+
+
+def _bare_dicom(path: Path) -> None:
+    path.write_bytes(write_dicom(path).read_bytes()[132:])
 
 
 def _stack(path: Path) -> None:
@@ -201,10 +212,15 @@ TARGETS: dict[str, Target] = {
     "any.tif": Target(_stack, lambda p: read_scan(p, angles=[0.0, 1.0, 2.0], kind="counts")),
     "seg.mat": Target(_seg, read_htc2022_segmentation),
     "ct.dcm": Target(write_dicom, read_dicom),
+    "scan.txrm": Target(lambda p: write_txrm(p, IMAGES[:3]), read_txrm),
+    "rod.xtekct": Target(write_xtekct, read_xtekct),
+    "enhanced.dcm": Target(write_enhanced, read_dicom),
+    "bare.dcm": Target(_bare_dicom, read_dicom),
     "nm.dcm": Target(lambda p: write_nm(p, FRAMES), read_dicom_nm),
     "views.h00": Target(lambda p: write_interfile(p, FRAMES), read_interfile),
     "stack.tif": Target(_stack, read_tiff_stack),
     "packed.tif": Target(_packed_tiff, read_tiff_stack),
+    "scan.tif": Target(_stack, lambda p: read_tiff_scan(p, angles=[0.0, 0.5, 1.0], rows=slice(1, 3), kind="counts")),
     "image.tif": Target(lambda p: write_image(p, IMAGE), read_image),
     "image.npy": Target(lambda p: write_image(p, IMAGE), read_image),
     "image.png": Target(_picture, read_image),

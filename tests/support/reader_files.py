@@ -8,7 +8,12 @@ import pytest
 import scipy.io
 import tifffile
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from pydicom.uid import (
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    ExplicitVRLittleEndian,
+    LegacyConvertedEnhancedCTImageStorage,
+)
 
 from pnp.io.atomic import NotWritten
 
@@ -17,6 +22,12 @@ RNG = np.random.default_rng(0)
 SINOGRAM = RNG.random((N_ANGLES, N_BINS))
 COUNTS = RNG.integers(100, 60000, (N_ANGLES, N_ROWS, N_BINS), dtype=np.uint16)
 VOLUME = RNG.standard_normal((12, 5, 7)).astype(np.float32)
+ENHANCED_SEQUENCES = (
+    "PixelMeasuresSequence",
+    "PlanePositionSequence",
+    "PlaneOrientationSequence",
+    "PixelValueTransformationSequence",
+)
 
 
 def refused(read, *args, **kwargs):
@@ -87,6 +98,43 @@ def write_dicom(path, z=0.0, *, pixels=None, slope="2", intercept="-1024", **cha
     data.RescaleSlope, data.RescaleIntercept = slope, intercept
     data.PixelSpacing, data.SliceThickness = ["0.7", "0.8"], "3"
     data.ImagePositionPatient, data.ImageOrientationPatient = ["-1", "-2", str(z)], ["1", "0", "0", "0", "1", "0"]
+    data.PixelData = pixels.tobytes()
+    return save_dicom(path, data, changes)
+
+
+def write_enhanced(path, places=(5.0, 0.0, 2.5), *, legacy=False, shared=(), **changes):
+    """Enhanced CT (PS3.3, A.38): a frame per place z, whose stored values are 10 z + 1024 k, slope 1 + k, for frame k.
+
+    shared: names of the sequences that stand for all frames, with the values of the first.
+    """
+    data = Dataset()
+    data.file_meta = FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = changes.pop("syntax", ExplicitVRLittleEndian)
+    kind = LegacyConvertedEnhancedCTImageStorage if legacy else EnhancedCTImageStorage
+    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = kind
+    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = "1.2.3.4"
+    data.Modality, data.SeriesInstanceUID, data.PhotometricInterpretation = "CT", "1.2.3", "MONOCHROME2"
+    data.BitsAllocated = data.BitsStored = 16
+    data.HighBit, data.PixelRepresentation, data.SamplesPerPixel = 15, 0, 1
+    data.Rows, data.Columns, data.NumberOfFrames = 6, 5, len(places)
+    frames = []
+    for k, z in enumerate(places):
+        frame, item = Dataset(), {name: Dataset() for name in ENHANCED_SEQUENCES}
+        item["PixelMeasuresSequence"].PixelSpacing, item["PixelMeasuresSequence"].SliceThickness = [0.7, 0.8], 3
+        item["PlanePositionSequence"].ImagePositionPatient = [-1, -2, z]
+        item["PlaneOrientationSequence"].ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+        values = item["PixelValueTransformationSequence"]
+        values.RescaleSlope, values.RescaleIntercept, values.RescaleType = 1 + k, -1024, "HU"
+        for name, dataset in item.items():
+            setattr(frame, name, [dataset])
+        frames.append(frame)
+    for name in shared:
+        data.SharedFunctionalGroupsSequence = data.get("SharedFunctionalGroupsSequence") or [Dataset()]
+        setattr(data.SharedFunctionalGroupsSequence[0], name, getattr(frames[0], name))
+        for frame in frames:
+            delattr(frame, name)
+    data.PerFrameFunctionalGroupsSequence = frames
+    pixels = np.array([[[10 * z + 1024 * k] * 5] * 6 for k, z in enumerate(places)], np.uint16)
     data.PixelData = pixels.tobytes()
     return save_dicom(path, data, changes)
 

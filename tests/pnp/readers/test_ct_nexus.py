@@ -26,8 +26,9 @@ def test_keys_tell_views_flats_and_darks(tmp_path, rows):
     np.testing.assert_array_equal(scan.flat[0, :, 0] - 60000, np.flatnonzero(KEYS == 1))
     np.testing.assert_array_equal(scan.dark[0, :, 0] - 10, np.flatnonzero(KEYS == 2))
     assert scan.kind == "counts" and scan.pixel_size_mm == scan.pitch_mm == pytest.approx(0.0065)
-    numbers = scan.facts["frame_numbers"]
-    assert numbers["flats"].tolist() == [1, 2, len(KEYS) - 2] and numbers["projections"].size == N_ANGLES
+    np.testing.assert_array_equal(scan.times, np.flatnonzero(KEYS == 0))
+    np.testing.assert_array_equal(scan.flat_times, [1, 2, len(KEYS) - 2])
+    np.testing.assert_array_equal(scan.dark_times, [0, len(KEYS) - 1])
 
 
 def test_the_control_key_knows_alignment(tmp_path):
@@ -105,11 +106,16 @@ def test_the_first_version_has_a_detector_for_each_kind(tmp_path):
         instrument = group_of(entry, "instrument", "NXinstrument")
         for name, frames in (("sample", COUNTS), ("bright_field", COUNTS[:2]), ("dark_field", COUNTS[:1])):
             group_of(instrument, name, "NXdetector")["data"] = frames
+        instrument["sample/sequence_number"] = np.arange(N_ANGLES) + 5
+        instrument["bright_field/sequence_number"] = [1, 20]
         entry["sample/rotation_angle"] = ANGLES
         entry["sample/rotation_angle"].attrs["units"] = "degrees"
     scan = read_scan(tmp_path / "a.nxs")
     np.testing.assert_array_equal(scan.y, VIEWS)
     np.testing.assert_array_equal(scan.flat, VIEWS[:, :2])
+    np.testing.assert_array_equal(scan.times, np.arange(N_ANGLES) + 5)
+    np.testing.assert_array_equal(scan.flat_times, [1, 20])
+    assert scan.dark_times is None
     assert scan.dark.shape == (N_ROWS, 1, N_BINS)
 
 

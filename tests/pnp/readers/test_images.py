@@ -23,6 +23,7 @@ def test_tiff_stack_round_trip(tmp_path, volume):
         np.testing.assert_array_equal(read_tiff_stack(path), VOLUME)
 
 
+@pytest.mark.filterwarnings("ignore:.*in steps of:UserWarning")
 def test_tiff_files_come_in_the_order_of_their_numbers(tmp_path):
     for k in (10, 9, 1):
         tifffile.imwrite(tmp_path / f"p{k}.tiff", np.full((2, 3), k, np.uint16))
