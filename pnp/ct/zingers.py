@@ -42,6 +42,8 @@ _OPEN_BEAM = math.log(1.2)
 """Largest count over the open beam's that drift and refraction at edges commonly reach, in logarithms."""
 _ABOVE_ALL = math.log(1.5)
 """Count over the open beam's that needs no more than to stand out from the samples around it, in logarithms."""
+_AIR = math.log(0.8)
+"""Count over the open beam's of rays that pass beside the object, in logarithms."""
 _N_ROUNDS = 4
 _STD_PER_MAD = 1.4826
 _MARGIN = 1.25
@@ -92,11 +94,13 @@ def _of_a_row(s: Tensor, f: Tensor, blind: Tensor, noise: Photons, step: float, 
     reach = math.ceil(_MARGIN * step * n_bins / 2)
     log_p = p.clamp(min=0.5 / level).log()
     contrast = max(_CONTRAST, step * n_bins)
+    # Noise that grows faster than the square root of the counts shows where the beam is open.
+    air = _excess_noise(torch.where(log_p > _AIR, t, math.nan)) / _excess_noise(t)
     found = torch.zeros_like(blind)
     for _ in range(_N_ROUNDS):
         new = torch.zeros_like(found)
         for sign in (1, -1):
-            new |= _beyond(sign * t, log_p, std, reach, contrast, sign)
+            new |= _beyond(sign * t, log_p, std, air, reach, contrast, sign)
         if not bool(new.any()):
             break
         found |= new
@@ -104,8 +108,8 @@ def _of_a_row(s: Tensor, f: Tensor, blind: Tensor, noise: Photons, step: float, 
     return found
 
 
-def _beyond(t: Tensor, log_p: Tensor, std: Tensor, reach: int, contrast: float, sign: int) -> Tensor:
-    """Return where t exceeds its neighbours; sign is that of t against log_p."""
+def _beyond(t: Tensor, log_p: Tensor, std: Tensor, air: float, reach: int, contrast: float, sign: int) -> Tensor:
+    """Return where t exceeds its neighbours; sign is that of t against log_p, air std's factor in the open beam."""
     limit = t - _STDS * std
     beside = torch.nn.functional.pad(t[None], (1, 1, 1, 1), value=math.nan)[0]
     lower = sum((n <= limit).int() for n in (beside[:-2, 1:-1], beside[2:, 1:-1], beside[1:-1, :-2], beside[1:-1, 2:]))
@@ -126,13 +130,14 @@ def _beyond(t: Tensor, log_p: Tensor, std: Tensor, reach: int, contrast: float, 
         here, log_here = (values[part[:, 0], part[:, 1]] for values in (t, log_p))
         excess = sign * (log_here - log_second)
         peak = excess > contrast * sign * (log_second - logs.nanmedian(-1).values)
-        if sign > 0:
-            peak |= (log_here > _OPEN_BEAM) & (log_second < _OPEN_BEAM)
         noise = _STDS * std[part[:, 0], part[:, 1]]
+        bright = noise * max(1.0, air)
+        if sign > 0:
+            peak |= (log_here > _OPEN_BEAM) & (log_second < _OPEN_BEAM) & (here - second > bright)
         hit = peak & (excess > _MIN_EXCESS) & (here - second > noise) & (n >= 4)
         if sign > 0:
             nearby = around[:, near].nan_to_num(-math.inf).topk(2).values[:, 1]
-            hit |= (log_here > _ABOVE_ALL) & (here - nearby > noise.maximum(_MIN_EXCESS * here))
+            hit |= (log_here > _ABOVE_ALL) & (here - nearby > bright.maximum(_MIN_EXCESS * here))
         found[part[hit, 0], part[hit, 1]] = True
     return found
 

@@ -36,11 +36,14 @@ NETWORK = MLPatch.from_pretrained("gray")
 
 
 def scan(where: Any, value: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Line integrals and noise levels of counts that hold a value at some samples, and a mask of those."""
+    """Line integrals and noise levels of counts that hold a value at some samples, and a mask of those.
+
+    Nothing is marked before the solve.
+    """
     counts, hit = COUNTS.copy(), np.zeros(COUNTS.shape, dtype=bool)
     hit[where] = True
     counts[hit] = value
-    found = line_integrals(counts, FLAT)
+    found = line_integrals(counts, FLAT, zingers="keep", bad_pixels=np.zeros(N, dtype=bool))
     y, std = (torch.from_numpy(t)[None, None] for t in (found.y, found.noise_std))
     return y, std, torch.from_numpy(hit)[None, None]
 
