@@ -5,7 +5,9 @@ are three methods:
 
     "opposite"  Views half a turn apart are registered: the c that minimises sum (p - q)^2 / sum (p^2 + q^2) over the
                 bins that both see, q the mirrored view, summed over all pairs. Needs views over a full turn, or one
-                pair at 0 and 180 degrees. The detector may truncate the object.
+                pair at 0 and 180 degrees. The detector may truncate the object. Of axes near an edge few bins are
+                seen twice; they are judged by their own variation (see `opposite.py`). Fans are sorted into parallel
+                directions first, if their geometry is given.
     "wedge"     The 2D Fourier transform of a full turn vanishes where the angular frequency |nu| exceeds r |omega|, r
                 the object's radius (Edholm, Lewitt and Lindholm, Proc. SPIE 671 (1986) 8). Half a turn is completed by
                 its own mirror image at 2c, and the c that leaves the least energy there is wanted (Vo et al., Opt.
@@ -33,11 +35,10 @@ from operators.base import warn_of_degrees
 
 from ..checks import check_number, short
 from .arrays import as_floats
+from .double_wedge import MAX_VARIATION, MIN_OVERLAP, STEPS_PER_BIN, Window, half_turn_order, outside_wedge
 from .opposite import Curves, OppositeViews, axis_std, noise_levels, opposite_views, parallel_directions, register
 
 _METHODS = ("auto", "opposite", "wedge", "moments")
-_MIN_OVERLAP = 0.25
-"""Smallest fraction of the bins that opposite views share: the axis lies in the detector's middle three quarters."""
 _MIN_EDGE_OVERLAP = 0.03
 """Smallest fraction of the bins that opposite views share for an axis near an edge, found without `search`."""
 _MIN_BINS = 5
@@ -53,12 +54,8 @@ _MIN_OPPOSITE_FRACTION = 0.25
 """Smallest fraction of views with an opposite one for which "auto" prefers "opposite"."""
 _MAX_EDGE_SIGNAL = 0.05
 """Largest mean signal at the detector's ends, over the largest signal, of an object in full view."""
-_MAX_VARIATION = 0.1
-"""Largest relative variation of even steps, and of the views' sums, which are equal for an object in full view."""
 _MIN_SINGULAR_RATIO = 1e-3
 """Smallest ratio of singular values with which the three unknowns can be separated."""
-_STEPS_PER_BIN = 8
-"""Steps per bin in the search for the least energy outside the wedge."""
 
 
 def find_centre(
@@ -202,16 +199,6 @@ def _truncated(p: Tensor) -> bool:
 # -------------------------------------------------------------------- opposite views
 
 
-class Window(NamedTuple):
-    """Bins in which the axis is looked for; None: the middle three quarters, or wherever a full turn shows it."""
-
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"bins {self.low:.4g} to {self.high:.4g}"
-
-
 def check_window(caller: str, search: Any, n_detectors: int) -> Window | None:
     """Return `search` as a window on the detector, checked."""
     if search is None:
@@ -287,7 +274,7 @@ def _best(
         k = _anywhere(curves, p.shape[-1], enough_pairs)
     else:
         k = _inside(curves, window)
-    wide = bool(curves.bins[k] >= math.ceil(_MIN_OVERLAP * p.shape[-1]))
+    wide = bool(curves.bins[k] >= math.ceil(MIN_OVERLAP * p.shape[-1]))
     centre = _vertex(curves.mismatch if wide else curves.difference / curves.variation, k) / 2
     return Axis(centre, float(curves.excess[k]), axis_std(p, pairs, noise, k))
 
@@ -295,7 +282,7 @@ def _best(
 def _anywhere(curves: Curves, n: int, enough_pairs: bool) -> int:
     """Return k = 2c of the axis in the middle, or of one that explains the views where none in the middle does."""
     k, excess = torch.arange(2 * n - 1), curves.excess
-    middle = k[curves.bins >= math.ceil(_MIN_OVERLAP * n)]
+    middle = k[curves.bins >= math.ceil(MIN_OVERLAP * n)]
     found = int(middle[curves.mismatch[middle].argmin()])
     at_end = found in (int(middle[0]), int(middle[-1]))
     left = math.inf if at_end else float(excess[found])
@@ -368,62 +355,11 @@ def _vertex(values: Tensor, i: int) -> float:
 # -------------------------------------------------------------------- the double wedge
 
 
-def half_turn_order(theta: Tensor) -> Tensor | None:
-    """Return the order of views that steps evenly over half a turn, its end left out; None: they do not."""
-    ordered, order = theta.sort()
-    steps = ordered.diff()
-    step = float(ordered[-1] - ordered[0]) / (len(theta) - 1)
-    if len(theta) < 4 or not step > 0 or float((steps - step).abs().max()) > _MAX_VARIATION * step:
-        return None
-    n = round(math.pi / step)  # views of half a turn: all, or all but a last one at 180 degrees
-    if n not in (len(theta), len(theta) - 1) or abs(n * step - math.pi) > 0.5 * step:
-        return None
-    return order[:n]
-
-
-class WedgeCurve(NamedTuple):
-    """Energy outside the double wedge for every axis first + i/per_bin, in bins."""
-
-    energy: Tensor
-    allowed: Tensor
-    first: float
-    per_bin: int
-    constant: Tensor
-    """What to add to `energy` to make it the energy."""
-
-
 def _least_outside_wedge(p: Tensor, window: Window | None) -> float:
     """Return the c whose mirror image continues the half turn p (..., n_angles, n) with least energy outside."""
     curve, n = outside_wedge(p, window), p.shape[-1]
     found = _lowest(curve.energy, curve.allowed.nonzero().flatten(), window)
-    return (n - 1) / 2 + (found / _STEPS_PER_BIN - n) / 2
-
-
-def outside_wedge(p: Tensor, window: Window | None) -> WedgeCurve:
-    """Return the energy that half a turn p (slices, n_angles, n) and its mirror image leave outside, by axis."""
-    n_angles, n = p.shape[-2:]
-    size = 2 * n
-    half, mirrored = p.new_zeros(len(p), 2 * n_angles, size), p.new_zeros(len(p), 2 * n_angles, size)
-    half[:, :n_angles, :n], mirrored[:, n_angles:, :n] = p, p.flip(-1)
-    P, Q = torch.fft.fft2(half), torch.fft.fft2(mirrored)
-    nu = (torch.fft.fftfreq(2 * n_angles, dtype=p.dtype) * 2 * n_angles).abs()[:, None]
-    omega = torch.fft.fftfreq(size, dtype=p.dtype) * 2 * math.pi
-    # No object in view reaches further than half the detector from the axis if that is at its middle.
-    outside = nu > omega.abs() * (n / 2) + 1
-    cross = (P.conj() * Q * outside).sum((0, 1))
-    constant = ((P.abs().square() + Q.abs().square()) * outside).sum() / 2
-    padded = torch.zeros(_STEPS_PER_BIN * size, dtype=cross.dtype)
-    padded[torch.arange(size).where(torch.arange(size) < n, torch.arange(size) - size)] = cross
-    energy = torch.fft.fft(padded).real
-    shift = torch.arange(_STEPS_PER_BIN * size)
-    shift = shift.where(shift < _STEPS_PER_BIN * n, shift - _STEPS_PER_BIN * size)
-    if window is None:
-        inside = shift.abs() <= _STEPS_PER_BIN * n * (1 - _MIN_OVERLAP)
-    else:
-        centre = (n - 1) / 2 + shift / (2 * _STEPS_PER_BIN)
-        inside = (centre >= window.low) & (centre <= window.high)
-    zero = _STEPS_PER_BIN * n  # the index of shift 0
-    return WedgeCurve(energy.roll(zero), inside.roll(zero), (n - 1) / 2 - n / 2, 2 * _STEPS_PER_BIN, constant)
+    return (n - 1) / 2 + (found / STEPS_PER_BIN - n) / 2
 
 
 # -------------------------------------------------------------------- moments
@@ -435,7 +371,7 @@ def _centre_of_masses(p: Tensor, theta: Tensor) -> float:
     if not bool((sums > 0).all()):
         raise ValueError("find_centre: the views' sums must be positive; y must hold -log of the transmission")
     uneven = float((sums.std(-1) / sums.mean(-1)).max())
-    if uneven > _MAX_VARIATION or _truncated(p):
+    if uneven > MAX_VARIATION or _truncated(p):
         raise ValueError(
             "find_centre: method 'moments' needs all of the object in every view and air at both ends, but the "
             f"views' sums vary by {100 * uneven:.2g} %, or the ends do not read 0: the object is truncated, the "

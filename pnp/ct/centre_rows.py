@@ -17,17 +17,8 @@ import torch
 from torch import Tensor
 
 from .arrays import as_floats
-from .centre import (
-    Window,
-    bin_angles,
-    check_fan,
-    check_scan,
-    check_window,
-    choose,
-    half_turn_order,
-    no_axis,
-    outside_wedge,
-)
+from .centre import bin_angles, check_fan, check_scan, check_window, choose, no_axis
+from .double_wedge import Window, half_turn_order, outside_wedge
 from .opposite import bounded_excess, noise_levels, opposite_views, parallel_directions, register
 
 _MAX_ROWS = 64
@@ -42,6 +33,8 @@ _MIN_OVERLAP, _MIN_BINS = 0.03, 5
 """Smallest overlap of opposite views, as a fraction of the bins and in bins."""
 _TUKEY = 4.685
 """Tukey's constant, in standard deviations."""
+_MIN_SCATTER = 0.02
+"""Scatter of the rows about the line, in bins, that is always granted: the error of a parabola through three points."""
 _MAX_SCATTER = 0.5
 """Scatter of the rows about the line, in bins, above which a warning is given."""
 
@@ -217,8 +210,8 @@ def _fit(found: Tensor, weight: Tensor, rows: Tensor, n_rows: int) -> Centres:
     use = found.isfinite()
     if int(use.sum()) < _MIN_ROWS:
         raise ValueError(
-            f"find_centres: only {int(use.sum())} of {len(rows)} rows show an axis; give search=(low, high), in bins, or "
-            "use find_centre, which takes all rows together"
+            f"find_centres: only {int(use.sum())} of {len(rows)} rows show an axis; give search=(low, high), in bins, "
+            "or use find_centre, which takes all rows together"
         )
     r, c, w = rows[use].double(), found[use], weight[use] / weight[use].max()
     basis = torch.stack([torch.ones_like(r), r], 1)
@@ -229,7 +222,7 @@ def _fit(found: Tensor, weight: Tensor, rows: Tensor, n_rows: int) -> Centres:
         line = torch.linalg.lstsq(root * basis, root * c[:, None]).solution[:, 0]
         apart = (c - basis @ line).abs()
         scale = 1.4826 * _weighted_median(apart, w)
-        robust = (1 - (apart / max(_TUKEY * scale, 1e-9)).square()).clamp(min=0).square()
+        robust = (1 - (apart / (_TUKEY * max(scale, _MIN_SCATTER))).square()).clamp(min=0).square()
         if not bool((robust * w > 0).sum() >= _MIN_ROWS):
             break
     if scale > _MAX_SCATTER:

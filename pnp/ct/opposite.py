@@ -127,7 +127,8 @@ class Curves(NamedTuple):
 def bounded_excess(difference: Tensor, variation: Tensor, noise: Tensor) -> Tensor:
     """Return E = (D + noise)/(V - noise) where V exceeds the noise, else inf."""
     certain = variation - noise
-    return torch.where(certain > 0, (difference + noise).clamp(min=0) / certain.clamp(min=1e-300), math.inf)
+    excess: Tensor = (difference + noise).clamp(min=0) / certain.clamp(min=1e-300)
+    return torch.where(certain > 0, excess, math.inf)
 
 
 class Noise(NamedTuple):
@@ -167,7 +168,8 @@ def register(p: Tensor, pairs: OppositeViews, noise: Noise, measured: Tensor | N
     of_q = of_a if measured is None else (measured[before] & measured[after]).to(p)
 
     def transform(x: Tensor) -> Tensor:
-        return torch.fft.rfft(x, n=size)
+        found: Tensor = torch.fft.rfft(x, n=size)
+        return found
 
     def back(x: Tensor) -> Tensor:
         found: Tensor = torch.fft.irfft(x, n=size)

@@ -44,6 +44,7 @@ SCANS: dict[str, tuple[Any, dict[str, Any]]] = {
     "offset": (turn(360), {"offset": 5.3}),
     "half a detector": (turn(360), {"n_detectors": 121, "offset": 50.0}),
     "the other half": (turn(360), {"n_detectors": 121, "offset": -50.0}),
+    "a fiftieth seen twice": (turn(360), {"n_detectors": 115, "offset": 55.0}),
 }
 
 
