@@ -84,7 +84,10 @@ def reconstruct(
     search: Annotated[str | None, typer.Option(help="Bins between which the axis is looked for: low,high.")] = None,
     angles: Annotated[
         str | None,
-        typer.Option(help="Angles of a scan in degrees, where its file has none: first:last:number, or a text file."),
+        typer.Option(
+            help="Angles of a scan in degrees, where its file has none: first:last:number, or a text file; or the unit "
+            "of the file's own, deg or rad; or names, of TIFF files named after them."
+        ),
     ] = None,
     pixel_size: Annotated[
         float | None,
@@ -96,8 +99,10 @@ def reconstruct(
     flat: Annotated[str | None, typer.Option(help="TIFF files with the beam open: a folder, pattern or file.")] = None,
     dark: Annotated[str | None, typer.Option(help="TIFF files with the beam closed, likewise.")] = None,
     kind: Annotated[
-        str | None, typer.Option(help="What TIFF files hold: 'counts', the default with --flat, or 'line integrals'.")
+        str | None,
+        typer.Option(help="What TIFF files hold: counts, the default with --flat, transmissions or 'line integrals'."),
     ] = None,
+    entry: Annotated[str | None, typer.Option(help="Entry of an NXtomo file that holds several scans.")] = None,
     i0: Annotated[float | None, typer.Option(help="Counts of the open beam, of a scan without flats.")] = None,
     rings: Annotated[
         bool | None,
@@ -140,7 +145,7 @@ def reconstruct(
       pnp reconstruct --operator spect scan.h5 -o volume.nii.gz --checkpoint volume.checkpoint
     """
     for_scans = ScanOptions(
-        rows, centre, search, angles, pixel_size, size, flat, dark, kind, i0, rings, workers, scheduler, report
+        rows, centre, search, angles, pixel_size, size, flat, dark, kind, entry, i0, rings, workers, scheduler, report
     )
     if is_scan(measurements):
         _refuse_for_scans(measurements, operator=operator, checkpoint=checkpoint, checkpoint_minutes=checkpoint_minutes)

@@ -27,13 +27,14 @@ if TYPE_CHECKING:
     from ..ct import PreparedScan
     from ..stack import StackResult
 
-SCANS = ("dxchange", "nexus", "matlab", "tiff", "tiff_folder", "txrm", "xtekct")
+SCANS = ("dxchange", "nexus", "matlab", "matlab73", "tiff", "tiff_folder", "txrm", "xtekct")
 """Kinds of files, as `pnp.io.file_kinds` names them, that hold a scan."""
 OPTIONS = {
     r"^(prepare_scan|find_centre|line_integrals): ": "",
     r"\brows=slice\((\d+), (\d+)\)": r"--rows \1:\2",
     r"\brows must": "--rows must",
     r"\bangles= in radians": "--angles in degrees",
+    r"\bangles=('|\")(\w+)('|\")": r"--angles \2",
     r"\bcentre must": "--centre must",
     r"\bsize must": "--size must",
     r"\bpixel_size(_mm)?(=| must)": r"--pixel-size\2",
@@ -41,6 +42,8 @@ OPTIONS = {
     r"exactly one of flat, as measured, and i0,": "exactly one of --flat and --i0,",
 }
 """Options of the command for the arguments that a message names."""
+ANGLE_WORDS = ("deg", "rad", "names")
+"""Values of --angles that `read_scan` takes: the unit of the file's own angles, or the names of TIFF files."""
 MAX_SHOWN = 12
 """Maximum number of slices on the report page."""
 
@@ -58,6 +61,7 @@ class ScanOptions:
     flat: str | None
     dark: str | None
     kind: str | None
+    entry: str | None
     i0: float | None
     rings: bool | None
     workers: int | None
@@ -187,14 +191,19 @@ def parse_search(text: str | None) -> tuple[float, float] | None:
 
 
 def read_angles(text: str) -> Any:
-    """Read the angles of --angles in radians: "first:last:number", or a text or NumPy file, all in degrees."""
+    """Return --angles in radians, from "first:last:number" or a file, all in degrees; words stay as they are."""
     import numpy as np
 
+    if text in ANGLE_WORDS:
+        return text
     if re.fullmatch(r"[-+.\deE]+:[-+.\deE]+:\d+", text):
         first, last, number = text.split(":")
         return np.deg2rad(np.linspace(float(first), float(last), int(number)))
     if not Path(text).is_file():
-        raise ValueError(f"--angles must be a file, or first:last:number in degrees, e.g. 0:180:181, got {text!r:.60}")
+        raise ValueError(
+            "--angles must be a file, or first:last:number in degrees, e.g. 0:180:181, or "
+            f"{' or '.join(ANGLE_WORDS)}, got {text!r:.60}"
+        )
     try:
         values = np.load(text, allow_pickle=False) if text.endswith(".npy") else np.loadtxt(text, delimiter=None)
     except (ValueError, OSError) as error:
@@ -207,7 +216,9 @@ def _prepared(path: Path, working: Path, rows: slice | None, options: ScanOption
     from ..ct import prepare_scan
     from ..readers import read_scan
 
-    reading = {name: getattr(options, name) for name in ("flat", "dark", "kind") if getattr(options, name) is not None}
+    reading = {
+        name: getattr(options, name) for name in ("flat", "dark", "kind", "entry") if getattr(options, name) is not None
+    }
     if options.angles is not None:
         reading["angles"] = read_angles(options.angles)
     if options.pixel_size is not None:

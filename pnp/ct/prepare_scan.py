@@ -160,7 +160,7 @@ def _check_cone(scan: CtScan, source: ScanRows) -> None:
     if scan.source_origin_mm is None or source.n_rows == 1:
         return
     radius = scan.y.shape[-1] / 2 * _bin_at_axis(scan)
-    middle, most = (source.n_rows - 1) / 2, scan.source_origin_mm / radius
+    middle, most = float(scan.facts.get("middle_row", (source.n_rows - 1) / 2)), scan.source_origin_mm / radius
     if max(middle - source.rows[0], source.rows[-1] - middle) <= most:
         return
     first, last = math.ceil(max(0, middle - most)), math.floor(min(source.n_rows - 1, middle + most))

@@ -77,8 +77,10 @@ def _fan(scan: CtScan) -> dict[str, Any]:
 
 
 def _found_centre(y: npt.NDArray[Any], scan: CtScan, search: tuple[float, float] | None) -> tuple[float, str]:
-    """Return the axis in bins, and how it was found; without opposite views, that of a fan is the middle."""
+    """Return the axis in bins, and how it was found; without opposite views, that of a fan is what its file says."""
     fan = _fan(scan)
     if fan and search is None and opposite_views(torch.from_numpy(scan.angles)) is None:
-        return (y.shape[-1] - 1) / 2, "assumed, since this fan beam has no opposite views: give it if it is elsewhere"
+        stated = float(scan.facts.get("offset_mm", 0.0)) / fan["pitch"]
+        how = "as the file says" if "offset_mm" in scan.facts else "which is assumed"
+        return (y.shape[-1] - 1) / 2 - stated, f"{how}, since a fan beam without opposite views does not show it"
     return find_centre(y, scan.angles, search=search, **fan), "found from the views"

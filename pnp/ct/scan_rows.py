@@ -10,7 +10,7 @@ from ..readers import CtScan
 
 _SAMPLED_ROWS = 16
 """Largest number of rows from which the axis and the detector's gain are found, spread over the detector."""
-_BLOCK_BYTES = 2**30
+_BLOCK_BYTES = 2**29
 """Size of the rows that are read at a time, as float32; they are then prepared one by one."""
 
 

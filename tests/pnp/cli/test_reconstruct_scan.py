@@ -201,6 +201,17 @@ def test_a_row_with_its_own_options(scan, scheduler, tmp_path, monkeypatch, caps
     assert image.shape == (48, 48, 1) and image.min() >= 0 and image.max() <= 1 and page.exists()
 
 
+def test_angles_without_a_unit_are_asked_for(scan, scheduler, tmp_path, monkeypatch, capsys):
+    copy = tmp_path / "scan.h5"
+    copy.write_bytes(scan.read_bytes())
+    with h5py.File(copy, "a") as file:
+        del file["exchange/theta"].attrs["units"]
+    command = ("reconstruct", copy, "-o", tmp_path / "v.nii", "--rows", "0", *QUICK, *scheduler)
+    assert run(monkeypatch, *command) == 2
+    assert "--angles deg" in capsys.readouterr().err
+    assert run(monkeypatch, *command, "--angles", "deg") == 0
+
+
 def test_tiff_projections_with_angles_flats_and_darks(scan, scheduler, tmp_path, monkeypatch, capsys):
     with h5py.File(scan) as file:
         for name, folder in (("data", "views"), ("data_white", "flats"), ("data_dark", "darks")):

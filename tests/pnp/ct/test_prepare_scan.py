@@ -156,7 +156,9 @@ def test_a_fan_beam_has_its_axis_from_opposite_rays():
     assert isinstance(prepared.operator, FanBeam) and prepared.unit == "1/mm"
     assert prepared.centre == pytest.approx([49.0], abs=0.1)
     assert prepared.pixel_size == pytest.approx(0.1 * 40 / 60)
-    assert prepare(fan(span=np.pi / 2)).centre == [47.5]
+    short = fan(span=np.pi / 2)
+    assert prepare(short).centre == [47.5]
+    assert prepare(replace(short, facts={"offset_mm": 0.3})).centre == pytest.approx([44.5])
 
 
 def test_an_image_of_other_pixels_covers_the_same_field():
@@ -170,6 +172,8 @@ def test_rows_of_a_cone_beam_far_from_its_plane_are_refused():
         prepare(scan, centre=47.5)
     assert "7..32" in str(caught.value) and len(str(caught.value)) < 400
     assert prepare(scan, rows=slice(7, 33), centre=47.5).rows == range(7, 33)
+    lower = replace(scan, facts={"middle_row": 25.0})
+    assert prepare(lower, rows=slice(13, 38), centre=47.5).rows == range(13, 38)
 
 
 def test_warnings_of_rows_come_once_with_their_rows(path, monkeypatch):
