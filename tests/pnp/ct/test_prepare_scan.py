@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import warnings
 from dataclasses import replace
 from functools import partial
@@ -15,6 +16,7 @@ from scan_files import ANGLES, CENTRE, DEAD_BIN, N_ANGLES, N_BINS, N_ROWS, PIXEL
 
 from operators import FanBeam, Radon
 from pnp.ct import prepare_scan as prepare
+from pnp.drivers.fingerprint import fingerprint
 from pnp.readers import CtScan, read_scan
 
 
@@ -118,6 +120,10 @@ def test_axes_that_differ_by_row_make_an_operator_for_each(path):
     prepared = prepare(read_scan(path), centre=[29.0, 29.5, 30.0])
     offsets = [float(prepared.operator(k).offset) for k in range(N_ROWS)]
     assert offsets == pytest.approx([PIXEL_MM * (31.5 - c) for c in (29.0, 29.5, 30.0)])
+    # Workers get a copy, and a run resumes with the same operators only.
+    copy = pickle.loads(pickle.dumps(prepared.operator))
+    assert fingerprint(copy) == fingerprint(prepared.operator) and repr(copy(2)) == repr(prepared.operator(2))
+    assert fingerprint(prepare(read_scan(path), centre=[29.0, 29.5, 30.1]).operator) != fingerprint(copy)
 
 
 def test_a_scan_without_lengths_has_no_millimetres(path):
