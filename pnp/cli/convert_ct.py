@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
     from ..readers import CtScan
 
-CT_KINDS = ("dxchange", "nexus", "matlab", "txrm", "xtekct")
+CT_KINDS = ("dxchange", "nexus", "matlab", "matlab73", "txrm", "xtekct")
 """Kinds of files, keys of `pnp.io.file_kinds.KINDS`, that hold CT scans with their angles."""
 _TIFF_KINDS = ("tiff", "tiff_folder")
 _OTHER_KINDS = (
-    "measurements", "result", "image_h5", "matlab73", "hdf5", "fits", "nifti", "picture", "npy", "npz", "gzip", "edf",
+    "measurements", "result", "image_h5", "hdf5", "fits", "nifti", "picture", "npy", "npz", "gzip", "edf",
     "vgi",
 )  # fmt: skip
 _FITTED_ROWS = 5
