@@ -192,12 +192,14 @@ class Projector(LinearOperator):
         """Return 0 where the detector sees both u and -u, rising smoothly to 1 at the end of its short side.
 
         The seam is narrow, since opposite rays average noise only inside it; and no wider than the part of the
-        detector that sees rays from one side only, so that the noise grows continuously with the offset.
+        detector that sees rays from one side only, so that the noise grows continuously with the offset. It begins
+        with slope 0, except where it fills all that is seen twice: weights across the axis are smoothest then.
         """
         low, high = self._edges()
         short = min(-low, high)
         width = min(_SEAM * self.pitch, short, abs(high + low))
-        return torch.sin((math.pi / 2) * ((u.abs() - (short - width)) / width).clamp(0, 1)).square()
+        rise = torch.sin((math.pi / 2) * ((u.abs() - (short - width)) / width).clamp(0, 1))
+        return rise if width == short else rise.square()
 
     def _side(self, u: Tensor) -> Tensor:
         """Return the weight of rays at u: 1, or, for a detector off the axis, falling to 0 at its short end."""

@@ -113,7 +113,7 @@ class CommonErrors:
         return root * solved
 
     def _gain(self, weight: Tensor, std: Tensor | None, floor: Tensor | float) -> tuple[Tensor, Tensor] | None:
-        """Return the variance of errors and that variance over the one that their measurements leave, at most 1/floor."""
+        """Return the errors' variance, and its ratio to the one that measurements leave, at most 1/floor."""
         if std is None:
             return None
         variance = std.square().expand(weight.shape)

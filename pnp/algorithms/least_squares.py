@@ -164,7 +164,8 @@ class LeastSquaresStep:
         """Return the least precision of the common errors' prior, see `CommonErrors.found`, for this alpha."""
         if self.errors is None:
             return 0.0
-        curvature = self.curvature()
+        with torch.no_grad():
+            curvature = self.curvature()
         curvature = per_image(curvature, self.back_projection) if isinstance(curvature, Tensor) else curvature
         floor: Tensor = (1 / MAX_CONDITION - alpha.detach() / curvature).clamp(min=0)
         return floor

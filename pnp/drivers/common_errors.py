@@ -14,6 +14,7 @@ little. So the standard deviation s is estimated in two steps:
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -31,8 +32,12 @@ NEIGHBOURS = 2
 """Bins on either side with which a bin is compared."""
 MIN_VIEWS, WINDOWS_PER_SCAN, WINDOW_GROWTH = 8, 16, 1.5
 """Shortest run of views: so many, or a scan's over the second number; lengths of longer ones grow by the third."""
-STANDS_OUT, STANDS_OUT_RATIO = 12.0, 2.0
-"""Mean over a run of views, in its noise, of a bin with an error of its own, and its ratio to that of nine bins in ten."""
+STANDS_OUT, STANDS_OUT_RATIO = 12.0, 2.5
+"""Mean over a run of views, in its noise, of a bin with an error of its own; its ratio to the median of bins around."""
+CLIP = 5.0
+"""Largest difference of a single measurement that counts, in its noise: an outlier is no run."""
+AROUND = 8
+"""Bins on either side for that median: edges of the object, which the reference has lost, fill some bins together."""
 MAX_OWN = 0.05
 """Fraction of the bins that have errors of their own at most."""
 
@@ -44,7 +49,7 @@ class Run(NamedTuple):
     last: int
     """The view behind the run."""
     error: float
-    """Mean difference there, in units of y."""
+    """Median difference there, in units of y."""
 
 
 class ErrorEstimate:
@@ -55,14 +60,16 @@ class ErrorEstimate:
 
     Attributes:
         model: the current one.
+        bin_level, view_level: the estimates (B, C), without bins that have errors of their own; None: not estimated.
         n_rounds: solves that were judged.
     """
 
     def __init__(self, bins: bool, views: bool) -> None:
-        self.bins, self.views = bins, views
-        self.n_rounds = 0
+        self.bins, self.views, self.n_rounds = bins, views, 0
         self.model = ErrorModel()
-        self._own: Tensor | None = None  # which errors have a standard deviation of their own
+        self.bin_level: Tensor | None = None
+        self.view_level: Tensor | None = None
+        self._own: Tensor | None = None  # sizes of errors that bins have of their own, else 0
 
     def begin(self, h: LeastSquaresStep, reference: Tensor) -> ErrorModel:
         """Return the model of the first solve.
@@ -72,50 +79,58 @@ class ErrorEstimate:
             reference: an image without rings.
         """
         weights = h.weights.expand(h.y.shape)
-        given = h.model if h.model is not None else ErrorModel()
-        bin_std, view_std, segments = given.bin_std, given.view_std, None
+        self.model = h.model if h.model is not None else ErrorModel()
         if self.views:
-            view_std = NOMINAL * _typical(weights.flatten(VIEWS + 1).sum(-1), 2)
+            self.view_level = NOMINAL * _typical(weights.flatten(VIEWS + 1).sum(-1))
         if self.bins:
-            level = NOMINAL * _typical(weights.sum(VIEWS, keepdim=True), VIEWS)
-            found = {} if h.y.ndim != 4 else find_runs(h.y - h.operator.A(reference), weights)
-            segments, errors = _segments(found, h.y)
-            self._own = errors > 0
-            bin_std = torch.where(self._own, errors, level)
-        self.model = ErrorModel(bin_std, view_std, segments)
-        return self.model
+            self.bin_level = NOMINAL * _typical(weights.sum(VIEWS))
+            runs = {} if h.y.ndim != 4 else find_runs(h.y - h.operator.A(reference), weights)
+            segments, self._own = _segments(runs, h.y)
+            self.model = replace(self.model, segments=segments)
+        return self._set_levels()
 
     def update(self, h: LeastSquaresStep, x: Tensor) -> bool:
         """Estimate the standard deviations from the residuals of x; return whether x is to be solved for again."""
-        assert h.errors is not None
-        old, self.n_rounds = self.model, self.n_rounds + 1
+        if self.n_rounds > 0 or h.errors is None:
+            return False
         of_bins, of_views = h.errors.posterior_square(h.y - h.operator.A(x))
-        bin_std, view_std, grown = old.bin_std, old.view_std, False
-        if self.bins and of_bins is not None and bin_std is not None and self._own is not None:
-            counts = ~self._own & (h.errors.bin_weight > 0)
-            level = _root_mean(of_bins, counts, VIEWS)
-            grown |= bool((counts & (level > GROWTH * bin_std)).any())
-            bin_std = torch.where(self._own, bin_std, level)
-        if self.views and of_views is not None and view_std is not None:
-            level = _root_mean(of_views, h.errors.view_weight > 0, 2)
-            grown |= bool((level > GROWTH * view_std).any())
-            view_std = level
-        self.model = ErrorModel(bin_std, view_std, old.segments)
-        return grown and self.n_rounds == 1
+        grown = False
+        if self.bin_level is not None and self._own is not None and of_bins is not None:
+            level = _root_mean(of_bins, (self._own == 0) & (h.errors.bin_weight > 0))
+            grown |= bool((level > GROWTH * self.bin_level).any())
+            self.bin_level = torch.where(level > GROWTH * self.bin_level, level, self.bin_level)
+        if self.view_level is not None and of_views is not None:
+            level = _root_mean(of_views, h.errors.view_weight > 0)
+            grown |= bool((level > GROWTH * self.view_level).any())
+            self.view_level = torch.where(level > GROWTH * self.view_level, level, self.view_level)
+        self.n_rounds += 1
+        if grown:
+            self._set_levels()
+        return grown
+
+    def _set_levels(self) -> ErrorModel:
+        """Return the model with the current estimates."""
+        if self.bin_level is not None and self._own is not None:
+            level = self.bin_level.reshape(*self.bin_level.shape, *[1] * (self._own.ndim - 2))
+            self.model = replace(self.model, bin_std=torch.where(self._own > 0, self._own, level))
+        if self.view_level is not None:
+            self.model = replace(self.model, view_std=self.view_level[..., None])
+        return self.model
 
     @property
     def numbers(self) -> dict[str, Any]:
-        """State for a checkpoint; segments follow from the arguments."""
-        std = {"bin_std": self.model.bin_std, "view_std": self.model.view_std}
-        return {"n_rounds": self.n_rounds} | {name: None if s is None else s.tolist() for name, s in std.items()}
+        """State for a checkpoint; all else follows from the arguments."""
+        levels = [None if level is None else level.tolist() for level in (self.bin_level, self.view_level)]
+        return {"n_rounds": self.n_rounds, "levels": levels}
 
-    def restore(self, numbers: dict[str, Any], like: Tensor) -> None:
-        """Take over the state of a checkpoint."""
-        std = [
-            None if numbers[name] is None else torch.tensor(numbers[name], dtype=like.dtype, device=like.device)
-            for name in ("bin_std", "view_std")
-        ]
-        self.model, self.n_rounds = ErrorModel(*std, self.model.segments), numbers["n_rounds"]
+    def restore(self, numbers: dict[str, Any]) -> None:
+        """Take over the state of a checkpoint, after `begin`."""
+        self.n_rounds, (bins, views) = numbers["n_rounds"], numbers["levels"]
+        if self.bin_level is not None:
+            self.bin_level = torch.as_tensor(bins).to(self.bin_level)
+        if self.view_level is not None:
+            self.view_level = torch.as_tensor(views).to(self.view_level)
+        self._set_levels()
 
 
 def find_runs(r: Tensor, weights: Tensor) -> dict[tuple[int, int, int], Run]:
@@ -136,7 +151,7 @@ def find_runs(r: Tensor, weights: Tensor) -> dict[tuple[int, int, int], Run]:
     variance = 1 / weights + 1 / total
     usable = variance.isfinite()
     precision = torch.where(usable, 1 / torch.where(usable, variance, 1), 0)
-    difference = precision * torch.where(usable, r - sums / torch.where(usable, total, 1), 0)
+    difference = torch.where(usable, r - sums / torch.where(usable, total, 1), 0)
     for b in range(len(r)):
         for c in range(r.shape[1]):
             own = _runs_of_image(difference[b, c].cpu().double(), precision[b, c].cpu().double())
@@ -145,20 +160,27 @@ def find_runs(r: Tensor, weights: Tensor) -> dict[tuple[int, int, int], Run]:
 
 
 def _runs_of_image(difference: Tensor, precision: Tensor) -> dict[int, Run]:
-    """Return runs by bin, given differences times their precision, and the precision, (n_views, n_bins) each."""
+    """Return runs by bin, given differences and their precision, (n_views, n_bins) each."""
     n_views, n_bins = difference.shape
-    sums, total = (pad(t.cumsum(0), (0, 0, 1, 0)) for t in (difference, precision))
+    root = precision.sqrt()
+    clipped = root * (root * difference).clamp(-CLIP, CLIP)
+    sums, total = (pad(t.cumsum(0), (0, 0, 1, 0)) for t in (clipped, precision))
     best = torch.zeros(n_bins, dtype=difference.dtype)
     length = max(MIN_VIEWS, n_views // WINDOWS_PER_SCAN)
     while length <= n_views:
         best = torch.maximum(best, _score(sums, total, length).amax(0))
         length = n_views if length < n_views < WINDOW_GROWTH * length else math.ceil(WINDOW_GROWTH * length)
-    limit = max(STANDS_OUT, STANDS_OUT_RATIO * float(best.quantile(0.9)))
-    around = pad(best[None], [NEIGHBOURS] * 2).unfold(1, 2 * NEIGHBOURS + 1, 1)[0].amax(-1)
+    limit = (STANDS_OUT_RATIO * _windows(best, AROUND).nanmedian(-1).values).clamp(min=STANDS_OUT)
     # A bin with an error makes its neighbours differ from theirs, in the opposite sense and less.
-    bins = ((best > limit) & (best == around)).nonzero()[:, 0]
+    largest = _windows(best, NEIGHBOURS).nan_to_num().amax(-1)
+    bins = ((best > limit) & (best == largest)).nonzero()[:, 0]
     bins = bins[best[bins].argsort(descending=True)][: max(1, int(MAX_OWN * n_bins))]
-    return {int(k): _longest(sums[:, k], total[:, k]) for k in bins}
+    return {int(k): _strongest(difference[:, k], sums[:, k], total[:, k]) for k in bins}
+
+
+def _windows(values: Tensor, reach: int) -> Tensor:
+    """Return the values around each, (n, 2 reach + 1), NaN beyond the ends."""
+    return pad(values, (reach, reach), value=math.nan).unfold(0, 2 * reach + 1, 1)
 
 
 def _score(sums: Tensor, total: Tensor, length: int) -> Tensor:
@@ -167,15 +189,14 @@ def _score(sums: Tensor, total: Tensor, length: int) -> Tensor:
     return torch.where(precision > 0, difference.abs() / precision.clamp(min=1e-300).sqrt(), 0)
 
 
-def _longest(sums: Tensor, total: Tensor) -> Run:
+def _strongest(difference: Tensor, sums: Tensor, total: Tensor) -> Run:
     """Return the run of views of one bin whose mean is largest in its noise."""
     n, best = len(sums) - 1, (0.0, 0, 0)
     for length in range(MIN_VIEWS, n + 1):
         score = _score(sums[:, None], total[:, None], length)[:, 0]
         best = max(best, (float(score.max()), int(score.argmax()), length))
     _, first, length = best
-    last = first + length
-    return Run(first, last, float((sums[last] - sums[first]) / (total[last] - total[first])))
+    return Run(first, first + length, float(difference[first : first + length].median()))
 
 
 def _segments(found: dict[tuple[int, int, int], Run], y: Tensor) -> tuple[Tensor | None, Tensor]:
@@ -189,17 +210,17 @@ def _segments(found: dict[tuple[int, int, int], Run], y: Tensor) -> tuple[Tensor
         if segments is not None:  # before the run, the run, behind it; a run from the first view on has number 0
             segments[b, c, run.first :, k] = 1 if run.first > 0 else 0
             segments[b, c, run.last :, k] = 2
-    return segments, sizes
+    return segments, sizes if segments is None else sizes[:, :, : int(segments.max()) + 1]
 
 
-def _typical(weight: Tensor, axis: int) -> Tensor:
-    """Return the median noise of sums with these weights, over all axes from this one on, which are kept."""
-    std = torch.where(weight > 0, weight.clamp(min=torch.finfo(weight.dtype).tiny) ** -0.5, math.nan)
-    median = std.flatten(axis).nanmedian(-1).values
-    return median.nan_to_num().reshape(*median.shape, *[1] * (weight.ndim - axis))
+def _typical(weight: Tensor) -> Tensor:
+    """Return the median noise (B, C) of sums with weights (B, C, ...)."""
+    known = weight.flatten(VIEWS)
+    std = torch.where(known > 0, known.clamp(min=torch.finfo(known.dtype).tiny) ** -0.5, math.nan)
+    return std.nanmedian(-1).values.nan_to_num()
 
 
-def _root_mean(square: Tensor, counts: Tensor, axis: int) -> Tensor:
-    """Return the root of the mean square of those that count, over all axes from this one on, which are kept."""
-    mean = torch.where(counts, square, 0).flatten(axis).sum(-1) / counts.flatten(axis).sum(-1).clamp(min=1)
-    return mean.sqrt().reshape(*mean.shape, *[1] * (square.ndim - axis))
+def _root_mean(square: Tensor, counts: Tensor) -> Tensor:
+    """Return the root of the mean square (B, C) of those that count."""
+    mean = torch.where(counts, square, 0).flatten(VIEWS).sum(-1) / counts.flatten(VIEWS).sum(-1).clamp(min=1)
+    return mean.sqrt()

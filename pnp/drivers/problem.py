@@ -86,8 +86,8 @@ class Problem:
         self.start(self.h)
         if self.estimate is not None and isinstance(self.h, LeastSquaresStep):
             sigma = self.levels[0][0] * WITHOUT_RINGS
-            self.h = self.h.with_errors(self.estimate.begin(self.h, self.guarded(self.z, sigma)))
-            self.start(self.h)
+            self.estimate.begin(self.h, self.guarded(self.z, sigma))
+            self.set_errors()
         self.rejection: Rejection | None = None
         if self.robust is not False:
             suspects = find_suspects(self.h, self.fit()[1], min(self.flatness)) if self.robust else None
@@ -117,18 +117,20 @@ class Problem:
             self.start(self.h)
 
     def again(self) -> bool:
-        """Start a solve with another noise model, if z calls for one: without outliers, or with larger common errors."""
-        larger = False
-        if self.estimate is not None and isinstance(self.used, LeastSquaresStep):
-            larger = self.estimate.update(self.used, self.z)
-            if larger:
-                self.h, self._fit = self.h.with_errors(self.estimate.model), None
-        if self.leave_out_outliers():
-            return True
-        if larger:
+        """Start a solve with another noise model if z calls for one: without outliers, or with larger common errors."""
+        if self.estimate is None or not isinstance(self.used, LeastSquaresStep):
+            return self.leave_out_outliers()
+        if not self.estimate.update(self.used, self.z):
+            return self.leave_out_outliers()
+        self.set_errors()
+        self.leave_out()
+        return True
+
+    def set_errors(self) -> None:
+        """Start a solve with the current estimate of the common errors."""
+        if self.estimate is not None and isinstance(self.h, LeastSquaresStep):
+            self.h = self.h.with_errors(self.estimate.model)
             self.start(self.h)
-            self.leave_out()
-        return larger
 
     def leave_out_outliers(self) -> bool:
         """Start a solve without the measurements that z contradicts; False where these were left out already.
@@ -159,7 +161,7 @@ class Problem:
     def snapshot(self) -> dict[str, Any]:
         """Return what `restore` takes: the image of a finished solve, and how it was reached."""
         held = dict(vars(self))
-        return held | {"rejection": copy.deepcopy(self.rejection)}
+        return held | {"rejection": copy.deepcopy(self.rejection), "estimate": copy.copy(self.estimate)}
 
     def restore(self, held: dict[str, Any]) -> None:
         """Return to a finished solve."""

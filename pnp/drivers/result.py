@@ -79,6 +79,13 @@ class Result:
         return sum(int(mask.sum()) for mask in masks if mask is not None)
 
     @property
+    def common_errors_rms(self) -> float:
+        """Root mean square of `common_errors`, in units of y; 0 where there are none."""
+        if self.common_errors is None:
+            return 0.0
+        return float(float((self.common_errors**2).mean()) ** 0.5)
+
+    @property
     def verdict(self) -> str:
         """One line: the misfit and what it says, or the warnings that explain it."""
         rejected = f", {rejections(self.n_rejected)}" if self.n_rejected else ""
@@ -97,9 +104,10 @@ class Result:
         """Return a summary of a few lines; `repr` shows the fields."""
         noise = "" if self.noise_std is None else f", noise_std {_typical(self.noise_std)} {self.noise_source}"
         rejected = f"; {rejections(self.n_rejected)}" if self.n_rejected else ""
+        common = f"; errors common to bins or views {self.common_errors_rms:.2g} rms" if self.common_errors_rms else ""
         lines = [
             f"x {tuple(getattr(self.x, 'shape', ()))} after {self.n_iter} iterations{noise}",
-            f"misfit {self.misfit:.3g} per measurement, about 1 expected{rejected}",
+            f"misfit {self.misfit:.3g} per measurement, about 1 expected{rejected}{common}",
             str(self.stop),
         ]
         return "\n".join(lines + [f"warning: {warning}" for warning in self.warnings])

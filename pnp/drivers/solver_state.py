@@ -47,6 +47,9 @@ def restore_state(kept: RunState, problem: Problem, monitor: Monitor) -> State |
     if not kept.tensors:
         return None
     try:
+        if (held := kept.numbers.get("common errors")) is not None and problem.estimate is not None:
+            problem.estimate.restore(held)
+            problem.set_errors()
         if (held := kept.numbers.get("rejection")) is not None and problem.rejection is not None:
             problem.rejection.restore(as_mask(held["mask"], problem.h.y), held)
             problem.leave_out()
@@ -103,6 +106,8 @@ def _contents(problem: Problem, monitor: Monitor) -> tuple[dict[str, Tensor], di
     numbers: dict[str, Any] = {"k": state.k, "sigma": as_numbers(state.sigma), "alpha": as_numbers(state.alpha)}
     history = {name: list(values) for name, values in monitor.history.items()}
     numbers |= {"finished": list(problem.finished), "history": history}
+    if problem.estimate is not None:
+        numbers["common errors"] = problem.estimate.numbers
     if problem.rejection is not None:
         if problem.packed is None:  # the mask is that of the whole solve
             problem.packed = mask_as_text(problem.rejection.rejected)

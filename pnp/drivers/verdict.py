@@ -23,6 +23,7 @@ from .parts import Joined
 from .physics_noise import gain_of, is_sampled, owners_of
 from .problem import Problem
 from .result import ESTIMATED, HIGH_MISFIT, LOW_MISFIT, Stop
+from .sinogram_verdict import drift_of_views
 
 HIGH_MISFIT_OF_PIXELS = 5.0
 """HIGH_MISFIT where each measurement has its own pixel, which a denoiser smooths."""
@@ -107,6 +108,7 @@ def judge(problem: Problem, stop: Stop) -> tuple[str, ...]:
         about_y = [uneven]
     elif not about_noise(replace(found, misfit=1.0, correlations=())):  # which is about y alone
         special = (about_y and _few_iterations(problem, stop)) or _truncation(problem)
+        special = special or (drift_of_views(problem, residuals, counted) if found.is_sinogram else None)
         special = special or _outliers(problem, residuals, counted) or _impulses(problem, counted)
         about_y = [special] if special else about_y
     said += about_y
@@ -169,7 +171,7 @@ def about_noise(found: Evidence) -> list[str]:
         if found.is_sinogram and found.correlations.index(whiteness) == len(found.correlations) - 2:
             return [
                 f"residuals of one bin correlate from view to view by {whiteness:.2f}: the detector's bins have errors "
-                "common to all views, which make rings; correct their gains (flats), or leave out the worst bins"
+                "common to all views, which make rings; use data_term=LeastSquares(bin_std='estimate')"
             ]
         said = f"neighbouring residuals correlate by {whiteness:.2f} where noise would be white: "
         if not found.is_gaussian:
