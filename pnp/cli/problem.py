@@ -77,6 +77,13 @@ def check_sizes(operator: Any, data: Measurements, path: Path) -> None:
         )
 
 
+def check_rings(rings: bool | None, data: Measurements, path: Path) -> None:
+    """Refuse --rings for measurements that have no detector bins, or whose noise is that of counts."""
+    if rings and (is_counts(data) or data.operator not in ("radon", "fan_beam")):
+        what = "counts" if is_counts(data) else f"measurements of {data.operator}"
+        raise ValueError(f"--rings is for line integrals of radon and fan_beam, {path} holds {what}; leave it out")
+
+
 def is_counts(data: Measurements) -> bool:
     """Return whether measurements are counts with Poisson noise: those of SPECT, and any with a background."""
     return data.operator == "spect" or data.background is not None

@@ -18,6 +18,7 @@ from .options import (
     NoiseStd,
     Operator,
     Overwrite,
+    Rings,
     Robust,
     Scheduler,
     Strength,
@@ -25,6 +26,7 @@ from .options import (
     as_checkpoint,
     choose_device,
     exit_if_interrupted,
+    least_squares,
     parse_bounds,
 )
 from .output import INTERRUPTED, print_verdict, save
@@ -33,6 +35,7 @@ from .problem import (
     build_denoiser,
     build_operator,
     check_operator,
+    check_rings,
     check_sizes,
     image_channels,
     is_counts,
@@ -104,14 +107,7 @@ def reconstruct(
     ] = None,
     entry: Annotated[str | None, typer.Option(help="Entry of an NXtomo file that holds several scans.")] = None,
     i0: Annotated[float | None, typer.Option(help="Counts of the open beam, of a scan without flats.")] = None,
-    rings: Annotated[
-        bool | None,
-        typer.Option(
-            "--rings/--no-rings",
-            help="Take errors that all views of a bin of a scan have in common for noise, not for rings; default: on.",
-            show_default=False,
-        ),
-    ] = None,
+    rings: Rings = None,
     workers: Workers = None,
     scheduler: Scheduler = None,
     report: Annotated[
@@ -145,7 +141,7 @@ def reconstruct(
       pnp reconstruct --operator spect scan.h5 -o volume.nii.gz --checkpoint volume.checkpoint
     """
     for_scans = ScanOptions(
-        rows, centre, search, angles, pixel_size, size, flat, dark, kind, entry, i0, rings, workers, scheduler, report
+        rows, centre, search, angles, pixel_size, size, flat, dark, kind, entry, i0, workers, scheduler, report
     )
     if is_scan(measurements):
         _refuse_for_scans(measurements, operator=operator, checkpoint=checkpoint, checkpoint_minutes=checkpoint_minutes)
@@ -156,6 +152,7 @@ def reconstruct(
             denoiser=denoiser,
             noise_std=noise_std,
             robust=robust,
+            rings=rings,
             bounds=bounds,
             device=device,
             overwrite=overwrite,
@@ -176,10 +173,10 @@ def reconstruct(
         if data.y.ndim >= 4 and data.y.shape[0] != 1:
             raise ValueError(f"output {output} holds one image, the result has {data.y.shape[0]}; use an .h5 file")
     check_operator(operator, data, measurements)
+    check_rings(rings, data, measurements)
 
     import torch
 
-    from ..algorithms.least_squares import LeastSquares
     from ..algorithms.poisson import Poisson
     from ..drivers.signals import uninterrupted
     from ..drivers.solve import solve
@@ -204,7 +201,7 @@ def reconstruct(
         bounds=(0.0, None) if is_counts(data) and limits is None else limits,
         data_term=Poisson(background=background(data, y), robust=robust)
         if is_counts(data)
-        else LeastSquares(robust=robust or None),
+        else least_squares(robust, rings),
         max_iter=max_iter,
         checkpoint=kept,
         progress=True,

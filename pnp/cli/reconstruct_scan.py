@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from .options import choose_device, parse_bounds
+from .options import choose_device, least_squares, parse_bounds
 from .output import INTERRUPTED, command_line, print_error, print_warning
 from .problem import build_denoiser, is_hdf5
 from .reconstruct_stack import connect, print_summary
@@ -63,7 +63,6 @@ class ScanOptions:
     kind: str | None
     entry: str | None
     i0: float | None
-    rings: bool | None
     workers: int | None
     scheduler: str | None
     report: Path | None
@@ -92,6 +91,7 @@ def reconstruct_scan(
     denoiser: str,
     noise_std: float | None,
     robust: bool,
+    rings: bool | None,
     bounds: str | None,
     device: str,
     overwrite: bool,
@@ -103,7 +103,7 @@ def reconstruct_scan(
         path: the scan.
         output: the volume; its suffix chooses the format.
         options: those for scans.
-        denoiser, noise_std, robust, bounds, device, overwrite: as for `pnp reconstruct`.
+        denoiser, noise_std, robust, rings, bounds, device, overwrite: as for `pnp reconstruct`.
         solver: further options of `solve`.
     """
     if options.workers is not None and options.scheduler is not None:
@@ -112,7 +112,6 @@ def reconstruct_scan(
     _require_stack()
     folder, page = _places(output, options.report, overwrite)
     resumes = folder.exists()
-    from ..algorithms.least_squares import LeastSquares
     from ..drivers.fingerprint import fingerprint
     from ..stack import solve_stack
     from ..stack.cluster import cores
@@ -120,8 +119,7 @@ def reconstruct_scan(
 
     choose_device(device)  # a device that this machine lacks, its workers lack too
     D = build_denoiser(denoiser, choose_device("cpu"))
-    bin_std = None if options.rings is False else "estimate"
-    solver = solver | {"bounds": limits, "data_term": LeastSquares(robust=robust or None, bin_std=bin_std)}
+    solver = solver | {"bounds": limits, "data_term": least_squares(robust, rings is not False)}
     settings = fingerprint([_stamp(path), replace(options, workers=None, scheduler=None, report=None), denoiser])
     settings = fingerprint([settings, noise_std, solver])
     if folder == output and (done := _finished(folder, settings)):

@@ -16,7 +16,7 @@ import pytest
 import tifffile
 from command import run
 from paths import ROOT
-from scan_files import ANGLES, N_BINS, N_ROWS, PIXEL_MM, scan_file, truth
+from scan_files import ANGLES, N_BINS, N_ROWS, PIXEL_MM, ellipses, scan_file, truth
 
 from pnp.io import read_measurements, read_result
 
@@ -268,6 +268,28 @@ def test_outputs_that_cannot_be_are_refused_at_once(name, scan, tmp_path, monkey
     assert run(monkeypatch, "reconstruct", scan, "-o", tmp_path / name) == 2
     said = capsys.readouterr()
     assert "output" in said.err and len(said.err.splitlines()) == 1 and not said.out
+
+
+def test_rings_are_for_line_integrals(tmp_path, monkeypatch, capsys):
+    from pnp.io import write_measurements
+
+    y, sinogram = tmp_path / "y.h5", tmp_path / "sinogram.h5"
+    write_measurements(y, np.ones((1, 1, 4, 4), np.float32), operator="identity", parameters={})
+    for command in ("reconstruct", "reconstruct-stack"):
+        assert run(monkeypatch, command, y, "-o", tmp_path / "x.h5", "--rings") == 2
+        assert "--rings" in capsys.readouterr().err
+    t = (np.arange(N_BINS) - 31.5) * PIXEL_MM
+    clean = sum(e.sinogram(ANGLES, t, PIXEL_MM) for e in ellipses(0))
+    spoiled = (clean + 0.03 * np.random.default_rng(0).standard_normal(N_BINS))[None, None].astype(np.float32)
+    parameters = {"shape": (N_BINS, N_BINS), "angles": ANGLES, "n_detectors": N_BINS, "pitch": PIXEL_MM}
+    parameters["pixel_size"] = PIXEL_MM
+    write_measurements(sinogram, spoiled, operator="radon", parameters=parameters, noise_std=0.003)
+    errors = []
+    for option in ("--rings", "--no-rings"):
+        output = tmp_path / f"{option[2:]}.h5"
+        assert run(monkeypatch, "reconstruct", sinogram, "-o", output, "--denoiser", "tv", option) == 0
+        errors.append(np.sqrt(np.mean((read_result(output).x[0, 0] - truth(0)) ** 2)))
+    assert errors[0] < 0.8 * errors[1]
 
 
 def test_options_of_scans_are_refused_for_measurements(tmp_path, monkeypatch, capsys):
