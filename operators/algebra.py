@@ -79,6 +79,18 @@ class Scaled(LinearOperator):
         return bool(self.operator.sees_whole_image)
 
     @property
+    def is_truncated(self) -> Callable[[Tensor], list[bool]]:
+        """A's answer for y/c, where A has one."""
+        is_truncated = self.operator.is_truncated
+        return lambda y: is_truncated(y / self.c)  # type: ignore[no-any-return]
+
+    @property
+    def image_size(self) -> Callable[[Tensor], int]:
+        """A's answer for y/c, where A has one."""
+        image_size = self.operator.image_size
+        return lambda y: int(image_size(y / self.c))
+
+    @property
     def estimate_noise(self) -> Callable[[Tensor], float]:
         """|c| times A's estimate from y/c, where A has one."""
         estimate = self.operator.estimate_noise

@@ -31,6 +31,8 @@ class LinearOperator(nn.Module):
     - `preconditioner(weights)`: M(r, alpha), approximately (A*WA + alpha)^-1 r, symmetric positive definite,
       or None;
     - `fbp(y)`: a direct first estimate, and `sees_whole_image`: False where truncation makes that estimate wrong;
+    - `is_truncated(y)`: whether each image's object reaches beyond y, list[bool]; `fbp(y)` then guesses what lies
+      there, `fbp(y, extend=False)` does not, and `image_size(y)` is the side, in pixels, of an image that holds it;
     - `y_gain`: the gain of each measurement, a tensor that broadcasts to y, 0 where y is not measured: the noise is
       then estimated from what is measured alone;
     - `estimate_noise(y)`: the standard deviation of y's noise, where second differences of y would mislead;

@@ -200,25 +200,31 @@ pixel_size=1.0, offset=0.0)
         angles = torch.remainder(angles, 2 * math.pi)
         return Radon(self.shape, angles, pitch=self._pitch_at_axis, pixel_size=self.pixel_size)
 
-    def fbp(self, y: Tensor, window: str = "ramp") -> Tensor:
+    def fbp(self, y: Tensor, window: str = "ramp", extend: bool = True) -> Tensor:
         """Filtered backprojection of sinograms y (B, C, n_angles, n_detectors): images (B, C, H, W), per unit length.
 
         Flat detector (Kak and Slaney, section 3.4.2). Every view has its share of the circle. The weights of rays
         measured twice, from opposite sides, sum to one smoothly (Noo et al., Phys. Med. Biol. 47 (2002) 2525, eq. 43),
         so that full scans, short scans and detectors off the axis need no other setting; over full turns both count
         half, but for ten bins at the end of the detector's short side. Rays that a scan of less than
-        half a turn plus the fan's opening does not measure stay missing. Beyond the detector, y counts as 0. Gradients
-        do not flow through the weights.
+        half a turn plus the fan's opening does not measure stay missing. Gradients do not flow through the weights.
 
         Args:
             y: line integrals.
             window: "ramp" (none), "shepp-logan", "cosine", "hamming" or "hann", from least to most smoothing.
+            extend: continue truncated views (see `is_truncated`) beyond the detector like those of a uniform ellipse
+                that is fitted to them, within the image where this is larger than the field of view. False, and where
+                y falls to 0 at the ends of the detector: beyond it, y counts as 0.
         """
         check_images("FanBeam.fbp", "y", y, ("C", len(self.angles), self.n_detectors), like=self.angles)
+        ends = self._open_ends(y) if extend else []
+        if len(y) > 1 and any(map(any, ends)):  # each image has its own ellipse
+            return torch.cat([self.fbp(image[None], window) for image in y])
         self._refresh()
         weights, beyond = self._cached("fbp", lambda: (self._ray_weights(), self._beyond()))
         y_ = y.to(torch.promote_types(y.dtype, torch.float32))
-        filtered = self._filtered(nn.functional.pad(y_ * weights.to(y_), beyond), window, _SAMPLES_PER_BIN)
+        open_ = ends[0] if len(y) == len(ends) == 1 else (False, False)
+        filtered = self._views(y_, weights.to(y_), window, open_, _SAMPLES_PER_BIN)
         views = filtered.flatten(0, 1).movedim(1, 0)[:, :, None]  # (n_angles, B C, 1, samples): images of one row
         # A pixel projects to (cos X + sin Y) / (1 + (cos Y - sin X)/source_origin) from the middle; here in samples.
         height, width = self.shape
@@ -243,6 +249,10 @@ pixel_size=1.0, offset=0.0)
             seen = nn.functional.grid_sample(views[some], grid, align_corners=True)
             image = image + torch.einsum("vnhw,vhw->nhw", seen, closer.square())
         return image.reshape(*y.shape[:2], height, width).to(y.dtype)
+
+    def _lines(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        gamma = torch.atan(u / self._length)
+        return self.angles.detach().double()[:, None] - gamma, self.source_origin * torch.sin(gamma)
 
     def _ray_weights(self) -> Tensor:
         """Return weights (n_angles, n_detectors) of the rays, applied before the views are filtered."""

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..base import LinearOperator, as_buffer, check_shape, length, warn_of_degrees
 from ..sizes import Sizes
 from .fourier import ramp
+from .truncation import Ellipse, chords, continued, fit_ellipse, open_ends
 from .view_weights import arc_weight, view_weights
 
 WINDOWS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -35,6 +36,8 @@ _MIN_WIDTH, _MAX_WIDTH = 1 / 6, 8
 
 _SEAM = 10.0
 """Bins over which the weights of a detector off the axis change from 1/2, where it sees a ray twice, to 1 or 0."""
+_MARGIN = 0.05
+"""Share of the object's size that an image holds around it."""
 
 _T = TypeVar("_T")
 
@@ -139,11 +142,7 @@ class Projector(LinearOperator):
 
     @property
     def sees_whole_image(self) -> bool:
-        """Whether the detector truncates no view of the image.
-
-        Where an object reaches beyond the detector, `fbp` is wrong by tens of percent inside as well (the ramp filter
-        is not local): use `solve`, with an image that holds the whole object.
-        """
+        """Whether the detector truncates no view of the image, by the geometry alone; see `is_truncated` for y."""
         (low, high), (left, right) = self._edges(), self._shadow()
         return bool(left.min() >= low * (1 + 1e-9)) and bool(right.max() <= high * (1 + 1e-9))
 
@@ -154,15 +153,85 @@ class Projector(LinearOperator):
         before, behind = (max(0, math.ceil(n - 1e-9)) for n in lacking)
         return before, behind
 
-    def fbp(self, y: Tensor, window: str = "ramp") -> Tensor:
+    def fbp(self, y: Tensor, window: str = "ramp", extend: bool = True) -> Tensor:
         """Filtered backprojection of sinograms y (B, C, n_angles, n_detectors): images (B, C, H, W), per unit length.
 
-        Every view has its share of the circle; wedges that were not measured stay missing. Beyond the detector, y
-        counts as 0. Gradients do not flow through the weights of views and rays.
+        Every view has its share of the circle; wedges that were not measured stay missing. Gradients do not flow
+        through the weights of views and rays.
 
         Args:
             y: line integrals.
             window: "ramp" (none), "shepp-logan", "cosine", "hamming" or "hann", from least to most smoothing.
+            extend: continue truncated views (see `is_truncated`) beyond the detector like those of a uniform ellipse
+                that is fitted to them, within the image where this is larger than the field of view. False, and where
+                y falls to 0 at the ends of the detector: beyond it, y counts as 0.
+        """
+        raise NotImplementedError
+
+    # ---------------------------------------------------------------- truncated views
+
+    def is_truncated(self, y: Tensor) -> list[bool]:
+        """Whether the object of each image of y (B, C, n_angles, n_detectors) reaches beyond the detector.
+
+        y then does not fall to 0 at an end: its mean over the views is there above a tenth of its largest, and above
+        noise. The short side of a detector off the axis does not count in a full turn, which sees it from the other
+        side.
+        """
+        return [any(ends) for ends in self._open_ends(y)]
+
+    def image_size(self, y: Tensor) -> int:
+        """Return how many pixels the side of a square image needs to hold the object; a guess where it is truncated.
+
+        It holds the uniform ellipse that fits the views of y (B, C, n_angles, n_detectors) best, their mean over
+        images and channels, with a margin of 5 %. A half-axis is at most 2.5 times the reach of the rays.
+        """
+        reach = self._ellipse(y.flatten(0, 1).mean(0), None).reach
+        return math.ceil(2 * (1 + _MARGIN) * reach / self.pixel_size)
+
+    def _open_ends(self, y: Tensor) -> list[tuple[bool, bool]]:
+        seen_twice = self._off_axis and not view_weights(self.angles.detach(), 2 * math.pi).arcs
+        low, high = self._edges()
+        counts = not (seen_twice and -low < high), not (seen_twice and high < -low)
+        found = [open_ends(image.mean(0)) for image in y]
+        return [(a and counts[0], b and counts[1]) for a, b in found]
+
+    def _ellipse(self, y: Tensor, largest: float | None) -> Ellipse:
+        """Return the ellipse that fits views (n_angles, n_detectors) best."""
+        phi, t = (values.detach().cpu().numpy() for values in self._lines(self._bins()))
+        return fit_ellipse(y.detach().cpu().double().numpy(), phi, t, largest)
+
+    def _views(self, y: Tensor, rays: Tensor, window: str, ends: tuple[bool, bool], finer: int = 1) -> Tensor:
+        """Return the weighted and filtered views of y with the bins of `_beyond`, continued at the ends that are open.
+
+        Args:
+            y: (B, C, n_angles, n_detectors).
+            rays: weights (n_angles, n_detectors) or (n_angles, 1); beyond the detector, those of its ends.
+            window, finer: see `_filtered`.
+            ends: whether y does not fall to 0 at the first and the last bin.
+        """
+        beyond = self._beyond()
+        if not any(ends):
+            return self._filtered(nn.functional.pad(y * rays, beyond), window, finer)
+        # The filter sees what lies farther off, too.
+        more = max(*beyond, 2 * self.n_detectors)
+        longer = torch.cat([rays[:, :1].expand(-1, more), rays.expand(y.shape[-2:]), rays[:, -1:].expand(-1, more)], 1)
+        filtered = self._filtered(self._continued(y, more, ends) * longer, window, finer)
+        first, last = more - beyond[0], more + self.n_detectors + beyond[1]
+        return filtered[..., finer * first : finer * last]
+
+    def _continued(self, y: Tensor, more: int, ends: tuple[bool, bool]) -> Tensor:
+        """Return y with so many bins added at either end, continued at the ends that are open."""
+        n = self.n_detectors
+        bins = torch.arange(-more, n + more, device=self.angles.device, dtype=torch.float64)
+        phi, t = self._lines(self.offset.detach().double() + self.pitch * (bins - (n - 1) / 2))
+        reach, half = float(t[..., more : more + n].abs().max()), max(self.shape) * self.pixel_size / 2
+        ellipse = self._ellipse(y.flatten(0, 1).mean(0), half if half > 1.1 * reach else None)
+        return continued(y, torch.from_numpy(chords(ellipse, phi.cpu().numpy(), t.cpu().numpy())).to(y), ends)
+
+    def _lines(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Return direction phi and distance t from the axis of the rays that meet the detector's axis at u (n,).
+
+        They broadcast to (n_angles, n), float64, without gradients: {r: r . (cos phi, sin phi) = t}.
         """
         raise NotImplementedError
 

@@ -175,25 +175,31 @@ class Radon(Projector):
         circulant: Tensor = self._cached("circulant", lambda: self._circulant(*self._kernel(g)))
         return circulant.to(mean.dtype) * mean
 
-    def fbp(self, y: Tensor, window: str = "ramp") -> Tensor:
+    def fbp(self, y: Tensor, window: str = "ramp", extend: bool = True) -> Tensor:
         """Filtered backprojection of sinograms y (B, C, n_angles, n_detectors): images (B, C, H, W), per unit length.
 
         Spatial ramp filter and linear convolution (Kak and Slaney, eq. 3.61-3.66), Fourier interpolation in t, and
         every view weighted by half the gaps to its neighbours on the circle of angles modulo pi; a wedge that was not
         measured stays missing. For a detector off the axis, lines measured twice in a full turn are averaged, and those
-        measured once count alone; between both, the weights change smoothly over ten bins. Beyond the detector, y
-        counts as 0. Gradients do not flow through the weights.
+        measured once count alone; between both, the weights change smoothly over ten bins. Gradients do not flow
+        through the weights.
 
         Args:
             y: line integrals.
             window: "ramp" (none), "shepp-logan", "cosine", "hamming" or "hann", from least to most smoothing.
+            extend: continue truncated views (see `is_truncated`) beyond the detector like those of a uniform ellipse
+                that is fitted to them, within the image where this is larger than the field of view. False, and where
+                y falls to 0 at the ends of the detector: beyond it, y counts as 0.
         """
         check_images("Radon.fbp", "y", y, ("C", len(self.angles), self.n_detectors), like=self.angles)
+        ends = self._open_ends(y) if extend else []
+        if len(y) > 1 and any(map(any, ends)):  # each image has its own ellipse
+            return torch.cat([self.fbp(image[None], window) for image in y])
         wanted = self._refresh()
         wide = self._widened() if wanted else self._cached("wide", self._widened)
         g = wide._slices()
         rays = self._cached("rays", self._ray_weights).to(torch.promote_types(y.dtype, torch.float32))
-        filtered = self._filtered(nn.functional.pad(y * rays, self._beyond()), window)
+        filtered = self._views(y, rays, window, ends[0] if len(y) == len(ends) == 1 else (False, False))
         # Within the detector's band, averaged over the pixel as x is, but not over the bin: y is averaged already.
         band = g.omega <= math.pi * (self.pixel_size / self.pitch) * (1 + 1e-9)
         gain = (g.pixel.reshape(len(self.angles), -1) * band).flatten() * g.stride
@@ -208,6 +214,9 @@ class Radon(Projector):
         return Radon(
             self.shape, self.angles, n_detectors=n, pitch=self.pitch, offset=offset, pixel_size=self.pixel_size
         )
+
+    def _lines(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        return self.angles.detach().double()[:, None], u
 
     def _ray_weights(self) -> Tensor:
         """Return weights of rays (n_angles, n_detectors), or of views modulo half a turn (n_angles, 1)."""

@@ -196,17 +196,31 @@ class LeastSquaresStep:
         Otherwise return a regularised solution, h(c, alpha) with alpha at 1 % of the curvature. The constant image c,
         one constant for each channel, fits the measurements best: what A does not see starts at the mean of what it
         does see. In a batch each image has what it would have alone.
+
+        Where the operator says that the object reaches beyond y (`is_truncated`), its `fbp` guesses what lies there,
+        and the start is fbp(y) again: the iteration hardly changes a smooth background that truncated views do not
+        determine. Measurements without weight are then those of the regularised solution.
         """
         whole = getattr(self.operator, "sees_whole_image", True) and hasattr(self.operator, "fbp")
         complete = [whole and bool((w > 0).all()) for w in self._weights_by_image()]
-        if not any(complete):
+        y, truncated = self.y, self._truncated()
+        if not any(complete) and not any(truncated):
             return self._regularised()
-        x: Tensor = self.operator.fbp(self.y)  # type: ignore[attr-defined]
+        if any(truncated) and not bool((self.weights > 0).all()):
+            y = torch.where(self.weights > 0, y, self.operator.A(self._regularised()))
+        complete = [a or b for a, b in zip(complete, truncated, strict=True)]
+        x: Tensor = self.operator.fbp(y)  # type: ignore[attr-defined]
         if x.shape != self.back_projection.shape:
             return self._regularised()
         if all(complete):
             return x
         return torch.where(per_image(torch.tensor(complete), x) > 0, x, self._regularised())
+
+    def _truncated(self) -> list[bool]:
+        """Return whether each image's object reaches beyond y, as far as the operator can tell."""
+        is_truncated = getattr(self.operator, "is_truncated", None)
+        n = len(self.back_projection)
+        return [False] * n if is_truncated is None else is_truncated(self.y)
 
     def _regularised(self) -> Tensor:
         b, c, alpha = self.back_projection, self._constant(), self._least_alpha()

@@ -22,7 +22,9 @@ class Operator(Protocol):
 
     Optional methods, used if they exist: `A_adjoint_A(x)`; `data_step(y, weights) -> Step | None`;
     `preconditioner(weights) -> Preconditioner | None`; `fbp(y)`, a direct inverse for the first iterate, unless
-    `sees_whole_image` is False; `estimate_noise(y) -> float`, where second differences of y would mislead;
+    `sees_whole_image` is False; `is_truncated(y) -> list[bool]`, of operators whose `fbp` continues truncated
+    measurements, so that it is the first iterate after all (see `operators.base`); `estimate_noise(y) -> float`, where
+    second differences of y would mislead;
     `y_is_sampled`, whether neighbours in y are neighbours in an image or a sinogram (None: as the operator's input, of
     operators that act pixel by pixel), without which no noise is estimated; `y_gain`, the gain of each measurement,
     broadcasting to y, 0 where y is not measured; `concerns(y) -> list[str]`, sentences on measurements that look wrong

@@ -108,8 +108,9 @@ def prepare_scan(
         rows: the detector rows to prepare, e.g. slice(0, 1). None: all.
         centre: axis of rotation in bins, a number or one a row, (n_rows,). None: found from the views.
         search: (low, high), bins between which the axis is looked for.
-        size: pixels per side of the image. None: the bins of the detector; where the axis lies off the middle by more
-            than an eighth of them, as many as the farther end of the detector sees on both sides of the axis.
+        size: pixels per side of the image. None: the bins of the detector, or more where it truncates the object (see
+            `CtScan.geometry`); where the axis lies off the middle by more than an eighth of the bins, as many as the
+            farther end of the detector sees on both sides of the axis.
         pixel_size: side of a pixel, in mm where the scan states a length, else in bins. None: a bin at the axis.
         i0: counts of the open beam, of a scan without flats.
         working_file: HDF5 file for line integrals and noise, in the layout of measurements. If it holds those of the
@@ -124,6 +125,8 @@ def prepare_scan(
     source = ScanRows(scan, rows)
     some = source.read(source.sampled())
     _check_cone(some, source)
+    if pixel_size is not None:
+        check_number("pixel_size", pixel_size, above=0, caller="prepare_scan")
     measured = {name: value for name, value in vars(some).items() if name not in ("facts", "path")}
     settings = {
         "rows": source.rows,
@@ -140,7 +143,8 @@ def prepare_scan(
         with said.collected():
             y, gain = _sampled_integrals(some, i0)
             centres, axis = find_axes(y, some, source, centre, search)
-        name, geometry = _geometry(some, centres, size, pixel_size)
+            side = _side(some, y, _middle(centres), size, pixel_size)
+        name, geometry = _geometry(some, _middle(centres), side, pixel_size)
         shape, noise = (n_rows, 1, *some.y.shape[-2:]), some.kind != "line integrals"
         with new_rows(working_file, shape, (name, geometry), settings, noise=noise) as store:
             counted = _Counted()
@@ -150,9 +154,9 @@ def prepare_scan(
                 store.put(k, y, noise_std)
                 counted.add(record)
             counts = counted.sentences(some.kind)
-            kept = store.finish(centres, (_described(some, source), *counts, axis, _image_sentence(some, geometry)))
+            kept = store.finish(centres, side, (_described(some, source), *counts, axis, _image_sentence(some, geometry)))
         said.pass_on(n_rows)
-    return _prepared(kept, some, source, size, pixel_size)
+    return _prepared(kept, some, source, pixel_size)
 
 
 def _check_cone(scan: CtScan, source: ScanRows) -> None:
@@ -235,38 +239,47 @@ class _Counted:
 
 def _bin_at_axis(scan: CtScan) -> float:
     """Return the width of a bin, scaled to the axis of rotation, in mm, or 1 where it is not known."""
-    width: float = replace(scan, pixel_size_mm=None).geometry()["pixel_size"]
+    width: float = replace(scan, pixel_size_mm=None).geometry((1, 1))["pixel_size"]
     return width
+
+
+def _middle(centres: npt.NDArray[np.float64]) -> float:
+    """Return the axis of the middle row."""
+    return float(centres[len(centres) // 2])
 
 
 def _offset(centre: float, scan: CtScan) -> float:
     return offset_from_centre(centre, scan.y.shape[-1], scan.pitch_mm or 1.0)
 
 
-def _geometry(
-    scan: CtScan, centres: npt.NDArray[np.float64], size: int | None, pixel_size: float | None
-) -> tuple[str, dict[str, Any]]:
-    """Return the name of the operator and the arguments of its constructor, those of the middle row."""
+def _side(scan: CtScan, y: npt.NDArray[Any], centre: float, size: int | None, pixel_size: float | None) -> int:
+    """Return the pixels per side of the image, given line integrals y of some rows of the scan."""
     if size is not None:
-        check_number("size", size, above=1, integer=True, or_equal=True, caller="prepare_scan")
-    if pixel_size is not None:
-        check_number("pixel_size", pixel_size, above=0, caller="prepare_scan")
-    n, centre = scan.y.shape[-1], float(centres[len(centres) // 2])
-    shape = (size, size) if size is not None else None
-    geometry = scan.geometry(shape, offset=_offset(centre, scan), pixel_size=pixel_size)
-    if size is None:
-        farther = max(centre, n - 1 - centre) + 0.5  # bins from the axis to the farther end
-        far_off = abs(centre - (n - 1) / 2) > _HALF_ACQUISITION * n
-        bins = 2 * math.ceil(farther) if far_off else geometry["shape"][0]
-        geometry["shape"] = (math.ceil(bins * _bin_at_axis(scan) / geometry["pixel_size"] - _ROUNDING),) * 2
+        return int(check_number("size", size, above=1, integer=True, or_equal=True, caller="prepare_scan"))
+    n = y.shape[-1]
+    # In bins at the axis; more than those of the detector where it truncates the object.
+    integrals = CtScan(y, scan.angles, "line integrals", **_lengths(scan), path=scan.path)
+    bins = integrals.geometry(offset=_offset(centre, scan))["shape"][0]
+    if abs(centre - (n - 1) / 2) > _HALF_ACQUISITION * n:
+        bins = max(bins, 2 * math.ceil(max(centre, n - 1 - centre) + 0.5))  # the farther end, on both sides
+    width = scan.geometry((n, n), pixel_size=pixel_size)["pixel_size"]
+    return math.ceil(bins * _bin_at_axis(scan) / width - _ROUNDING)
+
+
+def _lengths(scan: CtScan) -> dict[str, Any]:
+    """Return the lengths of a scan, without that of a pixel."""
+    return {name: getattr(scan, name) for name in ("source_origin_mm", "origin_detector_mm", "pitch_mm")}
+
+
+def _geometry(scan: CtScan, centre: float, side: int, pixel_size: float | None) -> tuple[str, dict[str, Any]]:
+    """Return the name of the operator and the arguments of its constructor."""
+    geometry = scan.geometry((side, side), offset=_offset(centre, scan), pixel_size=pixel_size)
     return "radon" if scan.source_origin_mm is None else "fan_beam", geometry
 
 
-def _prepared(
-    kept: PreparedRows, scan: CtScan, source: ScanRows, size: int | None, pixel_size: float | None
-) -> PreparedScan:
+def _prepared(kept: PreparedRows, scan: CtScan, source: ScanRows, pixel_size: float | None) -> PreparedScan:
     """Return the record of rows in memory or in a file."""
-    name, geometry = _geometry(scan, kept.centre, size, pixel_size)
+    name, geometry = _geometry(scan, _middle(kept.centre), kept.side, pixel_size)
     kind: Any = Radon if name == "radon" else FanBeam
     offsets = [_offset(c, scan) for c in kept.centre.tolist()]
     side, known = geometry["pixel_size"], scan.pitch_mm is not None

@@ -1,7 +1,7 @@
 """Line integrals of the rows of a scan, in memory or in a file in the layout of measurements (docs/hdf5_layout.md).
 
 Beside /measurements, /noise_std and /operator, that of the middle row, the file holds /centre, the axis of every row in
-bins, and the attributes steps, sentences on what was done, and settings, by which a later run knows it again.
+bins, and the attributes side, of the image in pixels, steps, sentences on what was done, and settings, by which a later run knows it again.
 """
 
 from __future__ import annotations
@@ -31,12 +31,14 @@ class PreparedRows(NamedTuple):
         y: (n_rows, 1, n_angles, n_detectors), or the path of the file.
         noise_std: as y, or "path::noise_std"; None: not known.
         centre: (n_rows,), bins.
+        side: pixels per side of the image.
         steps: sentences.
     """
 
     y: Any
     noise_std: Any
     centre: npt.NDArray[np.float64]
+    side: int
     steps: tuple[str, ...]
 
 
@@ -52,13 +54,14 @@ class _Store:
         if self._noise_std is not None:
             self._noise_std[k] = noise_std
 
-    def finish(self, centre: npt.NDArray[np.float64], steps: tuple[str, ...]) -> PreparedRows:
+    def finish(self, centre: npt.NDArray[np.float64], side: int, steps: tuple[str, ...]) -> PreparedRows:
         """Store what is known at the end; return all."""
         if self._file is None:
-            return PreparedRows(self._y, self._noise_std, centre, steps)
+            return PreparedRows(self._y, self._noise_std, centre, side, steps)
         self._file["centre"] = centre
+        self._file.attrs["side"] = side
         self._file.attrs.create("steps", list(steps), shape=(len(steps),), dtype=h5py.string_dtype())
-        return _in_file(self._path, self._noise_std is not None, centre, steps)
+        return _in_file(self._path, self._noise_std is not None, centre, side, steps)
 
 
 @contextmanager
@@ -112,12 +115,15 @@ def kept_rows(path: str | os.PathLike[str], settings: dict[str, Any]) -> Prepare
         if file.attrs["settings"] != fingerprint(settings):
             return None
         steps = tuple(str(s) for s in file.attrs["steps"])
-        return _in_file(path, "noise_std" in file, numbers(path, file["centre"]).astype(np.float64), steps)
+        centre, side = numbers(path, file["centre"]).astype(np.float64), int(file.attrs["side"])
+        return _in_file(path, "noise_std" in file, centre, side, steps)
 
 
-def _in_file(path: Path | None, noise: bool, centre: npt.NDArray[np.float64], steps: tuple[str, ...]) -> PreparedRows:
+def _in_file(
+    path: Path | None, noise: bool, centre: npt.NDArray[np.float64], side: int, steps: tuple[str, ...]
+) -> PreparedRows:
     where = str(path)
-    return PreparedRows(where, f"{where}::noise_std" if noise else None, centre, steps)
+    return PreparedRows(where, f"{where}::noise_std" if noise else None, centre, side, steps)
 
 
 def _is_ours(path: Path) -> bool:
@@ -125,4 +131,4 @@ def _is_ours(path: Path) -> bool:
     if not path.is_file() or not h5py.is_hdf5(path):
         return False
     with open_hdf5(path) as file:
-        return "settings" in file.attrs and "steps" in file.attrs and "centre" in file
+        return {"settings", "steps", "side"} <= set(file.attrs) and "centre" in file

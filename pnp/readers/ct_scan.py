@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,8 @@ from operators import FanBeam, Radon
 from operators.base import warn_of_degrees
 
 from ..io.guards import check_finite, check_real, to_float32
+
+_Image = TypeVar("_Image", Tensor, npt.NDArray[Any])
 
 _KINDS = ("line integrals", "counts", "transmissions")
 
@@ -189,7 +192,10 @@ class CtScan:
         """Return the arguments of `operator`'s constructor, for files; lengths are in mm, or in bins without pitch_mm.
 
         Args:
-            shape: (H, W) of the image; None: as many pixels per side as the detector has bins.
+            shape: (H, W) of the image; None: as many pixels per side as the detector has bins. Where the detector
+                truncates the line integrals, which then do not fall to 0 at its ends, None gives as many more as hold
+                the object, as far as it can be guessed (`operators.Radon.image_size`), with a warning: what lies
+                outside the field of view needs pixels, too. `crop_to_view` leaves them out.
             offset: centre of the detector, see `pnp.ct.offset_from_centre`.
             pixel_size: side of a pixel; None: pixel_size_mm, or a bin scaled to the axis of rotation.
         """
@@ -197,13 +203,39 @@ class CtScan:
         names = ("source_origin", "origin_detector", "pitch")
         lengths = {name: value for name in names if (value := getattr(self, f"{name}_mm")) is not None}
         sizes = {"offset": offset, "pixel_size": self._bin_at_axis() if pixel_size is None else pixel_size}
-        return {
-            "shape": (n, n) if shape is None else shape,
-            "angles": self.angles,
-            "n_detectors": n,
-            **lengths,
-            **sizes,
-        }
+        others = {"angles": self.angles, "n_detectors": n, **lengths, **sizes}
+        return {"shape": self._default_shape(others) if shape is None else shape, **others}
+
+    def _default_shape(self, geometry: dict[str, Any]) -> tuple[int, int]:
+        """Return (n, n) for n bins, or a larger square where the object reaches beyond the detector."""
+        n, size = self.y.shape[-1], 0
+        if self.kind == "line integrals":
+            y = torch.from_numpy(self.y.reshape(-1, 1, *self.y.shape[-2:]).mean(0, keepdims=True))
+            operator = (Radon if self.source_origin_mm is None else FanBeam)((n, n), **geometry)
+            size = operator.image_size(y) if any(operator.is_truncated(y)) else 0
+        if self.source_origin_mm is not None:  # the source stays outside the image
+            size = min(size, int(1.3 * self.source_origin_mm / geometry["pixel_size"]))
+        if size <= n:
+            return n, n
+        size += (size - n) % 2  # so that the field of view is the middle
+        warnings.warn(
+            f"{self.path or 'CtScan'}: y is not 0 at the ends of the detector, so the object reaches beyond it: the "
+            f"image is {(size, size)} for {n} bins, to hold it; crop_to_view gives the field of view",
+            stacklevel=4,
+        )
+        return size, size
+
+    def crop_to_view(self, image: _Image, *, pixel_size: float | None = None) -> _Image:
+        """Return the middle of images (..., H, W), tensors or arrays: the square as wide as the detector at the axis.
+
+        Args:
+            image: an image on the grid of `operator`.
+            pixel_size: side of its pixels; None: as in `geometry`.
+        """
+        mine = self._bin_at_axis()
+        side = round(self.y.shape[-1] * mine / (mine if pixel_size is None else pixel_size))
+        rows, columns = (slice(max(0, (n - side) // 2), max(0, (n - side) // 2) + side) for n in image.shape[-2:])
+        return image[..., rows, columns]
 
     def _bin_at_axis(self) -> float:
         if self.pitch_mm is None:

@@ -147,13 +147,23 @@ def test_python_sums_operators():
 
 
 def offered(operator: Any) -> set[str]:
-    names = ("data_step", "preconditioner", "fbp", "sees_whole_image", "estimate_noise", "subset")
+    names = (
+        "data_step",
+        "preconditioner",
+        "fbp",
+        "sees_whole_image",
+        "is_truncated",
+        "image_size",
+        "estimate_noise",
+        "subset",
+    )
     return {name for name in names if hasattr(operator, name)}
 
 
 def test_what_a_combination_lacks_is_absent():
     assert offered(2 * MASK) == {"data_step"} == offered(MASK)
-    assert offered(2 * RADON) == offered(RADON) == {"preconditioner", "fbp", "sees_whole_image"}
+    tomography = {"preconditioner", "fbp", "sees_whole_image", "is_truncated", "image_size"}
+    assert offered(2 * RADON) == offered(RADON) == tomography
     assert offered(2 * BLUR) == offered(BLUR) == {"data_step", "preconditioner"}
     for operator in (MASK @ BLUR, MASK + BLUR, BLUR.T, stack([MASK, BLUR]), RADON @ BLUR):
         assert offered(operator) == set()

@@ -92,6 +92,7 @@ def test_a_failing_process_is_reported_not_raised(timing, tmp_path):
         ("verdict", {"right level", "level x 0.2", "level x 5"}),
         ("outliers", {"FBP", "all kept", "default", "robust", "marked by hand"}),
         ("rings", {"FBP, no filter", "solve, no filter"}),
+        ("truncation", {"FBP, beyond the detector 0", "FBP", "solve, TV", "solve, MLPatch"}),
         ("stack", {f"{os.cpu_count()} workers and the caller"}),
     ],
 )

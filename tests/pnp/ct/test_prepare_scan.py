@@ -148,6 +148,18 @@ def test_an_axis_far_off_the_middle_enlarges_the_image():
     assert prepared.centre == pytest.approx([12.0], abs=0.1) and prepared.operator.shape == (104, 104)
 
 
+def test_an_image_holds_what_the_detector_truncates(tmp_path):
+    """The middle 40 of 64 bins see a part of the object; a file that is used again has the same image."""
+    t = (np.arange(40) - 19.5) * PIXEL_MM
+    y = sum(e.sinogram(ANGLES, t, PIXEL_MM) for e in ellipses(0))
+    scan = CtScan(y=y, angles=ANGLES, kind="line integrals", pitch_mm=PIXEL_MM)
+    with pytest.warns(UserWarning, match="beyond"):
+        prepared = prepare(scan, centre=19.5, working_file=tmp_path / "work.h5")
+    assert 48 <= prepared.operator.shape[0] <= 72
+    again = prepare(scan, centre=19.5, working_file=tmp_path / "work.h5")
+    assert again.operator.shape == prepared.operator.shape
+
+
 def fan(n_rows=1, n_angles=90, span=2 * np.pi, shift=0.0):
     """Return a scan by a fan beam, 0.1 mm a bin at the detector, whose axis is `shift` bins off the middle."""
     angles = np.arange(n_angles) * span / n_angles

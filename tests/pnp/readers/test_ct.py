@@ -58,6 +58,32 @@ def test_scan_of_counts_names_what_converts_them():
     assert "kind" in said and "pnp.ct.line_integrals(scan)" in said and "Transmission" in said
 
 
+def test_the_image_of_a_truncated_scan_holds_the_object():
+    """A disc of 40 mm on a detector of 24 mm, with bins of 0.5 mm; and one of 20 mm."""
+    angles, t = np.arange(60) * (np.pi / 60), (np.arange(48) - 23.5) * 0.5
+
+    def disc(radius, **changes):
+        y = np.tile(2 * np.sqrt(np.clip(radius**2 - t**2, 0, None)), (60, 1))
+        return CtScan(y=y, angles=angles, kind="line integrals", pitch_mm=0.5, **changes)
+
+    assert disc(10).geometry()["shape"] == (48, 48)
+    with pytest.warns(UserWarning, match="crop_to_view"):
+        A = disc(20).operator()
+    assert A.shape == (84, 84)  # 80 pixels and 5 %
+    x = A.fbp(disc(20).tensors()[0])
+    view = disc(20).crop_to_view(x)
+    assert view.shape == (1, 1, 48, 48) and abs(float(view[..., 12:36, 12:36].mean()) - 1) < 0.01
+    assert disc(20).crop_to_view(x.numpy(), pixel_size=1.0).shape == (1, 1, 24, 24)
+    assert disc(20).geometry((50, 50))["shape"] == (50, 50)
+    assert disc(20, flat=np.ones(48)).row(0).geometry((48, 48))["n_detectors"] == 48
+    counts = CtScan(y=disc(20).y, angles=angles, kind="counts")
+    assert counts.geometry()["shape"] == (48, 48)
+    # The source stays outside.
+    with pytest.warns(UserWarning, match="crop_to_view"):
+        fan = disc(20, source_origin_mm=22.0, origin_detector_mm=0.0).operator()
+    assert 48 < fan.shape[0] <= 58
+
+
 def test_tensors_are_copies():
     y = np.ones((N_ANGLES, N_BINS), np.float32)
     y.flags.writeable = False
