@@ -154,7 +154,9 @@ def prepare_scan(
                 store.put(k, y, noise_std)
                 counted.add(record)
             counts = counted.sentences(some.kind)
-            kept = store.finish(centres, side, (_described(some, source), *counts, axis, _image_sentence(some, geometry)))
+            kept = store.finish(
+                centres, side, (_described(some, source), *counts, axis, _image_sentence(some, geometry))
+            )
         said.pass_on(n_rows)
     return _prepared(kept, some, source, pixel_size)
 
@@ -259,7 +261,7 @@ def _side(scan: CtScan, y: npt.NDArray[Any], centre: float, size: int | None, pi
     n = y.shape[-1]
     # In bins at the axis; more than those of the detector where it truncates the object.
     integrals = CtScan(y, scan.angles, "line integrals", **_lengths(scan), path=scan.path)
-    bins = integrals.geometry(offset=_offset(centre, scan))["shape"][0]
+    bins: int = integrals.geometry(offset=_offset(centre, scan))["shape"][0]
     if abs(centre - (n - 1) / 2) > _HALF_ACQUISITION * n:
         bins = max(bins, 2 * math.ceil(max(centre, n - 1 - centre) + 0.5))  # the farther end, on both sides
     width = scan.geometry((n, n), pixel_size=pixel_size)["pixel_size"]

@@ -1,7 +1,8 @@
 """Line integrals of the rows of a scan, in memory or in a file in the layout of measurements (docs/hdf5_layout.md).
 
 Beside /measurements, /noise_std and /operator, that of the middle row, the file holds /centre, the axis of every row in
-bins, and the attributes side, of the image in pixels, steps, sentences on what was done, and settings, by which a later run knows it again.
+bins, and attributes: side, of the image in pixels; steps, sentences on what was done; and settings, by which a later
+run knows it again.
 """
 
 from __future__ import annotations

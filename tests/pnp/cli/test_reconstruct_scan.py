@@ -16,13 +16,18 @@ import pytest
 import tifffile
 from command import run
 from paths import ROOT
-from scan_files import ANGLES, N_BINS, N_ROWS, PIXEL_MM, ellipses, scan_file, truth
+from scan_files import ANGLES, CENTRE, N_BINS, N_ROWS, PIXEL_MM, ellipses, scan_file, truth
 
+from denoisers import TV
+from pnp import LeastSquares
+from pnp.ct import prepare_scan
 from pnp.io import read_measurements, read_result
+from pnp.readers import read_scan
 
 pytest.importorskip("distributed", reason="the extra 'stack' is not installed")
 zarr = pytest.importorskip("zarr", reason="the extra 'stack' is not installed")
 
+from pnp.stack import solve_stack, write_volume  # noqa: E402
 from pnp.stack.cluster import engine  # noqa: E402
 
 QUICK = ("--denoiser", "tv", "--max-iter", "12")
@@ -189,6 +194,21 @@ def test_a_run_stopped_at_its_end_resumes(name, step, scan, scheduler, tmp_path,
     assert run(monkeypatch, *command) == 0
     assert "1 of 1 slices, 0 in this run" in capsys.readouterr().out
     assert {path.name for path in tmp_path.iterdir()} == {name, "v.html"}
+
+
+@pytest.mark.parametrize("centre", [None, [CENTRE, CENTRE, CENTRE + 1e-3]])
+def test_the_same_in_python(centre, scan, scheduler, tmp_path):
+    from distributed import Client
+
+    prepared = prepare_scan(read_scan(scan), centre=centre)
+    options = {"noise_std": prepared.noise_std, "bounds": (0, None), "data_term": LeastSquares(bin_std="estimate")}
+    with Client(scheduler[1], set_as_default=False) as client:
+        output = tmp_path / "v.zarr"
+        result = solve_stack(prepared.operator, prepared.y, TV(), output=output, client=client, max_iter=12, **options)
+    write_volume(result.output, tmp_path / "v.nii", voxel_size_mm=prepared.voxel_size_mm)
+    image = nibabel.load(tmp_path / "v.nii")
+    assert image.header.get_zooms() == pytest.approx([PIXEL_MM] * 3)
+    check(np.asarray(image.dataobj).transpose(2, 1, 0))
 
 
 def test_a_row_with_its_own_options(scan, scheduler, tmp_path, monkeypatch, capsys):
