@@ -264,7 +264,7 @@ def _side(scan: CtScan, y: npt.NDArray[Any], centre: float, size: int | None, pi
     bins: int = integrals.geometry(offset=_offset(centre, scan))["shape"][0]
     if abs(centre - (n - 1) / 2) > _HALF_ACQUISITION * n:
         bins = max(bins, 2 * math.ceil(max(centre, n - 1 - centre) + 0.5))  # the farther end, on both sides
-    width = scan.geometry((n, n), pixel_size=pixel_size)["pixel_size"]
+    width: float = scan.geometry((n, n), pixel_size=pixel_size)["pixel_size"]
     return math.ceil(bins * _bin_at_axis(scan) / width - _ROUNDING)
 
 
