@@ -13,6 +13,7 @@ from .output import INTERRUPTED, print_error
 if TYPE_CHECKING:
     import torch
 
+    from ..algorithms.least_squares import LeastSquares
     from ..drivers.checkpoint import Checkpoint
     from ..drivers.result import Result
 
@@ -60,6 +61,21 @@ CheckpointMinutes = Annotated[
     float | None, typer.Option(help="Minutes between writes of the --checkpoint; default: 3.", show_default=False)
 ]
 Device = Annotated[str, typer.Option(help="Device: auto (a GPU if there is one), cpu, cuda, cuda:1, ...")]
+Rings = Annotated[
+    bool | None,
+    typer.Option(
+        "--rings/--no-rings",
+        help="Take errors that all views of a detector bin have in common for noise, not for rings; default: of raw "
+        "CT scans only.",
+        show_default=False,
+    ),
+]
+Workers = Annotated[
+    int | None, typer.Option(help="Processes on this machine, which share its cores; default: one per core.")
+]
+Scheduler = Annotated[
+    str | None, typer.Option(help="Address of a running Dask cluster that can read and write here: tcp://host:8786.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output file if it exists.")]
 
 
@@ -75,6 +91,13 @@ def parse_bounds(text: str | None) -> tuple[float | None, float | None] | None:
     except ValueError:
         raise ValueError(f"--bounds must be low,high, e.g. 0,1 or 0,inf, got {text!r}") from None
     return (low if math.isfinite(low) else None, high if math.isfinite(high) else None)
+
+
+def least_squares(robust: bool, rings: bool | None) -> LeastSquares:
+    """Return the data term of --robust and --rings."""
+    from ..algorithms.least_squares import LeastSquares
+
+    return LeastSquares(robust=robust or None, bin_std="estimate" if rings else None)
 
 
 def as_checkpoint(path: Path | None, minutes: float | None, output: Path) -> Checkpoint | None:

@@ -18,6 +18,7 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C, when the last iterate or the checkpoint has been written."""
 OPTIONS = {
     "data_term=LeastSquares(robust=True)": "--robust",
+    "data_term=LeastSquares(bin_std='estimate')": "--rings",
     "data_term=Poisson(robust=True)": "--robust",
     "(result.rejected)": "(/rejected in an .h5 result)",
     "; LeastSquares(robust=False) keeps them": "",

@@ -77,6 +77,13 @@ def check_sizes(operator: Any, data: Measurements, path: Path) -> None:
         )
 
 
+def check_rings(rings: bool | None, data: Measurements, path: Path) -> None:
+    """Refuse --rings for measurements that have no detector bins, or whose noise is that of counts."""
+    if rings and (is_counts(data) or data.operator not in ("radon", "fan_beam")):
+        what = "counts" if is_counts(data) else f"measurements of {data.operator}"
+        raise ValueError(f"--rings is for line integrals of radon and fan_beam, {path} holds {what}; leave it out")
+
+
 def is_counts(data: Measurements) -> bool:
     """Return whether measurements are counts with Poisson noise: those of SPECT, and any with a background."""
     return data.operator == "spect" or data.background is not None
@@ -109,11 +116,11 @@ def build_operator(name: str, parameters: dict[str, Any]) -> Any:
         raise TypeError(f"/operator ({name}) does not hold its parameters: {error}") from error
 
 
-def build_denoiser(spec: str, device: torch.device, data: Measurements) -> Any:
+def build_denoiser(spec: str, device: torch.device, data: Measurements | None = None) -> Any:
     """Construct a denoiser for the images of a problem from "name" or "name:weights".
 
     It is applied to a volume slice by slice across all three axes, and channel by channel if it has one channel and
-    the image several.
+    the image several. Without data the problem has images of one channel.
     """
     import torch
 
@@ -131,6 +138,8 @@ def build_denoiser(spec: str, device: torch.device, data: Measurements) -> Any:
     else:
         D = kind()
     D = D.to(device) if isinstance(D, torch.nn.Module) else D
+    if data is None:
+        return D
     if data.operator == "spect":
         return SliceWise(D, axes=(0, 1, 2))
     return PerChannel(D) if image_channels(data) != 1 and getattr(D, "channels", None) == 1 else D

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,11 +18,15 @@ from .options import (
     NoiseStd,
     Operator,
     Overwrite,
+    Rings,
     Robust,
+    Scheduler,
     Strength,
+    Workers,
     as_checkpoint,
     choose_device,
     exit_if_interrupted,
+    least_squares,
     parse_bounds,
 )
 from .output import INTERRUPTED, print_verdict, save
@@ -31,12 +35,14 @@ from .problem import (
     build_denoiser,
     build_operator,
     check_operator,
+    check_rings,
     check_sizes,
     image_channels,
     is_counts,
     is_hdf5,
     read_problem,
 )
+from .reconstruct_scan import ScanOptions, is_scan, reconstruct_scan
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,9 +52,21 @@ if TYPE_CHECKING:
 
 
 def reconstruct(
-    measurements: Annotated[Path, typer.Argument(help="HDF5 file of measurements (docs/hdf5_layout.md).")],
+    measurements: Annotated[
+        Path,
+        typer.Argument(
+            help="A raw CT scan (Data Exchange, NXtomo, HTC .mat, a folder of TIFF projections, ...), or an HDF5 file "
+            "of measurements (docs/hdf5_layout.md)."
+        ),
+    ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Result: .h5 with everything, an image, or a volume in .nii.gz.")
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Result. From a scan: a volume in .zarr, .nii.gz, .h5 or .tif, or a folder for TIFF files (a name "
+            "without suffix). From measurements: .h5 with everything, an image, or a volume in .nii.gz.",
+        ),
     ],
     operator: Operator = None,
     denoiser: Denoiser = "mlpatch:gray",
@@ -62,8 +80,47 @@ def reconstruct(
     checkpoint_minutes: CheckpointMinutes = None,
     device: Device = "cpu",
     overwrite: Overwrite = False,
+    rows: Annotated[
+        str | None, typer.Option(help="Detector rows of a scan: one, or first:end; try one before all.")
+    ] = None,
+    centre: Annotated[float | None, typer.Option(help="Axis of rotation in bins, from 0; default: found.")] = None,
+    search: Annotated[str | None, typer.Option(help="Bins between which the axis is looked for: low,high.")] = None,
+    angles: Annotated[
+        str | None,
+        typer.Option(
+            help="Angles of a scan in degrees, where its file has none: first:last:number, or a text file; or the unit "
+            "of the file's own, deg or rad; or names, of TIFF files named after them."
+        ),
+    ] = None,
+    pixel_size: Annotated[
+        float | None,
+        typer.Option(help="Side of a pixel in mm: of a parallel beam that of the detector, in place of the file's."),
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Pixels per side of a slice; default: the bins of the detector.")
+    ] = None,
+    flat: Annotated[str | None, typer.Option(help="TIFF files with the beam open: a folder, pattern or file.")] = None,
+    dark: Annotated[str | None, typer.Option(help="TIFF files with the beam closed, likewise.")] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(help="What TIFF files hold: counts, the default with --flat, transmissions or 'line integrals'."),
+    ] = None,
+    entry: Annotated[str | None, typer.Option(help="Entry of an NXtomo file that holds several scans.")] = None,
+    i0: Annotated[float | None, typer.Option(help="Counts of the open beam, of a scan without flats.")] = None,
+    rings: Rings = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Report page of a scan, .html; default: named after the output.")
+    ] = None,
 ) -> None:
     """Reconstruct an image or a volume from measurements.
+
+    A raw CT scan becomes a volume, a slice a detector row: counts, flats and darks become line integrals with their
+    noise, bad pixels and zingers get no weight, the axis of rotation is found, and every slice is solved by itself,
+    with errors of the bins, which make rings, as part of the noise. What was done is printed and written to a report
+    page beside the output. Values are attenuation in 1/mm, or in 1/pixel where the file states no length; the default
+    of --bounds is 0,inf. After a stop of any kind the same command resumes.
 
     SPECT measurements, and measurements with a background, are counts: the data term is their Poisson likelihood, and
     the default of --bounds is 0,inf. Volumes are denoised slice by slice, across all three axes.
@@ -73,12 +130,37 @@ def reconstruct(
 
     \b
     Examples:
+      pnp reconstruct scan.h5 -o first.tif --rows 100
+      pnp reconstruct scan.h5 -o volume.zarr
+      pnp reconstruct htc2022_ta_full.mat -o slice.nii.gz
+      pnp reconstruct projections/ -o slices/ --angles 0:180:181 --flat flats/ --dark darks/ --pixel-size 0.01
       pnp reconstruct --operator radon measurements.h5 -o result.h5
       pnp reconstruct sinogram.h5 -o slice.tif --bounds 0,inf --denoiser tv
       pnp reconstruct sinogram.h5 -o slice.h5 --robust
       pnp reconstruct shear.h5 -o kappa.fits --denoiser mlpatch:convergence
       pnp reconstruct --operator spect scan.h5 -o volume.nii.gz --checkpoint volume.checkpoint
     """
+    for_scans = ScanOptions(
+        rows, centre, search, angles, pixel_size, size, flat, dark, kind, entry, i0, workers, scheduler, report
+    )
+    if is_scan(measurements):
+        _refuse_for_scans(measurements, operator=operator, checkpoint=checkpoint, checkpoint_minutes=checkpoint_minutes)
+        reconstruct_scan(
+            measurements,
+            output,
+            for_scans,
+            denoiser=denoiser,
+            noise_std=noise_std,
+            robust=robust,
+            rings=rings,
+            bounds=bounds,
+            device=device,
+            overwrite=overwrite,
+            solver={"algorithm": algorithm, "strength": strength, "max_iter": max_iter},
+        )
+        return
+    if for_scans.given():
+        raise ValueError(f"{for_scans.given()[0]} is for raw CT scans, which {measurements} is not; leave it out")
     from ..io import check_image_output, check_output
 
     check_output(output, overwrite=overwrite)
@@ -91,10 +173,10 @@ def reconstruct(
         if data.y.ndim >= 4 and data.y.shape[0] != 1:
             raise ValueError(f"output {output} holds one image, the result has {data.y.shape[0]}; use an .h5 file")
     check_operator(operator, data, measurements)
+    check_rings(rings, data, measurements)
 
     import torch
 
-    from ..algorithms.least_squares import LeastSquares
     from ..algorithms.poisson import Poisson
     from ..drivers.signals import uninterrupted
     from ..drivers.solve import solve
@@ -119,7 +201,7 @@ def reconstruct(
         bounds=(0.0, None) if is_counts(data) and limits is None else limits,
         data_term=Poisson(background=background(data, y), robust=robust)
         if is_counts(data)
-        else LeastSquares(robust=robust or None),
+        else least_squares(robust, rings),
         max_iter=max_iter,
         checkpoint=kept,
         progress=True,
@@ -137,6 +219,14 @@ def reconstruct(
         raise typer.Exit(INTERRUPTED)
     if written != output:
         raise typer.Exit(2)
+
+
+def _refuse_for_scans(path: Path, **options: Any) -> None:
+    """Refuse options that a raw CT scan has no use for."""
+    for name, value in options.items():
+        if value is not None:
+            reason = "states its own geometry" if name == "operator" else "resumes without"
+            raise ValueError(f"--{name.replace('_', '-')}: {path} is a raw CT scan, which {reason}; leave it out")
 
 
 def _noise_summary(result: Result, data: Measurements, noise_std: float | None, denoiser: str) -> str:

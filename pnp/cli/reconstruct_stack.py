@@ -17,13 +17,17 @@ from .options import (
     MaxIter,
     NoiseStd,
     Operator,
+    Rings,
     Robust,
+    Scheduler,
     Strength,
+    Workers,
     choose_device,
+    least_squares,
     parse_bounds,
 )
 from .output import INTERRUPTED, print_error, print_warning
-from .problem import build_denoiser, build_operator, check_operator, check_sizes, is_counts, read_problem
+from .problem import build_denoiser, build_operator, check_operator, check_rings, check_sizes, is_counts, read_problem
 
 if TYPE_CHECKING:
     from ..algorithms.poisson import Poisson
@@ -39,13 +43,8 @@ def reconstruct_stack(
         Path, typer.Argument(help="HDF5 file of measurements (n, C, ...), one slice per entry (docs/hdf5_layout.md).")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Result: .zarr, or .h5, which is written at the end.")],
-    workers: Annotated[
-        int | None, typer.Option(help="Processes on this machine, which share its cores; default: one per core.")
-    ] = None,
-    scheduler: Annotated[
-        str | None,
-        typer.Option(help="Address of a running Dask cluster that can read both files: tcp://host:8786."),
-    ] = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
     operator: Operator = None,
     denoiser: Denoiser = "mlpatch:gray",
     noise_std: NoiseStd = None,
@@ -53,6 +52,7 @@ def reconstruct_stack(
     algorithm: Algorithm = "admm",
     bounds: Bounds = None,
     robust: Robust = False,
+    rings: Rings = None,
     max_iter: MaxIter = None,
     device: Device = "cpu",
     overwrite: Annotated[
@@ -89,16 +89,15 @@ def reconstruct_stack(
     choose_device(device)  # a device that this machine lacks, its workers lack too
     data = _first_slice(measurements, operator)
     check_operator(operator, data, measurements)
+    check_rings(rings, data, measurements)
     A = build_operator(data.operator, data.parameters)
     check_sizes(A, data, measurements)
     D = build_denoiser(denoiser, choose_device("cpu"), data)
     options: dict[str, Any] = {"algorithm": algorithm, "strength": strength}
     if is_counts(data):
         options |= {"data_term": PoissonFromFile(measurements.resolve(), robust=robust), "bounds": (0.0, None)}
-    elif robust:
-        from ..algorithms.least_squares import LeastSquares
-
-        options |= {"data_term": LeastSquares(robust=True)}
+    elif robust or rings:
+        options |= {"data_term": least_squares(robust, rings)}
     options |= {} if limits is None else {"bounds": limits}
     options |= {} if max_iter is None else {"max_iter": max_iter}
     with ExitStack() as opened:
@@ -107,7 +106,7 @@ def reconstruct_stack(
             measurements,
             D,
             output=output,
-            client=None if scheduler is None else opened.enter_context(_connect(scheduler)),
+            client=None if scheduler is None else opened.enter_context(connect(scheduler)),
             n_workers=workers,
             noise_std=noise_std,
             device=device,
@@ -115,7 +114,7 @@ def reconstruct_stack(
             progress=True,
             **options,
         )
-    _print_summary(result)
+    print_summary(result)
 
 
 class PoissonFromFile:
@@ -171,7 +170,8 @@ def _first_slice(path: Path, operator: str | None) -> Measurements:
             raise ValueError(str(error).replace(str(head), str(path))) from error
 
 
-def _connect(address: str) -> Any:
+def connect(address: str) -> Any:
+    """Return a client of the Dask cluster at an address."""
     from distributed import Client
 
     try:
@@ -180,7 +180,7 @@ def _connect(address: str) -> Any:
         raise ValueError(f"--scheduler {address} does not answer ({error!s:.120}); is it running?") from error
 
 
-def _print_summary(result: StackResult) -> None:
+def print_summary(result: StackResult) -> None:
     """Print what is finished, what looks wrong and what failed; exit with 1 or 130 unless all slices are finished."""
     from ..stack.stack_result import sentences
 

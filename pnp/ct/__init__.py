@@ -16,6 +16,7 @@ from .geometry_calibration import Calibration, calibrate
 from .hounsfield import attenuation, hounsfield, water_attenuation
 from .line_integrals import LineIntegrals, line_integrals, simulate_counts
 from .phase import paganin_filter
+from .prepare_scan import PreparedScan, RowOperators, prepare_scan
 from .stripes import remove_stripes
 from .transmission import Transmission
 
@@ -23,6 +24,8 @@ __all__ = [
     "Calibration",
     "Centres",
     "LineIntegrals",
+    "PreparedScan",
+    "RowOperators",
     "Transmission",
     "attenuation",
     "calibrate",
@@ -35,6 +38,7 @@ __all__ = [
     "line_integrals",
     "offset_from_centre",
     "paganin_filter",
+    "prepare_scan",
     "remove_stripes",
     "simulate_counts",
     "water_attenuation",

@@ -24,7 +24,7 @@ class FileKind(NamedTuple):
     remedy: str
 
 
-_READ_SCAN = "read it by pnp.readers.read_scan({!r})"
+_READ_SCAN = "type: pnp reconstruct {0} -o volume.zarr; or read it by pnp.readers.read_scan({0!r})"
 KINDS = {
     "dxchange": FileKind("a raw scan in Data Exchange (HDF5)", _READ_SCAN),
     "nexus": FileKind("a raw scan in NXtomo (NeXus, HDF5)", _READ_SCAN),

@@ -248,6 +248,19 @@ def create_result(path: str | os.PathLike[str], *, overwrite: bool = False) -> A
     return _create(path, "pnp result", overwrite)
 
 
+@contextmanager
+def create_measurements(
+    path: str | os.PathLike[str], *, operator: str, parameters: Mapping[str, Any], overwrite: bool = False
+) -> Iterator[h5py.File]:
+    """Yield a new file of measurements with its operator, to which the datasets are written part by part.
+
+    Arguments and errors: see `write_measurements`.
+    """
+    with _create(path, "pnp measurements", overwrite) as file:
+        _write_problem(file, operator, parameters, None, None)
+        yield file
+
+
 def write_warnings(file: h5py.File, warnings: Sequence[str]) -> None:
     """Set the attribute `warnings` of a result, an array of strings that may be empty."""
     file.attrs.create("warnings", list(warnings), shape=(len(warnings),), dtype=h5py.string_dtype())

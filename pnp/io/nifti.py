@@ -13,6 +13,8 @@ from __future__ import annotations
 import gzip
 import math
 import os
+from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -46,25 +48,60 @@ def write_nifti(
     Raises:
         ValueError: another suffix, another number of axes, or a path that cannot be written.
     """
-    import nibabel
-
-    nifti1: Any = nibabel.nifti1  # its functions have no types
     values = np.asarray(volume, dtype=np.float32)
     if values.ndim != 3 or values.size == 0:
         raise ValueError(f"write_nifti: volume must be (nx, ny, nz), got {values.shape}; use volume[0, 0]")
-    sizes = _sizes(voxel_size_mm)
-    name = Path(path).name.lower()
+    image, name = _image(values, _sizes(voxel_size_mm), "mm"), Path(path).name.lower()
     if not name.endswith(NIFTI):
         raise ValueError(f"write_nifti: path must end with .nii or .nii.gz, got {Path(path).name}")
-    affine = np.diag([-sizes[0], -sizes[1], sizes[2], 1.0])
-    affine[:3, 3] = -affine.diagonal()[:3] * (np.array(values.shape) - 1) / 2
-    image = nifti1.Nifti1Image(values, affine)
-    image.header.set_xyzt_units("mm")
-    image.set_sform(affine, code="scanner")
-    image.set_qform(affine, code="scanner")
     content = image.to_bytes()
     with atomic(path, overwrite=overwrite) as part:
         part.write_bytes(gzip.compress(content, mtime=0) if name.endswith(".gz") else content)
+
+
+def write_nifti_slices(
+    path: str | os.PathLike[str],
+    slices: Iterable[npt.ArrayLike],
+    shape: tuple[int, int, int],
+    voxel_size_mm: tuple[float, float, float] | None,
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Write slices (ny, nx) one by one as a volume (nx, ny, nz), in the axes of `write_nifti`, whole or not at all.
+
+    Args:
+        path: a .nii or .nii.gz file.
+        slices: nz images, y downwards, x to the right.
+        shape: (nx, ny, nz).
+        voxel_size_mm: (x, y, z) in mm; None: not known, which the file says, with sides of 1.
+        overwrite: replace a file of that name.
+
+    Raises:
+        ValueError: a path that cannot be written.
+    """
+    unit = "unknown" if voxel_size_mm is None else "mm"
+    image = _image(np.broadcast_to(np.float32(0), shape), voxel_size_mm or (1.0, 1.0, 1.0), unit)
+    image.header.set_data_offset(352)  # 348 bytes and an empty extension
+    with atomic(path, overwrite=overwrite) as part, open(part, "wb") as raw:
+        is_packed = str(path).lower().endswith(".gz")
+        with gzip.GzipFile("", "wb", 6, raw, mtime=0) if is_packed else nullcontext(raw) as file:
+            file.write(image.header.binaryblock + bytes(4))
+            for values in slices:
+                file.write(np.ascontiguousarray(values, dtype="<f4").tobytes())
+
+
+def _image(values: npt.NDArray[np.float32], sizes: tuple[float, float, float], unit: str) -> Any:
+    """Return an image in the axes of SPECT, with its header."""
+    import nibabel
+
+    nifti1: Any = nibabel.nifti1  # its functions have no types
+    affine = np.diag([-sizes[0], -sizes[1], sizes[2], 1.0])
+    affine[:3, 3] = -affine.diagonal()[:3] * (np.array(values.shape) - 1) / 2
+    image = nifti1.Nifti1Image(values, affine)
+    image.header.set_xyzt_units(unit)
+    image.set_sform(affine, code="scanner")
+    image.set_qform(affine, code="scanner")
+    return image
 
 
 def read_nifti(path: str | os.PathLike[str]) -> tuple[npt.NDArray[np.float32], tuple[float, float, float]]:

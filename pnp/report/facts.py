@@ -33,6 +33,17 @@ def summary(result: SavedResult, shape: tuple[int, ...]) -> str:
     return escape(" · ".join(parts))
 
 
+def steps_list(steps: Sequence[str]) -> str:
+    """Return what was done to the measurements as a section with a list; empty where nothing is said."""
+    if not steps:
+        return ""
+    items = "".join(f"<li>{escape(sentence)}</li>" for sentence in steps[:MAX_TABLE_ROWS])
+    return (
+        '<section aria-labelledby="steps-title"><h2 id="steps-title">From the measurements to the image</h2>'
+        f'<ul class="notes">{items}</ul></section>'
+    )
+
+
 def run_table(result: SavedResult) -> str:
     """Return the file's attributes, except the command, as a table: how the run ended first, versions last."""
     rank = {"stop": 0, "n_iter": 1, "misfit": 2, "noise_estimated": 3, "denoiser": 4}

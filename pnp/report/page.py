@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..io import SavedResult, atomic
-from .facts import notes, parameters_table, run_table, summary
+from .facts import notes, parameters_table, run_table, steps_list, summary
 from .history import charts
 from .images import (
     COLOUR_MAPS,
@@ -51,6 +51,7 @@ def write_report(
     baselines: Mapping[str, npt.ArrayLike] | None = None,
     b_mode: npt.ArrayLike | None = None,
     units: str = "",
+    steps: Sequence[str] = (),
     overwrite: bool = False,
     progress: bool = False,
 ) -> int:
@@ -64,6 +65,7 @@ def write_report(
         baselines: other reconstructions of the same measurements by name, shaped likewise.
         b_mode: B mode (B, 1, H, W) of a reconstructed mass map, if result.x has one channel.
         units: unit of x, "" if it has none.
+        steps: sentences on what was done to the measurements, for a list of their own.
         overwrite: replace an existing file.
         progress: show a bar on stderr if it takes longer than a second.
 
@@ -76,7 +78,14 @@ def write_report(
     """
     with atomic(path, overwrite=overwrite) as part:
         page = render(
-            result, title=title, first=first, baselines=baselines, b_mode=b_mode, units=units, progress=progress
+            result,
+            title=title,
+            first=first,
+            baselines=baselines,
+            b_mode=b_mode,
+            units=units,
+            steps=steps,
+            progress=progress,
         ).encode("utf-8")
         part.write_bytes(page)
     return len(page)
@@ -90,6 +99,7 @@ def render(
     baselines: Mapping[str, npt.ArrayLike] | None = None,
     b_mode: npt.ArrayLike | None = None,
     units: str = "",
+    steps: Sequence[str] = (),
     limit: int = PIXEL_BYTES,
     progress: bool = False,
 ) -> str:
@@ -102,6 +112,7 @@ def render(
         baselines: as for `write_report`.
         b_mode: as for `write_report`.
         units: as for `write_report`.
+        steps: as for `write_report`.
         limit: maximum size of the pixels in bytes, see `images.plan`.
         progress: as for `write_report`.
     """
@@ -154,6 +165,7 @@ def render(
         title=escape(title, 200),
         summary=summary(result, shape),
         verdict=verdict(result),
+        steps=steps_list(steps),
         data=_json(data),
         pixels="".join(f'<script type="text/plain" class="pixels">{text}</script>\n' for text in texts),
         scores=scores_table(scores) or "<p>The file holds no truth, so there are no errors.</p>",

@@ -7,6 +7,7 @@ sentence once, with its slices.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,7 +22,9 @@ from .sources import FileSource
 from .stack_result import sentences
 
 
-def to_hdf5(parts: Parts, path: Path, y: Any, *, remove: bool, overwrite: bool) -> None:
+def to_hdf5(
+    parts: Parts, path: Path, y: Any, *, remove: bool, overwrite: bool, attributes: Mapping[str, Any] | None = None
+) -> None:
     """Write the file atomically, then remove the folder if asked to.
 
     Args:
@@ -30,6 +33,7 @@ def to_hdf5(parts: Parts, path: Path, y: Any, *, remove: bool, overwrite: bool) 
         y: source of the measurements; if it is a file in our layout, its operator is copied.
         remove: remove the folder afterwards.
         overwrite: replace an existing file.
+        attributes: further attributes of /image.
 
     Raises:
         ValueError: the file exists or cannot be written.
@@ -40,6 +44,7 @@ def to_hdf5(parts: Parts, path: Path, y: Any, *, remove: bool, overwrite: bool) 
         target = file.create_dataset("image", image.shape, image.dtype, chunks=(1, *image.shape[1:]))
         for k in range(image.shape[0]):
             target[k] = image[k]
+        target.attrs.update(attributes or {})
         _copy_operator(file, y)
         file["slices/ledger"] = parts.ledger()
         for column, name in enumerate(FACTS):

@@ -48,7 +48,20 @@ def test_options_of_two_commands_with_one_name_have_one_help() -> None:
         {p.name: p.help for p in COMMANDS[f"pnp {name}"].params} for name in ("reconstruct", "reconstruct-stack")
     )
     shared = set(one) & set(other) - {"measurements", "output", "overwrite"}
-    common = {"operator", "denoiser", "noise_std", "strength", "algorithm", "bounds", "robust", "max_iter", "device"}
+    common = {
+        "rings",
+        "workers",
+        "scheduler",
+        "operator",
+        "denoiser",
+        "noise_std",
+        "strength",
+        "algorithm",
+        "bounds",
+        "robust",
+        "max_iter",
+        "device",
+    }
     assert common == shared
     assert all(one[name] == other[name] for name in shared)
 

@@ -126,6 +126,12 @@ def test_the_page_says_how_the_result_was_made():
     assert Page(text).data["units"] == "1/mm"
 
 
+def test_steps_have_a_list_of_their_own():
+    page = render(result((1, 1, 8, 8)), steps=["The axis is at bin 3.", EVIL])
+    assert "<li>The axis is at bin 3.</li>" in page and "<img" not in page
+    assert "From the measurements" in page and "From the measurements" not in render(result((1, 1, 8, 8)))
+
+
 def test_figures_of_merit_follow_their_conventions():
     r = result((2, 1, 16, 20))
     text = render(r)

@@ -1,0 +1,410 @@
+"""From a raw CT scan to a volume: what `pnp reconstruct` does with the file of a scanner.
+
+Beside the output OUTPUT stand, until it is finished, OUTPUT.prepared.h5, the line integrals of all rows, and
+OUTPUT.parts, the finished slices of a volume that is not Zarr. From these the same command resumes.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from .options import choose_device, least_squares, parse_bounds
+from .output import INTERRUPTED, command_line, print_error, print_warning
+from .problem import build_denoiser, is_hdf5
+from .reconstruct_stack import connect, print_summary
+
+if TYPE_CHECKING:
+    from ..ct import PreparedScan
+    from ..stack import StackResult
+
+SCANS = ("dxchange", "nexus", "matlab", "matlab73", "tiff", "tiff_folder", "txrm", "xtekct")
+"""Kinds of files, as `pnp.io.file_kinds` names them, that hold a scan."""
+OPTIONS = {
+    r"^(prepare_scan|find_centre|line_integrals): ": "",
+    r"\brows=slice\((\d+), (\d+)\)": r"--rows \1:\2",
+    r"\brows must": "--rows must",
+    r"\bangles= in radians": "--angles in degrees",
+    r"\bangles=('|\")(\w+)('|\")": r"--angles \2",
+    r"\bcentre must": "--centre must",
+    r"\bsize must": "--size must",
+    r"\bpixel_size(_mm)?(=| must)": r"--pixel-size\2",
+    r"\bkind='counts' or kind='line integrals'": "--kind 'counts' or 'line integrals'",
+    r"exactly one of flat, as measured, and i0,": "exactly one of --flat and --i0,",
+}
+"""Options of the command for the arguments that a message names."""
+ANGLE_WORDS = ("deg", "rad", "names")
+"""Values of --angles that `read_scan` takes: the unit of the file's own angles, or the names of TIFF files."""
+MAX_SHOWN = 12
+"""Maximum number of slices on the report page."""
+
+
+@dataclass(frozen=True)
+class ScanOptions:
+    """Options of `pnp reconstruct` that are for scans only; their names are those of the command line."""
+
+    rows: str | None
+    centre: float | None
+    search: str | None
+    angles: str | None
+    pixel_size: float | None
+    size: int | None
+    flat: str | None
+    dark: str | None
+    kind: str | None
+    entry: str | None
+    i0: float | None
+    workers: int | None
+    scheduler: str | None
+    report: Path | None
+
+    def given(self) -> list[str]:
+        """Return the options that were given, as they were typed."""
+        return [f"--{name.replace('_', '-')}" for name, value in vars(self).items() if value is not None]
+
+
+def is_scan(path: Path) -> bool:
+    """Return whether a file or a folder holds a raw scan, not measurements in the project's own layout."""
+    import glob
+
+    from ..io.file_kinds import file_kind
+
+    if not path.exists():
+        return glob.has_magic(str(path))
+    return file_kind(path) in SCANS
+
+
+def reconstruct_scan(
+    path: Path,
+    output: Path,
+    options: ScanOptions,
+    *,
+    denoiser: str,
+    noise_std: float | None,
+    robust: bool,
+    rings: bool | None,
+    bounds: str | None,
+    device: str,
+    overwrite: bool,
+    solver: dict[str, Any],
+) -> None:
+    """Reconstruct the rows of a scan to a volume with a report page.
+
+    Args:
+        path: the scan.
+        output: the volume; its suffix chooses the format.
+        options: those for scans.
+        denoiser, noise_std, robust, rings, bounds, device, overwrite: as for `pnp reconstruct`.
+        solver: further options of `solve`.
+    """
+    if options.workers is not None and options.scheduler is not None:
+        raise ValueError("--workers is for this machine, --scheduler has its own workers; give one of them")
+    rows, limits = parse_rows(options.rows), parse_bounds(bounds) or (0.0, None)
+    _require_stack()
+    folder, page = _places(output, options.report, overwrite)
+    resumes = folder.exists()
+    from ..drivers.fingerprint import fingerprint
+    from ..stack import solve_stack
+    from ..stack.cluster import cores
+    from ..stack.write_volume import set_attributes
+
+    choose_device(device)  # a device that this machine lacks, its workers lack too
+    D = build_denoiser(denoiser, choose_device("cpu"))
+    solver = solver | {"bounds": limits, "data_term": least_squares(robust, rings is not False)}
+    settings = fingerprint([_stamp(path), replace(options, workers=None, scheduler=None, report=None), denoiser])
+    settings = fingerprint([settings, noise_std, solver])
+    if folder == output and (done := _finished(folder, settings)):
+        print(f"{output}: finished already, {done} slices; nothing is left to do")
+        return
+    working = output.with_name(f"{output.name}.prepared.h5")
+    prepared = _prepared(path, working, rows, options)
+    for sentence in prepared.steps:
+        print(sentence)
+    with ExitStack() as opened:
+        result = solve_stack(
+            prepared.operator,
+            prepared.y,
+            D,
+            output=folder,
+            client=None if options.scheduler is None else opened.enter_context(connect(options.scheduler)),
+            n_workers=_workers(options, len(prepared.rows), cores()),
+            noise_std=prepared.noise_std if noise_std is None else noise_std,
+            device=device,
+            overwrite=overwrite,
+            progress=True,
+            **solver,
+        )
+    result = replace(result, output=output)
+    if result.stop is not None:
+        print_summary(result)
+    attributes = _attributes(prepared, denoiser)
+    set_attributes(folder, attributes)
+    if not result.failed:
+        write_page(page, folder, prepared, result, attributes, title=path.name)
+        print(f"{page}: the report; open it in any browser")
+        _write(folder, output, prepared, attributes, overwrite=overwrite or resumes)
+        if folder == output:
+            set_attributes(folder, {"scan": settings})  # the last of all: the run is finished
+        else:
+            shutil.rmtree(folder)
+        working.unlink()
+    elif folder != output:
+        result = replace(result, output=folder)
+    print_summary(result)
+
+
+def parse_rows(text: str | None) -> slice | None:
+    """Read "row", "first:end" or "first:end:step" as a slice; None: all rows."""
+    if text is None:
+        return None
+    try:
+        parts = [int(part) if part.strip() else None for part in text.split(":")]
+        if len(parts) == 1 and parts[0] is not None:
+            return slice(parts[0], parts[0] + 1)
+        if len(parts) not in (2, 3):
+            raise ValueError
+    except ValueError:
+        raise ValueError(f"--rows must be a row, or first:end, e.g. 0:16 for rows 0 to 15, got {text!r:.40}") from None
+    return slice(*parts)
+
+
+def parse_search(text: str | None) -> tuple[float, float] | None:
+    """Read "low,high" in bins."""
+    if text is None:
+        return None
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        raise ValueError(f"--search must be low,high in bins, e.g. 280,310, got {text!r:.40}") from None
+    return low, high
+
+
+def read_angles(text: str) -> Any:
+    """Return --angles in radians, from "first:last:number" or a file, all in degrees; words stay as they are."""
+    import numpy as np
+
+    if text in ANGLE_WORDS:
+        return text
+    if re.fullmatch(r"[-+.\deE]+:[-+.\deE]+:\d+", text):
+        first, last, number = text.split(":")
+        return np.deg2rad(np.linspace(float(first), float(last), int(number)))
+    if not Path(text).is_file():
+        raise ValueError(
+            "--angles must be a file, or first:last:number in degrees, e.g. 0:180:181, or "
+            f"{' or '.join(ANGLE_WORDS)}, got {text!r:.60}"
+        )
+    try:
+        values = np.load(text, allow_pickle=False) if text.endswith(".npy") else np.loadtxt(text, delimiter=None)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"--angles {text} must hold one number a line, in degrees: {error!s:.120}") from None
+    return np.deg2rad(np.asarray(values, dtype=np.float64).ravel())
+
+
+def _prepared(path: Path, working: Path, rows: slice | None, options: ScanOptions) -> PreparedScan:
+    """Read the scan and find its line integrals and its axis; errors and warnings name the options."""
+    from ..ct import prepare_scan
+    from ..readers import read_scan
+
+    reading = {
+        name: getattr(options, name) for name in ("flat", "dark", "kind", "entry") if getattr(options, name) is not None
+    }
+    if options.angles is not None:
+        reading["angles"] = read_angles(options.angles)
+    if options.pixel_size is not None:
+        reading["pixel_size_mm"] = options.pixel_size
+    search = parse_search(options.search)
+    with _naming_options():
+        return prepare_scan(
+            partial(read_scan, path, **reading),
+            rows=rows,
+            centre=options.centre,
+            search=search,
+            size=options.size,
+            i0=options.i0,
+            working_file=working,
+            progress=True,
+        )
+
+
+@contextmanager
+def _naming_options() -> Iterator[None]:
+    """Name the options of the command in errors and warnings of the block, and print the warnings."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        try:
+            yield
+        except KeyboardInterrupt:
+            print_error("interrupted while the scan was read; nothing is kept of it: start the command again")
+            raise typer.Exit(INTERRUPTED) from None
+        except (ValueError, TypeError) as error:
+            raise ValueError(_with_options(str(error))) from error
+    for warning in caught:
+        print_warning(_with_options(str(warning.message)))
+
+
+def _with_options(message: str) -> str:
+    for pattern, option in OPTIONS.items():
+        message = re.sub(pattern, option, message)
+    return message
+
+
+def _require_stack() -> None:
+    from ..stack.cluster import require
+
+    try:
+        require("pnp reconstruct of a scan")
+    except ImportError as error:
+        raise ValueError(str(error)) from None
+
+
+def _places(output: Path, report: Path | None, overwrite: bool) -> tuple[Path, Path]:
+    """Return the Zarr folder of the slices and the report page, or explain why they cannot be written."""
+    from ..io import check_output
+    from ..stack.write_volume import check_volume_output
+
+    is_zarr = output.suffix.lower() == ".zarr"
+    folder = output if is_zarr else output.with_name(output.name + ".parts")
+    replaces = overwrite or folder.exists()  # a run that was stopped while it wrote its output
+    if is_zarr and not output.exists():
+        check_output(output)
+    elif is_hdf5(output):
+        check_output(output, overwrite=replaces)
+    elif not is_zarr:
+        check_volume_output(output, overwrite=replaces)
+    stem = output.name.removesuffix(".gz").rpartition(".")[0] or output.name
+    page = output.with_name(f"{stem}.html") if report is None else report
+    if page.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"--report {page} must be an .html file")
+    check_output(page, overwrite=replaces)
+    return folder, page
+
+
+def _stamp(path: Path) -> list[Any]:
+    """Return what tells a file from another one, or from an earlier state of it."""
+    if not path.exists():
+        return [str(path)]
+    now = path.stat()
+    return [str(path.resolve()), now.st_size, now.st_mtime_ns]
+
+
+def _finished(folder: Path, settings: str) -> int:
+    """Return the number of slices of a finished run with these settings, else 0."""
+    import zarr
+
+    from ..stack.results_store import DONE, Parts
+
+    if not folder.exists():
+        return 0
+    try:
+        held = dict(zarr.open_group(str(folder), mode="r").attrs)
+    except (OSError, ValueError, KeyError):
+        return 0
+    if held.get("scan") != settings:
+        return 0
+    ledger = Parts(folder).ledger()
+    return len(ledger) if bool((ledger == DONE).all()) else 0
+
+
+def _workers(options: ScanOptions, n_slices: int, n_cores: int) -> int | None:
+    """Return the number of processes: no more than slices, so that one slice has all cores."""
+    return None if options.scheduler is not None else options.workers or min(n_slices, n_cores)
+
+
+def _attributes(prepared: PreparedScan, denoiser: str) -> dict[str, Any]:
+    """Return what the volume's Zarr group and HDF5 file say of it."""
+    known = prepared.voxel_size_mm
+    return {
+        "units": prepared.unit,
+        **({} if known is None else {"voxel_size_mm": list(known), "pixel_size_mm": prepared.pixel_size}),
+        "rows": list(prepared.rows),
+        "centre": [round(float(c), 4) for c in prepared.centre],
+        "steps": list(prepared.steps),
+        "denoiser": denoiser,
+        "command": command_line(),
+    }
+
+
+def _write(folder: Path, output: Path, prepared: PreparedScan, attributes: dict[str, Any], *, overwrite: bool) -> None:
+    """Write the slices of a finished run in the output's format, if that is not Zarr."""
+    from ..stack import write_volume
+    from ..stack.results_store import Parts
+    from ..stack.sources import as_source
+    from ..stack.to_hdf5 import to_hdf5
+
+    if is_hdf5(output):
+        y = as_source(prepared.y, "pnp reconstruct")
+        to_hdf5(Parts(folder), output, y, remove=False, overwrite=overwrite, attributes=attributes)
+    elif folder != output:
+        write_volume(folder, output, voxel_size_mm=prepared.voxel_size_mm, overwrite=overwrite)
+
+
+def write_page(
+    page: Path, folder: Path, prepared: PreparedScan, result: StackResult, attributes: dict[str, Any], *, title: str
+) -> None:
+    """Write the report page of a few slices, with their filtered back-projections."""
+    import numpy as np
+    import torch
+
+    from ..io import SavedResult
+    from ..report import write_report
+    from ..report.images import PIXEL_BYTES
+    from ..stack.results_store import FACTS, Parts
+    from ..stack.sources import as_source
+    from ..stack.stack_result import sentences
+
+    parts = Parts(folder)
+    images, facts = parts.array("image"), parts.array("facts")
+    n = len(prepared.rows)
+    fitting = PIXEL_BYTES // (2 * 2 * int(np.prod(images.shape[-2:])))  # two pictures of 16 bits
+    shown = np.unique(np.linspace(0, n - 1, max(1, min(n, MAX_SHOWN, fitting))).round().astype(int)).tolist()
+    source, first = as_source(prepared.y, "pnp reconstruct"), []
+    for k in shown:
+        operator: Any = prepared.operator
+        operator = operator if hasattr(operator, "A") else operator(k)
+        with torch.no_grad():
+            first.append(operator.fbp(torch.from_numpy(source[k : k + 1]), window="hann").numpy())
+    medians = np.nanmedian(np.asarray(facts[:]), axis=0)
+    geometry = operator_parameters(operator)
+    named = ", ".join(str(prepared.rows[k]) for k in shown)
+    rows = f"row{'s' if len(shown) > 1 else ''} {named}"
+    steps = (*prepared.steps, f"The page shows {len(shown)} of {n} slices, those of detector {rows}.")
+    write_report(
+        page,
+        SavedResult(
+            x=np.concatenate([np.asarray(images[k : k + 1]) for k in shown]),
+            operator=geometry.pop("operator"),
+            parameters=geometry,
+            noise_std=float(medians[FACTS.index("noise_std")]),
+            attributes={
+                "misfit": float(medians[FACTS.index("misfit")]),
+                "n_iter": int(medians[FACTS.index("n_iter")]),
+                "slices": f"{result.done} of {result.n}",
+                "denoiser": attributes["denoiser"],
+                "command": attributes["command"],
+            },
+            warnings=tuple(sentences(result.warnings, result.n)),
+        ),
+        title=title,
+        first={"filtered back-projection, Hann window": np.concatenate(first)},
+        units=prepared.unit,
+        steps=steps,
+        overwrite=True,
+        progress=True,
+    )
+
+
+def operator_parameters(operator: Any) -> dict[str, Any]:
+    """Return the name and the geometry of a projector, for the page."""
+    names = ("shape", "angles", "n_detectors", "pitch", "pixel_size", "source_origin", "origin_detector")
+    found = {name: getattr(operator, name) for name in names if hasattr(operator, name)}
+    found |= {"angles": operator.angles.numpy(), "offset": float(operator.offset)}
+    return {"operator": "fan_beam" if "source_origin" in found else "radon", **found}

@@ -1,0 +1,89 @@
+"""Detector rows of a scan, read block by block."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from ..readers import CtScan
+
+_SAMPLED_ROWS = 16
+"""Largest number of rows from which the axis and the detector's gain are found, spread over the detector."""
+_BLOCK_BYTES = 2**29
+"""Size of the rows that are read at a time, as float32; they are then prepared one by one."""
+
+
+class ScanRows:
+    """Detector rows of a scan in memory, or of one that a function reads."""
+
+    def __init__(self, scan: CtScan | Callable[..., CtScan], rows: slice | None) -> None:
+        if rows is not None and not isinstance(rows, slice):
+            raise TypeError(f"prepare_scan: rows must be a slice, got {rows!r:.40}; use slice(k, k + 1) for row k")
+        if not isinstance(scan, CtScan) and not callable(scan):
+            raise TypeError(
+                f"prepare_scan: scan must be a CtScan, or a function that reads one, got {type(scan).__name__}; use "
+                "read_scan(path), or partial(read_scan, path)"
+            )
+        if not isinstance(scan, CtScan):
+            last = scan(rows=slice(-1, None))
+            if "rows" in last.facts:
+                self._read, self.n_rows = scan, int(last.facts["rows"][1])
+            else:  # a format that is read as a whole
+                scan = scan()
+        if isinstance(scan, CtScan):
+            whole = with_rows_axis(scan)
+            self._read, self.n_rows = lambda rows: rows_of(whole, rows), len(whole.y)
+        start, stop, step = (rows or slice(None)).indices(self.n_rows)
+        asked = (rows.start, rows.stop) if rows is not None else ()
+        within = all(end is None or -self.n_rows <= end <= self.n_rows for end in asked)
+        if step < 1 or start >= stop or not within:
+            raise ValueError(
+                f"prepare_scan: rows must lie within the {self.n_rows} of the detector, upwards, got {rows}"
+            )
+        self.rows = range(start, stop, step)
+
+    def read(self, rows: range) -> CtScan:
+        """Read some rows, y (n_rows, n_angles, n_detectors)."""
+        return with_rows_axis(self._read(rows=slice(rows.start, rows.stop, rows.step)))
+
+    @property
+    def every_sampled(self) -> int:
+        """Number of rows from one sampled row to the next."""
+        return math.ceil(len(self.rows) / _SAMPLED_ROWS)
+
+    @property
+    def first_sampled(self) -> int:
+        """Number of the first sampled row among the rows."""
+        return self.every_sampled // 2
+
+    def sampled(self) -> range:
+        """Return some of the rows, spread over the detector."""
+        return self.rows[self.first_sampled :: self.every_sampled]
+
+    def each(self, progress: bool) -> Iterator[CtScan]:
+        """Yield the scans of single rows; a block of them is read at a time."""
+        from tqdm.auto import tqdm
+
+        first = self.read(self.rows[:1])
+        block = max(1, _BLOCK_BYTES // (4 * first.y.size))
+        with tqdm(total=len(self.rows), desc="rows", unit="row", disable=not progress, delay=1) as bar:
+            for start in range(0, len(self.rows), block):
+                some = self.read(self.rows[start : start + block])
+                for k in range(len(some.y)):
+                    yield rows_of(some, slice(k, k + 1))
+                    bar.update()
+
+
+def with_rows_axis(scan: CtScan) -> CtScan:
+    """Return a scan whose measurements are (n_rows, n_angles, n_detectors)."""
+    if scan.y.ndim == 3:
+        return scan
+    flat, dark = (None if frames is None else frames[None] for frames in (scan.flat, scan.dark))
+    return replace(scan, y=scan.y[None], flat=flat, dark=dark)
+
+
+def rows_of(scan: CtScan, rows: slice) -> CtScan:
+    """Return some rows of a scan (n_rows, n_angles, n_detectors)."""
+    flat, dark = (None if frames is None else frames[rows] for frames in (scan.flat, scan.dark))
+    return replace(scan, y=scan.y[rows], flat=flat, dark=dark)
