@@ -60,8 +60,6 @@ _MIN_INSIDE = 50
 _MIN_VIEWS = 16
 _MAX_UNEVEN = 0.02
 """Largest relative deviation of a corrected object from one value, without noise, that passes for one material."""
-_MAX_END_SIGNAL = 0.05
-"""Largest mean signal at an end of the detector, over the largest mean signal, of an object in full view."""
 _MAX_FALLING = 1e-3
 """Largest fraction of rays on which a correction may fall with y: noise beyond the thickest part."""
 
@@ -121,8 +119,8 @@ def fit_beam_hardening(y: Any, operator: Radon | FanBeam, *, degree: int = 3) ->
     falls to 0.6 %. Monochromatic data give the identity within 2 % of the largest y.
 
     The object's flatness is determined, its level less so: c_1 = 1 means the attenuation of vanishing thickness, to
-    which the fit extrapolates. Degrees differ in it by some percent, by 20 % or more where the beam hardens strongly
-    or scatter adds to it. Where the level matters, scale all coefficients by a known material's mu over the one found.
+    which the fit extrapolates. Degrees differ in it by some percent; on two
+    measured discs of HTC2022, degrees 2, 3 and 4 by a factor 1.4 and 2. Where the level matters, scale all coefficients by a known material's mu over the one found.
 
     Args:
         y: line integrals (..., n_angles, n_detectors), without unit, numpy or torch. Rows share the coefficients.
@@ -153,7 +151,7 @@ def fit_beam_hardening(y: Any, operator: Radon | FanBeam, *, degree: int = 3) ->
     largest = float(t.max())
     if not largest > 0:
         raise ValueError(f"{caller}: y must be positive behind the object, got a maximum of {largest:.3g}")
-    _warn_of_truncation(t)
+    _warn_of_truncation(t, operator)
     powers = _powers(t / largest, operator, degree)
     c = np.eye(degree)[0]
     for _ in range(_ROUNDS):
@@ -181,7 +179,7 @@ def _powers(y: Tensor, operator: Radon | FanBeam, degree: int) -> _Powers:
     odd = (torch.arange(y.shape[-2], device=y.device) % 2).to(y)[:, None]
     halves = []
     for weight in (2 * odd, 2 * (1 - odd)):
-        images = [operator.fbp(weight * y**k, window="hann")[:, 0] for k in range(1, degree + 1)]
+        images = [operator.fbp(weight * y**k, window="hann", extend=False)[:, 0] for k in range(1, degree + 1)]
         halves.append(torch.stack(images, 1).double().cpu().numpy())
     height, width = halves[0].shape[-2:]
     r = np.hypot(*np.ogrid[(1 - height) / 2 : height / 2, (1 - width) / 2 : width / 2])
@@ -244,9 +242,8 @@ def _coefficients(coefficients: Sequence[float]) -> tuple[float, ...]:
     return c
 
 
-def _warn_of_truncation(y: Tensor) -> None:
-    profile = y.double().mean((0, 1, 2))
-    if float(torch.maximum(profile[0], profile[-1])) > _MAX_END_SIGNAL * float(profile.max()):
+def _warn_of_truncation(y: Tensor, operator: Radon | FanBeam) -> None:
+    if any(operator.is_truncated(y)):
         warnings.warn(
             "fit_beam_hardening: y is not 0 at an end of the detector; where the object is truncated, its image is not "
             "flat for that reason, and the coefficients are wrong: take those of a scan in full view",
