@@ -88,7 +88,7 @@ class ErrorEstimate:
             self.bin_level = NOMINAL * _typical(weights.sum(VIEWS))
             runs = {} if h.y.ndim != 4 else find_runs(h.y - h.operator.A(reference), weights)
             segments, self._own = _segments(runs, h.y)
-            self.model = replace(self.model, segments=segments)
+            self.model = replace(self.model, segments=segments, own=self._own > 0)
         return self._set_levels()
 
     def update(self, h: LeastSquaresStep, x: Tensor) -> bool:
@@ -99,6 +99,7 @@ class ErrorEstimate:
         grown = False
         if self.bin_level is not None and self._own is not None and of_bins is not None:
             level = _root_mean(of_bins, (self._own == 0) & (h.errors.bin_weight > 0))
+            level = level / (1 - h.errors.smooth_share) ** 0.5
             grown |= bool((level > GROWTH * self.bin_level).any())
             self.bin_level = torch.where(level > GROWTH * self.bin_level, level, self.bin_level)
         if self.view_level is not None and of_views is not None:
