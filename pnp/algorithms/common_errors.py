@@ -84,6 +84,15 @@ class CommonErrors:
         rest = sums - self._over_views(self.weights * self._by_view(d))
         return self._by_bin(inverse * rest) + self._by_view(d)
 
+    def expected_square(self) -> Tensor:
+        """Return E[(E e)^2] before anything is measured, of the shape of y."""
+        square = torch.zeros_like(self.weights)
+        if self.model.bin_std is not None:
+            square = square + self._by_bin(self.model.bin_std.square().expand(self.bin_weight.shape))
+        if self.model.view_std is not None:
+            square = square + self._by_view(self.model.view_std.square().expand(self.view_weight.shape))
+        return square
+
     def posterior_square(self, r: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Return E[c^2 | r] and E[d^2 | r] of each bin and view: the squares of their most probable values, and the
         variances that remain, views and bins taken by themselves; with r = y - A x they re-estimate s^2 (EM)."""

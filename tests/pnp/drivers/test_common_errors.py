@@ -185,6 +185,16 @@ def test_numpy_in_numpy_out() -> None:
     assert solve(SCANNER, y, TV(), noise_std=std, max_iter=3).common_errors is None
 
 
+def test_errors_that_hold_a_part_of_the_object_are_said() -> None:
+    """From a start without the object, or at low noise levels, x moves slowly where all views agree."""
+    y, std = scan(ALL_BINS)
+    term = LeastSquares(bin_std="estimate")
+    for given in ({"schedule": [0.01 * float(HEAD.max())]}, {"x0": torch.zeros_like(HEAD)}):
+        options: dict[str, Any] = {"noise_std": std, "bounds": (0, None), "data_term": term} | given
+        result = solve(SCANNER, y, TV(), **options)
+        assert decibels(result.x) < 28 and "common to bins" in result.warnings[0]
+
+
 def test_large_errors_are_looked_for_in_the_scans_own_estimate() -> None:
     """x0 may have nothing of the object, and a schedule may begin where denoising removes no arc."""
     y, std = scan(1 + 0.3 * (PARTIAL - 1))
