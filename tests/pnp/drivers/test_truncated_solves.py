@@ -59,7 +59,8 @@ def test_ends_without_weight_do_not_hide_it() -> None:
     small = torch.nn.functional.pad(torch.nn.functional.avg_pool2d(x, 2), [N // 4] * 4)
     y = torch.where(std.isfinite(), measured(A, small), math.nan)
     result = solve(A, y, TV(), noise_std=std, bounds=(0, None))
-    assert abs(error(result.x, small, 16)) < 0.02 and result.warnings == ()
+    assert abs(error(result.x, small, 16)) < 0.02
+    assert not any("ends of the detector" in sentence for sentence in result.warnings)
 
 
 def test_networks_fans_and_one_sided_detectors_have_it_too() -> None:
