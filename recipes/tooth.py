@@ -17,7 +17,7 @@ from torch import Tensor
 
 from denoisers import MLPatch
 from operators import Radon
-from pnp import solve
+from pnp import LeastSquares, solve
 from pnp.ct import find_centre, line_integrals, offset_from_centre, simulate_counts
 from pnp.metrics import psnr
 from pnp.phantoms import perforated_disc
@@ -75,14 +75,15 @@ def data(views: slice) -> tuple[Tensor, Tensor]:
 
 # Solve, from all views and from the even ones
 D = MLPatch.from_pretrained("gray").to(args.device)
-METHODS = ("FBP, axis at the middle", "FBP", "FBP, Hann window", "ADMM + MLPatch")
+METHODS = ("FBP, axis at the middle", "FBP", "FBP, Hann window", "ADMM + MLPatch", "the same, rings modelled")
 
 
 def reconstruct(method: str, views: slice) -> object:
     A, (y, noise_std) = make_operator(views, centred=method != METHODS[0]), data(views)
     if "FBP" in method:
         return A.fbp(y, window="hann") if "Hann" in method else A.fbp(y)
-    return solve(A, y, D, noise_std=noise_std, bounds=(0.0, None), max_iter=max_iter, progress=True)
+    rings = LeastSquares(bin_std="estimate" if "rings" in method else None)
+    return solve(A, y, D, noise_std=noise_std, bounds=(0.0, None), data_term=rings, max_iter=max_iter, progress=True)
 
 
 every, even, odd = slice(None), slice(0, None, 2), slice(1, None, 2)
@@ -91,11 +92,16 @@ half = [timed(method, lambda m=method: reconstruct(m, even)) for method in METHO
 
 
 # Numbers that need no truth
-def distance(x: Tensor, views: slice, method: str) -> tuple[float, float]:
-    """Return the distance of A x from y on measured rays: rms in noise levels, and relative to y."""
+def distance(entry: object, views: slice) -> tuple[float, float]:
+    """Return the distance of A x from y on measured rays: rms in noise levels, and relative to y.
+
+    An error that all views of a bin have in common is part of what is predicted.
+    """
     y, noise_std = data(views)
     seen = noise_std.isfinite()
-    r = (make_operator(views, centred=method != METHODS[0]).A(x) - y)[seen]
+    errors = getattr(entry.result, "common_errors", None)
+    common = 0.0 if errors is None else errors.mean(2, keepdim=True)
+    r = (make_operator(views, centred=entry.name != METHODS[0]).A(entry.image) + common - y)[seen]
     return float((r / noise_std[seen]).square().mean().sqrt()), float(r.norm() / y[seen].norm())
 
 
@@ -115,7 +121,7 @@ print(f"odd views predicted from the even ones; the noise of the counts alone gi
 panels = {} if truth is None else {"truth": truth}
 for entry, from_even in zip(whole, half, strict=True):
     x, flat_part = entry.image, entry.image[0, 0][window]
-    misfit, error = distance(x, every, entry.name)[0], distance(from_even.image, odd, entry.name)[1]
+    misfit, error = distance(entry, every)[0], distance(from_even, odd)[1]
     against = "" if truth is None or size != n_bins else f"PSNR {psnr(x, truth, data_range=data_range(truth)):6.2f} dB"
     print(
         f"{entry.name:24s} misfit {misfit:6.2f}   odd views {100 * error:6.2f} %   "

@@ -119,9 +119,9 @@ def fit_beam_hardening(y: Any, operator: Radon | FanBeam, *, degree: int = 3) ->
     falls to 0.6 %. Monochromatic data give the identity within 2 % of the largest y.
 
     The object's flatness is determined, its level less so: c_1 = 1 means the attenuation of vanishing thickness, to
-    which the fit extrapolates. Degrees differ in it by some percent; on two measured discs of HTC2022, degrees 2, 3
-    and 4 by a factor 1.4 and 2. Where the level matters, scale all coefficients by a known material's mu over the one
-    found.
+    which the fit extrapolates. Degrees differ in it by some percent; on two measured discs of HTC2022, degrees 2, 3 and
+    4 differ by factors of 1.4 and 2. Where the level matters, scale all coefficients by a known material's mu over
+    the one found.
 
     Args:
         y: line integrals (..., n_angles, n_detectors), without unit, numpy or torch. Rows share the coefficients.
