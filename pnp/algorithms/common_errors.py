@@ -118,6 +118,15 @@ class CommonErrors:
         e = torch.zeros_like(r) if c is None else self._by_bin(c)
         return e if d is None else e + self._by_view(d)
 
+    def expected_square(self) -> Tensor:
+        """Return E[(E e)^2] before anything is measured, of the shape of y."""
+        square = torch.zeros_like(self.weights)
+        if self.model.bin_std is not None:
+            square = square + self._by_bin(self.model.bin_std.square().expand(self.bin_weight.shape))
+        if self.model.view_std is not None:
+            square = square + self._by_view(self.model.view_std.square().expand(self.view_weight.shape))
+        return square
+
     def posterior_square(self, r: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Return E[c^2 | r] and E[d^2 | r] of each bin and view, by which EM estimates s^2, with r = y - A x.
 

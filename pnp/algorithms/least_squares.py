@@ -203,24 +203,20 @@ class LeastSquaresStep:
         """
         whole = getattr(self.operator, "sees_whole_image", True) and hasattr(self.operator, "fbp")
         complete = [whole and bool((w > 0).all()) for w in self._weights_by_image()]
-        y, truncated = self.y, self._truncated()
-        if not any(complete) and not any(truncated):
-            return self._regularised()
-        if any(truncated) and not bool((self.weights > 0).all()):
-            y = torch.where(self.weights > 0, y, self.operator.A(self._regularised()))
+        y, truncated, regularised = self.y, [False] * len(self.back_projection), None
+        if hasattr(self.operator, "is_truncated"):
+            if not bool((self.weights > 0).all()):  # the ends of y, too, may have no weight
+                regularised = self._regularised()
+                y = torch.where(self.weights > 0, y, self.operator.A(regularised))
+            truncated = self.operator.is_truncated(y)
         complete = [a or b for a, b in zip(complete, truncated, strict=True)]
-        x: Tensor = self.operator.fbp(y)  # type: ignore[attr-defined]
-        if x.shape != self.back_projection.shape:
-            return self._regularised()
-        if all(complete):
+        x: Tensor | None = self.operator.fbp(y) if any(complete) else None  # type: ignore[attr-defined]
+        if x is not None and x.shape == self.back_projection.shape and all(complete):
             return x
-        return torch.where(per_image(torch.tensor(complete), x) > 0, x, self._regularised())
-
-    def _truncated(self) -> list[bool]:
-        """Return whether each image's object reaches beyond y, as far as the operator can tell."""
-        is_truncated = getattr(self.operator, "is_truncated", None)
-        n = len(self.back_projection)
-        return [False] * n if is_truncated is None else is_truncated(self.y)
+        regularised = self._regularised() if regularised is None else regularised
+        if x is None or x.shape != self.back_projection.shape:
+            return regularised
+        return torch.where(per_image(torch.tensor(complete), x) > 0, x, regularised)
 
     def _regularised(self) -> Tensor:
         b, c, alpha = self.back_projection, self._constant(), self._least_alpha()

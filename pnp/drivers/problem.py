@@ -50,6 +50,8 @@ class Problem:
         operator, denoiser: as given, made callable in one way.
         h: the data term bound to all measurements.
         begin: returns the `Start` of a bound data term.
+        without_rings: returns a bound data term's own first estimate, denoised until rings are gone; x0 may have none
+            of the object, and a schedule may begin at low levels.
         guarded: the denoiser within the bounds, its answers checked.
         robust: whether outliers among the measurements are left out; None: those that stand out.
         estimate: the search for errors that measurements have in common; None where they are given, or none are.
@@ -70,6 +72,7 @@ class Problem:
     denoiser: Denoiser
     h: BoundDataTerm
     begin: Callable[[BoundDataTerm], Start]
+    without_rings: Callable[[BoundDataTerm], Tensor]
     guarded: Denoise
     algorithm: str
     rtol: float
@@ -85,8 +88,7 @@ class Problem:
     def __post_init__(self) -> None:
         self.start(self.h)
         if self.estimate is not None and isinstance(self.h, LeastSquaresStep):
-            sigma = self.levels[0][0] * WITHOUT_RINGS
-            self.estimate.begin(self.h, self.guarded(self.z, sigma))
+            self.estimate.begin(self.h, self.without_rings(self.h))
             self.set_errors()
         self.rejection: Rejection | None = None
         if self.robust is not False:
@@ -302,6 +304,13 @@ def prepare(
         settings["noise_std"] = weights
     h = bind(term, operator, y, weights, check_adjoint)
 
+    guarded = guard_denoiser(D, low, high)
+
+    def without_rings(h: BoundDataTerm) -> Tensor:
+        z = first_estimate(h, None, low, high)
+        found = levels_of_images(None, each(h.curvature(), len(z)), z, D, max_iter)
+        return guarded(z, join_levels([s for s, _ in found], [1.0] * len(z))[0][0] * WITHOUT_RINGS)
+
     def begin(h: BoundDataTerm) -> Start:
         z = first_estimate(h, x0, low, high)
         curvatures, flatness = (each(value, len(z)) for value in (h.curvature(), h.spectral_flatness()))
@@ -319,7 +328,8 @@ def prepare(
         denoiser=denoiser,
         h=h,
         begin=begin,
-        guarded=guard_denoiser(D, low, high),
+        without_rings=without_rings,
+        guarded=guarded,
         algorithm=algorithm,
         rtol=rtol,
         robust=_as_robust(term, operator),

@@ -135,7 +135,7 @@ def solve(
         _iterate(problem, monitor, kept)
         while monitor.stop in (Stop.CONVERGED, Stop.MAX_ITER):
             finished = problem.snapshot()
-            if not _again(problem, monitor):
+            if not _again(problem, monitor, finished):
                 break
             history = monitor.restart()
             kept.restart()
@@ -155,11 +155,12 @@ def solve(
     return result
 
 
-def _again(problem: Problem, monitor: Monitor) -> bool:
+def _again(problem: Problem, monitor: Monitor, finished: dict[str, Any]) -> bool:
     """Return whether a solve with another noise model begins; Ctrl-C then ends the run, and its checkpoint stays."""
     try:
         return problem.again()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # the next solve may have begun, and the image be its first estimate
+        problem.restore(finished)
         monitor.stop = Stop.INTERRUPTED
         return False
 

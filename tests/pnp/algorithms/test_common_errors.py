@@ -95,6 +95,16 @@ def test_second_moments_of_bins() -> None:
         assert torch.allclose(square[b, 0, 0], (mean.square() + remaining.diagonal())[:BINS], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_expected_squares_are_the_diagonal_of_the_covariance(name: str) -> None:
+    got = CommonErrors(WEIGHTS, MODELS[name]).expected_square()
+    for b in range(B):
+        w = WEIGHTS[b].flatten()
+        noise = torch.where(w > 0, 1 / w, 1e12)
+        expected = covariance(MODELS[name], b).diagonal() - noise
+        assert torch.allclose(got[b].flatten()[w > 0], expected[w > 0])
+
+
 @pytest.mark.parametrize("name", ["bin_std", "view_std"])
 def test_the_x_update_is_the_posterior_mean(name: str) -> None:
     """h(v, alpha) = (A* S^-1 A + alpha)^-1 (A* S^-1 y + alpha v), S the dense covariance."""
