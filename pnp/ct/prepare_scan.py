@@ -149,7 +149,7 @@ def prepare_scan(
         with new_rows(working_file, shape, (name, geometry), settings, noise=noise) as store:
             counted = _Counted()
             for k, row in enumerate(source.each(progress)):
-                with said.collected(source.rows[k]):
+                with said.collected(source.numbers[k]):
                     y, noise_std, record = _converted(row, i0, gain)
                 store.put(k, y, noise_std)
                 counted.add(record)
@@ -163,17 +163,18 @@ def prepare_scan(
 
 def _check_cone(scan: CtScan, source: ScanRows) -> None:
     """Refuse rows of a cone beam whose rays are off by more than a bin within the object."""
-    if scan.source_origin_mm is None or source.n_rows == 1:
+    if scan.source_origin_mm is None or (source.n_rows == 1 and "middle_row" not in scan.facts):
         return
+    lowest, highest = source.numbers[0], source.numbers[-1]
     radius = scan.y.shape[-1] / 2 * _bin_at_axis(scan)
-    middle, most = float(scan.facts.get("middle_row", (source.n_rows - 1) / 2)), scan.source_origin_mm / radius
-    if max(middle - source.rows[0], source.rows[-1] - middle) <= most:
+    middle, most = float(scan.facts.get("middle_row", source.middle)), scan.source_origin_mm / radius
+    if max(middle - lowest, highest - middle) <= most:
         return
-    first, last = math.ceil(max(0, middle - most)), math.floor(min(source.n_rows - 1, middle + most))
+    first, last = math.ceil(max(0, middle - most)), math.floor(middle + most)
     raise ValueError(
-        f"prepare_scan: rows must be within {first}..{last} of a cone beam with {source.n_rows} detector rows, got "
-        f"{source.rows[0]}..{source.rows[-1]}: a row is reconstructed as a fan beam, which is off by more than a bin "
-        f"farther from the source's plane; use rows=slice({first}, {last + 1})"
+        f"prepare_scan: rows must be within {first}..{last} of the detector of a cone beam, got {lowest}..{highest}: a "
+        "row is reconstructed as a fan beam, which is off by more than a bin farther from the source's plane; use "
+        f"rows=slice({first}, {last + 1})"
     )
 
 
@@ -191,8 +192,9 @@ def _converted(scan: CtScan, i0: float | None, gain: float | None) -> tuple[Any,
 def _sampled_integrals(some: CtScan, i0: float | None) -> tuple[npt.NDArray[Any], float | None]:
     """Return line integrals of some rows, and the gain in photons per count of all rows; None: each its own."""
     found = [_converted(rows_of(some, slice(k, k + 1)), i0, None) for k in range(len(some.y))]
-    gains = [record.photons_per_count for _, _, record in found if record is not None]
-    return np.concatenate([y for y, _, _ in found]), float(np.median(gains)) if some.kind == "counts" else None
+    records = [record for _, _, record in found if record is not None and not record.noise_fitted]
+    gain = float(np.median([record.photons_per_count for record in records])) if len(records) == len(found) else None
+    return np.concatenate([y for y, _, _ in found]), gain
 
 
 class _Counted:
@@ -289,11 +291,11 @@ def _prepared(kept: PreparedRows, scan: CtScan, source: ScanRows, pixel_size: fl
         y=kept.y,
         noise_std=kept.noise_std,
         operator=kind(**geometry) if len(set(offsets)) == 1 else RowOperators(kind, geometry, offsets),
-        rows=source.rows,
+        rows=source.numbers,
         centre=kept.centre,
         pixel_size=side,
         unit="1/mm" if known else "1/pixel",
-        voxel_size_mm=(source.rows.step * _bin_at_axis(scan), side, side) if known else None,
+        voxel_size_mm=(source.numbers.step * _bin_at_axis(scan), side, side) if known else None,
         steps=kept.steps,
     )
 

@@ -145,10 +145,8 @@ def read_dicom(path: str | os.PathLike[str], *, series: str | None = None) -> Sl
     held = sum(file.stat().st_size for file in files)
     check_claim(f"{path}: the volume", math.prod(shape), held, UNCOMPRESSED_REMEDY)
     volume = np.empty(shape, np.float32)
-    for file in files:
-        _read_frames(
-            file, {header.frame: (k, header) for k, header in enumerate(headers) if header.file == file}, volume
-        )
+    for file, wanted in files.items():
+        _read_frames(file, wanted, volume)
     return Slices(volume, (z, *first.spacing), first.unit, np.stack([header.position for header in headers]))
 
 

@@ -28,8 +28,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..io.guards import check_file, check_finite, check_real, one_line, reading
+from .ct_arguments import picked_rows
 from .ct_scan import CtScan
-from .tiff_stack import page_rows, page_shape, read_rows
+from .tiff_stack import page_shape, read_rows
 
 _SECTION = "XTekCT"
 _MAX_BYTES = 2**24
@@ -98,7 +99,7 @@ def read_xtekct(
         raise ValueError(
             f"{files[0]} must be one page ({height}, {width}), as {file.name} says, got {shape}; are they of one scan?"
         )
-    picked = page_rows(file, height, rows)
+    picked = picked_rows(file, height, rows)
     y = read_rows(file, files, picked, rows_first=True)
     for row in y:  # in place, with the copy of one row
         row[:] = row[:, ::-1]
@@ -197,9 +198,7 @@ def _compare(file: Path, step: float, n: int) -> None:
     beside = file.with_name("_ctdata.txt")
     if not beside.is_file() or beside.stat().st_size > _MAX_BYTES:
         return
-    found = re.findall(
-        r"(?m)^\s*\d+[ \t]+(-?[\d.]+(?:[eE][-+]?\d+)?)[ \t]+-?[\d.]+\S*\s*$", beside.read_text("latin-1")
-    )
+    found = _LISTED_ANGLE.findall(beside.read_text("latin-1"))
     try:
         listed = np.array([float(angle) for angle in found[-n:]])
     except ValueError:
