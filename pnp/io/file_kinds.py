@@ -125,9 +125,16 @@ def _begins_dicom(file: Path) -> bool:
 
 
 def _is_dicom(head: bytes) -> bool:
-    """Whether a file is DICOM, with its preamble or without: then it begins with an element of group 2 or 8."""
-    if head[128:132] == b"DICM":
-        return True
+    return has_dicom_preamble(head) or begins_as_dicom(head)
+
+
+def has_dicom_preamble(head: bytes) -> bool:
+    """Whether a file begins with the 128 bytes and the mark that DICOM files should."""
+    return head[128:132] == b"DICM"
+
+
+def begins_as_dicom(head: bytes) -> bool:
+    """Whether the first 133 bytes or more of a file begin with an element of DICOM's group 2 or 8, little-endian."""
     group, element, vr = head[:2], int.from_bytes(head[2:4], "little"), head[4:6]
     explicit = vr in (b"UL", b"UI", b"CS", b"DA", b"TM", b"OB", b"SH", b"LO")
     implicit = group == b"\x08\x00" and int.from_bytes(head[4:8], "little") <= 128
