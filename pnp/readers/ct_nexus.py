@@ -69,9 +69,9 @@ def read_nxtomo(
         entry: name of the entry, where the file holds several scans.
 
     Returns:
-        See `CtScan`; times are the numbers of the frames in the scan. Facts hold "rows", "entry",
-        "middle_row" of a cone beam, "source_distance_mm", "detector_distance_mm" and "files", other files that the data are in, as far as the file
-        has them.
+        See `CtScan`; times are the numbers of the frames in the scan. Facts hold "rows", "entry", "middle_row" of a
+        cone beam, "source_distance_mm", "detector_distance_mm" and "files", other files that the data are in, as far
+        as the file has them.
 
     Raises:
         TypeError: rows is not a slice.

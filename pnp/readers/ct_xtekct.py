@@ -56,11 +56,11 @@ _OTHERS = {
 def read_xtekct(
     path: str | os.PathLike[str], *, rows: slice | None = None, angles: npt.ArrayLike | None = None
 ) -> CtScan:
-    """Read a Nikon scan as counts (n_rows, n_angles, n_detectors) with a flat of WhiteLevel and a fan's geometry.
+    """Read a Nikon scan as transmissions (n_rows, n_angles, n_detectors), over WhiteLevel, with a fan's geometry.
 
     The beam is a cone: `FanBeam` is right for the middle row, facts["middle_row"], and less so the farther from it.
-    The projections were corrected and scaled by the scanner, so that their counts are no photons: give `line_integrals`
-    photons_per_count where it is known. facts["offset_mm"] is the detector's offset that the file states, to first
+    The scanner has corrected and scaled the projections, so that they do not tell how many photons they were:
+    `line_integrals` fits their noise, or takes photons_per_count, the photons of the open beam. facts["offset_mm"] is the detector's offset that the file states, to first
     order and with CIL's sign; `pnp.ct.find_centre` finds it from the data.
 
     Args:
@@ -102,12 +102,11 @@ def read_xtekct(
     picked = picked_rows(file, height, rows)
     y = read_rows(file, files, picked, rows_first=True)
     for row in y:  # in place, with the copy of one row
-        row[:] = row[:, ::-1]
+        row[:] = row[:, ::-1] / np.float32(white)
     return CtScan(
         y=y,
         angles=theta,
-        kind="counts",
-        flat=np.full((len(y), width), white, np.float32),
+        kind="transmissions",
         source_origin_mm=source_origin,
         origin_detector_mm=source_detector - source_origin,
         pitch_mm=pitch,
