@@ -113,9 +113,8 @@ def convert_ct(path: Path, output: Path, options: CtOptions, *, overwrite: bool)
     coefficients = _coefficients(options.beam_hardening)
     _check_paganin(options)
     rows = parse_rows(options.rows)
-    sizes = {} if options.pixel_size is None else {"pixel_size_mm": options.pixel_size}
+    read = partial(read_scan, path, pixel_size_mm=options.pixel_size)
     with naming_options():
-        read = partial(read_scan, path, **sizes)
         _check_flats(read(rows=slice(0, 1)))
         prepared = prepare_scan(read, rows=rows, centre=options.centre, progress=True)
     operator: Any = prepared.operator

@@ -403,7 +403,7 @@ def write_page(
                 "denoiser": attributes["denoiser"],
                 "command": attributes["command"],
             },
-            warnings=tuple(sentences(result.warnings, result.n)),
+            warnings=(*prepared.warnings, *sentences(result.warnings, result.n)),
         ),
         title=title,
         first={"filtered back-projection, Hann window": np.concatenate(first)},

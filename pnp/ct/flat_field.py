@@ -146,8 +146,8 @@ def measured_noise(flats: Field, darks: Field, dead: Tensor, photons_per_count: 
     """Return the counts per photon and the variance of the dark in counts."""
 
     def mean(field: Tensor) -> float:
-        values, bad = torch.broadcast_tensors(field.double(), dead)
-        return float(values[~bad].mean())
+        shape = np.broadcast_shapes(field.shape, dead.shape)
+        return float(field.double().expand(shape)[~dead.expand(shape)].mean())
 
     alive = not bool(dead.all())
     variance_e = mean(darks.variance) if darks.variance is not None and alive else 0.0

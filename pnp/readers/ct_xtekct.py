@@ -60,8 +60,9 @@ def read_xtekct(
 
     The beam is a cone: `FanBeam` is right for the middle row, facts["middle_row"], and less so the farther from it.
     The scanner has corrected and scaled the projections, so that they do not tell how many photons they were:
-    `line_integrals` fits their noise, or takes photons_per_count, the photons of the open beam. facts["offset_mm"] is the detector's offset that the file states, to first
-    order and with CIL's sign; `pnp.ct.find_centre` finds it from the data.
+    `line_integrals` fits their noise, or takes photons_per_count, the photons of the open beam. facts["offset_mm"] is
+    the detector's offset that the file states, to first order and with CIL's sign; `pnp.ct.find_centre` finds it from
+    the data.
 
     Args:
         path: the .xtekct file.

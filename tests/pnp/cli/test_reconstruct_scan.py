@@ -266,6 +266,15 @@ def test_tiff_projections_with_angles_flats_and_darks(scan, scheduler, tmp_path,
     assert "radians" in capsys.readouterr().err
 
 
+def test_the_page_says_what_looked_wrong_before_the_solver(scan, scheduler, tmp_path, monkeypatch, capsys):
+    copy = tmp_path / "scan.h5"
+    copy.write_bytes(scan.read_bytes())
+    with h5py.File(copy, "a") as file:
+        file["exchange/data_white"][2] = 100  # a closed shutter
+    assert run(monkeypatch, "reconstruct", copy, "-o", tmp_path / "v.nii", "--rows", "0", *QUICK, *scheduler) == 0
+    assert "flat (2)" in capsys.readouterr().err and "flat (2)" in (tmp_path / "v.html").read_text()
+
+
 def test_slices_that_fail_are_named_and_the_others_are_kept(scan, scheduler, tmp_path, monkeypatch, capsys):
     from pnp.ct import prepare_scan as prepared_in_file
 

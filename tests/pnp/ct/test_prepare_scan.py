@@ -157,7 +157,8 @@ def test_an_image_holds_what_the_detector_truncates(tmp_path):
     with pytest.warns(UserWarning, match="beyond"):
         prepared = prepare(scan, centre=19.5, working_file=tmp_path / "work.h5")
     assert 48 <= prepared.operator.shape[0] <= 72
-    again = prepare(scan, centre=19.5, working_file=tmp_path / "work.h5")
+    with pytest.warns(UserWarning, match="beyond"):
+        again = prepare(scan, centre=19.5, working_file=tmp_path / "work.h5")
     assert again.operator.shape == prepared.operator.shape
 
 
@@ -264,3 +265,22 @@ def test_a_file_that_holds_something_else_is_not_touched(path, tmp_path):
 def test_a_scan_must_be_a_scan():
     with pytest.raises(TypeError, match="scan"):
         prepare(SimpleNamespace(y=1))
+
+
+def test_warnings_are_kept_with_the_file(path, tmp_path):
+    scan = read_scan(path)
+    scan.flat[1, 2] *= 0.01
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="row 1: .*flat") as caught:
+            prepared = prepare(scan, working_file=tmp_path / "work.h5")
+        assert [str(w.message) for w in caught] == [f"prepare_scan: {sentence}" for sentence in prepared.warnings]
+        assert caught[0].filename == __file__
+
+
+def test_a_row_without_counts_is_named(path):
+    scan = read_scan(path)
+    for k in range(N_ROWS):
+        y = scan.y.copy()
+        y[k] = 0
+        with pytest.raises(ValueError, match=f"row {k}: "):
+            prepare(replace(scan, y=y))
