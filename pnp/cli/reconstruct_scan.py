@@ -38,7 +38,7 @@ OPTIONS = {
     r"\bcentre must": "--centre must",
     r"\bsize must": "--size must",
     r"\bpixel_size(_mm)?(=| must)": r"--pixel-size\2",
-    r"\bkind='counts' or kind='line integrals'": "--kind 'counts' or 'line integrals'",
+    r"\bkind=": "--kind ",
     r"exactly one of flat, as measured, and i0,": "exactly one of --flat and --i0,",
 }
 """Options of the command for the arguments that a message names."""

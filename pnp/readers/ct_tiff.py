@@ -59,7 +59,9 @@ def read_tiff_scan(
     if angles is None:
         raise ValueError(f"{path}: TIFF states no angles; give angles= in radians, one for each view")
     if kind is None and flat is None:
-        raise ValueError(f"{path}: TIFF does not say what it holds; give kind='counts' or kind='line integrals'")
+        raise ValueError(
+            f"{path}: TIFF does not say what it holds; give kind='counts', 'transmissions' or 'line integrals'"
+        )
     series = tiff_series(path)
     n_pages, height, width = page_shape(series.files[0], one_of_many=len(series.files) > 1)
     is_sinogram = len(series.files) == n_pages == 1
