@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import h5py
 
@@ -141,19 +141,30 @@ def begins_as_dicom(head: bytes) -> bool:
     return group in (b"\x02\x00", b"\x08\x00") and element <= 0x0100 and len(head) > 132 and (explicit or implicit)
 
 
-def _dicom_kind(path: Path) -> str:
-    from pydicom import dcmread
+def is_deflated_dicom(file: BinaryIO, *, force: bool = False) -> bool:
+    """Whether an open DICOM file is compressed as a whole: it may unpack to any size. The file is rewound.
+
+    Args:
+        file: the open file.
+        force: accept a file without preamble.
+    """
     from pydicom.filereader import read_dataset, read_preamble
     from pydicom.uid import DeflatedExplicitVRLittleEndian
 
+    read_preamble(file, force)
+    # The first group, which is never compressed: explicit, little-endian (PS3.10, 7.1).
+    meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
+    file.seek(0)
+    return bool(meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian)
+
+
+def _dicom_kind(path: Path) -> str:
+    from pydicom import dcmread
+
     try:
         with quiet(), path.open("rb") as file:
-            read_preamble(file, True)
-            # The first group, which is never compressed; a file deflated as a whole may unpack to any size.
-            meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
-            if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+            if is_deflated_dicom(file, force=True):
                 return "dicom"
-            file.seek(0)
             header = dcmread(file, force=True, stop_before_pixels=True, specific_tags=["Modality"])
             return {"NM": "dicom_nm", "CT": "dicom_ct"}.get(str(header.get("Modality")), "dicom")
     except Exception:  # whatever pydicom raises on a damaged file; its reader says what is wrong

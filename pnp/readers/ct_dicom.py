@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..io.file_kinds import begins_as_dicom, has_dicom_preamble
+from ..io.file_kinds import begins_as_dicom, has_dicom_preamble, is_deflated_dicom
 from ..io.guards import check_claim, check_file, check_memory, one_line, reading, to_float32
 
 _Array = npt.NDArray[Any]
@@ -156,15 +156,8 @@ def check_deflated(path: str | os.PathLike[str], file: BinaryIO, *, force: bool 
         file: the open file.
         force: accept a file without preamble.
     """
-    from pydicom.filereader import read_dataset, read_preamble
-    from pydicom.uid import DeflatedExplicitVRLittleEndian
-
-    read_preamble(file, force)
-    # The first group, which is never compressed: explicit, little-endian (PS3.10, 7.1).
-    meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
-    if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+    if is_deflated_dicom(file, force=force):
         raise ValueError(f"{path} is deflated as a whole, which is not read; store it uncompressed (dcmconv +te)")
-    file.seek(0)
 
 
 def _files(path: str | os.PathLike[str]) -> list[Path]:
