@@ -125,8 +125,10 @@ def prepare_scan(
         ValueError: a row, an axis or a size does not fit; the axis is not found; rows of a cone beam are too far from
             its plane; see also `line_integrals`.
     """
-    source = ScanRows(scan, rows)
-    some = source.read(source.sampled())
+    said = RowWarnings()
+    with said.collected():
+        source = ScanRows(scan, rows)
+        some = source.read(source.sampled())
     _check_cone(some, source)
     if pixel_size is not None:
         check_number("pixel_size", pixel_size, above=0, caller="prepare_scan")
@@ -142,7 +144,7 @@ def prepare_scan(
     }
     kept = None if working_file is None else kept_rows(working_file, settings)
     if kept is None:
-        said, n_rows = RowWarnings(), len(source.rows)
+        n_rows = len(source.rows)
         with said.collected():
             y, gain = _sampled_integrals(some, source, i0)
             centres, axis = find_axes(y, some, source, centre, search)
@@ -151,7 +153,7 @@ def prepare_scan(
         shape, noise = (n_rows, 1, *some.y.shape[-2:]), some.kind != "line integrals"
         with new_rows(working_file, shape, (name, geometry), settings, noise=noise) as store:
             counted = _Counted()
-            for k, row in enumerate(source.each(progress)):
+            for k, row in enumerate(source.each(progress, said)):
                 with said.collected(source.numbers[k]), naming_row(source.numbers[k], n_rows):
                     y, noise_std, record = _converted(row, i0, gain)
                 store.put(k, y, noise_std)

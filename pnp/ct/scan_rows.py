@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from ..readers import CtScan
 from ..readers.ct_arguments import picked_rows
+from .row_warnings import RowWarnings
 
 _SAMPLED_ROWS = 16
 """Largest number of rows from which the axis and the detector's gain are found, spread over the detector."""
@@ -68,17 +69,21 @@ class ScanRows:
         """Return some of the rows, spread over the detector."""
         return self.rows[self.first_sampled :: self.every_sampled]
 
-    def each(self, progress: bool) -> Iterator[CtScan]:
-        """Yield the scans of single rows; a block of them is read at a time."""
+    def each(self, progress: bool, said: RowWarnings) -> Iterator[CtScan]:
+        """Yield the scans of single rows; a block of them is read at a time, whose warnings are collected."""
         from tqdm.auto import tqdm
 
-        first = self.read(self.rows[:1])
+        with said.collected():
+            first = self.read(self.rows[:1])
         block = max(1, _BLOCK_BYTES // (4 * first.y.size))
         with tqdm(total=len(self.rows), desc="rows", unit="row", disable=not progress, delay=1) as bar:
             for start in range(0, len(self.rows), block):
-                some = self.read(self.rows[start : start + block])
+                with said.collected():
+                    some = self.read(self.rows[start : start + block])
                 for k in range(len(some.y)):
-                    yield rows_of(some, slice(k, k + 1))
+                    with said.collected():
+                        row = rows_of(some, slice(k, k + 1))
+                    yield row
                     bar.update()
 
 

@@ -277,6 +277,22 @@ def test_warnings_are_kept_with_the_file(path, tmp_path):
         assert caught[0].filename == __file__
 
 
+def test_warnings_of_the_reader_come_once(path, tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setattr(sys.modules["pnp.ct.scan_rows"], "_BLOCK_BYTES", 1)
+
+    def read(rows=None):
+        warnings.warn("a view is missing", UserWarning, stacklevel=2)
+        return read_scan(path, rows=rows)
+
+    for _ in range(2):
+        with pytest.warns(UserWarning) as caught:
+            prepared = prepare(read, working_file=tmp_path / "work.h5")
+        assert [str(w.message) for w in caught] == ["prepare_scan: a view is missing"]
+        assert prepared.warnings == ("a view is missing",)
+
+
 def test_a_row_without_counts_is_named(path):
     scan = read_scan(path)
     for k in range(N_ROWS):
