@@ -115,7 +115,9 @@ def convert_ct(path: Path, output: Path, options: CtOptions, *, overwrite: bool)
     rows = parse_rows(options.rows)
     read = partial(read_scan, path, pixel_size_mm=options.pixel_size)
     with naming_options():
-        _check_flats(read(rows=slice(0, 1)))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # prepare_scan raises them again
+            _check_flats(read(rows=slice(0, 1)))
         prepared = prepare_scan(read, rows=rows, centre=options.centre, progress=True)
     operator: Any = prepared.operator
     if not hasattr(operator, "A"):  # one a row, in the Python interface and in pnp reconstruct

@@ -255,8 +255,9 @@ def naming_options() -> Iterator[None]:
             raise typer.Exit(INTERRUPTED) from None
         except (ValueError, TypeError) as error:
             raise ValueError(_with_options(str(error))) from error
-    for warning in caught:
-        print_warning(_with_options(str(warning.message)))
+        finally:  # of an error, too: they may explain it
+            for warning in caught:
+                print_warning(_with_options(str(warning.message)))
 
 
 def _with_options(message: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections.abc import Iterator
@@ -21,10 +22,23 @@ class RowWarnings:
 
     @contextmanager
     def collected(self, row: int | None = None) -> Iterator[None]:
-        """Keep the warnings of the block, which are of this row, or of all; those that differ in numbers are one."""
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", UserWarning)
-            yield
+        """Keep the warnings of the block, which are of this row, or of all; those that differ in numbers are one.
+
+        Before an error of the block, all that were kept are raised: they may explain it.
+        """
+        caught: list[warnings.WarningMessage] = []
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", UserWarning)
+                yield
+        except ValueError:
+            self._keep(caught, row)
+            for sentence in self.sentences():
+                warnings.warn(f"prepare_scan: {sentence}", stacklevel=5)
+            raise
+        self._keep(caught, row)
+
+    def _keep(self, caught: list[warnings.WarningMessage], row: int | None) -> None:
         for warning in caught:
             if not issubclass(warning.category, UserWarning):
                 warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
@@ -33,8 +47,8 @@ class RowWarnings:
             self._first.setdefault(key, str(warning.message))
             self._rows.setdefault(key, []).extend([] if row is None else [row])
 
-    def sentences(self, n_rows: int) -> tuple[str, ...]:
-        """Return every distinct warning once; where few of n_rows have it, they are named."""
+    def sentences(self, n_rows: float = math.inf) -> tuple[str, ...]:
+        """Return every distinct warning once; where not all of n_rows have it, they are named."""
         said = []
         for key, warning in self._first.items():
             rows = self._rows[key]

@@ -244,6 +244,10 @@ def test_tiff_projections_with_angles_flats_and_darks(scan, scheduler, tmp_path,
     assert run(monkeypatch, *command) == 2
     assert "--angles" in capsys.readouterr().err
     angles = ("--angles", f"0:{180 - step}:{len(ANGLES)}")
+    hidden = (tmp_path / "views" / "0050.tif").rename(tmp_path / "0050.tif")
+    assert run(monkeypatch, *command, *angles) == 2
+    assert "without 50" in capsys.readouterr().err  # why the angles are too many
+    hidden.rename(tmp_path / "views" / "0050.tif")
     assert run(monkeypatch, *command, *angles, "--pixel-size", PIXEL_MM) == 0
     group = zarr.open_group(str(tmp_path / "v.zarr"), mode="r")
     check(np.asarray(group["image"])[:, 0])

@@ -293,6 +293,14 @@ def test_warnings_of_the_reader_come_once(path, tmp_path, monkeypatch):
         assert prepared.warnings == ("a view is missing",)
 
 
+def test_an_error_comes_with_the_warnings_before_it(path):
+    scan = read_scan(path)
+    scan.flat[0, 2] *= 0.01
+    scan.y[2] = 0
+    with pytest.warns(UserWarning, match="flat"), pytest.raises(ValueError, match="row 2"):
+        prepare(scan)
+
+
 def test_a_row_without_counts_is_named(path):
     scan = read_scan(path)
     for k in range(N_ROWS):
