@@ -38,6 +38,8 @@ CLIP = 5.0
 """Largest difference of a single measurement that counts, in its noise: an outlier is no run."""
 AROUND = 8
 """Bins on either side for that median: edges of the object, which the reference has lost, fill some bins together."""
+WHOLE = 0.8
+"""Ratio of the mean over all views to that over a run, in their noise, from which on the error is in all views."""
 MAX_OWN = 0.05
 """Fraction of the bins that have errors of their own at most."""
 
@@ -190,9 +192,10 @@ def _score(sums: Tensor, total: Tensor, length: int) -> Tensor:
 
 
 def _strongest(difference: Tensor, sums: Tensor, total: Tensor) -> Run:
-    """Return the run of views of one bin whose mean is largest in its noise."""
-    n, best = len(sums) - 1, (0.0, 0, 0)
-    for length in range(MIN_VIEWS, n + 1):
+    """Return the run of views of one bin whose mean is largest in its noise, all views where theirs nearly is."""
+    n = len(sums) - 1
+    best = (float(_score(sums[:, None], total[:, None], n)) / WHOLE, 0, n)
+    for length in range(MIN_VIEWS, n):
         score = _score(sums[:, None], total[:, None], length)[:, 0]
         best = max(best, (float(score.max()), int(score.argmax()), length))
     _, first, length = best
@@ -206,7 +209,7 @@ def _segments(found: dict[tuple[int, int, int], Run], y: Tensor) -> tuple[Tensor
     sizes = torch.zeros((*y.shape[:2], 3 if partial else 1, *y.shape[3:]), dtype=y.dtype, device=y.device)
     segments = torch.zeros(y.shape, dtype=torch.int64, device=y.device) if partial else None
     for (b, c, k), run in found.items():
-        sizes[b, c, 1 if segments is not None and run.first > 0 else 0, k] = abs(run.error)
+        sizes[b, c, :, k] = abs(run.error)  # on either side of a run the error may be smaller, but there is one
         if segments is not None:  # before the run, the run, behind it; a run from the first view on has number 0
             segments[b, c, run.first :, k] = 1 if run.first > 0 else 0
             segments[b, c, run.last :, k] = 2
