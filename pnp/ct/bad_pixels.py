@@ -29,6 +29,8 @@ _MIN_PHOTONS = 10.0
 _TOO_QUIET, _QUIET, _TOO_NOISY = 0.1, 0.5, 16.0
 """Variance from view to view: of a dead pixel over the predicted one, of a live one likewise, and of a noisy pixel over
 its neighbours' and over the predicted one."""
+_LOW_QUANTILE, _STDS_AT_QUANTILE = 0.2, 0.2533
+"""Quantile of absolute differences that tells a noisy pixel, and its value in standard deviations of normal noise."""
 _MAX_RUN = 3
 """Adjacent pixels that may fail together: more are an object that is the same from all sides, or air."""
 
@@ -93,8 +95,9 @@ def unresponsive_pixels(s: Tensor, f: Tensor, noise: Photons, dead: Tensor) -> T
     The variance from view to view, of second differences over 6, which cancel what is locally linear, is compared with
     the g s + sigma_e^2 that the counts predict. A pixel is dead where it is less than a tenth of that, or where its
     counts are constant, while the nearest others on both sides have half of that or more. At the detector's edge there
-    is one side, and the open beam's counts are no sign of a fault. A pixel is too noisy where the median square of its
-    differences is 16 times the prediction and 16 times that of each of the four pixels around it.
+    is one side, and the open beam's counts are no sign of a fault. A pixel is too noisy where the variance is 16 times
+    the prediction and 16 times that of each of the four pixels around it, in nearly all views: it is taken from the
+    fifth of its differences that are smallest, which edges of the object do not enter.
 
     Args:
         s: counts without dark, (..., n_angles, n_detectors).
@@ -120,7 +123,7 @@ def unresponsive_pixels(s: Tensor, f: Tensor, noise: Photons, dead: Tensor) -> T
     for row in rows:
         _mark_quiet_runs(*row)
     if n_views >= _MIN_VIEWS:
-        typical = _STD_PER_MAD**2 * second.abs().median(-2).values.square() / 6
+        typical = (second.abs().quantile(_LOW_QUANTILE, dim=-2) / _STDS_AT_QUANTILE).square() / 6
         beside = torch.nn.functional.pad(torch.where(dead | found, 0, typical), (2, 2))
         around = beside.unfold(-1, 5, 1)[..., [0, 1, 3, 4]].amax(-1)
         found |= (typical > _TOO_NOISY * around) & (typical > _TOO_NOISY * expected) & (around > 0)

@@ -111,7 +111,9 @@ def read_field(
             f"(n_rows, n_frames, n_detectors): {name}[:, None] for rows, {name}[None] for frames"
         )
     taken = None if times is None else _taken(caller, name, times, frames.shape[-2], counts.shape[-2])
-    dropped = _spoiled(frames, dark.mean if dark is not None else None, beam)
+    groups = [torch.arange(frames.shape[-2])] if taken is None else _groups(*taken)
+    below = None if dark is None else dark.mean
+    dropped = sorted(int(g[k]) for g in groups for k in _spoiled(frames[..., g.to(frames.device), :], below, beam))
     if dropped:
         kept = [k for k in range(frames.shape[-2]) if k not in dropped]
         frames = frames[..., kept, :]
@@ -190,7 +192,10 @@ def _spoiled(frames: Tensor, dark: Tensor | None, beam: Tensor | None) -> list[i
     saturated = (full > max(_SATURATED, 3 * float(full.median()))) & (above.shape[1] >= _MIN_PIXELS)
     alone = ((levels[:, None] - levels).abs() < _SAME * levels.abs()[:, None]).sum(1) < 2
     drifted = ((levels - levels.median()).abs() > _DRIFT * levels.median()) & alone
-    bad = (levels < _CLOSED * levels.max()) | changed | (saturated | drifted if n > 2 else saturated)
+    closed = levels < _CLOSED * levels.max()
+    other = (changed | saturated | (drifted & (n > 2))) & ~closed
+    # More are no accident: a group of flats at another time, say.
+    bad = closed | other if int(other.sum()) <= max(1, n // 4) else closed
     return bad.nonzero().flatten().tolist() if int(bad.sum()) <= n // 2 else []
 
 
@@ -249,10 +254,15 @@ def _taken(caller: str, name: str, times: Times, n_frames: int, n_views: int) ->
     return taken[0], taken[1]
 
 
+def _groups(frame_times: Tensor, view_times: Tensor) -> list[Tensor]:
+    """Return the indices of frames that have no view between them, group by group in time."""
+    before = torch.searchsorted(view_times.sort().values, frame_times)
+    return [(before == k).nonzero().flatten() for k in sorted(set(before.tolist()))]
+
+
 def _in_time(field: Field, frames: Tensor, frame_times: Tensor, view_times: Tensor) -> Field:
     """Interpolate groups of frames, those without a view between them, to the views' times."""
-    before = torch.searchsorted(view_times.sort().values, frame_times)
-    groups = [(before == k).nonzero().flatten() for k in before.unique().tolist()]
+    groups = _groups(frame_times, view_times)
     if len(groups) == 1:
         return field
     means = torch.stack([frames[..., g.to(frames.device), :].mean(-2) for g in groups], -2)

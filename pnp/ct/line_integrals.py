@@ -21,7 +21,8 @@ Counts, transmissions, line integrals. Counts are what the detector read. Transm
 divided by the beam already: pass them with i0=1, or as a `CtScan` of kind "transmissions". They do not tell how many
 photons they were. With photons_per_count, the photons of the open beam, f = 1 and g = 1/photons_per_count; without it
 the noise is fitted to the transmissions themselves, var(T) = a T + b, from second differences along views and bins, and
-noise_std follows with g = a, sigma_e^2 = b. The same is done for counts that cannot be photons: not whole numbers, with
+noise_std follows with g = a, sigma_e^2 = b; how many frames the flat is the mean of is not known, and its noise, which
+the views share, is left out. The same is done for counts that cannot be photons: not whole numbers, with
 an open beam of 2 or less, as fractions of full scale with one averaged flat. Line integrals, y, need no conversion.
 
 Axes: counts and y (..., n_angles, n_detectors); flats and darks (n_detectors,), or (..., n_frames, n_detectors),
@@ -208,12 +209,14 @@ def line_integrals(
     # The logarithm of less than half a photon, or of what the read-out noise hides, would be noise without bound.
     least = 0.5 * max(noise.gain, math.sqrt(noise.variance_e))
     n_clamped = _count_clamped(s, least, ~lost)
-    y, std = _log_and_noise(s.clamp(min=least), torch.where(f > 0, f, 1), noise, flats, darks)
+    y, std = _log_and_noise(s.clamp(min=least), torch.where(f > 0, f, 1), noise, *(() if is_fitted else (flats, darks)))
     y = interpolate(interpolate(y, dead.unsqueeze(-2)), found)
     std = torch.where(lost, math.inf, std)
     arrays: list[Any] = [t.cpu().numpy() if is_numpy else t for t in (y, std, dead)]
     return LineIntegrals(
-        *arrays,
+        y=arrays[0],
+        noise_std=arrays[1],
+        bad_pixels=arrays[2],
         n_bad=int(lost.sum()),
         n_starved=int(starved.sum()),
         photons_per_count=1 / noise.gain,
@@ -346,15 +349,15 @@ def _count_clamped(s: Tensor, least: float, seen: Tensor) -> int:
     return n
 
 
-def _log_and_noise(s: Tensor, f: Tensor, noise: Photons, flats: Field, darks: Field) -> tuple[Tensor, Tensor]:
-    """Return y = log(f/s) and its standard deviation."""
+def _log_and_noise(s: Tensor, f: Tensor, noise: Photons, *fields: Field) -> tuple[Tensor, Tensor]:
+    """Return y = log(f/s) and its standard deviation, with the noise of flats and darks where they are given."""
     # Relative variances, so that squares of large counts stay in range.
     gain, variance_e = noise
     relative = gain / s + variance_e / s / s
-    if flats.n_frames:
-        relative = relative + (gain / f + variance_e / f / f) / flats.averaged_over()
-    if darks.n_frames:
-        relative = relative + variance_e / darks.averaged_over() * (1 / s - 1 / f) ** 2
+    if fields and fields[0].n_frames:
+        relative = relative + (gain / f + variance_e / f / f) / fields[0].averaged_over()
+    if fields and fields[1].n_frames:
+        relative = relative + variance_e / fields[1].averaged_over() * (1 / s - 1 / f) ** 2
     return (f / s).log(), relative.sqrt()
 
 

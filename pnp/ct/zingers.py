@@ -12,8 +12,9 @@ object crosses from view to view. It is a zinger where it exceeds the second lar
 
 1. in t by more than 6 standard deviations, or 6 times what neighbouring samples commonly differ by where this is more;
 2. in log p by more than 5 %;
-3. in log p by more than c times the distance of that neighbour from the neighbours' median, so that a peak of the
-   object is left alone; not asked for where p is above 1.2 and that neighbour is not.
+3. in log p, from which the median of the same bin in these five views is taken, by more than c times the distance of
+   the second largest from the neighbours' median, and in log p itself by more than twice: a peak of the object is
+   left alone; not asked for where p is above 1.2 and that neighbour is not.
 
 c is 3, or more where the views are sparse: a plate as long as the detector is wide and edge-on in one view is seen in
 the next with 1/c of its line integral, c the step of the angle times the number of bins. Above 1.5, 1 and 2 against
@@ -36,6 +37,8 @@ _STDS = 6.0
 """Smallest excess of a zinger over its neighbours, in standard deviations of t."""
 _CONTRAST = 3.0
 """Smallest excess of a zinger over its neighbours, over their own spread, in logarithms."""
+_STATIC_CONTRAST = 2.0
+"""The same without the median over views taken off: an edge along the bins is no peak."""
 _MIN_EXCESS = 0.05
 """Smallest relative excess of a zinger: smaller ones cost little, and a beam's ripples are as large."""
 _OPEN_BEAM = math.log(1.2)
@@ -44,6 +47,8 @@ _ABOVE_ALL = math.log(1.5)
 """Count over the open beam's that needs no more than to stand out from the samples around it, in logarithms."""
 _AIR = math.log(0.8)
 """Count over the open beam's of rays that pass beside the object, in logarithms."""
+_USUAL = 0.95
+"""Share of differences between views that are compared to see whether the views are in order."""
 _N_ROUNDS = 4
 _STD_PER_MAD = 1.4826
 _MARGIN = 1.25
@@ -63,9 +68,8 @@ def find_zingers(s: Tensor, f: Tensor, noise: Photons, blind: Tensor, angles: Te
         angles: (n_angles,), radians; None: views in order, over a full turn or less.
     """
     n_views, n_bins = s.shape[-2:]
-    found = torch.zeros_like(blind)
     if n_views < 3 or n_bins < 3:
-        return found
+        return torch.zeros_like(blind)
     order = torch.arange(n_views, device=s.device)
     step = 2 * math.pi / n_views
     if angles is not None:
@@ -73,8 +77,11 @@ def find_zingers(s: Tensor, f: Tensor, noise: Photons, blind: Tensor, angles: Te
         order = turned.argsort(stable=True)
         step = float(turned[order].diff().quantile(0.9))
     restore = order.argsort()
-    rows = zip(*(t.expand(s.shape).reshape(-1, n_views, n_bins) for t in (s, f, blind, found)), strict=True)
-    marks = [_of_a_row(*(t[order] for t in row[:3]), noise, step, angles is not None)[restore] for row in rows]
+    rows = zip(*(t.expand(s.shape).reshape(-1, n_views, n_bins) for t in (s, f, blind)), strict=True)
+    marks = [
+        _of_a_row(s_[order], f_[order], blind_[order], noise, step, angles is not None)[restore]
+        for s_, f_, blind_ in rows
+    ]
     return torch.stack(marks).reshape(s.shape)
 
 
@@ -99,8 +106,9 @@ def _of_a_row(s: Tensor, f: Tensor, blind: Tensor, noise: Photons, step: float, 
     found = torch.zeros_like(blind)
     for _ in range(_N_ROUNDS):
         new = torch.zeros_like(found)
+        ripple = log_p - _median_of_views(torch.where(t.isnan(), math.nan, log_p))
         for sign in (1, -1):
-            new |= _beyond(sign * t, log_p, std, air, reach, contrast, sign)
+            new |= _beyond(sign * t, sign * log_p, sign * ripple, std, air, reach, contrast, sign)
         if not bool(new.any()):
             break
         found |= new
@@ -108,16 +116,21 @@ def _of_a_row(s: Tensor, f: Tensor, blind: Tensor, noise: Photons, step: float, 
     return found
 
 
-def _beyond(t: Tensor, log_p: Tensor, std: Tensor, air: float, reach: int, contrast: float, sign: int) -> Tensor:
-    """Return where t exceeds its neighbours; sign is that of t against log_p, air std's factor in the open beam."""
+def _beyond(
+    t: Tensor, log_p: Tensor, ripple: Tensor, std: Tensor, air: float, reach: int, contrast: float, sign: int
+) -> Tensor:
+    """Return where t exceeds its neighbours; with sign -1 all three are negated. air: std's factor in the open beam."""
     limit = t - _STDS * std
     beside = torch.nn.functional.pad(t[None], (1, 1, 1, 1), value=math.nan)[0]
-    lower = sum((n <= limit).int() for n in (beside[:-2, 1:-1], beside[2:, 1:-1], beside[1:-1, :-2], beside[1:-1, 2:]))
+    four = torch.stack([beside[:-2, 1:-1], beside[2:, 1:-1], beside[1:-1, :-2], beside[1:-1, 2:]])
+    lower = (four <= limit).sum(0)
     candidates = (lower >= 2).nonzero()
     found = torch.zeros(t.shape, dtype=torch.bool, device=t.device)
     offsets = _neighbours(reach, t.device)
     near = (offsets.abs() <= torch.tensor([1, 2], device=t.device)).all(-1)
-    for part in candidates.split(max(1, _MAX_GATHERED // len(offsets))):
+    n_together = max(1, _MAX_GATHERED // len(offsets))
+    for first in range(0, len(candidates), n_together):
+        part = candidates[first : first + n_together]
         at = part[:, None] + offsets
         inside = (at >= 0).all(-1) & (at < torch.tensor(t.shape, device=t.device)).all(-1)
         v, b = at.clamp(min=0).minimum(torch.tensor(t.shape, device=t.device) - 1).unbind(-1)
@@ -125,11 +138,14 @@ def _beyond(t: Tensor, log_p: Tensor, std: Tensor, air: float, reach: int, contr
         n = around.isfinite().sum(-1)
         rank = around.nan_to_num(-math.inf).topk(2).indices[:, 1:]
         second = around.gather(-1, rank)[:, 0]
+        log_second = log_p[v, b].gather(-1, rank)[:, 0]
+        here, log_here, ripple_here = (values[part[:, 0], part[:, 1]] for values in (t, log_p, ripple))
+        excess = log_here - log_second
+        ripples = torch.where(around.isfinite(), ripple[v, b], math.nan)
+        second_ripple = ripples.nan_to_num(-math.inf).topk(2).values[:, 1]
+        peak = ripple_here - second_ripple > contrast * (second_ripple - ripples.nanmedian(-1).values)
         logs = torch.where(around.isfinite(), log_p[v, b], math.nan)
-        log_second = logs.gather(-1, rank)[:, 0]
-        here, log_here = (values[part[:, 0], part[:, 1]] for values in (t, log_p))
-        excess = sign * (log_here - log_second)
-        peak = excess > contrast * sign * (log_second - logs.nanmedian(-1).values)
+        peak &= excess > _STATIC_CONTRAST * (log_second - logs.nanmedian(-1).values)
         noise = _STDS * std[part[:, 0], part[:, 1]]
         bright = noise * max(1.0, air)
         if sign > 0:
@@ -140,6 +156,12 @@ def _beyond(t: Tensor, log_p: Tensor, std: Tensor, air: float, reach: int, contr
             hit |= (log_here > _ABOVE_ALL) & (here - nearby > bright.maximum(_MIN_EXCESS * here))
         found[part[hit, 0], part[hit, 1]] = True
     return found
+
+
+def _median_of_views(values: Tensor) -> Tensor:
+    """Return the median of each sample with those of its bin in the two views before and after it."""
+    ends = torch.full_like(values[:2], math.nan)
+    return torch.cat([ends, values, ends]).unfold(0, 5, 1).nanmedian(-1).values
 
 
 def _neighbours(reach: int, device: torch.device) -> Tensor:
@@ -162,7 +184,13 @@ def _excess_noise(t: Tensor) -> float:
 
 
 def _shuffled(t: Tensor) -> bool:
-    """Whether successive views differ as much as distant ones do, beyond the noise."""
+    """Whether successive views differ as much as distant ones do, beyond the noise, zingers left out."""
     n = len(t)
-    near, far = ((t - t.roll(k, 0))[k:].square().nanmean() - 2 for k in (1, max(1, n // 3)))
-    return bool(far > 1) and bool(near > 0.5 * far)
+
+    def difference(k: int) -> float:
+        squares = (t[k:] - t[:-k]).square()
+        squares = squares[squares.isfinite()].sort().values
+        return float(squares[: math.ceil(_USUAL * len(squares))].mean()) - 2
+
+    near, far = difference(1), difference(max(1, n // 3))
+    return far > 1 and near > 0.5 * far

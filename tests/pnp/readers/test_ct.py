@@ -444,3 +444,29 @@ def test_the_measured_tooth_transmits_light(data_dir):
     assert abs(np.median(transmission[..., -20:]) - 1) < 0.05 and 0 < transmission.min() < 0.5
     row = read_dxchange(data_dir / "ct" / "tooth.h5", rows=slice(1, 2))
     np.testing.assert_array_equal(row.row(0).y, scan.row(1).y)
+
+
+# ------------------------------------------------------------------------------------------- times
+
+
+def test_times_follow_views_rows_and_bins():
+    flat = np.ones((N_ROWS, 3, N_BINS))
+    scan = a_scan(times=np.arange(N_ANGLES) + 3, flat=flat, flat_times=[0, 1, 90], dark=flat, dark_times=(1, 2, 3))
+    assert scan.times.dtype == scan.flat_times.dtype == scan.dark_times.dtype == np.float64
+    assert scan.subset(slice(1, 4)).times.tolist() == [4, 5, 6]
+    assert scan.subset([2, 0]).times.tolist() == [5, 3] and scan.subset([2, 0]).flat_times.tolist() == [0, 1, 90]
+    for other in (scan.row(1), scan.binned(N_BINS)):
+        assert other.times.tolist() == scan.times.tolist() and other.flat_times.tolist() == [0, 1, 90]
+
+
+def test_times_that_do_not_match_are_refused():
+    for changes, part in (
+        ({"times": [1.0]}, "times"),
+        ({"times": [np.nan] * N_ANGLES}, "times"),
+        ({"times": range(N_ANGLES), "flat_times": [1, 2]}, "flat_times"),
+        ({"times": range(N_ANGLES), "dark_times": [1]}, "dark_times"),
+        ({"flat_times": [1]}, "flat_times"),
+    ):
+        with pytest.raises(ValueError, match=part) as caught:
+            a_scan(**changes)
+        assert len(str(caught.value)) < 400
