@@ -13,8 +13,8 @@ x is free there, and the prior decides.
 
 Errors of bins differ from bin to bin, whereas the mean over all views of an object is smooth but for what is round
 about the axis. So c has no smooth part: it is orthogonal to the slowest cosines over the bins, Q* c = 0, one for every
-ten bins. With H = (E* W E + 1/s_b^2)^-1, which is diagonal, c = (H - H Q (Q* H Q)^-1 Q* H) E* W r. A ramp filter
-takes the cube of a tenth of a white error's energy from these cosines, so that x hardly shows what they leave in it.
+forty bins. With H = (E* W E + 1/s_b^2)^-1, which is diagonal, c = (H - H Q (Q* H Q)^-1 Q* H) E* W r. The ramp filter of
+FBP leaves the cube of a fortieth of a white error's energy of these cosines, so that x hardly shows them.
 Views beside bins are eliminated by a Schur complement of one row a view.
 """
 
@@ -29,7 +29,7 @@ from torch import Tensor
 
 VIEWS = 2
 """Axis of the views; those behind it are the detector's."""
-BINS_PER_COSINE = 10
+BINS_PER_COSINE = 40
 """Bins for each cosine that errors of bins are orthogonal to."""
 
 

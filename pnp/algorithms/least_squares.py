@@ -46,6 +46,8 @@ class LeastSquares:
     """
 
     needs_noise_std = True
+    bin_std: Any = None
+    view_std: Any = None
 
     def __init__(
         self,
@@ -61,7 +63,9 @@ class LeastSquares:
         if not isinstance(robust, bool | None):
             raise TypeError(f"LeastSquares: robust must be True, False or None, got {robust!r:.60}")
         self.robust = robust
-        self.bin_std, self.view_std = _as_std("bin_std", bin_std), _as_std("view_std", view_std)
+        for name, std in (("bin_std", bin_std), ("view_std", view_std)):
+            if std is not None:  # or checkpoints from before there were common errors would be another run's
+                setattr(self, name, _as_std(name, std))
 
     def __repr__(self) -> str:
         given = {name: getattr(self, name) for name in ("robust", "bin_std", "view_std")}
@@ -93,7 +97,7 @@ class LeastSquares:
 
 def _as_std(name: str, value: Any) -> Any:
     """Return a standard deviation, or standard deviations, of common errors."""
-    if value is None or (isinstance(value, str) and value == "estimate"):
+    if isinstance(value, str) and value == "estimate":
         return value
     try:
         std = torch.as_tensor(value, dtype=torch.float64)

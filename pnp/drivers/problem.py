@@ -130,8 +130,11 @@ class Problem:
 
     def set_errors(self) -> None:
         """Start a solve with the current estimate of the common errors."""
-        if self.estimate is not None and isinstance(self.h, LeastSquaresStep):
-            self.h = self.h.with_errors(self.estimate.model)
+        if self.estimate is None or not isinstance(self.h, LeastSquaresStep):
+            return
+        model = self.estimate.model
+        if model.bin_std is not None or model.view_std is not None:
+            self.h = self.h.with_errors(model)
             self.start(self.h)
 
     def leave_out_outliers(self) -> bool:

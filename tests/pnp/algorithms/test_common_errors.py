@@ -13,7 +13,7 @@ from operators import Mask, Radon
 from pnp import LeastSquares
 from pnp.algorithms.common_errors import CommonErrors, ErrorModel
 
-B, C, VIEWS, BINS = 2, 1, 5, 24
+B, C, VIEWS, BINS = 2, 1, 5, 84
 WEIGHTS = 0.5 + rand(B, C, VIEWS, BINS, seed=1).abs()
 WEIGHTS[0, 0, 3, 1] = 0
 BIN_STD, VIEW_STD = 0.3 + rand(BINS, seed=2).abs(), 0.2 + rand(VIEWS, seed=3).abs()
