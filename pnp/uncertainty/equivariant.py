@@ -53,6 +53,7 @@ def bootstrap(
     n: int = 24,
     moves: Any = "equivariant",
     max_shift: float = 0.1,
+    window: int = 7,
     hold_out: str | None = "auto",
     noise_std: Any = None,
     data_term: DataTerm | None = None,
@@ -68,12 +69,13 @@ def bootstrap(
 
     Args:
         operator, y, denoiser, noise_std, data_term: as of `solve`.
-        n: copies, at least 2. Error bars from n copies scatter by a fraction (2 n)^(-1/2), 14 % for 24; intervals reach
-            a level of n/(n + 1).
+        n: copies, at least 2. Without a window, error bars scatter by a fraction (2 n)^(-1/2), 14 % for 24.
         moves: "equivariant": shifts, flips and turns; a tuple of some of "shift", "flip" and "turn", where others would
             not leave an image plausible, or would move it away from what the operator knows about it, such as the
             attenuation of a body in SPECT; "none": a parametric bootstrap, for comparison.
         max_shift: largest shift, as a fraction of the side.
+        window: side of the window, in pixels, over which standard deviations are averaged. 1: each pixel by itself,
+            where neighbours differ, as those that a mask measures and drops.
         hold_out: measurements whose errors give the factor, a tenth of them at a time: "views" of a sinogram, "blocks"
             of 4 x 4 pixels, or single "measurements". "auto": views for operators with angles, blocks for other images,
             single ones where an operator acts pixel by pixel or is not known. None: the factor is 1.
@@ -103,6 +105,7 @@ def bootstrap(
     n = check_number("n", n, above=MIN_COPIES, or_equal=True, integer=True, caller="bootstrap")
     seed = check_number("seed", seed, above=0, or_equal=True, integer=True, caller="bootstrap")
     max_shift = check_number("max_shift", max_shift, above=0, or_equal=True, caller="bootstrap")
+    window = check_number("window", window, above=1, or_equal=True, integer=True, caller="bootstrap")
     kinds = as_kinds(moves)
     if found := [name for name in RESERVED if options.get(name) is not None]:
         raise TypeError(f"bootstrap: {found[0]} cannot be used, since every copy begins at its own first estimate")
@@ -125,7 +128,7 @@ def bootstrap(
             checkpoint, "bootstrap", lambda: settings, world.x, lambda: world.operator.A(world.x)
         ) as kept:
             runs = _run(world, n, kept, progress)
-    return _record(world, runs, hold, result)
+    return _record(world, runs, hold, int(window), result)
 
 
 SUMS = ("held", "predicted", "noise")
@@ -197,7 +200,7 @@ def _factor(runs: _Runs, n_images: int) -> tuple[Tensor, Tensor]:
     return factor_of(above[:, used], predicted.sum(0)[:, used])
 
 
-def _record(world: Simulation, runs: _Runs, hold: Any, result: Result) -> Bootstrap:
+def _record(world: Simulation, runs: _Runs, hold: Any, window: int, result: Result) -> Bootstrap:
     """Return the error bars."""
     factor, spread = _factor(runs, len(world.x))
 
@@ -216,6 +219,7 @@ def _record(world: Simulation, runs: _Runs, hold: Any, result: Result) -> Bootst
         factor_std=float(spread) if one else as_given(spread),
         hold_out=hold,
         moves=world.kinds,
+        window=window,
         result=result,
         interrupted=runs.interrupted,
         warnings=tuple(said),

@@ -36,6 +36,7 @@ class Bootstrap:
         samples: E_i, (n, B, C, H, W), without the factor, in units of x.
         factor: by how much errors in held-out measurements exceed those of the copies, at least 1: a number, or an
             array (B,) of several images. It multiplies `std`, `quantile`, `interval` and `region`.
+        window: pixels on each side of the window over which `std` is taken.
         factor_std: its standard error; NaN where nothing was held out.
         hold_out: what was held out: "views", "blocks" or "measurements", of a stack one for each part; None: nothing.
         moves: the moves that were drawn, of "shift", "flip" and "turn"; empty for a parametric bootstrap.
@@ -50,6 +51,7 @@ class Bootstrap:
     factor_std: Any
     hold_out: Any
     moves: tuple[str, ...]
+    window: int
     result: Result = field(repr=False)
     interrupted: bool = False
     warnings: tuple[str, ...] = ()
@@ -67,29 +69,25 @@ class Bootstrap:
 
     @property
     def std(self) -> Any:
-        """Standard deviation of the error of each pixel, (B, C, H, W): the root mean square of the E_i, biases too."""
-        return self._like(self._scale() * _rms(_tensor(self.samples)))
+        """Standard deviation of the error of each pixel, (B, C, H, W): the root mean square of the E_i, biases too.
+
+        The mean is over the copies and over a window around the pixel, so that it scatters little.
+        """
+        variance = _tensor(self.samples).abs().square().mean(0)
+        for axis in range(2, variance.ndim):
+            variance = _box(variance, axis, self.window)
+        return self._like(self._scale() * variance.sqrt())
 
     def quantile(self, level: float) -> Any:
-        """Return the quantile of |error| of each pixel, (B, C, H, W): |x - truth| is below it with this probability.
+        """Return `std` times the normal quantile, (B, C, H, W): |x - truth| is below it with this probability.
 
-        It is the order statistic level (n + 1) of the |E_i|, interpolated: of n + 1 errors of one distribution, a new
-        one is below the k-th of the others with probability k/(n + 1).
-
-        Raises:
-            ValueError: the level is not in (0, n/(n + 1)]; more copies reach higher ones.
+        Args:
+            level: in (0, 1), such as 0.9: 1.645 standard deviations.
         """
         level = check_number("level", level, above=0, caller="Bootstrap.quantile")
-        if level > self.n / (self.n + 1):
-            raise ValueError(
-                f"Bootstrap.quantile: level must be at most {self.n / (self.n + 1):.4g} with n={self.n} copies, got "
-                f"{level:g}; use more copies"
-            )
-        ordered = _tensor(self.samples).abs().sort(0).values
-        rank = max(level * (self.n + 1) - 1, 0.0)
-        low = min(int(rank), self.n - 1)
-        high, share = min(low + 1, self.n - 1), rank - low
-        return self._like(self._scale() * torch.lerp(ordered[low], ordered[high], share))
+        if level >= 1:
+            raise ValueError(f"Bootstrap.quantile: level must be below 1, got {level:g}; 0.9 for 90 %")
+        return self.std * float(torch.special.ndtri(torch.tensor((1 + level) / 2, dtype=torch.float64)))
 
     def interval(self, level: float) -> tuple[Any, Any]:
         """Return x less and plus `quantile(level)`."""
@@ -101,7 +99,7 @@ class Bootstrap:
 
         Args:
             truth: (B, C, H, W).
-            level: in (0, n/(n + 1)].
+            level: in (0, 1).
             mask: bool, broadcasting to x: the pixels that count. None: all.
         """
         x = _tensor(self.x)
@@ -170,6 +168,15 @@ class Bootstrap:
 
 def _tensor(value: Any) -> Tensor:
     return torch.as_tensor(value)
+
+
+def _box(values: Tensor, axis: int, window: int) -> Tensor:
+    """Return means over a window along an axis, of what lies within the image."""
+    n = values.shape[axis]
+    sums = torch.nn.functional.pad(values.movedim(axis, -1).double().cumsum(-1), (1, 0))
+    first = (torch.arange(n) - (window - 1) // 2).clamp(min=0).to(values.device)
+    last = (torch.arange(n) + window // 2 + 1).clamp(max=n).to(values.device)
+    return ((sums[..., last] - sums[..., first]) / (last - first)).clamp(min=0).movedim(-1, axis).to(values.dtype)
 
 
 def _rms(errors: Tensor) -> Tensor:

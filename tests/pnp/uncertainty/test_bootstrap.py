@@ -42,7 +42,7 @@ class TestClosedForm:
 
     def test_a_parametric_bootstrap_has_the_noise_and_the_bias(self):
         A, _, y = toy()
-        found = bootstrap(A, y, shrink, n=80, moves="none", hold_out=None, noise_std=0.1, **EXACT)
+        found = bootstrap(A, y, shrink, n=80, moves="none", hold_out=None, noise_std=0.1, window=1, **EXACT)
         torch.testing.assert_close(found.x, 0.8 * y / A.d, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(found.samples.mean(0), -0.2 * found.x, rtol=0, atol=0.04)
         expected = (0.64 * 0.01 / A.d**2 + 0.04 * found.x**2).sqrt()
@@ -52,23 +52,33 @@ class TestClosedForm:
     def test_moved_copies_have_it_too(self):
         """Noise is that of where the copy was: over all turns of the image that of the four places a pixel goes to."""
         A, _, y = toy()
-        found = bootstrap(A, y, shrink, n=100, moves=("turn",), hold_out=None, noise_std=0.1, **EXACT)
+        found = bootstrap(A, y, shrink, n=100, moves=("turn",), hold_out=None, noise_std=0.1, window=1, **EXACT)
         variance = torch.stack([(0.64 * 0.01 / A.d**2).rot90(k) for k in range(4)]).mean(0)
         expected = (variance + 0.04 * found.x**2).sqrt()
         assert float((found.std / expected).square().mean()) == pytest.approx(1, abs=0.02)
 
     def test_without_a_prior_the_intervals_cover_what_they_say(self):
         A, truth, y = toy(size=32)
-        found = bootstrap(A, y, same, n=60, moves="none", hold_out=None, noise_std=0.1, **EXACT)
+        found = bootstrap(A, y, same, n=60, moves="none", hold_out=None, noise_std=0.1, window=1, **EXACT)
         assert float((found.std * A.d / 0.1).square().mean()) == pytest.approx(1, abs=0.02)
         for level in (0.5, 0.9):
             assert found.covered(truth, level) == pytest.approx(level, abs=0.04)
         low, high = found.interval(0.9)
         assert torch.allclose((low + high) / 2, found.x) and torch.allclose((high - low) / 2, found.quantile(0.9))
 
+    @pytest.mark.parametrize("window", [1, 2, 5, 40])
+    def test_standard_deviations_are_averaged_over_a_window(self, window):
+        A, _, y = toy(size=9)
+        found = bootstrap(A, y, same, n=3, hold_out=None, noise_std=0.1, window=window, **EXACT)
+        square = found.samples.square().mean(0)[0, 0]
+        low, high = (window - 1) // 2, window // 2 + 1
+        for i, j in ((0, 0), (4, 3), (8, 8)):
+            around = square[max(i - low, 0) : i + high, max(j - low, 0) : j + high]
+            assert float(found.std[0, 0, i, j]) == pytest.approx(float(around.mean()) ** 0.5, rel=1e-6)
+
     def test_means_of_regions_have_the_error_of_the_mean(self):
         A, _, y = toy(size=32)
-        found = bootstrap(A, y, same, n=100, moves="none", hold_out=None, noise_std=0.1, **EXACT)
+        found = bootstrap(A, y, same, n=100, moves="none", hold_out=None, noise_std=0.1, window=1, **EXACT)
         mask = torch.zeros(32, 32)
         mask[4:12, 5:20] = 1
         mean, total = found.region(mask), found.region(mask, "sum")
@@ -82,7 +92,7 @@ class TestClosedForm:
         mask[:, ::2] = 0
         truth = rand(1, 1, 16, 16, seed=4)
         A, y = Mask(mask.bool()), mask * truth
-        options = {"noise_std": 0.01, "hold_out": None, "n": 20, "max_iter": 8}
+        options = {"noise_std": 0.01, "hold_out": None, "n": 20, "max_iter": 8, "window": 1}
         still = bootstrap(A, y, smooth, moves="none", **options)
         moved = bootstrap(A, y, smooth, **options)
         true = float((moved.x - truth)[..., ::2].square().mean().sqrt())
@@ -272,6 +282,7 @@ class TestRefused:
             ("seed", {"seed": -1}),
             ("moves", {"moves": "rotate"}),
             ("moves", {"moves": ("shift", "zoom")}),
+            ("window", {"window": 0}),
             ("max_shift", {"max_shift": -0.1}),
             ("hold_out", {"hold_out": "pixels"}),
             ("hold_out", {"hold_out": "views", "A": Matrix(torch.eye(42))}),
@@ -317,7 +328,7 @@ class TestRefused:
     def test_what_is_asked_of_the_record(self):
         found = bootstrap(self.A, self.y, smooth, n=2, noise_std=0.1, max_iter=1, hold_out=None)
         for name, call in {
-            "level": lambda: found.quantile(0.9),
+            "level": lambda: found.quantile(1.0),
             "mask": lambda: found.region(torch.zeros(12, 12)),
             "kind": lambda: found.region(torch.ones(12, 12), "median"),
             "truth": lambda: found.covered(torch.zeros(3), 0.5),
