@@ -171,12 +171,12 @@ def _tensor(value: Any) -> Tensor:
 
 
 def _box(values: Tensor, axis: int, window: int) -> Tensor:
-    """Return means over a window along an axis, of what lies within the image."""
+    """Return means over a window along an axis, of what lies within the image; in float64, which the CPU has."""
     n = values.shape[axis]
-    sums = torch.nn.functional.pad(values.movedim(axis, -1).double().cumsum(-1), (1, 0))
-    first = (torch.arange(n) - (window - 1) // 2).clamp(min=0).to(values.device)
-    last = (torch.arange(n) + window // 2 + 1).clamp(max=n).to(values.device)
-    return ((sums[..., last] - sums[..., first]) / (last - first)).clamp(min=0).movedim(-1, axis).to(values.dtype)
+    sums = torch.nn.functional.pad(values.movedim(axis, -1).cpu().double().cumsum(-1), (1, 0))
+    first = (torch.arange(n) - (window - 1) // 2).clamp(min=0)
+    last = (torch.arange(n) + window // 2 + 1).clamp(max=n)
+    return ((sums[..., last] - sums[..., first]) / (last - first)).clamp(min=0).movedim(-1, axis).to(values)
 
 
 def _rms(errors: Tensor) -> Tensor:
