@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,8 @@ class Simulation:
         judge: the same with the errors in common that were estimated; it gives residuals.
         term, rejected: the caller's data term, and the measurements that it is left without.
         x: the image.
-        found: the estimated errors in common, of bins and of views, whose signs are drawn.
+        found: the estimated errors in common, of bins, like y, and of views, (B, C, n_views, 1...); their signs are
+            drawn.
         groups: the group of each measurement, see `held_out`; None: nothing is held out.
     """
 
@@ -51,7 +52,7 @@ class Simulation:
     term: DataTerm
     rejected: Tensor | None
     x: Tensor
-    found: tuple[Tensor, Tensor]
+    found: tuple[Tensor | None, Tensor | None]
     is_numpy: bool
     kinds: tuple[str, ...] = ()
     max_shift: float = 0.0
@@ -114,11 +115,11 @@ class Simulation:
     def simulate(self, u: Tensor, generator: torch.Generator) -> Tensor:
         """Return measurements of an image."""
         y: Tensor = self.h.simulate(u, generator)
-        for errors in self.found:  # (B, C, n_views, bins...), or empty
-            if errors.numel():
-                axis = VIEWS if errors is self.found[0] else None
-                shape = [1 if k == axis or (axis is None and k > VIEWS) else m for k, m in enumerate(errors.shape)]
-                y = y + errors * (torch.randint(0, 2, shape, generator=generator) * 2 - 1).to(errors)
+        bins, views = self.found
+        if bins is not None:
+            y = y + bins * _signs(bins.narrow(VIEWS, 0, 1), generator)
+        if views is not None:
+            y = y + views * _signs(views, generator)
         return y
 
     def solve(self, y: Tensor, left_out: Tensor | None) -> Result:
@@ -174,23 +175,23 @@ def _joined(rejected: Any, y: Tensor) -> Tensor:
     return masks[0] if len(masks) == 1 else torch.cat([m.flatten(1) for m in masks], 1)
 
 
+def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
+    return (torch.randint(0, 2, like.shape, generator=generator) * 2 - 1).to(like)
+
+
 def _estimated_errors(
     term: DataTerm, result: Result, y: Tensor, h: BoundDataTerm
-) -> tuple[tuple[Tensor, Tensor], BoundDataTerm]:
+) -> tuple[tuple[Tensor | None, Tensor | None], BoundDataTerm]:
     """Return the errors of bins and of views that were estimated, and the data term that knows how large they are."""
-    nothing = torch.zeros(0)
-    bins, views = (getattr(term, name, None) for name in ("bin_std", "view_std"))
     if not isinstance(h, LeastSquaresStep) or result.common_errors is None:
-        return (nothing, nothing), h
-    errors = torch.as_tensor(result.common_errors).to(y)
-    behind = tuple(range(VIEWS + 1, y.ndim))
-    of_views = torch.zeros_like(errors) if views is None else errors.mean(behind, keepdim=True).expand(errors.shape)
-    of_bins = errors - of_views
-    model = h.model or ErrorModel()
-    sizes = of_bins.square().mean(VIEWS, keepdim=True).sqrt(), of_views.flatten(VIEWS + 1)[..., 0].abs()
-    model = ErrorModel(
-        bin_std=sizes[0] if isinstance(bins, str) else model.bin_std,
-        view_std=sizes[1] if isinstance(views, str) else model.view_std,
-    )
-    found = (of_bins if isinstance(bins, str) else nothing, of_views if isinstance(views, str) else nothing)
+        return (None, None), h
+    bins, views = (getattr(term, name, None) for name in ("bin_std", "view_std"))
+    model, errors = h.model or ErrorModel(), torch.as_tensor(result.common_errors).to(y)
+    of_views = errors.mean(tuple(range(VIEWS + 1, y.ndim)), keepdim=True)
+    of_bins = errors if views is None else errors - of_views
+    if isinstance(bins, str):
+        model = replace(model, bin_std=of_bins.square().mean(VIEWS, keepdim=True).sqrt())
+    if isinstance(views, str):
+        model = replace(model, view_std=of_views.flatten(VIEWS).abs())
+    found = of_bins if isinstance(bins, str) else None, of_views if isinstance(views, str) else None
     return found, h.with_errors(model)

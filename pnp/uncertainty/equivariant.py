@@ -107,31 +107,36 @@ def bootstrap(
     max_shift = check_number("max_shift", max_shift, above=0, or_equal=True, caller="bootstrap")
     window = check_number("window", window, above=1, or_equal=True, integer=True, caller="bootstrap")
     kinds = as_kinds(moves)
-    if found := [name for name in RESERVED if options.get(name) is not None]:
-        raise TypeError(f"bootstrap: {found[0]} cannot be used, since every copy begins at its own first estimate")
+    if reserved := [name for name in RESERVED if options.get(name) is not None]:
+        raise TypeError(f"bootstrap: {reserved[0]} cannot be used, since every copy begins at its own first estimate")
     if result is not None and not isinstance(result, Result):
         raise TypeError(f"bootstrap: result must be what solve returned, got {type(result).__name__}")
     given = {"y": y, "noise_std": noise_std, "data_term": data_term, "x": None if result is None else result.x}
+    news: tuple[str, ...] = ()  # of a result that is given, solve has said them
     with warnings.catch_warnings():
         ignore_result_warnings()
         if result is None:
             result = solve(operator, y, denoiser, noise_std=noise_std, data_term=data_term, **options)
             if result.stop is Stop.INTERRUPTED:
                 raise KeyboardInterrupt
+            news = result.warnings
         noise_std = result.noise_std if noise_std is None else noise_std
         world = Simulation.of(operator, y, denoiser, noise_std, data_term, result, options)
         world.kinds, world.max_shift, world.seed = kinds, float(max_shift), int(seed)
         hold = world.hold(hold_out)
         settings = given | options | {"moves": kinds, "max_shift": float(max_shift), "seed": int(seed)}
-        settings |= {"hold_out": hold, "denoiser": denoiser_fingerprint(denoiser)}
+        settings |= {"noise_std": noise_std, "hold_out": hold, "denoiser": denoiser_fingerprint(denoiser)}
         with checkpointed(
             checkpoint, "bootstrap", lambda: settings, world.x, lambda: world.operator.A(world.x)
         ) as kept:
             runs = _run(world, n, kept, progress)
-    return _record(world, runs, hold, int(window), result)
+    found = _record(world, runs, hold, int(window), result)
+    warn_of("bootstrap", (*news, *found.warnings))
+    return found
 
 
 SUMS = ("held", "predicted", "noise")
+"""Sums over groups that a check gives, in this order."""
 
 
 @dataclass
@@ -211,7 +216,6 @@ def _record(world: Simulation, runs: _Runs, hold: Any, window: int, result: Resu
     said = []
     if runs.n_diverged:
         said.append(f"{runs.n_diverged} solves of copies diverged, and their errors are in the error bars")
-    warn_of("bootstrap", (*result.warnings, *said))
     return Bootstrap(
         x=as_given(world.x),
         samples=as_given(torch.stack(runs.errors)),

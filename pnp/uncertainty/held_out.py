@@ -55,7 +55,9 @@ class Without:
         return h if self.left_out is None or not bool(self.left_out.any()) else h.reject(self.left_out)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["term"], name)
+        if name == "term":  # before __init__, as in copies
+            raise AttributeError(name)
+        return getattr(self.term, name)
 
 
 def kind_for(operator: Any, y: Tensor) -> str:

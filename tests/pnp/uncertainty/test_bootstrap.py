@@ -12,7 +12,7 @@ from toys import SHAPE, Diagonal, Matrix, Views, smooth
 
 from operators import Mask, Radon
 from operators import stack as stacked
-from pnp import Checkpoint, LeastSquares, Poisson, solve
+from pnp import Checkpoint, LeastSquares, Poisson, ResultWarning, solve
 from pnp.ct import Transmission, simulate_counts
 from pnp.uncertainty import bootstrap
 
@@ -147,6 +147,14 @@ class TestSame:
         found = bootstrap(A, y, smooth, n=3, result=result, max_iter=3)
         assert found.result is result and torch.equal(found.samples, self.run().samples)
 
+    def test_warnings_point_to_the_caller_and_come_once(self):
+        A, _, y = toy(size=32)
+        options = {"n": 2, "noise_std": 0.001, "max_iter": 4, "hold_out": None}
+        with pytest.warns(ResultWarning, match="noise_std") as caught:
+            found = bootstrap(A, y, smooth, **options)
+        assert len(caught) == 1 and caught[0].filename == __file__
+        bootstrap(A, y, smooth, result=found.result, **options)  # warnings are errors here
+
     def test_resumed_runs_are_the_same(self, tmp_path):
         whole, path = self.run(n=4), tmp_path / "copies"
         calls = []
@@ -227,6 +235,17 @@ class TestNoise:
         found = solve(self.A, y, smooth, noise_std=0.01, data_term=LeastSquares(bin_std="estimate"), max_iter=1)
         spread = (many - mean).mean(-2).std(0, unbiased=False)
         assert float((spread - found.common_errors[0].mean(-2).abs()).abs().max()) < 0.1 * float(spread.max())
+
+    def test_estimated_errors_of_views_beside_bins(self):
+        y = self.A.A(self.x) + 0.01 * rand(1, 1, 16, self.A.n_detectors)
+        y = y + 0.5 * rand(1, 1, 1, self.A.n_detectors, seed=1) + 0.3 * rand(1, 1, 16, 1, seed=2)
+        term = LeastSquares(bin_std="estimate", view_std="estimate")
+        many, mean = self.drawn(term, y, 0.01)
+        found = solve(self.A, y, smooth, noise_std=0.01, data_term=term, max_iter=1).common_errors[0]
+        views = found.mean(-1)
+        spread = (many - mean).mean(-1).std(0, unbiased=False)  # bins with their random signs are in the mean, too
+        expected = (views.square() + (found.mean(0) - views.mean()).square().mean() / self.A.n_detectors).sqrt()
+        assert float((spread - expected).abs().max()) < 0.15 * float(expected.max())
 
     def test_counts(self):
         clean = 20 * self.A.A(self.x).clamp(min=0)
