@@ -17,7 +17,10 @@ from pathlib import Path
 from report import markdown, write
 
 HERE = Path(__file__).parent
-SCRIPTS = ("radon", "fan_beam", "spect", "denoising", "ct_solve", "stack", "verdict", "outliers", "rings", "truncation")
+SCRIPTS = (
+    "radon", "fan_beam", "spect", "denoising", "ct_solve", "stack", "verdict", "outliers", "rings", "truncation",
+    "error_bars",
+)  # fmt: skip
 
 
 def main() -> int:

@@ -127,6 +127,17 @@ class CommonErrors:
             square = square + self._by_view(self.model.view_std.square().expand(self.view_weight.shape))
         return square
 
+    def draw(self, generator: torch.Generator) -> Tensor:
+        """Return errors c and d drawn from the model, of the shape of y; the generator is the CPU's."""
+        drawn = torch.zeros_like(self.weights)
+        for std, like, spread in (
+            (self.model.bin_std, self.bin_weight, self._by_bin),
+            (self.model.view_std, self.view_weight, self._by_view),
+        ):
+            noise = torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)
+            drawn = drawn if std is None else drawn + spread(std * noise)
+        return drawn
+
     def posterior_square(self, r: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Return E[c^2 | r] and E[d^2 | r] of each bin and view, by which EM estimates s^2, with r = y - A x.
 

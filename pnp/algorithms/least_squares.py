@@ -311,6 +311,15 @@ class LeastSquaresStep:
         # The root of W first: squares of faint residuals leave the range of float32.
         return self.weights.sqrt() * residual, (self.weights > 0) & self._reached
 
+    def simulate(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Return measurements A x with noise of this model: none where the weight is 0, or where A reaches nothing."""
+        clean = self.operator.A(x)
+        _, counted = self.residuals(x)
+        noise = torch.randn(self.y.shape, generator=generator, dtype=self.y.dtype).to(self.y.device)
+        std = torch.where(counted, self.weights, math.inf) ** -0.5
+        drawn = clean + std * noise if self.errors is None else clean + std * noise + self.errors.draw(generator)
+        return torch.where(counted, drawn, clean)
+
     def reject(self, rejected: Tensor) -> LeastSquaresStep:
         """Return the same data term without some measurements, a mask like y."""
         weights = torch.where(rejected, 0, self.weights)
