@@ -13,8 +13,9 @@ x is free there, and the prior decides.
 
 Errors of bins differ from bin to bin, whereas the mean over all views of an object is smooth but for what is round
 about the axis. So c has no smooth part: it is orthogonal to the slowest cosines over the bins, Q* c = 0, one for every
-forty bins. With H = (E* W E + 1/s_b^2)^-1, which is diagonal, c = (H - H Q (Q* H Q)^-1 Q* H) E* W r. The ramp filter of
-FBP leaves the cube of a fortieth of a white error's energy of these cosines, so that x hardly shows them.
+forty bins; where the errors change during the scan, in each of its segments. With H = (E* W E + 1/s_b^2)^-1, which is
+diagonal, c = (H - H Q (Q* H Q)^-1 Q* H) E* W r. The ramp filter of FBP leaves the cube of a fortieth of a white error's
+energy of these cosines, so that x hardly shows them.
 Views beside bins are eliminated by a Schur complement of one row a view.
 """
 
@@ -57,13 +58,13 @@ class _BinPrior(NamedTuple):
 
     H: Tensor  # (B, C, n_segments, bins...)
     HQ: Tensor | None  # (..., K); None: without cosines
-    M: Tensor | None  # Q* H Q, (B, C, 1, rows..., K, K)
+    M: Tensor | None  # Q* H Q, (B, C, n_segments, rows..., K, K)
 
     def __call__(self, g: Tensor) -> Tensor:
         """Apply it to g, of the shape of H."""
         if self.HQ is None or self.M is None:
             return self.H * g
-        weights = torch.linalg.solve(self.M, (self.HQ * g.unsqueeze(-1)).sum(-2).sum(VIEWS, keepdim=True))
+        weights = torch.linalg.solve(self.M, (self.HQ * g.unsqueeze(-1)).sum(-2))
         smooth: Tensor = (self.HQ * weights.unsqueeze(-2)).sum(-1)
         return self.H * g - smooth
 
@@ -71,7 +72,7 @@ class _BinPrior(NamedTuple):
         """Return its diagonal: the variances that remain."""
         if self.HQ is None or self.M is None:
             return self.H
-        half = torch.linalg.solve(self.M.expand(*self.HQ.shape[:-2], *self.M.shape[-2:]), self.HQ.mT)
+        half = torch.linalg.solve(self.M, self.HQ.mT)
         smooth: Tensor = (self.HQ * half.mT).sum(-1)
         return self.H - smooth
 
@@ -184,7 +185,7 @@ class CommonErrors:
         if self._cosines is None:
             return _BinPrior(H, None, None)
         HQ = H.unsqueeze(-1) * self._cosines
-        M = (self._cosines.mT @ HQ).sum(VIEWS, keepdim=True)
+        M = self._cosines.mT @ HQ
         # Where bins have no errors at all, M is 0.
         least = torch.finfo(M.dtype).eps * M.diagonal(dim1=-2, dim2=-1).amax(-1) + torch.finfo(M.dtype).tiny
         return _BinPrior(H, HQ, M + torch.diag_embed(least.unsqueeze(-1).expand(M.shape[:-1])))
@@ -206,26 +207,18 @@ class CommonErrors:
 
         Scaled by s_v, so that no error at all is not an infinite precision.
         """
-        W = self.weights.flatten(VIEWS + 1)
-        cross = torch.zeros((*W.shape[:3], W.shape[2]), dtype=W.dtype, device=W.device)
+        cross = torch.zeros((), dtype=self.weights.dtype, device=self.weights.device)
         for k in range(self.n_segments):
-            part = W if self.model.segments is None else torch.where(self.model.segments.flatten(3) == k, W, 0)
-            cross = cross + (part * bins.H[:, :, k].flatten(2).unsqueeze(2)) @ part.mT
-        if bins.HQ is not None and bins.M is not None:
-            columns = self._over_bins_of(bins.HQ)
-            cross = cross - (columns @ torch.linalg.solve(bins.M, columns.mT)).sum(tuple(range(2, columns.ndim - 2)))
+            W = self.weights if self.model.segments is None else torch.where(self.model.segments == k, self.weights, 0)
+            W = W.movedim(VIEWS, -2)  # (B, C, rows..., n_views, n)
+            seen = (W * bins.H[:, :, k].unsqueeze(-2)) @ W.mT
+            if bins.HQ is not None and bins.M is not None:
+                columns = W @ bins.HQ[:, :, k]
+                seen = seen - columns @ torch.linalg.solve(bins.M[:, :, k], columns.mT)
+            cross = cross + seen.reshape(*seen.shape[:2], -1, *seen.shape[-2:]).sum(2)
         root = variance.sqrt()
         matrix = root.unsqueeze(-1) * (torch.diag_embed(self.view_weight) - cross) * root.unsqueeze(-2)
-        return matrix + torch.eye(matrix.shape[-1], dtype=W.dtype, device=W.device)
-
-    def _over_bins_of(self, HQ: Tensor) -> Tensor:
-        """Return N H Q, (B, C, 1, rows..., n_views, K): sums over the bins of a row."""
-        columns = []
-        for k in range(HQ.shape[-1]):
-            products = self.weights * self._by_bin(HQ[..., k])
-            columns.append(products.sum(-1))  # (B, C, n_views, rows...)
-        stacked = torch.stack(columns, -1)
-        return stacked.movedim(VIEWS, -2).unsqueeze(VIEWS)
+        return matrix + torch.eye(matrix.shape[-1], dtype=cross.dtype, device=cross.device)
 
     def _over_views(self, r: Tensor) -> Tensor:
         """Sum over the views, (B, C, n_segments, bins...)."""

@@ -8,7 +8,9 @@ little. So the standard deviation s of bins is estimated in two steps:
    residual of the first estimate once denoising has removed rings and arcs from it.
 2. After the solve, s^2 is the mean of E[c^2 | y] over the bins, one step of expectation maximisation (Dempster, Laird
    and Rubin 1977). If s grows, x is solved for once more. Further steps are not taken: what is symmetric about the axis
-   of rotation is common to all views, too, and would by and by be taken for errors.
+   of rotation is common to all views, too, and would by and by be taken for errors. Where the residuals' means over a
+   quarter of the views are off by twice their noise, the errors have changed during the scan: there is then one for
+   each quarter.
 
 Errors of views are not explained by x. They are estimated from the residuals alone, where a view's mean over its bins
 is more than twice its noise in the root mean square, and x is solved for again.
@@ -31,6 +33,8 @@ NOMINAL = 5.0
 """Standard deviation that is first taken, over that of the noise's mean over a bin's views, or a view's bins."""
 GROWTH = 1.5
 """If s grows by this factor, x is solved for once more."""
+QUARTERS, MIN_QUARTER = 4, 20
+"""Errors of bins change slowly during a scan: parts of it with an error each, and the fewest views of a part."""
 MIN_SCAN = 10
 """With fewer views what is common to all of them is a large part of y: errors of bins are not estimated."""
 OFF = 2.0
@@ -78,6 +82,8 @@ class ErrorEstimate:
         self.model = ErrorModel()
         self.bin_level: Tensor | None = None
         self.view_level: Tensor | None = None
+        self._runs: dict[tuple[int, int, int], Run] = {}
+        self._changing = torch.zeros(0)  # which images (B, C) have errors that change during the scan
         self._own: Tensor | None = None  # sizes of errors that bins have of their own, else 0
 
     def begin(self, h: LeastSquaresStep, reference: Tensor) -> ErrorModel:
@@ -92,10 +98,10 @@ class ErrorEstimate:
         if self.views:
             self.view_level = torch.zeros(h.y.shape[:VIEWS], dtype=h.y.dtype, device=h.y.device)
         if self.bins and h.y.shape[VIEWS] >= MIN_SCAN:
+            self._runs = {} if h.y.ndim != 4 else find_runs(h.y - h.operator.A(reference), weights)
+            self._changing = torch.zeros(h.y.shape[:VIEWS], dtype=torch.bool, device=h.y.device)
             self.bin_level = NOMINAL * _typical(weights.sum(VIEWS))
-            runs = {} if h.y.ndim != 4 else find_runs(h.y - h.operator.A(reference), weights)
-            segments, self._own = _segments(runs, h.y)
-            self.model = replace(self.model, segments=segments, own=self._own > 0)
+            self._set_segments(h.y)
         return self._set_levels()
 
     def update(self, h: LeastSquaresStep, x: Tensor) -> bool:
@@ -128,10 +134,24 @@ class ErrorEstimate:
         self.bins_judged = True
         square, _ = h.errors.posterior_square(r)
         assert square is not None
-        level = _root_mean(square, (self._own == 0) & (h.errors.bin_weight > 0)) / (1 - h.errors.smooth_share) ** 0.5
+        common = (self._own == 0) & (h.errors.bin_weight > 0)
+        level = _root_mean(square, common) / (1 - h.errors.smooth_share) ** 0.5
         grown = level > GROWTH * self.bin_level
         self.bin_level = torch.where(grown, level, self.bin_level)
-        return bool(grown.any())
+        weights = h.weights.expand(r.shape)
+        means, noise = _means_of_parts(r - h.errors.found(r), weights)
+        counts = common[:, :, :1] & noise.isfinite()
+        self._changing = _root_mean((means / noise).square(), counts) > OFF
+        if bool(self._changing.any()):
+            typical = NOMINAL * _typical(weights.sum(VIEWS) / _parts(r.shape[VIEWS]))
+            self.bin_level = torch.where(self._changing, torch.maximum(typical, self.bin_level), self.bin_level)
+            self._set_segments(h.y)
+        return bool((grown | self._changing).any())
+
+    def _set_segments(self, y: Tensor) -> None:
+        """Set the parts of the scan in which bins have an error each, and the errors of single bins."""
+        segments, self._own = _segments(self._runs, self._changing, y)
+        self.model = replace(self.model, segments=segments, own=self._own > 0)
 
     def _set_levels(self) -> ErrorModel:
         """Return the model with the current estimates."""
@@ -146,13 +166,15 @@ class ErrorEstimate:
     def numbers(self) -> dict[str, Any]:
         """State for a checkpoint; all else follows from the arguments."""
         levels = [None if level is None else level.tolist() for level in (self.bin_level, self.view_level)]
-        return {"bins_judged": self.bins_judged, "levels": levels}
+        return {"bins_judged": self.bins_judged, "levels": levels, "changing": self._changing.tolist()}
 
-    def restore(self, numbers: dict[str, Any]) -> None:
-        """Take over the state of a checkpoint, after `begin`."""
+    def restore(self, numbers: dict[str, Any], y: Tensor) -> None:
+        """Take over the state of a checkpoint, after `begin`; y are the measurements."""
         self.bins_judged, (bins, views) = numbers["bins_judged"], numbers["levels"]
         if self.bin_level is not None:
             self.bin_level = torch.as_tensor(bins).to(self.bin_level)
+            self._changing = torch.as_tensor(numbers["changing"], dtype=torch.bool, device=y.device)
+            self._set_segments(y)
         if self.view_level is not None:
             self.view_level = torch.as_tensor(views).to(self.view_level)
         self._set_levels()
@@ -225,18 +247,48 @@ def _strongest(difference: Tensor, sums: Tensor, total: Tensor) -> Run:
     return Run(first, first + length, float(difference[first : first + length].median()))
 
 
-def _segments(found: dict[tuple[int, int, int], Run], y: Tensor) -> tuple[Tensor | None, Tensor]:
-    """Return the runs as segments of the views, and the sizes of their errors (B, C, n_segments, n_bins), else 0."""
+def _segments(found: dict[tuple[int, int, int], Run], changing: Tensor, y: Tensor) -> tuple[Tensor | None, Tensor]:
+    """Return the parts of a scan whose errors change, or a bin's run and what is beside it, as segments of the views.
+
+    Also the sizes of errors of a bin's own, (B, C, n_segments, bins...), else 0.
+    """
     n_views = y.shape[VIEWS]
-    partial = any(run.first > 0 or run.last < n_views for run in found.values())
-    sizes = torch.zeros((*y.shape[:2], 3 if partial else 1, *y.shape[3:]), dtype=y.dtype, device=y.device)
-    segments = torch.zeros(y.shape, dtype=torch.int64, device=y.device) if partial else None
+    part = torch.where(changing.unsqueeze(-1), _part_of_view(n_views, y.device), 0)
+    segments = part.reshape(*part.shape, *[1] * (y.ndim - VIEWS - 1)).expand(y.shape).clone()
+    for (b, c, k), run in found.items():  # before the run, the run, behind it; a run from the first view on is number 0
+        segments[b, c, :, k] = 0
+        segments[b, c, run.first :, k] = 1 if run.first > 0 else 0
+        segments[b, c, run.last :, k] = 2
+    n_segments = int(segments.max()) + 1
+    sizes = torch.zeros((*y.shape[:VIEWS], n_segments, *y.shape[VIEWS + 1 :]), dtype=y.dtype, device=y.device)
     for (b, c, k), run in found.items():
         sizes[b, c, :, k] = abs(run.error)  # on either side of a run the error may be smaller, but there is one
-        if segments is not None:  # before the run, the run, behind it; a run from the first view on has number 0
-            segments[b, c, run.first :, k] = 1 if run.first > 0 else 0
-            segments[b, c, run.last :, k] = 2
-    return segments, sizes if segments is None else sizes[:, :, : int(segments.max()) + 1]
+    return None if n_segments == 1 else segments, sizes
+
+
+def _part_of_view(n_views: int, device: torch.device) -> Tensor:
+    """Return the part of the scan that each view belongs to."""
+    return torch.arange(n_views, device=device) * _parts(n_views) // n_views
+
+
+def _means_of_parts(r: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the means of residuals over the parts of a scan, (B, C, n_parts, bins...), and their noise."""
+    part = _part_of_view(r.shape[VIEWS], r.device)
+    n = int(part.max()) + 1
+    sums, total = (
+        torch.zeros((*r.shape[:VIEWS], n, *r.shape[VIEWS + 1 :]), dtype=r.dtype, device=r.device).index_add(
+            VIEWS, part, values
+        )
+        for values in (weights * r, weights)
+    )
+    known = total > 0
+    total = torch.where(known, total, 1)
+    return sums / total, torch.where(known, total**-0.5, math.inf)
+
+
+def _parts(n_views: int) -> int:
+    """Return the number of parts of a scan in which bins have an error each."""
+    return min(QUARTERS, max(1, n_views // MIN_QUARTER))
 
 
 def _typical(weight: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ def restore_state(kept: RunState, problem: Problem, monitor: Monitor) -> State |
         return None
     try:
         if (held := kept.numbers.get("common errors")) is not None and problem.estimate is not None:
-            problem.estimate.restore(held)
+            problem.estimate.restore(held, problem.h.y)
             problem.set_errors()
         if (held := kept.numbers.get("rejection")) is not None and problem.rejection is not None:
             problem.rejection.restore(as_mask(held["mask"], problem.h.y), held)

@@ -46,14 +46,12 @@ def covariance(model: ErrorModel, b: int) -> Tensor:
         E = torch.zeros(VIEWS * BINS, 3 * BINS, dtype=F64)
         E[torch.arange(VIEWS * BINS), part * BINS + bin_] = 1
         S = torch.diag(model.bin_std.expand(BINS).square().repeat(3))
-        cosines = torch.stack(
-            [torch.ones(BINS, dtype=F64), ((torch.arange(BINS, dtype=F64) + 0.5) * math.pi / BINS).cos()], 1
-        )
-        bound = ((E * w[:, None]).sum(0) > 0) & (
-            torch.ones(3 * BINS) > 0 if model.own is None else ~model.own[b].flatten()
-        )
-        Q = bound[:, None] * cosines.repeat(3, 1)
-        S = S - S @ Q @ torch.linalg.solve(Q.T @ S @ Q, Q.T @ S)
+        slow = ((torch.arange(BINS, dtype=F64) + 0.5) * math.pi / BINS).cos()
+        bound = (E * w[:, None]).sum(0) > 0
+        if model.own is not None:
+            bound = bound & ~model.own[b].flatten()
+        Q = bound[:, None] * torch.block_diag(*[torch.stack([torch.ones(BINS, dtype=F64), slow], 1)] * 3)
+        S = S - S @ Q @ torch.linalg.pinv(Q.T @ S @ Q) @ Q.T @ S
         sigma = sigma + E @ S @ E.T
     if model.view_std is not None:
         sigma = sigma + (view[:, None] == view) * model.view_std[view].square()
