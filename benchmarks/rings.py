@@ -139,13 +139,13 @@ DAMAGES: dict[str, tuple[Damage, float]] = {
 # ---------------------------------------------------------------- methods
 
 
-def reconstructions(A: Radon, y: Tensor, noise_std: Tensor, quick: bool) -> Iterator[tuple[str, Tensor | str]]:
-    """Yield names of methods with their images, or with the reason why there is none."""
+def reconstructions(A: Radon, y: Tensor, noise_std: Tensor, quick: bool) -> Iterator[tuple[str, Tensor | str, Any]]:
+    """Yield names of methods with their images, or the reason why there is none, and the errors of bins, else 0."""
 
-    def solved(values: Tensor, **data_term: Any) -> Tensor:
+    def solved(values: Tensor, **data_term: Any) -> tuple[Tensor, Any]:
         options: dict[str, Any] = {"data_term": LeastSquares(**data_term), "max_iter": 3 if quick else None}
-        x: Tensor = solve(A, values, denoiser(), noise_std=noise_std, bounds=(0, None), **options).x
-        return x
+        found = solve(A, values, denoiser(), noise_std=noise_std, bounds=(0, None), **options)
+        return found.x, 0.0 if found.common_errors is None else found.common_errors
 
     tried: dict[str, Tensor | str] = {"no filter": y}
     for method, options in list(filters(A.n_detectors).items() if HAS_ALGOTOM else [])[: 2 if quick else None]:
@@ -154,10 +154,10 @@ def reconstructions(A: Radon, y: Tensor, noise_std: Tensor, quick: bool) -> Iter
         except ValueError as error:
             tried[method] = str(error)
     for name, values in tried.items():
-        yield f"FBP, {name}", values if isinstance(values, str) else A.fbp(values, window="hann")
+        yield f"FBP, {name}", values if isinstance(values, str) else A.fbp(values, window="hann"), 0.0
     for name, values in tried.items():
-        yield f"solve, {name}", values if isinstance(values, str) else solved(values)
-    yield "solve, bin_std", solved(y, bin_std="estimate")
+        yield f"solve, {name}", *((values, 0.0) if isinstance(values, str) else solved(values))
+    yield "solve, bin_std", *solved(y, bin_std="estimate")
 
 
 def measured(scan: Scan, damage: Damage) -> tuple[Tensor, Tensor]:
@@ -175,7 +175,7 @@ def heads(quick: bool) -> Iterator[Row]:
     best = 0.0
     for title, (damage, allowed) in list(DAMAGES.items())[: 2 if quick else None]:
         found = {}
-        for who, x in reconstructions(scan.operator, *measured(scan, damage), quick):
+        for who, x, _ in reconstructions(scan.operator, *measured(scan, damage), quick):
             if isinstance(x, str):
                 yield Row(f"head, {title}", who, None, "dB", note=x)
                 continue
@@ -191,7 +191,7 @@ def circles(quick: bool) -> Iterator[Row]:
     scan = simulated(discs(32 if quick else 128))
     for title in list(DAMAGES)[:2]:
         errors = {}
-        for who, x in reconstructions(scan.operator, *measured(scan, DAMAGES[title][0]), quick):
+        for who, x, _ in reconstructions(scan.operator, *measured(scan, DAMAGES[title][0]), quick):
             if isinstance(x, str):
                 yield Row(f"discs, {title}", who, None, "dB", note=x)
                 continue
@@ -221,13 +221,15 @@ def tooth(quick: bool) -> Iterator[Row]:
     level = float(target[seen].square().mean().sqrt())
     own = Spread((100 * float(noise_std[..., 1::2, :][seen].square().mean().sqrt()) / level,))
     yield Row("tooth, odd views", "noise of the counts", own, "%")
-    for who, x in reconstructions(even, y[..., ::2, :].contiguous(), noise_std[..., ::2, :].contiguous(), quick):
+    for who, x, errors in reconstructions(
+        even, y[..., ::2, :].contiguous(), noise_std[..., ::2, :].contiguous(), quick
+    ):
         if isinstance(x, str):
             yield Row("tooth, odd views", who, None, "%", note=x)
             continue
-        # What all views of a bin have in common, the even ones predict, too.
+        # The errors of bins are predicted, too: each odd view has those of the even view before it.
         missed = target - odd.A(x)
-        common = (y[..., ::2, :] - even.A(x)).mean(2, keepdim=True) if who == "solve, bin_std" else 0.0
+        common = errors[:, :, : target.shape[2]] if isinstance(errors, Tensor) else 0.0
         error = Spread((100 * float((missed - common)[seen].square().mean().sqrt()) / level,))
         aim = ("<=", 1.40) if who == "solve, bin_std" else None
         yield Row("tooth, odd views", who, error, "%", target=aim)

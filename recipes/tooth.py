@@ -82,7 +82,7 @@ def reconstruct(method: str, views: slice) -> object:
     A, (y, noise_std) = make_operator(views, centred=method != METHODS[0]), data(views)
     if "FBP" in method:
         return A.fbp(y, window="hann") if "Hann" in method else A.fbp(y)
-    rings = LeastSquares(bin_std="estimate" if "rings" in method else None)
+    rings = LeastSquares(bin_std="estimate", view_std="estimate") if "rings" in method else None
     return solve(A, y, D, noise_std=noise_std, bounds=(0.0, None), data_term=rings, max_iter=max_iter, progress=True)
 
 
@@ -95,12 +95,12 @@ half = [timed(method, lambda m=method: reconstruct(m, even)) for method in METHO
 def distance(entry: object, views: slice) -> tuple[float, float]:
     """Return the distance of A x from y on measured rays: rms in noise levels, and relative to y.
 
-    An error that all views of a bin have in common is part of what is predicted.
+    Errors of bins are part of what is predicted: each odd view has those of the even view before it.
     """
     y, noise_std = data(views)
     seen = noise_std.isfinite()
     errors = getattr(entry.result, "common_errors", None)
-    common = 0.0 if errors is None else errors.mean(2, keepdim=True)
+    common = 0.0 if errors is None else errors[:, :, : y.shape[2]]
     r = (make_operator(views, centred=entry.name != METHODS[0]).A(entry.image) + common - y)[seen]
     return float((r / noise_std[seen]).square().mean().sqrt()), float(r.norm() / y[seen].norm())
 
