@@ -326,7 +326,7 @@ def _finished(folder: Path, settings: str) -> int:
 
 
 def _workers(options: ScanOptions, n_slices: int, n_cores: int) -> int | None:
-    """Return the number of processes: no more than slices, so that one slice has all cores."""
+    """Return the number of processes: no more than slices, so that one slice may use all cores."""
     if options.scheduler is not None:
         return None
     return min(n_slices, n_cores) if options.workers is None else options.workers

@@ -1,8 +1,9 @@
 """Dask on the processes of this machine, or on a given cluster.
 
 A slice is solved by one process. On this machine each process gets cores / processes threads of torch and BLAS, so
-that there are as many threads as cores; with more, they wait for each other (measured in docs/stacks.md). On a given
-cluster the threads are set where its workers start.
+that there are as many threads as cores; with more, they wait for each other (measured in docs/stacks.md). It gets no
+more than the caller allows itself, by OMP_NUM_THREADS or `torch.set_num_threads`: other programs may need the cores. On
+a given cluster the threads are set where its workers start.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ WORKER_VARIABLES = (
     "MKL_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
     "MALLOC_TRIM_THRESHOLD_",
+    "__DASK_PARENT_PID",
 )
 """Variables that Dask sets in the caller's environment for its workers; they are restored afterwards."""
 ALLOWED_FAILURES = 1
@@ -46,6 +48,17 @@ def require(caller: str) -> None:
 def cores() -> int:
     """Return the number of cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads_per_process(processes: int) -> int:
+    """Return the number of threads of each of some processes: their share of the cores, within the caller's limits."""
+    import torch
+
+    limits = [cores() // processes, torch.get_num_threads()]
+    stated = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if stated.isdecimal():  # torch read it at its start; it may have been set since
+        limits.append(int(stated))
+    return max(1, min(limits))
 
 
 @contextmanager
@@ -80,7 +93,7 @@ def engine(client: Any, n_workers: int | None, caller: str) -> Iterator[tuple[An
         return
     processes = cores() if n_workers is None else n_workers
     processes = check_number("n_workers", processes, above=1, integer=True, or_equal=True, caller=caller)
-    threads = max(1, cores() // processes)
+    threads = threads_per_process(processes)
     limits = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     before = {name: os.environ.get(name) for name in WORKER_VARIABLES}
     try:

@@ -71,7 +71,8 @@ def solve_stack(
         output: a Zarr group (`image` (n, C, H, W), NaN where a slice failed, with ledger, facts and reasons), or
             an .h5 file, which is written at the end from the group `output` + ".parts"; the group is removed unless
             slices failed. On a cluster, all workers need access to this folder.
-        client: a `distributed.Client`. None: processes of this machine, with cores / n_workers threads each.
+        client: a `distributed.Client`. None: processes of this machine, with cores / n_workers threads each, but no
+            more than OMP_NUM_THREADS or `torch.get_num_threads()` of the caller.
         n_workers: number of processes; None: one per core.
         noise_std: a number, an array for one slice, or (n, ...) as y, one entry per slice. None: `/noise_std` of
             the file in our HDF5 layout, else estimated slice by slice.
