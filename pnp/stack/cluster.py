@@ -11,8 +11,9 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import signal
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from ..checks import check_number
@@ -62,6 +63,34 @@ def threads_per_process(processes: int) -> int:
 
 
 @contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Start processes that Ctrl-C does not reach: the terminal sends it to all, and the caller alone is to stop.
+
+    A thread inherits the blocked signals of the one that starts it, and so does a process: those of the cluster's
+    thread, which starts the workers, and again those that died. A Ctrl-C meanwhile is delivered after the block.
+    """
+    from multiprocessing import resource_tracker
+
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # its start would unblock the signal in the cluster's thread
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _close(client: Any, cluster: Any) -> None:
+    # What Ctrl-C cut off, a broadcast to the workers say, would print its traceback.
+    cluster.loop.asyncio_loop.set_exception_handler(lambda *_: None)
+    with suppress(TimeoutError):  # on a busy machine; the work is done, remaining processes are killed
+        client.close()
+        cluster.close(timeout=CLOSE_TIMEOUT_S)
+
+
+@contextmanager
 def engine(client: Any, n_workers: int | None, caller: str) -> Iterator[tuple[Any, int | None]]:
     """Yield a client and the number of threads for each of its processes; None: the cluster sets them.
 
@@ -103,24 +132,21 @@ def engine(client: Any, n_workers: int | None, caller: str) -> Iterator[tuple[An
             "distributed.comm.timeouts.connect": "60s",
             "distributed.worker.profile.enabled": False,  # it wakes a hundred times per second
         }
-        with dask.config.set(settings):
-            cluster = LocalCluster(
-                n_workers=processes,
-                threads_per_worker=1,
-                processes=True,
-                memory_limit=MEMORY_LIMIT // processes,
-                dashboard_address=":0",  # any free port, for several runs on one machine
-                silence_logs=logging.CRITICAL,  # deaths and restarts are reported slice by slice
-                scheduler_kwargs={"allowed_failures": ALLOWED_FAILURES},
-                env=limits,
-            )
-        own = Client(cluster, set_as_default=False)
-        try:
+        with ExitStack() as opened:
+            with dask.config.set(settings), _interrupts_blocked():
+                cluster = LocalCluster(
+                    n_workers=processes,
+                    threads_per_worker=1,
+                    processes=True,
+                    memory_limit=MEMORY_LIMIT // processes,
+                    dashboard_address=":0",  # any free port, for several runs on one machine
+                    silence_logs=logging.CRITICAL,  # deaths and restarts are reported slice by slice
+                    scheduler_kwargs={"allowed_failures": ALLOWED_FAILURES},
+                    env=limits,
+                )
+                own = Client(cluster, set_as_default=False)
+                opened.callback(_close, own, cluster)
             yield own, threads
-        finally:
-            with suppress(TimeoutError):  # on a busy machine; the work is done, remaining processes are killed
-                own.close()
-                cluster.close(timeout=CLOSE_TIMEOUT_S)
     finally:
         for name, value in before.items():
             if value is None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -32,6 +33,10 @@ from pnp.stack.cluster import cores, engine, threads_per_process  # noqa: E402
 
 # Noise in place of images: their misfits are rightly warned of, which is not what is tested here.
 pytestmark = pytest.mark.filterwarnings("ignore::pnp.drivers.result_warning.ResultWarning")
+
+
+def blocks_interrupts() -> tuple[int, bool]:
+    return os.getpid(), signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 def loop(y: np.ndarray, **options) -> np.ndarray:
@@ -233,6 +238,7 @@ def test_a_killed_run_resumes(how, client, tmp_path):
         out, err = run.communicate(timeout=60)  # until the workers have gone, too
         if how == signal.SIGINT:
             assert run.returncode == 0 and out.split()[2] == "True", err
+            assert "Traceback" not in err and "leaked" not in err, err
     finally:
         run.kill()
     before = np.asarray(zarr.open_array(str(ledger), mode="r")[:])
@@ -256,6 +262,20 @@ def test_threads_stay_within_the_cores_and_what_the_caller_allows(monkeypatch):
     assert [threads_per_process(n) for n in (1, 2, 4)] == [3, 3, 2]
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert threads_per_process(1) == 1
+
+
+def test_ctrl_c_of_the_terminal_does_not_reach_the_workers(client):
+    """Neither the first ones nor those that take the place of workers that died."""
+    killed = client.submit(os.getpid, pure=False).result()
+    os.kill(killed, signal.SIGKILL)
+    found, deadline = {killed: False}, time.monotonic() + 60
+    while killed in found or len(found) < 2:
+        assert time.monotonic() < deadline
+        with suppress(OSError):  # of the connection to the one that was killed
+            found = dict(client.run(blocks_interrupts).values())
+        time.sleep(0.05)
+    assert list(found.values()) == [True, True]
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])  # in the caller it is as before
 
 
 def test_threads_are_shared_out_and_the_callers_stay(tmp_path):
