@@ -213,7 +213,7 @@ def read_angles(text: str) -> Any:
     degrees, doubts = np.asarray(values, dtype=np.float64).ravel(), list[str]()
     angles = in_radians(text, "--angles", degrees, "deg", None, doubts)
     for doubt in doubts:
-        print_warning(f"{doubt.removesuffix(' Give angles=')} They are taken for degrees: write np.rad2deg of them")
+        print_warning(f"{doubt.partition('? ')[0]}? They are taken for degrees: write np.rad2deg of them")
     return angles
 
 

@@ -68,7 +68,7 @@ def read_dxchange(
         path: the file.
         rows: the detector rows to read, e.g. slice(0, 1); the others are not loaded. None: all.
         angles: (n_angles,), radians, in place of the file's own, e.g. where it has none; or "deg" or "rad", the unit
-            of the file's own, where it does not state it.
+            of the file's own, in place of the one that it states, or where it states none.
         pixel_size_mm: width of a bin on the plane of the sample, mm, in place of the file's own.
 
     Returns:

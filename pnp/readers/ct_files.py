@@ -63,7 +63,8 @@ def read_scan(
         rows: the detector rows to read, e.g. slice(0, 1); where the format allows, the others are not loaded. None:
             all.
         angles: (n_angles,), radians, in place of the file's; needed where the file has none, as TIFF. Or "deg" or
-            "rad", the unit of the angles in an HDF5 file that does not state it; of TIFF "names", see `read_tiff_scan`.
+            "rad", the unit of the angles in an HDF5 file, in place of the one that it states, or where it states none;
+            of TIFF "names", see `read_tiff_scan`.
         pixel_size_mm: side of a pixel on the plane of the object, mm, in place of the file's, of a parallel beam.
         flat: of TIFF projections: frames with the beam open (n_frames, n_rows, n_detectors), or their folder, pattern
             or file.

@@ -64,7 +64,7 @@ def read_nxtomo(
         path: the file.
         rows: the detector rows to read, e.g. slice(0, 1); the others are not loaded. None: all.
         angles: radians, in place of the file's own, one for each projection or for each frame; or "deg" or "rad", the
-            unit of the file's own, where it does not state it.
+            unit of the file's own, in place of the one that it states, or where it states none.
         pixel_size_mm: width of a bin on the plane of the sample, mm, in place of the file's own.
         entry: name of the entry, where the file holds several scans.
 

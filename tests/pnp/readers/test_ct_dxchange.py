@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import h5py
 import numpy as np
 import pytest
+from nexus_files import angles_of, write_nxtomo
 from reader_files import COUNTS, N_ANGLES, N_BINS, N_ROWS, refused, write_dx
 
 from pnp.readers import read_dxchange, read_scan
@@ -47,6 +49,20 @@ def test_the_caller_states_the_unit(tmp_path):
     np.testing.assert_allclose(read_scan(path, angles="deg").angles, np.deg2rad(THETA))
     assert "angles=" in refused(read_scan, path, angles="rad")  # 24 turns
     assert "angles" in refused(read_scan, path, angles="degrees, I think")
+
+
+@pytest.mark.parametrize(("label", "true", "factor"), [("rad", "deg", math.pi / 180), ("deg", "rad", 1.0)])
+def test_the_caller_is_right_where_the_label_is_wrong(tmp_path, label, true, factor):
+    theta = THETA if true == "deg" else np.deg2rad(THETA)
+    nexus = write_nxtomo(tmp_path / "a.nxs", theta=angles_of(angles=theta), units=label)
+    for path in (write(tmp_path / "a.h5", theta=theta, units=label), nexus):
+        with pytest.warns(UserWarning, match=f"{label}.*angles='{true}'"):
+            scan = read_scan(path, angles=true)
+        np.testing.assert_allclose(scan.angles, factor * theta)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            read_scan(path, angles=np.deg2rad(THETA))  # no label matters to given angles
+    assert "angles='deg'" in refused(read_scan, write(tmp_path / "b.h5", theta=30 * THETA, units="rad"))
 
 
 @pytest.mark.parametrize(
