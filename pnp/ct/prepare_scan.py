@@ -32,7 +32,7 @@ from ..readers import CtScan
 from .centre import offset_from_centre
 from .line_integrals import LineIntegrals, line_integrals
 from .prepared_file import PreparedRows, kept_rows, new_rows
-from .row_warnings import RowWarnings, naming_row
+from .row_warnings import RowWarnings, naming_file, naming_row
 from .scan_axis import find_axes
 from .scan_rows import ScanRows, rows_of
 
@@ -145,7 +145,7 @@ def prepare_scan(
     kept = None if working_file is None else kept_rows(working_file, settings)
     if kept is None:
         n_rows = len(source.rows)
-        with said.collected():
+        with said.collected(), naming_file(some.path):
             y, gain = _sampled_integrals(some, source, i0)
             centres, axis = find_axes(y, some, source, centre, search)
             side = _side(some, y, _middle(centres), size, pixel_size)
@@ -154,7 +154,7 @@ def prepare_scan(
         with new_rows(working_file, shape, (name, geometry), settings, noise=noise) as store:
             counted = _Counted()
             for k, row in enumerate(source.each(progress, said)):
-                with said.collected(source.numbers[k]), naming_row(source.numbers[k], n_rows):
+                with said.collected(source.numbers[k]), naming_file(some.path), naming_row(source.numbers[k], n_rows):
                     y, noise_std, record = _converted(row, i0, gain)
                 store.put(k, y, noise_std)
                 counted.add(record)

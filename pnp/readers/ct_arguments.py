@@ -15,6 +15,8 @@ _MIN_STEP_DEGREES = 0.02
 _TURN_RTOL = 1e-3
 """Relative deviation of a span from half a turn or a turn in radians that is no chance."""
 
+_MIN_BINS = 3
+"""Fewest bins of a detector that show anything of an object."""
 _UNITS = {"deg": "degrees", "rad": "radians"}
 
 
@@ -25,6 +27,16 @@ def picked_rows(path: str | os.PathLike[str], n_rows: int, rows: slice | None) -
     if step < 1 or start >= stop or any(end is not None and not -n_rows <= end <= n_rows for end in asked):
         raise ValueError(f"{path}: rows must lie within the {n_rows} of the detector, upwards, got {rows}")
     return slice(start, stop, step)
+
+
+def check_bins(path: str | os.PathLike[str], name: str, shape: tuple[int, ...], axes: str, remedy: str) -> None:
+    """Refuse data whose axis x is too short for a detector's bins: it holds rows or views, in another order."""
+    n = shape[axes.split(":").index("x")]
+    if n < _MIN_BINS:
+        raise ValueError(
+            f"{path}: {name} must have {_MIN_BINS} bins or more, got {n} in {shape} ({axes}), x the bins; is it "
+            f"transposed? {remedy}"
+        )
 
 
 def checked_size(path: str | os.PathLike[str], size: object) -> float:
@@ -54,8 +66,8 @@ def in_radians(
     span = float(np.ptp(theta)) if theta.size else 0.0
     if factor == 1.0 and span > 4 * math.pi:
         raise ValueError(
-            f"{path}: {where} spans {span:.4g} radians, more than two turns: are these degrees? Give angles='deg' then, "
-            "the unit of the file's angles"
+            f"{path}: {where} spans {span:.4g} radians, more than two turns: are these degrees? Give angles='deg' "
+            "then, the unit of the file's angles"
         )
     step = float(np.median(np.abs(np.diff(theta)))) if theta.size > 1 else math.inf
     turns = (abs(whole / turn - 1) for whole in (span, span + step) for turn in (math.pi, 2 * math.pi))

@@ -33,7 +33,7 @@ from ..io.guards import check_finite, check_real
 from ..io.hdf5_links import LinkedFile, open_linked
 from ..io.hdf5_safe import listed, numbers
 from ..io.physical_units import text_of, to_unit
-from .ct_arguments import checked_size, in_radians, picked_rows
+from .ct_arguments import check_bins, checked_size, in_radians, picked_rows
 from .ct_scan import CtScan
 
 _Array = npt.NDArray[Any]
@@ -89,6 +89,8 @@ def read_dxchange(
         data = _required(file, "data")
         axes = _axes(path, data, ["theta", "x"] if data.ndim == 2 else ["theta", "y", "x"])
         sizes = dict(zip(axes, data.shape, strict=True))
+        remedy = "Set data's attribute axes to the true order"
+        check_bins(path, "exchange/data", data.shape, ":".join(axes), remedy)
         picked = picked_rows(path, sizes.get("y", 1), rows)
         order, numbers_of_views = _order(file, sizes["theta"])
         if given is None:

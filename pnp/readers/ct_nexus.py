@@ -28,7 +28,7 @@ from ..io.guards import check_finite, check_real, one_line
 from ..io.hdf5_links import LinkedFile, open_linked
 from ..io.hdf5_safe import listed, numbers
 from ..io.physical_units import text_of, to_unit
-from .ct_arguments import checked_size, in_radians, picked_rows
+from .ct_arguments import check_bins, checked_size, in_radians, picked_rows
 from .ct_scan import CtScan
 
 _Array = npt.NDArray[Any]
@@ -168,6 +168,8 @@ def _frames(file: LinkedFile, group: h5py.Group) -> dict[int, _Frames]:
     check_real(f"{path}: {data.name}", data.dtype)
     if data.ndim not in (2, 3) or 0 in data.shape:
         raise ValueError(f"{path}: {data.name} must be (frames, y, x), got {data.shape}; is it a detector's data?")
+    axes = "frames:x" if data.ndim == 2 else "frames:y:x"
+    check_bins(path, data.name, data.shape, axes, f"Store it as ({axes})")
     if keys is None:
         return _separate_frames(file, group, data)
     key = numbers(path, keys).ravel()

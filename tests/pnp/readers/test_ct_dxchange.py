@@ -8,7 +8,7 @@ import warnings
 import h5py
 import numpy as np
 import pytest
-from nexus_files import angles_of, write_nxtomo
+from nexus_files import angles_of, frames_of, write_nxtomo
 from reader_files import COUNTS, N_ANGLES, N_BINS, N_ROWS, refused, write_dx
 
 from pnp.readers import read_dxchange, read_scan
@@ -192,3 +192,18 @@ def test_links_within_the_folder(tmp_path):
     scan = read_scan(tmp_path / "b.h5")
     np.testing.assert_array_equal(scan.y, np.moveaxis(COUNTS, 1, 0))
     assert scan.flat is None and scan.facts["files"] == ["a.h5"]
+
+
+def test_rows_in_the_place_of_bins_are_told(tmp_path):
+    """(views, bins, rows): a detector of two bins is none."""
+    turned = COUNTS[:, :2].swapaxes(1, 2)
+    for path in (
+        write(tmp_path / "a.h5", data=turned, axes=None, data_white=turned),
+        write_nxtomo(tmp_path / "a.nxs", data=frames_of(counts=turned)),
+    ):
+        message = refused(read_scan, path)
+        assert str(path) in message and "transposed" in message and str(N_BINS) in message
+    right = write(tmp_path / "b.h5", data=turned, axes=None)
+    with h5py.File(right, "a") as file:
+        file["exchange/data"].attrs["axes"] = "theta:x:y"
+    assert read_scan(right).y.shape == (2, N_ANGLES, N_BINS)
