@@ -20,6 +20,7 @@ from scan_files import ANGLES, CENTRE, N_BINS, N_ROWS, PIXEL_MM, ellipses, scan_
 
 from denoisers import TV
 from pnp import LeastSquares
+from pnp.cli.reconstruct_scan import read_angles
 from pnp.ct import prepare_scan
 from pnp.io import read_measurements, read_result
 from pnp.readers import read_scan
@@ -265,9 +266,6 @@ def test_tiff_projections_with_angles_flats_and_darks(scan, scheduler, tmp_path,
     np.savetxt(tmp_path / "angles.txt", np.rad2deg(ANGLES) + 1)
     capsys.readouterr()
     assert run(monkeypatch, *again, "--angles", tmp_path / "angles.txt") == 2
-    np.savetxt(tmp_path / "angles.txt", ANGLES)
-    run(monkeypatch, *again, "--angles", tmp_path / "angles.txt", "--overwrite")
-    assert "radians" in capsys.readouterr().err
 
 
 def test_the_page_says_what_looked_wrong_before_the_solver(scan, scheduler, tmp_path, monkeypatch, capsys):
@@ -367,3 +365,44 @@ def test_options_of_scans_are_refused_for_measurements(tmp_path, monkeypatch, ca
     write_measurements(y, np.ones((1, 1, 4, 4), np.float32), operator="identity", parameters={})
     assert run(monkeypatch, "reconstruct", y, "-o", tmp_path / "x.h5", "--rows", "1") == 2
     assert re.search("--rows .*raw CT scans", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("kind", ["no angles", "no unit", "too few", "degrees as radians", "tiff", "tiff, too few"])
+def test_angles_are_asked_for_in_degrees(kind, scan, tmp_path, monkeypatch, capsys):
+    """Radians, which Python takes, are nowhere asked for by the command."""
+    path, options = tmp_path / "scan.h5", ()
+    path.write_bytes(scan.read_bytes())
+    with h5py.File(path, "a") as file:
+        theta = file["exchange/theta"]
+        if kind == "no unit":
+            del theta.attrs["units"]
+        elif kind == "degrees as radians":
+            theta.attrs["units"] = "rad"
+        elif kind in ("no angles", "too few"):
+            degrees = theta[:-3]
+            del file["exchange/theta"]
+            if kind == "too few":
+                file["exchange/theta"] = degrees
+                file["exchange/theta"].attrs["units"] = "deg"
+    if kind.startswith("tiff"):
+        path = tmp_path / "views"
+        path.mkdir()
+        for k in range(4):
+            tifffile.imwrite(path / f"{k}.tif", np.ones((3, 8), np.uint16))
+        options = ("--kind", "counts") if kind == "tiff" else ("--kind", "counts", "--angles", "0:90:3")
+    assert run(monkeypatch, "reconstruct", path, "-o", tmp_path / "v.zarr", *options) == 2
+    error = capsys.readouterr().err
+    assert ("--angles deg" if kind in ("no unit", "degrees as radians") else "in degrees") in error, error
+    assert "in radians" not in error and "deg2rad" not in error and "angles=" not in error, error
+
+
+def test_radians_for_angles_are_doubted_and_an_axis_that_they_hide_is_told_with_its_file(
+    scan, tmp_path, monkeypatch, capsys
+):
+    np.savetxt(tmp_path / "angles.txt", ANGLES)
+    for given in (f"0:{ANGLES[-1]}:{len(ANGLES)}", tmp_path / "angles.txt"):
+        run(monkeypatch, "reconstruct", scan, "-o", tmp_path / "v.zarr", "--rows", "0", "--angles", given)
+        doubt, error = capsys.readouterr().err.splitlines()
+        assert doubt.startswith("warning: --angles") and "radians" in doubt
+        assert str(scan) in error and "radians" in error
+    assert read_angles("0:180:181")[-1] == pytest.approx(np.pi) and not capsys.readouterr().err
