@@ -41,11 +41,14 @@ OPTIONS = {
     r"\bin radians": "in degrees",
     r"(?<!-)\bangles must": "--angles must",
     r"\bangles=('|\")(\w+)('|\")": r"--angles \2",
-    r"\bcentre must": "--centre must",
-    r"\bsize must": "--size must",
+    r"(?<!-)\bcentre must": "--centre must",
+    r"\bgive centre\b": "give --centre",
+    r"\bsearch=\(low, high\)": "--search low,high",
+    r"(?<!-)\bsize must": "--size must",
     r"\bpixel_size(_mm)?(=| must)": r"--pixel-size\2",
     r"\bkind=": "--kind ",
-    r"exactly one of flat, as measured, and i0,": "exactly one of --flat and --i0,",
+    r"\bi0=": "--i0",
+    r"\bflat=": "--flat",
 }
 """Options of the command for the arguments that a message names."""
 ANGLE_WORDS = ("deg", "rad", "names")

@@ -155,8 +155,8 @@ def check_scan(caller: str, y: Any, angles: Any) -> tuple[Tensor, Tensor]:
         )
     if n_angles < 2 or n_detectors < 3:
         raise ValueError(
-            f"{caller}: y needs 2 views of 3 bins or more, got {n_angles} views of {n_detectors} bins; the bins are its "
-            "last axis, the views the one before: move axes if these are others, such as rows"
+            f"{caller}: y needs 2 views of 3 bins or more, got {n_angles} views of {n_detectors} bins; the bins are "
+            "its last axis, the views the one before: move axes if these are others, such as rows"
         )
     warn_of_degrees(caller, float(theta.max() - theta.min()), stacklevel=3)
     if not bool((p != 0).any()):
@@ -399,7 +399,7 @@ def _centre_of_masses(p: Tensor, theta: Tensor) -> float:
         unit = "" if span > _MAX_TURN_OF_RADIANS else ": are they radians that were taken for degrees? Or "
         raise ValueError(
             f"find_centre: {len(theta)} angles over {span:.4g} degrees do not separate the axis from the object's "
-            f"position{unit or '; '}give centre, in bins: method 'moments' needs three views or more, over a wider range"
+            f"position{unit or '; '}give centre, in bins: method 'moments' needs three views or more, far apart"
         )
     # Each view by its own sum, about the middle: what is common to all its bins cancels.
     middle = (p.shape[-1] - 1) / 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,8 @@ _MIN_STEP_DEGREES = 0.02
 _TURN_RTOL = 1e-3
 """Relative deviation of a span from half a turn or a turn in radians that is no chance."""
 
+KINDS = ("line integrals", "counts", "transmissions")
+"""What the values of a scan may be."""
 _MIN_BINS = 3
 """Fewest bins of a detector that show anything of an object."""
 _UNITS = {"deg": "degrees", "rad": "radians"}
@@ -37,6 +40,13 @@ def check_bins(path: str | os.PathLike[str], name: str, shape: tuple[int, ...], 
             f"{path}: {name} must have {_MIN_BINS} bins or more, got {n} in {shape} ({axes}), x the bins; is it "
             f"transposed? {remedy}"
         )
+
+
+def checked_kind(path: str | os.PathLike[str], kind: object) -> Any:
+    """Return what the values of a file are; None: counts."""
+    if kind is not None and kind not in KINDS:
+        raise ValueError(f"{path}: kind must be one of {KINDS}, got {kind!r:.40}")
+    return kind or "counts"
 
 
 def checked_size(path: str | os.PathLike[str], size: object) -> float:

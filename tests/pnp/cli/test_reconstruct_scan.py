@@ -406,3 +406,21 @@ def test_radians_for_angles_are_doubted_and_an_axis_that_they_hide_is_told_with_
         assert doubt.startswith("warning: --angles") and "radians" in doubt
         assert str(scan) in error and "radians" in error
     assert read_angles("0:180:181")[-1] == pytest.approx(np.pi) and not capsys.readouterr().err
+
+
+def test_transmissions_in_hdf5_are_named_by_an_option(scheduler, tmp_path, monkeypatch, capsys):
+    t = (np.arange(N_BINS) - CENTRE) * PIXEL_MM
+    values = np.exp(-sum(e.sinogram(ANGLES, t, PIXEL_MM) for e in ellipses(0)))
+    path = tmp_path / "scan.h5"
+    with h5py.File(path, "w") as file:
+        file["exchange/data"] = values[:, None] + 0.005 * np.random.default_rng(0).standard_normal(
+            (len(ANGLES), 1, N_BINS)
+        )
+        file["exchange/theta"] = np.rad2deg(ANGLES)
+        file["exchange/theta"].attrs["units"] = "deg"
+    command = ("reconstruct", path, "-o", tmp_path / "v.nii", "--pixel-size", PIXEL_MM, *QUICK, *scheduler)
+    assert run(monkeypatch, *command) == 2
+    error = capsys.readouterr().err
+    assert "--kind 'transmissions'" in error and "--i0" in error and "i0=" not in error and str(path) in error
+    assert run(monkeypatch, *command, "--kind", "transmissions") == 0
+    check(np.asarray(nibabel.load(tmp_path / "v.nii").dataobj).transpose(2, 1, 0))

@@ -207,3 +207,17 @@ def test_rows_in_the_place_of_bins_are_told(tmp_path):
     with h5py.File(right, "a") as file:
         file["exchange/data"].attrs["axes"] = "theta:x:y"
     assert read_scan(right).y.shape == (2, N_ANGLES, N_BINS)
+
+
+@pytest.mark.parametrize("kind", ["transmissions", "line integrals"])
+def test_values_that_were_divided_by_the_beam_already(tmp_path, kind):
+    """Their flats and darks were used; subtracted again, a dark would change them."""
+    values = np.random.default_rng(0).random(COUNTS.shape).astype(np.float32)
+    path = write(tmp_path / "a.h5", data=values, data_white=COUNTS, data_dark=COUNTS)
+    for scan in (read_scan(path, kind=kind), read_dxchange(path, kind=kind, rows=slice(1, 2))):
+        assert scan.kind == kind and scan.flat is None and scan.dark is None
+    np.testing.assert_array_equal(scan.y[0], values[:, 1])
+    frames = np.random.default_rng(0).random(frames_of().shape).astype(np.float32)
+    scan = read_scan(write_nxtomo(tmp_path / "a.nxs", data=frames), kind=kind)
+    assert scan.kind == kind and scan.flat is None and scan.dark is None and len(scan.angles) == N_ANGLES
+    assert "kind" in refused(read_scan, path, kind="photons")
