@@ -116,7 +116,7 @@ def reconstruct(
     workers: Workers = None,
     scheduler: Scheduler = None,
     report: Annotated[
-        Path | None, typer.Option(help="Report page of a scan, .html; default: named after the output.")
+        Path | None, typer.Option(help="Report page of a scan, .html; default: the output's name and .html.")
     ] = None,
 ) -> None:
     """Reconstruct an image or a volume from measurements.

@@ -310,10 +310,13 @@ def _places(output: Path, report: Path | None, overwrite: bool) -> tuple[Path, P
         check_output(output, overwrite=replaces)
     elif not is_zarr:
         check_volume_output(output, overwrite=replaces)
-    stem = output.name.removesuffix(".gz").rpartition(".")[0] or output.name
-    page = output.with_name(f"{stem}.html") if report is None else report
+    page = (
+        output.with_name(f"{output.name}.html") if report is None else report
+    )  # as scan.h5 may become several volumes
     if page.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--report {page} must be an .html file")
+    if page.is_file() and not replaces:
+        raise ValueError(f"the report page {page} exists; name another one by --report, or replace it by --overwrite")
     check_output(page, overwrite=replaces)
     return folder, page
 

@@ -20,7 +20,7 @@ from scan_files import ANGLES, CENTRE, N_BINS, N_ROWS, PIXEL_MM, ellipses, scan_
 
 from denoisers import TV
 from pnp import LeastSquares
-from pnp.cli.reconstruct_scan import read_angles
+from pnp.cli.reconstruct_scan import _places, read_angles
 from pnp.ct import prepare_scan
 from pnp.io import read_measurements, read_result
 from pnp.readers import read_scan
@@ -100,10 +100,10 @@ def test_a_scan_becomes_a_volume_with_its_pixel_size(name, scan, scheduler, tmp_
                 per_mm, one = tags[tag].value
                 assert per_mm / one == pytest.approx(1 / PIXEL_MM, rel=1e-6)
         check([page for file in files for page in tifffile.imread(file).reshape(-1, N_BINS, N_BINS)])
-    page = (tmp_path / f"{name.partition('.')[0]}.html").read_text()
+    page = (tmp_path / f"{name}.html").read_text()
     assert "Verdict" in page and "Nothing looked wrong" in page and "The axis of rotation is at bin 29." in page
     left = {path.name for path in tmp_path.iterdir()}
-    assert left == {name, f"{name.partition('.')[0]}.html"}
+    assert left == {name, f"{name}.html"}
 
 
 def test_rings_are_noise_unless_they_are_not_wanted(scheduler, tmp_path, monkeypatch):
@@ -122,11 +122,11 @@ def test_rings_are_noise_unless_they_are_not_wanted(scheduler, tmp_path, monkeyp
 def test_a_finished_run_says_so(scan, scheduler, tmp_path, monkeypatch, capsys):
     command = ("reconstruct", scan, "-o", tmp_path / "v.zarr", "--rows", "1", *QUICK, *scheduler)
     assert run(monkeypatch, *command) == 0
-    before = (tmp_path / "v.html").stat().st_mtime_ns
+    before = (tmp_path / "v.zarr.html").stat().st_mtime_ns
     capsys.readouterr()
     assert run(monkeypatch, *command) == 0
     assert "finished already" in capsys.readouterr().out
-    assert (tmp_path / "v.html").stat().st_mtime_ns == before
+    assert (tmp_path / "v.zarr.html").stat().st_mtime_ns == before
     # Other settings are another run.
     assert run(monkeypatch, *command, "--strength", "2") == 2
     assert "v.zarr" in capsys.readouterr().err
@@ -194,7 +194,7 @@ def test_a_run_stopped_at_its_end_resumes(name, step, scan, scheduler, tmp_path,
     capsys.readouterr()
     assert run(monkeypatch, *command) == 0
     assert "1 of 1 slices, 0 in this run" in capsys.readouterr().out
-    assert {path.name for path in tmp_path.iterdir()} == {name, "v.html"}
+    assert {path.name for path in tmp_path.iterdir()} == {name, f"{name}.html"}
 
 
 @pytest.mark.parametrize("centre", [None, [CENTRE, CENTRE, CENTRE + 1e-3]])
@@ -274,7 +274,7 @@ def test_the_page_says_what_looked_wrong_before_the_solver(scan, scheduler, tmp_
     with h5py.File(copy, "a") as file:
         file["exchange/data_white"][2] = 100  # a closed shutter
     assert run(monkeypatch, "reconstruct", copy, "-o", tmp_path / "v.nii", "--rows", "0", *QUICK, *scheduler) == 0
-    assert "flat (2)" in capsys.readouterr().err and "flat (2)" in (tmp_path / "v.html").read_text()
+    assert "flat (2)" in capsys.readouterr().err and "flat (2)" in (tmp_path / "v.nii.html").read_text()
 
 
 def test_slices_that_fail_are_named_and_the_others_are_kept(scan, scheduler, tmp_path, monkeypatch, capsys):
@@ -298,7 +298,7 @@ def test_slices_that_fail_are_named_and_the_others_are_kept(scan, scheduler, tmp
     # Without the prepared file, the line integrals are found again.
     (tmp_path / "v.nii.prepared.h5").unlink()
     assert run(monkeypatch, *command, "--overwrite") == 0
-    assert {path.name for path in tmp_path.iterdir()} == {"v.nii", "v.html"}
+    assert {path.name for path in tmp_path.iterdir()} == {"v.nii", "v.nii.html"}
 
 
 @pytest.mark.parametrize(
@@ -424,3 +424,17 @@ def test_transmissions_in_hdf5_are_named_by_an_option(scheduler, tmp_path, monke
     assert "--kind 'transmissions'" in error and "--i0" in error and "i0=" not in error and str(path) in error
     assert run(monkeypatch, *command, "--kind", "transmissions") == 0
     check(np.asarray(nibabel.load(tmp_path / "v.nii").dataobj).transpose(2, 1, 0))
+
+
+def test_pages_of_other_formats_do_not_meet_and_what_exists_names_its_options(scan, tmp_path, monkeypatch, capsys):
+    for name in ("v.zarr", "v.nii.gz", "v.tif", "v"):
+        assert _places(tmp_path / name, None, False)[1] == tmp_path / f"{name}.html"
+    (tmp_path / "v.zarr.html").touch()
+    assert run(monkeypatch, "reconstruct", scan, "-o", tmp_path / "v.zarr") == 2
+    error = capsys.readouterr().err
+    assert "v.zarr.html" in error and "--report" in error and "--overwrite" in error
+    for name in ("there.h5", "there.nii"):
+        (tmp_path / name).touch()
+        assert run(monkeypatch, "reconstruct", scan, "-o", tmp_path / name) == 2
+        error = capsys.readouterr().err
+        assert "--overwrite" in error and "(overwrite)" not in error
