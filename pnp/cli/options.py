@@ -71,7 +71,11 @@ Rings = Annotated[
     ),
 ]
 Workers = Annotated[
-    int | None, typer.Option(help="Processes on this machine, which share its cores; default: one per core.")
+    int | None,
+    typer.Option(
+        help="Processes on this machine, which share its cores; default: one per core. OMP_NUM_THREADS limits the "
+        "threads of each."
+    ),
 ]
 Scheduler = Annotated[
     str | None, typer.Option(help="Address of a running Dask cluster that can read and write here: tcp://host:8786.")

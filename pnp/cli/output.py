@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from dataclasses import replace
@@ -24,12 +25,19 @@ OPTIONS = {
     "; LeastSquares(robust=False) keeps them": "",
 }
 """What a command offers for what a remedy in Python says."""
+REMEDIES = {
+    r"allow it to be (?:overwritten|replaced) \(overwrite\)|overwrite it$": "replace it by --overwrite",
+    r"overwrite=True\b": "--overwrite",
+}
+"""Options that all commands with an output have, for what errors say in Python."""
 MAX_MESSAGE_LENGTH = 398
 """Maximum length of a message on stderr, in characters."""
 
 
 def print_error(message: str) -> None:
-    """Print a message on stderr as one line of limited length."""
+    """Print a message on stderr as one line of limited length, with the command's options for remedies in Python."""
+    for pattern, option in REMEDIES.items():
+        message = re.sub(pattern, option, message)
     line = f"pnp: {' '.join(message.split())}"
     print(line if len(line) <= MAX_MESSAGE_LENGTH else line[: MAX_MESSAGE_LENGTH - 3] + "...", file=sys.stderr)
 

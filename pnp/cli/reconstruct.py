@@ -103,15 +103,20 @@ def reconstruct(
     dark: Annotated[str | None, typer.Option(help="TIFF files with the beam closed, likewise.")] = None,
     kind: Annotated[
         str | None,
-        typer.Option(help="What TIFF files hold: counts, the default with --flat, transmissions or 'line integrals'."),
+        typer.Option(
+            help="What the values are: counts, transmissions or 'line integrals'; default: counts, of TIFF with --flat "
+            "only."
+        ),
     ] = None,
     entry: Annotated[str | None, typer.Option(help="Entry of an NXtomo file that holds several scans.")] = None,
-    i0: Annotated[float | None, typer.Option(help="Counts of the open beam, of a scan without flats.")] = None,
+    i0: Annotated[
+        float | None, typer.Option(help="Counts of the open beam, as read, with the dark, of a scan without flats.")
+    ] = None,
     rings: Rings = None,
     workers: Workers = None,
     scheduler: Scheduler = None,
     report: Annotated[
-        Path | None, typer.Option(help="Report page of a scan, .html; default: named after the output.")
+        Path | None, typer.Option(help="Report page of a scan, .html; default: the output's name and .html.")
     ] = None,
 ) -> None:
     """Reconstruct an image or a volume from measurements.

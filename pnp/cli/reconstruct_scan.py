@@ -30,20 +30,31 @@ if TYPE_CHECKING:
 SCANS = ("dxchange", "nexus", "matlab", "matlab73", "tiff", "tiff_folder", "txrm", "xtekct")
 """Kinds of files, as `pnp.io.file_kinds` names them, that hold a scan."""
 OPTIONS = {
-    r"^(prepare_scan|find_centre|line_integrals): ": "",
+    r"\b(prepare_scan|find_centre|line_integrals): ": "",
     r"\brows=slice\((\d+), (\d+)\)": r"--rows \1:\2",
     r"\brows must": "--rows must",
+    r"\bangles=np\.deg2rad\((.*?)\)": r"--angles with a text file of \1",
+    r"angles span \S+ radians, more than two turns; .*": "angles span more than two turns; check --angles",
+    r"\bangles must( be)?( the angles| \d+| a non-empty 1-D array of)?( in)? radians": r"--angles must\1\2 in degrees",
     r"\bangles= in radians": "--angles in degrees",
+    r"angles are radians in": "angles are right and in",
+    r"\bin radians": "in degrees",
+    r"(?<!-)\bangles must": "--angles must",
     r"\bangles=('|\")(\w+)('|\")": r"--angles \2",
-    r"\bcentre must": "--centre must",
-    r"\bsize must": "--size must",
+    r"(?<!-)\bcentre must": "--centre must",
+    r"\bgive centre\b": "give --centre",
+    r"\bsearch=\(low, high\)": "--search low,high",
+    r"(?<!-)\bsize must": "--size must",
     r"\bpixel_size(_mm)?(=| must)": r"--pixel-size\2",
     r"\bkind=": "--kind ",
-    r"exactly one of flat, as measured, and i0,": "exactly one of --flat and --i0,",
+    r"\bi0=": "--i0",
+    r"\bflat=": "--flat",
 }
 """Options of the command for the arguments that a message names."""
 ANGLE_WORDS = ("deg", "rad", "names")
 """Values of --angles that `read_scan` takes: the unit of the file's own angles, or the names of TIFF files."""
+MAX_TURN_OF_RADIANS = 6.3
+"""A turn in radians; angles that span no more degrees may be radians."""
 MAX_SHOWN = 12
 """Maximum number of slices on the report page."""
 
@@ -194,13 +205,27 @@ def read_angles(text: str) -> Any:
     """Return --angles in radians, from "first:last:number" or a file, all in degrees; words stay as they are."""
     import numpy as np
 
-    from ..readers.ct_arguments import in_radians
-
     if text in ANGLE_WORDS:
         return text
     if re.fullmatch(r"[-+.\deE]+:[-+.\deE]+:\d+", text):
         first, last, number = text.split(":")
-        return np.deg2rad(np.linspace(float(first), float(last), int(number)))
+        degrees = np.linspace(float(first), float(last), int(number))
+        remedy = f"--angles {np.rad2deg(float(first)):.6g}:{np.rad2deg(float(last)):.6g}:{number}"
+    else:
+        degrees = _listed_angles(text)
+        remedy = "them times 57.29578"
+    span = float(np.ptp(degrees)) if degrees.size > 1 else 0.0
+    if 0 < span < MAX_TURN_OF_RADIANS:
+        print_warning(
+            f"--angles {text} spans {span:.4g} degrees: are these radians? --angles takes degrees: give {remedy}"
+        )
+    return np.deg2rad(degrees)
+
+
+def _listed_angles(text: str) -> Any:
+    """Read the angles of a file, (n,)."""
+    import numpy as np
+
     if not Path(text).is_file():
         raise ValueError(
             "--angles must be a file, or first:last:number in degrees, e.g. 0:180:181, or "
@@ -210,11 +235,7 @@ def read_angles(text: str) -> Any:
         values = np.load(text, allow_pickle=False) if text.endswith(".npy") else np.loadtxt(text, delimiter=None)
     except (ValueError, OSError) as error:
         raise ValueError(f"--angles {text} must hold one number a line, in degrees: {error!s:.120}") from None
-    degrees, doubts = np.asarray(values, dtype=np.float64).ravel(), list[str]()
-    angles = in_radians(text, "--angles", degrees, "deg", None, doubts)
-    for doubt in doubts:
-        print_warning(f"{doubt.removesuffix(' Give angles=')} They are taken for degrees: write np.rad2deg of them")
-    return angles
+    return np.asarray(values, dtype=np.float64).ravel()
 
 
 def _prepared(path: Path, working: Path, rows: slice | None, options: ScanOptions) -> PreparedScan:
@@ -289,10 +310,13 @@ def _places(output: Path, report: Path | None, overwrite: bool) -> tuple[Path, P
         check_output(output, overwrite=replaces)
     elif not is_zarr:
         check_volume_output(output, overwrite=replaces)
-    stem = output.name.removesuffix(".gz").rpartition(".")[0] or output.name
-    page = output.with_name(f"{stem}.html") if report is None else report
+    page = (
+        output.with_name(f"{output.name}.html") if report is None else report
+    )  # as scan.h5 may become several volumes
     if page.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--report {page} must be an .html file")
+    if page.is_file() and not replaces:
+        raise ValueError(f"the report page {page} exists; name another one by --report, or replace it by --overwrite")
     check_output(page, overwrite=replaces)
     return folder, page
 
@@ -326,7 +350,7 @@ def _finished(folder: Path, settings: str) -> int:
 
 
 def _workers(options: ScanOptions, n_slices: int, n_cores: int) -> int | None:
-    """Return the number of processes: no more than slices, so that one slice has all cores."""
+    """Return the number of processes: no more than slices, so that one slice may use all cores."""
     if options.scheduler is not None:
         return None
     return min(n_slices, n_cores) if options.workers is None else options.workers

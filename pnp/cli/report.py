@@ -60,6 +60,8 @@ def report(
         raise ValueError(f"output {output} must be an .html file; name it e.g. {output.with_suffix('.html').name}")
     if result.suffix.lower() in IMAGE_SUFFIXES:
         raise ValueError(f"result {result} is an image; a page needs the HDF5 result: pnp reconstruct ... -o result.h5")
+    if result.is_dir():
+        raise ValueError(_of_folder(result))
     saved = read_result(result)
     units, b_mode, has_data = _read_extras(result)
     source = measurements or (result if has_data else None)
@@ -81,6 +83,18 @@ def report(
         progress=True,
     )
     print(f"{output}: {size / 1e6:.1f} MB; open it in any browser")
+
+
+def _of_folder(path: Path) -> str:
+    """Return the sentence that refuses a folder: what it is, and what makes its page."""
+    from ..io.file_kinds import describe, file_kind
+
+    if not any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray")):
+        return describe(path, file_kind(path), "a result in HDF5")
+    return (
+        f"result {path} is a volume in Zarr; a page needs the HDF5 result: name {path.stem}.h5 as the output of the "
+        "command that made it; of a raw scan, pnp reconstruct writes the page itself, beside the volume (--report)"
+    )
 
 
 def _first_estimate_of(path: Path, operator: str | None) -> dict[str, Array]:

@@ -56,6 +56,8 @@ _MAX_EDGE_SIGNAL = 0.05
 """Largest mean signal at the detector's ends, over the largest signal, of an object in full view."""
 _MIN_SINGULAR_RATIO = 1e-3
 """Smallest ratio of singular values with which the three unknowns can be separated."""
+_MAX_TURN_OF_RADIANS = 6.3
+"""A turn in radians; angles that span no more degrees may be a turn or less whose unit was mistaken."""
 
 
 def find_centre(
@@ -152,7 +154,10 @@ def check_scan(caller: str, y: Any, angles: Any) -> tuple[Tensor, Tensor]:
             f"{tuple(p.shape[-2:])} and angles of shape {tuple(theta.shape)}{turned}"
         )
     if n_angles < 2 or n_detectors < 3:
-        raise ValueError(f"{caller}: needs 2 views of 3 bins or more, got {n_angles} of {n_detectors}")
+        raise ValueError(
+            f"{caller}: y needs 2 views of 3 bins or more, got {n_angles} views of {n_detectors} bins; the bins are "
+            "its last axis, the views the one before: move axes if these are others, such as rows"
+        )
     warn_of_degrees(caller, float(theta.max() - theta.min()), stacklevel=3)
     if not bool((p != 0).any()):
         raise ValueError(f"{caller}: y is zero everywhere; there is nothing to find an axis in")
@@ -390,9 +395,11 @@ def _centre_of_masses(p: Tensor, theta: Tensor) -> float:
     basis = torch.stack([torch.ones_like(theta), theta.cos(), theta.sin()], 1)
     singular = torch.linalg.svdvals(basis)
     if len(theta) < 3 or not bool(singular[-1] > _MIN_SINGULAR_RATIO * singular[0]):
+        span = math.degrees(float(theta.max() - theta.min()))
+        unit = "" if span > _MAX_TURN_OF_RADIANS else ": are they radians that were taken for degrees? Or "
         raise ValueError(
-            f"find_centre: {len(theta)} angles over {math.degrees(float(theta.max() - theta.min())):.4g} degrees do "
-            "not separate the axis from the object's position; method 'moments' needs three different views or more"
+            f"find_centre: {len(theta)} angles over {span:.4g} degrees do not separate the axis from the object's "
+            f"position{unit or '; '}give centre, in bins: method 'moments' needs three views or more, far apart"
         )
     # Each view by its own sum, about the middle: what is common to all its bins cancels.
     middle = (p.shape[-1] - 1) / 2

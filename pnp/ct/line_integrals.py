@@ -143,8 +143,8 @@ def line_integrals(
             or of transmissions. NaN is allowed in pixels that bad_pixels names.
         flat: counts of the beam without object, (n_detectors,) or (..., n_flats, n_detectors). Not with i0.
         dark: counts without beam, likewise. None: 0.
-        i0: expected counts of the open beam, in place of a measured flat; 1 for transmissions. Exactly one of flat
-            and i0; a scan of transmissions needs neither.
+        i0: expected counts of the open beam, dark included, in place of a measured flat; 1 for transmissions. Exactly
+            one of flat and i0; a scan of transmissions needs neither.
         bad: "mark": bad pixels, zingers and rays without counts get an infinite noise_std; "raise": they are an error.
         bad_pixels: boolean (n_detectors,) or (..., n_detectors). None: `find_bad_pixels(flat, dark)`, none for i0, and
             pixels whose counts do not follow the scan, see `pnp.ct.bad_pixels`.
@@ -287,6 +287,8 @@ def _unpacked(
             dark, dark_times = scan.dark, scan.dark_times if dark_times is None else dark_times
         times = scan.times if times is None else times
         counts, angles = scan.y, torch.from_numpy(scan.angles)
+        if flat is None and i0 is None:
+            raise ValueError(f"line_integrals: the scan has no flats; {_without_flats(scan.y)}")
     if (flat is None) == (i0 is None):
         raise ValueError("line_integrals: give exactly one of flat, as measured, and i0, the counts of the open beam")
     for name, value, frames in (("flat_times", flat_times, flat), ("dark_times", dark_times, dark)):
@@ -296,6 +298,19 @@ def _unpacked(
                 f"{'no times' if times is None else f'no {name[:4]}'}; leave it out where they are not known"
             )
     return _Scan(counts, flat, dark, i0, angles, times, flat_times, dark_times, are_transmissions)
+
+
+def _without_flats(values: Any) -> str:
+    """Return what to give with values without an open beam; values in 0..1 may be fractions of it already."""
+    low, high = float(values.min()), float(values.max())
+    if high > _MAX_FRACTION or bool((values == values.round()).all()):
+        return (
+            "give i0=, the counts of the open beam, or flat= if there are some; or kind='line integrals' if it is that"
+        )
+    return (
+        f"its values, {low:.3g} to {high:.3g}, may be transmissions, fractions of the open beam: read them with "
+        "kind='transmissions', or kind='line integrals' if they are that; or give i0=, the counts of the open beam"
+    )
 
 
 def _fields(scan: _Scan, c: Tensor, ignore: Tensor | None) -> tuple[Field, Field]:
@@ -332,7 +347,8 @@ def _noise(
     """Return the noise of s, and whether it was fitted to s."""
     typical = float(f.expand(s.shape)[~blind].median())
     is_fraction = typical <= _MAX_FRACTION and not bool((s == s.round()).all())
-    if photons_per_count is None and flats.variance is None and (are_transmissions or is_fraction):
+    averaged = flats.variance is None or not bool(flats.variance.any())  # several may be copies of one
+    if photons_per_count is None and averaged and (are_transmissions or is_fraction):
         a, b = transmission_noise(s / torch.where(f > 0, f, 1), blind)
         return Photons(a * typical, b * typical**2), True
     return measured_noise(flats, darks, dead, photons_per_count), False

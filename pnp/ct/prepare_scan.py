@@ -32,7 +32,7 @@ from ..readers import CtScan
 from .centre import offset_from_centre
 from .line_integrals import LineIntegrals, line_integrals
 from .prepared_file import PreparedRows, kept_rows, new_rows
-from .row_warnings import RowWarnings, naming_row
+from .row_warnings import RowWarnings, naming_file, naming_row
 from .scan_axis import find_axes
 from .scan_rows import ScanRows, rows_of
 
@@ -115,7 +115,7 @@ def prepare_scan(
             `CtScan.geometry`); where the axis lies off the middle by more than an eighth of the bins, as many as the
             farther end of the detector sees on both sides of the axis.
         pixel_size: side of a pixel, in mm where the scan states a length, else in bins. None: a bin at the axis.
-        i0: counts of the open beam, of a scan without flats.
+        i0: counts of the open beam, dark included as in a flat, of a scan without flats; 1 for transmissions.
         working_file: HDF5 file for line integrals and noise, in the layout of measurements. If it holds those of the
             same scan and settings, they are used. None: they are in memory.
         progress: show a bar on stderr.
@@ -145,7 +145,7 @@ def prepare_scan(
     kept = None if working_file is None else kept_rows(working_file, settings)
     if kept is None:
         n_rows = len(source.rows)
-        with said.collected():
+        with said.collected(), naming_file(some.path):
             y, gain = _sampled_integrals(some, source, i0)
             centres, axis = find_axes(y, some, source, centre, search)
             side = _side(some, y, _middle(centres), size, pixel_size)
@@ -154,7 +154,7 @@ def prepare_scan(
         with new_rows(working_file, shape, (name, geometry), settings, noise=noise) as store:
             counted = _Counted()
             for k, row in enumerate(source.each(progress, said)):
-                with said.collected(source.numbers[k]), naming_row(source.numbers[k], n_rows):
+                with said.collected(source.numbers[k]), naming_file(some.path), naming_row(source.numbers[k], n_rows):
                     y, noise_std, record = _converted(row, i0, gain)
                 store.put(k, y, noise_std)
                 counted.add(record)
@@ -211,6 +211,7 @@ class _Counted:
     def __init__(self) -> None:
         self.n_rays = self.n_pixels = self.n_bad_pixels = self.n_starved = self.n_zingers = self.n_clamped = 0
         self.photons: list[float] = []
+        self.fitted: list[float] = []  # standard deviation of transmissions of 1
         self.dropped: dict[str, set[int]] = {"flats": set(), "darks": set()}
 
     def add(self, record: LineIntegrals | None) -> None:
@@ -224,6 +225,8 @@ class _Counted:
         self.n_zingers += record.n_zingers
         self.n_clamped += record.n_clamped
         self.photons.append(record.photons_per_count)
+        if record.noise_fitted:
+            self.fitted.append(math.sqrt(1 / record.photons_per_count + record.electronic_std**2))
         self.dropped["flats"] |= set(record.dropped_flats)
         self.dropped["darks"] |= set(record.dropped_darks)
 
@@ -231,8 +234,16 @@ class _Counted:
         """Return what was found and done, in sentences."""
         if not self.photons:
             return ["The measurements are line integrals already; their noise is estimated slice by slice."]
+        if self.fitted:
+            std = f"{np.median(self.fitted):.2g}"
+            origin = f"fitted to them, a standard deviation of {std} where they are 1"
+            return [f"Transmissions became line integrals, every ray with its noise, {origin}.", *self._lost()]
         photons = f"{np.median(self.photons):.3g} photons {'per count' if kind == 'counts' else 'in the open beam'}"
-        said = [f"{kind.capitalize()} became line integrals, every ray with its noise, from {photons}."]
+        return [f"{kind.capitalize()} became line integrals, every ray with its noise, from {photons}.", *self._lost()]
+
+    def _lost(self) -> list[str]:
+        """Return which frames, pixels and rays were left out or changed."""
+        said = []
         for name, frames in self.dropped.items():
             if frames:
                 said.append(f"Frames {', '.join(map(str, sorted(frames)))} of the {name} are off and were left out.")

@@ -60,6 +60,17 @@ class RowWarnings:
 
 
 @contextmanager
+def naming_file(path: str) -> Iterator[None]:
+    """Say in errors of the block which file they are of; an empty path is none."""
+    try:
+        yield
+    except ValueError as error:
+        if not path or path in str(error):
+            raise
+        raise ValueError(f"{path}: {error}") from error
+
+
+@contextmanager
 def naming_row(row: int, n_rows: int) -> Iterator[None]:
     """Say in errors of the block which of n_rows rows they are of."""
     try:

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from .atomic import atomic
-from .guards import check_claim, check_memory, quiet, reading, unpack_limit
+from .guards import check_claim, check_file, check_memory, quiet, reading, unpack_limit
 
 _GZIP_MAGIC = b"\x1f\x8b"
 """First bytes of a gzip file."""
@@ -116,8 +116,7 @@ def open_fits(path: str | os.PathLike[str], *, memmap: bool = False) -> Iterator
     """
     from astropy.io import fits
 
-    if not Path(path).is_file():
-        raise ValueError(f"{path}: there is no such file; check the name")
+    check_file(path)
     # Opened here, so that it is closed where astropy gives up on it.
     with reading(path, "FITS"), open(path, "rb") as packed:
         file = _unpacked(path, packed)

@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from .guards import check_claim, check_memory, one_line, reading
+from .guards import check_claim, check_file, check_memory, one_line, reading
 
 _HEAP = b"GCOL\x01\x00\x00\x00"
 """First bytes of a global heap."""
@@ -36,8 +36,7 @@ def open_hdf5(path: str | os.PathLike[str], *, links: bool = True) -> Iterator[h
         path: the file.
         links: visit every object to look for links to other files; False: that was done before.
     """
-    if not Path(path).is_file():
-        raise ValueError(f"{path}: there is no such file; check the name")
+    check_file(path)
     if links:
         check_heaps(path)
     with reading(path, "HDF5"), h5py.File(path, "r") as file:

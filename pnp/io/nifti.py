@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .atomic import atomic
-from .guards import check_claim, check_memory, reading
+from .guards import check_claim, check_file, check_memory, reading
 
 NIFTI = (".nii", ".nii.gz")
 _MM_PER_UNIT = {"mm": 1.0, "unknown": 1.0, "meter": 1000.0, "micron": 1e-3}
@@ -124,8 +124,7 @@ def read_nifti(path: str | os.PathLike[str]) -> tuple[npt.NDArray[np.float32], t
 
     orientations: Any = nibabel.orientations  # its functions have no types
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: there is no such file; check the name")
+    check_file(path)
     if not path.name.lower().endswith(NIFTI):
         raise ValueError(f"{path}: a volume is read from .nii or .nii.gz; convert it to one of these")
     with reading(path, "NIfTI"):

@@ -23,7 +23,7 @@ import math
 import os
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import numpy as np
@@ -33,7 +33,7 @@ from ..io.guards import check_finite, check_real
 from ..io.hdf5_links import LinkedFile, open_linked
 from ..io.hdf5_safe import listed, numbers
 from ..io.physical_units import text_of, to_unit
-from .ct_arguments import checked_size, in_radians, picked_rows
+from .ct_arguments import check_bins, checked_kind, checked_size, in_radians, picked_rows
 from .ct_scan import CtScan
 
 _Array = npt.NDArray[Any]
@@ -59,6 +59,7 @@ def read_dxchange(
     rows: slice | None = None,
     angles: npt.ArrayLike | None = None,
     pixel_size_mm: float | None = None,
+    kind: Literal["line integrals", "counts", "transmissions"] | None = None,
 ) -> CtScan:
     """Read raw counts (n_rows, n_angles, n_detectors), parallel beam, with the flats and the darks.
 
@@ -68,8 +69,10 @@ def read_dxchange(
         path: the file.
         rows: the detector rows to read, e.g. slice(0, 1); the others are not loaded. None: all.
         angles: (n_angles,), radians, in place of the file's own, e.g. where it has none; or "deg" or "rad", the unit
-            of the file's own, where it does not state it.
+            of the file's own, in place of the one that it states, or where it states none.
         pixel_size_mm: width of a bin on the plane of the sample, mm, in place of the file's own.
+        kind: what the values are, as in `CtScan`; None: counts. Of others the flats and darks are left out:
+            transmissions and line integrals were divided by the beam already.
 
     Returns:
         See `CtScan`; times are the places of the frames in the scan, where the file has them. Facts hold "rows", and
@@ -83,12 +86,15 @@ def read_dxchange(
     """
     if rows is not None and not isinstance(rows, slice):
         raise TypeError(f"read_dxchange: rows must be a slice, got {rows!r:.40}; use slice(k, k + 1) for row k")
+    stated = checked_kind(path, kind)
     given = None if angles is None or isinstance(angles, str) else np.asarray(angles)
     doubts: list[str] = []
     with open_linked(path) as file:
         data = _required(file, "data")
         axes = _axes(path, data, ["theta", "x"] if data.ndim == 2 else ["theta", "y", "x"])
         sizes = dict(zip(axes, data.shape, strict=True))
+        remedy = "Set data's attribute axes to the true order"
+        check_bins(path, "exchange/data", data.shape, ":".join(axes), remedy)
         picked = picked_rows(path, sizes.get("y", 1), rows)
         order, numbers_of_views = _order(file, sizes["theta"])
         if given is None:
@@ -98,7 +104,11 @@ def read_dxchange(
         _check_views(path, sizes, theta.size)
         y = _counts(file, data, axes, picked)
         facts: dict[str, Any] = {"rows": (picked.start, picked.stop, picked.step)}
-        fields = {name: _frames(file, name, sizes, picked, facts) for name in ("white", "dark")}
+        fields = (
+            {"white": None, "dark": None}
+            if stated != "counts"
+            else {name: _frames(file, name, sizes, picked, facts) for name in ("white", "dark")}
+        )
         pixel = checked_size(path, pixel_size_mm) if pixel_size_mm is not None else _pixel_size(file)
         camera = _length(file, _CAMERA_PIXEL) if pixel_size_mm is None else None
         title = file.dataset("exchange/title")
@@ -111,7 +121,7 @@ def read_dxchange(
     return CtScan(
         y=y,
         angles=theta,
-        kind="counts",
+        kind=stated,
         flat=fields["white"],
         dark=fields["dark"],
         pitch_mm=pixel,

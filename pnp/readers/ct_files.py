@@ -63,12 +63,13 @@ def read_scan(
         rows: the detector rows to read, e.g. slice(0, 1); where the format allows, the others are not loaded. None:
             all.
         angles: (n_angles,), radians, in place of the file's; needed where the file has none, as TIFF. Or "deg" or
-            "rad", the unit of the angles in an HDF5 file that does not state it; of TIFF "names", see `read_tiff_scan`.
+            "rad", the unit of the angles in an HDF5 file, in place of the one that it states, or where it states none;
+            of TIFF "names", see `read_tiff_scan`.
         pixel_size_mm: side of a pixel on the plane of the object, mm, in place of the file's, of a parallel beam.
         flat: of TIFF projections: frames with the beam open (n_frames, n_rows, n_detectors), or their folder, pattern
             or file.
         dark: of TIFF projections: frames with the beam closed, likewise.
-        kind: of TIFF: what its values are; None: counts where flats are given.
+        kind: of TIFF, Data Exchange and NXtomo: what the values are; None: counts, of TIFF where flats are given.
         entry: of NXtomo: the entry, where a file holds several scans.
 
     Returns:
@@ -91,7 +92,7 @@ def read_scan(
     given = {name: value for name, value in options.items() if value is not None}
     for name in ("flat", "dark", "kind", "entry"):
         if name in given and name not in form.takes:
-            wanted = "NXtomo" if name == "entry" else "TIFF projections"
+            wanted = {"entry": "NXtomo", "kind": "TIFF, Data Exchange and NXtomo"}.get(name, "TIFF projections")
             raise ValueError(f"{path}: {name} is for {wanted}, this is {KINDS[found].what}; leave {name} out")
     if isinstance(angles, str) and angles not in form.words:
         words = "".join(f" or {word!r}" for word in form.words)
@@ -111,8 +112,8 @@ def _with_pixel_size(scan: CtScan, size: float) -> CtScan:
 
 
 _FORMATS = {
-    "dxchange": _Format(read_dxchange, ("rows", "angles", "pixel_size_mm"), _UNITS),
-    "nexus": _Format(read_nxtomo, ("rows", "angles", "pixel_size_mm", "entry"), _UNITS),
+    "dxchange": _Format(read_dxchange, ("rows", "angles", "pixel_size_mm", "kind"), _UNITS),
+    "nexus": _Format(read_nxtomo, ("rows", "angles", "pixel_size_mm", "entry", "kind"), _UNITS),
     "matlab": _Format(read_htc2022, ("rows",)),
     "matlab73": _Format(read_htc2022, ("rows",)),
     "txrm": _Format(read_txrm, ("rows", "angles")),

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import h5py
 import numpy as np
@@ -28,7 +28,7 @@ from ..io.guards import check_finite, check_real, one_line
 from ..io.hdf5_links import LinkedFile, open_linked
 from ..io.hdf5_safe import listed, numbers
 from ..io.physical_units import text_of, to_unit
-from .ct_arguments import checked_size, in_radians, picked_rows
+from .ct_arguments import check_bins, checked_kind, checked_size, in_radians, picked_rows
 from .ct_scan import CtScan
 
 _Array = npt.NDArray[Any]
@@ -53,6 +53,7 @@ def read_nxtomo(
     angles: npt.ArrayLike | None = None,
     pixel_size_mm: float | None = None,
     entry: str | None = None,
+    kind: Literal["line integrals", "counts", "transmissions"] | None = None,
 ) -> CtScan:
     """Read raw counts (n_rows, n_angles, n_detectors) with the flats and the darks.
 
@@ -64,9 +65,11 @@ def read_nxtomo(
         path: the file.
         rows: the detector rows to read, e.g. slice(0, 1); the others are not loaded. None: all.
         angles: radians, in place of the file's own, one for each projection or for each frame; or "deg" or "rad", the
-            unit of the file's own, where it does not state it.
+            unit of the file's own, in place of the one that it states, or where it states none.
         pixel_size_mm: width of a bin on the plane of the sample, mm, in place of the file's own.
         entry: name of the entry, where the file holds several scans.
+        kind: what the values are, as in `CtScan`; None: counts. Of others the flats and darks are left out:
+            transmissions and line integrals were divided by the beam already.
 
     Returns:
         See `CtScan`; times are the numbers of the frames in the scan. Facts hold "rows", "entry", "middle_row" of a
@@ -80,10 +83,12 @@ def read_nxtomo(
     """
     if rows is not None and not isinstance(rows, slice):
         raise TypeError(f"read_nxtomo: rows must be a slice, got {rows!r:.40}; use slice(k, k + 1) for row k")
-    doubts: list[str] = []
+    stated, doubts = checked_kind(path, kind), list[str]()
     with open_linked(path) as file:
         name, group = _entry(file, entry)
         kinds = _frames(file, group)
+        if stated != "counts":
+            kinds = {_PROJECTION: kinds[_PROJECTION]}
         views = kinds[_PROJECTION]
         picked = picked_rows(path, views.data.shape[1] if views.data.ndim == 3 else 1, rows)
         theta = _angles(file, group, views, angles, doubts)
@@ -97,7 +102,7 @@ def read_nxtomo(
         assert y is not None
     for doubt in doubts:  # warnings are silenced while a file is read
         warnings.warn(f"{path}: {doubt}", stacklevel=2)
-    return CtScan(y=y, angles=theta, kind="counts", flat=flat, dark=dark, **known, facts=facts, path=str(path))
+    return CtScan(y=y, angles=theta, kind=stated, flat=flat, dark=dark, **known, facts=facts, path=str(path))
 
 
 def _entry(file: LinkedFile, wanted: str | None) -> tuple[str, h5py.Group]:
@@ -168,6 +173,8 @@ def _frames(file: LinkedFile, group: h5py.Group) -> dict[int, _Frames]:
     check_real(f"{path}: {data.name}", data.dtype)
     if data.ndim not in (2, 3) or 0 in data.shape:
         raise ValueError(f"{path}: {data.name} must be (frames, y, x), got {data.shape}; is it a detector's data?")
+    axes = "frames:x" if data.ndim == 2 else "frames:y:x"
+    check_bins(path, data.name, data.shape, axes, f"Store it as ({axes})")
     if keys is None:
         return _separate_frames(file, group, data)
     key = numbers(path, keys).ravel()

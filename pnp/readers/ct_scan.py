@@ -15,10 +15,9 @@ from operators import FanBeam, Radon
 from operators.base import warn_of_degrees
 
 from ..io.guards import check_finite, check_real, to_float32
+from .ct_arguments import KINDS
 
 _Image = TypeVar("_Image", Tensor, npt.NDArray[Any])
-
-_KINDS = ("line integrals", "counts", "transmissions")
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,8 +69,8 @@ class CtScan:
         check_real(f"{where}: angles", angles.dtype)
         check_finite(f"{where}: angles", angles)
         _check_axes(where, y.shape, angles.shape)
-        if self.kind not in _KINDS:
-            raise ValueError(f"{where}: kind must be one of {_KINDS}, got {self.kind!r:.40}")
+        if self.kind not in KINDS:
+            raise ValueError(f"{where}: kind must be one of {KINDS}, got {self.kind!r:.40}")
         for name in ("flat", "dark"):
             if (field_ := getattr(self, name)) is not None:
                 object.__setattr__(self, name, _frames(f"{where}: {name}", field_, y.shape))

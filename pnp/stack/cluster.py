@@ -1,8 +1,9 @@
 """Dask on the processes of this machine, or on a given cluster.
 
 A slice is solved by one process. On this machine each process gets cores / processes threads of torch and BLAS, so
-that there are as many threads as cores; with more, they wait for each other (measured in docs/stacks.md). On a given
-cluster the threads are set where its workers start.
+that there are as many threads as cores; with more, they wait for each other (measured in docs/stacks.md). It gets no
+more than the caller allows itself, by OMP_NUM_THREADS or `torch.set_num_threads`: other programs may need the cores. On
+a given cluster the threads are set where its workers start.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import signal
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from ..checks import check_number
@@ -22,6 +24,7 @@ WORKER_VARIABLES = (
     "MKL_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
     "MALLOC_TRIM_THRESHOLD_",
+    "__DASK_PARENT_PID",
 )
 """Variables that Dask sets in the caller's environment for its workers; they are restored afterwards."""
 ALLOWED_FAILURES = 1
@@ -46,6 +49,45 @@ def require(caller: str) -> None:
 def cores() -> int:
     """Return the number of cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads_per_process(processes: int) -> int:
+    """Return the number of threads of each of some processes: their share of the cores, within the caller's limits."""
+    import torch
+
+    limits = [cores() // processes, torch.get_num_threads()]
+    stated = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if stated.isdecimal():  # torch read it at its start; it may have been set since
+        limits.append(int(stated))
+    return max(1, min(limits))
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Start processes that Ctrl-C does not reach: the terminal sends it to all, and the caller alone is to stop.
+
+    A thread inherits the blocked signals of the one that starts it, and so does a process: those of the cluster's
+    thread, which starts the workers, and again those that died. A Ctrl-C meanwhile is delivered after the block.
+    """
+    from multiprocessing import resource_tracker
+
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # its start would unblock the signal in the cluster's thread
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _close(client: Any, cluster: Any) -> None:
+    # What Ctrl-C cut off, a broadcast to the workers say, would print its traceback.
+    cluster.loop.asyncio_loop.set_exception_handler(lambda *_: None)
+    with suppress(TimeoutError):  # on a busy machine; the work is done, remaining processes are killed
+        client.close()
+        cluster.close(timeout=CLOSE_TIMEOUT_S)
 
 
 @contextmanager
@@ -80,7 +122,7 @@ def engine(client: Any, n_workers: int | None, caller: str) -> Iterator[tuple[An
         return
     processes = cores() if n_workers is None else n_workers
     processes = check_number("n_workers", processes, above=1, integer=True, or_equal=True, caller=caller)
-    threads = max(1, cores() // processes)
+    threads = threads_per_process(processes)
     limits = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     before = {name: os.environ.get(name) for name in WORKER_VARIABLES}
     try:
@@ -90,24 +132,21 @@ def engine(client: Any, n_workers: int | None, caller: str) -> Iterator[tuple[An
             "distributed.comm.timeouts.connect": "60s",
             "distributed.worker.profile.enabled": False,  # it wakes a hundred times per second
         }
-        with dask.config.set(settings):
-            cluster = LocalCluster(
-                n_workers=processes,
-                threads_per_worker=1,
-                processes=True,
-                memory_limit=MEMORY_LIMIT // processes,
-                dashboard_address=":0",  # any free port, for several runs on one machine
-                silence_logs=logging.CRITICAL,  # deaths and restarts are reported slice by slice
-                scheduler_kwargs={"allowed_failures": ALLOWED_FAILURES},
-                env=limits,
-            )
-        own = Client(cluster, set_as_default=False)
-        try:
+        with ExitStack() as opened:
+            with dask.config.set(settings), _interrupts_blocked():
+                cluster = LocalCluster(
+                    n_workers=processes,
+                    threads_per_worker=1,
+                    processes=True,
+                    memory_limit=MEMORY_LIMIT // processes,
+                    dashboard_address=":0",  # any free port, for several runs on one machine
+                    silence_logs=logging.CRITICAL,  # deaths and restarts are reported slice by slice
+                    scheduler_kwargs={"allowed_failures": ALLOWED_FAILURES},
+                    env=limits,
+                )
+                own = Client(cluster, set_as_default=False)
+                opened.callback(_close, own, cluster)
             yield own, threads
-        finally:
-            with suppress(TimeoutError):  # on a busy machine; the work is done, remaining processes are killed
-                own.close()
-                cluster.close(timeout=CLOSE_TIMEOUT_S)
     finally:
         for name, value in before.items():
             if value is None:

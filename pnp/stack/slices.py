@@ -71,7 +71,8 @@ def solve_stack(
         output: a Zarr group (`image` (n, C, H, W), NaN where a slice failed, with ledger, facts and reasons), or
             an .h5 file, which is written at the end from the group `output` + ".parts"; the group is removed unless
             slices failed. On a cluster, all workers need access to this folder.
-        client: a `distributed.Client`. None: processes of this machine, with cores / n_workers threads each.
+        client: a `distributed.Client`. None: processes of this machine, with cores / n_workers threads each, but no
+            more than OMP_NUM_THREADS or `torch.get_num_threads()` of the caller.
         n_workers: number of processes; None: one per core.
         noise_std: a number, an array for one slice, or (n, ...) as y, one entry per slice. None: `/noise_std` of
             the file in our HDF5 layout, else estimated slice by slice.
@@ -124,30 +125,32 @@ def solve_stack(
         sent_noise = noise if isinstance(noise, SOURCES) and not isinstance(noise, FileSource) else None
         job_options = {**options, "noise_std": None if sent_noise is not None else noise}
         computed, stop = 0, None
-        with engine(client, n_workers, "solve_stack") as (cluster, threads):
-            job = Job(name, operator, denoiser, reader, job_options, threads=threads, device=device)
-            cluster.register_plugin(job, name=name)
-            try:
-                if parts is None:
-                    shape = _image_shape(cluster, name, y)
-                    parts = Parts.create(folder, n, shape, y.dtype, settings)
-                todo = [int(k) for k in np.flatnonzero(parts.ledger() != DONE)]
+        try:
+            with engine(client, n_workers, "solve_stack") as (cluster, threads):
+                job = Job(name, operator, denoiser, reader, job_options, threads=threads, device=device)
+                cluster.register_plugin(job, name=name)
+                try:
+                    if parts is None:
+                        shape = _image_shape(cluster, name, y)
+                        parts = Parts.create(folder, n, shape, y.dtype, settings)
+                    todo = [int(k) for k in np.flatnonzero(parts.ledger() != DONE)]
 
-                def submit(k: int) -> Any:
-                    """Submit slice k, with the data that a worker cannot read itself."""
-                    data = [None if s is None else _slice(cluster, s, k) for s in (None if reader else y, sent_noise)]
-                    return cluster.submit(solve_slice, name, str(folder), k, *data, pure=False)
+                    def submit(k: int) -> Any:
+                        """Submit slice k, with the data that a worker cannot read itself."""
+                        sent = (None if reader else y, sent_noise)
+                        data = [None if s is None else _slice(cluster, s, k) for s in sent]
+                        return cluster.submit(solve_slice, name, str(folder), k, *data, pure=False)
 
-                with _Bar(n, n - len(todo), progress) as bar:
-                    for summary in _solved(cluster, submit, todo, parts):
-                        computed += summary.facts is not None
-                        bar.update(summary)
-            except KeyboardInterrupt:
-                stop = Stop.INTERRUPTED
-            finally:
-                if client is not None:
-                    with suppress(Exception):  # a worker that is being restarted has none to remove
-                        cluster.unregister_worker_plugin(name)
+                    with _Bar(n, n - len(todo), progress) as bar:
+                        for summary in _solved(cluster, submit, todo, parts):
+                            computed += summary.facts is not None
+                            bar.update(summary)
+                finally:
+                    if client is not None:
+                        with suppress(Exception):  # a worker that is being restarted has none to remove
+                            cluster.unregister_worker_plugin(name)
+        except KeyboardInterrupt:  # while the workers start or stop, too
+            stop = Stop.INTERRUPTED
         if stop is not None or parts is None:
             seconds = time.perf_counter() - start
             if parts is None:

@@ -6,6 +6,7 @@ later; a task is then only a slice number.
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
@@ -36,7 +37,7 @@ class Job(WorkerPlugin):  # type: ignore[misc]
         denoiser: D(x, sigma).
         y: a source that this process can read; None: the tasks carry their slices.
         options: options of `solve`; a source holds one entry per slice, and `data_term` may be a function of k.
-        threads: number of torch threads; None: unchanged.
+        threads: number of torch threads in processes of our own; None: unchanged.
         device: where to compute.
     """
 
@@ -57,6 +58,11 @@ class Job(WorkerPlugin):  # type: ignore[misc]
     def setup(self, worker: Any = None) -> None:
         """Silence the Python warnings of `solve`: the folder keeps them by slice, and `solve_stack` sums them up."""
         ignore_result_warnings()
+        if self.threads is not None:
+            from tqdm import tqdm
+
+            # The default lock, among processes, is left behind by a worker that Ctrl-C ends in the middle of a slice.
+            tqdm.set_lock(threading.RLock())
 
     def operator(self, k: int) -> Any:
         """Return the operator of slice k, on the job's device."""

@@ -20,6 +20,7 @@ from scan_files import ANGLES, CENTRE, N_BINS, N_ROWS, PIXEL_MM, ellipses, scan_
 
 from denoisers import TV
 from pnp import LeastSquares
+from pnp.cli.reconstruct_scan import _places, read_angles
 from pnp.ct import prepare_scan
 from pnp.io import read_measurements, read_result
 from pnp.readers import read_scan
@@ -99,10 +100,10 @@ def test_a_scan_becomes_a_volume_with_its_pixel_size(name, scan, scheduler, tmp_
                 per_mm, one = tags[tag].value
                 assert per_mm / one == pytest.approx(1 / PIXEL_MM, rel=1e-6)
         check([page for file in files for page in tifffile.imread(file).reshape(-1, N_BINS, N_BINS)])
-    page = (tmp_path / f"{name.partition('.')[0]}.html").read_text()
+    page = (tmp_path / f"{name}.html").read_text()
     assert "Verdict" in page and "Nothing looked wrong" in page and "The axis of rotation is at bin 29." in page
     left = {path.name for path in tmp_path.iterdir()}
-    assert left == {name, f"{name.partition('.')[0]}.html"}
+    assert left == {name, f"{name}.html"}
 
 
 def test_rings_are_noise_unless_they_are_not_wanted(scheduler, tmp_path, monkeypatch):
@@ -121,11 +122,11 @@ def test_rings_are_noise_unless_they_are_not_wanted(scheduler, tmp_path, monkeyp
 def test_a_finished_run_says_so(scan, scheduler, tmp_path, monkeypatch, capsys):
     command = ("reconstruct", scan, "-o", tmp_path / "v.zarr", "--rows", "1", *QUICK, *scheduler)
     assert run(monkeypatch, *command) == 0
-    before = (tmp_path / "v.html").stat().st_mtime_ns
+    before = (tmp_path / "v.zarr.html").stat().st_mtime_ns
     capsys.readouterr()
     assert run(monkeypatch, *command) == 0
     assert "finished already" in capsys.readouterr().out
-    assert (tmp_path / "v.html").stat().st_mtime_ns == before
+    assert (tmp_path / "v.zarr.html").stat().st_mtime_ns == before
     # Other settings are another run.
     assert run(monkeypatch, *command, "--strength", "2") == 2
     assert "v.zarr" in capsys.readouterr().err
@@ -193,7 +194,7 @@ def test_a_run_stopped_at_its_end_resumes(name, step, scan, scheduler, tmp_path,
     capsys.readouterr()
     assert run(monkeypatch, *command) == 0
     assert "1 of 1 slices, 0 in this run" in capsys.readouterr().out
-    assert {path.name for path in tmp_path.iterdir()} == {name, "v.html"}
+    assert {path.name for path in tmp_path.iterdir()} == {name, f"{name}.html"}
 
 
 @pytest.mark.parametrize("centre", [None, [CENTRE, CENTRE, CENTRE + 1e-3]])
@@ -265,9 +266,6 @@ def test_tiff_projections_with_angles_flats_and_darks(scan, scheduler, tmp_path,
     np.savetxt(tmp_path / "angles.txt", np.rad2deg(ANGLES) + 1)
     capsys.readouterr()
     assert run(monkeypatch, *again, "--angles", tmp_path / "angles.txt") == 2
-    np.savetxt(tmp_path / "angles.txt", ANGLES)
-    run(monkeypatch, *again, "--angles", tmp_path / "angles.txt", "--overwrite")
-    assert "radians" in capsys.readouterr().err
 
 
 def test_the_page_says_what_looked_wrong_before_the_solver(scan, scheduler, tmp_path, monkeypatch, capsys):
@@ -276,7 +274,7 @@ def test_the_page_says_what_looked_wrong_before_the_solver(scan, scheduler, tmp_
     with h5py.File(copy, "a") as file:
         file["exchange/data_white"][2] = 100  # a closed shutter
     assert run(monkeypatch, "reconstruct", copy, "-o", tmp_path / "v.nii", "--rows", "0", *QUICK, *scheduler) == 0
-    assert "flat (2)" in capsys.readouterr().err and "flat (2)" in (tmp_path / "v.html").read_text()
+    assert "flat (2)" in capsys.readouterr().err and "flat (2)" in (tmp_path / "v.nii.html").read_text()
 
 
 def test_slices_that_fail_are_named_and_the_others_are_kept(scan, scheduler, tmp_path, monkeypatch, capsys):
@@ -300,7 +298,7 @@ def test_slices_that_fail_are_named_and_the_others_are_kept(scan, scheduler, tmp
     # Without the prepared file, the line integrals are found again.
     (tmp_path / "v.nii.prepared.h5").unlink()
     assert run(monkeypatch, *command, "--overwrite") == 0
-    assert {path.name for path in tmp_path.iterdir()} == {"v.nii", "v.html"}
+    assert {path.name for path in tmp_path.iterdir()} == {"v.nii", "v.nii.html"}
 
 
 @pytest.mark.parametrize(
@@ -367,3 +365,76 @@ def test_options_of_scans_are_refused_for_measurements(tmp_path, monkeypatch, ca
     write_measurements(y, np.ones((1, 1, 4, 4), np.float32), operator="identity", parameters={})
     assert run(monkeypatch, "reconstruct", y, "-o", tmp_path / "x.h5", "--rows", "1") == 2
     assert re.search("--rows .*raw CT scans", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("kind", ["no angles", "no unit", "too few", "degrees as radians", "tiff", "tiff, too few"])
+def test_angles_are_asked_for_in_degrees(kind, scan, tmp_path, monkeypatch, capsys):
+    """Radians, which Python takes, are nowhere asked for by the command."""
+    path, options = tmp_path / "scan.h5", ()
+    path.write_bytes(scan.read_bytes())
+    with h5py.File(path, "a") as file:
+        theta = file["exchange/theta"]
+        if kind == "no unit":
+            del theta.attrs["units"]
+        elif kind == "degrees as radians":
+            theta.attrs["units"] = "rad"
+        elif kind in ("no angles", "too few"):
+            degrees = theta[:-3]
+            del file["exchange/theta"]
+            if kind == "too few":
+                file["exchange/theta"] = degrees
+                file["exchange/theta"].attrs["units"] = "deg"
+    if kind.startswith("tiff"):
+        path = tmp_path / "views"
+        path.mkdir()
+        for k in range(4):
+            tifffile.imwrite(path / f"{k}.tif", np.ones((3, 8), np.uint16))
+        options = ("--kind", "counts") if kind == "tiff" else ("--kind", "counts", "--angles", "0:90:3")
+    assert run(monkeypatch, "reconstruct", path, "-o", tmp_path / "v.zarr", *options) == 2
+    error = capsys.readouterr().err
+    assert ("--angles deg" if kind in ("no unit", "degrees as radians") else "in degrees") in error, error
+    assert "in radians" not in error and "deg2rad" not in error and "angles=" not in error, error
+
+
+def test_radians_for_angles_are_doubted_and_an_axis_that_they_hide_is_told_with_its_file(
+    scan, tmp_path, monkeypatch, capsys
+):
+    np.savetxt(tmp_path / "angles.txt", ANGLES)
+    for given in (f"0:{ANGLES[-1]}:{len(ANGLES)}", tmp_path / "angles.txt"):
+        run(monkeypatch, "reconstruct", scan, "-o", tmp_path / "v.zarr", "--rows", "0", "--angles", given)
+        doubt, error = capsys.readouterr().err.splitlines()
+        assert doubt.startswith("warning: --angles") and "radians" in doubt
+        assert str(scan) in error and "radians" in error
+    assert read_angles("0:180:181")[-1] == pytest.approx(np.pi) and not capsys.readouterr().err
+
+
+def test_transmissions_in_hdf5_are_named_by_an_option(scheduler, tmp_path, monkeypatch, capsys):
+    t = (np.arange(N_BINS) - CENTRE) * PIXEL_MM
+    values = np.exp(-sum(e.sinogram(ANGLES, t, PIXEL_MM) for e in ellipses(0)))
+    path = tmp_path / "scan.h5"
+    with h5py.File(path, "w") as file:
+        file["exchange/data"] = values[:, None] + 0.005 * np.random.default_rng(0).standard_normal(
+            (len(ANGLES), 1, N_BINS)
+        )
+        file["exchange/theta"] = np.rad2deg(ANGLES)
+        file["exchange/theta"].attrs["units"] = "deg"
+    command = ("reconstruct", path, "-o", tmp_path / "v.nii", "--pixel-size", PIXEL_MM, *QUICK, *scheduler)
+    assert run(monkeypatch, *command) == 2
+    error = capsys.readouterr().err
+    assert "--kind 'transmissions'" in error and "--i0" in error and "i0=" not in error and str(path) in error
+    assert run(monkeypatch, *command, "--kind", "transmissions") == 0
+    check(np.asarray(nibabel.load(tmp_path / "v.nii").dataobj).transpose(2, 1, 0))
+
+
+def test_pages_of_other_formats_do_not_meet_and_what_exists_names_its_options(scan, tmp_path, monkeypatch, capsys):
+    for name in ("v.zarr", "v.nii.gz", "v.tif", "v"):
+        assert _places(tmp_path / name, None, False)[1] == tmp_path / f"{name}.html"
+    (tmp_path / "v.zarr.html").touch()
+    assert run(monkeypatch, "reconstruct", scan, "-o", tmp_path / "v.zarr") == 2
+    error = capsys.readouterr().err
+    assert "v.zarr.html" in error and "--report" in error and "--overwrite" in error
+    for name in ("there.h5", "there.nii"):
+        (tmp_path / name).touch()
+        assert run(monkeypatch, "reconstruct", scan, "-o", tmp_path / name) == 2
+        error = capsys.readouterr().err
+        assert "--overwrite" in error and "(overwrite)" not in error

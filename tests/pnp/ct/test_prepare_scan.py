@@ -308,3 +308,47 @@ def test_a_row_without_counts_is_named(path):
         y[k] = 0
         with pytest.raises(ValueError, match=f"row {k}: "):
             prepare(replace(scan, y=y))
+
+
+def transmissions():
+    """Transmissions of the ellipses with noise of 0.005, in a scan that takes them for counts."""
+    t = (np.arange(N_BINS) - CENTRE) * PIXEL_MM
+    exact = np.stack([sum(e.sinogram(ANGLES, t, PIXEL_MM) for e in ellipses(k)) for k in range(N_ROWS)])
+    values = np.exp(-exact) + 0.005 * np.random.default_rng(0).standard_normal(exact.shape)
+    return CtScan(values, ANGLES, "counts", pitch_mm=PIXEL_MM)
+
+
+@pytest.mark.parametrize("n_flats", [0, 1, 3])
+def test_a_beam_of_one_makes_transmissions_of_fractions(n_flats):
+    """By i0, one averaged flat, or copies of it with darks of 0: the noise is fitted alike."""
+    scan = transmissions()
+    wanted = prepare(replace(scan, kind="transmissions"))
+    assert 0.8 * 0.005 < np.median(wanted.noise_std * np.exp(-wanted.y)) < 1.2 * 0.005
+    if n_flats:
+        flat = np.ones((N_ROWS, n_flats, N_BINS))
+        found = prepare(replace(scan, flat=flat, dark=None if n_flats == 1 else 0 * flat))
+    else:
+        found = prepare(scan, i0=1.0)
+    np.testing.assert_array_equal(found.y, wanted.y)
+    np.testing.assert_array_equal(found.noise_std, wanted.noise_std)
+    assert found.steps[1] == wanted.steps[1] and "of 0.0049 where" in wanted.steps[1]
+
+
+def test_scans_without_flats_are_asked_what_they_hold():
+    scan = transmissions()
+    with pytest.raises(ValueError, match=r"transmissions.*kind='transmissions'.*i0=") as fractions:
+        prepare(scan)
+    with pytest.raises(ValueError, match=r"i0=.*kind='line integrals'") as counts:
+        prepare(replace(scan, y=(1e4 * scan.y).round()))
+    assert max(len(str(error.value)) for error in (fractions, counts)) < 400
+
+
+def test_the_dark_is_subtracted_from_counts_and_from_the_given_beam(path):
+    scan = read_scan(path)
+    found = prepare(replace(scan, flat=None), i0=21000, centre=CENTRE)
+    dark = scan.dark.mean(-2, keepdims=True)
+    seen = np.isfinite(found.noise_std[:, 0])
+    seen[..., DEAD_BIN] = False
+    wanted = np.log((21000 - dark) / np.maximum(scan.y - dark, 1))
+    np.testing.assert_allclose(found.y[:, 0][seen], wanted[seen], atol=1e-3)
+    assert "5 darks" in found.steps[0]

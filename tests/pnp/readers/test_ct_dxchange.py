@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import h5py
 import numpy as np
 import pytest
+from nexus_files import angles_of, frames_of, write_nxtomo
 from reader_files import COUNTS, N_ANGLES, N_BINS, N_ROWS, refused, write_dx
 
 from pnp.readers import read_dxchange, read_scan
@@ -47,6 +49,20 @@ def test_the_caller_states_the_unit(tmp_path):
     np.testing.assert_allclose(read_scan(path, angles="deg").angles, np.deg2rad(THETA))
     assert "angles=" in refused(read_scan, path, angles="rad")  # 24 turns
     assert "angles" in refused(read_scan, path, angles="degrees, I think")
+
+
+@pytest.mark.parametrize(("label", "true", "factor"), [("rad", "deg", math.pi / 180), ("deg", "rad", 1.0)])
+def test_the_caller_is_right_where_the_label_is_wrong(tmp_path, label, true, factor):
+    theta = THETA if true == "deg" else np.deg2rad(THETA)
+    nexus = write_nxtomo(tmp_path / "a.nxs", theta=angles_of(angles=theta), units=label)
+    for path in (write(tmp_path / "a.h5", theta=theta, units=label), nexus):
+        with pytest.warns(UserWarning, match=f"{label}.*angles='{true}'"):
+            scan = read_scan(path, angles=true)
+        np.testing.assert_allclose(scan.angles, factor * theta)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            read_scan(path, angles=np.deg2rad(THETA))  # no label matters to given angles
+    assert "angles='deg'" in refused(read_scan, write(tmp_path / "b.h5", theta=30 * THETA, units="rad"))
 
 
 @pytest.mark.parametrize(
@@ -176,3 +192,32 @@ def test_links_within_the_folder(tmp_path):
     scan = read_scan(tmp_path / "b.h5")
     np.testing.assert_array_equal(scan.y, np.moveaxis(COUNTS, 1, 0))
     assert scan.flat is None and scan.facts["files"] == ["a.h5"]
+
+
+def test_rows_in_the_place_of_bins_are_told(tmp_path):
+    """(views, bins, rows): a detector of two bins is none."""
+    turned = COUNTS[:, :2].swapaxes(1, 2)
+    for path in (
+        write(tmp_path / "a.h5", data=turned, axes=None, data_white=turned),
+        write_nxtomo(tmp_path / "a.nxs", data=frames_of(counts=turned)),
+    ):
+        message = refused(read_scan, path)
+        assert str(path) in message and "transposed" in message and str(N_BINS) in message
+    right = write(tmp_path / "b.h5", data=turned, axes=None)
+    with h5py.File(right, "a") as file:
+        file["exchange/data"].attrs["axes"] = "theta:x:y"
+    assert read_scan(right).y.shape == (2, N_ANGLES, N_BINS)
+
+
+@pytest.mark.parametrize("kind", ["transmissions", "line integrals"])
+def test_values_that_were_divided_by_the_beam_already(tmp_path, kind):
+    """Their flats and darks were used; subtracted again, a dark would change them."""
+    values = np.random.default_rng(0).random(COUNTS.shape).astype(np.float32)
+    path = write(tmp_path / "a.h5", data=values, data_white=COUNTS, data_dark=COUNTS)
+    for scan in (read_scan(path, kind=kind), read_dxchange(path, kind=kind, rows=slice(1, 2))):
+        assert scan.kind == kind and scan.flat is None and scan.dark is None
+    np.testing.assert_array_equal(scan.y[0], values[:, 1])
+    frames = np.random.default_rng(0).random(frames_of().shape).astype(np.float32)
+    scan = read_scan(write_nxtomo(tmp_path / "a.nxs", data=frames), kind=kind)
+    assert scan.kind == kind and scan.flat is None and scan.dark is None and len(scan.angles) == N_ANGLES
+    assert "kind" in refused(read_scan, path, kind="photons")

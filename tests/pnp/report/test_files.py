@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 import operators
 from pnp.cli.report import first_estimate, report
-from pnp.io import Measurements, write_measurements, write_result
+from pnp.io import Measurements, read_nifti, read_result, write_measurements, write_result
+from pnp.io.fits import read_fits_maps
 from pnp.metrics import nrmse, pearson_r
 from pnp.report import write_report
 
@@ -160,3 +161,15 @@ def test_pages_are_replaced_only_when_asked(tmp_path):
     with pytest.raises(ValueError, match="exists"):
         write_report(tmp_path / "page.html", result())
     write_report(tmp_path / "page.html", result(), overwrite=True)
+
+
+def test_a_folder_is_told_what_it_is(files, tmp_path):
+    zarr = pytest.importorskip("zarr", reason="the extra 'stack' is not installed")
+    zarr.open_group(str(tmp_path / "volume.zarr"), mode="w")
+    (tmp_path / "slices").mkdir()
+    for name, words in (("volume.zarr", ("Zarr", "volume.h5", "--report")), ("slices", ("folder",))):
+        refusal = str(run(tmp_path / name, "-o", files["page"]).exception)
+        assert all(word in refusal for word in (name, *words)) and "no such file" not in refusal and len(refusal) < 400
+    for read in (read_result, read_nifti, read_fits_maps):
+        with pytest.raises(ValueError, match="folder"):
+            read(tmp_path / "slices")

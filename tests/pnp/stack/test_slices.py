@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -28,10 +29,14 @@ zarr = pytest.importorskip("zarr", reason="the extra 'stack' is not installed")
 
 from pnp.drivers.fingerprint import fingerprint  # noqa: E402
 from pnp.stack import denoise_mosaic, solve_stack  # noqa: E402
-from pnp.stack.cluster import cores, engine  # noqa: E402
+from pnp.stack.cluster import cores, engine, threads_per_process  # noqa: E402
 
 # Noise in place of images: their misfits are rightly warned of, which is not what is tested here.
 pytestmark = pytest.mark.filterwarnings("ignore::pnp.drivers.result_warning.ResultWarning")
+
+
+def blocks_interrupts() -> tuple[int, bool]:
+    return os.getpid(), signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 def loop(y: np.ndarray, **options) -> np.ndarray:
@@ -233,6 +238,7 @@ def test_a_killed_run_resumes(how, client, tmp_path):
         out, err = run.communicate(timeout=60)  # until the workers have gone, too
         if how == signal.SIGINT:
             assert run.returncode == 0 and out.split()[2] == "True", err
+            assert "Traceback" not in err and "leaked" not in err, err
     finally:
         run.kill()
     before = np.asarray(zarr.open_array(str(ledger), mode="r")[:])
@@ -247,10 +253,35 @@ def test_a_killed_run_resumes(how, client, tmp_path):
     np.testing.assert_array_equal(read_result(tmp_path / "x.h5").x, loop(data(8), **OPTIONS))
 
 
+def test_threads_stay_within_the_cores_and_what_the_caller_allows(monkeypatch):
+    monkeypatch.setattr("pnp.stack.cluster.cores", lambda: 8)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert [threads_per_process(n) for n in (1, 2, 4, 16)] == [6, 4, 2, 1]
+    monkeypatch.setenv("OMP_NUM_THREADS", "3,2")  # a list is of nested loops, the first entry of the outer ones
+    assert [threads_per_process(n) for n in (1, 2, 4)] == [3, 3, 2]
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert threads_per_process(1) == 1
+
+
+def test_ctrl_c_of_the_terminal_does_not_reach_the_workers(client):
+    """Neither the first ones nor those that take the place of workers that died."""
+    killed = client.submit(os.getpid, pure=False).result()
+    os.kill(killed, signal.SIGKILL)
+    found, deadline = {killed: False}, time.monotonic() + 60
+    while killed in found or len(found) < 2:
+        assert time.monotonic() < deadline
+        with suppress(OSError):  # of the connection to the one that was killed
+            found = dict(client.run(blocks_interrupts).values())
+        time.sleep(0.05)
+    assert list(found.values()) == [True, True]
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])  # in the caller it is as before
+
+
 def test_threads_are_shared_out_and_the_callers_stay(tmp_path):
     before, environment = torch.get_num_threads(), dict(os.environ)
     with engine(None, 1, "tests") as (client, threads):
-        assert threads == cores()
+        assert 1 <= threads <= min(cores(), before)
         assert client.submit(os.environ.get, "OMP_NUM_THREADS").result() == str(threads)
     assert torch.get_num_threads() == before and dict(os.environ) == environment
 
