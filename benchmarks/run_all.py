@@ -17,7 +17,19 @@ from pathlib import Path
 from report import markdown, write
 
 HERE = Path(__file__).parent
-SCRIPTS = ("radon", "fan_beam", "spect", "denoising", "ct_solve", "stack", "verdict", "outliers", "rings", "truncation")
+SCRIPTS = (
+    "radon",
+    "fan_beam",
+    "spect",
+    "denoising",
+    "ct_solve",
+    "stack",
+    "verdict",
+    "outliers",
+    "rings",
+    "truncation",
+    "held_out",
+)
 
 
 def main() -> int:

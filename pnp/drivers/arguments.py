@@ -66,6 +66,15 @@ def _check_parts(parts: list[Tensor], caller: str) -> None:
             )
 
 
+def as_strength(strength: Any, caller: str = "solve") -> float | None:
+    """Return the prior's strength, None where it is "auto"."""
+    if isinstance(strength, str):
+        if strength != "auto":
+            raise ValueError(f'{caller}: strength must be a number > 0 or "auto", got {short(repr(strength), 60)}')
+        return None
+    return float(check_number("strength", strength, above=0, caller=caller))
+
+
 def as_weights(noise_std: Any, y: Any, *, caller: str = "solve") -> Tensor:
     """Return W = 1/noise_std^2, 0-dim or broadcasting to y, and 0 where noise_std is infinite.
 

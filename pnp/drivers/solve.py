@@ -21,6 +21,8 @@ from ..algorithms.protocols import DataTerm, Denoiser, Operator
 from ..algorithms.schedules import Schedule
 from ..checks import check_number
 from .checkpoint import Checkpoint, RunState, checkpointed
+from .held_out import as_held_out, choose, stops
+from .levels import Tuning
 from .monitor import Monitor, as_text
 from .problem import HISTORY, MAX_ITER, RTOL, Problem, prepare
 from .result import Result, Stop
@@ -37,13 +39,14 @@ def solve(
     *,
     noise_std: Any = None,
     algorithm: str = "admm",
-    strength: float = 1.0,
+    strength: float | str = 1.0,
     schedule: Schedule | Callable[[int], float] | Sequence[float] | None = None,
     bounds: tuple[float | None, float | None] | None = None,
     data_term: DataTerm | None = None,
     x0: Any = None,
     max_iter: int | None = None,
     rtol: float | None = None,
+    held_out: str | None = None,
     check_adjoint: bool = True,
     callback: Callable[[State], Any] | None = None,
     checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
@@ -68,7 +71,10 @@ def solve(
             image's measurements are raised to it, so that exact data stay well-posed.
         algorithm: "admm" or "hqs".
         strength: weight of the prior: alpha_k = lambda strength / sigma_k^2, lambda from `schedules.coupling`; more is
-            smoother.
+            smoother. "auto": measurements that are held out choose it, and the number of iterations where no schedule
+            is given, for each image; the solve is then one with all measurements. They cost two to three times the
+            denoiser's calls, see `pnp.drivers.held_out`; `Result.strength_source` says what was held out, or why the
+            default, 1, was taken.
         schedule: noise levels sigma_k in units of x: a `Schedule`, a sequence whose last level is held, or a
             function of k = 0, 1, ..., asked for all k < max_iter at once. None: log-spaced over 20 iterations (or
             max_iter, if less) from 0.4 times the first estimate's 1 to 99 % range down to ||A*WA||^(-1/2), at most a
@@ -81,11 +87,15 @@ def solve(
         max_iter: at most so many iterations. Default 24.
         rtol: stop once the last noise level is reached and the relative residuals are at most rtol: ||x - z|| (ADMM
             only: HQS keeps a gap) and the change of z. 0: never. Default 1e-3.
+        held_out: what strength="auto" holds out: "blocks" of 4 x 4 measurements (the default for images and sinograms),
+            whole "views", single "measurements" (elsewhere), or "thinning" of counts (for `Poisson`).
         check_adjoint: check A_adjoint, and that A is linear, on one random pair: one application of each.
-        callback: called with each `State`; a true answer stops, an array of several truth values does not.
+        callback: called with each `State`; a true answer stops, an array of several truth values does not. Solves
+            without what "auto" holds out do not call it.
         checkpoint: a file for the state, written every three minutes, at Ctrl-C and after an error, and removed at the
-            end. If it exists, the same call resumes from it, bit for bit on the same machine; a callback then sees the
-            remaining iterations. Pass a `Checkpoint` to change the interval. Failed writes are warnings.
+            end. If it exists, the same call resumes from it, bit for bit on the same machine, with the strength that
+            "auto" had chosen; a callback then sees the remaining iterations. Pass a `Checkpoint` to change the
+            interval. Failed writes are warnings.
         progress: show a bar on stderr.
 
     Returns:
@@ -111,6 +121,7 @@ def solve(
     max_iter = check_number(
         "max_iter", MAX_ITER if max_iter is None else max_iter, above=1, integer=True, or_equal=True
     )
+    how = as_held_out(held_out, strength)
     monitor = Monitor("solve", max_iter, HISTORY, callback=callback, progress=progress)
     problem = prepare(
         operator,
@@ -129,9 +140,12 @@ def solve(
     )
 
     def settings() -> dict[str, Any]:
-        return problem.settings | {"denoiser": denoiser_fingerprint(denoiser)}
+        chosen = {"held_out": how} if isinstance(strength, str) else {}
+        return problem.settings | chosen | {"denoiser": denoiser_fingerprint(denoiser)}
 
     with checkpointed(checkpoint, "solve", settings, problem.z, problem.measured) as kept:
+        if isinstance(strength, str):
+            _tune(problem, kept, how, stops(max_iter, schedule is None), progress)
         _iterate(problem, monitor, kept)
         while monitor.stop in (Stop.CONVERGED, Stop.MAX_ITER):
             finished = problem.snapshot()
@@ -153,6 +167,12 @@ def solve(
     result = problem.result(monitor.stop, monitor.history, said)
     warn_of("solve", result.warnings)
     return result
+
+
+def _tune(problem: Problem, kept: RunState, how: str | None, at: tuple[int, ...], progress: bool) -> None:
+    """Start a solve with the strength and the number of iterations of the checkpoint, or choose them."""
+    held = kept.numbers.get("tuned")
+    problem.tune(choose(problem, how, at, progress=progress) if held is None else Tuning.of_numbers(held))
 
 
 def _again(problem: Problem, monitor: Monitor) -> bool:
