@@ -44,6 +44,8 @@ HOLDOUTS = (BLOCKS, VIEWS, MEASUREMENTS, THINNING)
 """What `solve(held_out=...)` may name."""
 FRACTION, THINNED = 0.05, 0.1
 """Fraction of the measurements that is held out, and of the counts."""
+ENOUGH, MAX_FRACTION = 1000, 0.1
+"""Of few measurements a larger fraction is held out: so many of them, or the second number."""
 BLOCK = 4
 """Side of a block, and half the neighbours in a view that are one group."""
 SEED = 0
@@ -187,7 +189,7 @@ class Trials:
         if all(one in tried for one in steps):
             if more == most:
                 steps += [(STEP, most), (1 / STEP, most)]
-            elif not self.is_better(b, (1.0, more), (1.0, most)):
+            elif self.error(b, (1.0, most)) <= self.error(b, (1.0, more)):
                 steps += [(1 / STEP, more)]
             elif (1.0, few) in tried and self.error(b, (1.0, few)) <= self.error(b, (1.0, more)):
                 steps += [(STEP, few)]
@@ -268,7 +270,8 @@ def hold_out(problem: Problem, how: str | None) -> HeldOut | str:
         found: Tensor = scored.residuals(z)[0].abs().square()
         return found
 
-    return HeldOut(train, squares, masks, groups, f"by {FRACTION:.0%} of the measurements, held out {NAMES[how]}")
+    fraction = int(hidden.sum()) / int(counted.sum())
+    return HeldOut(train, squares, masks, groups, f"by {fraction:.0%} of the measurements, held out {NAMES[how]}")
 
 
 def _cells(shape: torch.Size, how: str) -> Tensor:
@@ -291,8 +294,9 @@ def _cells(shape: torch.Size, how: str) -> Tensor:
 def _pick(cells: Tensor, counted: Tensor, how: str) -> Tensor:
     """Return a mask of the measurements of one image that are held out, of those that count."""
     counted = counted.cpu()
+    fraction = min(MAX_FRACTION, max(FRACTION, ENOUGH / max(1, int(counted.sum()))))
     counting: Tensor = torch.unique(cells[counted])
-    n = max(2, round(FRACTION * len(counting)))
+    n = max(2, round(fraction * len(counting)))
     if how == VIEWS:
         order = ((torch.arange(n) + 0.5) * len(counting) / n).long().clamp(max=len(counting) - 1)
     else:
