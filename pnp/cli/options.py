@@ -50,7 +50,7 @@ Strength = Annotated[
     str,
     typer.Option(
         help="Strength of the prior: a number, or auto: measurements that are held out choose it, and the number of "
-        "iterations, in two to three times the time."
+        "iterations, in about three times the time."
     ),
 ]
 Algorithm = Annotated[str, typer.Option(help="Algorithm: admm or hqs.")]

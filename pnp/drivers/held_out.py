@@ -1,6 +1,6 @@
 """`solve(strength="auto")`: measurements that are held out choose the prior's strength and the number of iterations.
 
-A twentieth of the measurements is left out, x is solved for from the others, and
+A twentieth of the measurements is left out, x is solved for from the others, from the start that all of them have, and
 
     e = mean of |W^(1/2) (A x - y)|^2 over those that were left out
 
@@ -45,7 +45,7 @@ HOLDOUTS = (BLOCKS, VIEWS, MEASUREMENTS, THINNING)
 FRACTION, THINNED = 0.05, 0.1
 """Fraction of the measurements that is held out, and of the counts."""
 ENOUGH, MAX_FRACTION = 1000, 0.1
-"""Of few measurements a larger fraction is held out: so many of them, or the second number."""
+"""Of few images' or sinograms' measurements more are held out: so many of them, or the second fraction."""
 BLOCK = 4
 """Side of a block, and half the neighbours in a view that are one group."""
 SEED = 0
@@ -70,6 +70,7 @@ class HeldOut:
 
     Attributes:
         train: the data term without them.
+        started: the same, for where it starts.
         squares: gives |W^(1/2) (A x - y)|^2 of all measurements.
         masks: for each image which are held out.
         groups: for each image the group of each held-out measurement; groups are taken for independent.
@@ -77,6 +78,7 @@ class HeldOut:
     """
 
     train: BoundDataTerm
+    started: Any
     squares: Callable[[Tensor], Tensor]
     masks: list[Tensor]
     groups: list[Tensor]
@@ -115,7 +117,7 @@ def choose(problem: Problem, how: str | None, at: tuple[int, ...], *, progress: 
     """
     held = hold_out(problem, how)
     if isinstance(held, str):
-        return Tuning((1.0,), (at[-1],), f"the default: {held}")
+        return Tuning((1.0,), (at[-1],), f"the default: {held}", n_rejected=problem.n_rejected)
     trials = Trials(problem, held)
     n = len(problem.z)
     bar = progress_bar("solve: held out", 0) if progress else None
@@ -128,7 +130,29 @@ def choose(problem: Problem, how: str | None, at: tuple[int, ...], *, progress: 
             bar.close()
     chosen = [trials.best(b, (1.0, at[-1])) for b in range(n)]
     tried = tuple(trials.candidates(b, one) for b, one in enumerate(chosen))
-    return Tuning(tuple(s for s, _ in chosen), tuple(k for _, k in chosen), held.source, tried)
+    return Tuning(tuple(s for s, _ in chosen), tuple(k for _, k in chosen), held.source, tried, problem.n_rejected)
+
+
+class Started:
+    """A data term without what is held out that starts where the whole one does.
+
+    FBP of all measurements, where the solve with all starts there, those that are held out filled in by what the
+    regularised image of the others predicts: x depends on the start where the denoiser's prior has several minima.
+    """
+
+    def __init__(self, train: BoundDataTerm, whole: BoundDataTerm, hidden: Tensor | None) -> None:
+        self._train, self._first = train, train.initial()
+        if hidden is not None and isinstance(whole, LeastSquaresStep) and hasattr(whole.operator, "fbp"):
+            filled = torch.where(hidden, whole.operator.A(self._first), whole.y)
+            like = LeastSquaresStep(whole.operator, filled, whole.weights, rtol=whole.rtol, max_iter=whole.max_iter)
+            self._first = like.initial()
+
+    def initial(self) -> Tensor:
+        """Return the first estimate, found once."""
+        return self._first
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._train, name)
 
 
 class Trials:
@@ -165,7 +189,7 @@ class Trials:
         problem, h = self.problem, self.held.train
         if hasattr(h, "last_x"):
             h.last_x = None
-        start = problem.begin(h, tuned)
+        start = problem.begin(self.held.started, tuned)
         z = start.z
         for state in ALGORITHMS[problem.algorithm](h, problem.guarded, z, start.levels):
             sizes = zip(norms(state.z), start.scales, strict=True)
@@ -271,7 +295,9 @@ def hold_out(problem: Problem, how: str | None) -> HeldOut | str:
         return found
 
     fraction = int(hidden.sum()) / int(counted.sum())
-    return HeldOut(train, squares, masks, groups, f"by {fraction:.0%} of the measurements, held out {NAMES[how]}")
+    started = Started(train, h, hidden.to(counted.device))
+    source = f"by {fraction:.0%} of the measurements, held out {NAMES[how]}"
+    return HeldOut(train, started, squares, masks, groups, source)
 
 
 def _cells(shape: torch.Size, how: str) -> Tensor:
@@ -294,7 +320,8 @@ def _cells(shape: torch.Size, how: str) -> Tensor:
 def _pick(cells: Tensor, counted: Tensor, how: str) -> Tensor:
     """Return a mask of the measurements of one image that are held out, of those that count."""
     counted = counted.cpu()
-    fraction = min(MAX_FRACTION, max(FRACTION, ENOUGH / max(1, int(counted.sum()))))
+    few = how != MEASUREMENTS and ENOUGH > FRACTION * int(counted.sum())
+    fraction = min(MAX_FRACTION, ENOUGH / max(1, int(counted.sum()))) if few else FRACTION
     counting: Tensor = torch.unique(cells[counted])
     n = max(2, round(fraction * len(counting)))
     if how == VIEWS:
@@ -339,13 +366,9 @@ def _thinned(problem: Problem, h: BoundDataTerm, counted: Tensor) -> HeldOut | s
     ]
     masks = [one[0].cpu() for one in images(counted)]
     groups = [torch.arange(mask.numel()).reshape(mask.shape)[mask] for mask in masks]
-    return HeldOut(
-        terms[0],
-        lambda z: terms[1].residuals(z)[0].square(),
-        masks,
-        groups,
-        f"by {THINNED:.0%} of the counts, held out",
-    )
+    source = f"by {THINNED:.0%} of the counts, held out"
+    started = Started(terms[0], h, None)
+    return HeldOut(terms[0], started, lambda z: terms[1].residuals(z)[0].square(), masks, groups, source)
 
 
 def _binomial(counts: Tensor, p: float, generator: torch.Generator) -> Tensor:

@@ -51,12 +51,16 @@ class Tuning:
         strengths, n_iters: one number for all images, or one for each.
         source: where they are from, as in `Result`.
         tried: for each image what `held_out` tried, the one that it chose first; empty where it tried nothing.
+        n_rejected: outliers that were left out when it was chosen.
+        final: whether it is not chosen again.
     """
 
     strengths: tuple[float, ...]
     n_iters: tuple[int, ...]
     source: str = GIVEN
     tried: tuple[tuple[Candidate, ...], ...] = ()
+    n_rejected: int = 0
+    final: bool = False
 
     def of_images(self, n: int) -> tuple[list[float], list[int]]:
         """Return strengths and n_iters for each of n images.
@@ -87,13 +91,16 @@ class Tuning:
             "n_iters": list(self.n_iters),
             "source": self.source,
             "tried": [[list(candidate) for candidate in one] for one in self.tried],
+            "n_rejected": self.n_rejected,
+            "final": self.final,
         }
 
     @classmethod
     def of_numbers(cls, held: dict[str, Any]) -> Tuning:
         """Return that of a checkpoint."""
         tried = tuple(tuple(Candidate(*row) for row in one) for one in held["tried"])
-        return cls(tuple(held["strengths"]), tuple(held["n_iters"]), held["source"], tried)
+        rest = held["source"], tried, held["n_rejected"], held["final"]
+        return cls(tuple(held["strengths"]), tuple(held["n_iters"]), *rest)
 
 
 def first_estimate(h: BoundDataTerm, x0: Any, low: float | None, high: float | None) -> Tensor:

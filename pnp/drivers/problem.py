@@ -183,6 +183,11 @@ class Problem:
             return None
         return self.rejection.rejected
 
+    @property
+    def n_rejected(self) -> int:
+        """Number of measurements that the current solve leaves out."""
+        return 0 if self.rejection is None else int(self.rejection.rejected.sum())
+
     def fit(self) -> tuple[Tensor, Tensor]:
         """Return the residuals of z in noise levels, of all measurements, and which count; computed once."""
         if self._fit is None or self._fit[0] is not self.z:

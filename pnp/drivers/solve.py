@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -72,9 +73,9 @@ def solve(
         algorithm: "admm" or "hqs".
         strength: weight of the prior: alpha_k = lambda strength / sigma_k^2, lambda from `schedules.coupling`; more is
             smoother. "auto": measurements that are held out choose it, and the number of iterations where no schedule
-            is given, for each image; the solve is then one with all measurements. They cost two to three times the
-            denoiser's calls, see `pnp.drivers.held_out`; `Result.strength_source` says what was held out, or why the
-            default, 1, was taken.
+            is given, for each image; x is then solved for with all measurements. That takes about three times as many
+            calls of the denoiser, see `pnp.drivers.held_out`; `Result.strength_source` says what was held out, or why
+            the default, 1, was taken.
         schedule: noise levels sigma_k in units of x: a `Schedule`, a sequence whose last level is held, or a
             function of k = 0, 1, ..., asked for all k < max_iter at once. None: log-spaced over 20 iterations (or
             max_iter, if less) from 0.4 times the first estimate's 1 to 99 % range down to ||A*WA||^(-1/2), at most a
@@ -140,16 +141,19 @@ def solve(
     )
 
     def settings() -> dict[str, Any]:
-        chosen = {"held_out": how} if isinstance(strength, str) else {}
-        return problem.settings | chosen | {"denoiser": denoiser_fingerprint(denoiser)}
+        held = {"held_out": how} if isinstance(strength, str) else {}
+        return problem.settings | held | {"denoiser": denoiser_fingerprint(denoiser)}
+
+    def chosen() -> Tuning:
+        return choose(problem, how, stops(max_iter, schedule is None), progress=progress)
 
     with checkpointed(checkpoint, "solve", settings, problem.z, problem.measured) as kept:
         if isinstance(strength, str):
-            _tune(problem, kept, how, stops(max_iter, schedule is None), progress)
+            _tune(problem, kept, chosen)
         _iterate(problem, monitor, kept)
         while monitor.stop in (Stop.CONVERGED, Stop.MAX_ITER):
             finished = problem.snapshot()
-            if not _again(problem, monitor):
+            if not _again(problem, monitor, chosen if isinstance(strength, str) else None):
                 break
             history = monitor.restart()
             kept.restart()
@@ -169,16 +173,35 @@ def solve(
     return result
 
 
-def _tune(problem: Problem, kept: RunState, how: str | None, at: tuple[int, ...], progress: bool) -> None:
-    """Start a solve with the strength and the number of iterations of the checkpoint, or choose them."""
-    held = kept.numbers.get("tuned")
-    problem.tune(choose(problem, how, at, progress=progress) if held is None else Tuning.of_numbers(held))
+def _tune(problem: Problem, kept: RunState, chosen: Callable[[], Tuning]) -> None:
+    """Start with the strength and the number of iterations of the checkpoint, or choose them.
+
+    Where common errors are to be estimated, they are estimated with the default before.
+    """
+    if (held := kept.numbers.get("tuned")) is not None:
+        problem.tune(Tuning.of_numbers(held))
+    elif problem.estimate is None:
+        problem.tune(chosen())
 
 
-def _again(problem: Problem, monitor: Monitor) -> bool:
-    """Return whether a solve with another noise model begins; Ctrl-C then ends the run, and its checkpoint stays."""
+def _tune_again(problem: Problem, chosen: Callable[[], Tuning]) -> bool:
+    """Choose once more where the noise model is another one than that of the choice; return whether a solve begins."""
+    tuned = problem.tuned
+    if tuned.final or (problem.estimate is None and tuned.n_rejected == problem.n_rejected):
+        return False
+    problem.tune(replace(chosen(), final=True))
+    return True
+
+
+def _again(problem: Problem, monitor: Monitor, chosen: Callable[[], Tuning] | None) -> bool:
+    """Return whether a solve with another noise model, or another strength for it, begins.
+
+    Ctrl-C then ends the run, and its checkpoint stays.
+    """
     try:
-        return problem.again()
+        if not problem.tuned.final and problem.again():
+            return True
+        return chosen is not None and _tune_again(problem, chosen)
     except KeyboardInterrupt:
         monitor.stop = Stop.INTERRUPTED
         return False

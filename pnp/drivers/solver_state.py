@@ -21,7 +21,7 @@ from .checkpoint import RunState
 from .fingerprint import fingerprint
 from .monitor import Monitor, as_numbers
 from .problem import Problem
-from .result import GIVEN, Stop
+from .result import Stop
 
 SAME_DENOISER_RTOL = 0.1
 """Difference of two answers, relative to what the denoiser removes, that bfloat16's rounding may cause."""
@@ -106,7 +106,7 @@ def _contents(problem: Problem, monitor: Monitor) -> tuple[dict[str, Tensor], di
     numbers: dict[str, Any] = {"k": state.k, "sigma": as_numbers(state.sigma), "alpha": as_numbers(state.alpha)}
     history = {name: list(values) for name, values in monitor.history.items()}
     numbers |= {"finished": list(problem.finished), "history": history}
-    if problem.tuned.source != GIVEN:
+    if problem.settings["strength"] == "auto":
         numbers["tuned"] = problem.tuned.numbers
     if problem.estimate is not None:
         numbers["common errors"] = problem.estimate.numbers

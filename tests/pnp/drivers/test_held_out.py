@@ -25,10 +25,10 @@ def noise(y, seed=0):
     return torch.randn(y.shape, generator=torch.Generator().manual_seed(seed), dtype=y.dtype)
 
 
-def scan(std=0.02):
-    """A head of 48 x 48 pixels in 40 views, its operator and measurements."""
-    x = head(48)
-    A = Radon((48, 48), VIEWS, pixel_size=4.0)
+def scan(std=0.02, side=48):
+    """A head in 40 views, its operator and measurements."""
+    x = head(side)
+    A = Radon((side, side), VIEWS, pixel_size=192 / side)
     y = A.A(x)
     return x, A, y + std * noise(y)
 
@@ -65,6 +65,7 @@ def test_what_is_held_out_enters_nothing(how, monkeypatch):
     assert abs(float(mask.double().mean()) / FRACTION - 1) < 0.25
     other = hold_out(prepared(A, torch.where(mask, y + 7, y), noise_std=std), how)
     assert torch.equal(held.train.back_projection, other.train.back_projection)
+    assert torch.equal(held.started.initial(), other.started.initial())
     assert len(held.groups[0]) == int(mask.sum())
 
 
@@ -85,6 +86,15 @@ def test_the_true_image_is_predicted_to_the_noise_and_another_to_its_error():
     r2, mask = held.squares(x)[0], held.masks[0]
     assert float(r2[mask].mean()) == pytest.approx(1.0, abs=0.3)
     assert float(held.squares(0 * x)[0][mask].mean()) == pytest.approx(float((y[0][mask] / 0.02).square().mean()))
+
+
+def test_solves_without_what_is_held_out_start_like_the_whole_one():
+    _, A, y = scan()
+    problem = prepared(A, y)
+    held = hold_out(problem, None)
+    assert torch.equal(problem.z, A.fbp(y))
+    far, near = (float((z - problem.z).norm()) for z in (held.train.initial(), held.started.initial()))
+    assert near < 0.7 * far
 
 
 def test_errors_of_bins_are_predicted_from_the_measurements_that_remain():
@@ -183,6 +193,34 @@ def test_an_outlier_among_what_is_held_out_does_not_decide():
         solve(A, v, smooth, noise_std=0.02, strength="auto", data_term=LeastSquares(robust=False)) for v in (y, spoiled)
     )
     assert found.candidates[0][:2] == clean.candidates[0][:2]
+
+
+def test_outliers_are_left_out_before_the_last_choice(tmp_path):
+    _, A, y = scan(side=32)
+    spoiled = y.clone()
+    spoiled[0, 0, 7, 20], spoiled[0, 0, 20, 30] = 40.0, -30.0
+    found = solve(A, spoiled, D, noise_std=0.02, strength="auto")
+    assert found.n_rejected == 2
+    assert found.prediction_error[0] < 1.5  # with the outliers it is 40
+
+    def interrupt(state):
+        interrupt.rounds += state.k == 1
+        if interrupt.rounds == 3 and state.k == 4:
+            raise KeyboardInterrupt
+
+    interrupt.rounds = 0
+    options = {"noise_std": 0.02, "strength": "auto", "checkpoint": tmp_path / "c"}
+    solve(A, spoiled, D, callback=interrupt, **options)
+    assert (tmp_path / "c").exists()
+    resumed = solve(A, spoiled, D, **options)
+    assert torch.equal(resumed.x, found.x) and resumed.candidates == found.candidates
+
+
+def test_common_errors_are_estimated_before_the_choice():
+    _, A, y = scan()
+    y = y + 0.1 * noise(y[0, 0, 0], 3)
+    result = solve(A, y, smooth, noise_std=0.02, strength="auto", data_term=LeastSquares(bin_std="estimate"))
+    assert result.common_errors_rms == pytest.approx(0.1, rel=0.3) and "in blocks" in result.strength_source
 
 
 def test_a_given_schedule_is_kept_and_max_iter_is_the_most():
