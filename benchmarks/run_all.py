@@ -29,6 +29,7 @@ SCRIPTS = (
     "rings",
     "truncation",
     "held_out",
+    "error_bars",
 )
 
 

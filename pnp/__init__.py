@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not see __getattr__
     from . import spect as spect
     from . import stack as stack
     from . import training as training
+    from . import uncertainty as uncertainty
     from .algorithms.iterations import State, admm, hqs
     from .algorithms.least_squares import LeastSquares
     from .algorithms.noise_estimate import estimate_noise_std
@@ -81,7 +82,7 @@ _MODULE_OF = {
 }
 _SUBMODULES = (
     "algorithms", "checks", "cli", "ct", "drivers", "installation", "interop", "io", "learned", "lensing", "metrics",
-    "phantoms", "plots", "readers", "report", "spect", "stack", "training",
+    "phantoms", "plots", "readers", "report", "spect", "stack", "training", "uncertainty",
 )  # fmt: skip
 
 if not TYPE_CHECKING:  # a type checker would take any name for one that exists

@@ -173,9 +173,9 @@ class Projector(LinearOperator):
     def is_truncated(self, y: Tensor) -> list[bool]:
         """Whether the object of each image of y (B, C, n_angles, n_detectors) reaches beyond the detector.
 
-        y then does not fall to 0 at an end: its mean over the views is there above a tenth of its largest, and above
-        noise. The short side of a detector off the axis does not count in a full turn, which sees it from the other
-        side.
+        y then does not fall to 0 at an end: its mean over the views and the last 2 % of the bins is above a tenth of
+        its largest, in the last bin half as much, and above noise. The short side of a detector off the axis does not
+        count in a full turn, which sees it from the other side.
         """
         return [any(ends) for ends in self._open_ends(y)]
 

@@ -63,7 +63,8 @@ def open_ends(y: Tensor) -> tuple[bool, bool]:
     """Whether the views (n_angles, n_detectors) of an image do not fall to 0 at the first and the last bin.
 
     So it is where their mean over the views and the last 2 % of the bins is a tenth of the largest mean of a bin, and
-    no noise: second differences along the views give its standard deviation.
+    no noise: second differences along the views give its standard deviation. The last bin reads half as much at least:
+    an object that ends just within the detector has steep ends there.
     """
     n_angles, n = y.shape
     edge = max(1, round(_EDGE * n))
@@ -72,7 +73,11 @@ def open_ends(y: Tensor) -> tuple[bool, bool]:
         return False, False
     rough = y.detach().diff(n=2, dim=1).abs().mean() * (math.sqrt(math.pi / 2) / math.sqrt(6))
     least = max(_LEVEL * float(level.max()), _SIGNIFICANT * float(rough) / math.sqrt(n_angles * edge))
-    return float(level[:edge].mean()) > least, float(level[-edge:].mean()) > least
+    first, last = (
+        float(end.mean()) > least and float(bin_) > least / 2
+        for end, bin_ in ((level[:edge], level[0]), (level[-edge:], level[-1]))
+    )
+    return first, last
 
 
 def chords(ellipse: Ellipse, phi: _Array, t: _Array) -> _Array:

@@ -3,25 +3,34 @@
     y[v, b] = (A x)[v, b] + c[b] + d[v] + n[v, b],    c ~ N(0, s_b^2),  d ~ N(0, s_v^2),  n ~ N(0, 1/W)
 
 An error of a bin's gain, c in line integrals, makes a ring; d is a beam that drifts. Integrated out they leave the
-noise covariance W^-1 + E S E*, with E the map from (c, d) to y and S = diag(s_b^2, s_v^2). Its inverse (Sherman and
+noise covariance W^-1 + E S E*, with E the map from (c, d) to y and S their covariance. Its inverse (Sherman and
 Morrison, Ann. Math. Stat. 21 (1950) 124; Woodbury 1950) is the weight operator
 
     W' r = W (r - E e),    e = (E* W E + S^-1)^-1 E* W r,
 
-with e the most probable errors given the residual r. For bins alone the matrix is diagonal; views beside bins are
-eliminated by a Schur complement of one row a view. What is constant over the views of a bin then counts for little:
+with e the most probable errors given the residual r. What is constant over the views of a bin then counts for little:
 x is free there, and the prior decides.
+
+Errors of bins differ from bin to bin, whereas the mean over all views of an object is smooth but for what is round
+about the axis. So c has no smooth part: it is orthogonal to the slowest cosines over the bins, Q* c = 0, one for every
+forty bins. With H = (E* W E + 1/s_b^2)^-1, which is diagonal, c = (H - H Q (Q* H Q)^-1 Q* H) E* W r. The ramp filter of
+FBP leaves the cube of a fortieth of a white error's energy of these cosines, so that x hardly shows them.
+Views beside bins are eliminated by a Schur complement of one row a view.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 VIEWS = 2
 """Axis of the views; those behind it are the detector's."""
+BINS_PER_COSINE = 40
+"""Bins for each cosine that errors of bins are orthogonal to."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +42,38 @@ class ErrorModel:
         view_std: broadcasts to (B, C, n_views); None: nor have views.
         segments: int64, (B, C, n_views, bins...): bins whose error changes at some view have one error for each run of
             views with the same number. None: one error for all views of a bin.
+        own: bool, broadcasts to (B, C, n_segments, bins...): errors which are not orthogonal to smooth ones, as
+            large ones of single bins. None: none.
     """
 
     bin_std: Tensor | None = None
     view_std: Tensor | None = None
     segments: Tensor | None = None
+    own: Tensor | None = None
+
+
+class _BinPrior(NamedTuple):
+    """(E* W E + S^-1)^-1 = H - H Q M^-1 (H Q)* of the bins alone."""
+
+    H: Tensor  # (B, C, n_segments, bins...)
+    HQ: Tensor | None  # (..., K); None: without cosines
+    M: Tensor | None  # Q* H Q, (B, C, 1, rows..., K, K)
+
+    def __call__(self, g: Tensor) -> Tensor:
+        """Apply it to g, of the shape of H."""
+        if self.HQ is None or self.M is None:
+            return self.H * g
+        weights = torch.linalg.solve(self.M, (self.HQ * g.unsqueeze(-1)).sum(-2).sum(VIEWS, keepdim=True))
+        smooth: Tensor = (self.HQ * weights.unsqueeze(-2)).sum(-1)
+        return self.H * g - smooth
+
+    def diagonal(self) -> Tensor:
+        """Return its diagonal: the variances that remain."""
+        if self.HQ is None or self.M is None:
+            return self.H
+        half = torch.linalg.solve(self.M.expand(*self.HQ.shape[:-2], *self.M.shape[-2:]), self.HQ.mT)
+        smooth: Tensor = (self.HQ * half.mT).sum(-1)
+        return self.H - smooth
 
 
 class CommonErrors:
@@ -58,6 +94,13 @@ class CommonErrors:
         self.n_segments = 1 if model.segments is None else int(model.segments.max()) + 1
         self.bin_weight = self._over_views(weights)
         self.view_weight = _over_bins(weights)
+        self._cosines = self._make_cosines() if model.bin_std is not None else None
+        self._exact: tuple[_BinPrior | None, Tensor | None] | None = None  # without a floor
+
+    @property
+    def smooth_share(self) -> float:
+        """Fraction of a white error of the bins that is smooth, and so left to x."""
+        return 0.0 if self._cosines is None else self._cosines.shape[-1] / self._cosines.shape[-2]
 
     def weigh(self, r: Tensor, floor: Tensor | float = 0.0) -> Tensor:
         """Return W' r; arguments as of `found`."""
@@ -71,55 +114,118 @@ class CommonErrors:
             floor: the prior's precision is at least this fraction of what the measurements of a bin or a view give,
                 a number or (B, 1, 1, 1): above 0 the errors do not explain their part of r whole.
         """
-        bins, views = self._gain(self.bin_weight, self.model.bin_std, floor), None
+        c, d = self._solve(r, floor)
+        e = torch.zeros_like(r) if c is None else self._by_bin(c)
+        return e if d is None else e + self._by_view(d)
+
+    def expected_square(self) -> Tensor:
+        """Return E[(E e)^2] before anything is measured, of the shape of y."""
+        square = torch.zeros_like(self.weights)
+        if self.model.bin_std is not None:
+            square = square + self._by_bin(self.model.bin_std.square().expand(self.bin_weight.shape))
         if self.model.view_std is not None:
-            views = self._gain(self.view_weight, self.model.view_std, _as_views(floor))
-        Wr = self.weights * r
-        if bins is None:
-            return torch.zeros_like(r) if views is None else self._by_view(views[0] * _over_bins(Wr) / (1 + views[1]))
-        inverse, sums = bins[0] / (1 + bins[1]), self._over_views(Wr)  # (E* W E + S^-1)^-1 of the bins alone
-        if views is None:
-            return self._by_bin(inverse * sums)
-        d = self._of_views(inverse, views[0], _over_bins(Wr) - _over_bins(self.weights * self._by_bin(inverse * sums)))
-        rest = sums - self._over_views(self.weights * self._by_view(d))
-        return self._by_bin(inverse * rest) + self._by_view(d)
+            square = square + self._by_view(self.model.view_std.square().expand(self.view_weight.shape))
+        return square
+
+    def draw(self, generator: torch.Generator) -> Tensor:
+        """Return errors c and d drawn from the model, of the shape of y; the generator is the CPU's."""
+        drawn = torch.zeros_like(self.weights)
+        for std, like, spread in (
+            (self.model.bin_std, self.bin_weight, self._by_bin),
+            (self.model.view_std, self.view_weight, self._by_view),
+        ):
+            noise = torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)
+            drawn = drawn if std is None else drawn + spread(std * noise)
+        return drawn
 
     def posterior_square(self, r: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Return E[c^2 | r] and E[d^2 | r] of each bin and view: the squares of their most probable values, and the
-        variances that remain, views and bins taken by themselves; with r = y - A x they re-estimate s^2 (EM)."""
-        e = self.found(r)
-        squares: list[Tensor | None] = [None, None]
-        if (found := self._gain(self.bin_weight, self.model.bin_std, 0.0)) is not None:
-            rest = self._over_views(self.weights * (r - e))  # S^-1 c at the most probable c
-            squares[0] = (found[0] * rest).square() + found[0] / (1 + found[1])
-        if self.model.view_std is not None:
-            found = self._gain(self.view_weight, self.model.view_std, 0.0)
-            assert found is not None
-            squares[1] = (found[0] * _over_bins(self.weights * (r - e))).square() + found[0] / (1 + found[1])
-        return squares[0], squares[1]
+        """Return E[c^2 | r] and E[d^2 | r] of each bin and view, by which EM estimates s^2, with r = y - A x.
 
-    def _of_views(self, inverse: Tensor, variance: Tensor, rhs: Tensor) -> Tensor:
-        """Return d of the Schur complement: (D - N inverse N* + 1/s_v^2) d = rhs, N = W seen from views to bins."""
+        They are the squares of the most probable values and the variances that remain, bins and views each by itself.
+        """
+        c, d = self._solve(r, 0.0)
+        bins, _ = self._priors(0.0)
+        of_bins = None if c is None or bins is None else c.square() + bins.diagonal()
+        views = _limited(self.view_weight, self.model.view_std, 0.0)
+        of_views = None if d is None or views is None else d.square() + views[0] / (1 + views[1])
+        return of_bins, of_views
+
+    def _solve(self, r: Tensor, floor: Tensor | float) -> tuple[Tensor | None, Tensor | None]:
+        """Return the most probable c (B, C, n_segments, bins...) and d (B, C, n_views)."""
+        (bins, matrix), Wr = self._priors(floor), self.weights * r
+        views = _limited(self.view_weight, self.model.view_std, _as_views(floor))
+        if bins is None:
+            return None, None if views is None else views[0] * _over_bins(Wr) / (1 + views[1])
+        sums = self._over_views(Wr)
+        if views is None or matrix is None:
+            return bins(sums), None
+        root = views[0].sqrt()
+        rhs = _over_bins(Wr) - _over_bins(self.weights * self._by_bin(bins(sums)))
+        d = root * torch.linalg.solve(matrix, (root * rhs).unsqueeze(-1)).squeeze(-1)
+        return bins(sums - self._over_views(self.weights * self._by_view(d))), d
+
+    def _priors(self, floor: Tensor | float) -> tuple[_BinPrior | None, Tensor | None]:
+        """Return (E* W E + S^-1)^-1 of the bins, and the views' Schur complement where both have errors."""
+        exact = not isinstance(floor, Tensor) or not bool((floor > 0).any())
+        if exact and self._exact is not None:
+            return self._exact
+        bins = self._bin_prior(floor)
+        views = _limited(self.view_weight, self.model.view_std, _as_views(floor))
+        found = bins, None if bins is None or views is None else self._complement(bins, views[0])
+        if exact:
+            self._exact = found
+        return found
+
+    def _bin_prior(self, floor: Tensor | float) -> _BinPrior | None:
+        limited = _limited(self.bin_weight, self.model.bin_std, _as_bins(floor, self.bin_weight.ndim))
+        if limited is None:
+            return None
+        H = limited[0] / (1 + limited[1])
+        if self._cosines is None:
+            return _BinPrior(H, None, None)
+        HQ = H.unsqueeze(-1) * self._cosines
+        M = (self._cosines.mT @ HQ).sum(VIEWS, keepdim=True)
+        # Where bins have no errors at all, M is 0.
+        least = torch.finfo(M.dtype).eps * M.diagonal(dim1=-2, dim2=-1).amax(-1) + torch.finfo(M.dtype).tiny
+        return _BinPrior(H, HQ, M + torch.diag_embed(least.unsqueeze(-1).expand(M.shape[:-1])))
+
+    def _make_cosines(self) -> Tensor | None:
+        """Return Q (B, C, n_segments, bins..., K), 0 for errors that may be smooth, and for bins without weight."""
+        n = self.weights.shape[-1]
+        if n < BINS_PER_COSINE:
+            return None
+        k, b = (torch.arange(m).to(self.weights) for m in (n // BINS_PER_COSINE, n))
+        bound = self.bin_weight > 0
+        if self.model.own is not None:
+            bound = bound & ~self.model.own
+        cosines: Tensor = bound.unsqueeze(-1) * torch.cos(math.pi / n * (b[:, None] + 0.5) * k) * (2 / n) ** 0.5
+        return cosines
+
+    def _complement(self, bins: _BinPrior, variance: Tensor) -> Tensor:
+        """Return s_v (D - N G N*) s_v + 1, with N = W seen from views to bins, and G the bins' prior.
+
+        Scaled by s_v, so that no error at all is not an infinite precision.
+        """
         W = self.weights.flatten(VIEWS + 1)
         cross = torch.zeros((*W.shape[:3], W.shape[2]), dtype=W.dtype, device=W.device)
         for k in range(self.n_segments):
             part = W if self.model.segments is None else torch.where(self.model.segments.flatten(3) == k, W, 0)
-            cross = cross + (part * inverse[:, :, k].flatten(2).unsqueeze(2)) @ part.mT
-        root = variance.sqrt()  # scaled by it, so that no error at all is not an infinite precision
-        matrix = torch.diag_embed(self.view_weight) - cross
-        matrix = root.unsqueeze(-1) * matrix * root.unsqueeze(-2)
-        matrix = matrix + torch.eye(matrix.shape[-1], dtype=W.dtype, device=W.device)
-        solved: Tensor = torch.linalg.solve(matrix, (root * rhs).unsqueeze(-1)).squeeze(-1)
-        return root * solved
+            cross = cross + (part * bins.H[:, :, k].flatten(2).unsqueeze(2)) @ part.mT
+        if bins.HQ is not None and bins.M is not None:
+            columns = self._over_bins_of(bins.HQ)
+            cross = cross - (columns @ torch.linalg.solve(bins.M, columns.mT)).sum(tuple(range(2, columns.ndim - 2)))
+        root = variance.sqrt()
+        matrix = root.unsqueeze(-1) * (torch.diag_embed(self.view_weight) - cross) * root.unsqueeze(-2)
+        return matrix + torch.eye(matrix.shape[-1], dtype=W.dtype, device=W.device)
 
-    def _gain(self, weight: Tensor, std: Tensor | None, floor: Tensor | float) -> tuple[Tensor, Tensor] | None:
-        """Return the errors' variance, and its ratio to the one that measurements leave, at most 1/floor."""
-        if std is None:
-            return None
-        variance = std.square().expand(weight.shape)
-        ratio = variance * weight
-        limit = torch.as_tensor(floor, dtype=weight.dtype, device=weight.device) * ratio
-        return variance / limit.clamp(min=1), ratio / limit.clamp(min=1)
+    def _over_bins_of(self, HQ: Tensor) -> Tensor:
+        """Return N H Q, (B, C, 1, rows..., n_views, K): sums over the bins of a row."""
+        columns = []
+        for k in range(HQ.shape[-1]):
+            products = self.weights * self._by_bin(HQ[..., k])
+            columns.append(products.sum(-1))  # (B, C, n_views, rows...)
+        stacked = torch.stack(columns, -1)
+        return stacked.movedim(VIEWS, -2).unsqueeze(VIEWS)
 
     def _over_views(self, r: Tensor) -> Tensor:
         """Sum over the views, (B, C, n_segments, bins...)."""
@@ -138,6 +244,16 @@ class CommonErrors:
         return d.reshape(*d.shape, *[1] * (self.weights.ndim - d.ndim)).expand(self.weights.shape)
 
 
+def _limited(weight: Tensor, std: Tensor | None, floor: Tensor | float) -> tuple[Tensor, Tensor] | None:
+    """Return the errors' variance, and its ratio to the one that measurements leave, at most 1/floor."""
+    if std is None:
+        return None
+    variance = std.square().expand(weight.shape)
+    ratio = variance * weight
+    limit = (torch.as_tensor(floor, dtype=weight.dtype, device=weight.device) * ratio).clamp(min=1)
+    return variance / limit, ratio / limit
+
+
 def _over_bins(r: Tensor) -> Tensor:
     """Sum over the detector, (B, C, n_views)."""
     return r.flatten(VIEWS + 1).sum(-1)
@@ -145,3 +261,7 @@ def _over_bins(r: Tensor) -> Tensor:
 
 def _as_views(floor: Tensor | float) -> Tensor | float:
     return floor.reshape(-1, 1, 1) if isinstance(floor, Tensor) and floor.ndim else floor
+
+
+def _as_bins(floor: Tensor | float, ndim: int) -> Tensor | float:
+    return floor.reshape(-1, *[1] * (ndim - 1)) if isinstance(floor, Tensor) and floor.ndim else floor

@@ -46,6 +46,8 @@ class LeastSquares:
     """
 
     needs_noise_std = True
+    bin_std: Any = None
+    view_std: Any = None
 
     def __init__(
         self,
@@ -61,7 +63,9 @@ class LeastSquares:
         if not isinstance(robust, bool | None):
             raise TypeError(f"LeastSquares: robust must be True, False or None, got {robust!r:.60}")
         self.robust = robust
-        self.bin_std, self.view_std = _as_std("bin_std", bin_std), _as_std("view_std", view_std)
+        for name, std in (("bin_std", bin_std), ("view_std", view_std)):
+            if std is not None:  # or checkpoints from before there were common errors would be another run's
+                setattr(self, name, _as_std(name, std))
 
     def __repr__(self) -> str:
         given = {name: getattr(self, name) for name in ("robust", "bin_std", "view_std")}
@@ -93,7 +97,7 @@ class LeastSquares:
 
 def _as_std(name: str, value: Any) -> Any:
     """Return a standard deviation, or standard deviations, of common errors."""
-    if value is None or (isinstance(value, str) and value == "estimate"):
+    if isinstance(value, str) and value == "estimate":
         return value
     try:
         std = torch.as_tensor(value, dtype=torch.float64)
@@ -203,24 +207,20 @@ class LeastSquaresStep:
         """
         whole = getattr(self.operator, "sees_whole_image", True) and hasattr(self.operator, "fbp")
         complete = [whole and bool((w > 0).all()) for w in self._weights_by_image()]
-        y, truncated = self.y, self._truncated()
-        if not any(complete) and not any(truncated):
-            return self._regularised()
-        if any(truncated) and not bool((self.weights > 0).all()):
-            y = torch.where(self.weights > 0, y, self.operator.A(self._regularised()))
+        y, truncated, regularised = self.y, [False] * len(self.back_projection), None
+        if hasattr(self.operator, "is_truncated"):
+            if not bool((self.weights > 0).all()):  # the ends of y, too, may have no weight
+                regularised = self._regularised()
+                y = torch.where(self.weights > 0, y, self.operator.A(regularised))
+            truncated = self.operator.is_truncated(y)
         complete = [a or b for a, b in zip(complete, truncated, strict=True)]
-        x: Tensor = self.operator.fbp(y)  # type: ignore[attr-defined]
-        if x.shape != self.back_projection.shape:
-            return self._regularised()
-        if all(complete):
+        x: Tensor | None = self.operator.fbp(y) if any(complete) else None  # type: ignore[attr-defined]
+        if x is not None and x.shape == self.back_projection.shape and all(complete):
             return x
-        return torch.where(per_image(torch.tensor(complete), x) > 0, x, self._regularised())
-
-    def _truncated(self) -> list[bool]:
-        """Return whether each image's object reaches beyond y, as far as the operator can tell."""
-        is_truncated = getattr(self.operator, "is_truncated", None)
-        n = len(self.back_projection)
-        return [False] * n if is_truncated is None else is_truncated(self.y)
+        regularised = self._regularised() if regularised is None else regularised
+        if x is None or x.shape != self.back_projection.shape:
+            return regularised
+        return torch.where(per_image(torch.tensor(complete), x) > 0, x, regularised)
 
     def _regularised(self) -> Tensor:
         b, c, alpha = self.back_projection, self._constant(), self._least_alpha()
@@ -310,6 +310,15 @@ class LeastSquaresStep:
             residual = residual + self.errors.found(-residual)
         # The root of W first: squares of faint residuals leave the range of float32.
         return self.weights.sqrt() * residual, (self.weights > 0) & self._reached
+
+    def simulate(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Return measurements A x with noise of this model: none where the weight is 0, or where A reaches nothing."""
+        clean = self.operator.A(x)
+        _, counted = self.residuals(x)
+        noise = torch.randn(self.y.shape, generator=generator, dtype=self.y.dtype).to(self.y.device)
+        std = torch.where(counted, self.weights, math.inf) ** -0.5
+        drawn = clean + std * noise if self.errors is None else clean + std * noise + self.errors.draw(generator)
+        return torch.where(counted, drawn, clean)
 
     def reject(self, rejected: Tensor) -> LeastSquaresStep:
         """Return the same data term without some measurements, a mask like y."""

@@ -283,6 +283,12 @@ class PoissonStep:
         found = deviance_residuals(self._counts / self.gain, torch.maximum(expected, self._least) / self.gain)
         return torch.where(counted, found, 0), counted
 
+    def simulate(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Return counts drawn for an image x, with read noise; the generator is the CPU's."""
+        mean = ((self.operator.A(x) + self.background).clamp(min=0) / self.gain).cpu()
+        noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype).to(self.y.device)
+        return self.gain * torch.poisson(mean, generator).to(self.y.device) + self.read_noise * noise
+
     def reject(self, rejected: Tensor) -> PoissonStep:
         """Return this data term without measurements, a mask of y's shape, nor those that were rejected before.
 

@@ -62,6 +62,8 @@ class BoundDataTerm(Protocol):
     - `reject(rejected) -> BoundDataTerm`: the same term without the measurements marked in a bool mask of y's shape,
       nor those that it had lost before. It continues from the same `last_x`. To take measurements back, call `reject`
       of the term that still has them, and hand `last_x` on.
+    - `simulate(x, generator) -> Tensor`: measurements of an image x with noise of this model, drawn by a generator of
+      the CPU; `pnp.uncertainty` needs it.
     - `concerns() -> list[str]`: a sentence for each thing that looks wrong with y and the term's options.
     """
 

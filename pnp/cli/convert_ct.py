@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from .output import print_warning
+from .reconstruct_scan import naming_options, operator_parameters, parse_rows
+
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..ct import PreparedScan
     from ..readers import CtScan
 
 CT_KINDS = ("dxchange", "nexus", "matlab", "matlab73", "txrm", "xtekct")
@@ -20,9 +26,9 @@ _OTHER_KINDS = (
     "vgi",
 )  # fmt: skip
 _FITTED_ROWS = 5
-"""Rows, spread over the detector, from which the axis and the coefficients of beam hardening are found."""
+"""Rows, spread over the detector, from which the coefficients of beam hardening are found."""
 
-Rows = Annotated[str | None, typer.Option(help="CT: detector rows first:end, end not included, e.g. 100:200.")]
+Rows = Annotated[str | None, typer.Option(help="CT: detector rows: one, or first:end, end not included, e.g. 100:200.")]
 Centre = Annotated[
     float | None, typer.Option(help="CT: axis of rotation in bins, counted from 0; default: found from the views.")
 ]
@@ -96,67 +102,63 @@ def is_ct_scan(path: Path) -> bool:
 def convert_ct(path: Path, output: Path, options: CtOptions, *, overwrite: bool) -> None:
     """Write the line integrals of a scan, with their noise and geometry, to an HDF5 file that pnp reconstruct reads.
 
-    Order of the steps: flats, darks and logarithm; phase filter; rings; axis; beam hardening.
+    Order of the steps: `prepare_scan`, as pnp reconstruct does it; phase filter; rings; beam hardening.
     """
-    from ..ct import remove_stripes
+    import torch
+
+    from ..ct import prepare_scan
     from ..io import write_measurements
     from ..readers import read_scan
 
     coefficients = _coefficients(options.beam_hardening)
     _check_paganin(options)
-    rows = _rows(options.rows)
-    try:
-        scan = read_scan(path, rows=rows, pixel_size_mm=options.pixel_size)
-    except ValueError as error:
-        raise ValueError(str(error).replace("pixel_size_mm=", "--pixel-size in mm")) from error
-    if scan.kind == "counts" and scan.flat is None:
-        raise ValueError(f"{path} holds counts without flats, the open beam; use pnp.ct.line_integrals(scan, i0=...)")
-    y, noise_std, steps = _line_integrals(scan)
+    rows = parse_rows(options.rows)
+    read = partial(read_scan, path, pixel_size_mm=options.pixel_size)
+    with naming_options():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # prepare_scan raises them again
+            _check_flats(read(rows=slice(0, 1)))
+        prepared = prepare_scan(read, rows=rows, centre=options.centre, progress=True)
+    operator: Any = prepared.operator
+    if not hasattr(operator, "A"):  # one a row, in the Python interface and in pnp reconstruct
+        operator = operator(len(prepared.rows) // 2)
+        print_warning(
+            f"the axis of rotation is tilted, and {output} holds one axis, that of the middle row; pnp reconstruct "
+            "SCAN takes that of every row, or convert a few --rows at a time"
+        )
+    y, steps = torch.from_numpy(prepared.y), [*prepared.steps]
+    noise_std = None if prepared.noise_std is None else torch.from_numpy(prepared.noise_std)
     if options.paganin is not None:
-        y, noise_std = _phase_filtered(y, scan, options), None
-        steps.append("Paganin's filter, noise left to be estimated")
+        y, noise_std = _phase_filtered(y, prepared, path, options), None
+        steps.append("Paganin's filter was applied; the noise is left to be estimated.")
     if options.rings is not None:
-        try:
-            y = remove_stripes(y, options.rings)
-        except ImportError as error:
-            raise ValueError(f"--rings {options.rings}: {error}") from error
-        steps.append(f"rings filtered by {options.rings}")
-    centre, said = _centre(options.centre, y, scan)
-    geometry = _geometry(scan, centre)
+        y = _without_rings(y, operator.angles, options.rings)
+        steps.append(f"Rings were filtered by {options.rings}.")
     if options.beam_hardening is not None:
-        y, noise_std, coefficients = _hardening_corrected(y, noise_std, scan, geometry["offset"], coefficients)
-        steps.append("beam hardening corrected by " + ",".join(f"{c:.5g}" for c in coefficients))
+        y, noise_std, coefficients = _hardening_corrected(y, noise_std, operator, coefficients)
+        steps.append("Beam hardening was corrected by " + ",".join(f"{c:.5g}" for c in coefficients) + ".")
+    parameters = operator_parameters(operator)
     write_measurements(
         output,
         y.numpy(),
-        operator="radon" if scan.source_origin_mm is None else "fan_beam",
-        parameters=geometry,
+        operator=parameters.pop("operator"),
+        parameters=parameters,
         noise_std=None if noise_std is None else noise_std.numpy(),
         overwrite=overwrite,
     )
+    for sentence in steps:
+        print(sentence)
     n_rows, _, n_angles, n_bins = y.shape
-    what = "; ".join([f"axis at bin {centre:.2f}, {said}", *steps])
-    print(f"{output}: {n_rows} rows of {n_angles} views of {n_bins} bins; {what}")
+    print(f"{output}: {n_rows} rows of {n_angles} views of {n_bins} bins")
 
 
-def _line_integrals(scan: CtScan) -> tuple[Tensor, Tensor | None, list[str]]:
-    """Return y and noise_std as `solve` takes them, and what was done in words."""
-    from ..ct import line_integrals
-
-    if scan.kind == "line integrals":
-        return *scan.tensors(), []
-    record = line_integrals(scan)
-    return *record.tensors(), [f"{record.n_bad} rays without information"]
-
-
-def _rows(text: str | None) -> slice | None:
-    if text is None:
-        return None
-    try:
-        first, end = text.split(":")
-        return slice(int(first) if first.strip() else None, int(end) if end.strip() else None)
-    except ValueError:
-        raise ValueError(f"--rows must be first:end, e.g. 100:200, got {text!r}") from None
+def _check_flats(scan: CtScan) -> None:
+    """Refuse counts whose open beam is not known."""
+    if scan.kind == "counts" and scan.flat is None:
+        raise ValueError(
+            f"{scan.path} holds counts without flats, the open beam; use pnp.ct.prepare_scan(scan, i0=...), or pnp "
+            "reconstruct with --i0"
+        )
 
 
 def _coefficients(text: str | None) -> tuple[float, ...] | None:
@@ -178,56 +180,56 @@ def _check_paganin(options: CtOptions) -> None:
         raise ValueError("--distance and --energy are for --paganin DELTA_BETA in CT; give it as well or neither")
 
 
-def _phase_filtered(y: Tensor, scan: CtScan, options: CtOptions) -> Tensor:
+def _phase_filtered(y: Tensor, prepared: PreparedScan, path: Path, options: CtOptions) -> Tensor:
     """Return line integrals after Paganin's filter, which takes the transmissions of whole views."""
     from ..ct import paganin_filter
 
-    if scan.pitch_mm is None and scan.pixel_size_mm is None:
+    if prepared.voxel_size_mm is None:
+        raise ValueError(f"--paganin needs the size of a pixel, which {path} does not state; give --pixel-size in mm")
+    if y.shape[0] == 1 or prepared.rows.step != 1:
         raise ValueError(
-            f"--paganin needs the size of a pixel, which {scan.path} does not state; give --pixel-size in mm"
+            f"--paganin needs the detector's plane, got {len(y)} rows in steps of {prepared.rows.step}; give adjacent "
+            "--rows"
         )
-    if y.shape[0] == 1:
-        raise ValueError(f"--paganin needs the detector's plane, {scan.path} has a single row; give more --rows")
     projections = (-y[:, 0]).exp().movedim(1, 0)  # (n_angles, n_rows, n_detectors)
-    size = scan.geometry()["pixel_size"]
     settings: dict[str, Any] = {"distance_mm": options.distance, "energy_kev": options.energy}
     settings["delta_beta"] = options.paganin
-    found: Tensor = paganin_filter(projections, pixel_size_mm=size, **settings)
+    found: Tensor = paganin_filter(projections, pixel_size_mm=prepared.pixel_size, **settings)
     return found.movedim(0, 1)[:, None].contiguous()
 
 
-def _some_rows(y: Tensor) -> Tensor:
-    """Return a few rows, spread over the detector without its ends."""
-    every = max(1, len(y) // _FITTED_ROWS)
-    return y[every // 2 :: every][:_FITTED_ROWS]
+def _without_rings(y: Tensor, angles: Tensor, method: str) -> Tensor:
+    """Return line integrals filtered against rings, which takes the views in the order of their angles."""
+    from ..ct import remove_stripes
 
-
-def _centre(given: float | None, y: Tensor, scan: CtScan) -> tuple[float, str]:
-    """Return the axis in bins, and where it is from."""
-    from ..ct import find_centre
-
-    n = y.shape[-1]
-    if given is not None:
-        if not -n < given < 2 * n:
-            raise ValueError(f"--centre must be in bins of the detector, 0 to {n - 1}, got {given:g}")
-        return given, "as given"
-    if scan.source_origin_mm is not None:
-        return (n - 1) / 2, "the middle of the fan beam's detector; give --centre if it is elsewhere"
-    return find_centre(_some_rows(y), scan.angles), "found from the views"
-
-
-def _geometry(scan: CtScan, centre: float) -> dict[str, Any]:
-    from ..ct import offset_from_centre
-
-    return scan.geometry(offset=offset_from_centre(centre, scan.y.shape[-1], scan.pitch_mm or 1.0))
+    order = angles.argsort(stable=True)
+    steps = angles.diff()
+    if bool((steps >= 0).all() or (steps <= 0).all()):
+        order = order.sort().values
+    try:
+        filtered: Tensor = remove_stripes(y[..., order, :], method)
+    except ImportError as error:
+        raise ValueError(f"--rings {method}: {error}") from error
+    return filtered[..., order.argsort(), :]
 
 
 def _hardening_corrected(
-    y: Tensor, noise_std: Tensor | None, scan: CtScan, offset: float, coefficients: tuple[float, ...] | None
+    y: Tensor, noise_std: Tensor | None, operator: Any, coefficients: tuple[float, ...] | None
 ) -> tuple[Tensor, Tensor | None, tuple[float, ...]]:
+    """Return corrected line integrals, their noise, and the coefficients, fitted to some rows if they are not given."""
     from ..ct import correct_beam_hardening, fit_beam_hardening
 
     if coefficients is None:
-        coefficients = fit_beam_hardening(_some_rows(y), scan.operator(offset=offset))
+        every = max(1, len(y) // _FITTED_ROWS)
+        some = y[every // 2 :: every][:_FITTED_ROWS]  # without the detector's ends
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            try:
+                coefficients = fit_beam_hardening(some, operator)
+            except UserWarning as doubt:
+                raise ValueError(
+                    f"--beam-hardening fit: {str(doubt).removeprefix('fit_beam_hardening: ')}. Give coefficients, "
+                    "those of a scan of one material in full view, or leave it out"
+                ) from None
     corrected, std = correct_beam_hardening(y, noise_std, coefficients=coefficients)
     return corrected, std, coefficients

@@ -38,7 +38,7 @@ OPTIONS = {
     r"\bcentre must": "--centre must",
     r"\bsize must": "--size must",
     r"\bpixel_size(_mm)?(=| must)": r"--pixel-size\2",
-    r"\bkind='counts' or kind='line integrals'": "--kind 'counts' or 'line integrals'",
+    r"\bkind=": "--kind ",
     r"exactly one of flat, as measured, and i0,": "exactly one of --flat and --i0,",
 }
 """Options of the command for the arguments that a message names."""
@@ -120,7 +120,9 @@ def reconstruct_scan(
     choose_device(device)  # a device that this machine lacks, its workers lack too
     D = build_denoiser(denoiser, choose_device("cpu"))
     solver = solver | {"bounds": limits, "data_term": least_squares(robust, rings is not False)}
-    settings = fingerprint([_stamp(path), replace(options, workers=None, scheduler=None, report=None), denoiser])
+    files = [str(path), options.flat, options.dark, options.angles, denoiser.partition(":")[2]]
+    stamps = [_stamp(name) for name in files if name]
+    settings = fingerprint([stamps, replace(options, workers=None, scheduler=None, report=None), denoiser])
     settings = fingerprint([settings, noise_std, solver])
     if folder == output and (done := _finished(folder, settings)):
         print(f"{output}: finished already, {done} slices; nothing is left to do")
@@ -192,6 +194,8 @@ def read_angles(text: str) -> Any:
     """Return --angles in radians, from "first:last:number" or a file, all in degrees; words stay as they are."""
     import numpy as np
 
+    from ..readers.ct_arguments import in_radians
+
     if text in ANGLE_WORDS:
         return text
     if re.fullmatch(r"[-+.\deE]+:[-+.\deE]+:\d+", text):
@@ -206,7 +210,11 @@ def read_angles(text: str) -> Any:
         values = np.load(text, allow_pickle=False) if text.endswith(".npy") else np.loadtxt(text, delimiter=None)
     except (ValueError, OSError) as error:
         raise ValueError(f"--angles {text} must hold one number a line, in degrees: {error!s:.120}") from None
-    return np.deg2rad(np.asarray(values, dtype=np.float64).ravel())
+    degrees, doubts = np.asarray(values, dtype=np.float64).ravel(), list[str]()
+    angles = in_radians(text, "--angles", degrees, "deg", None, doubts)
+    for doubt in doubts:
+        print_warning(f"{doubt.removesuffix(' Give angles=')} They are taken for degrees: write np.rad2deg of them")
+    return angles
 
 
 def _prepared(path: Path, working: Path, rows: slice | None, options: ScanOptions) -> PreparedScan:
@@ -222,7 +230,7 @@ def _prepared(path: Path, working: Path, rows: slice | None, options: ScanOption
     if options.pixel_size is not None:
         reading["pixel_size_mm"] = options.pixel_size
     search = parse_search(options.search)
-    with _naming_options():
+    with naming_options():
         return prepare_scan(
             partial(read_scan, path, **reading),
             rows=rows,
@@ -236,7 +244,7 @@ def _prepared(path: Path, working: Path, rows: slice | None, options: ScanOption
 
 
 @contextmanager
-def _naming_options() -> Iterator[None]:
+def naming_options() -> Iterator[None]:
     """Name the options of the command in errors and warnings of the block, and print the warnings."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
@@ -247,8 +255,9 @@ def _naming_options() -> Iterator[None]:
             raise typer.Exit(INTERRUPTED) from None
         except (ValueError, TypeError) as error:
             raise ValueError(_with_options(str(error))) from error
-    for warning in caught:
-        print_warning(_with_options(str(warning.message)))
+        finally:  # of an error, too: they may explain it
+            for warning in caught:
+                print_warning(_with_options(str(warning.message)))
 
 
 def _with_options(message: str) -> str:
@@ -288,12 +297,14 @@ def _places(output: Path, report: Path | None, overwrite: bool) -> tuple[Path, P
     return folder, page
 
 
-def _stamp(path: Path) -> list[Any]:
-    """Return what tells a file from another one, or from an earlier state of it."""
-    if not path.exists():
-        return [str(path)]
-    now = path.stat()
-    return [str(path.resolve()), now.st_size, now.st_mtime_ns]
+def _stamp(name: str) -> list[Any]:
+    """Return what tells a file, or those of a folder or a pattern, from an earlier state; text of no file as it is."""
+    import glob
+
+    path = Path(name)
+    files = sorted(path.iterdir()) if path.is_dir() else [path] if path.exists() else sorted(map(Path, glob.glob(name)))
+    states = [(str(file.resolve()), file.stat()) for file in files if file.is_file()]
+    return [name, *((where, now.st_size, now.st_mtime_ns) for where, now in states)]
 
 
 def _finished(folder: Path, settings: str) -> int:
@@ -316,7 +327,9 @@ def _finished(folder: Path, settings: str) -> int:
 
 def _workers(options: ScanOptions, n_slices: int, n_cores: int) -> int | None:
     """Return the number of processes: no more than slices, so that one slice has all cores."""
-    return None if options.scheduler is not None else options.workers or min(n_slices, n_cores)
+    if options.scheduler is not None:
+        return None
+    return min(n_slices, n_cores) if options.workers is None else options.workers
 
 
 def _attributes(prepared: PreparedScan, denoiser: str) -> dict[str, Any]:
@@ -391,7 +404,7 @@ def write_page(
                 "denoiser": attributes["denoiser"],
                 "command": attributes["command"],
             },
-            warnings=tuple(sentences(result.warnings, result.n)),
+            warnings=(*prepared.warnings, *sentences(result.warnings, result.n)),
         ),
         title=title,
         first={"filtered back-projection, Hann window": np.concatenate(first)},

@@ -93,6 +93,10 @@ def find_centre(
     Raises:
         ValueError, TypeError: shapes do not fit, the angles do not allow the method, no axis is found in the window,
             or the object is not in full view with "moments".
+
+    Warns:
+        UserWarning: opposite views differ by more than noise, noise leaves the axis uncertain, the object is truncated
+            with "wedge", or y is no line integral.
     """
     p, theta = check_scan("find_centre", y, angles)
     n_detectors = p.shape[-1]
@@ -121,6 +125,12 @@ def find_centre(
             raise ValueError(
                 f"find_centre: method 'wedge' needs even steps over half a turn, got {len(theta)} angles over "
                 f'{span:.4g} degrees; use "opposite" for a full turn, else "moments"'
+            )
+        if _truncated(p):
+            warnings.warn(
+                "find_centre: y is not 0 at an end of the detector, and method 'wedge' errs by bins where the object "
+                'is truncated; use views over a full turn, or one at 180 degrees and "opposite"',
+                stacklevel=2,
             )
         return _least_outside_wedge(p[:, half_turn], window)
     centre = _centre_of_masses(p, theta)

@@ -146,9 +146,10 @@ def measured_noise(flats: Field, darks: Field, dead: Tensor, photons_per_count: 
     """Return the counts per photon and the variance of the dark in counts."""
 
     def mean(field: Tensor) -> float:
-        return float(field.double()[..., ~dead.reshape(-1, dead.shape[-1]).any(0)].mean())
+        shape = np.broadcast_shapes(field.shape, dead.shape)
+        return float(field.double().expand(shape)[~dead.expand(shape)].mean())
 
-    alive = not bool(dead.reshape(-1, dead.shape[-1]).any(0).all())
+    alive = not bool(dead.all())
     variance_e = mean(darks.variance) if darks.variance is not None and alive else 0.0
     if photons_per_count is not None:
         gain = 1 / check_number("photons_per_count", photons_per_count, above=0, caller="line_integrals")

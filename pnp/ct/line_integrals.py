@@ -53,6 +53,8 @@ from .zingers import find_zingers
 _CHOICES = {"bad": ("mark", "raise"), "zingers": ("mark", "keep")}
 _MIN_BEAM_FRACTION = 1e-3
 """Smallest plausible brightest ray over the open beam: seven attenuation lengths."""
+_MANY_CLAMPED = 0.01
+"""Share of clamped rays from which there is a warning: low doses have a few, counts in another unit mostly such."""
 _MAX_FRACTION = 2.0
 """Open beam up to which values that are not whole numbers are fractions, not photons."""
 
@@ -156,7 +158,7 @@ def line_integrals(
         ValueError, TypeError: shapes or values do not fit, nothing was measured, or `bad="raise"` found something.
 
     Warns:
-        UserWarning: frames were dropped, values clamped, or counts are nowhere near the open beam's.
+        UserWarning: frames were dropped, over 1 % of the rays clamped, or counts are nowhere near the open beam's.
 
     >>> record = line_integrals(torch.tensor([[80.0, 50.0, 0.0]]), i0=100.0)
     >>> record.n_bad, [round(v, 3) for v in record.y[0].tolist()], [round(v, 3) for v in record.noise_std[0].tolist()]
@@ -337,9 +339,9 @@ def _noise(
 
 
 def _count_clamped(s: Tensor, least: float, seen: Tensor) -> int:
-    """Return how many measured values are below the least, and warn of them."""
+    """Return how many measured values are below the least, and warn of many."""
     n = int(((s < least) & seen).sum())
-    if n:
+    if n > _MANY_CLAMPED * int(seen.sum()):
         warnings.warn(
             f"line_integrals: {n} of {s.numel()} rays have counts above the dark but less than half a photon or half "
             f"the read-out noise, {least:.3g}, which is taken in their place; if the counts are not photons, pass "

@@ -83,10 +83,10 @@ def paganin_filter(
             f"{caller}: projections must be transmissions > 0, got {n_dark} of {t.numel()} values <= 0; interpolate "
             "dead pixels first, and subtract the dark from flats as well"
         )
-    if float(t.double().mean()) > 2:
+    if (mean := float(t.mean(dtype=torch.float64))) > 2:
         raise ValueError(
-            f"{caller}: projections must be transmissions, about 1 in air, got a mean of {float(t.double().mean()):.4g}"
-            "; divide counts by the flat field: (counts - dark) / (flat - dark)"
+            f"{caller}: projections must be transmissions, about 1 in air, got a mean of {mean:.4g}; divide "
+            "counts by the flat field: (counts - dark) / (flat - dark)"
         )
     length = decay_length(distance_mm=distance_mm, energy_kev=energy_kev, delta_beta=delta_beta) / pixel_size_mm
     n_rows, n_bins = t.shape[-2:]

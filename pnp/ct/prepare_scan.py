@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -31,7 +32,7 @@ from ..readers import CtScan
 from .centre import offset_from_centre
 from .line_integrals import LineIntegrals, line_integrals
 from .prepared_file import PreparedRows, kept_rows, new_rows
-from .row_warnings import RowWarnings
+from .row_warnings import RowWarnings, naming_row
 from .scan_axis import find_axes
 from .scan_rows import ScanRows, rows_of
 
@@ -55,6 +56,7 @@ class PreparedScan:
         unit: unit of the image: "1/mm", or "1/pixel" where the scan states no length.
         voxel_size_mm: distance of slices and sides of a pixel (n_rows, H, W), in mm; None where no length is known.
         steps: sentences on what was found and what was done to the data, in order.
+        warnings: sentences on what looks wrong, which were Python warnings, too.
     """
 
     y: Any = field(repr=False)
@@ -66,6 +68,7 @@ class PreparedScan:
     unit: str
     voxel_size_mm: tuple[float, float, float] | None
     steps: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 class RowOperators:
@@ -122,8 +125,10 @@ def prepare_scan(
         ValueError: a row, an axis or a size does not fit; the axis is not found; rows of a cone beam are too far from
             its plane; see also `line_integrals`.
     """
-    source = ScanRows(scan, rows)
-    some = source.read(source.sampled())
+    said = RowWarnings()
+    with said.collected():
+        source = ScanRows(scan, rows)
+        some = source.read(source.sampled())
     _check_cone(some, source)
     if pixel_size is not None:
         check_number("pixel_size", pixel_size, above=0, caller="prepare_scan")
@@ -139,41 +144,42 @@ def prepare_scan(
     }
     kept = None if working_file is None else kept_rows(working_file, settings)
     if kept is None:
-        said, n_rows = RowWarnings("prepare_scan"), len(source.rows)
+        n_rows = len(source.rows)
         with said.collected():
-            y, gain = _sampled_integrals(some, i0)
+            y, gain = _sampled_integrals(some, source, i0)
             centres, axis = find_axes(y, some, source, centre, search)
             side = _side(some, y, _middle(centres), size, pixel_size)
         name, geometry = _geometry(some, _middle(centres), side, pixel_size)
         shape, noise = (n_rows, 1, *some.y.shape[-2:]), some.kind != "line integrals"
         with new_rows(working_file, shape, (name, geometry), settings, noise=noise) as store:
             counted = _Counted()
-            for k, row in enumerate(source.each(progress)):
-                with said.collected(source.rows[k]):
+            for k, row in enumerate(source.each(progress, said)):
+                with said.collected(source.numbers[k]), naming_row(source.numbers[k], n_rows):
                     y, noise_std, record = _converted(row, i0, gain)
                 store.put(k, y, noise_std)
                 counted.add(record)
             counts = counted.sentences(some.kind)
-            kept = store.finish(
-                centres, side, (_described(some, source), *counts, axis, _image_sentence(some, geometry))
-            )
-        said.pass_on(n_rows)
+            steps = (_described(some, source), *counts, axis, _image_sentence(some, geometry))
+            kept = store.finish(centres, side, steps, said.sentences(n_rows))
+    for sentence in kept.warnings:
+        warnings.warn(f"prepare_scan: {sentence}", stacklevel=2)
     return _prepared(kept, some, source, pixel_size)
 
 
 def _check_cone(scan: CtScan, source: ScanRows) -> None:
     """Refuse rows of a cone beam whose rays are off by more than a bin within the object."""
-    if scan.source_origin_mm is None or source.n_rows == 1:
+    if scan.source_origin_mm is None or (source.n_rows == 1 and "middle_row" not in scan.facts):
         return
+    lowest, highest = source.numbers[0], source.numbers[-1]
     radius = scan.y.shape[-1] / 2 * _bin_at_axis(scan)
-    middle, most = float(scan.facts.get("middle_row", (source.n_rows - 1) / 2)), scan.source_origin_mm / radius
-    if max(middle - source.rows[0], source.rows[-1] - middle) <= most:
+    middle, most = float(scan.facts.get("middle_row", source.middle)), scan.source_origin_mm / radius
+    if max(middle - lowest, highest - middle) <= most:
         return
-    first, last = math.ceil(max(0, middle - most)), math.floor(min(source.n_rows - 1, middle + most))
+    first, last = math.ceil(max(0, middle - most)), math.floor(middle + most)
     raise ValueError(
-        f"prepare_scan: rows must be within {first}..{last} of a cone beam with {source.n_rows} detector rows, got "
-        f"{source.rows[0]}..{source.rows[-1]}: a row is reconstructed as a fan beam, which is off by more than a bin "
-        f"farther from the source's plane; use rows=slice({first}, {last + 1})"
+        f"prepare_scan: rows must be within {first}..{last} of the detector of a cone beam, got {lowest}..{highest}: a "
+        "row is reconstructed as a fan beam, which is off by more than a bin farther from the source's plane; use "
+        f"rows=slice({first}, {last + 1})"
     )
 
 
@@ -188,11 +194,15 @@ def _converted(scan: CtScan, i0: float | None, gain: float | None) -> tuple[Any,
     return record.y, record.noise_std, record
 
 
-def _sampled_integrals(some: CtScan, i0: float | None) -> tuple[npt.NDArray[Any], float | None]:
+def _sampled_integrals(some: CtScan, source: ScanRows, i0: float | None) -> tuple[npt.NDArray[Any], float | None]:
     """Return line integrals of some rows, and the gain in photons per count of all rows; None: each its own."""
-    found = [_converted(rows_of(some, slice(k, k + 1)), i0, None) for k in range(len(some.y))]
-    gains = [record.photons_per_count for _, _, record in found if record is not None]
-    return np.concatenate([y for y, _, _ in found]), float(np.median(gains)) if some.kind == "counts" else None
+    found = []
+    for k in range(len(some.y)):
+        with naming_row(source.numbers[source.first_sampled + k * source.every_sampled], len(source.rows)):
+            found.append(_converted(rows_of(some, slice(k, k + 1)), i0, None))
+    records = [record for _, _, record in found if record is not None and not record.noise_fitted]
+    gain = float(np.median([record.photons_per_count for record in records])) if len(records) == len(found) else None
+    return np.concatenate([y for y, _, _ in found]), gain
 
 
 class _Counted:
@@ -289,12 +299,13 @@ def _prepared(kept: PreparedRows, scan: CtScan, source: ScanRows, pixel_size: fl
         y=kept.y,
         noise_std=kept.noise_std,
         operator=kind(**geometry) if len(set(offsets)) == 1 else RowOperators(kind, geometry, offsets),
-        rows=source.rows,
+        rows=source.numbers,
         centre=kept.centre,
         pixel_size=side,
         unit="1/mm" if known else "1/pixel",
-        voxel_size_mm=(source.rows.step * _bin_at_axis(scan), side, side) if known else None,
+        voxel_size_mm=(source.numbers.step * _bin_at_axis(scan), side, side) if known else None,
         steps=kept.steps,
+        warnings=kept.warnings,
     )
 
 

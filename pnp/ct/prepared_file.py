@@ -1,8 +1,8 @@
 """Line integrals of the rows of a scan, in memory or in a file in the layout of measurements (docs/hdf5_layout.md).
 
 Beside /measurements, /noise_std and /operator, that of the middle row, the file holds /centre, the axis of every row in
-bins, and attributes: side, of the image in pixels; steps, sentences on what was done; and settings, by which a later
-run knows it again.
+bins, and attributes: side, of the image in pixels; steps and warnings, sentences on what was done and on what looks
+wrong; and settings, by which a later run knows it again.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class PreparedRows(NamedTuple):
         centre: (n_rows,), bins.
         side: pixels per side of the image.
         steps: sentences.
+        warnings: sentences on what looks wrong.
     """
 
     y: Any
@@ -41,6 +42,7 @@ class PreparedRows(NamedTuple):
     centre: npt.NDArray[np.float64]
     side: int
     steps: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 class _Store:
@@ -55,14 +57,17 @@ class _Store:
         if self._noise_std is not None:
             self._noise_std[k] = noise_std
 
-    def finish(self, centre: npt.NDArray[np.float64], side: int, steps: tuple[str, ...]) -> PreparedRows:
+    def finish(
+        self, centre: npt.NDArray[np.float64], side: int, steps: tuple[str, ...], warnings: tuple[str, ...]
+    ) -> PreparedRows:
         """Store what is known at the end; return all."""
         if self._file is None:
-            return PreparedRows(self._y, self._noise_std, centre, side, steps)
+            return PreparedRows(self._y, self._noise_std, centre, side, steps, warnings)
         self._file["centre"] = centre
         self._file.attrs["side"] = side
-        self._file.attrs.create("steps", list(steps), shape=(len(steps),), dtype=h5py.string_dtype())
-        return _in_file(self._path, self._noise_std is not None, centre, side, steps)
+        for name, texts in (("steps", steps), ("warnings", warnings)):
+            self._file.attrs.create(name, list(texts), shape=(len(texts),), dtype=h5py.string_dtype())
+        return _in_file(self._path, self._noise_std is not None, centre, side, steps, warnings)
 
 
 @contextmanager
@@ -115,16 +120,21 @@ def kept_rows(path: str | os.PathLike[str], settings: dict[str, Any]) -> Prepare
     with open_hdf5(path) as file:
         if file.attrs["settings"] != fingerprint(settings):
             return None
-        steps = tuple(str(s) for s in file.attrs["steps"])
+        steps, warnings = (tuple(str(s) for s in file.attrs[name]) for name in ("steps", "warnings"))
         centre, side = numbers(path, file["centre"]).astype(np.float64), int(file.attrs["side"])
-        return _in_file(path, "noise_std" in file, centre, side, steps)
+        return _in_file(path, "noise_std" in file, centre, side, steps, warnings)
 
 
 def _in_file(
-    path: Path | None, noise: bool, centre: npt.NDArray[np.float64], side: int, steps: tuple[str, ...]
+    path: Path | None,
+    noise: bool,
+    centre: npt.NDArray[np.float64],
+    side: int,
+    steps: tuple[str, ...],
+    warnings: tuple[str, ...],
 ) -> PreparedRows:
     where = str(path)
-    return PreparedRows(where, f"{where}::noise_std" if noise else None, centre, side, steps)
+    return PreparedRows(where, f"{where}::noise_std" if noise else None, centre, side, steps, warnings)
 
 
 def _is_ours(path: Path) -> bool:
@@ -132,4 +142,4 @@ def _is_ours(path: Path) -> bool:
     if not path.is_file() or not h5py.is_hdf5(path):
         return False
     with open_hdf5(path) as file:
-        return {"settings", "steps", "side"} <= set(file.attrs) and "centre" in file
+        return {"settings", "steps", "side", "warnings"} <= set(file.attrs) and "centre" in file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections.abc import Iterator
@@ -13,33 +14,57 @@ _MAX_ROWS_NAMED = 10
 
 
 class RowWarnings:
-    """Warnings of the rows of a scan, kept until all rows are done.
+    """Warnings of the rows of a scan, kept until all rows are done."""
 
-    Args:
-        caller: beginning of the warnings.
-    """
-
-    def __init__(self, caller: str) -> None:
-        self.caller = caller
-        self._first: dict[str, warnings.WarningMessage] = {}
+    def __init__(self) -> None:
+        self._first: dict[str, str] = {}
         self._rows: dict[str, list[int]] = {}
 
     @contextmanager
     def collected(self, row: int | None = None) -> Iterator[None]:
-        """Keep the warnings of the block, which are of this row, or of all; those that differ in numbers are one."""
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", UserWarning)
-            yield
+        """Keep the warnings of the block, which are of this row, or of all; those that differ in numbers are one.
+
+        Before an error of the block, all that were kept are raised: they may explain it.
+        """
+        caught: list[warnings.WarningMessage] = []
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", UserWarning)
+                yield
+        except ValueError:
+            self._keep(caught, row)
+            for sentence in self.sentences():
+                warnings.warn(f"prepare_scan: {sentence}", stacklevel=5)
+            raise
+        self._keep(caught, row)
+
+    def _keep(self, caught: list[warnings.WarningMessage], row: int | None) -> None:
         for warning in caught:
+            if not issubclass(warning.category, UserWarning):
+                warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+                continue
             key = _NUMBER.sub("#", str(warning.message))
-            self._first.setdefault(key, warning)
+            self._first.setdefault(key, str(warning.message))
             self._rows.setdefault(key, []).extend([] if row is None else [row])
 
-    def pass_on(self, n_rows: int) -> None:
-        """Raise every distinct warning once; where few of n_rows have it, they are named."""
+    def sentences(self, n_rows: float = math.inf) -> tuple[str, ...]:
+        """Return every distinct warning once; where not all of n_rows have it, they are named."""
+        said = []
         for key, warning in self._first.items():
             rows = self._rows[key]
             more = f" and {len(rows) - _MAX_ROWS_NAMED} more" if len(rows) > _MAX_ROWS_NAMED else ""
             name = "row" if len(rows) == 1 else "rows"
-            where = f"{name} {', '.join(map(str, rows[:_MAX_ROWS_NAMED]))}{more}: " if 0 < len(rows) < n_rows else ""
-            warnings.warn(f"{self.caller}: {where}{warning.message}", warning.category, stacklevel=3)
+            listed = f"{name} {', '.join(map(str, rows[:_MAX_ROWS_NAMED]))}{more}: "
+            said.append(f"{listed if 0 < len(rows) < n_rows else ''}{warning}")
+        return tuple(said)
+
+
+@contextmanager
+def naming_row(row: int, n_rows: int) -> Iterator[None]:
+    """Say in errors of the block which of n_rows rows they are of."""
+    try:
+        yield
+    except ValueError as error:
+        if n_rows == 1:
+            raise
+        raise ValueError(f"row {row}: {error}") from error

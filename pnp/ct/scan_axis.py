@@ -31,7 +31,7 @@ def find_axes(
     if centre is None:
         tilted = _tilted(y, scan, source, search)
         if tilted is not None:
-            ends = f"{tilted[0]:.2f} in row {source.rows[0]} to {tilted[-1]:.2f} in row {source.rows[-1]}"
+            ends = f"{tilted[0]:.2f} in row {source.numbers[0]} to {tilted[-1]:.2f} in row {source.numbers[-1]}"
             return tilted, f"The axis of rotation is tilted, from bin {ends} {middle}, found from the views."
         found, why = _found_centre(y, scan, search)
         return np.full(n_rows, found), f"The axis of rotation is at bin {found:.2f} {middle}, {why}."

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from ..readers import CtScan
+from ..readers.ct_arguments import picked_rows
+from .row_warnings import RowWarnings
 
 _SAMPLED_ROWS = 16
 """Largest number of rows from which the axis and the detector's gain are found, spread over the detector."""
@@ -15,7 +17,14 @@ _BLOCK_BYTES = 2**29
 
 
 class ScanRows:
-    """Detector rows of a scan in memory, or of one that a function reads."""
+    """Detector rows of a scan in memory, or of one that a function reads.
+
+    Attributes:
+        n_rows: number of rows of the scan.
+        rows: those that are asked for, counted within the scan.
+        numbers: their numbers on the detector: a scan in memory may hold a part of it.
+        middle: the middle of the scan's rows, numbered likewise.
+    """
 
     def __init__(self, scan: CtScan | Callable[..., CtScan], rows: slice | None) -> None:
         if rows is not None and not isinstance(rows, slice):
@@ -31,17 +40,16 @@ class ScanRows:
                 self._read, self.n_rows = scan, int(last.facts["rows"][1])
             else:  # a format that is read as a whole
                 scan = scan()
+        held = None
         if isinstance(scan, CtScan):
             whole = with_rows_axis(scan)
             self._read, self.n_rows = lambda rows: rows_of(whole, rows), len(whole.y)
-        start, stop, step = (rows or slice(None)).indices(self.n_rows)
-        asked = (rows.start, rows.stop) if rows is not None else ()
-        within = all(end is None or -self.n_rows <= end <= self.n_rows for end in asked)
-        if step < 1 or start >= stop or not within:
-            raise ValueError(
-                f"prepare_scan: rows must lie within the {self.n_rows} of the detector, upwards, got {rows}"
-            )
-        self.rows = range(start, stop, step)
+            held = scan.detector_rows()
+        picked = picked_rows("prepare_scan", self.n_rows, rows)
+        self.rows = range(picked.start, picked.stop, picked.step)
+        on_detector = held or range(self.n_rows)
+        self.numbers = on_detector[picked]
+        self.middle = (on_detector[0] + on_detector[-1]) / 2
 
     def read(self, rows: range) -> CtScan:
         """Read some rows, y (n_rows, n_angles, n_detectors)."""
@@ -61,17 +69,21 @@ class ScanRows:
         """Return some of the rows, spread over the detector."""
         return self.rows[self.first_sampled :: self.every_sampled]
 
-    def each(self, progress: bool) -> Iterator[CtScan]:
-        """Yield the scans of single rows; a block of them is read at a time."""
+    def each(self, progress: bool, said: RowWarnings) -> Iterator[CtScan]:
+        """Yield the scans of single rows; a block of them is read at a time, whose warnings are collected."""
         from tqdm.auto import tqdm
 
-        first = self.read(self.rows[:1])
+        with said.collected():
+            first = self.read(self.rows[:1])
         block = max(1, _BLOCK_BYTES // (4 * first.y.size))
         with tqdm(total=len(self.rows), desc="rows", unit="row", disable=not progress, delay=1) as bar:
             for start in range(0, len(self.rows), block):
-                some = self.read(self.rows[start : start + block])
+                with said.collected():
+                    some = self.read(self.rows[start : start + block])
                 for k in range(len(some.y)):
-                    yield rows_of(some, slice(k, k + 1))
+                    with said.collected():
+                        row = rows_of(some, slice(k, k + 1))
+                    yield row
                     bar.update()
 
 

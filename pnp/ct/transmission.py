@@ -250,6 +250,11 @@ class TransmissionStep:
         expected = (self.log_i0 - self.operator.A(x)).exp() + self.background
         return torch.where(self.seen, deviance_residuals(self.y, expected), 0), self.seen
 
+    def simulate(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Return photon counts drawn for an image x; the generator is the CPU's."""
+        mean = (self.log_i0 - self.operator.A(x)).exp() + self.background
+        return torch.poisson(torch.where(self.seen, mean, 0).cpu(), generator).to(self.y)
+
     def reject(self, rejected: Tensor) -> TransmissionStep:
         """Return this data term without rays, a mask of y's shape, nor those that were rejected before.
 

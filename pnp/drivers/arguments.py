@@ -281,3 +281,16 @@ def is_matrix(value: Any) -> bool:
     is_sparse = callable(getattr(value, "tocoo", None))  # its attribute A, if any, would be a dense copy
     is_linear_map = callable(getattr(value, "matvec", None)) and not hasattr(value, "A_adjoint")
     return (is_sparse or is_linear_map) and len(getattr(value, "shape", ())) == 2
+
+
+def dtype_that_works(operator: Operator, y: Any) -> torch.dtype | None:
+    """Return the other precision if the operator, which failed for y, works in it; None otherwise."""
+    if not isinstance(y, Tensor):
+        return None
+    real = torch.float32 if y.real.dtype == torch.float64 else torch.float64
+    other = y.to(real.to_complex() if y.is_complex() else real)
+    try:
+        again = operator.A(operator.A_adjoint(other))
+    except Exception:  # so it is not the precision
+        return None
+    return other.dtype if isinstance(again, Tensor) and again.shape == y.shape else None

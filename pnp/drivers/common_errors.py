@@ -1,7 +1,7 @@
 """Estimate the errors that measurements have in common, such as rings, from the measurements and the residuals.
 
 A plain solve explains an error of a bin by a ring, or by an arc where some views have it, and its residuals then show
-little. So the standard deviation s is estimated in two steps:
+little. So the standard deviation s of bins is estimated in two steps:
 
 1. s is taken as five times the noise of a bin's mean over the views, which costs x little where there are no errors.
    Bins with large errors, in all views or in a run of them, have their own: they stand out from their neighbours in the
@@ -9,6 +9,9 @@ little. So the standard deviation s is estimated in two steps:
 2. After the solve, s^2 is the mean of E[c^2 | y] over the bins, one step of expectation maximisation (Dempster, Laird
    and Rubin 1977). If s grows, x is solved for once more. Further steps are not taken: what is symmetric about the axis
    of rotation is common to all views, too, and would by and by be taken for errors.
+
+Errors of views are not explained by x. They are estimated from the residuals alone, where a view's mean over its bins
+is more than twice its noise in the root mean square, and x is solved for again.
 """
 
 from __future__ import annotations
@@ -28,6 +31,10 @@ NOMINAL = 5.0
 """Standard deviation that is first taken, over that of the noise's mean over a bin's views, or a view's bins."""
 GROWTH = 1.5
 """If s grows by this factor, x is solved for once more."""
+MIN_SCAN = 10
+"""With fewer views what is common to all of them is a large part of y: errors of bins are not estimated."""
+OFF = 2.0
+"""Root mean square of the views' mean residuals, in their noise, beyond which views have errors of their own."""
 NEIGHBOURS = 2
 """Bins on either side with which a bin is compared."""
 MIN_VIEWS, WINDOWS_PER_SCAN, WINDOW_GROWTH = 8, 16, 1.5
@@ -38,6 +45,8 @@ CLIP = 5.0
 """Largest difference of a single measurement that counts, in its noise: an outlier is no run."""
 AROUND = 8
 """Bins on either side for that median: edges of the object, which the reference has lost, fill some bins together."""
+WHOLE = 0.8
+"""Ratio of the mean over all views to that over a run, in their noise, from which on the error is in all views."""
 MAX_OWN = 0.05
 """Fraction of the bins that have errors of their own at most."""
 
@@ -61,11 +70,11 @@ class ErrorEstimate:
     Attributes:
         model: the current one.
         bin_level, view_level: the estimates (B, C), without bins that have errors of their own; None: not estimated.
-        n_rounds: solves that were judged.
+        bins_judged: whether the residuals were asked for the level of bins.
     """
 
     def __init__(self, bins: bool, views: bool) -> None:
-        self.bins, self.views, self.n_rounds = bins, views, 0
+        self.bins, self.views, self.bins_judged = bins, views, False
         self.model = ErrorModel()
         self.bin_level: Tensor | None = None
         self.view_level: Tensor | None = None
@@ -81,39 +90,55 @@ class ErrorEstimate:
         weights = h.weights.expand(h.y.shape)
         self.model = h.model if h.model is not None else ErrorModel()
         if self.views:
-            self.view_level = NOMINAL * _typical(weights.flatten(VIEWS + 1).sum(-1))
-        if self.bins:
+            self.view_level = torch.zeros(h.y.shape[:VIEWS], dtype=h.y.dtype, device=h.y.device)
+        if self.bins and h.y.shape[VIEWS] >= MIN_SCAN:
             self.bin_level = NOMINAL * _typical(weights.sum(VIEWS))
             runs = {} if h.y.ndim != 4 else find_runs(h.y - h.operator.A(reference), weights)
             segments, self._own = _segments(runs, h.y)
-            self.model = replace(self.model, segments=segments)
+            self.model = replace(self.model, segments=segments, own=self._own > 0)
         return self._set_levels()
 
     def update(self, h: LeastSquaresStep, x: Tensor) -> bool:
         """Estimate the standard deviations from the residuals of x; return whether x is to be solved for again."""
-        if self.n_rounds > 0 or h.errors is None:
-            return False
-        of_bins, of_views = h.errors.posterior_square(h.y - h.operator.A(x))
-        grown = False
-        if self.bin_level is not None and self._own is not None and of_bins is not None:
-            level = _root_mean(of_bins, (self._own == 0) & (h.errors.bin_weight > 0))
-            grown |= bool((level > GROWTH * self.bin_level).any())
-            self.bin_level = torch.where(level > GROWTH * self.bin_level, level, self.bin_level)
-        if self.view_level is not None and of_views is not None:
-            level = _root_mean(of_views, h.errors.view_weight > 0)
-            grown |= bool((level > GROWTH * self.view_level).any())
-            self.view_level = torch.where(level > GROWTH * self.view_level, level, self.view_level)
-        self.n_rounds += 1
+        r = h.y - h.operator.A(x)
+        grown = self._update_views(h, r) or self._update_bins(h, r)
         if grown:
             self._set_levels()
         return grown
+
+    def _update_views(self, h: LeastSquaresStep, r: Tensor) -> bool:
+        """Estimate the level of views once; return whether one has grown."""
+        if self.view_level is None or bool(self.view_level.any()):
+            return False
+        weights = h.weights.expand(r.shape)
+        rest = weights * (r if h.errors is None else r - h.errors.found(r))
+        sums, total = rest.flatten(VIEWS + 1).sum(-1), weights.flatten(VIEWS + 1).sum(-1)
+        known = total > 0
+        total = torch.where(known, total, 1)
+        off = _root_mean(sums.square() / total, known) > OFF
+        noise = _root_mean(1 / total, known)
+        level = (_root_mean((sums / total).square(), known).square() - noise.square()).clamp(min=0).sqrt()
+        self.view_level = torch.where(off, level, 0)
+        return bool(self.view_level.any())
+
+    def _update_bins(self, h: LeastSquaresStep, r: Tensor) -> bool:
+        """Estimate the level of bins once; return whether one has grown."""
+        if self.bins_judged or self.bin_level is None or self._own is None or h.errors is None:
+            return False
+        self.bins_judged = True
+        square, _ = h.errors.posterior_square(r)
+        assert square is not None
+        level = _root_mean(square, (self._own == 0) & (h.errors.bin_weight > 0)) / (1 - h.errors.smooth_share) ** 0.5
+        grown = level > GROWTH * self.bin_level
+        self.bin_level = torch.where(grown, level, self.bin_level)
+        return bool(grown.any())
 
     def _set_levels(self) -> ErrorModel:
         """Return the model with the current estimates."""
         if self.bin_level is not None and self._own is not None:
             level = self.bin_level.reshape(*self.bin_level.shape, *[1] * (self._own.ndim - 2))
             self.model = replace(self.model, bin_std=torch.where(self._own > 0, self._own, level))
-        if self.view_level is not None:
+        if self.view_level is not None and bool(self.view_level.any()):
             self.model = replace(self.model, view_std=self.view_level[..., None])
         return self.model
 
@@ -121,11 +146,11 @@ class ErrorEstimate:
     def numbers(self) -> dict[str, Any]:
         """State for a checkpoint; all else follows from the arguments."""
         levels = [None if level is None else level.tolist() for level in (self.bin_level, self.view_level)]
-        return {"n_rounds": self.n_rounds, "levels": levels}
+        return {"bins_judged": self.bins_judged, "levels": levels}
 
     def restore(self, numbers: dict[str, Any]) -> None:
         """Take over the state of a checkpoint, after `begin`."""
-        self.n_rounds, (bins, views) = numbers["n_rounds"], numbers["levels"]
+        self.bins_judged, (bins, views) = numbers["bins_judged"], numbers["levels"]
         if self.bin_level is not None:
             self.bin_level = torch.as_tensor(bins).to(self.bin_level)
         if self.view_level is not None:
@@ -190,9 +215,10 @@ def _score(sums: Tensor, total: Tensor, length: int) -> Tensor:
 
 
 def _strongest(difference: Tensor, sums: Tensor, total: Tensor) -> Run:
-    """Return the run of views of one bin whose mean is largest in its noise."""
-    n, best = len(sums) - 1, (0.0, 0, 0)
-    for length in range(MIN_VIEWS, n + 1):
+    """Return the run of views of one bin whose mean is largest in its noise, all views where theirs nearly is."""
+    n = len(sums) - 1
+    best = (float(_score(sums[:, None], total[:, None], n)) / WHOLE, 0, n)
+    for length in range(MIN_VIEWS, n):
         score = _score(sums[:, None], total[:, None], length)[:, 0]
         best = max(best, (float(score.max()), int(score.argmax()), length))
     _, first, length = best
@@ -206,7 +232,7 @@ def _segments(found: dict[tuple[int, int, int], Run], y: Tensor) -> tuple[Tensor
     sizes = torch.zeros((*y.shape[:2], 3 if partial else 1, *y.shape[3:]), dtype=y.dtype, device=y.device)
     segments = torch.zeros(y.shape, dtype=torch.int64, device=y.device) if partial else None
     for (b, c, k), run in found.items():
-        sizes[b, c, 1 if segments is not None and run.first > 0 else 0, k] = abs(run.error)
+        sizes[b, c, :, k] = abs(run.error)  # on either side of a run the error may be smaller, but there is one
         if segments is not None:  # before the run, the run, behind it; a run from the first view on has number 0
             segments[b, c, run.first :, k] = 1 if run.first > 0 else 0
             segments[b, c, run.last :, k] = 2

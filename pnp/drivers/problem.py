@@ -19,7 +19,7 @@ from ..algorithms.schedules import Schedule, coupling
 from ..checks import check_number, short
 from .adjoint_check import check_adjoint as check_adjoint_of
 from .adjoint_check import shortcut_fits
-from .arguments import as_bounds, as_measurements, as_operator, as_strength, check_device
+from .arguments import as_bounds, as_measurements, as_operator, as_strength, check_device, dtype_that_works
 from .common_errors import ErrorEstimate
 from .denoising import Denoise, as_denoiser, guard_denoiser
 from .levels import ANNEALING, Start, Tuning, first_estimate, join_levels, levels_of_images, norms
@@ -51,6 +51,8 @@ class Problem:
         h: the data term bound to all measurements.
         begin: returns the `Start` of a bound data term for a strength and a number of iterations.
         tuned: strength and number of iterations.
+        without_rings: returns a bound data term's own first estimate, denoised until rings are gone; x0 may have none
+            of the object, and a schedule may begin at low levels.
         guarded: the denoiser within the bounds, its answers checked.
         robust: whether outliers among the measurements are left out; None: those that stand out.
         estimate: the search for errors that measurements have in common; None where they are given, or none are.
@@ -72,6 +74,7 @@ class Problem:
     h: BoundDataTerm
     begin: Callable[[BoundDataTerm, Tuning], Start]
     tuned: Tuning
+    without_rings: Callable[[BoundDataTerm], Tensor]
     guarded: Denoise
     algorithm: str
     rtol: float
@@ -87,8 +90,7 @@ class Problem:
     def __post_init__(self) -> None:
         self.start(self.h)
         if self.estimate is not None and isinstance(self.h, LeastSquaresStep):
-            sigma = self.levels[0][0] * WITHOUT_RINGS
-            self.estimate.begin(self.h, self.guarded(self.z, sigma))
+            self.estimate.begin(self.h, self.without_rings(self.h))
             self.set_errors()
         self.rejection: Rejection | None = None
         if self.robust is not False:
@@ -137,8 +139,11 @@ class Problem:
 
     def set_errors(self) -> None:
         """Start a solve with the current estimate of the common errors."""
-        if self.estimate is not None and isinstance(self.h, LeastSquaresStep):
-            self.h = self.h.with_errors(self.estimate.model)
+        if self.estimate is None or not isinstance(self.h, LeastSquaresStep):
+            return
+        model = self.estimate.model
+        if model.bin_std is not None or model.view_std is not None:
+            self.h = self.h.with_errors(model)
             self.start(self.h)
 
     def leave_out_outliers(self) -> bool:
@@ -323,6 +328,13 @@ def prepare(
         settings["noise_std"] = weights
     h = bind(term, operator, y, weights, check_adjoint)
 
+    guarded = guard_denoiser(D, low, high)
+
+    def without_rings(h: BoundDataTerm) -> Tensor:
+        z = first_estimate(h, None, low, high)
+        found = levels_of_images(None, each(h.curvature(), len(z)), z, D, [max_iter] * len(z))
+        return guarded(z, join_levels([s for s, _ in found], [1.0] * len(z))[0][0] * WITHOUT_RINGS)
+
     def begin(h: BoundDataTerm, tuned: Tuning) -> Start:
         z = first_estimate(h, x0, low, high)
         curvatures, flatness = (each(value, len(z)) for value in (h.curvature(), h.spectral_flatness()))
@@ -343,7 +355,8 @@ def prepare(
         h=h,
         begin=begin,
         tuned=Tuning((1.0 if number is None else number,), (max_iter,)),
-        guarded=guard_denoiser(D, low, high),
+        without_rings=without_rings,
+        guarded=guarded,
         algorithm=algorithm,
         rtol=rtol,
         robust=_as_robust(term, operator),
@@ -403,7 +416,7 @@ def bind(term: DataTerm, operator: Operator, y: Any, weights: Tensor, check_adjo
     except Exception as error:  # whatever a foreign operator raises for measurements that are not its own
         if isinstance(error, (ValueError, TypeError)) and len(str(error)) < 400 and "\n" not in str(error):
             raise
-        if (own := _dtype_that_works(operator, y)) is not None:
+        if (own := dtype_that_works(operator, y)) is not None:
             raise TypeError(
                 f"solve: y is {y.dtype}, and the operator computes in {own}: {short(error, 120)}; use "
                 f"operator.to({y.real.dtype}) if it is a module, or y in {own}"
@@ -434,16 +447,3 @@ def bind(term: DataTerm, operator: Operator, y: Any, weights: Tensor, check_adjo
             raise ValueError("solve: operator.A_adjoint must be the adjoint of A, got <x, A_adjoint(A(x))> <= 0")
         raise ValueError("solve: the operator measures nothing, A x vanishes; check its mask, kernel and noise_std")
     return h
-
-
-def _dtype_that_works(operator: Operator, y: Any) -> torch.dtype | None:
-    """Return the other precision if the operator, which failed for y, works in it; None otherwise."""
-    if not isinstance(y, Tensor):
-        return None
-    real = torch.float32 if y.real.dtype == torch.float64 else torch.float64
-    other = y.to(real.to_complex() if y.is_complex() else real)
-    try:
-        again = operator.A(operator.A_adjoint(other))
-    except Exception:  # so it is not the precision
-        return None
-    return other.dtype if isinstance(again, Tensor) and again.shape == y.shape else None

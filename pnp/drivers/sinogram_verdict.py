@@ -7,6 +7,8 @@ from torch import Tensor
 
 from .problem import Problem
 
+LARGE_ERRORS = 2.5
+"""Errors common to bins or views, root mean square, over what is expected of them, from which on they are more."""
 DRIFT, DRIFT_MISFIT = 0.3, 1.5
 """Share of the squared residuals that a view's mean over its bins carries, and misfit, of a beam that drifts."""
 
@@ -29,4 +31,20 @@ def drift_of_views(problem: Problem, r: Tensor, counted: Tensor) -> str | None:
     return (
         f"misfit {misfit:.2g}, of which {100 * share:.0f} % are errors common to all bins of a view: the beam "
         "drifts or flickers; normalise the views, or use data_term=LeastSquares(view_std='estimate')"
+    )
+
+
+def large_errors(problem: Problem) -> str | None:
+    """Say that the common errors hold a part of the object that x lacks, where they are larger than modelled."""
+    errors = problem.common_errors()
+    if errors is None:
+        return None
+    expected = problem.used.errors.expected_square()  # type: ignore[attr-defined]
+    counts = problem.used.weights.expand(errors.shape) > 0  # type: ignore[attr-defined]
+    found, level = (float(square[counts].mean()) ** 0.5 for square in (errors.square(), expected))
+    if not found > LARGE_ERRORS * level:
+        return None
+    return (
+        f"errors common to bins or views are {found:.2g} rms where {level:.2g} is expected: they hold a part of the "
+        "object that x lacks; leave x0 and schedule open and raise max_iter, or give larger bin_std and view_std"
     )

@@ -153,7 +153,7 @@ def solve(
         _iterate(problem, monitor, kept)
         while monitor.stop in (Stop.CONVERGED, Stop.MAX_ITER):
             finished = problem.snapshot()
-            if not _again(problem, monitor, chosen if isinstance(strength, str) else None):
+            if not _again(problem, monitor, finished, chosen if isinstance(strength, str) else None):
                 break
             history = monitor.restart()
             kept.restart()
@@ -193,7 +193,7 @@ def _tune_again(problem: Problem, chosen: Callable[[], Tuning]) -> bool:
     return True
 
 
-def _again(problem: Problem, monitor: Monitor, chosen: Callable[[], Tuning] | None) -> bool:
+def _again(problem: Problem, monitor: Monitor, finished: dict[str, Any], chosen: Callable[[], Tuning] | None) -> bool:
     """Return whether a solve with another noise model, or another strength for it, begins.
 
     Ctrl-C then ends the run, and its checkpoint stays.
@@ -202,7 +202,8 @@ def _again(problem: Problem, monitor: Monitor, chosen: Callable[[], Tuning] | No
         if not problem.tuned.final and problem.again():
             return True
         return chosen is not None and _tune_again(problem, chosen)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # the next solve may have begun, and the image be its first estimate
+        problem.restore(finished)
         monitor.stop = Stop.INTERRUPTED
         return False
 

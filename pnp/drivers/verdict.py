@@ -23,7 +23,7 @@ from .parts import Joined
 from .physics_noise import gain_of, is_sampled, owners_of
 from .problem import Problem
 from .result import ESTIMATED, HIGH_MISFIT, LOW_MISFIT, Stop
-from .sinogram_verdict import drift_of_views
+from .sinogram_verdict import drift_of_views, large_errors
 
 HIGH_MISFIT_OF_PIXELS = 5.0
 """HIGH_MISFIT where each measurement has its own pixel, which a denoiser smooths."""
@@ -108,7 +108,7 @@ def judge(problem: Problem, stop: Stop) -> tuple[str, ...]:
     if (uneven := _uneven_batch(problem, residuals, counted)) is not None:
         about_y = [uneven]
     elif not about_noise(replace(found, misfit=1.0, correlations=())):  # which is about y alone
-        special = (about_y and _few_iterations(problem, stop)) or _truncation(problem)
+        special = (about_y and _few_iterations(problem, stop)) or large_errors(problem) or _truncation(problem)
         special = special or (drift_of_views(problem, residuals, counted) if found.is_sinogram else None)
         special = special or _outliers(problem, residuals, counted) or _impulses(problem, counted)
         about_y = [special] if special else about_y
@@ -404,6 +404,8 @@ def _truncation(problem: Problem) -> str | None:
     # Counts are largest beside the object; their noise_std is None.
     if not _is_sinogram(problem) or problem.noise_std is None or not hasattr(operator, "is_truncated"):
         return None
+    if (weights := getattr(problem.used, "weights", None)) is not None:  # the ends of y may have none
+        y = torch.where(weights > 0, y, operator.A(problem.z))
     truncated = operator.is_truncated(y)
     if not any(truncated):
         return None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import h5py
 
@@ -125,28 +125,46 @@ def _begins_dicom(file: Path) -> bool:
 
 
 def _is_dicom(head: bytes) -> bool:
-    """Whether a file is DICOM, with its preamble or without: then it begins with an element of group 2 or 8."""
-    if head[128:132] == b"DICM":
-        return True
+    return has_dicom_preamble(head) or begins_as_dicom(head)
+
+
+def has_dicom_preamble(head: bytes) -> bool:
+    """Whether a file begins with the 128 bytes and the mark that DICOM files should."""
+    return head[128:132] == b"DICM"
+
+
+def begins_as_dicom(head: bytes) -> bool:
+    """Whether the first 133 bytes or more of a file begin with an element of DICOM's group 2 or 8, little-endian."""
     group, element, vr = head[:2], int.from_bytes(head[2:4], "little"), head[4:6]
     explicit = vr in (b"UL", b"UI", b"CS", b"DA", b"TM", b"OB", b"SH", b"LO")
     implicit = group == b"\x08\x00" and int.from_bytes(head[4:8], "little") <= 128
     return group in (b"\x02\x00", b"\x08\x00") and element <= 0x0100 and len(head) > 132 and (explicit or implicit)
 
 
-def _dicom_kind(path: Path) -> str:
-    from pydicom import dcmread
+def is_deflated_dicom(file: BinaryIO, *, force: bool = False) -> bool:
+    """Whether an open DICOM file is compressed as a whole: it may unpack to any size. The file is rewound.
+
+    Args:
+        file: the open file.
+        force: accept a file without preamble.
+    """
     from pydicom.filereader import read_dataset, read_preamble
     from pydicom.uid import DeflatedExplicitVRLittleEndian
 
+    read_preamble(file, force)
+    # The first group, which is never compressed: explicit, little-endian (PS3.10, 7.1).
+    meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
+    file.seek(0)
+    return bool(meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian)
+
+
+def _dicom_kind(path: Path) -> str:
+    from pydicom import dcmread
+
     try:
         with quiet(), path.open("rb") as file:
-            read_preamble(file, True)
-            # The first group, which is never compressed; a file deflated as a whole may unpack to any size.
-            meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
-            if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+            if is_deflated_dicom(file, force=True):
                 return "dicom"
-            file.seek(0)
             header = dcmread(file, force=True, stop_before_pixels=True, specific_tags=["Modality"])
             return {"NM": "dicom_nm", "CT": "dicom_ct"}.get(str(header.get("Modality")), "dicom")
     except Exception:  # whatever pydicom raises on a damaged file; its reader says what is wrong

@@ -82,6 +82,7 @@ def write_nifti_slices(
     unit = "unknown" if voxel_size_mm is None else "mm"
     image = _image(np.broadcast_to(np.float32(0), shape), voxel_size_mm or (1.0, 1.0, 1.0), unit)
     image.header.set_data_offset(352)  # 348 bytes and an empty extension
+    image.header.set_slope_inter(1, 0)  # NaN, the library's default, is no scale to other readers
     with atomic(path, overwrite=overwrite) as part, open(part, "wb") as raw:
         is_packed = str(path).lower().endswith(".gz")
         with gzip.GzipFile("", "wb", 6, raw, mtime=0) if is_packed else nullcontext(raw) as file:

@@ -28,16 +28,17 @@ _PER_PIXEL = re.compile(r"\s*(/|per)\s*(pixel|pix|px|voxel|bin)s?$")
 def to_unit(unit: str, ours: str) -> float | None:
     """Return the factor from a unit, in any spelling, to "mm" or "rad"; None for what is no length, or no angle.
 
-    Case, spaces, brackets, a plural and "per pixel" do not matter. What is not known here is left to astropy.units.
+    Case, spaces, brackets, a plural and "per pixel" do not matter. What is not known here is left to astropy.units. A
+    number in it is no unit: "0.65 um" may repeat the value, or be a factor.
 
-    >>> [to_unit(unit, "mm") for unit in ("Microns", " [mm] ", "um/pixel", "deg")]
-    [0.001, 1.0, 0.001, None]
+    >>> [to_unit(unit, "mm") for unit in ("Microns", " [mm] ", "um/pixel", "deg", "0.65 um")]
+    [0.001, 1.0, 0.001, None, None]
     >>> round(to_unit("Degrees ", "rad"), 6)
     0.017453
     """
     plain = unit.strip().strip("[]().\x00").strip().replace("µ", "u").replace("μ", "u").replace("\\", "")
     lower = _PER_PIXEL.sub("", plain.lower())
-    if not lower or len(plain) > _MAX_CHARACTERS:
+    if not lower or len(plain) > _MAX_CHARACTERS or re.search(r"\d", lower):
         return None
     for spelling in (lower, lower.removesuffix("s")):
         if spelling in _KNOWN[ours]:

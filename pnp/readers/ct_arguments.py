@@ -12,6 +12,8 @@ from ..io.physical_units import to_unit
 
 _MIN_STEP_DEGREES = 0.02
 """Smallest usual step between views in degrees; smaller ones over half a turn or a turn of radians are radians."""
+_TURN_RTOL = 1e-3
+"""Relative deviation of a span from half a turn or a turn in radians that is no chance."""
 
 
 def picked_rows(path: str | os.PathLike[str], n_rows: int, rows: slice | None) -> slice:
@@ -53,6 +55,9 @@ def in_radians(
             "radians, np.deg2rad of them"
         )
     step = float(np.median(np.abs(np.diff(theta)))) if theta.size > 1 else math.inf
-    if factor == to_unit("deg", "rad") and step < _MIN_STEP_DEGREES and 3 < span <= 2 * math.pi:
+    turns = (abs(whole / turn - 1) for whole in (span, span + step) for turn in (math.pi, 2 * math.pi))
+    is_turn = min(turns) < _TURN_RTOL
+    small = step < _MIN_STEP_DEGREES and 3 < span <= 2 * math.pi
+    if factor == to_unit("deg", "rad") and (small or is_turn):
         doubts.append(f"{where} spans {span:.4g} degrees in steps of {step:.2g}; are these radians? Give angles=")
     return theta * factor

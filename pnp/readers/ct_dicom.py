@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 import os
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -23,6 +22,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ..io.file_kinds import begins_as_dicom, has_dicom_preamble, is_deflated_dicom
 from ..io.guards import check_claim, check_file, check_memory, one_line, reading, to_float32
 
 _Array = npt.NDArray[Any]
@@ -38,8 +38,6 @@ _OTHER_READERS = {
     "RTDOSE": "is a dose of radiotherapy, no CT slice; move it away",
 }
 """Modalities whose pixels are no slices in a unit, with what to do."""
-_FIRST_GROUPS = (0x0002, 0x0008)
-"""Groups with which a file without preamble begins: the file's own header, or the data set."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,10 +143,8 @@ def read_dicom(path: str | os.PathLike[str], *, series: str | None = None) -> Sl
     held = sum(file.stat().st_size for file in files)
     check_claim(f"{path}: the volume", math.prod(shape), held, UNCOMPRESSED_REMEDY)
     volume = np.empty(shape, np.float32)
-    for file in files:
-        _read_frames(
-            file, {header.frame: (k, header) for k, header in enumerate(headers) if header.file == file}, volume
-        )
+    for file, wanted in files.items():
+        _read_frames(file, wanted, volume)
     return Slices(volume, (z, *first.spacing), first.unit, np.stack([header.position for header in headers]))
 
 
@@ -160,15 +156,8 @@ def check_deflated(path: str | os.PathLike[str], file: BinaryIO, *, force: bool 
         file: the open file.
         force: accept a file without preamble.
     """
-    from pydicom.filereader import read_dataset, read_preamble
-    from pydicom.uid import DeflatedExplicitVRLittleEndian
-
-    read_preamble(file, force)
-    # The first group, which is never compressed: explicit, little-endian (PS3.10, 7.1).
-    meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
-    if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+    if is_deflated_dicom(file, force=force):
         raise ValueError(f"{path} is deflated as a whole, which is not read; store it uncompressed (dcmconv +te)")
-    file.seek(0)
 
 
 def _files(path: str | os.PathLike[str]) -> list[Path]:
@@ -255,7 +244,8 @@ def _dataset(file: Path, *, pixels: bool) -> Any:
     from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
     with file.open("rb") as opened:
-        bare = _begins_without_preamble(opened.read(132))
+        head = opened.read(133)
+        bare = not has_dicom_preamble(head) and begins_as_dicom(head)
         opened.seek(0)
         check_deflated(file, opened, force=bare)
         data = dcmread(opened, stop_before_pixels=not pixels, force=bare)
@@ -266,15 +256,6 @@ def _dataset(file: Path, *, pixels: bool) -> Any:
             ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
         )
     return data
-
-
-def _begins_without_preamble(start: bytes) -> bool:
-    """Say whether a file lacks the preamble and begins with an element of DICOM's first groups, little-endian."""
-    if len(start) < 12 or start[128:132] == b"DICM":
-        return False
-    group, element, length = struct.unpack("<HHI", start[:8])
-    explicit = start[4:6].isalpha() and start[4:6].isupper()
-    return group in _FIRST_GROUPS and element < 0x1000 and (explicit or length < 2**16)
 
 
 def _numbers(groups: _Groups, sequence: str, name: str, n: int) -> _Array:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..io.file_kinds import KINDS, describe, file_kind
-from .ct_arguments import checked_size, picked_rows
+from .ct_arguments import checked_size
 from .ct_dxchange import read_dxchange
 from .ct_htc2022 import read_htc2022
 from .ct_nexus import read_nxtomo
@@ -30,8 +30,8 @@ class _Format(NamedTuple):
 
     Attributes:
         read: the reader, called with the path and those of the arguments in `takes`.
-        takes: arguments of `read_scan` that the reader has itself; rows, angles and pixel_size_mm of others are
-            applied to what it returns.
+        takes: arguments of `read_scan` that the reader has itself, rows among them; angles and pixel_size_mm are
+            otherwise applied to what it returns.
         words: texts that the reader takes for angles: where they are, or the unit of the file's own.
     """
 
@@ -97,20 +97,9 @@ def read_scan(
         words = "".join(f" or {word!r}" for word in form.words)
         raise ValueError(f"{path}: angles must be the angles in radians{words}, got {angles!r:.24}; give them")
     scan = form.read(path, **{name: given.pop(name) for name in form.takes if name in given})
-    if "rows" in given:
-        scan = _with_rows(scan, given["rows"])
     if "angles" in given:
         scan = replace(scan, angles=np.asarray(given["angles"]))
     return _with_pixel_size(scan, given["pixel_size_mm"]) if "pixel_size_mm" in given else scan
-
-
-def _with_rows(scan: CtScan, rows: slice) -> CtScan:
-    """Return some detector rows of a scan."""
-    picked = picked_rows(scan.path, 1 if scan.y.ndim == 2 else len(scan.y), rows)
-    if scan.y.ndim == 2:
-        return scan
-    flat, dark = (None if field is None else field[picked] for field in (scan.flat, scan.dark))
-    return replace(scan, y=scan.y[picked], flat=flat, dark=dark)
 
 
 def _with_pixel_size(scan: CtScan, size: float) -> CtScan:

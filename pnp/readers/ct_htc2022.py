@@ -48,7 +48,8 @@ def read_htc2022(path: str | os.PathLike[str], *, rows: slice | None = None) -> 
     with _struct(path) as (name, content):
         parameters = _member(path, name, content, "parameters")
         stored = _member(path, name, content, "sinogram")
-        sinogram = _array(path, "sinogram", _rows_of(path, stored, rows))
+        part, picked, n_rows = _rows_of(path, stored, rows)
+        sinogram = _array(path, "sinogram", part)
         angles = _array(path, "angles", _member(path, "parameters", parameters, "angles")).astype(np.float64)
     step = float(np.median(np.abs(np.diff(angles.ravel())))) if angles.size > 1 else 360.0
     if step < _MIN_STEP_DEGREES and np.ptp(angles) <= 2 * np.pi:
@@ -84,7 +85,8 @@ def read_htc2022(path: str | os.PathLike[str], *, rows: slice | None = None) -> 
         origin_detector_mm=source_detector - source_origin,
         pitch_mm=pitch,
         pixel_size_mm=pixel,
-        facts={key: value for key, value in known.items() if key != "angles"},
+        facts={key: value for key, value in known.items() if key != "angles"}
+        | {"rows": (picked.start, picked.stop, picked.step), "middle_row": (n_rows - 1) / 2},
         path=str(path),
     )
     bins = "numDetectorsPost" if "numDetectorsPost" in known else "projectionCols"
@@ -167,8 +169,11 @@ def _variables(file: LinkedFile) -> dict[str, Any]:
     return variables
 
 
-def _rows_of(path: str | os.PathLike[str], stored: Any, rows: slice | None) -> Any:
-    """Return a sinogram, (n_angles, n_detectors), or some rows of one in 3D, (n_rows, n_angles, n_detectors)."""
+def _rows_of(path: str | os.PathLike[str], stored: Any, rows: slice | None) -> tuple[Any, slice, int]:
+    """Return a sinogram, (n_angles, n_detectors), or some rows of one in 3D, (n_rows, n_angles, n_detectors).
+
+    The rows follow, and the number of all.
+    """
     in_file = isinstance(stored, h5py.Dataset)  # of version 7.3, with its axes in reverse
     shape = stored.shape if in_file else np.shape(stored)
     n_rows = 1 if len(shape) != 3 else shape[0] if in_file else shape[2]
@@ -177,8 +182,8 @@ def _rows_of(path: str | os.PathLike[str], stored: Any, rows: slice | None) -> A
         n_picked = len(range(picked.start, picked.stop, picked.step))
         part = (n_picked, *shape[1:]) if len(shape) == 3 else shape
         check_stored(path, stored, part, "read some rows, rows=slice(0, 16)")
-        return stored[picked] if len(shape) == 3 else stored[()].T
-    return stored.transpose(2, 1, 0)[picked] if len(shape) == 3 else stored
+        return (stored[picked] if len(shape) == 3 else stored[()].T), picked, n_rows
+    return (stored.transpose(2, 1, 0)[picked] if len(shape) == 3 else stored), picked, n_rows
 
 
 def _array(path: str | os.PathLike[str], name: str, value: Any) -> npt.NDArray[Any]:

@@ -69,9 +69,9 @@ def read_nxtomo(
         entry: name of the entry, where the file holds several scans.
 
     Returns:
-        See `CtScan`; times are the numbers of the frames in the scan. Facts hold "rows", "entry",
-        "source_distance_mm", "detector_distance_mm" and "files", other files that the data are in, as far as the file
-        has them.
+        See `CtScan`; times are the numbers of the frames in the scan. Facts hold "rows", "entry", "middle_row" of a
+        cone beam, "source_distance_mm", "detector_distance_mm" and "files", other files that the data are in, as far
+        as the file has them.
 
     Raises:
         TypeError: rows is not a slice.
@@ -89,6 +89,8 @@ def read_nxtomo(
         theta = _angles(file, group, views, angles, doubts)
         y, flat, dark = (_counts(file, kinds.get(key), views.data.shape, picked) for key in (_PROJECTION, _FLAT, _DARK))
         lengths, facts = _geometry(file, group, views.data.shape[-1], pixel_size_mm, doubts)
+        if "source_origin_mm" in lengths and views.data.ndim == 3:
+            facts["middle_row"] = (views.data.shape[1] - 1) / 2  # the file does not say where the source's plane is
         facts |= {"rows": (picked.start, picked.stop, picked.step), "entry": name}
         known: dict[str, Any] = lengths | {name: _times(kinds, key) for name, key in _TIMES.items()}
         facts |= {"files": sorted(file.others)} if file.others else {}

@@ -113,7 +113,17 @@ class CtScan:
         if self.y.ndim == 2:
             return self
         flat, dark = (None if field_ is None else field_[k] for field_ in (self.flat, self.dark))
-        return replace(self, y=self.y[k], flat=flat, dark=dark)
+        numbers = self.detector_rows()
+        facts = self.facts if numbers is None else self.facts | {"rows": (numbers[k], numbers[k] + 1, 1)}
+        return replace(self, y=self.y[k], flat=flat, dark=dark, facts=facts)
+
+    def detector_rows(self) -> range | None:
+        """Return the numbers on the detector of the rows of y, as the reader states them; None: not known."""
+        stated = self.facts.get("rows")
+        if not isinstance(stated, tuple) or len(stated) != 3:
+            return None
+        numbers = range(*stated)
+        return numbers if len(numbers) == (1 if self.y.ndim == 2 else len(self.y)) else None
 
     def subset(self, which: slice | npt.ArrayLike) -> CtScan:
         """Return the scan with some of its views: a limited arc, or few of them.

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .ct_arguments import picked_rows
 from .ct_scan import CtScan
 from .tiff_names import Series, angles_in_names
-from .tiff_stack import page_rows, page_shape, read_rows, tiff_series
+from .tiff_stack import page_shape, read_rows, tiff_series
 
 _Path = str | os.PathLike[str]
 
@@ -58,13 +59,15 @@ def read_tiff_scan(
     if angles is None:
         raise ValueError(f"{path}: TIFF states no angles; give angles= in radians, one for each view")
     if kind is None and flat is None:
-        raise ValueError(f"{path}: TIFF does not say what it holds; give kind='counts' or kind='line integrals'")
+        raise ValueError(
+            f"{path}: TIFF does not say what it holds; give kind='counts', 'transmissions' or 'line integrals'"
+        )
     series = tiff_series(path)
     n_pages, height, width = page_shape(series.files[0], one_of_many=len(series.files) > 1)
     is_sinogram = len(series.files) == n_pages == 1
     n_views = height if is_sinogram else n_pages if len(series.files) == 1 else len(series.files)
     theta = _angles(path, angles, series, n_views)
-    picked = page_rows(path, 1 if is_sinogram else height, rows)
+    picked = picked_rows(path, 1 if is_sinogram else height, rows)
     fields: dict[str, Any] = {"flat": flat, "dark": dark}
     if is_sinogram:
         y = read_rows(path, series.files)[0]

@@ -28,8 +28,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..io.guards import check_claim, check_file, check_memory, reading, to_float32
+from .ct_arguments import picked_rows
 from .ct_scan import CtScan
-from .tiff_stack import page_rows
 
 _TYPES = {3: "<u1", 5: "<u2", 10: "<f4"}
 _CONE = 1
@@ -73,7 +73,7 @@ def read_txrm(
     with _opened(file) as ole, reading(file, "Zeiss .txrm"):
         streams = _Streams(file, ole)
         n_views, height, width = _sizes(streams)
-        picked = page_rows(file, height, rows)
+        picked = picked_rows(file, height, rows)
         theta = -np.deg2rad(streams.numbers("ImageInfo/Angles", "<f4")[:n_views].astype(np.float64))
         y = _views(streams, n_views, height, width, picked)
         scan: dict[str, Any] = _geometry(streams)

@@ -28,8 +28,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..io.guards import check_file, check_finite, check_real, one_line, reading
+from .ct_arguments import picked_rows
 from .ct_scan import CtScan
-from .tiff_stack import page_rows, page_shape, read_rows
+from .tiff_stack import page_shape, read_rows
 
 _SECTION = "XTekCT"
 _MAX_BYTES = 2**24
@@ -55,12 +56,13 @@ _OTHERS = {
 def read_xtekct(
     path: str | os.PathLike[str], *, rows: slice | None = None, angles: npt.ArrayLike | None = None
 ) -> CtScan:
-    """Read a Nikon scan as counts (n_rows, n_angles, n_detectors) with a flat of WhiteLevel and a fan's geometry.
+    """Read a Nikon scan as transmissions (n_rows, n_angles, n_detectors), over WhiteLevel, with a fan's geometry.
 
     The beam is a cone: `FanBeam` is right for the middle row, facts["middle_row"], and less so the farther from it.
-    The projections were corrected and scaled by the scanner, so that their counts are no photons: give `line_integrals`
-    photons_per_count where it is known. facts["offset_mm"] is the detector's offset that the file states, to first
-    order and with CIL's sign; `pnp.ct.find_centre` finds it from the data.
+    The scanner has corrected and scaled the projections, so that they do not tell how many photons they were:
+    `line_integrals` fits their noise, or takes photons_per_count, the photons of the open beam. facts["offset_mm"] is
+    the detector's offset that the file states, to first order and with CIL's sign; `pnp.ct.find_centre` finds it from
+    the data.
 
     Args:
         path: the .xtekct file.
@@ -98,15 +100,14 @@ def read_xtekct(
         raise ValueError(
             f"{files[0]} must be one page ({height}, {width}), as {file.name} says, got {shape}; are they of one scan?"
         )
-    picked = page_rows(file, height, rows)
+    picked = picked_rows(file, height, rows)
     y = read_rows(file, files, picked, rows_first=True)
     for row in y:  # in place, with the copy of one row
-        row[:] = row[:, ::-1]
+        row[:] = row[:, ::-1] / np.float32(white)
     return CtScan(
         y=y,
         angles=theta,
-        kind="counts",
-        flat=np.full((len(y), width), white, np.float32),
+        kind="transmissions",
         source_origin_mm=source_origin,
         origin_detector_mm=source_detector - source_origin,
         pitch_mm=pitch,
@@ -197,9 +198,7 @@ def _compare(file: Path, step: float, n: int) -> None:
     beside = file.with_name("_ctdata.txt")
     if not beside.is_file() or beside.stat().st_size > _MAX_BYTES:
         return
-    found = re.findall(
-        r"(?m)^\s*\d+[ \t]+(-?[\d.]+(?:[eE][-+]?\d+)?)[ \t]+-?[\d.]+\S*\s*$", beside.read_text("latin-1")
-    )
+    found = _LISTED_ANGLE.findall(beside.read_text("latin-1"))
     try:
         listed = np.array([float(angle) for angle in found[-n:]])
     except ValueError:

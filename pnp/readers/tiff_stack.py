@@ -48,7 +48,7 @@ def read_rows(
     Args:
         path: the folder, the pattern or the file, for messages.
         files: the files in order, one at least.
-        rows: the rows to read, as `page_rows` returns them; the others are not kept.
+        rows: the rows to read, as `picked_rows` returns them; the others are not kept.
         rows_first: return (n_rows, n, W) instead.
 
     Raises:
@@ -91,15 +91,6 @@ def tiff_series(path: str | os.PathLike[str], *, gaps: bool = True) -> Series:
     else:
         files = [check_file(path)]
     return sorted_series(path, files, gaps=gaps)
-
-
-def page_rows(path: str | os.PathLike[str], n_rows: int, rows: slice | None) -> slice:
-    """Return rows as a slice within the detector; no requested row is left out silently."""
-    start, stop, step = (rows or slice(None)).indices(n_rows)
-    asked = (rows.start, rows.stop) if rows is not None else ()
-    if step < 1 or start >= stop or any(end is not None and not -n_rows <= end <= n_rows for end in asked):
-        raise ValueError(f"{path}: rows must lie within the {n_rows} of the detector, upwards, got {rows}")
-    return slice(start, stop, step)
 
 
 def page_shape(file: Path, *, one_of_many: bool) -> tuple[int, int, int]:

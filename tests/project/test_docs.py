@@ -19,6 +19,7 @@ import pytest
 from paths import ROOT
 
 from pnp import Result
+from pnp.metrics import psnr
 
 DOCS = ROOT / "docs"
 sys.path[:0] = [str(DOCS / "api"), str(DOCS / "gallery")]
@@ -122,6 +123,23 @@ def test_the_page_for_those_who_come_from_elsewhere_runs():
             exec(compile(block, str(page), "exec"), names)
         missing |= absent
     assert missing <= {"astra", "pylops", "pyproximal", "scico"}
+
+
+@pytest.mark.filterwarnings("ignore:.*frames of flat:UserWarning")  # the page shows it
+def test_the_page_of_computed_tomography_runs(capsys):
+    """The blocks above the records, in order; those below read files of the reader's own."""
+    page = DOCS / "bring_your_data_ct.md"
+    text, _, _ = page.read_text(encoding="utf-8").partition("\n## Records\n")
+    names: dict[str, object] = {"__name__": "docs"}  # what stands under __main__ reads scan.h5: tests/pnp/ct has it
+    for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
+        imports = set(re.findall(r"^(?:from|import) (\w+)", block, flags=re.MULTILINE))
+        if all(importlib.util.find_spec(name) is not None for name in imports):
+            exec(compile(block, str(page), "exec"), names)
+    result, truth = names["result"], names["truth"]
+    assert isinstance(result, Result) and result.warnings == ()
+    assert psnr(result.x, truth, data_range=float(truth.max())) > 30
+    if "radon" in names:
+        assert psnr(names["x"], truth, data_range=float(truth.max())) > 28
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())

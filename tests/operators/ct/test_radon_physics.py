@@ -85,6 +85,33 @@ def test_the_orientation_is_skimages() -> None:
     assert rel(y, tensor(radon(x, degrees, circle=True).T)) < 0.03
 
 
+def test_an_offset_is_astras_shift_of_the_detector() -> None:
+    astra = pytest.importorskip("astra")
+    x, angles = Ellipse(1.0, 9, 5, 10, 14, 0.3).image((64, 64)), half_turn(30)
+    geometry = astra.geom_postalignment(astra.create_proj_geom("parallel", 1.0, 95, np.asarray(angles)), 3.5)
+    projector = astra.create_projector("line", geometry, astra.create_vol_geom(64, 64))
+    y = astra.OpTomo(projector).FP(x.astype(np.float32))
+    assert rel(Radon((64, 64), angles, n_detectors=95, offset=3.5).A(tensor(x)), tensor(y)) < 0.03
+    astra.clear()
+
+
+@pytest.mark.parametrize("n", [64, 65])
+@pytest.mark.parametrize("circle", [True, False])
+def test_a_sinogram_of_scikit_image_has_its_axis_at_half_its_bins(n: int, circle: bool) -> None:
+    """The recipe of docs/bring_your_data_ct.md: scikit-image turns about pixel n // 2 of the image and of the bins."""
+    from skimage.transform import radon
+
+    x = Ellipse(1.0, 9, 5, 10, 14, 0.3).image((n, n))
+    degrees = np.arange(0.0, 180, 4)
+    s = radon(x, degrees, circle=circle)
+    m, n_bins = 2 * (n // 2) + 1, len(s)
+    A = Radon((m, m), np.deg2rad(degrees), n_detectors=n_bins, offset=(n_bins - 1) / 2 - n_bins // 2)
+    y = A.A(tensor(np.pad(x, (0, m - n))))
+    assert rel(y, tensor(s.T)) < 0.02
+    middle = Radon((n, n), np.deg2rad(degrees), n_detectors=n_bins).A(tensor(x))
+    assert n % 2 == n_bins % 2 == 1 or rel(middle, tensor(s.T)) > 0.05
+
+
 def test_a_blob_lands_where_the_frame_says() -> None:
     i, j = np.mgrid[0:24, 0:31]
     x = tensor(np.exp(-((i - 6) ** 2 + (j - 21) ** 2) / 4))  # upper right: X = 21 - 15 = 6, Y = 11.5 - 6 = 5.5

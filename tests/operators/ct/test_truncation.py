@@ -50,6 +50,16 @@ def test_the_middle_of_a_truncated_object_has_its_value(name: str) -> None:
         assert middle(op.fbp(y, extend=False)) / want > 1.13
 
 
+@pytest.mark.parametrize("n", [64, 128, 512])
+def test_an_object_that_just_fits_is_not_truncated(n: int) -> None:
+    """A disc has steep ends: the last 2 % of the bins read a tenth of its middle, and the last one 0."""
+    op = Radon((n, n), half_turn(30), n_detectors=n)
+    y = truth(op, Ellipse(1.0, n / 2 - 1, n / 2 - 1, 0.0, 0.0, 0.0))
+    assert op.is_truncated(y) == [False]
+    assert torch.equal(op.fbp(y), op.fbp(y, extend=False))
+    assert op.is_truncated(truth(op, Ellipse(1.0, n / 2 + 1, n / 2 + 1, 0.0, 0.0, 0.0))) == [True]
+
+
 def test_a_noisy_scan_has_it_too() -> None:
     op = SCANS["half the width"]
     y = truth(op, BODY, *INSERTS)

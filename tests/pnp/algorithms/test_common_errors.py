@@ -13,32 +13,48 @@ from operators import Mask, Radon
 from pnp import LeastSquares
 from pnp.algorithms.common_errors import CommonErrors, ErrorModel
 
-B, C, VIEWS, BINS = 2, 1, 5, 4
+B, C, VIEWS, BINS = 2, 1, 5, 84
 WEIGHTS = 0.5 + rand(B, C, VIEWS, BINS, seed=1).abs()
 WEIGHTS[0, 0, 3, 1] = 0
 BIN_STD, VIEW_STD = 0.3 + rand(BINS, seed=2).abs(), 0.2 + rand(VIEWS, seed=3).abs()
 SEGMENTS = torch.zeros(B, C, VIEWS, BINS, dtype=torch.int64)
 SEGMENTS[:, :, 2:, 1] = 1
 SEGMENTS[1, :, 4:, 1] = 2
+OWN = torch.zeros(B, C, 3, BINS, dtype=torch.bool)
+OWN[:, :, :, [1, 7]] = True
 MODELS = {
     "bins": ErrorModel(bin_std=BIN_STD),
     "views": ErrorModel(view_std=VIEW_STD),
     "both": ErrorModel(bin_std=torch.tensor(0.7, dtype=F64), view_std=VIEW_STD),
     "segments": ErrorModel(bin_std=BIN_STD, segments=SEGMENTS),
     "segments and views": ErrorModel(bin_std=BIN_STD, view_std=VIEW_STD, segments=SEGMENTS),
-    "one exact bin": ErrorModel(bin_std=BIN_STD * torch.tensor([1.0, 0.0, 1.0, 1.0])),
+    "one exact bin": ErrorModel(bin_std=torch.where(torch.arange(BINS) == 1, 0.0, BIN_STD)),
+    "own errors": ErrorModel(bin_std=BIN_STD, view_std=VIEW_STD, segments=SEGMENTS, own=OWN),
 }
 
 
 def covariance(model: ErrorModel, b: int) -> Tensor:
-    """The dense covariance of one image's measurements, those without weight by a huge variance."""
+    """The dense covariance of one image's measurements, those without weight by a huge variance.
+
+    Errors of bins are Gaussian under the condition that they are orthogonal to the two slowest cosines.
+    """
     w = WEIGHTS[b].flatten()
     sigma = torch.diag(torch.where(w > 0, 1 / w, 1e12))
     view, bin_ = (t.flatten() for t in torch.meshgrid(torch.arange(VIEWS), torch.arange(BINS), indexing="ij"))
     if model.bin_std is not None:
         part = SEGMENTS[b].flatten() if model.segments is not None else torch.zeros_like(bin_)
-        same = (bin_[:, None] == bin_) & (part[:, None] == part)
-        sigma = sigma + same * model.bin_std.expand(BINS)[bin_].square()
+        E = torch.zeros(VIEWS * BINS, 3 * BINS, dtype=F64)
+        E[torch.arange(VIEWS * BINS), part * BINS + bin_] = 1
+        S = torch.diag(model.bin_std.expand(BINS).square().repeat(3))
+        cosines = torch.stack(
+            [torch.ones(BINS, dtype=F64), ((torch.arange(BINS, dtype=F64) + 0.5) * math.pi / BINS).cos()], 1
+        )
+        bound = ((E * w[:, None]).sum(0) > 0) & (
+            torch.ones(3 * BINS) > 0 if model.own is None else ~model.own[b].flatten()
+        )
+        Q = bound[:, None] * cosines.repeat(3, 1)
+        S = S - S @ Q @ torch.linalg.solve(Q.T @ S @ Q, Q.T @ S)
+        sigma = sigma + E @ S @ E.T
     if model.view_std is not None:
         sigma = sigma + (view[:, None] == view) * model.view_std[view].square()
     return sigma
@@ -69,9 +85,26 @@ def test_found_errors_are_the_conditional_mean(name: str) -> None:
 def test_second_moments_of_bins() -> None:
     r, errors = rand(B, C, VIEWS, BINS, seed=6), CommonErrors(WEIGHTS, MODELS["bins"])
     square, _ = errors.posterior_square(r)
-    precision = WEIGHTS.sum(2) + BIN_STD**-2
-    expected = ((WEIGHTS * r).sum(2) / precision).square() + 1 / precision
-    assert square is not None and torch.allclose(square[:, :, 0], expected)
+    assert square is not None
+    for b in range(B):
+        sigma = covariance(MODELS["bins"], b)
+        w = WEIGHTS[b].flatten()
+        common = sigma - torch.diag(torch.where(w > 0, 1 / w, 1e12))
+        remaining = common - common @ torch.linalg.solve(sigma, common)
+        mean = common @ torch.linalg.solve(sigma, r[b].flatten())
+        assert torch.allclose(square[b, 0, 0], (mean.square() + remaining.diagonal())[:BINS], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_expected_squares_bound_the_diagonal_of_the_covariance(name: str) -> None:
+    """They are without the condition that errors are not smooth, which takes a twelfth of them here."""
+    got = CommonErrors(WEIGHTS, MODELS[name]).expected_square()
+    for b in range(B):
+        w = WEIGHTS[b].flatten()
+        noise = torch.where(w > 0, 1 / w, 1e12)
+        expected = covariance(MODELS[name], b).diagonal() - noise
+        ratio = expected[w > 0] / got[b].flatten()[w > 0].clamp(min=1e-12)
+        assert float(ratio.max()) <= 1 + 1e-3 and float(ratio[ratio > 0].mean()) > 0.8
 
 
 @pytest.mark.parametrize("name", ["bin_std", "view_std"])
@@ -83,6 +116,7 @@ def test_the_x_update_is_the_posterior_mean(name: str) -> None:
     y, v, std = rand(1, 1, views, bins, seed=7), rand(1, 1, 4, 5, seed=8), 0.1
     view, bin_ = (t.flatten() for t in torch.meshgrid(torch.arange(views), torch.arange(bins), indexing="ij"))
     shared = bin_ if name == "bin_std" else view
+    assert bins < 10  # no cosines
     sigma = torch.eye(views * bins, dtype=F64) * std**2 + 0.4**2 * (shared[:, None] == shared)
     alpha = torch.tensor(30.0, dtype=F64)
     term = LeastSquares(rtol=1e-13, max_iter=400, **{name: 0.4})

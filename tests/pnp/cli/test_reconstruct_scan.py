@@ -244,15 +244,63 @@ def test_tiff_projections_with_angles_flats_and_darks(scan, scheduler, tmp_path,
     assert run(monkeypatch, *command) == 2
     assert "--angles" in capsys.readouterr().err
     angles = ("--angles", f"0:{180 - step}:{len(ANGLES)}")
+    hidden = (tmp_path / "views" / "0050.tif").rename(tmp_path / "0050.tif")
+    assert run(monkeypatch, *command, *angles) == 2
+    assert "without 50" in capsys.readouterr().err  # why the angles are too many
+    hidden.rename(tmp_path / "views" / "0050.tif")
     assert run(monkeypatch, *command, *angles, "--pixel-size", PIXEL_MM) == 0
     group = zarr.open_group(str(tmp_path / "v.zarr"), mode="r")
     check(np.asarray(group["image"])[:, 0])
+    assert run(monkeypatch, *command, *angles, "--pixel-size", PIXEL_MM) == 0
+    assert "finished already" in capsys.readouterr().out
+    first = tmp_path / "views" / "0000.tif"
+    tifffile.imwrite(first, tifffile.imread(first) + 1)  # another scan under the same names is another run
+    assert run(monkeypatch, *command, *angles, "--pixel-size", PIXEL_MM) == 2
     np.savetxt(tmp_path / "angles.txt", np.rad2deg(ANGLES))
     again = ("reconstruct", tmp_path / "views", "-o", tmp_path / "w.zarr", *frames, *QUICK, *scheduler)
     assert run(monkeypatch, *again, "--angles", tmp_path / "angles.txt") == 0
     group = zarr.open_group(str(tmp_path / "w.zarr"), mode="r")
     assert group.attrs["units"] == "1/pixel" and "voxel_size_mm" not in group.attrs
     check(np.asarray(group["image"])[:, 0] / PIXEL_MM)
+    np.savetxt(tmp_path / "angles.txt", np.rad2deg(ANGLES) + 1)
+    capsys.readouterr()
+    assert run(monkeypatch, *again, "--angles", tmp_path / "angles.txt") == 2
+    np.savetxt(tmp_path / "angles.txt", ANGLES)
+    run(monkeypatch, *again, "--angles", tmp_path / "angles.txt", "--overwrite")
+    assert "radians" in capsys.readouterr().err
+
+
+def test_the_page_says_what_looked_wrong_before_the_solver(scan, scheduler, tmp_path, monkeypatch, capsys):
+    copy = tmp_path / "scan.h5"
+    copy.write_bytes(scan.read_bytes())
+    with h5py.File(copy, "a") as file:
+        file["exchange/data_white"][2] = 100  # a closed shutter
+    assert run(monkeypatch, "reconstruct", copy, "-o", tmp_path / "v.nii", "--rows", "0", *QUICK, *scheduler) == 0
+    assert "flat (2)" in capsys.readouterr().err and "flat (2)" in (tmp_path / "v.html").read_text()
+
+
+def test_slices_that_fail_are_named_and_the_others_are_kept(scan, scheduler, tmp_path, monkeypatch, capsys):
+    from pnp.ct import prepare_scan as prepared_in_file
+
+    def with_a_hole(*arguments, **options):
+        found = prepared_in_file(*arguments, **options)
+        with h5py.File(found.y, "a") as file:
+            file["measurements"][1, 0, 3, 5] = np.nan
+        return found
+
+    command = ("reconstruct", scan, "-o", tmp_path / "v.nii", *QUICK, *scheduler)
+    with monkeypatch.context() as patched:
+        patched.setattr("pnp.ct.prepare_scan", with_a_hole)
+        assert run(patched, *command) == 1
+    said = capsys.readouterr()
+    assert "2 of 3 slices" in said.out and "slice 1 failed: " in said.err and "v.nii.parts" in said.out
+    assert {path.name for path in tmp_path.iterdir()} == {"v.nii.parts", "v.nii.prepared.h5"}
+    images = np.asarray(zarr.open_group(str(tmp_path / "v.nii.parts"), mode="r")["image"])
+    assert np.isnan(images[1]).all() and np.isfinite(images[[0, 2]]).all()
+    # Without the prepared file, the line integrals are found again.
+    (tmp_path / "v.nii.prepared.h5").unlink()
+    assert run(monkeypatch, *command, "--overwrite") == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"v.nii", "v.html"}
 
 
 @pytest.mark.parametrize(

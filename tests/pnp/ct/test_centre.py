@@ -63,6 +63,14 @@ def test_opposite_views_find_the_axis_of_a_truncated_object(centre: float, angle
     assert abs(find_centre(noisy(y, 0), angles) - centre) < (0.5 if angles is CLOSED else 0.3)  # a single pair
 
 
+def test_half_a_turn_of_a_truncated_object_is_warned_of() -> None:
+    """ "wedge" is 2.9 bins off, and no opposite view shows it."""
+    y = sinogram(83.3, HALF)[:, 40:120]
+    with pytest.warns(UserWarning, match="truncated"):
+        found = find_centre(y, HALF)
+    assert abs(found - 43.3) > 0.5
+
+
 def test_moments_refuse_a_truncated_object_that_they_can_tell() -> None:
     with pytest.raises(ValueError, match="truncated"):
         find_centre(sinogram(25.0, FULL, LUMP), FULL, method="moments")

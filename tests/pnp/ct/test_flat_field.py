@@ -146,3 +146,16 @@ def test_times_that_cannot_be(changes: dict[str, Any], part: str) -> None:
     with pytest.raises(ValueError, match=part) as caught:
         line_integrals(**drifting() | changes)
     assert len(str(caught.value)) < 400
+
+
+def test_the_gain_is_known_where_every_bin_is_bad_in_some_row() -> None:
+    n, gain, electronic = 40, 4.0, 12.0
+    beam = np.full((n, 1, n), 2e4)
+    beam[np.arange(n), 0, np.arange(n)] = 0
+    rng = np.random.default_rng(0)
+    flat, counts = (gain * rng.poisson(beam.repeat(views, 1) * share) for views, share in ((10, 1.0), (30, 0.5)))
+    noise = [100 + electronic * rng.standard_normal(shape) for shape in (counts.shape, flat.shape, flat.shape)]
+    record = line_integrals(counts + noise[0], flat + noise[1], noise[2])
+    assert record.bad_pixels.sum() == n
+    assert record.photons_per_count == pytest.approx(1 / gain, rel=0.05)
+    assert record.electronic_std == pytest.approx(electronic, rel=0.05)

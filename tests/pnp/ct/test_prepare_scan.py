@@ -15,6 +15,7 @@ import torch
 from scan_files import ANGLES, CENTRE, DEAD_BIN, N_ANGLES, N_BINS, N_ROWS, PIXEL_MM, ellipses, scan_file, truth
 
 from operators import FanBeam, Radon
+from pnp.ct import line_integrals
 from pnp.ct import prepare_scan as prepare
 from pnp.drivers.fingerprint import fingerprint
 from pnp.readers import CtScan, read_scan
@@ -156,7 +157,8 @@ def test_an_image_holds_what_the_detector_truncates(tmp_path):
     with pytest.warns(UserWarning, match="beyond"):
         prepared = prepare(scan, centre=19.5, working_file=tmp_path / "work.h5")
     assert 48 <= prepared.operator.shape[0] <= 72
-    again = prepare(scan, centre=19.5, working_file=tmp_path / "work.h5")
+    with pytest.warns(UserWarning, match="beyond"):
+        again = prepare(scan, centre=19.5, working_file=tmp_path / "work.h5")
     assert again.operator.shape == prepared.operator.shape
 
 
@@ -192,6 +194,26 @@ def test_rows_of_a_cone_beam_far_from_its_plane_are_refused():
     assert prepare(scan, rows=slice(7, 33), centre=47.5).rows == range(7, 33)
     lower = replace(scan, facts={"middle_row": 25.0})
     assert prepare(lower, rows=slice(13, 38), centre=47.5).rows == range(13, 38)
+
+
+def test_rows_in_memory_keep_their_place_on_the_detector():
+    facts = {"rows": (2000, 2041, 2), "middle_row": 1024.0}
+    scan = replace(fan(n_rows=21), facts=facts)
+    for one in (scan, scan.row(3)):
+        with pytest.raises(ValueError, match=r"rows must be within 1012\.\.1036"):
+            prepare(one, centre=47.5)
+    near = prepare(replace(scan, facts=facts | {"middle_row": 2020.0}), rows=slice(4, 17, 4), centre=47.5)
+    assert near.rows == range(2008, 2034, 8) and near.voxel_size_mm[0] == pytest.approx(8 * 0.1 * 40 / 60)
+
+
+def test_the_noise_of_fractions_of_full_scale_is_fitted_row_by_row():
+    rng, n = np.random.default_rng(0), 64
+    through = np.exp(-2 * np.sqrt(np.clip(1 - ((np.arange(n) - 31.5) / 26) ** 2, 0, None)))
+    counts = rng.poisson(np.tile(1e4 * through, (2, N_ANGLES, 1))) / 1e4
+    scan = CtScan(y=counts, angles=ANGLES, kind="counts", flat=np.ones((2, 1, n)))
+    prepared = prepare(scan, centre=31.5)
+    for k in range(2):
+        np.testing.assert_array_equal(prepared.noise_std[k, 0], line_integrals(scan.row(k)).noise_std)
 
 
 def test_warnings_of_rows_come_once_with_their_rows(path, monkeypatch):
@@ -243,3 +265,46 @@ def test_a_file_that_holds_something_else_is_not_touched(path, tmp_path):
 def test_a_scan_must_be_a_scan():
     with pytest.raises(TypeError, match="scan"):
         prepare(SimpleNamespace(y=1))
+
+
+def test_warnings_are_kept_with_the_file(path, tmp_path):
+    scan = read_scan(path)
+    scan.flat[1, 2] *= 0.01
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="row 1: .*flat") as caught:
+            prepared = prepare(scan, working_file=tmp_path / "work.h5")
+        assert [str(w.message) for w in caught] == [f"prepare_scan: {sentence}" for sentence in prepared.warnings]
+        assert caught[0].filename == __file__
+
+
+def test_warnings_of_the_reader_come_once(path, tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setattr(sys.modules["pnp.ct.scan_rows"], "_BLOCK_BYTES", 1)
+
+    def read(rows=None):
+        warnings.warn("a view is missing", UserWarning, stacklevel=2)
+        return read_scan(path, rows=rows)
+
+    for _ in range(2):
+        with pytest.warns(UserWarning) as caught:
+            prepared = prepare(read, working_file=tmp_path / "work.h5")
+        assert [str(w.message) for w in caught] == ["prepare_scan: a view is missing"]
+        assert prepared.warnings == ("a view is missing",)
+
+
+def test_an_error_comes_with_the_warnings_before_it(path):
+    scan = read_scan(path)
+    scan.flat[0, 2] *= 0.01
+    scan.y[2] = 0
+    with pytest.warns(UserWarning, match="flat"), pytest.raises(ValueError, match="row 2"):
+        prepare(scan)
+
+
+def test_a_row_without_counts_is_named(path):
+    scan = read_scan(path)
+    for k in range(N_ROWS):
+        y = scan.y.copy()
+        y[k] = 0
+        with pytest.raises(ValueError, match=f"row {k}: "):
+            prepare(replace(scan, y=y))

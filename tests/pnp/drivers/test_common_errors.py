@@ -19,6 +19,7 @@ from denoisers import TV, MLPatch
 from operators import FanBeam, Radon
 from pnp import LeastSquares, Stop, solve
 from pnp.ct import line_integrals, simulate_counts
+from pnp.drivers.problem import Problem, prepare
 from pnp.phantoms import head
 
 N, VIEWS, PHOTONS = 64, 90, 2e4
@@ -27,6 +28,8 @@ SCANNER = Radon((N, N), ANGLES, n_detectors=N)
 FINE = 2 * head(2 * N) / float(avg_pool2d(head(2 * N), 2).sum(-1).max())
 HEAD = avg_pool2d(FINE, 2)
 LINES = Radon((2 * N, 2 * N), ANGLES, n_detectors=N, pixel_size=0.5).A(FINE)
+DEFAULTS: dict[str, Any] = {"algorithm": "admm", "strength": 1.0, "schedule": None, "bounds": None, "x0": None}
+DEFAULTS |= {"rtol": 1e-3, "check_adjoint": True}
 NETWORK = MLPatch.from_pretrained("gray")
 RNG = np.random.default_rng(1)
 ALL_BINS = np.exp(0.01 * RNG.standard_normal(N))
@@ -180,3 +183,42 @@ def test_numpy_in_numpy_out() -> None:
     given = solve(SCANNER, y, TV(), noise_std=std, data_term=LeastSquares(bin_std=np.full(N, 0.01)), max_iter=3)
     assert given.common_errors.shape == y.shape
     assert solve(SCANNER, y, TV(), noise_std=std, max_iter=3).common_errors is None
+
+
+def test_errors_that_hold_a_part_of_the_object_are_said() -> None:
+    """From a start without the object, or at low noise levels, x moves slowly where all views agree."""
+    y, std = scan(ALL_BINS)
+    term = LeastSquares(bin_std="estimate")
+    for given in ({"schedule": [0.01 * float(HEAD.max())]}, {"x0": torch.zeros_like(HEAD)}):
+        options: dict[str, Any] = {"noise_std": std, "bounds": (0, None), "data_term": term} | given
+        result = solve(SCANNER, y, TV(), **options)
+        assert decibels(result.x) < 28 and "common to bins" in result.warnings[0]
+
+
+def test_large_errors_are_looked_for_in_the_scans_own_estimate() -> None:
+    """x0 may have nothing of the object, and a schedule may begin where denoising removes no arc."""
+    y, std = scan(1 + 0.3 * (PARTIAL - 1))
+    options: dict[str, Any] = {"noise_std": std, "max_iter": 20, "data_term": LeastSquares(bin_std="estimate")}
+    for given in ({}, {"x0": torch.zeros_like(HEAD)}, {"schedule": [1e-4]}):
+        problem = prepare(SCANNER, y, TV(), **(DEFAULTS | options | given))
+        segments = problem.estimate.model.segments
+        assert (segments > 0).any(2).nonzero()[:, 2].tolist() == [22]
+
+
+def test_ctrl_c_while_the_second_solve_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer is the image of the first solve, not the first estimate of the second."""
+    y, std = scan(ALL_BINS**3)
+    options: dict[str, Any] = {"noise_std": std, "max_iter": 4, "data_term": LeastSquares(bin_std="estimate")}
+    images: list[Tensor] = []
+    begun, rounds = Problem.leave_out, 0
+
+    def interrupted(problem: Problem) -> None:
+        nonlocal rounds
+        rounds += 1
+        if rounds == 2:
+            raise KeyboardInterrupt
+        begun(problem)
+
+    monkeypatch.setattr(Problem, "leave_out", interrupted)
+    result = solve(SCANNER, y, TV(), **options, callback=lambda state: images.append(state.z))
+    assert result.stop is Stop.INTERRUPTED and len(images) == 4 and torch.equal(result.x, images[-1])

@@ -48,6 +48,21 @@ def test_the_middle_has_the_right_value(name: str, half: float) -> None:
     assert error(A.fbp(y, extend=False), x, n) > 0.15
 
 
+def test_ends_without_weight_do_not_hide_it() -> None:
+    x, A = PHANTOMS["head"], Radon((N, N), ANGLES, n_detectors=36)
+    std = torch.full((36,), STD)
+    std[:2] = std[-2:] = math.inf
+    y = torch.where(std.isfinite(), measured(A, x), math.nan)
+    result = solve(A, y, TV(), noise_std=std, bounds=(0, None))
+    assert abs(error(result.x, x, 32)) < 0.06  # 0.16 where only y itself is asked
+    assert any("ends of the detector" in sentence for sentence in result.warnings)
+    small = torch.nn.functional.pad(torch.nn.functional.avg_pool2d(x, 2), [N // 4] * 4)
+    y = torch.where(std.isfinite(), measured(A, small), math.nan)
+    result = solve(A, y, TV(), noise_std=std, bounds=(0, None))
+    assert abs(error(result.x, small, 16)) < 0.02
+    assert not any("ends of the detector" in sentence for sentence in result.warnings)
+
+
 def test_networks_fans_and_one_sided_detectors_have_it_too() -> None:
     x = PHANTOMS["head"]
     fan = FanBeam((N, N), 2 * ANGLES, source_origin=150.0, origin_detector=75.0, n_detectors=32, pitch=1.5)

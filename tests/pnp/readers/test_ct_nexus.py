@@ -67,6 +67,8 @@ def test_a_cone_beam_is_a_fan_and_a_far_source_is_not(tmp_path):
     scan = read_nxtomo(path)
     assert scan.source_origin_mm == pytest.approx(100) and scan.origin_detector_mm == pytest.approx(300)
     assert scan.pitch_mm == pytest.approx(0.2) and scan.pixel_size_mm == pytest.approx(0.05)
+    last = read_nxtomo(path, rows=slice(-1, None))
+    assert last.detector_rows() == range(len(scan.y))[-1:] and last.facts["middle_row"] == (len(scan.y) - 1) / 2
     given = read_nxtomo(path, pixel_size_mm=0.05)
     assert given.pitch_mm == pytest.approx(0.2) and given.pixel_size_mm == pytest.approx(0.05)
     far = read_nxtomo(write_nxtomo(tmp_path / "b.nxs", lengths=METRES | {"instrument/source/distance": (-145.0, "m")}))

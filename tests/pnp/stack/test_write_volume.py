@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+
 import nibabel
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import tifffile
 
 zarr = pytest.importorskip("zarr", reason="the extra 'stack' is not installed")
 
-from pnp.io import read_nifti  # noqa: E402
+from pnp.io import read_nifti, write_nifti  # noqa: E402
 from pnp.readers import read_tiff_stack  # noqa: E402
 from pnp.stack import write_volume  # noqa: E402
 from pnp.stack.results_store import Parts  # noqa: E402
@@ -38,6 +40,9 @@ def test_nifti(run, tmp_path, name):
     values, sizes = read_nifti(tmp_path / name)
     np.testing.assert_array_equal(values, IMAGES[:, 0].transpose(2, 1, 0))
     assert sizes == pytest.approx(SIZES[::-1])
+    write_nifti(tmp_path / "at_once.nii", values, SIZES[::-1])
+    content = (tmp_path / name).read_bytes()
+    assert (gzip.decompress(content) if name.endswith(".gz") else content) == (tmp_path / "at_once.nii").read_bytes()
 
 
 def test_one_tiff_file(run, tmp_path):
