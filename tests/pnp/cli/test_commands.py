@@ -74,19 +74,6 @@ def test_reconstruct_to_an_image_and_from_angles_in_degrees(monkeypatch, tmp_pat
     assert psnr(read_image(tmp_path / "x.npy"), disc()[0, 0], data_range=1) > 20
 
 
-def test_strength_auto_says_what_it_chose(monkeypatch, tmp_path, capsys):
-    from operators import OPERATORS
-
-    parameters = {"shape": (32, 32), "angles": torch.arange(30) * (torch.pi / 30)}
-    y = OPERATORS["radon"](**parameters).A(disc())
-    write_measurements(tmp_path / "y.h5", y, operator="radon", parameters=parameters)
-    options = ("--denoiser", "tv", "--noise-std", 0.05, "--strength", "auto", "-o", tmp_path / "x.h5")
-    assert run(monkeypatch, "reconstruct", tmp_path / "y.h5", *options) == 0
-    assert "held out in blocks, prediction error" in capsys.readouterr().out
-    kept = read_result(tmp_path / "x.h5").attributes
-    assert kept["strength"] > 0 and "in blocks" in kept["strength_source"] and "iterations" in kept["candidates"]
-
-
 def test_output_is_kept_unless_asked(monkeypatch, masked, capsys):
     output = masked.with_name("x.h5")
     output.write_text("precious")
