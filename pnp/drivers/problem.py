@@ -303,16 +303,10 @@ def prepare(
     if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
         raise ValueError(f"solve: algorithm must be one of {sorted(ALGORITHMS)}, got {short(repr(algorithm), 60)}")
     operator, D, term = as_operator(operator), as_denoiser(denoiser), as_data_term(data_term)
-    number = as_strength(strength)
-    rtol = check_number("rtol", rtol, above=0, or_equal=True)
+    number, rtol = as_strength(strength), check_number("rtol", rtol, above=0, or_equal=True)
     low, high = as_bounds(bounds)
     settings = {"y": y, "noise_std": noise_std, "x0": x0, "bounds": (low, high)}
-    settings |= {
-        "algorithm": algorithm,
-        "strength": strength if number is None else number,
-        "rtol": float(rtol),
-        "data_term": term,
-    }
+    settings |= {"algorithm": algorithm, "strength": number or "auto", "rtol": float(rtol), "data_term": term}
 
     y, is_numpy = as_measurements(y)
     device = (y if isinstance(y, Tensor) else next(iter(y))).device
@@ -327,7 +321,6 @@ def prepare(
     if source == DECLARED and term.needs_noise_std:  # the physics' own, which may change
         settings["noise_std"] = weights
     h = bind(term, operator, y, weights, check_adjoint)
-
     guarded = guard_denoiser(D, low, high)
 
     def without_rings(h: BoundDataTerm) -> Tensor:
@@ -341,8 +334,8 @@ def prepare(
         strengths, n_iters = tuned.of_images(len(z))
         found = levels_of_images(schedule, curvatures, z, D, n_iters)
         # Of max_iter only what the levels need: more iterations are the same run.
-        sigmas = found[0][0][: found[0][1] + 1]
-        settings["schedule"] = f"default over {min(ANNEALING, max_iter)}" if schedule is None else sigmas
+        usual = None if schedule is not None else f"default over {min(ANNEALING, max_iter)}"
+        settings["schedule"] = usual or found[0][0][: found[0][1] + 1]
         couplings = [s * coupling(algorithm, e) for s, e in zip(strengths, flatness, strict=True)]
         levels = join_levels([s for s, _ in found], couplings)
         scales = [max(n, (z[0].numel() / c) ** 0.5) for n, c in zip(norms(z), curvatures, strict=True)]
