@@ -18,9 +18,19 @@ from report import markdown, write
 
 HERE = Path(__file__).parent
 SCRIPTS = (
-    "radon", "fan_beam", "spect", "denoising", "ct_solve", "stack", "verdict", "outliers", "rings", "truncation",
+    "radon",
+    "fan_beam",
+    "spect",
+    "denoising",
+    "ct_solve",
+    "stack",
+    "verdict",
+    "outliers",
+    "rings",
+    "truncation",
+    "held_out",
     "error_bars",
-)  # fmt: skip
+)
 
 
 def main() -> int:

@@ -46,7 +46,13 @@ NoiseStd = Annotated[
     float | None,
     typer.Option(help="Standard deviation of the measurements' noise; default: from the file, else estimated."),
 ]
-Strength = Annotated[float, typer.Option(help="Strength of the prior.")]
+Strength = Annotated[
+    str,
+    typer.Option(
+        help="Strength of the prior: a number, or auto: measurements that are held out choose it, and the number of "
+        "iterations, in about three times the time."
+    ),
+]
 Algorithm = Annotated[str, typer.Option(help="Algorithm: admm or hqs.")]
 Robust = Annotated[
     bool, typer.Option("--robust", help="Leave out outliers: cosmic rays, dead and saturated pixels, salt and pepper.")
@@ -95,6 +101,16 @@ def parse_bounds(text: str | None) -> tuple[float | None, float | None] | None:
     except ValueError:
         raise ValueError(f"--bounds must be low,high, e.g. 0,1 or 0,inf, got {text!r}") from None
     return (low if math.isfinite(low) else None, high if math.isfinite(high) else None)
+
+
+def parse_strength(text: str) -> float | str:
+    """Read a number or "auto"."""
+    if text == "auto":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"--strength must be a number or auto, got {text!r:.60}") from None
 
 
 def least_squares(robust: bool, rings: bool | None) -> LeastSquares:

@@ -87,6 +87,19 @@ def hdf5_fallback_path(output: Path, x: Any) -> Path:
     return path
 
 
+def _strength(result: Result) -> dict[str, Any]:
+    """Return what strength="auto" chose, and from what, as attributes; nothing where the strength was given."""
+    if not result.candidates or isinstance(result.strength, tuple):
+        return {}
+    value, error = result.prediction_error
+    return {
+        "strength": result.strength,
+        "strength_source": result.strength_source,
+        "prediction_error": f"{value:.4f} +- {error:.4f} where the noise alone gives 1",
+        "candidates": "; ".join(f"strength {c[0]:.3g}, {c[1]} iterations: {c[2]:.4f}" for c in result.candidates),
+    }
+
+
 def save(
     output: Path,
     result: Result,
@@ -116,6 +129,7 @@ def save(
             "n_iter": result.n_iter,
             "misfit": result.misfit,
             "noise_estimated": result.noise_estimated,
+            **_strength(result),
             **attributes,
             "command": command_line(),
         },

@@ -28,6 +28,7 @@ from .options import (
     exit_if_interrupted,
     least_squares,
     parse_bounds,
+    parse_strength,
 )
 from .output import INTERRUPTED, print_verdict, save
 from .problem import (
@@ -71,7 +72,7 @@ def reconstruct(
     operator: Operator = None,
     denoiser: Denoiser = "mlpatch:gray",
     noise_std: NoiseStd = None,
-    strength: Strength = 1.0,
+    strength: Strength = "1",
     algorithm: Algorithm = "admm",
     bounds: Bounds = None,
     robust: Robust = False,
@@ -161,7 +162,7 @@ def reconstruct(
             bounds=bounds,
             device=device,
             overwrite=overwrite,
-            solver={"algorithm": algorithm, "strength": strength, "max_iter": max_iter},
+            solver={"algorithm": algorithm, "strength": parse_strength(strength), "max_iter": max_iter},
         )
         return
     if for_scans.given():
@@ -202,7 +203,7 @@ def reconstruct(
         D,
         noise_std=std,
         algorithm=algorithm,
-        strength=strength,
+        strength=parse_strength(strength),
         bounds=(0.0, None) if is_counts(data) and limits is None else limits,
         data_term=Poisson(background=background(data, y), robust=robust)
         if is_counts(data)
@@ -219,6 +220,8 @@ def reconstruct(
             kept.path.unlink(missing_ok=True)
         noise = _noise_summary(result, data, noise_std, label)
         print(f"{written}: {result.n_iter} iterations, {noise}; {result.stop}")
+        if result.choice:
+            print(result.choice)
         print_verdict(result)
     if result.stop.name == "INTERRUPTED":
         raise typer.Exit(INTERRUPTED)

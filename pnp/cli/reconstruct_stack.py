@@ -25,6 +25,7 @@ from .options import (
     choose_device,
     least_squares,
     parse_bounds,
+    parse_strength,
 )
 from .output import INTERRUPTED, print_error, print_warning
 from .problem import build_denoiser, build_operator, check_operator, check_rings, check_sizes, is_counts, read_problem
@@ -48,7 +49,7 @@ def reconstruct_stack(
     operator: Operator = None,
     denoiser: Denoiser = "mlpatch:gray",
     noise_std: NoiseStd = None,
-    strength: Strength = 1.0,
+    strength: Strength = "1",
     algorithm: Algorithm = "admm",
     bounds: Bounds = None,
     robust: Robust = False,
@@ -93,7 +94,7 @@ def reconstruct_stack(
     A = build_operator(data.operator, data.parameters)
     check_sizes(A, data, measurements)
     D = build_denoiser(denoiser, choose_device("cpu"), data)
-    options: dict[str, Any] = {"algorithm": algorithm, "strength": strength}
+    options: dict[str, Any] = {"algorithm": algorithm, "strength": parse_strength(strength)}
     if is_counts(data):
         options |= {"data_term": PoissonFromFile(measurements.resolve(), robust=robust), "bounds": (0.0, None)}
     elif robust or rings:

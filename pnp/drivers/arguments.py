@@ -66,6 +66,15 @@ def _check_parts(parts: list[Tensor], caller: str) -> None:
             )
 
 
+def as_strength(strength: Any, caller: str = "solve") -> float | None:
+    """Return the prior's strength, None where it is "auto"."""
+    if isinstance(strength, str):
+        if strength != "auto":
+            raise ValueError(f'{caller}: strength must be a number > 0 or "auto", got {short(repr(strength), 60)}')
+        return None
+    return float(check_number("strength", strength, above=0, caller=caller))
+
+
 def as_weights(noise_std: Any, y: Any, *, caller: str = "solve") -> Tensor:
     """Return W = 1/noise_std^2, 0-dim or broadcasting to y, and 0 where noise_std is infinite.
 
@@ -272,3 +281,16 @@ def is_matrix(value: Any) -> bool:
     is_sparse = callable(getattr(value, "tocoo", None))  # its attribute A, if any, would be a dense copy
     is_linear_map = callable(getattr(value, "matvec", None)) and not hasattr(value, "A_adjoint")
     return (is_sparse or is_linear_map) and len(getattr(value, "shape", ())) == 2
+
+
+def dtype_that_works(operator: Operator, y: Any) -> torch.dtype | None:
+    """Return the other precision if the operator, which failed for y, works in it; None otherwise."""
+    if not isinstance(y, Tensor):
+        return None
+    real = torch.float32 if y.real.dtype == torch.float64 else torch.float64
+    other = y.to(real.to_complex() if y.is_complex() else real)
+    try:
+        again = operator.A(operator.A_adjoint(other))
+    except Exception:  # so it is not the precision
+        return None
+    return other.dtype if isinstance(again, Tensor) and again.shape == y.shape else None

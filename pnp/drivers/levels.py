@@ -16,6 +16,7 @@ from ..algorithms.protocols import BoundDataTerm, Denoiser
 from ..algorithms.schedules import Schedule, robust_range
 from .arguments import as_initial, as_levels
 from .noise_weights import norm
+from .result import GIVEN, Candidate
 
 FIRST_SIGMA = 0.4
 """First noise level over the robust range of the first estimate."""
@@ -42,6 +43,66 @@ class Start:
     flatness: list[float]
 
 
+@dataclass(frozen=True)
+class Tuning:
+    """How strong the prior is and how long the iteration runs.
+
+    Attributes:
+        strengths, n_iters: one number for all images, or one for each.
+        source: where they are from, as in `Result`.
+        tried: for each image what `held_out` tried, the one that it chose first; empty where it tried nothing.
+        n_rejected: outliers that were left out when it was chosen.
+        final: whether it is not chosen again.
+    """
+
+    strengths: tuple[float, ...]
+    n_iters: tuple[int, ...]
+    source: str = GIVEN
+    tried: tuple[tuple[Candidate, ...], ...] = ()
+    n_rejected: int = 0
+    final: bool = False
+
+    def of_images(self, n: int) -> tuple[list[float], list[int]]:
+        """Return strengths and n_iters for each of n images.
+
+        >>> Tuning((1.0,), (24,)).of_images(2)
+        ([1.0, 1.0], [24, 24])
+        """
+        all_alike = len(self.strengths) == 1
+        return list(self.strengths) * (n if all_alike else 1), list(self.n_iters) * (n if all_alike else 1)
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """The fields of `Result` that tell of it."""
+        errors = [(one[0].error, one[0].standard_error) for one in self.tried]
+        alone = len(self.strengths) == 1
+        return {
+            "strength": self.strengths[0] if alone else self.strengths,
+            "strength_source": self.source,
+            "prediction_error": None if not errors else errors[0] if alone else tuple(errors),
+            "candidates": () if not errors else self.tried[0] if alone else self.tried,
+        }
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """What a checkpoint holds of it, values of JSON."""
+        return {
+            "strengths": list(self.strengths),
+            "n_iters": list(self.n_iters),
+            "source": self.source,
+            "tried": [[list(candidate) for candidate in one] for one in self.tried],
+            "n_rejected": self.n_rejected,
+            "final": self.final,
+        }
+
+    @classmethod
+    def of_numbers(cls, held: dict[str, Any]) -> Tuning:
+        """Return that of a checkpoint."""
+        tried = tuple(tuple(Candidate(*row) for row in one) for one in held["tried"])
+        rest = held["source"], tried, held["n_rejected"], held["final"]
+        return cls(tuple(held["strengths"]), tuple(held["n_iters"]), *rest)
+
+
 def first_estimate(h: BoundDataTerm, x0: Any, low: float | None, high: float | None) -> Tensor:
     """Return x0, or the data term's own first estimate, within the bounds."""
     z = as_initial(x0, h.back_projection) if x0 is not None else h.initial()
@@ -63,13 +124,17 @@ def norms(x: Tensor) -> list[float]:
 
 
 def levels_of_images(
-    schedule: Any, curvatures: Sequence[float], z: Tensor, denoiser: Denoiser, max_iter: int
+    schedule: Any, curvatures: Sequence[float], z: Tensor, denoiser: Denoiser, n_iters: Sequence[int]
 ) -> list[tuple[list[float], int]]:
-    """Return what `as_levels` does for each image: of one schedule for all where it is given, else of its own."""
+    """Return what `as_levels` does for each image: of one schedule for all where it is given, else of its own.
+
+    All have as many levels as the image with the most iterations: the others hold their last one.
+    """
+    longest = max(n_iters)
     if schedule is not None:
-        return [as_levels(schedule, max_iter)] * len(z)
-    pairs = zip(curvatures, images(z), strict=True)
-    return [as_levels(default_schedule(c, x, denoiser, max_iter), max_iter) for c, x in pairs]
+        return [as_levels(schedule, longest)] * len(z)
+    rows = zip(curvatures, images(z), n_iters, strict=True)
+    return [as_levels(default_schedule(c, x, denoiser, n), longest) for c, x, n in rows]
 
 
 def default_schedule(curvature: float, x: Tensor, denoiser: Denoiser, max_iter: int) -> Schedule:

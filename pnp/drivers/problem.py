@@ -19,10 +19,10 @@ from ..algorithms.schedules import Schedule, coupling
 from ..checks import check_number, short
 from .adjoint_check import check_adjoint as check_adjoint_of
 from .adjoint_check import shortcut_fits
-from .arguments import as_bounds, as_measurements, as_operator, check_device
+from .arguments import as_bounds, as_measurements, as_operator, as_strength, check_device, dtype_that_works
 from .common_errors import ErrorEstimate
 from .denoising import Denoise, as_denoiser, guard_denoiser
-from .levels import ANNEALING, Start, first_estimate, join_levels, levels_of_images, norms
+from .levels import ANNEALING, Start, Tuning, first_estimate, join_levels, levels_of_images, norms
 from .matrices import FunctionOperator
 from .noise_weights import clean_and_weigh
 from .outliers import Rejection, find_suspects
@@ -49,7 +49,8 @@ class Problem:
     Attributes:
         operator, denoiser: as given, made callable in one way.
         h: the data term bound to all measurements.
-        begin: returns the `Start` of a bound data term.
+        begin: returns the `Start` of a bound data term for a strength and a number of iterations.
+        tuned: strength and number of iterations.
         without_rings: returns a bound data term's own first estimate, denoised until rings are gone; x0 may have none
             of the object, and a schedule may begin at low levels.
         guarded: the denoiser within the bounds, its answers checked.
@@ -71,7 +72,8 @@ class Problem:
     operator: Operator
     denoiser: Denoiser
     h: BoundDataTerm
-    begin: Callable[[BoundDataTerm], Start]
+    begin: Callable[[BoundDataTerm, Tuning], Start]
+    tuned: Tuning
     without_rings: Callable[[BoundDataTerm], Tensor]
     guarded: Denoise
     algorithm: str
@@ -101,15 +103,22 @@ class Problem:
         """Start a solve with this data term at its own first estimate and noise levels, whatever was solved before."""
         if hasattr(used, "last_x"):
             used.last_x = None  # or a run resumed from a checkpoint would have other bits
-        found = self.begin(used)
+        found = self.begin(used, self.tuned)
         self.used, self.z, self.levels, self.last = used, found.z, found.levels, found.last
         self.scales, self.flatness = found.scales, found.flatness
+        self.stops = self.tuned.of_images(len(self.z))[1]
         self.state: State | None = None
         self.calm: Tensor = self.z
         self.finished = [0] * len(self.z)
         self.packed: str | None = None
         self._misfit: float | None = None
         self._fit: tuple[Tensor, tuple[Tensor, Tensor]] | None = None
+
+    def tune(self, tuned: Tuning) -> None:
+        """Start a solve with another strength and number of iterations."""
+        self.tuned = tuned
+        self.start(self.h)
+        self.leave_out()
 
     def leave_out(self) -> None:
         """Start a solve without the measurements that are rejected, if there are any."""
@@ -179,6 +188,11 @@ class Problem:
             return None
         return self.rejection.rejected
 
+    @property
+    def n_rejected(self) -> int:
+        """Number of measurements that the current solve leaves out."""
+        return 0 if self.rejection is None else int(self.rejection.rejected.sum())
+
     def fit(self) -> tuple[Tensor, Tensor]:
         """Return the residuals of z in noise levels, of all measurements, and which count; computed once."""
         if self._fit is None or self._fit[0] is not self.z:
@@ -209,7 +223,8 @@ class Problem:
         primal, dual = zip(*running.values(), strict=True)
         self.residuals = max(primal), max(dual)
         for b, residuals in running.items():
-            if has_converged(self.algorithm, self.rtol, state.k - 1 > self.last[b], *residuals):
+            held, stops = state.k - 1 > self.last[b], self.stops[b] == state.k < len(self.levels)
+            if stops or has_converged(self.algorithm, self.rtol, held, *residuals):
                 self.finished[b] = state.k
         return True
 
@@ -264,6 +279,7 @@ class Problem:
             warnings=warnings,
             rejected=rejected,
             common_errors=errors,
+            **self.tuned.report,
         )
 
 
@@ -274,7 +290,7 @@ def prepare(
     *,
     noise_std: Any,
     algorithm: str,
-    strength: float,
+    strength: float | str,
     schedule: Schedule | Callable[[int], float] | Sequence[float] | None,
     bounds: Any,
     data_term: DataTerm | None,
@@ -287,11 +303,10 @@ def prepare(
     if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
         raise ValueError(f"solve: algorithm must be one of {sorted(ALGORITHMS)}, got {short(repr(algorithm), 60)}")
     operator, D, term = as_operator(operator), as_denoiser(denoiser), as_data_term(data_term)
-    strength = check_number("strength", strength, above=0)
-    rtol = check_number("rtol", rtol, above=0, or_equal=True)
+    number, rtol = as_strength(strength), check_number("rtol", rtol, above=0, or_equal=True)
     low, high = as_bounds(bounds)
     settings = {"y": y, "noise_std": noise_std, "x0": x0, "bounds": (low, high)}
-    settings |= {"algorithm": algorithm, "strength": float(strength), "rtol": float(rtol), "data_term": term}
+    settings |= {"algorithm": algorithm, "strength": number or "auto", "rtol": float(rtol), "data_term": term}
 
     y, is_numpy = as_measurements(y)
     device = (y if isinstance(y, Tensor) else next(iter(y))).device
@@ -306,22 +321,23 @@ def prepare(
     if source == DECLARED and term.needs_noise_std:  # the physics' own, which may change
         settings["noise_std"] = weights
     h = bind(term, operator, y, weights, check_adjoint)
-
     guarded = guard_denoiser(D, low, high)
 
     def without_rings(h: BoundDataTerm) -> Tensor:
         z = first_estimate(h, None, low, high)
-        found = levels_of_images(None, each(h.curvature(), len(z)), z, D, max_iter)
+        found = levels_of_images(None, each(h.curvature(), len(z)), z, D, [max_iter] * len(z))
         return guarded(z, join_levels([s for s, _ in found], [1.0] * len(z))[0][0] * WITHOUT_RINGS)
 
-    def begin(h: BoundDataTerm) -> Start:
+    def begin(h: BoundDataTerm, tuned: Tuning) -> Start:
         z = first_estimate(h, x0, low, high)
         curvatures, flatness = (each(value, len(z)) for value in (h.curvature(), h.spectral_flatness()))
-        found = levels_of_images(schedule, curvatures, z, D, max_iter)
+        strengths, n_iters = tuned.of_images(len(z))
+        found = levels_of_images(schedule, curvatures, z, D, n_iters)
         # Of max_iter only what the levels need: more iterations are the same run.
-        sigmas = found[0][0][: found[0][1] + 1]
-        settings["schedule"] = f"default over {min(ANNEALING, max_iter)}" if schedule is None else sigmas
-        levels = join_levels([s for s, _ in found], [strength * coupling(algorithm, e) for e in flatness])
+        usual = None if schedule is not None else f"default over {min(ANNEALING, max_iter)}"
+        settings["schedule"] = usual or found[0][0][: found[0][1] + 1]
+        couplings = [s * coupling(algorithm, e) for s, e in zip(strengths, flatness, strict=True)]
+        levels = join_levels([s for s, _ in found], couplings)
         scales = [max(n, (z[0].numel() / c) ** 0.5) for n, c in zip(norms(z), curvatures, strict=True)]
         return Start(z, levels, [last for _, last in found], scales, flatness)
 
@@ -331,6 +347,7 @@ def prepare(
         denoiser=denoiser,
         h=h,
         begin=begin,
+        tuned=Tuning((1.0 if number is None else number,), (max_iter,)),
         without_rings=without_rings,
         guarded=guarded,
         algorithm=algorithm,
@@ -392,7 +409,7 @@ def bind(term: DataTerm, operator: Operator, y: Any, weights: Tensor, check_adjo
     except Exception as error:  # whatever a foreign operator raises for measurements that are not its own
         if isinstance(error, (ValueError, TypeError)) and len(str(error)) < 400 and "\n" not in str(error):
             raise
-        if (own := _dtype_that_works(operator, y)) is not None:
+        if (own := dtype_that_works(operator, y)) is not None:
             raise TypeError(
                 f"solve: y is {y.dtype}, and the operator computes in {own}: {short(error, 120)}; use "
                 f"operator.to({y.real.dtype}) if it is a module, or y in {own}"
@@ -423,16 +440,3 @@ def bind(term: DataTerm, operator: Operator, y: Any, weights: Tensor, check_adjo
             raise ValueError("solve: operator.A_adjoint must be the adjoint of A, got <x, A_adjoint(A(x))> <= 0")
         raise ValueError("solve: the operator measures nothing, A x vanishes; check its mask, kernel and noise_std")
     return h
-
-
-def _dtype_that_works(operator: Operator, y: Any) -> torch.dtype | None:
-    """Return the other precision if the operator, which failed for y, works in it; None otherwise."""
-    if not isinstance(y, Tensor):
-        return None
-    real = torch.float32 if y.real.dtype == torch.float64 else torch.float64
-    other = y.to(real.to_complex() if y.is_complex() else real)
-    try:
-        again = operator.A(operator.A_adjoint(other))
-    except Exception:  # so it is not the precision
-        return None
-    return other.dtype if isinstance(again, Tensor) and again.shape == y.shape else None

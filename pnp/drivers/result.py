@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..algorithms.noise_estimate import typical_noise_std
 
@@ -28,6 +28,21 @@ class Stop(enum.Enum):
 
     def __str__(self) -> str:
         return self.value
+
+
+class Candidate(NamedTuple):
+    """A strength and a number of iterations that `solve(strength="auto")` tried.
+
+    Attributes:
+        strength, n_iter: of the solve without the measurements that were held out.
+        error: mean square of A x - y over these, in noise levels; the noise alone gives 1.
+        standard_error: of `error`, from groups of measurements that are taken for independent.
+    """
+
+    strength: float
+    n_iter: int
+    error: float
+    standard_error: float
 
 
 @dataclass(frozen=True)
@@ -54,6 +69,13 @@ class Result:
             where none is looked for, or none found unasked.
         common_errors: the errors that measurements have in common, of the kind and shape of y and in its unit: x
             explains y - common_errors. None where the data term has none.
+        strength: of the prior, as used; a tuple where strength="auto" chose one for each image of a batch. None where
+            there is none.
+        strength_source: "given", or which measurements strength="auto" held out, or why it took the default.
+        prediction_error: mean square of A x - y over measurements that were held out, in noise levels, and its standard
+            error, for this strength and number of iterations; a tuple of such pairs for a batch. None where nothing was
+            held out.
+        candidates: what was tried, the chosen one first; for a batch a tuple of such tuples, one for each image.
     """
 
     x: Any
@@ -66,6 +88,10 @@ class Result:
     warnings: tuple[str, ...] = ()
     rejected: Any = None
     common_errors: Any = field(default=None, repr=False)
+    strength: float | tuple[float, ...] | None = None
+    strength_source: str | None = None
+    prediction_error: Any = None
+    candidates: tuple[Any, ...] = field(default=(), repr=False)
 
     @property
     def noise_estimated(self) -> bool:
@@ -109,8 +135,22 @@ class Result:
             f"x {tuple(getattr(self.x, 'shape', ()))} after {self.n_iter} iterations{noise}",
             f"misfit {self.misfit:.3g} per measurement, about 1 expected{rejected}{common}",
             str(self.stop),
+            *([self.choice] if self.choice else []),
         ]
         return "\n".join(lines + [f"warning: {warning}" for warning in self.warnings])
+
+    @property
+    def choice(self) -> str:
+        """One line on what strength="auto" chose, and from what; empty where the strength was given."""
+        if self.strength_source in (None, GIVEN):
+            return ""
+        alone = not isinstance(self.strength, tuple)
+        strengths: Any = (self.strength,) if alone else self.strength
+        errors: Any = (self.prediction_error,) if alone else self.prediction_error
+        error = ""
+        if self.prediction_error is not None:
+            error = ", prediction error " + ", ".join(f"{value:.3f} +- {se:.3f}" for value, se in errors)
+        return f"strength {', '.join(f'{s:.3g}' for s in strengths)}, {self.strength_source}{error}"
 
 
 def rejections(n: int) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ from ..algorithms.protocols import DataTerm, Denoiser, Operator
 from ..algorithms.schedules import Schedule
 from ..checks import check_number
 from .checkpoint import Checkpoint, RunState, checkpointed
+from .held_out import as_held_out, choose, stops
+from .levels import Tuning
 from .monitor import Monitor, as_text
 from .problem import HISTORY, MAX_ITER, RTOL, Problem, prepare
 from .result import Result, Stop
@@ -37,13 +40,14 @@ def solve(
     *,
     noise_std: Any = None,
     algorithm: str = "admm",
-    strength: float = 1.0,
+    strength: float | str = 1.0,
     schedule: Schedule | Callable[[int], float] | Sequence[float] | None = None,
     bounds: tuple[float | None, float | None] | None = None,
     data_term: DataTerm | None = None,
     x0: Any = None,
     max_iter: int | None = None,
     rtol: float | None = None,
+    held_out: str | None = None,
     check_adjoint: bool = True,
     callback: Callable[[State], Any] | None = None,
     checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
@@ -68,7 +72,10 @@ def solve(
             image's measurements are raised to it, so that exact data stay well-posed.
         algorithm: "admm" or "hqs".
         strength: weight of the prior: alpha_k = lambda strength / sigma_k^2, lambda from `schedules.coupling`; more is
-            smoother.
+            smoother. "auto": measurements that are held out choose it, and the number of iterations where no schedule
+            is given, for each image; x is then solved for with all measurements. That takes about three times as many
+            calls of the denoiser, see `pnp.drivers.held_out`; `Result.strength_source` says what was held out, or why
+            the default, 1, was taken.
         schedule: noise levels sigma_k in units of x: a `Schedule`, a sequence whose last level is held, or a
             function of k = 0, 1, ..., asked for all k < max_iter at once. None: log-spaced over 20 iterations (or
             max_iter, if less) from 0.4 times the first estimate's 1 to 99 % range down to ||A*WA||^(-1/2), at most a
@@ -81,11 +88,15 @@ def solve(
         max_iter: at most so many iterations. Default 24.
         rtol: stop once the last noise level is reached and the relative residuals are at most rtol: ||x - z|| (ADMM
             only: HQS keeps a gap) and the change of z. 0: never. Default 1e-3.
+        held_out: what strength="auto" holds out: "blocks" of 4 x 4 measurements (the default for images and sinograms),
+            whole "views", single "measurements" (elsewhere), or "thinning" of counts (for `Poisson`).
         check_adjoint: check A_adjoint, and that A is linear, on one random pair: one application of each.
-        callback: called with each `State`; a true answer stops, an array of several truth values does not.
+        callback: called with each `State`; a true answer stops, an array of several truth values does not. Solves
+            without what "auto" holds out do not call it.
         checkpoint: a file for the state, written every three minutes, at Ctrl-C and after an error, and removed at the
-            end. If it exists, the same call resumes from it, bit for bit on the same machine; a callback then sees the
-            remaining iterations. Pass a `Checkpoint` to change the interval. Failed writes are warnings.
+            end. If it exists, the same call resumes from it, bit for bit on the same machine, with the strength that
+            "auto" had chosen; a callback then sees the remaining iterations. Pass a `Checkpoint` to change the
+            interval. Failed writes are warnings.
         progress: show a bar on stderr.
 
     Returns:
@@ -111,6 +122,7 @@ def solve(
     max_iter = check_number(
         "max_iter", MAX_ITER if max_iter is None else max_iter, above=1, integer=True, or_equal=True
     )
+    how = as_held_out(held_out, strength)
     monitor = Monitor("solve", max_iter, HISTORY, callback=callback, progress=progress)
     problem = prepare(
         operator,
@@ -129,13 +141,19 @@ def solve(
     )
 
     def settings() -> dict[str, Any]:
-        return problem.settings | {"denoiser": denoiser_fingerprint(denoiser)}
+        held = {"held_out": how} if isinstance(strength, str) else {}
+        return problem.settings | held | {"denoiser": denoiser_fingerprint(denoiser)}
+
+    def chosen() -> Tuning:
+        return choose(problem, how, stops(max_iter, schedule is None), progress=progress)
 
     with checkpointed(checkpoint, "solve", settings, problem.z, problem.measured) as kept:
+        if isinstance(strength, str):
+            _tune(problem, kept, chosen)
         _iterate(problem, monitor, kept)
         while monitor.stop in (Stop.CONVERGED, Stop.MAX_ITER):
             finished = problem.snapshot()
-            if not _again(problem, monitor, finished):
+            if not _again(problem, monitor, finished, chosen if isinstance(strength, str) else None):
                 break
             history = monitor.restart()
             kept.restart()
@@ -155,10 +173,35 @@ def solve(
     return result
 
 
-def _again(problem: Problem, monitor: Monitor, finished: dict[str, Any]) -> bool:
-    """Return whether a solve with another noise model begins; Ctrl-C then ends the run, and its checkpoint stays."""
+def _tune(problem: Problem, kept: RunState, chosen: Callable[[], Tuning]) -> None:
+    """Start with the strength and the number of iterations of the checkpoint, or choose them.
+
+    Where common errors are to be estimated, they are estimated with the default before.
+    """
+    if (held := kept.numbers.get("tuned")) is not None:
+        problem.tune(Tuning.of_numbers(held))
+    elif problem.estimate is None:
+        problem.tune(chosen())
+
+
+def _tune_again(problem: Problem, chosen: Callable[[], Tuning]) -> bool:
+    """Choose once more where the noise model is another one than that of the choice; return whether a solve begins."""
+    tuned = problem.tuned
+    if tuned.final or (problem.estimate is None and tuned.n_rejected == problem.n_rejected):
+        return False
+    problem.tune(replace(chosen(), final=True))
+    return True
+
+
+def _again(problem: Problem, monitor: Monitor, finished: dict[str, Any], chosen: Callable[[], Tuning] | None) -> bool:
+    """Return whether a solve with another noise model, or another strength for it, begins.
+
+    Ctrl-C then ends the run, and its checkpoint stays.
+    """
     try:
-        return problem.again()
+        if not problem.tuned.final and problem.again():
+            return True
+        return chosen is not None and _tune_again(problem, chosen)
     except KeyboardInterrupt:  # the next solve may have begun, and the image be its first estimate
         problem.restore(finished)
         monitor.stop = Stop.INTERRUPTED

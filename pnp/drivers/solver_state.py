@@ -106,6 +106,8 @@ def _contents(problem: Problem, monitor: Monitor) -> tuple[dict[str, Tensor], di
     numbers: dict[str, Any] = {"k": state.k, "sigma": as_numbers(state.sigma), "alpha": as_numbers(state.alpha)}
     history = {name: list(values) for name, values in monitor.history.items()}
     numbers |= {"finished": list(problem.finished), "history": history}
+    if problem.settings["strength"] == "auto":
+        numbers["tuned"] = problem.tuned.numbers
     if problem.estimate is not None:
         numbers["common errors"] = problem.estimate.numbers
     if problem.rejection is not None:

@@ -113,7 +113,7 @@ def judge(problem: Problem, stop: Stop) -> tuple[str, ...]:
         special = special or _outliers(problem, residuals, counted) or _impulses(problem, counted)
         about_y = [special] if special else about_y
     said += about_y
-    if stop is Stop.MAX_ITER and not said and problem.state is not None:
+    if stop is Stop.MAX_ITER and not said and problem.state is not None and not problem.tuned.tried:
         said = not_converged(max(problem.residuals))
     return tuple(said)
 

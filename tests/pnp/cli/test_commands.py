@@ -96,6 +96,7 @@ def test_output_is_kept_unless_asked(monkeypatch, masked, capsys):
         (("--bounds", "1,0"), "bounds"),
         (("--noise-std", "-1"), "noise_std"),
         (("--strength", "0"), "strength"),
+        (("--strength", "much"), "--strength"),
         (("--max-iter", "0"), "max_iter"),
         (("--device", "abacus"), "--device abacus"),
         (("--device", "meta"), "--device meta"),

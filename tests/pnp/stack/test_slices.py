@@ -20,7 +20,7 @@ from paths import SUPPORT
 from stacks import OPTIONS, SHAPE, Average, command, data, fails, masks, without_ledger
 
 from denoisers import TV
-from operators import Mask
+from operators import Mask, Radon
 from pnp import LeastSquares, Poisson, solve
 from pnp.io import read_result, write_measurements
 
@@ -105,6 +105,18 @@ def test_each_slice_has_its_noise_data_term_and_operator(client, tmp_path):
     )
     one = solve(masks(0), counts[1:2], Average(), data_term=Poisson(), **options).x
     np.testing.assert_array_equal(images(result.output)[1:2], one)
+
+
+def test_slices_choose_their_own_strength(client, tmp_path):
+    A = Radon((16, 16), torch.arange(60) * (np.pi / 60))
+    x = torch.zeros(2, 1, 16, 16)
+    x[:, :, 4:10, 5:12] = 1.0
+    y = (A.A(x) + 0.1 * torch.randn(2, 1, 60, A.n_detectors, generator=torch.Generator().manual_seed(0))).numpy()
+    options = {"noise_std": 0.1, "strength": "auto"}
+    result = solve_stack(A, y, TV(), output=tmp_path / "x.zarr", client=client, **options)
+    alone = [solve(A, y[k : k + 1], TV(), **options) for k in range(2)]
+    np.testing.assert_array_equal(images(result.output), np.concatenate([one.x for one in alone]))
+    assert all("in blocks" in one.strength_source for one in alone)
 
 
 def test_hdf5_is_written_whole_at_the_end(client, tmp_path):

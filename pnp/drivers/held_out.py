@@ -1,0 +1,380 @@
+"""`solve(strength="auto")`: measurements that are held out choose the prior's strength and the number of iterations.
+
+A twentieth of the measurements is left out, x is solved for from the others, from the start that all of them have, and
+
+    e = mean of |W^(1/2) (A x - y)|^2 over those that were left out
+
+is 1 from their noise alone, which x has not seen, and more by what x gets wrong: e ranks settings as the error of x
+does, without a truth (cross-validation: G. Wahba, Spline Models for Observational Data, 1990, chapter 4). Errors that
+they have in common with others, of a bin or a view, are predicted from the others.
+
+What is held out must not be predicted by neighbours that share its noise or its detail: squares of 4 x 4 neighbours in
+images and sinograms ("blocks"), where single ones favour too weak a prior; whole views; single measurements elsewhere,
+as in k-space. Counts are thinned instead: each is held out with a probability of a tenth, which leaves two independent
+Poisson variables (binomial thinning: J. F. C. Kingman, Poisson Processes, 1993, section 5.1).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..algorithms.batch import images, per_image
+from ..algorithms.count_statistics import are_whole
+from ..algorithms.iterations import ALGORITHMS
+from ..algorithms.least_squares import LeastSquaresStep
+from ..algorithms.poisson import PoissonStep
+from ..algorithms.protocols import BoundDataTerm
+from ..checks import short
+from .levels import Tuning, norms
+from .physics_noise import is_sampled
+from .problem import DIVERGENCE_FACTOR, Problem
+from .progress import progress_bar
+from .result import Candidate
+
+BLOCKS, VIEWS, MEASUREMENTS, THINNING = "blocks", "views", "measurements", "thinning"
+NAMES = {BLOCKS: "in blocks", VIEWS: "as whole views", MEASUREMENTS: "one by one"}
+HOLDOUTS = (BLOCKS, VIEWS, MEASUREMENTS, THINNING)
+"""What `solve(held_out=...)` may name."""
+FRACTION, THINNED = 0.05, 0.1
+"""Fraction of the measurements that is held out, and of the counts."""
+ENOUGH, MAX_FRACTION = 1000, 0.1
+"""Of few images' or sinograms' measurements more are held out: so many of them, or the second fraction."""
+BLOCK = 4
+"""Side of a block, and half the neighbours in a view that are one group."""
+SEED = 0
+"""Of the random choice of what is held out: one call, and one that resumes, hold out the same."""
+LIKE_A_MASK = 0.75
+"""Spectral flatness of A*WA from which on a measured pixel says little of others: 1 for masks, 0.5 for blurs."""
+FEWEST = 50
+"""So few held-out measurements choose nothing."""
+FAR_OUT = 6.0
+"""Residual of an outlier, in robust standard deviations; those of the first solve enter no error."""
+MEDIAN_OF_NOISE = 0.4549
+"""Median of the square of white noise of variance 1."""
+FEWER = (8, 12)
+"""Numbers of iterations that are compared with max_iter."""
+STEP = 10**0.5
+"""Ratio of the strengths that are compared."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Measurements that were held out.
+
+    Attributes:
+        train: the data term without them.
+        started: the same, for where it starts.
+        squares: gives |W^(1/2) (A x - y)|^2 of all measurements.
+        masks: for each image which are held out.
+        groups: for each image the group of each held-out measurement; groups are taken for independent.
+        source: what they are, as in `Result.strength_source`.
+    """
+
+    train: BoundDataTerm
+    started: Any
+    squares: Callable[[Tensor], Tensor]
+    masks: list[Tensor]
+    groups: list[Tensor]
+    source: str
+
+
+def as_held_out(held_out: Any, strength: Any) -> str | None:
+    """Return a checked `held_out`, which is for strength="auto"."""
+    if held_out is None:
+        return None
+    if not isinstance(held_out, str) or held_out not in HOLDOUTS:
+        raise ValueError(f"solve: held_out must be one of {HOLDOUTS}, got {short(repr(held_out), 60)}")
+    if not isinstance(strength, str):
+        raise ValueError(f'solve: held_out={held_out!r} is for strength="auto", got {short(repr(strength), 60)}')
+    return held_out
+
+
+def stops(max_iter: int, default_schedule: bool) -> tuple[int, ...]:
+    """Return the numbers of iterations that are compared: max_iter alone where the schedule is given.
+
+    >>> stops(24, True), stops(10, True), stops(24, False)
+    ((8, 12, 24), (8, 10), (24,))
+    """
+    fewer = FEWER if default_schedule else ()
+    return (*(n for n in fewer if n < max_iter), max_iter)
+
+
+def choose(problem: Problem, how: str | None, at: tuple[int, ...], *, progress: bool = False) -> Tuning:
+    """Return strength and number of iterations for each image of a problem.
+
+    Args:
+        problem: what `solve` iterates on; it is not changed.
+        how: what is held out, one of `HOLDOUTS`. None: what suits the problem.
+        at: numbers of iterations that are compared, rising.
+        progress: show a bar of the iterations on stderr.
+    """
+    held = hold_out(problem, how)
+    if isinstance(held, str):
+        return Tuning((1.0,), (at[-1],), f"the default: {held}", n_rejected=problem.n_rejected)
+    trials = Trials(problem, held)
+    n = len(problem.z)
+    bar = progress_bar("solve: held out", 0) if progress else None
+    try:
+        while any(wanted := [trials.wanted(b, at) for b in range(n)]):
+            for n_iter in sorted({one[1] for one in wanted if one}):
+                trials.run([one if one and one[1] == n_iter else None for one in wanted], n_iter, bar)
+    finally:
+        if bar is not None:
+            bar.close()
+    chosen = [trials.best(b, (1.0, at[-1])) for b in range(n)]
+    tried = tuple(trials.candidates(b, one) for b, one in enumerate(chosen))
+    return Tuning(tuple(s for s, _ in chosen), tuple(k for _, k in chosen), held.source, tried, problem.n_rejected)
+
+
+class Started:
+    """A data term without what is held out that starts where the whole one does.
+
+    FBP of all measurements, where the solve with all starts there, those that are held out filled in by what the
+    regularised image of the others predicts: x depends on the start where the denoiser's prior has several minima.
+    """
+
+    def __init__(self, train: BoundDataTerm, whole: BoundDataTerm, hidden: Tensor | None) -> None:
+        self._train, self._first = train, train.initial()
+        if hidden is not None and isinstance(whole, LeastSquaresStep) and hasattr(whole.operator, "fbp"):
+            filled = torch.where(hidden, whole.operator.A(self._first), whole.y)
+            like = LeastSquaresStep(whole.operator, filled, whole.weights, rtol=whole.rtol, max_iter=whole.max_iter)
+            self._first = like.initial()
+
+    def initial(self) -> Tensor:
+        """Return the first estimate, found once."""
+        return self._first
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._train, name)
+
+
+class Trials:
+    """Solves without the measurements that are held out, and how they predict these.
+
+    A weaker prior and more iterations change x in the same direction, so that the walk along both is short.
+
+    Args:
+        problem: what `solve` iterates on.
+        held: what is held out.
+
+    Attributes:
+        squares: for each image the squares of what was held out, by strength and number of iterations.
+    """
+
+    def __init__(self, problem: Problem, held: HeldOut) -> None:
+        self.problem, self.held = problem, held
+        self.squares: list[dict[tuple[float, int], Tensor]] = [{} for _ in held.masks]
+        self._limits: list[float] | None = None
+
+    def run(self, wanted: list[tuple[float, int] | None], n_iter: int, bar: Any) -> None:
+        """Solve with a strength for each image that wants one, and hold the squares of what was left out."""
+        z = self._solve(Tuning(tuple(1.0 if one is None else one[0] for one in wanted), (n_iter,) * len(wanted)), bar)
+        squares = self.held.squares(z)
+        found = [squares[b][mask].cpu().double() for b, mask in enumerate(self.held.masks)]
+        if self._limits is None:
+            self._limits = [_limit(one) for one in found]
+        for b, one in enumerate(wanted):
+            if one is not None:
+                self.squares[b][one] = found[b].clamp(max=self._limits[b])
+
+    def _solve(self, tuned: Tuning, bar: Any) -> Tensor:
+        """Return the last image; one that diverges is kept as it was before."""
+        problem, h = self.problem, self.held.train
+        if hasattr(h, "last_x"):
+            h.last_x = None
+        start = problem.begin(self.held.started, tuned)
+        z = start.z
+        for state in ALGORITHMS[problem.algorithm](h, problem.guarded, z, start.levels):
+            sizes = zip(norms(state.z), start.scales, strict=True)
+            calm = torch.tensor([size <= DIVERGENCE_FACTOR * scale for size, scale in sizes])
+            z = state.z if bool(calm.all()) else torch.where(per_image(calm.double(), z) > 0, state.z, z)
+            if not bool(calm.any()):
+                break
+            if bar is not None:
+                bar.update()
+        return z
+
+    def wanted(self, b: int, at: tuple[int, ...]) -> tuple[float, int] | None:
+        """Return what to try next for an image, None where enough was tried.
+
+        Fewer iterations, and in the end a stronger prior, where they predict better than the most; a weaker one where
+        they do not.
+        """
+        few, more, most = at[0], at[max(0, len(at) - 2)], at[-1]
+        tried = self.squares[b]
+        steps = [(1.0, more), (1.0, most)]
+        if all(one in tried for one in steps):
+            if more == most:
+                steps += [(STEP, most), (1 / STEP, most)]
+            elif self.error(b, (1.0, most)) <= self.error(b, (1.0, more)):
+                steps += [(1 / STEP, more)]
+            elif (1.0, few) in tried and self.error(b, (1.0, few)) <= self.error(b, (1.0, more)):
+                steps += [(STEP, few)]
+            else:
+                steps += [(1.0, few)]
+        return next((one for one in steps if one not in tried), None)
+
+    def best(self, b: int, default: tuple[float, int]) -> tuple[float, int]:
+        """Return what predicts best; the default, unless that is better by more than a standard error."""
+        best = min(self.squares[b], key=lambda one: self.error(b, one))
+        return best if self.is_better(b, best, default) else default
+
+    def error(self, b: int, candidate: tuple[float, int]) -> float:
+        """Return the mean square of what was held out."""
+        return float(self.squares[b][candidate].mean())
+
+    def is_better(self, b: int, one: tuple[float, int], other: tuple[float, int]) -> bool:
+        """Return whether one predicts better than the other by more than the standard error of the difference."""
+        difference = self.squares[b][other] - self.squares[b][one]
+        return float(difference.mean()) > standard_error(difference, self.held.groups[b])
+
+    def candidates(self, b: int, chosen: tuple[float, int]) -> tuple[Candidate, ...]:
+        """Return what was tried for an image, the chosen one first."""
+        groups, rest = self.held.groups[b], [one for one in self.squares[b] if one != chosen]
+        squares = [(one, self.squares[b][one]) for one in (chosen, *rest)]
+        return tuple(Candidate(*one, float(found.mean()), standard_error(found, groups)) for one, found in squares)
+
+
+def standard_error(values: Tensor, groups: Tensor) -> float:
+    """Return the standard error of a mean of values that are independent from group to group only.
+
+    >>> standard_error(torch.tensor([1.0, -1.0, 1.0, -1.0]), torch.arange(4))
+    0.5773...
+    """
+    sums, sizes = (torch.bincount(groups, weights) for weights in (values, torch.ones_like(values)))
+    sums, sizes = sums[sizes > 0], sizes[sizes > 0]
+    n = len(sums)
+    if n < 2:
+        return math.inf
+    rest = sums - values.mean() * sizes
+    return float((rest.square().sum() * n / (n - 1)).sqrt()) / len(values)
+
+
+def hold_out(problem: Problem, how: str | None) -> HeldOut | str:
+    """Return measurements that are held out, or why holding out makes no sense.
+
+    Raises:
+        ValueError: what `how` names does not suit the problem.
+    """
+    h = problem.used
+    if not hasattr(h, "reject") or not hasattr(h, "residuals"):
+        return "the data term cannot leave out measurements"
+    residuals, counted = h.residuals(problem.z)
+    counted = counted.expand(residuals.shape)
+    if how == THINNING or (how is None and isinstance(h, PoissonStep)):
+        thinned = _thinned(problem, h, counted)
+        if isinstance(thinned, HeldOut):
+            return thinned
+        if how == THINNING:
+            raise ValueError(f"solve: held_out='thinning' is for whole counts, got {thinned}; use held_out='blocks'")
+    sampled = is_sampled(problem.operator) and residuals.ndim > 3 and not residuals.is_complex()
+    if how is None and sampled and min(problem.flatness) >= LIKE_A_MASK:
+        return "each measurement has a pixel of its own, and the others hardly predict it"
+    how = how or (BLOCKS if sampled else MEASUREMENTS)
+    cells = _cells(residuals.shape[1:], how)
+    masks = [_pick(cells, one[0], how) for one in images(counted)]
+    if min(int(mask.sum()) for mask in masks) < FEWEST:
+        return f"fewer than {FEWEST} measurements would be held out"
+    groups = [_groups(residuals.shape[1:], cells, how)[mask] for mask in masks]
+    hidden = torch.stack(masks)
+    train = h.reject(hidden.to(counted.device))
+    scored: Any = h
+    if isinstance(h, LeastSquaresStep) and isinstance(train, LeastSquaresStep) and h.errors is not None:
+        scored = copy.copy(h)
+        scored.errors = train.errors  # those that the others show
+
+    def squares(z: Tensor) -> Tensor:
+        found: Tensor = scored.residuals(z)[0].abs().square()
+        return found
+
+    fraction = int(hidden.sum()) / int(counted.sum())
+    started = Started(train, h, hidden.to(counted.device))
+    source = f"by {fraction:.0%} of the measurements, held out {NAMES[how]}"
+    return HeldOut(train, started, squares, masks, groups, source)
+
+
+def _cells(shape: torch.Size, how: str) -> Tensor:
+    """Return for each measurement of an image the number of its cell, which is held out as one."""
+    index = torch.arange(math.prod(shape)).reshape(shape)
+    if how == MEASUREMENTS:
+        return index
+    if how == VIEWS:
+        if len(shape) < 3:
+            raise ValueError(f"solve: held_out='views' needs y (B, C, n_views, n_bins), got {tuple(shape)} an image")
+        return torch.arange(shape[1]).reshape(1, -1, *[1] * (len(shape) - 2)).expand(shape)
+    if len(shape) < 2:
+        raise ValueError(f"solve: held_out='blocks' needs y on a grid, got {tuple(shape)} an image")
+    rows, columns = (torch.arange(n) // BLOCK for n in shape[-2:])
+    blocks = rows[:, None] * (int(columns[-1]) + 1) + columns
+    grids = torch.arange(math.prod(shape[:-2])).reshape(*shape[:-2], 1, 1)
+    return grids * (int(blocks.max()) + 1) + blocks
+
+
+def _pick(cells: Tensor, counted: Tensor, how: str) -> Tensor:
+    """Return a mask of the measurements of one image that are held out, of those that count."""
+    counted = counted.cpu()
+    few = how != MEASUREMENTS and ENOUGH > FRACTION * int(counted.sum())
+    fraction = min(MAX_FRACTION, ENOUGH / max(1, int(counted.sum()))) if few else FRACTION
+    counting: Tensor = torch.unique(cells[counted])
+    n = max(2, round(fraction * len(counting)))
+    if how == VIEWS:
+        order = ((torch.arange(n) + 0.5) * len(counting) / n).long().clamp(max=len(counting) - 1)
+    else:
+        order = torch.randperm(len(counting), generator=torch.Generator().manual_seed(SEED))[:n]
+    return torch.isin(cells, counting[order]) & counted
+
+
+def _groups(shape: torch.Size, cells: Tensor, how: str) -> Tensor:
+    """Return for each measurement the number of its group: its cell, of a view a part of it."""
+    if how != VIEWS:
+        return cells
+    return torch.arange(math.prod(shape)).reshape(shape) // (2 * BLOCK)
+
+
+def _thinned(problem: Problem, h: BoundDataTerm, counted: Tensor) -> HeldOut | str:
+    """Return counts of which each is held out with probability THINNED, or why there are none.
+
+    With Bin(n, p) of n counts, those that remain have the expectation p (A x + r) / gain: in units of gain/p that of
+    all, and those that are held out in units of gain/(1 - p). The two are independent.
+    """
+    if not isinstance(h, PoissonStep):
+        return "another data term"
+    counts = h.y / h.gain
+    if bool((h.read_noise > 0).any()) or not are_whole(counts[counted]):
+        return "read noise, or counts that are not whole numbers"
+    g = torch.Generator().manual_seed(SEED)
+    kept = 1 - THINNED
+    part = torch.cat([_binomial(one, kept, g.manual_seed(SEED)) for one in images(counts.round().cpu())]).to(counts)
+    terms = [
+        PoissonStep(
+            problem.operator,
+            n * h.gain / p,
+            h.background,
+            n_inner=h.inner_iterations,
+            gain=h.gain / p,
+            read_noise=h.read_noise,
+            rejected=h.rejected,
+        )
+        for n, p in ((part, kept), (counts.round() - part, THINNED))
+    ]
+    masks = [one[0].cpu() for one in images(counted)]
+    groups = [torch.arange(mask.numel()).reshape(mask.shape)[mask] for mask in masks]
+    source = f"by {THINNED:.0%} of the counts, held out"
+    started = Started(terms[0], h, None)
+    return HeldOut(terms[0], started, lambda z: terms[1].residuals(z)[0].square(), masks, groups, source)
+
+
+def _binomial(counts: Tensor, p: float, generator: torch.Generator) -> Tensor:
+    return torch.binomial(counts, torch.full_like(counts, p), generator=generator)
+
+
+def _limit(squares: Tensor) -> float:
+    """Return the square beyond which a residual is an outlier."""
+    return FAR_OUT**2 * max(1.0, float(squares.median()) / MEDIAN_OF_NOISE)
