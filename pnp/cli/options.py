@@ -70,6 +70,15 @@ Rings = Annotated[
         show_default=False,
     ),
 ]
+Drift = Annotated[
+    bool | None,
+    typer.Option(
+        "--drift/--no-drift",
+        help="Take errors that all detector bins of a view have in common, as of a beam that drifts, for noise; "
+        "default: of raw CT scans only.",
+        show_default=False,
+    ),
+]
 Workers = Annotated[
     int | None,
     typer.Option(
@@ -97,11 +106,12 @@ def parse_bounds(text: str | None) -> tuple[float | None, float | None] | None:
     return (low if math.isfinite(low) else None, high if math.isfinite(high) else None)
 
 
-def least_squares(robust: bool, rings: bool | None) -> LeastSquares:
-    """Return the data term of --robust and --rings."""
+def least_squares(robust: bool, rings: bool | None, drift: bool | None) -> LeastSquares:
+    """Return the data term of --robust, --rings and --drift."""
     from ..algorithms.least_squares import LeastSquares
 
-    return LeastSquares(robust=robust or None, bin_std="estimate" if rings else None)
+    bins, views = ("estimate" if wanted else None for wanted in (rings, drift))
+    return LeastSquares(robust=robust or None, bin_std=bins, view_std=views)
 
 
 def as_checkpoint(path: Path | None, minutes: float | None, output: Path) -> Checkpoint | None:
