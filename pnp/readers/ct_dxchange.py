@@ -104,11 +104,9 @@ def read_dxchange(
         _check_views(path, sizes, theta.size)
         y = _counts(file, data, axes, picked)
         facts: dict[str, Any] = {"rows": (picked.start, picked.stop, picked.step)}
-        fields = (
-            {"white": None, "dark": None}
-            if stated != "counts"
-            else {name: _frames(file, name, sizes, picked, facts) for name in ("white", "dark")}
-        )
+        fields: dict[str, _Array | None] = {"white": None, "dark": None}
+        if stated == "counts":
+            fields = {name: _frames(file, name, sizes, picked, facts) for name in fields}
         pixel = checked_size(path, pixel_size_mm) if pixel_size_mm is not None else _pixel_size(file)
         camera = _length(file, _CAMERA_PIXEL) if pixel_size_mm is None else None
         title = file.dataset("exchange/title")
