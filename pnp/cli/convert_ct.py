@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from .output import print_warning
-from .reconstruct_scan import naming_options, operator_parameters, parse_rows
+from .reconstruct_scan import operator_parameters
+from .scan_options import naming_options, parse_rows
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -76,6 +76,15 @@ Rings = Annotated[
         show_default=False,
     ),
 ]
+Drift = Annotated[
+    bool | None,
+    typer.Option(
+        "--drift/--no-drift",
+        help="Take errors that all detector bins of a view have in common, as of a beam that drifts, for noise; "
+        "default: of raw CT scans only.",
+        show_default=False,
+    ),
+]
 Workers = Annotated[
     int | None,
     typer.Option(
@@ -115,9 +124,12 @@ def parse_strength(text: str) -> float | str:
 
 def least_squares(robust: bool, rings: bool | None) -> LeastSquares:
     """Return the data term of --robust and --rings."""
+def least_squares(robust: bool, rings: bool | None, drift: bool | None) -> LeastSquares:
+    """Return the data term of --robust, --rings and --drift."""
     from ..algorithms.least_squares import LeastSquares
 
-    return LeastSquares(robust=robust or None, bin_std="estimate" if rings else None)
+    bins, views = ("estimate" if wanted else None for wanted in (rings, drift))
+    return LeastSquares(robust=robust or None, bin_std=bins, view_std=views)
 
 
 def as_checkpoint(path: Path | None, minutes: float | None, output: Path) -> Checkpoint | None:

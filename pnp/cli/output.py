@@ -20,16 +20,29 @@ INTERRUPTED = 130
 OPTIONS = {
     "data_term=LeastSquares(robust=True)": "--robust",
     "data_term=LeastSquares(bin_std='estimate')": "--rings",
+    "data_term=LeastSquares(view_std='estimate')": "--drift",
+    "leave x0 and schedule open and raise max_iter, or give larger bin_std and view_std": "raise --max-iter, or try "
+    "--no-rings or --no-drift",
+    "raise max_iter": "raise --max-iter",
     "data_term=Poisson(robust=True)": "--robust",
     "(result.rejected)": "(/rejected in an .h5 result)",
     "; LeastSquares(robust=False) keeps them": "",
 }
 """What a command offers for what a remedy in Python says."""
 REMEDIES = {
+    r"^solve_stack: ": "",
     r"allow it to be (?:overwritten|replaced) \(overwrite\)|overwrite it$": "replace it by --overwrite",
     r"overwrite=True\b": "--overwrite",
 }
 """Options that all commands with an output have, for what errors say in Python."""
+SETTINGS = {
+    "make_operator": "the geometry",
+    "measurements": "the measurements",
+    "data_term": "--robust, --rings or --drift",
+    "noise_std": "the noise",
+    "max_iter": "--max-iter",
+} | {name: f"--{name}" for name in ("denoiser", "bounds", "strength", "algorithm")}
+"""Where the settings of a run are from, by the names that a folder of slices holds."""
 MAX_MESSAGE_LENGTH = 398
 """Maximum length of a message on stderr, in characters."""
 
@@ -38,8 +51,14 @@ def print_error(message: str) -> None:
     """Print a message on stderr as one line of limited length, with the command's options for remedies in Python."""
     for pattern, option in REMEDIES.items():
         message = re.sub(pattern, option, message)
+    message = re.sub(r"(?<=other settings )\(.*?\)(?=; choose)", _settings, message)
     line = f"pnp: {' '.join(message.split())}"
     print(line if len(line) <= MAX_MESSAGE_LENGTH else line[: MAX_MESSAGE_LENGTH - 3] + "...", file=sys.stderr)
+
+
+def _settings(found: re.Match[str]) -> str:
+    """Return the settings of a run that differ, with the options that they are from."""
+    return re.sub(r"\w+(?= (?:was|differs?|and)\b)|(?<=and )\w+", lambda word: SETTINGS.get(word[0], word[0]), found[0])
 
 
 def print_warning(message: str) -> None:

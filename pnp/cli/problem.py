@@ -77,11 +77,12 @@ def check_sizes(operator: Any, data: Measurements, path: Path) -> None:
         )
 
 
-def check_rings(rings: bool | None, data: Measurements, path: Path) -> None:
-    """Refuse --rings for measurements that have no detector bins, or whose noise is that of counts."""
-    if rings and (is_counts(data) or data.operator not in ("radon", "fan_beam")):
+def check_common_errors(rings: bool | None, drift: bool | None, data: Measurements, path: Path) -> None:
+    """Refuse --rings and --drift for measurements that have no bins and views, or whose noise is that of counts."""
+    if (rings or drift) and (is_counts(data) or data.operator not in ("radon", "fan_beam")):
         what = "counts" if is_counts(data) else f"measurements of {data.operator}"
-        raise ValueError(f"--rings is for line integrals of radon and fan_beam, {path} holds {what}; leave it out")
+        option = "--rings" if rings else "--drift"
+        raise ValueError(f"{option} is for line integrals of radon and fan_beam, {path} holds {what}; leave it out")
 
 
 def is_counts(data: Measurements) -> bool:

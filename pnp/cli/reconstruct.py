@@ -14,6 +14,7 @@ from .options import (
     CheckpointMinutes,
     Denoiser,
     Device,
+    Drift,
     MaxIter,
     NoiseStd,
     Operator,
@@ -35,8 +36,8 @@ from .problem import (
     background,
     build_denoiser,
     build_operator,
+    check_common_errors,
     check_operator,
-    check_rings,
     check_sizes,
     image_channels,
     is_counts,
@@ -114,6 +115,7 @@ def reconstruct(
         float | None, typer.Option(help="Counts of the open beam, as read, with the dark, of a scan without flats.")
     ] = None,
     rings: Rings = None,
+    drift: Drift = None,
     workers: Workers = None,
     scheduler: Scheduler = None,
     report: Annotated[
@@ -124,9 +126,10 @@ def reconstruct(
 
     A raw CT scan becomes a volume, a slice a detector row: counts, flats and darks become line integrals with their
     noise, bad pixels and zingers get no weight, the axis of rotation is found, and every slice is solved by itself,
-    with errors of the bins, which make rings, as part of the noise. What was done is printed and written to a report
-    page beside the output. Values are attenuation in 1/mm, or in 1/pixel where the file states no length; the default
-    of --bounds is 0,inf. After a stop of any kind the same command resumes.
+    with errors of the bins, which make rings, and of the views, as of a beam that drifts, as part of the noise. What
+    was done is printed and written to a report page beside the output. Values are attenuation in 1/mm, or in 1/pixel
+    where the file states no length; the default of --bounds is 0,inf. After a stop of any kind the same command
+    resumes.
 
     SPECT measurements, and measurements with a background, are counts: the data term is their Poisson likelihood, and
     the default of --bounds is 0,inf. Volumes are denoised slice by slice, across all three axes.
@@ -159,6 +162,7 @@ def reconstruct(
             noise_std=noise_std,
             robust=robust,
             rings=rings,
+            drift=drift,
             bounds=bounds,
             device=device,
             overwrite=overwrite,
@@ -179,7 +183,7 @@ def reconstruct(
         if data.y.ndim >= 4 and data.y.shape[0] != 1:
             raise ValueError(f"output {output} holds one image, the result has {data.y.shape[0]}; use an .h5 file")
     check_operator(operator, data, measurements)
-    check_rings(rings, data, measurements)
+    check_common_errors(rings, drift, data, measurements)
 
     import torch
 
@@ -207,7 +211,7 @@ def reconstruct(
         bounds=(0.0, None) if is_counts(data) and limits is None else limits,
         data_term=Poisson(background=background(data, y), robust=robust)
         if is_counts(data)
-        else least_squares(robust, rings),
+        else least_squares(robust, rings, drift),
         max_iter=max_iter,
         checkpoint=kept,
         progress=True,

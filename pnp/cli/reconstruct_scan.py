@@ -6,22 +6,18 @@ OUTPUT.parts, the finished slices of a volume that is not Zarr. From these the s
 
 from __future__ import annotations
 
-import re
 import shutil
-import warnings
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from .options import choose_device, least_squares, parse_bounds
-from .output import INTERRUPTED, command_line, print_error, print_warning
+from .output import command_line
 from .problem import build_denoiser, is_hdf5
 from .reconstruct_stack import connect, print_summary
+from .scan_options import naming_options, parse_rows, parse_search, read_angles
 
 if TYPE_CHECKING:
     from ..ct import PreparedScan
@@ -29,32 +25,6 @@ if TYPE_CHECKING:
 
 SCANS = ("dxchange", "nexus", "matlab", "matlab73", "tiff", "tiff_folder", "txrm", "xtekct")
 """Kinds of files, as `pnp.io.file_kinds` names them, that hold a scan."""
-OPTIONS = {
-    r"\b(prepare_scan|find_centre|line_integrals): ": "",
-    r"\brows=slice\((\d+), (\d+)\)": r"--rows \1:\2",
-    r"\brows must": "--rows must",
-    r"\bangles=np\.deg2rad\((.*?)\)": r"--angles with a text file of \1",
-    r"angles span \S+ radians, more than two turns; .*": "angles span more than two turns; check --angles",
-    r"\bangles must( be)?( the angles| \d+| a non-empty 1-D array of)?( in)? radians": r"--angles must\1\2 in degrees",
-    r"\bangles= in radians": "--angles in degrees",
-    r"angles are radians in": "angles are right and in",
-    r"\bin radians": "in degrees",
-    r"(?<!-)\bangles must": "--angles must",
-    r"\bangles=('|\")(\w+)('|\")": r"--angles \2",
-    r"(?<!-)\bcentre must": "--centre must",
-    r"\bgive centre\b": "give --centre",
-    r"\bsearch=\(low, high\)": "--search low,high",
-    r"(?<!-)\bsize must": "--size must",
-    r"\bpixel_size(_mm)?(=| must)": r"--pixel-size\2",
-    r"\bkind=": "--kind ",
-    r"\bi0=": "--i0",
-    r"\bflat=": "--flat",
-}
-"""Options of the command for the arguments that a message names."""
-ANGLE_WORDS = ("deg", "rad", "names")
-"""Values of --angles that `read_scan` takes: the unit of the file's own angles, or the names of TIFF files."""
-MAX_TURN_OF_RADIANS = 6.3
-"""A turn in radians; angles that span no more degrees may be radians."""
 MAX_SHOWN = 12
 """Maximum number of slices on the report page."""
 
@@ -103,6 +73,7 @@ def reconstruct_scan(
     noise_std: float | None,
     robust: bool,
     rings: bool | None,
+    drift: bool | None,
     bounds: str | None,
     device: str,
     overwrite: bool,
@@ -114,7 +85,7 @@ def reconstruct_scan(
         path: the scan.
         output: the volume; its suffix chooses the format.
         options: those for scans.
-        denoiser, noise_std, robust, rings, bounds, device, overwrite: as for `pnp reconstruct`.
+        denoiser, noise_std, robust, rings, drift, bounds, device, overwrite: as for `pnp reconstruct`.
         solver: further options of `solve`.
     """
     if options.workers is not None and options.scheduler is not None:
@@ -130,7 +101,7 @@ def reconstruct_scan(
 
     choose_device(device)  # a device that this machine lacks, its workers lack too
     D = build_denoiser(denoiser, choose_device("cpu"))
-    solver = solver | {"bounds": limits, "data_term": least_squares(robust, rings is not False)}
+    solver = solver | {"bounds": limits, "data_term": least_squares(robust, rings is not False, drift is not False)}
     files = [str(path), options.flat, options.dark, options.angles, denoiser.partition(":")[2]]
     stamps = [_stamp(name) for name in files if name]
     settings = fingerprint([stamps, replace(options, workers=None, scheduler=None, report=None), denoiser])
@@ -140,6 +111,8 @@ def reconstruct_scan(
         return
     working = output.with_name(f"{output.name}.prepared.h5")
     prepared = _prepared(path, working, rows, options)
+    if modelled := _common_errors(rings, drift):
+        prepared = replace(prepared, steps=(*prepared.steps, modelled))
     for sentence in prepared.steps:
         print(sentence)
     with ExitStack() as opened:
@@ -175,67 +148,17 @@ def reconstruct_scan(
     print_summary(result)
 
 
-def parse_rows(text: str | None) -> slice | None:
-    """Read "row", "first:end" or "first:end:step" as a slice; None: all rows."""
-    if text is None:
-        return None
-    try:
-        parts = [int(part) if part.strip() else None for part in text.split(":")]
-        if len(parts) == 1 and parts[0] is not None:
-            return slice(parts[0], parts[0] + 1)
-        if len(parts) not in (2, 3):
-            raise ValueError
-    except ValueError:
-        raise ValueError(f"--rows must be a row, or first:end, e.g. 0:16 for rows 0 to 15, got {text!r:.40}") from None
-    return slice(*parts)
-
-
-def parse_search(text: str | None) -> tuple[float, float] | None:
-    """Read "low,high" in bins."""
-    if text is None:
-        return None
-    try:
-        low, high = map(float, text.split(","))
-    except ValueError:
-        raise ValueError(f"--search must be low,high in bins, e.g. 280,310, got {text!r:.40}") from None
-    return low, high
-
-
-def read_angles(text: str) -> Any:
-    """Return --angles in radians, from "first:last:number" or a file, all in degrees; words stay as they are."""
-    import numpy as np
-
-    if text in ANGLE_WORDS:
-        return text
-    if re.fullmatch(r"[-+.\deE]+:[-+.\deE]+:\d+", text):
-        first, last, number = text.split(":")
-        degrees = np.linspace(float(first), float(last), int(number))
-        remedy = f"--angles {np.rad2deg(float(first)):.6g}:{np.rad2deg(float(last)):.6g}:{number}"
-    else:
-        degrees = _listed_angles(text)
-        remedy = "them times 57.29578"
-    span = float(np.ptp(degrees)) if degrees.size > 1 else 0.0
-    if 0 < span < MAX_TURN_OF_RADIANS:
-        print_warning(
-            f"--angles {text} spans {span:.4g} degrees: are these radians? --angles takes degrees: give {remedy}"
+def _common_errors(rings: bool | None, drift: bool | None) -> str:
+    """Return which errors that bins or views have in common the data term counts as noise; empty: none."""
+    parts = [
+        text
+        for option, text in (
+            (rings, "what all views of a bin have in common (rings; --no-rings)"),
+            (drift, "what all bins of a view have in common (a beam that drifts; --no-drift)"),
         )
-    return np.deg2rad(degrees)
-
-
-def _listed_angles(text: str) -> Any:
-    """Read the angles of a file, (n,)."""
-    import numpy as np
-
-    if not Path(text).is_file():
-        raise ValueError(
-            "--angles must be a file, or first:last:number in degrees, e.g. 0:180:181, or "
-            f"{' or '.join(ANGLE_WORDS)}, got {text!r:.60}"
-        )
-    try:
-        values = np.load(text, allow_pickle=False) if text.endswith(".npy") else np.loadtxt(text, delimiter=None)
-    except (ValueError, OSError) as error:
-        raise ValueError(f"--angles {text} must hold one number a line, in degrees: {error!s:.120}") from None
-    return np.asarray(values, dtype=np.float64).ravel()
+        if option is not False
+    ]
+    return f"Errors of the measurements are part of the noise: {' and '.join(parts)}." if parts else ""
 
 
 def _prepared(path: Path, working: Path, rows: slice | None, options: ScanOptions) -> PreparedScan:
@@ -262,29 +185,6 @@ def _prepared(path: Path, working: Path, rows: slice | None, options: ScanOption
             working_file=working,
             progress=True,
         )
-
-
-@contextmanager
-def naming_options() -> Iterator[None]:
-    """Name the options of the command in errors and warnings of the block, and print the warnings."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
-        try:
-            yield
-        except KeyboardInterrupt:
-            print_error("interrupted while the scan was read; nothing is kept of it: start the command again")
-            raise typer.Exit(INTERRUPTED) from None
-        except (ValueError, TypeError) as error:
-            raise ValueError(_with_options(str(error))) from error
-        finally:  # of an error, too: they may explain it
-            for warning in caught:
-                print_warning(_with_options(str(warning.message)))
-
-
-def _with_options(message: str) -> str:
-    for pattern, option in OPTIONS.items():
-        message = re.sub(pattern, option, message)
-    return message
 
 
 def _require_stack() -> None:

@@ -14,6 +14,7 @@ from .options import (
     Bounds,
     Denoiser,
     Device,
+    Drift,
     MaxIter,
     NoiseStd,
     Operator,
@@ -28,7 +29,15 @@ from .options import (
     parse_strength,
 )
 from .output import INTERRUPTED, print_error, print_warning
-from .problem import build_denoiser, build_operator, check_operator, check_rings, check_sizes, is_counts, read_problem
+from .problem import (
+    build_denoiser,
+    build_operator,
+    check_common_errors,
+    check_operator,
+    check_sizes,
+    is_counts,
+    read_problem,
+)
 
 if TYPE_CHECKING:
     from ..algorithms.poisson import Poisson
@@ -54,6 +63,7 @@ def reconstruct_stack(
     bounds: Bounds = None,
     robust: Robust = False,
     rings: Rings = None,
+    drift: Drift = None,
     max_iter: MaxIter = None,
     device: Device = "cpu",
     overwrite: Annotated[
@@ -90,15 +100,15 @@ def reconstruct_stack(
     choose_device(device)  # a device that this machine lacks, its workers lack too
     data = _first_slice(measurements, operator)
     check_operator(operator, data, measurements)
-    check_rings(rings, data, measurements)
+    check_common_errors(rings, drift, data, measurements)
     A = build_operator(data.operator, data.parameters)
     check_sizes(A, data, measurements)
     D = build_denoiser(denoiser, choose_device("cpu"), data)
     options: dict[str, Any] = {"algorithm": algorithm, "strength": parse_strength(strength)}
     if is_counts(data):
         options |= {"data_term": PoissonFromFile(measurements.resolve(), robust=robust), "bounds": (0.0, None)}
-    elif robust or rings:
-        options |= {"data_term": least_squares(robust, rings)}
+    elif robust or rings or drift:
+        options |= {"data_term": least_squares(robust, rings, drift)}
     options |= {} if limits is None else {"bounds": limits}
     options |= {} if max_iter is None else {"max_iter": max_iter}
     with ExitStack() as opened:

@@ -28,7 +28,7 @@ def picked_rows(path: str | os.PathLike[str], n_rows: int, rows: slice | None) -
     start, stop, step = (rows or slice(None)).indices(n_rows)
     asked = (rows.start, rows.stop) if rows is not None else ()
     if step < 1 or start >= stop or any(end is not None and not -n_rows <= end <= n_rows for end in asked):
-        raise ValueError(f"{path}: rows must lie within the {n_rows} of the detector, upwards, got {rows}")
+        raise ValueError(f"{path}: rows must lie within 0..{n_rows - 1}, those of the detector, upwards, got {rows}")
     return slice(start, stop, step)
 
 

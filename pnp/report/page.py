@@ -208,7 +208,12 @@ def _is_colour(result: SavedResult, shape: tuple[int, ...]) -> bool:
 
 def _history(result: SavedResult) -> str:
     drawn = charts(result.history)
-    missing = "" if drawn else "<p>The file holds no history.</p>"
+    if drawn:
+        missing = ""
+    elif "slices" in result.attributes:
+        missing = "<p>Slices of a volume keep their misfits and numbers of iterations, not the history of them.</p>"
+    else:
+        missing = "<p>The file holds no history.</p>"
     drawn += mask_pictures(result)
     return missing + (f'<div class="charts">{"".join(drawn)}</div>' if drawn else "")
 

@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..drivers.fingerprint import differences
 from ..io.lock import part_path, remove_renamed
 
 OPEN, DONE, FAILED = 0, 1, 2
@@ -28,6 +27,8 @@ FORMAT = "pnp stack"
 FACTS = ("n_iter", "misfit", "noise_std", "seconds")
 REASON_BYTES = 400
 """Length of a reason in bytes, as stored."""
+_SHORT_VALUE = 16
+"""Length of a setting's text up to which a message has it."""
 WARNING_BYTES = 2000
 """Length of a slice's warnings in bytes, as stored."""
 
@@ -100,10 +101,11 @@ class Parts:
             held = {}
         if held.get("format") != FORMAT:
             raise ValueError(f"{caller}: output {folder} exists and holds no stack; choose another name")
-        if other := differences(held["settings"], settings):
+        if held["settings"] != settings:
             if not overwrite:
+                changed = _changed(held["settings"], settings)
                 raise ValueError(
-                    f"{caller}: output {folder} holds a run with other settings ({other:.200}); "
+                    f"{caller}: output {folder} holds a run with other settings ({changed}); "
                     "choose another name, or overwrite=True to restart"
                 )
             remove_renamed(folder)
@@ -194,6 +196,21 @@ class Parts:
         """Return the misfits of finished slices, by slice number."""
         values = np.asarray(self.array("facts")[:])[:, FACTS.index("misfit")]
         return {int(k): float(values[k]) for k in np.flatnonzero(self.ledger() == DONE)}
+
+
+def _changed(old: dict[str, str], new: dict[str, str]) -> str:
+    """Return which settings differ, for a message: short ones with their values, others by name alone.
+
+    >>> _changed({"max_iter": "8", "data_term": "LeastSquares " + 90 * "x"}, {"max_iter": "10"})
+    'max_iter was 8, is 10; data_term differs'
+    """
+    changed = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
+    values = {name: (old.get(name, "not given"), new.get(name, "not given")) for name in changed}
+    short = [name for name in changed if max(map(len, values[name])) <= _SHORT_VALUE]
+    parts = [f"{name} was {values[name][0]}, is {values[name][1]}" for name in short]
+    if long := [name for name in changed if name not in short]:
+        parts.append(f"{' and '.join(long)} differ{'s' if len(long) == 1 else ''}")
+    return "; ".join(parts)
 
 
 def _add_warnings(folder: Path, n: int) -> None:

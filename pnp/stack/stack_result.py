@@ -54,9 +54,13 @@ class StackResult:
         if not self.misfits:
             return "no slice is finished"
         rejected = f", {rejections(self.n_rejected)}" if self.n_rejected else ""
-        count = f"misfit {median(self.misfits.values()):.3g}, the median of {self.done} slices{rejected}"
+        of = f", the median of {self.done} slices" if self.done > 1 else ""
+        count = f"misfit {median(self.misfits.values()):.3g}{of}{rejected}"
         if not self.warnings:
             return f"{count}: no warnings"
+        if self.n == 1:
+            (own,) = self.warnings.values()
+            return f"{count}: {len(own)} warning{'s' if len(own) > 1 else ''}"
         return f"{count}: {len(self.warnings)} of {self.n} slices have warnings: {named(sorted(self.warnings))}"
 
 
@@ -92,5 +96,9 @@ def sentences(warnings: Mapping[int, Sequence[str]], n: int) -> list[str]:
 
     >>> sentences({4: ["A pixel is saturated."]}, 200)
     ['1 of 200 slices (4): A pixel is saturated.']
+    >>> sentences({0: ["A pixel is saturated."]}, 1)
+    ['A pixel is saturated.']
     """
+    if n == 1:
+        return list(distinct(warnings))
     return [f"{len(ks)} of {n} slices ({named(ks)}): {sentence}" for sentence, ks in distinct(warnings).items()]

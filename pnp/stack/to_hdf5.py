@@ -17,7 +17,7 @@ import h5py
 from ..io.hdf5 import create_result, write_warnings
 from ..io.hdf5_safe import open_hdf5
 from ..io.lock import remove_renamed, remove_stale_parts
-from .results_store import FACTS, Parts
+from .results_store import DONE, FACTS, Parts
 from .sources import FileSource
 from .stack_result import sentences
 
@@ -46,7 +46,8 @@ def to_hdf5(
             target[k] = image[k]
         target.attrs.update(attributes or {})
         _copy_operator(file, y)
-        file["slices/ledger"] = parts.ledger()
+        file["slices/ledger"] = ledger = parts.ledger()
+        file.attrs["slices"] = f"{int((ledger == DONE).sum())} of {len(ledger)}"
         for column, name in enumerate(FACTS):
             file[f"slices/{name}"] = facts[:, column]
         reasons = parts.reasons()

@@ -20,7 +20,6 @@ from scan_files import ANGLES, CENTRE, N_BINS, N_ROWS, PIXEL_MM, ellipses, scan_
 
 from denoisers import TV
 from pnp import LeastSquares
-from pnp.cli.reconstruct_scan import _places, read_angles
 from pnp.ct import prepare_scan
 from pnp.io import read_measurements, read_result
 from pnp.readers import read_scan
@@ -128,8 +127,10 @@ def test_a_finished_run_says_so(scan, scheduler, tmp_path, monkeypatch, capsys):
     assert "finished already" in capsys.readouterr().out
     assert (tmp_path / "v.zarr.html").stat().st_mtime_ns == before
     # Other settings are another run.
-    assert run(monkeypatch, *command, "--strength", "2") == 2
-    assert "v.zarr" in capsys.readouterr().err
+    assert run(monkeypatch, *command, "--strength", "2", "--no-drift") == 2
+    error = capsys.readouterr().err
+    assert "v.zarr" in error and "--strength was 1.0, is 2.0" in error and "--drift differ" in error
+    assert "--overwrite" in error and "overwrite=" not in error and "LeastSquares" not in error
     assert run(monkeypatch, *command, "--strength", "2", "--overwrite") == 0
 
 
@@ -301,31 +302,6 @@ def test_slices_that_fail_are_named_and_the_others_are_kept(scan, scheduler, tmp
     assert {path.name for path in tmp_path.iterdir()} == {"v.nii", "v.nii.html"}
 
 
-@pytest.mark.parametrize(
-    ("options", "named"),
-    [
-        (("--rows", "7"), "--rows"),
-        (("--rows", "a:b"), "--rows"),
-        (("--search", "30"), "--search"),
-        (("--centre", "900"), "--centre"),
-        (("--angles", "nowhere.txt"), "--angles"),
-        (("--size", "0"), "--size"),
-        (("--operator", "radon"), "--operator"),
-        (("--checkpoint", "state"), "--checkpoint"),
-        (("--workers", "2", "--scheduler", "tcp://x:1"), "--workers"),
-        (("--report", "page.txt"), "--report"),
-        (("--bounds", "1"), "--bounds"),
-        (("--denoiser", "nothing"), "--denoiser"),
-    ],
-)
-def test_wrong_options_are_one_sentence(options, named, scan, tmp_path, monkeypatch, capsys):
-    assert run(monkeypatch, "reconstruct", scan, "-o", tmp_path / "v.zarr", *options) == 2
-    error = capsys.readouterr().err
-    lines = [line for line in error.splitlines() if line.startswith("pnp: ")]
-    assert len(lines) == 1 and named in lines[0] and len(lines[0]) < 400, error
-    assert not (tmp_path / "v.zarr").exists()
-
-
 @pytest.mark.parametrize("name", ["v.png", "v.fits", "missing/v.zarr", "missing/v.nii", "there.h5", "holds_others"])
 def test_outputs_that_cannot_be_are_refused_at_once(name, scan, tmp_path, monkeypatch, capsys):
     (tmp_path / "there.h5").write_text("mine")
@@ -365,76 +341,3 @@ def test_options_of_scans_are_refused_for_measurements(tmp_path, monkeypatch, ca
     write_measurements(y, np.ones((1, 1, 4, 4), np.float32), operator="identity", parameters={})
     assert run(monkeypatch, "reconstruct", y, "-o", tmp_path / "x.h5", "--rows", "1") == 2
     assert re.search("--rows .*raw CT scans", capsys.readouterr().err)
-
-
-@pytest.mark.parametrize("kind", ["no angles", "no unit", "too few", "degrees as radians", "tiff", "tiff, too few"])
-def test_angles_are_asked_for_in_degrees(kind, scan, tmp_path, monkeypatch, capsys):
-    """Radians, which Python takes, are nowhere asked for by the command."""
-    path, options = tmp_path / "scan.h5", ()
-    path.write_bytes(scan.read_bytes())
-    with h5py.File(path, "a") as file:
-        theta = file["exchange/theta"]
-        if kind == "no unit":
-            del theta.attrs["units"]
-        elif kind == "degrees as radians":
-            theta.attrs["units"] = "rad"
-        elif kind in ("no angles", "too few"):
-            degrees = theta[:-3]
-            del file["exchange/theta"]
-            if kind == "too few":
-                file["exchange/theta"] = degrees
-                file["exchange/theta"].attrs["units"] = "deg"
-    if kind.startswith("tiff"):
-        path = tmp_path / "views"
-        path.mkdir()
-        for k in range(4):
-            tifffile.imwrite(path / f"{k}.tif", np.ones((3, 8), np.uint16))
-        options = ("--kind", "counts") if kind == "tiff" else ("--kind", "counts", "--angles", "0:90:3")
-    assert run(monkeypatch, "reconstruct", path, "-o", tmp_path / "v.zarr", *options) == 2
-    error = capsys.readouterr().err
-    assert ("--angles deg" if kind in ("no unit", "degrees as radians") else "in degrees") in error, error
-    assert "in radians" not in error and "deg2rad" not in error and "angles=" not in error, error
-
-
-def test_radians_for_angles_are_doubted_and_an_axis_that_they_hide_is_told_with_its_file(
-    scan, tmp_path, monkeypatch, capsys
-):
-    np.savetxt(tmp_path / "angles.txt", ANGLES)
-    for given in (f"0:{ANGLES[-1]}:{len(ANGLES)}", tmp_path / "angles.txt"):
-        run(monkeypatch, "reconstruct", scan, "-o", tmp_path / "v.zarr", "--rows", "0", "--angles", given)
-        doubt, error = capsys.readouterr().err.splitlines()
-        assert doubt.startswith("warning: --angles") and "radians" in doubt
-        assert str(scan) in error and "radians" in error
-    assert read_angles("0:180:181")[-1] == pytest.approx(np.pi) and not capsys.readouterr().err
-
-
-def test_transmissions_in_hdf5_are_named_by_an_option(scheduler, tmp_path, monkeypatch, capsys):
-    t = (np.arange(N_BINS) - CENTRE) * PIXEL_MM
-    values = np.exp(-sum(e.sinogram(ANGLES, t, PIXEL_MM) for e in ellipses(0)))
-    path = tmp_path / "scan.h5"
-    with h5py.File(path, "w") as file:
-        file["exchange/data"] = values[:, None] + 0.005 * np.random.default_rng(0).standard_normal(
-            (len(ANGLES), 1, N_BINS)
-        )
-        file["exchange/theta"] = np.rad2deg(ANGLES)
-        file["exchange/theta"].attrs["units"] = "deg"
-    command = ("reconstruct", path, "-o", tmp_path / "v.nii", "--pixel-size", PIXEL_MM, *QUICK, *scheduler)
-    assert run(monkeypatch, *command) == 2
-    error = capsys.readouterr().err
-    assert "--kind 'transmissions'" in error and "--i0" in error and "i0=" not in error and str(path) in error
-    assert run(monkeypatch, *command, "--kind", "transmissions") == 0
-    check(np.asarray(nibabel.load(tmp_path / "v.nii").dataobj).transpose(2, 1, 0))
-
-
-def test_pages_of_other_formats_do_not_meet_and_what_exists_names_its_options(scan, tmp_path, monkeypatch, capsys):
-    for name in ("v.zarr", "v.nii.gz", "v.tif", "v"):
-        assert _places(tmp_path / name, None, False)[1] == tmp_path / f"{name}.html"
-    (tmp_path / "v.zarr.html").touch()
-    assert run(monkeypatch, "reconstruct", scan, "-o", tmp_path / "v.zarr") == 2
-    error = capsys.readouterr().err
-    assert "v.zarr.html" in error and "--report" in error and "--overwrite" in error
-    for name in ("there.h5", "there.nii"):
-        (tmp_path / name).touch()
-        assert run(monkeypatch, "reconstruct", scan, "-o", tmp_path / name) == 2
-        error = capsys.readouterr().err
-        assert "--overwrite" in error and "(overwrite)" not in error

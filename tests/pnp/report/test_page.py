@@ -237,6 +237,7 @@ def test_the_same_result_gives_the_same_page():
         ({"reference": None}, "holds no truth"),
         ({"history": {}}, "holds no history"),
         ({"history": {"sigma": np.full(3, np.nan), "text": np.array(["a"]), "grid": np.ones((2, 2))}}, "no history"),
+        ({"history": {}, "attributes": {"slices": "3 of 3"}}, "Slices of a volume"),
         ({"attributes": {}}, "The file does not say"),
         ({"operator": "", "parameters": {}, "noise_std": None}, "not named"),
         ({"reference": np.full((1, 1, 16, 20), np.nan)}, "nowhere finite"),

@@ -127,6 +127,7 @@ def test_hdf5_is_written_whole_at_the_end(client, tmp_path):
     saved = read_result(result.output)
     np.testing.assert_array_equal(saved.x, loop(y, **OPTIONS))
     assert saved.operator == "mask" and saved.attributes["format"] == "pnp result"
+    assert saved.attributes["slices"] == "3 of 3"
     with h5py.File(output) as file:
         assert list(file["slices/n_iter"]) == [4, 4, 4]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x.h5", "y.h5"]
