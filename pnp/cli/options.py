@@ -122,8 +122,6 @@ def parse_strength(text: str) -> float | str:
         raise ValueError(f"--strength must be a number or auto, got {text!r:.60}") from None
 
 
-def least_squares(robust: bool, rings: bool | None) -> LeastSquares:
-    """Return the data term of --robust and --rings."""
 def least_squares(robust: bool, rings: bool | None, drift: bool | None) -> LeastSquares:
     """Return the data term of --robust, --rings and --drift."""
     from ..algorithms.least_squares import LeastSquares
