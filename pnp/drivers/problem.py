@@ -92,6 +92,8 @@ class Problem:
         if self.estimate is not None and isinstance(self.h, LeastSquaresStep):
             self.estimate.begin(self.h, self.without_rings(self.h))
             self.set_errors()
+            if self.used is not self.h:
+                self.start(self.h)
         self.rejection: Rejection | None = None
         if self.robust is not False:
             suspects = find_suspects(self.h, self.fit()[1], min(self.flatness)) if self.robust else None
@@ -138,13 +140,12 @@ class Problem:
         return True
 
     def set_errors(self) -> None:
-        """Start a solve with the current estimate of the common errors."""
+        """Take the current estimate of the common errors into the data term; `leave_out` then starts with it."""
         if self.estimate is None or not isinstance(self.h, LeastSquaresStep):
             return
         model = self.estimate.model
         if model.bin_std is not None or model.view_std is not None:
             self.h = self.h.with_errors(model)
-            self.start(self.h)
 
     def leave_out_outliers(self) -> bool:
         """Start a solve without the measurements that z contradicts; False where these were left out already.

@@ -50,6 +50,7 @@ def restore_state(kept: RunState, problem: Problem, monitor: Monitor) -> State |
         if (held := kept.numbers.get("common errors")) is not None and problem.estimate is not None:
             problem.estimate.restore(held, problem.h.y)
             problem.set_errors()
+            problem.leave_out()
         if (held := kept.numbers.get("rejection")) is not None and problem.rejection is not None:
             problem.rejection.restore(as_mask(held["mask"], problem.h.y), held)
             problem.leave_out()
