@@ -32,10 +32,11 @@ OPTIONS: dict[str, str | Callable[[re.Match[str]], str]] = {
     r"\bgive centre\b": "give --centre",
     r"\bsearch=\(low, high\)": "--search low,high",
     r"(?<!-)\bsize must": "--size must",
-    r"\bpixel_size(_mm)?(=| must)": r"--pixel-size\2",
+    r"\bpixel_size(_mm)?=": "--pixel-size",
+    r"\bpixel_size(_mm)? must": "--pixel-size must",
     r"\bkind=": "--kind ",
     r"\bi0=": "--i0",
-    r"\bflat=": "--flat",
+    r"\bflat=": "--flat (TIFF)",
 }
 """Options of the command for the arguments that a message names."""
 ANGLE_WORDS = ("deg", "rad", "names")
