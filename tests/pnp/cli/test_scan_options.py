@@ -176,3 +176,13 @@ def test_a_drifting_beam_is_noise(scan, scheduler, tmp_path, monkeypatch, capsys
         errors[option] = np.sqrt(np.mean((np.asarray(nibabel.load(output).dataobj)[:, :, 0].T - truth(1)) ** 2))
     assert "drifts" in (tmp_path / "drift.nii.html").read_text()
     assert errors["--drift"] < 0.9 * errors["--no-drift"], errors
+
+
+def test_convert_says_which_command_has_the_option(scan, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "scan.h5"
+    path.write_bytes(scan.read_bytes())
+    with h5py.File(path, "a") as file:
+        del file["exchange/theta"].attrs["units"]
+    assert run(monkeypatch, "convert", path, "-o", tmp_path / "y.h5") == 2
+    error = capsys.readouterr().err
+    assert "--angles" in error and "pnp reconstruct" in error and len(error) < 400
