@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 CT_KINDS = ("dxchange", "nexus", "matlab", "matlab73", "txrm", "xtekct")
 """Kinds of files, keys of `pnp.io.file_kinds.KINDS`, that hold CT scans with their angles."""
+RECONSTRUCT_ONLY = ("--angles", "--kind", "--i0", "--flat", "--search", "--size")
+"""Options of `pnp reconstruct` that messages may name and `pnp convert` lacks."""
 _TIFF_KINDS = ("tiff", "tiff_folder")
 _OTHER_KINDS = (
     "measurements", "result", "image_h5", "hdf5", "fits", "nifti", "picture", "npy", "npz", "gzip", "edf",
@@ -115,7 +117,7 @@ def convert_ct(path: Path, output: Path, options: CtOptions, *, overwrite: bool)
     _check_paganin(options)
     rows = parse_rows(options.rows)
     read = partial(read_scan, path, pixel_size_mm=options.pixel_size)
-    with naming_options():
+    with naming_options(RECONSTRUCT_ONLY):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # prepare_scan raises them again
             _check_flats(read(rows=slice(0, 1)))

@@ -32,10 +32,11 @@ OPTIONS: dict[str, str | Callable[[re.Match[str]], str]] = {
     r"\bgive centre\b": "give --centre",
     r"\bsearch=\(low, high\)": "--search low,high",
     r"(?<!-)\bsize must": "--size must",
-    r"\bpixel_size(_mm)?(=| must)": r"--pixel-size\2",
+    r"\bpixel_size(_mm)?=": "--pixel-size",
+    r"\bpixel_size(_mm)? must": "--pixel-size must",
     r"\bkind=": "--kind ",
     r"\bi0=": "--i0",
-    r"\bflat=": "--flat",
+    r"\bflat=": "--flat (TIFF)",
 }
 """Options of the command for the arguments that a message names."""
 ANGLE_WORDS = ("deg", "rad", "names")
@@ -115,8 +116,12 @@ def _listed_angles(text: str) -> Any:
 
 
 @contextmanager
-def naming_options() -> Iterator[None]:
-    """Name the options of the command in errors and warnings of the block, and print the warnings."""
+def naming_options(lacking: tuple[str, ...] = ()) -> Iterator[None]:
+    """Name the options of the command in errors and warnings of the block, and print the warnings.
+
+    Args:
+        lacking: options of `pnp reconstruct` that the command does not have, and says so.
+    """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         try:
@@ -125,7 +130,10 @@ def naming_options() -> Iterator[None]:
             print_error("interrupted while the scan was read; nothing is kept of it: start the command again")
             raise typer.Exit(INTERRUPTED) from None
         except (ValueError, TypeError) as error:
-            raise ValueError(with_options(str(error))) from error
+            message = with_options(str(error))
+            absent = next((option for option in lacking if re.search(rf"{option}\b", message)), None)
+            more = "" if absent is None else f" ({absent} is an option of pnp reconstruct, which takes the scan itself)"
+            raise ValueError(message + more) from error
         finally:  # of an error, too: they may explain it
             for warning in caught:
                 print_warning(with_options(str(warning.message)))

@@ -143,12 +143,13 @@ def test_pages_of_other_formats_do_not_meet_and_what_exists_names_its_options(sc
         ("the image is (118, 118) for 64 bins, to hold it; crop_to_view gives the field of view", "64 x 64 pixels"),
         ("no axis found in search, 3 to 5; give search=(low, high), in bins", "--search low,high"),
         ("angles span 20 radians, more than two turns; if they are degrees, use np.deg2rad", "check --angles"),
+        ("a length without its unit; give pixel_size_mm=", "give --pixel-size"),
         ("if the listed ones are right, give angles=np.deg2rad(listed - 180)", "text file of listed - 180"),
     ],
 )
 def test_messages_of_python_name_options(python, typed):
     message = with_options(python)
-    assert typed in message and not re.search("slice|crop_to_view|search=|radians|deg2rad|angles=", message)
+    assert typed in message and not re.search("slice|crop_to_view|search=|size=|radians|deg2rad|angles=", message)
 
 
 def test_the_remedies_of_the_verdict_can_be_typed(capsys):
@@ -175,3 +176,13 @@ def test_a_drifting_beam_is_noise(scan, scheduler, tmp_path, monkeypatch, capsys
         errors[option] = np.sqrt(np.mean((np.asarray(nibabel.load(output).dataobj)[:, :, 0].T - truth(1)) ** 2))
     assert "drifts" in (tmp_path / "drift.nii.html").read_text()
     assert errors["--drift"] < 0.9 * errors["--no-drift"], errors
+
+
+def test_convert_says_which_command_has_the_option(scan, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "scan.h5"
+    path.write_bytes(scan.read_bytes())
+    with h5py.File(path, "a") as file:
+        del file["exchange/theta"].attrs["units"]
+    assert run(monkeypatch, "convert", path, "-o", tmp_path / "y.h5") == 2
+    error = capsys.readouterr().err
+    assert "--angles" in error and "pnp reconstruct" in error and len(error) < 400
