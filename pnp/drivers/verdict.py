@@ -404,7 +404,8 @@ def _truncation(problem: Problem) -> str | None:
     # Counts are largest beside the object; their noise_std is None.
     if not _is_sinogram(problem) or problem.noise_std is None or not hasattr(operator, "is_truncated"):
         return None
-    if (weights := getattr(problem.used, "weights", None)) is not None:  # the ends of y may have none
+    weights = getattr(problem.used, "weights", None)
+    if weights is not None and not bool((weights > 0).all()):  # the ends of y may have none
         y = torch.where(weights > 0, y, operator.A(problem.z))
     truncated = operator.is_truncated(y)
     if not any(truncated):
