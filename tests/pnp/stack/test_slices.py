@@ -199,11 +199,11 @@ def test_a_finished_run_is_not_run_again_and_other_settings_are_refused(client, 
     assert run(data(3), Average(), **OPTIONS).computed == 0 and sorted(begun(tmp_path)[-3:]) == [0, 1, 2]
     n_begun = len(begun(tmp_path))
     for y, denoiser, options, message in [
-        (data(3), Average(), OPTIONS | {"max_iter": 5}, "max_iter was"),
-        (data(3), Average(0.4), OPTIONS, "denoiser was"),
-        (data(3), Average(), OPTIONS | {"bounds": (0, 1)}, "bounds was"),
-        (data(3) + 1, Average(), OPTIONS, "measurements was"),
-        (data(3), Average(), {"max_iter": 4, "noise_std": data(3)}, "noise_std was"),
+        (data(3), Average(), OPTIONS | {"max_iter": 5}, "max_iter (was|differs)"),
+        (data(3), Average(0.4), OPTIONS, "denoiser (was|differs)"),
+        (data(3), Average(), OPTIONS | {"bounds": (0, 1)}, "bounds (was|differs)"),
+        (data(3) + 1, Average(), OPTIONS, "measurements (was|differs)"),
+        (data(3), Average(), {"max_iter": 4, "noise_std": data(3)}, "noise_std (was|differs)"),
     ]:
         with pytest.raises(ValueError, match=message) as caught:
             run(y, denoiser, **options)
