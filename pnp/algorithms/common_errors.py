@@ -77,6 +77,14 @@ class _BinPrior(NamedTuple):
         return self.H - smooth
 
 
+class _Priors(NamedTuple):
+    """What the errors have for one floor."""
+
+    bins: _BinPrior | None
+    views: tuple[Tensor, Tensor] | None  # see `_limited`
+    matrix: Tensor | None  # the views' Schur complement, where both have errors
+
+
 class CommonErrors:
     """The weight operator W' of measurements with common errors.
 
@@ -96,24 +104,24 @@ class CommonErrors:
         self.bin_weight = self._over_views(weights)
         self.view_weight = _over_bins(weights)
         self._cosines = self._make_cosines() if model.bin_std is not None else None
-        self._exact: tuple[_BinPrior | None, Tensor | None] | None = None  # without a floor
+        self._last: tuple[Tensor | None, _Priors] | None = None  # the priors of the last floor
 
     @property
     def smooth_share(self) -> float:
         """Fraction of a white error of the bins that is smooth, and so left to x."""
         return 0.0 if self._cosines is None else self._cosines.shape[-1] / self._cosines.shape[-2]
 
-    def weigh(self, r: Tensor, floor: Tensor | float = 0.0) -> Tensor:
+    def weigh(self, r: Tensor, floor: Tensor | None = None) -> Tensor:
         """Return W' r; arguments as of `found`."""
         return self.weights * (r - self.found(r, floor))
 
-    def found(self, r: Tensor, floor: Tensor | float = 0.0) -> Tensor:
+    def found(self, r: Tensor, floor: Tensor | None = None) -> Tensor:
         """Return E e, the most probable errors given y - A x = r, of the shape of y.
 
         Args:
             r: residual, like y.
             floor: the prior's precision is at least this fraction of what the measurements of a bin or a view give,
-                a number or (B, 1, 1, 1): above 0 the errors do not explain their part of r whole.
+                0-dim or (B, 1, 1, 1): above 0 the errors do not explain their part of r whole. None: 0.
         """
         c, d = self._solve(r, floor)
         e = torch.zeros_like(r) if c is None else self._by_bin(c)
@@ -139,22 +147,19 @@ class CommonErrors:
             drawn = drawn if std is None else drawn + spread(std * noise)
         return drawn
 
-    def posterior_square(self, r: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Return E[c^2 | r] and E[d^2 | r] of each bin and view, by which EM estimates s^2, with r = y - A x.
+    def posterior_square(self, r: Tensor) -> Tensor:
+        """Return E[c^2 | r] of each bin, (B, C, n_segments, bins...), by which EM estimates s_b^2, with r = y - A x.
 
-        They are the squares of the most probable values and the variances that remain, bins and views each by itself.
+        It is the square of the most probable value and the variance that remains, without the views' part of it.
         """
-        c, d = self._solve(r, 0.0)
-        bins, _ = self._priors(0.0)
-        of_bins = None if c is None or bins is None else c.square() + bins.diagonal()
-        views = _limited(self.view_weight, self.model.view_std, 0.0)
-        of_views = None if d is None or views is None else d.square() + views[0] / (1 + views[1])
-        return of_bins, of_views
+        c, _ = self._solve(r, None)
+        bins = self._priors(None).bins
+        assert c is not None and bins is not None
+        return c.square() + bins.diagonal()
 
-    def _solve(self, r: Tensor, floor: Tensor | float) -> tuple[Tensor | None, Tensor | None]:
+    def _solve(self, r: Tensor, floor: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """Return the most probable c (B, C, n_segments, bins...) and d (B, C, n_views)."""
-        (bins, matrix), Wr = self._priors(floor), self.weights * r
-        views = _limited(self.view_weight, self.model.view_std, _as_views(floor))
+        (bins, views, matrix), Wr = self._priors(floor), self.weights * r
         if bins is None:
             return None, None if views is None else views[0] * _over_bins(Wr) / (1 + views[1])
         sums = self._over_views(Wr)
@@ -165,20 +170,16 @@ class CommonErrors:
         d = root * torch.linalg.solve(matrix, (root * rhs).unsqueeze(-1)).squeeze(-1)
         return bins(sums - self._over_views(self.weights * self._by_view(d))), d
 
-    def _priors(self, floor: Tensor | float) -> tuple[_BinPrior | None, Tensor | None]:
-        """Return (E* W E + S^-1)^-1 of the bins, and the views' Schur complement where both have errors."""
-        exact = not isinstance(floor, Tensor) or not bool((floor > 0).any())
-        if exact and self._exact is not None:
-            return self._exact
-        bins = self._bin_prior(floor)
-        views = _limited(self.view_weight, self.model.view_std, _as_views(floor))
-        found = bins, None if bins is None or views is None else self._complement(bins, views[0])
-        if exact:
-            self._exact = found
-        return found
+    def _priors(self, floor: Tensor | None) -> _Priors:
+        """Return the priors for this floor, once for the iterations that share it."""
+        if self._last is None or self._last[0] is not floor:
+            bins, views = self._bin_prior(floor), _limited(self.view_weight, self.model.view_std, floor)
+            matrix = None if bins is None or views is None else self._complement(bins, views[0])
+            self._last = floor, _Priors(bins, views, matrix)
+        return self._last[1]
 
-    def _bin_prior(self, floor: Tensor | float) -> _BinPrior | None:
-        limited = _limited(self.bin_weight, self.model.bin_std, _as_bins(floor, self.bin_weight.ndim))
+    def _bin_prior(self, floor: Tensor | None) -> _BinPrior | None:
+        limited = _limited(self.bin_weight, self.model.bin_std, floor)
         if limited is None:
             return None
         H = limited[0] / (1 + limited[1])
@@ -237,24 +238,18 @@ class CommonErrors:
         return d.reshape(*d.shape, *[1] * (self.weights.ndim - d.ndim)).expand(self.weights.shape)
 
 
-def _limited(weight: Tensor, std: Tensor | None, floor: Tensor | float) -> tuple[Tensor, Tensor] | None:
+def _limited(weight: Tensor, std: Tensor | None, floor: Tensor | None) -> tuple[Tensor, Tensor] | None:
     """Return the errors' variance, and its ratio to the one that measurements leave, at most 1/floor."""
     if std is None:
         return None
     variance = std.square().expand(weight.shape)
     ratio = variance * weight
-    limit = (torch.as_tensor(floor, dtype=weight.dtype, device=weight.device) * ratio).clamp(min=1)
+    if floor is None:
+        return variance, ratio
+    limit = (floor.to(weight).reshape(-1, *[1] * (weight.ndim - 1)) * ratio).clamp(min=1)
     return variance / limit, ratio / limit
 
 
 def _over_bins(r: Tensor) -> Tensor:
     """Sum over the detector, (B, C, n_views)."""
     return r.flatten(VIEWS + 1).sum(-1)
-
-
-def _as_views(floor: Tensor | float) -> Tensor | float:
-    return floor.reshape(-1, 1, 1) if isinstance(floor, Tensor) and floor.ndim else floor
-
-
-def _as_bins(floor: Tensor | float, ndim: int) -> Tensor | float:
-    return floor.reshape(-1, *[1] * (ndim - 1)) if isinstance(floor, Tensor) and floor.ndim else floor

@@ -164,27 +164,25 @@ class LeastSquaresStep:
         self.last_x, self.inner_iterations = x.detach(), solution.n_iter
         return x
 
-    def _floor(self, alpha: Tensor) -> Tensor | float:
+    def _floor(self, alpha: Tensor) -> Tensor | None:
         """Return the least precision of the common errors' prior, see `CommonErrors.found`, for this alpha."""
         if self.errors is None:
-            return 0.0
+            return None
         with torch.no_grad():
             curvature = self.curvature()
         curvature = per_image(curvature, self.back_projection) if isinstance(curvature, Tensor) else curvature
         floor: Tensor = (1 / MAX_CONDITION - alpha.detach() / curvature).clamp(min=0)
-        return floor
+        return floor if bool((floor > 0).any()) else None
 
-    def _weigh(self, r: Any, floor: Tensor | float = 0.0) -> Any:
+    def _weigh(self, r: Any, floor: Tensor | None = None) -> Any:
         """Return W r."""
         return r * self.weights if self.errors is None else self.errors.weigh(r, floor)  # r may be a list of tensors
 
-    def _back_projected(self, floor: Tensor | float) -> Tensor:
+    def _back_projected(self, floor: Tensor | None) -> Tensor:
         """Return A*Wy."""
-        if isinstance(floor, float) or not bool((floor > 0).any()):
-            return self.back_projection
-        return self.operator.A_adjoint(self._weigh(self.y, floor))
+        return self.back_projection if floor is None else self.operator.A_adjoint(self._weigh(self.y, floor))
 
-    def normal(self, x: Tensor, floor: Tensor | float = 0.0) -> Tensor:
+    def normal(self, x: Tensor, floor: Tensor | None = None) -> Tensor:
         """Return A*WA x."""
         if self.errors is not None:
             return self.operator.A_adjoint(self.errors.weigh(self.operator.A(x), floor))
@@ -230,7 +228,7 @@ class LeastSquaresStep:
             return c + cg(lambda x: self.normal(x) + alpha * x, self._rest(c), rtol=1e-2, max_iter=10).x
         return cg(lambda x: self.normal(x) + alpha * x, b + alpha * c, x0=c, rtol=1e-2, max_iter=10).x
 
-    def _rest(self, c: Tensor, floor: Tensor | float = 0.0) -> Tensor:
+    def _rest(self, c: Tensor, floor: Tensor | None = None) -> Tensor:
         """Return A*W (y - A c), the difference first: float32 does not hold that of A*Wy and A*WA c."""
         return self.operator.A_adjoint(self._weigh(self.y - self.operator.A(c), floor))
 
@@ -300,21 +298,24 @@ class LeastSquaresStep:
         What a mask drops is stored as an exact zero, which A gives whatever the image.
         """
         residual = self.operator.A(x) - self.y
-        if self._reached is None:
-            reached = self.operator.A(white_noise(x))
-            parts = [reached] if isinstance(reached, Tensor) else [part.flatten() for part in reached]
-            self._reached = torch.cat(parts) != 0
         if not isinstance(residual, Tensor):  # a list of tensors, of a stacked operator
             residual = torch.cat([part.flatten() for part in residual])
         if self.errors is not None:
             residual = residual + self.errors.found(-residual)
         # The root of W first: squares of faint residuals leave the range of float32.
-        return self.weights.sqrt() * residual, (self.weights > 0) & self._reached
+        return self.weights.sqrt() * residual, self._counted(x)
+
+    def _counted(self, like: Tensor) -> Tensor:
+        """Return whether a measurement counts, see `residuals`, for images of this shape."""
+        if self._reached is None:
+            reached = self.operator.A(white_noise(like))
+            parts = [reached] if isinstance(reached, Tensor) else [part.flatten() for part in reached]
+            self._reached = torch.cat(parts) != 0
+        return (self.weights > 0) & self._reached
 
     def simulate(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Return measurements A x with noise of this model: none where the weight is 0, or where A reaches nothing."""
-        clean = self.operator.A(x)
-        _, counted = self.residuals(x)
+        clean, counted = self.operator.A(x), self._counted(x)
         noise = torch.randn(self.y.shape, generator=generator, dtype=self.y.dtype).to(self.y.device)
         std = torch.where(counted, self.weights, math.inf) ** -0.5
         drawn = clean + std * noise if self.errors is None else clean + std * noise + self.errors.draw(generator)

@@ -86,8 +86,8 @@ class ErrorEstimate:
         self._changing = torch.zeros(0)  # which images (B, C) have errors that change during the scan
         self._own: Tensor | None = None  # sizes of errors that bins have of their own, else 0
 
-    def begin(self, h: LeastSquaresStep, reference: Tensor) -> ErrorModel:
-        """Return the model of the first solve.
+    def begin(self, h: LeastSquaresStep, reference: Tensor) -> None:
+        """Set the model of the first solve.
 
         Args:
             h: the data term, with the common errors that are given.
@@ -102,7 +102,7 @@ class ErrorEstimate:
             self._changing = torch.zeros(h.y.shape[:VIEWS], dtype=torch.bool, device=h.y.device)
             self.bin_level = NOMINAL * _typical(weights.sum(VIEWS))
             self._set_segments(h.y)
-        return self._set_levels()
+        self._set_levels()
 
     def update(self, h: LeastSquaresStep, x: Tensor) -> bool:
         """Estimate the standard deviations from the residuals of x; return whether x is to be solved for again."""
@@ -132,10 +132,8 @@ class ErrorEstimate:
         if self.bins_judged or self.bin_level is None or self._own is None or h.errors is None:
             return False
         self.bins_judged = True
-        square, _ = h.errors.posterior_square(r)
-        assert square is not None
         common = (self._own == 0) & (h.errors.bin_weight > 0)
-        level = _root_mean(square, common) / (1 - h.errors.smooth_share) ** 0.5
+        level = _root_mean(h.errors.posterior_square(r), common) / (1 - h.errors.smooth_share) ** 0.5
         grown = level > GROWTH * self.bin_level
         self.bin_level = torch.where(grown, level, self.bin_level)
         weights = h.weights.expand(r.shape)
@@ -153,14 +151,13 @@ class ErrorEstimate:
         segments, self._own = _segments(self._runs, self._changing, y)
         self.model = replace(self.model, segments=segments, own=self._own > 0)
 
-    def _set_levels(self) -> ErrorModel:
-        """Return the model with the current estimates."""
+    def _set_levels(self) -> None:
+        """Set the standard deviations of the model to the current estimates."""
         if self.bin_level is not None and self._own is not None:
             level = self.bin_level.reshape(*self.bin_level.shape, *[1] * (self._own.ndim - 2))
             self.model = replace(self.model, bin_std=torch.where(self._own > 0, self._own, level))
         if self.view_level is not None and bool(self.view_level.any()):
             self.model = replace(self.model, view_std=self.view_level[..., None])
-        return self.model
 
     @property
     def numbers(self) -> dict[str, Any]:

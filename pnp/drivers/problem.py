@@ -115,19 +115,21 @@ class Problem:
         self.packed: str | None = None
         self._misfit: float | None = None
         self._fit: tuple[Tensor, tuple[Tensor, Tensor]] | None = None
+        self._common: tuple[Tensor, Tensor] | None = None
 
     def tune(self, tuned: Tuning) -> None:
         """Start a solve with another strength and number of iterations."""
         self.tuned = tuned
-        self.start(self.h)
-        self.leave_out()
+        self.start(self._without_rejected())
 
     def leave_out(self) -> None:
         """Start a solve without the measurements that are rejected, if there are any."""
-        if self.rejection is not None and bool(self.rejection.rejected.any()):
-            self.start(self.h.reject(self.rejection.rejected))
-        elif self.used is not self.h:
-            self.start(self.h)
+        if self.n_rejected or self.used is not self.h:
+            self.start(self._without_rejected())
+
+    def _without_rejected(self) -> BoundDataTerm:
+        """Return the data term without the measurements that are rejected."""
+        return self.h if self.rejection is None or not self.n_rejected else self.h.reject(self.rejection.rejected)
 
     def again(self) -> bool:
         """Start a solve with another noise model if z calls for one: without outliers, or with larger common errors."""
@@ -235,10 +237,15 @@ class Problem:
         return all(k > 0 for k in self.finished)
 
     def common_errors(self) -> Tensor | None:
-        """Return the errors that measurements have in common, of the shape of y; None where none are modelled."""
+        """Return the errors that measurements have in common, of the shape of y; None where none are modelled.
+
+        They are computed once for an image.
+        """
         if not isinstance(self.used, LeastSquaresStep) or self.used.errors is None:
             return None
-        return self.used.errors.found(self.used.y - self.operator.A(self.z))
+        if self._common is None or self._common[0] is not self.z:
+            self._common = self.z, self.used.errors.found(self.used.y - self.operator.A(self.z))
+        return self._common[1]
 
     def misfit(self) -> float:
         """Misfit of z per measurement that was not rejected, computed once."""

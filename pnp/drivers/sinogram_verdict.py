@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..algorithms.least_squares import LeastSquaresStep
 from .problem import Problem
 
 LARGE_ERRORS = 2.5
@@ -36,11 +37,10 @@ def drift_of_views(problem: Problem, r: Tensor, counted: Tensor) -> str | None:
 
 def large_errors(problem: Problem) -> str | None:
     """Say that the common errors hold a part of the object that x lacks, where they are larger than modelled."""
-    errors = problem.common_errors()
-    if errors is None:
+    errors, h = problem.common_errors(), problem.used
+    if errors is None or not isinstance(h, LeastSquaresStep) or h.errors is None:
         return None
-    expected = problem.used.errors.expected_square()  # type: ignore[attr-defined]
-    counts = problem.used.weights.expand(errors.shape) > 0  # type: ignore[attr-defined]
+    expected, counts = h.errors.expected_square(), h.errors.weights > 0
     found, level = (float(square[counts].mean()) ** 0.5 for square in (errors.square(), expected))
     if not found > LARGE_ERRORS * level:
         return None

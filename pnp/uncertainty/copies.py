@@ -164,8 +164,9 @@ class Simulation:
         judge = self.judge
         weights = judge.weights if isinstance(judge, LeastSquaresStep) else torch.ones(())
         h = Without(self.term, self.rejected).bind(self.operator, y, weights)
-        known = isinstance(judge, LeastSquaresStep) and isinstance(h, LeastSquaresStep)
-        return h.with_errors(judge.model) if known else h  # type: ignore[union-attr, attr-defined]
+        if isinstance(judge, LeastSquaresStep) and isinstance(h, LeastSquaresStep):
+            return h.with_errors(judge.model)
+        return h
 
 
 def _joined(rejected: Any, y: Tensor) -> Tensor:

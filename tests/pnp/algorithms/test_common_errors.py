@@ -82,8 +82,7 @@ def test_found_errors_are_the_conditional_mean(name: str) -> None:
 
 def test_second_moments_of_bins() -> None:
     r, errors = rand(B, C, VIEWS, BINS, seed=6), CommonErrors(WEIGHTS, MODELS["bins"])
-    square, _ = errors.posterior_square(r)
-    assert square is not None
+    square = errors.posterior_square(r)
     for b in range(B):
         sigma = covariance(MODELS["bins"], b)
         w = WEIGHTS[b].flatten()
