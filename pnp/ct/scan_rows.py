@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from ..readers import CtScan
-from ..readers.ct_arguments import picked_rows
+from ..readers.ct_arguments import check_rows, picked_rows
 from .row_warnings import RowWarnings
 
 _SAMPLED_ROWS = 16
@@ -27,8 +27,7 @@ class ScanRows:
     """
 
     def __init__(self, scan: CtScan | Callable[..., CtScan], rows: slice | None) -> None:
-        if rows is not None and not isinstance(rows, slice):
-            raise TypeError(f"prepare_scan: rows must be a slice, got {rows!r:.40}; use slice(k, k + 1) for row k")
+        check_rows("prepare_scan", rows)
         if not isinstance(scan, CtScan) and not callable(scan):
             raise TypeError(
                 f"prepare_scan: scan must be a CtScan, or a function that reads one, got {type(scan).__name__}; use "

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ..io.physical_units import to_unit
 
-_MIN_STEP_DEGREES = 0.02
+MIN_STEP_DEGREES = 0.02
 """Smallest usual step between views in degrees; smaller ones over half a turn or a turn of radians are radians."""
 _TURN_RTOL = 1e-3
 """Relative deviation of a span from half a turn or a turn in radians that is no chance."""
@@ -21,6 +21,12 @@ KINDS = ("line integrals", "counts", "transmissions")
 _MIN_BINS = 3
 """Fewest bins of a detector that show anything of an object."""
 _UNITS = {"deg": "degrees", "rad": "radians"}
+
+
+def check_rows(caller: str, rows: object) -> None:
+    """Refuse rows that are no slice; None: all of them."""
+    if rows is not None and not isinstance(rows, slice):
+        raise TypeError(f"{caller}: rows must be a slice, got {rows!r:.40}; use slice(k, k + 1) for row k")
 
 
 def picked_rows(path: str | os.PathLike[str], n_rows: int, rows: slice | None) -> slice:
@@ -82,7 +88,7 @@ def in_radians(
     step = float(np.median(np.abs(np.diff(theta)))) if theta.size > 1 else math.inf
     turns = (abs(whole / turn - 1) for whole in (span, span + step) for turn in (math.pi, 2 * math.pi))
     is_turn = min(turns) < _TURN_RTOL
-    small = step < _MIN_STEP_DEGREES and 3 < span <= 2 * math.pi
+    small = step < MIN_STEP_DEGREES and 3 < span <= 2 * math.pi
     if not given and factor == to_unit("deg", "rad") and (small or is_turn):
         doubts.append(
             f"{where} spans {span:.4g} degrees in steps of {step:.2g}; are these radians? Give angles='rad' then"

@@ -33,7 +33,7 @@ from ..io.guards import check_finite, check_real
 from ..io.hdf5_links import LinkedFile, open_linked
 from ..io.hdf5_safe import listed, numbers
 from ..io.physical_units import text_of, to_unit
-from .ct_arguments import check_bins, checked_kind, checked_size, in_radians, picked_rows
+from .ct_arguments import check_bins, check_rows, checked_kind, checked_size, in_radians, picked_rows
 from .ct_scan import CtScan
 
 _Array = npt.NDArray[Any]
@@ -84,8 +84,7 @@ def read_dxchange(
         ValueError: the file is missing, broken or lacks data or angles, or their unit; axes do not match; values are
             not finite.
     """
-    if rows is not None and not isinstance(rows, slice):
-        raise TypeError(f"read_dxchange: rows must be a slice, got {rows!r:.40}; use slice(k, k + 1) for row k")
+    check_rows("read_dxchange", rows)
     stated = checked_kind(path, kind)
     given = None if angles is None or isinstance(angles, str) else np.asarray(angles)
     doubts: list[str] = []

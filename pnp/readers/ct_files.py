@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..io.file_kinds import KINDS, describe, file_kind
-from .ct_arguments import checked_size
+from .ct_arguments import check_rows, checked_size
 from .ct_dxchange import read_dxchange
 from .ct_htc2022 import read_htc2022
 from .ct_nexus import read_nxtomo
@@ -80,8 +80,7 @@ def read_scan(
         ValueError: the file is missing, damaged or no scan; or it lacks what only an argument can give: the message
             names the argument.
     """
-    if rows is not None and not isinstance(rows, slice):
-        raise TypeError(f"read_scan: rows must be a slice, got {rows!r:.40}; use slice(k, k + 1) for row k")
+    check_rows("read_scan", rows)
     is_pattern = not Path(path).exists() and glob.has_magic(str(path))
     found = "tiff_folder" if is_pattern else file_kind(path)
     if found not in _FORMATS:

@@ -28,7 +28,7 @@ from ..io.guards import check_finite, check_real, one_line
 from ..io.hdf5_links import LinkedFile, open_linked
 from ..io.hdf5_safe import listed, numbers
 from ..io.physical_units import text_of, to_unit
-from .ct_arguments import check_bins, checked_kind, checked_size, in_radians, picked_rows
+from .ct_arguments import check_bins, check_rows, checked_kind, checked_size, in_radians, picked_rows
 from .ct_scan import CtScan
 
 _Array = npt.NDArray[Any]
@@ -81,8 +81,7 @@ def read_nxtomo(
         ValueError: the file is missing, broken or lacks data, angles or their unit; it holds several scans; the
             numbers of frames, keys and angles differ; values are not finite.
     """
-    if rows is not None and not isinstance(rows, slice):
-        raise TypeError(f"read_nxtomo: rows must be a slice, got {rows!r:.40}; use slice(k, k + 1) for row k")
+    check_rows("read_nxtomo", rows)
     stated, doubts = checked_kind(path, kind), list[str]()
     with open_linked(path) as file:
         name, group = _entry(file, entry)

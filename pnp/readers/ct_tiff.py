@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .ct_arguments import picked_rows
+from .ct_arguments import check_rows, picked_rows
 from .ct_scan import CtScan
 from .tiff_names import Series, angles_in_names
 from .tiff_stack import page_shape, read_rows, tiff_series
@@ -54,8 +54,7 @@ def read_tiff_scan(
         ValueError: angles or kind are missing; nothing is found; a file is broken, not grey or of another shape; angles
             and views differ in number; several series of names are mixed; values are not finite.
     """
-    if rows is not None and not isinstance(rows, slice):
-        raise TypeError(f"read_tiff_scan: rows must be a slice, got {rows!r:.40}; use slice(k, k + 1) for row k")
+    check_rows("read_tiff_scan", rows)
     if angles is None:
         raise ValueError(f"{path}: TIFF states no angles; give angles= in radians, one for each view")
     if kind is None and flat is None:

@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..io.guards import check_claim, check_file, check_memory, reading, to_float32
-from .ct_arguments import picked_rows
+from .ct_arguments import check_rows, picked_rows
 from .ct_scan import CtScan
 
 _TYPES = {3: "<u1", 5: "<u2", 10: "<f4"}
@@ -67,8 +67,7 @@ def read_txrm(
         ValueError: the file is missing, damaged, no scan (a volume, .txm, or a mosaic) or lacks a field; values are
             not finite; olefile is not installed.
     """
-    if rows is not None and not isinstance(rows, slice):
-        raise TypeError(f"read_txrm: rows must be a slice, got {rows!r:.40}; use slice(k, k + 1) for row k")
+    check_rows("read_txrm", rows)
     file = check_file(path)
     with _opened(file) as ole, reading(file, "Zeiss .txrm"):
         streams = _Streams(file, ole)

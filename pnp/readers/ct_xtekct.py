@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..io.guards import check_file, check_finite, check_real, one_line, reading
-from .ct_arguments import picked_rows
+from .ct_arguments import check_rows, picked_rows
 from .ct_scan import CtScan
 from .tiff_stack import page_shape, read_rows
 
@@ -74,8 +74,7 @@ def read_xtekct(
         ValueError: the file is missing, no .xtekct or lacks a number; projections are missing, broken or of another
             shape; values are not finite.
     """
-    if rows is not None and not isinstance(rows, slice):
-        raise TypeError(f"read_xtekct: rows must be a slice, got {rows!r:.40}; use slice(k, k + 1) for row k")
+    check_rows("read_xtekct", rows)
     file = check_file(path)
     facts = _parameters(file)
     n_views, height, width = (
