@@ -8,6 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+STD_PER_MAD = 1.4826
+"""Standard deviation of a normal distribution over its median absolute deviation."""
+
 
 def as_floats(caller: str, name: str, value: Any, *, ndim: int, ignore: Tensor | None = None) -> tuple[Tensor, bool]:
     """Return finite values as float32 or float64 with at least ndim axes, and whether they came as a numpy array.

@@ -11,11 +11,9 @@ import torch
 from torch import Tensor
 
 from ..checks import broadcasts
-from .arrays import as_floats
+from .arrays import STD_PER_MAD, as_floats
 from .flat_field import Field, Photons, check_fields, read_field
 
-_STD_PER_MAD = 1.4826
-"""Standard deviation of a normal distribution over its median absolute deviation."""
 _OUTLIER_STDS = 6.0
 """Largest deviation of a good pixel from its neighbours, in robust standard deviations."""
 _MIN_DEFECT = 0.05
@@ -84,7 +82,7 @@ def outlying_pixels(flat: Tensor, dark: Tensor) -> Tensor:
     found = beam <= 0
     for frame in (beam, dark):
         deviation = (frame - _running_median(frame, width)).abs()
-        spread = _STD_PER_MAD * deviation.median(-1, keepdim=True).values
+        spread = STD_PER_MAD * deviation.median(-1, keepdim=True).values
         found = found | ((deviation > _OUTLIER_STDS * spread) & (deviation > _MIN_DEFECT * around))
     return found
 

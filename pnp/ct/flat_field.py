@@ -20,10 +20,8 @@ import torch
 from torch import Tensor
 
 from ..checks import broadcasts, check_number
-from .arrays import as_floats
+from .arrays import STD_PER_MAD, as_floats
 
-_STD_PER_MAD = 1.4826
-"""Standard deviation of a normal distribution over its median absolute deviation."""
 _ZINGER_STDS = 8.0
 """Smallest deviation of a zinger from the other frames, in standard deviations, and in units of integer counts."""
 _MIN_ZINGER = 0.02
@@ -186,7 +184,7 @@ def _spoiled(frames: Tensor, dark: Tensor | None, beam: Tensor | None) -> list[i
     above, usual = above[:, lit], usual[lit]
     levels = (above / usual).median(1).values
     deviations = (above - levels[:, None] * usual) / usual.sqrt()
-    tolerance = _ZINGER_STDS * _STD_PER_MAD * deviations.abs().median()
+    tolerance = _ZINGER_STDS * STD_PER_MAD * deviations.abs().median()
     limit = torch.maximum(tolerance.expand(usual.shape), _SHAPE * levels.median() * usual.sqrt())
     changed = (deviations.abs() > limit).double().mean(1) > _MAX_SHARE
     full = (above == above.amax(1, keepdim=True)).double().mean(1)
@@ -210,9 +208,9 @@ def _without_zingers(frames: Tensor, *, is_beam: bool) -> Tensor:
         levels = ratios.nanmedian(-1, keepdim=True).values.nan_to_num(1.0)
     scale = usual.clamp(min=torch.finfo(frames.dtype).tiny).sqrt() if is_beam else torch.ones_like(usual)
     deviation = frames - levels * usual
-    spread = _STD_PER_MAD * (deviation / scale).abs().median() * scale
+    spread = STD_PER_MAD * (deviation / scale).abs().median() * scale
     if n > 3:
-        spread = torch.maximum(spread, _STD_PER_MAD * deviation.abs().median(-2, keepdim=True).values)
+        spread = torch.maximum(spread, STD_PER_MAD * deviation.abs().median(-2, keepdim=True).values)
     limit = torch.maximum(_ZINGER_STDS * spread, _MIN_ZINGER * usual.abs())
     if bool((frames == frames.round()).all()):
         limit = limit.clamp(min=_ZINGER_STDS)

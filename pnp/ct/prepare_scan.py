@@ -19,7 +19,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ from operators import FanBeam, Radon
 
 from ..checks import check_number
 from ..readers import CtScan
+from ..readers.ct_scan import bin_at_axis
 from .centre import offset_from_centre
 from .line_integrals import LineIntegrals, line_integrals
 from .prepared_file import PreparedRows, kept_rows, new_rows
@@ -171,7 +172,7 @@ def _check_cone(scan: CtScan, source: ScanRows) -> None:
     if scan.source_origin_mm is None or (source.n_rows == 1 and "middle_row" not in scan.facts):
         return
     lowest, highest = source.numbers[0], source.numbers[-1]
-    radius = scan.y.shape[-1] / 2 * _bin_at_axis(scan)
+    radius = scan.y.shape[-1] / 2 * bin_at_axis(scan)
     middle, most = float(scan.facts.get("middle_row", source.middle)), scan.source_origin_mm / radius
     if max(middle - lowest, highest - middle) <= most:
         return
@@ -260,12 +261,6 @@ class _Counted:
 # -------------------------------------------------------------------- geometry
 
 
-def _bin_at_axis(scan: CtScan) -> float:
-    """Return the width of a bin, scaled to the axis of rotation, in mm, or 1 where it is not known."""
-    width: float = replace(scan, pixel_size_mm=None).geometry((1, 1))["pixel_size"]
-    return width
-
-
 def _middle(centres: npt.NDArray[np.float64]) -> float:
     """Return the axis of the middle row."""
     return float(centres[len(centres) // 2])
@@ -286,7 +281,7 @@ def _side(scan: CtScan, y: npt.NDArray[Any], centre: float, size: int | None, pi
     if abs(centre - (n - 1) / 2) > _HALF_ACQUISITION * n:
         bins = max(bins, 2 * math.ceil(max(centre, n - 1 - centre) + 0.5))  # the farther end, on both sides
     width: float = scan.geometry((n, n), pixel_size=pixel_size)["pixel_size"]
-    return math.ceil(bins * _bin_at_axis(scan) / width - _ROUNDING)
+    return math.ceil(bins * bin_at_axis(scan) / width - _ROUNDING)
 
 
 def _lengths(scan: CtScan) -> dict[str, Any]:
@@ -314,7 +309,7 @@ def _prepared(kept: PreparedRows, scan: CtScan, source: ScanRows, pixel_size: fl
         centre=kept.centre,
         pixel_size=side,
         unit="1/mm" if known else "1/pixel",
-        voxel_size_mm=(source.numbers.step * _bin_at_axis(scan), side, side) if known else None,
+        voxel_size_mm=(source.numbers.step * bin_at_axis(scan), side, side) if known else None,
         steps=kept.steps,
         warnings=kept.warnings,
     )

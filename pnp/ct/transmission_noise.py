@@ -14,9 +14,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .arrays import STD_PER_MAD
 from .flat_field import Photons
 
-_STD_PER_MAD = 1.4826
 _PER_CLASS, _MAX_CLASSES = 200, 30
 """Fewest samples of a class of like transmissions, and the most classes."""
 _MIN_DIFFERENCES = 9
@@ -54,7 +54,7 @@ def transmission_noise(t: Tensor, blind: Tensor) -> Photons:
     squares = torch.stack([both[whole][order].square() / 6 ** len(along), one[whole][order].square() / 6])
     n_classes = max(1, min(_MAX_CLASSES, len(level) // _PER_CLASS))
     classes = zip(level.chunk(n_classes), squares.chunk(n_classes, -1), strict=True)
-    pairs = [(float(x.median()), float(v.median(-1).values.min()) * _STD_PER_MAD**2) for x, v in classes]
+    pairs = [(float(x.median()), float(v.median(-1).values.min()) * STD_PER_MAD**2) for x, v in classes]
     x = torch.tensor([p[0] for p in pairs], dtype=torch.float64)
     v = torch.tensor([p[1] for p in pairs], dtype=torch.float64).clamp(min=_MIN_STD**2 * 1e-3)
     # The share of b in the variance of the open beam, on a grid; the sum of both is then a median.

@@ -31,6 +31,7 @@ import math
 import torch
 from torch import Tensor
 
+from .arrays import STD_PER_MAD
 from .flat_field import Photons
 
 _STDS = 6.0
@@ -50,7 +51,6 @@ _AIR = math.log(0.8)
 _USUAL = 0.95
 """Share of differences between views that are compared to see whether the views are in order."""
 _N_ROUNDS = 4
-_STD_PER_MAD = 1.4826
 _MARGIN = 1.25
 """Bins that a point may cross from view to view, over those at the edge of a parallel beam's field of view."""
 _MAX_GATHERED = 4_000_000
@@ -179,7 +179,7 @@ def _excess_noise(t: Tensor) -> float:
         second = t.diff(n=2, dim=axis)
         second = second[second.isfinite()].abs()
         if len(second):
-            spreads.append(_STD_PER_MAD * float(second.median()) / math.sqrt(6))
+            spreads.append(STD_PER_MAD * float(second.median()) / math.sqrt(6))
     return max(1.0, min(spreads[1:], default=1.0))
 
 

@@ -27,12 +27,10 @@ from ..io.hdf5_links import LinkedFile, open_linked
 from ..io.hdf5_safe import check_stored, numbers
 from ..io.matlab import read_matlab
 from ..io.physical_units import text_of
-from .ct_arguments import picked_rows
+from .ct_arguments import MIN_STEP_DEGREES, picked_rows
 from .ct_scan import CtScan
 
 _SEGMENTATION_SHAPE = (512, 512)
-_MIN_STEP_DEGREES = 0.02
-"""Smallest step between views in degrees; smaller ones are radians (the challenge has steps of 0.5 degrees)."""
 
 
 def read_htc2022(path: str | os.PathLike[str], *, rows: slice | None = None) -> CtScan:
@@ -52,7 +50,7 @@ def read_htc2022(path: str | os.PathLike[str], *, rows: slice | None = None) -> 
         sinogram = _array(path, "sinogram", part)
         angles = _array(path, "angles", _member(path, "parameters", parameters, "angles")).astype(np.float64)
     step = float(np.median(np.abs(np.diff(angles.ravel())))) if angles.size > 1 else 360.0
-    if step < _MIN_STEP_DEGREES and np.ptp(angles) <= 2 * np.pi:
+    if step < MIN_STEP_DEGREES and np.ptp(angles) <= 2 * np.pi:
         raise ValueError(
             f"{path}: angles must be degrees, got steps of {step:.3g} over {np.ptp(angles):.4g}; these look like "
             "radians: use np.rad2deg"

@@ -211,7 +211,7 @@ class CtScan:
         n = self.y.shape[-1]
         names = ("source_origin", "origin_detector", "pitch")
         lengths = {name: value for name in names if (value := getattr(self, f"{name}_mm")) is not None}
-        sizes = {"offset": offset, "pixel_size": self._bin_at_axis() if pixel_size is None else pixel_size}
+        sizes = {"offset": offset, "pixel_size": self._pixel_size() if pixel_size is None else pixel_size}
         others = {"angles": self.angles, "n_detectors": n, **lengths, **sizes}
         return {"shape": self._default_shape(others) if shape is None else shape, **others}
 
@@ -241,19 +241,25 @@ class CtScan:
             image: an image on the grid of `operator`.
             pixel_size: side of its pixels; None: as in `geometry`.
         """
-        mine = self._bin_at_axis()
+        mine = self._pixel_size()
         side = round(self.y.shape[-1] * mine / (mine if pixel_size is None else pixel_size))
         rows, columns = (slice(max(0, (n - side) // 2), max(0, (n - side) // 2) + side) for n in image.shape[-2:])
         return image[..., rows, columns]
 
-    def _bin_at_axis(self) -> float:
-        if self.pitch_mm is None:
-            return 1.0
-        if self.pixel_size_mm is not None:
+    def _pixel_size(self) -> float:
+        """Return the side of a pixel that suits the data, in mm, or in bins where no length is known."""
+        if self.pitch_mm is not None and self.pixel_size_mm is not None:
             return self.pixel_size_mm
-        if self.source_origin_mm is None or self.origin_detector_mm is None:
-            return self.pitch_mm
-        return self.pitch_mm * self.source_origin_mm / (self.source_origin_mm + self.origin_detector_mm)
+        return bin_at_axis(self)
+
+
+def bin_at_axis(scan: CtScan) -> float:
+    """Return the width of a bin, scaled to the axis of rotation, in mm, or 1 where it is not known."""
+    if scan.pitch_mm is None:
+        return 1.0
+    if scan.source_origin_mm is None or scan.origin_detector_mm is None:
+        return scan.pitch_mm
+    return scan.pitch_mm * scan.source_origin_mm / (scan.source_origin_mm + scan.origin_detector_mm)
 
 
 def _frames(where: str, values: Any, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
