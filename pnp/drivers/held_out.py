@@ -33,6 +33,7 @@ from ..algorithms.poisson import PoissonStep
 from ..algorithms.protocols import BoundDataTerm
 from ..checks import short
 from .levels import Tuning, norms
+from .outliers import THRESHOLD
 from .physics_noise import is_sampled
 from .problem import DIVERGENCE_FACTOR, Problem
 from .progress import progress_bar
@@ -54,8 +55,6 @@ LIKE_A_MASK = 0.75
 """Spectral flatness of A*WA from which on a measured pixel says little of others: 1 for masks, 0.5 for blurs."""
 FEWEST = 50
 """So few held-out measurements choose nothing."""
-FAR_OUT = 6.0
-"""Residual of an outlier, in robust standard deviations; those of the first solve enter no error."""
 MEDIAN_OF_NOISE = 0.4549
 """Median of the square of white noise of variance 1."""
 FEWER = (8, 12)
@@ -376,5 +375,5 @@ def _binomial(counts: Tensor, p: float, generator: torch.Generator) -> Tensor:
 
 
 def _limit(squares: Tensor) -> float:
-    """Return the square beyond which a residual is an outlier."""
-    return FAR_OUT**2 * max(1.0, float(squares.median()) / MEDIAN_OF_NOISE)
+    """Return the square beyond which a residual of the first solve is an outlier, and enters no error."""
+    return THRESHOLD**2 * max(1.0, float(squares.median()) / MEDIAN_OF_NOISE)

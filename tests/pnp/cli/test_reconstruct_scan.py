@@ -28,7 +28,6 @@ pytest.importorskip("distributed", reason="the extra 'stack' is not installed")
 zarr = pytest.importorskip("zarr", reason="the extra 'stack' is not installed")
 
 from pnp.stack import solve_stack, write_volume  # noqa: E402
-from pnp.stack.cluster import engine  # noqa: E402
 
 QUICK = ("--denoiser", "tv", "--max-iter", "12")
 
@@ -40,18 +39,6 @@ from pnp.cli import main
 main()
 """
 """The command on one core: its one worker has one thread, and slices end one after the other."""
-
-
-@pytest.fixture(scope="module")
-def scheduler():
-    """The address of a cluster that the tests of this file share."""
-    with engine(None, 2, "tests") as (client, _):
-        yield ("--scheduler", client.scheduler.address)
-
-
-@pytest.fixture(scope="module")
-def scan(tmp_path_factory):
-    return scan_file(tmp_path_factory.mktemp("scan") / "scan.h5")
 
 
 def check(images):

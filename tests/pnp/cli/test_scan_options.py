@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 from command import run
-from scan_files import ANGLES, CENTRE, N_BINS, PIXEL_MM, ellipses, scan_file, truth
+from scan_files import ANGLES, CENTRE, N_BINS, PIXEL_MM, ellipses, truth
 
 from pnp.cli.output import print_warning
 from pnp.cli.reconstruct_scan import _places
@@ -19,21 +19,8 @@ from pnp.cli.scan_options import read_angles, with_options
 pytest.importorskip("distributed", reason="the extra 'stack' is not installed")
 pytest.importorskip("zarr", reason="the extra 'stack' is not installed")
 
-from pnp.stack.cluster import engine
 
 QUICK = ("--denoiser", "tv", "--max-iter", "12")
-
-
-@pytest.fixture(scope="module")
-def scheduler():
-    """The address of a cluster that the tests of this file share."""
-    with engine(None, 2, "tests") as (client, _):
-        yield ("--scheduler", client.scheduler.address)
-
-
-@pytest.fixture(scope="module")
-def scan(tmp_path_factory):
-    return scan_file(tmp_path_factory.mktemp("scan") / "scan.h5")
 
 
 @pytest.mark.parametrize(
