@@ -17,18 +17,47 @@ tensors (B,) with one for each image.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .batch import per_image
+from .linalg import _largest
 from .protocols import Step
 
 Level = float | Tensor
 """A noise level or a coupling: a number, or a tensor (B,) with one for each image."""
+
+
+class Norms(NamedTuple):
+    """Norms of one image in an iteration, and its relative residuals.
+
+    >>> Norms(x=3.0, z=4.0, z_old=2.0, gap=1.0, change=2.0).primal
+    0.25
+    """
+
+    x: float
+    z: float
+    z_old: float
+    gap: float
+    """||x - z||."""
+    change: float
+    """||z - z_old||."""
+
+    @property
+    def primal(self) -> float:
+        """Relative primal residual ||x - z|| / max(||x||, ||z||), 0 for images that are 0."""
+        return self.gap / largest if (largest := max(self.x, self.z)) > 0 else 0.0
+
+    @property
+    def dual(self) -> float:
+        """Relative dual residual ||z - z_old|| / max(||z||, ||z_old||), 0 for images that are 0."""
+        return self.change / largest if (largest := max(self.z, self.z_old)) > 0 else 0.0
 
 
 @dataclass(frozen=True)
@@ -47,21 +76,25 @@ class State:
     sigma: Level
     alpha: Level
 
+    @cached_property
+    def norms(self) -> list[Norms]:
+        """Norms of each image, computed once, in the images' precision."""
+        return _norms(*(v.detach() for v in (self.x, self.z, self.z_old)))
+
     @property
     def primal(self) -> float:
         """Relative primal residual ||x - z|| / max(||x||, ||z||), the largest of the images."""
-        return max(_relative(self.x - self.z, self.x, self.z))
+        return max(image.primal for image in self.norms)
 
     @property
     def dual(self) -> float:
         """Relative dual residual ||z - z_old|| / max(||z||, ||z_old||), the largest of the images; alpha cancels."""
-        return max(_relative(self.z - self.z_old, self.z, self.z_old))
+        return max(image.dual for image in self.norms)
 
     @property
     def residuals(self) -> list[tuple[float, float]]:
         """Relative primal and dual residual of each image."""
-        primal, dual = _relative(self.x - self.z, self.x, self.z), _relative(self.z - self.z_old, self.z, self.z_old)
-        return list(zip(primal, dual, strict=True))
+        return [(image.primal, image.dual) for image in self.norms]
 
 
 def admm(
@@ -122,13 +155,25 @@ def _rescaled(u: Tensor, alpha_old: Level, alpha: Level) -> Tensor:
     return u if alpha == alpha_old else u * (alpha_old / alpha)
 
 
-def _relative(difference: Tensor, *of: Tensor) -> list[float]:
-    """Return ||difference|| of each image over the larger norm of the others, 0 where that is 0."""
-    largest = [max(norms) for norms in zip(*map(_norms, of), strict=True)]
-    return [d / norm if norm > 0 else 0.0 for d, norm in zip(_norms(difference), largest, strict=True)]
+def _norms(x: Tensor, z: Tensor, z_old: Tensor) -> list[Norms]:
+    """Return the norms of each image, read from the device at once.
+
+    Images whose squares leave the range of their dtype are measured in units of their largest entry.
+    """
+    of = (x, z, z_old, x - z, z - z_old)
+    if len(z) == 1:
+        found = torch.stack([torch.linalg.vector_norm(v) for v in of])[None]
+    else:
+        found = torch.stack([torch.linalg.vector_norm(v.flatten(1), dim=1) for v in of], dim=1)
+    norms = [Norms(*row) for row in found.tolist()]
+    limits = torch.finfo(found.dtype)
+    least = limits.tiny**0.5 / limits.eps  # the square of a change of eps is still a normal number
+    for b, image in enumerate(norms):
+        if not (math.isfinite(sum(image)) and max(image.x, image.z, image.z_old) >= least):
+            norms[b] = Norms(*(_scaled_norm(v[b : b + 1]) for v in of))
+    return norms
 
 
-def _norms(v: Tensor) -> list[float]:
-    if len(v) == 1:
-        return [float(torch.linalg.vector_norm(v.detach()))]
-    return torch.linalg.vector_norm(v.detach().flatten(1), dim=1).tolist()  # type: ignore[no-any-return]
+def _scaled_norm(v: Tensor) -> float:
+    scale = _largest(v)
+    return float(scale) * float(torch.linalg.vector_norm(v / scale))

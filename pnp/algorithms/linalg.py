@@ -22,8 +22,13 @@ class Solution(NamedTuple):
 
     x: Tensor
     n_iter: int
-    residual: float
-    """The largest ||b - H x|| / ||b|| in the batch, by CG's recurrence."""
+    ratio: Tensor
+    """The largest ||b - H x||^2 / ||b||^2 in the batch, by CG's recurrence."""
+
+    @property
+    def residual(self) -> float:
+        """The largest ||b - H x|| / ||b|| in the batch; read here, it waits for the device only where it is asked."""
+        return float(self.ratio.sqrt())
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
@@ -81,7 +86,7 @@ def cg(
         x, r = x + step * p, r - step * q
         norm = _dot(r, r)
         n_iter += 1
-    return Solution(x * scale, n_iter, float(_ratio(norm, _dot(b, b)).max().sqrt()) if b.numel() else 0.0)
+    return Solution(x * scale, n_iter, _ratio(norm, _dot(b, b)).max() if b.numel() else norm.new_zeros(()))
 
 
 class _Lift(torch.autograd.Function):

@@ -11,6 +11,7 @@ A parameter named `sigma` that is not the second one is passed by name, as deepi
 
 from __future__ import annotations
 
+import cmath
 import inspect
 import re
 from collections.abc import Callable
@@ -128,13 +129,13 @@ def guard_denoiser(
     """
 
     def denoise(x: Tensor, sigma: float | Tensor) -> Tensor:
-        if not bool(x.isfinite().all()):
+        if not is_finite(x):
             raise ValueError(
                 f"{caller}: the x-update gave NaN or infinity before the denoiser's turn at sigma = {_text(sigma)}; "
                 "check that the operator is finite and its adjoint right, and the scale of y and noise_std"
             )
         z = _check_answer(denoiser(x.clone(), sigma), x, caller)
-        if not bool(z.isfinite().all()):
+        if not is_finite(z):
             real = torch.real(x)
             raise ValueError(
                 f"{caller}: denoiser returned NaN or infinity at sigma = {_text(sigma)} for an input in "
@@ -144,6 +145,15 @@ def guard_denoiser(
         return z.to(x.dtype, copy=True) if low is None and high is None else z.to(x.dtype).clamp(low, high)
 
     return denoise
+
+
+def is_finite(x: Tensor) -> bool:
+    """Return whether x has neither NaN nor infinity: its sum has them if x has, or if it leaves the dtype's range.
+
+    >>> is_finite(torch.full((2,), 3e38)), is_finite(torch.tensor([torch.inf, -torch.inf]))
+    (True, False)
+    """
+    return cmath.isfinite(x.detach().sum().item()) or bool(x.isfinite().all())
 
 
 def _check_answer(z: Any, x: Tensor, caller: str) -> Tensor:

@@ -215,12 +215,11 @@ class Problem:
 
     def accept(self, state: State) -> bool:
         """Take over an iteration and note which images it finished; refuse one that has diverged, NaN included."""
-        sizes = norms(state.z)
-        sums = (a + b for a, b in zip(norms(state.x), sizes, strict=True))
-        if not all(size <= DIVERGENCE_FACTOR * scale for size, scale in zip(sums, self.scales, strict=True)):
+        sizes = list(zip(state.norms, self.scales, strict=True))
+        if not all(image.x + image.z <= DIVERGENCE_FACTOR * scale for image, scale in sizes):
             return False
         self.state, self.z = state, state.z
-        if all(size <= GROWTH_FACTOR * scale for size, scale in zip(sizes, self.scales, strict=True)):
+        if all(image.z <= GROWTH_FACTOR * scale for image, scale in sizes):
             self.calm = state.z
         running = {b: residuals for b, residuals in enumerate(state.residuals) if self.finished[b] == 0}
         primal, dual = zip(*running.values(), strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import pickle
 import warnings
 from typing import Any
@@ -103,6 +104,33 @@ def test_a_function_around_a_network_of_another_dtype_is_explained() -> None:
     with pytest.raises(TypeError, match=r"denoiser .*float64") as caught:
         solve(ONE, Y.numpy(), lambda x, s: network(x, s), noise_std=0.1)
     assert len(str(caught.value)) < 400
+
+
+# Finite answers
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64, torch.complex64], ids=str)
+@pytest.mark.parametrize("bounds", [(None, None), (0.0, 1.0)], ids=str)
+@pytest.mark.parametrize("bad", [(math.nan,), (math.inf,), (-math.inf,), (math.inf, -math.inf)], ids=str)
+def test_one_value_that_is_not_finite_is_told_before_and_after_the_denoiser(bad: Any, bounds: Any, dtype: Any) -> None:
+    if dtype.is_complex and bounds != (None, None):
+        bounds = (None, None)
+    x = torch.ones(2, 1, 6, 7, dtype=dtype)
+    spoiled = x.clone()
+    spoiled.view(-1)[40 : 40 + len(bad)] = torch.tensor(bad).to(dtype)
+    called = []
+    with pytest.raises(ValueError, match="x-update"):
+        guard_denoiser(lambda x, s: called.append(s), *bounds)(spoiled, 0.1)
+    assert not called
+    with pytest.raises(ValueError, match="denoiser returned"):
+        guard_denoiser(lambda x, s: spoiled, *bounds)(x, 0.1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64], ids=str)
+def test_values_whose_sum_leaves_the_range_of_their_dtype_are_finite(dtype: Any) -> None:
+    x = torch.full((1, 1, 6, 7), torch.finfo(dtype).max, dtype=dtype)
+    z = guard_denoiser(lambda x, s: x, None, None)(x, 0.1)
+    assert torch.equal(z, x) and z.dtype == dtype and z.data_ptr() != x.data_ptr()
 
 
 # Complex images

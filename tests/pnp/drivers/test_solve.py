@@ -371,6 +371,32 @@ def test_divergence_returns_the_last_sound_iterate() -> None:
     assert found.x.isfinite().all() and len(found.history["sigma"]) == found.n_iter
 
 
+@pytest.mark.parametrize("scale", [1e19, 3e-18])
+def test_values_whose_squares_leave_the_range_of_float32_are_solved_as_others(scale: float) -> None:
+    A, y = Diagonal(torch.ones(1, 1)), image().float()
+    plain, found = (solve(A, s * y, smooth, noise_std=s * 0.1, max_iter=60, rtol=1e-3) for s in (1.0, scale))
+    assert (found.stop, found.n_iter) == (plain.stop, plain.n_iter) and plain.stop is Stop.CONVERGED
+    assert found.x.dtype == torch.float32 and rel(found.x.double() / scale, plain.x.double()) < 1e-5
+    assert found.history["dual"] == pytest.approx(plain.history["dual"], rel=1e-2)
+
+
+def test_values_near_1e25_do_not_stop_a_solve_in_float32() -> None:
+    y = 1e25 * image().float()
+    found = solve(Diagonal(torch.ones(1, 1)), y, lambda x, s: x, noise_std=1e18, max_iter=8, rtol=0.0)
+    assert found.stop is Stop.MAX_ITER and found.n_iter == 8 and rel(found.x.double(), y.double()) < 1e-4
+
+
+@pytest.mark.parametrize("algorithm", ["admm", "hqs"])
+def test_an_x_update_that_is_not_finite_is_told(algorithm: str) -> None:
+    class Breaks(Diagonal):
+        def data_step(self, y: Tensor, weights: Tensor) -> Any:
+            step, calls = super().data_step(y, weights), iter([1.0, 1.0, math.nan])
+            return lambda z, alpha: step(z, alpha) * next(calls)
+
+    with pytest.raises(ValueError, match="x-update"):
+        solve(Breaks(torch.ones(1, 1)), image(), smooth, noise_std=0.1, algorithm=algorithm, x0=image())
+
+
 def test_every_stop_is_a_sentence() -> None:
     for stop in Stop:
         assert str(stop)[0].isupper() and str(stop).endswith(".")
