@@ -95,7 +95,7 @@ def test_a_failing_process_is_reported_not_raised(timing, tmp_path):
         ("truncation", {"FBP, beyond the detector 0", "FBP", "solve, TV", "solve, MLPatch"}),
         ("held_out", {"default", "auto", "best of the grid"}),
         ("error_bars", {"parametric", "equivariant, bare", "equivariant, factor"}),
-        ("stack", {f"{os.cpu_count()} workers and the caller"}),
+        ("stack", {f"{os.cpu_count()} workers and the caller", "another thread", "task of a worker"}),
     ],
 )
 def test_script_runs_at_tiny_sizes(script, peers, tmp_path):
