@@ -129,13 +129,13 @@ def guard_denoiser(
     """
 
     def denoise(x: Tensor, sigma: float | Tensor) -> Tensor:
-        if not is_finite(x):
+        if not _all_finite(x):
             raise ValueError(
                 f"{caller}: the x-update gave NaN or infinity before the denoiser's turn at sigma = {_text(sigma)}; "
                 "check that the operator is finite and its adjoint right, and the scale of y and noise_std"
             )
         z = _check_answer(denoiser(x.clone(), sigma), x, caller)
-        if not is_finite(z):
+        if not _all_finite(z):
             real = torch.real(x)
             raise ValueError(
                 f"{caller}: denoiser returned NaN or infinity at sigma = {_text(sigma)} for an input in "
@@ -147,10 +147,10 @@ def guard_denoiser(
     return denoise
 
 
-def is_finite(x: Tensor) -> bool:
+def _all_finite(x: Tensor) -> bool:
     """Return whether x has neither NaN nor infinity: its sum has them if x has, or if it leaves the dtype's range.
 
-    >>> is_finite(torch.full((2,), 3e38)), is_finite(torch.tensor([torch.inf, -torch.inf]))
+    >>> _all_finite(torch.full((2,), 3e38)), _all_finite(torch.tensor([torch.inf, -torch.inf]))
     (True, False)
     """
     return cmath.isfinite(x.detach().sum().item()) or bool(x.isfinite().all())
