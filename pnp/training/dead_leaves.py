@@ -4,7 +4,7 @@ Shapes have sizes of density r^-exponent and random places; each hides those tha
 picture has no scale of its own: its power spectrum falls like 1/k^2 and its gradients have heavy tails, like those of
 photographs.
 
-Source: A. B. Lee, D. Mumford and J. Huang, Occlusion models for natural images, IJCV 2001.
+Source: A. B. Lee, D. Mumford and J. Huang, Occlusion models for natural images, IJCV 41, 2001.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Floats = NDArray[np.float32]
 Integers = NDArray[np.int32]
 
 _MAX_LEAVES = 20000
-_CHUNK = 2**20
+_CHUNK = 2**16
 """Samples that are tested against leaves at a time."""
 _ELLIPSE, _RECTANGLE, _POLYGON = range(3)
 _SIDES = 6
@@ -46,7 +46,7 @@ def dead_leaves(
     rng: np.random.Generator,
     *,
     exponent: float = 3.0,
-    cover: float = 4.0,
+    cover: float = 3.0,
     shapes: tuple[float, float, float] = (0.5, 0.2, 0.3),
 ) -> Leaves:
     """Draw leaves onto n x n samples.
@@ -70,7 +70,7 @@ def dead_leaves(
     x, y = rng.uniform(-radius, n + radius), rng.uniform(-radius, n + radius)
     kind = rng.choice(3, count, p=shapes)
     turn = rng.uniform(0, 2 * math.pi, count)
-    aspect = rng.uniform(0.3, 1.0, count)
+    aspect = np.where(kind == _RECTANGLE, np.exp(rng.uniform(-2.5, 0, count)), rng.uniform(0.3, 1.0, count))
     aspect[(kind == _ELLIPSE) & (rng.random(count) < 0.5)] = 1.0
     sides = rng.integers(3, _SIDES + 1, count)[:, None]
     step = np.arange(_SIDES) % sides + rng.uniform(-0.3, 0.3, (count, _SIDES))
@@ -123,27 +123,22 @@ def _fall(
     dx[(columns < 0) | (columns >= n)] = 9.0
     dy[(rows < 0) | (rows >= n)] = 9.0
     c, s, a = (values.astype(single)[:, None] for values in (np.cos(turn[part]), np.sin(turn[part]), aspect[part]))
-    # u, v: along the leaf's axes, v stretched to the aspect.
+    seen: NDArray[np.bool_]
     if shape == _POLYGON:
-        widest = None
+        widest: Floats = np.full((1, 1, 1), -np.inf, single)
         for k in range(_SIDES):
-            p, q = (f(normals[part, k]).astype(single)[:, None] for f in (np.cos, np.sin))
+            p, q = (values.astype(single)[:, None] for values in (np.cos(normals[part, k]), np.sin(normals[part, k])))
             plane = ((c * p - s * q / a) * dx)[:, None, :] + ((s * p + c * q / a) * dy)[:, :, None]
-            widest = plane if widest is None else np.maximum(widest, plane, out=widest)
+            widest = np.maximum(widest, plane)
         seen = widest < 0.5
         seen &= (np.square(dx)[:, None, :] + np.square(dy)[:, :, None]) < 1
     else:
+        # Along the leaf's axes; v is stretched to the aspect.
         u = (c * dx)[:, None, :] + (s * dy)[:, :, None]
         v = (-s / a * dx)[:, None, :] + (c / a * dy)[:, :, None]
-        if shape == _ELLIPSE:
-            seen = np.square(u, out=u)
-            seen += np.square(v, out=v)
-            seen = seen < 1
-        else:
-            seen = np.maximum(np.abs(u, out=u), np.abs(v, out=v), out=u) < 0.7
-    leaf, row, column = np.nonzero(seen)
-    at = rows[leaf, row] * n + columns[leaf, column]
-    number = (part[leaf] + 1).astype(np.int32)
+        seen = u * u + v * v < 1 if shape == _ELLIPSE else np.maximum(np.abs(u), np.abs(v)) < 0.7
+    at = ((rows * n)[:, :, None] + columns[:, None, :])[seen]
+    number = np.repeat((part + 1).astype(np.int32), np.count_nonzero(seen, (1, 2)))
     # Leaves are in order, and of several values for one place the last one is kept.
     ahead = number > labels[at]
     labels[at[ahead]] = number[ahead]

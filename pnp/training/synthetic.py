@@ -4,10 +4,10 @@ Dead leaves with textures, shading and edges of any sharpness; fractal noise, wa
 lines; the heads and chests of `pnp.phantoms`. Each image has its own blur, light, gamma and contrast, and is saturated
 here and there.
 
-Sources: A. B. Lee, D. Mumford and J. Huang, Occlusion models for natural images, IJCV 2001: leaves with radii of density
-r^-3 have the statistics of photographs. R. Achddou, Y. Gousseau and S. Ladjal, Synthetic images as a regularity prior
-for image restoration neural networks, SSVM 2021: networks trained on dead leaves alone restore photographs. Their code
-is not used.
+Sources: A. B. Lee, D. Mumford and J. Huang, Occlusion models for natural images, IJCV 41, 2001: leaves with radii of
+density r^-3 have the statistics of photographs. R. Achddou, Y. Gousseau and S. Ladjal, Synthetic images as a regularity
+prior for image restoration neural networks, SSVM 2021: networks trained on dead leaves alone restore photographs, and
+the better for textures and depth of field (R. Achddou et al., arXiv 2504.10201). Their code is not used.
 """
 
 from __future__ import annotations
@@ -33,7 +33,11 @@ from .textures import fractal, halve, rough, strokes, text, tiles, unit, waves
 
 Floats = NDArray[np.float32]
 
-_N_TEXTURES = 5
+_MIN_SIZE = 32
+_N_FIRST = 16
+"""Images from which the first batch is taken."""
+_N_HELD_OUT = 16
+_N_TEXTURES = 4
 """Textures of the leaves of one image."""
 
 
@@ -49,13 +53,19 @@ def synthetic_image(number: int, *, size: int = 256, channels: int = 1, seed: in
     Raises:
         ValueError: the number or the seed is negative, the size is too small, channels are neither 1 nor 3.
     """
-    if channels not in (1, 3):
-        raise ValueError(f"synthetic_image: channels must be 1 or 3, got {channels}")
-    if size < 32:
-        raise ValueError(f"synthetic_image: size must be at least 32 pixels, got {size}")
-    if number < 0 or seed < 0:
-        raise ValueError(f"synthetic_image: number and seed must be 0 or more, got {number} and {seed}")
+    _check("synthetic_image", size, channels, seed)
+    if number < 0:
+        raise ValueError(f"synthetic_image: number must be 0 or more, got {number}")
     return _draw((seed, number), size, channels)
+
+
+def _check(caller: str, size: int, channels: int, seed: int) -> None:
+    if channels not in (1, 3):
+        raise ValueError(f"{caller}: channels must be 1 or 3, got {channels}")
+    if size < _MIN_SIZE:
+        raise ValueError(f"{caller}: size must be at least {_MIN_SIZE} pixels, got {size}")
+    if seed < 0:
+        raise ValueError(f"{caller}: seed must be 0 or more, got {seed}")
 
 
 def _draw(entropy: tuple[int, ...], size: int, channels: int) -> Tensor:
@@ -66,40 +76,55 @@ def _draw(entropy: tuple[int, ...], size: int, channels: int) -> Tensor:
 
 
 class SyntheticImages:
-    """Random crops of synthetic images in [0, 1]: a `Sampler` that keeps some images, and replaces one at each call.
+    """Random crops of synthetic images in [0, 1]: a `Sampler` that keeps some images and renews them one by one.
 
-    Call t uses the images t to t + kept - 1 of a sequence, and makes those that it has not made before. Which images
-    these are depends on the seed and on t alone, and the crops on the generator: `seek` resumes the sequence exactly.
-    Each process of torchrun has a sequence of its own.
+    Call t takes its crops from min(kept, 16 + t) images of a sequence, from number t // every on. Each is made when it
+    is first needed, in about 50 ms for 256 x 256 on one core: one image a call until `kept` are there, and then one in
+    `every` calls. The images depend on the seed and on t alone, the crops on the generator, so that a run that calls
+    `seek` resumes with the same ones. Each process of torchrun has a sequence of its own.
 
     Args:
         crop: side of the crops in pixels.
         channels: 1 or 3.
         seed: of the sequence.
-        size: side of the images in pixels.
+        size: side of the images in pixels, see `synthetic_image`.
         kept: number of images kept in memory, size^2 bytes for each channel.
+        every: number of calls after which the oldest image is replaced by a new one.
+
+    Raises:
+        ValueError: the crop is larger than the images, or a number is too small.
     """
 
-    def __init__(self, crop: int, channels: int = 1, *, seed: int = 0, size: int = 256, kept: int = 1000) -> None:
+    def __init__(
+        self, crop: int, channels: int = 1, *, seed: int = 0, size: int = 256, kept: int = 1000, every: int = 4
+    ) -> None:
+        _check("SyntheticImages", size, channels, seed)
         if not 1 <= crop <= size:
-            raise ValueError(f"SyntheticImages: crop must be 1 to size ({size}), got {crop}")
-        if kept < 1:
-            raise ValueError(f"SyntheticImages: kept must be at least 1, got {kept}")
-        self.crop, self.channels, self.seed, self.size, self.kept = crop, channels, seed, size, kept
+            raise ValueError(f"SyntheticImages: crop must be 1 to size, {size} pixels, got {crop}")
+        if kept < 1 or every < 1:
+            raise ValueError(f"SyntheticImages: kept and every must be at least 1, got {kept} and {every}")
+        self.crop, self.channels, self.seed, self.size, self.kept, self.every = crop, channels, seed, size, kept, every
         self.calls = 0
         self.images: dict[int, Tensor] = {}
 
     def seek(self, calls: int) -> None:
         """Continue as after this number of calls."""
         self.calls = calls
+        self._forget()
 
     def __call__(self, batch: int, /, *, generator: torch.Generator) -> Tensor:
         """Draw crops (batch, channels, crop, crop), float32 in [0, 1], in all eight positions."""
-        picked = torch.randint(self.kept, (batch,), generator=generator) + self.calls
+        count = min(self.kept, _N_FIRST + self.calls)
+        picked = self.calls // self.every + torch.randint(count, (batch,), generator=generator)
+        crops = [Crops([self._image(k)], self.crop)(1, generator=generator) for k in picked.tolist()]
         self.calls += 1
-        images = [self._image(k) for k in picked.tolist()]
-        self.images.pop(self.calls - 1, None)
-        return torch.cat([Crops([x], self.crop)(1, generator=generator) for x in images])
+        self._forget()
+        return torch.cat(crops)
+
+    def _forget(self) -> None:
+        first = self.calls // self.every
+        for number in [k for k in self.images if not first <= k < first + self.kept]:
+            del self.images[number]
 
     def _image(self, number: int) -> Tensor:
         if number not in self.images:
@@ -111,7 +136,7 @@ class SyntheticImages:
 def synthetic_set(*, channels: int = 1, crop: int = 96, seed: int = 0) -> TrainingSet:
     """Return crops of synthetic images, with sigma in [0.2, 55]/255, mostly uniform, as for photographs.
 
-    Sixteen images of 256 x 256, which no training uses, are held out for validation.
+    Sixteen images of 256 x 256, which no training uses, are for validation.
 
     Args:
         channels: 1 is grey, 3 is colour.
@@ -122,7 +147,7 @@ def synthetic_set(*, channels: int = 1, crop: int = 96, seed: int = 0) -> Traini
         ValueError: the crop is too large.
     """
     check_crop("synthetic_set", crop)
-    validation = [synthetic_image(k, channels=channels).float() / 255 for k in range(16)]
+    validation = [synthetic_image(k, channels=channels).float() / 255 for k in range(_N_HELD_OUT)]
     return TrainingSet(
         sampler=SyntheticImages(crop, channels, seed=seed),
         levels=NoiseLevels(0.2 / 255, 55 / 255, "mixed"),
@@ -295,7 +320,7 @@ def _phantom(n: int, channels: int, rng: np.random.Generator) -> Floats:
     x = make(n, generator=g)[0, 0].numpy() / 0.0215  # soft tissue is about 1
     low = rng.choice([0.0, rng.uniform(0, 0.9)])
     x = (x - low) / (rng.uniform(1.05, 2.0) - low)
-    x = np.rot90(x, rng.integers(4))
+    x = np.rot90(x, int(rng.integers(4)))
     y: Floats = np.broadcast_to(x.clip(0, 1).astype(np.float32), (channels, n, n))
     return y
 
@@ -306,8 +331,8 @@ def _expose(x: Floats, rng: np.random.Generator) -> Floats:
     if rng.random() < 0.4:
         x = x * np.exp(rng.uniform(0.1, 0.5) * fractal(n, 2.5, rng))
     kind = rng.random()
-    if kind < 0.65:
-        sigma = rng.uniform(0.3, 0.8) if kind < 0.5 else _log_uniform(0.8, 3, rng)
+    if kind < 0.6:
+        sigma = rng.uniform(0.3, 0.8) if kind < 0.5 else _log_uniform(0.8, 2.5, rng)
         x = gaussian_filter(x, (0, sigma, sigma))
     if rng.random() < 0.15:  # out of focus in parts
         sigma = _log_uniform(1, 6, rng)
@@ -316,8 +341,7 @@ def _expose(x: Floats, rng: np.random.Generator) -> Floats:
     if rng.random() < 0.25:
         x = x + rng.uniform(0.2, 1.0) * (x - gaussian_filter(x, (0, 1.0, 1.0)))
     low, high = np.percentile(x[:, ::4, ::4], (rng.uniform(0, 3), 100 - rng.uniform(0, 3)))
-    x = (x - low) / max(float(high - low), 0.05)
-    x = np.maximum(x, 0) ** math.exp(rng.normal(0, 0.35))
-    dark, bright = rng.uniform(-0.05, 0.25), rng.uniform(0.55, 1.1)
-    y: Floats = (dark + (bright - dark) * x).clip(0, 1).astype(np.float32)
+    stretched = np.maximum((x - low) / max(float(high - low), 0.05), 0) ** math.exp(rng.normal(0, 0.35))
+    dark, bright = rng.uniform(-0.05, 0.2), rng.uniform(0.65, 1.15)
+    y: Floats = (dark + (bright - dark) * stretched).clip(0, 1).astype(np.float32)
     return y

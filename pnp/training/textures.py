@@ -39,8 +39,8 @@ def fractal(n: int, slope: float, rng: np.random.Generator, *, aspect: float = 1
         turn = rng.uniform(0, math.pi)
         c, s = math.cos(turn), math.sin(turn)
         fx, fy = (c * fx + s * fy) * aspect, (c * fy - s * fx) / aspect
-    power = (fx * fx + fy * fy + 1 / longest**2) ** (-slope / 2)
-    noise = fft.rfft2(rng.standard_normal((n, n), np.float32)) * power.astype(np.float32)
+    power = (fx * fx + fy * fy + 1 / longest**2).astype(np.float32) ** np.float32(-slope / 2)
+    noise = fft.rfft2(rng.standard_normal((n, n), np.float32)) * power
     noise[0, 0] = 0
     return unit(fft.irfft2(noise, (n, n)))
 
@@ -120,7 +120,7 @@ def strokes(n: int, rng: np.random.Generator) -> Floats:
     points = np.concatenate([start, start + steps.cumsum(1)], 1)
     thick = 2 / n * math.exp(rng.uniform(math.log(0.4), math.log(3))) * rng.uniform(0.5, 1.5, (count, 1))
     radius = thick * np.linspace(1, rng.uniform(0.2, 1), parts + 1)
-    return _drawn(n, points[:, :-1], points[:, 1:], radius[:, :-1], radius[:, 1:])
+    return _drawn(n, points, radius)
 
 
 def text(n: int, rng: np.random.Generator) -> Floats:
@@ -147,12 +147,15 @@ def text(n: int, rng: np.random.Generator) -> Floats:
         points = points @ np.array([[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]])
     points = points[(np.abs(points) < 1.1).all((1, 2))] * (1, -1)
     radius = np.full(points.shape[:2], height * rng.uniform(0.03, 0.09))
-    return _drawn(n, points[:, :-1], points[:, 1:], radius[:, :-1], radius[:, 1:])
+    return _drawn(n, points, radius)
 
 
-def _drawn(n: int, a: Floats, b: Floats, radius_a: Floats, radius_b: Floats) -> Floats:
-    """Return the coverage of tapered parts of strokes from a to b, any number in the plane [-1, 1] x [-1, 1]."""
-    flat = [torch.from_numpy(np.pad(p.reshape(-1, 2), ((0, 0), (0, 1))).astype(np.float32)) for p in (a, b)]
-    radii = [torch.from_numpy(r.reshape(-1).astype(np.float32)) for r in (radius_a, radius_b)]
+def _drawn(n: int, points: NDArray[np.float64], radius: NDArray[np.float64]) -> Floats:
+    """Return the coverage (n, n) of polygonal strokes through points (n_strokes, n_points, 2), y up, in [-1, 1]."""
+    flat = [
+        torch.from_numpy(np.pad(p.reshape(-1, 2), ((0, 0), (0, 1))).astype(np.float32))
+        for p in (points[:, :-1], points[:, 1:])
+    ]
+    radii = [torch.from_numpy(r.reshape(-1).astype(np.float32)) for r in (radius[:, :-1], radius[:, 1:])]
     covered: Floats = tube_coverage(n, *flat, *radii).numpy()
     return covered
