@@ -244,13 +244,13 @@ def _texture(n: int, rng: np.random.Generator) -> Floats:
 def _leaves(n: int, channels: int, rng: np.random.Generator) -> Floats:
     """Return dead leaves of colours of their own, shaded linearly and textured, averaged over 2 x 2 samples."""
     m = 2 * n
-    smallest = _log_uniform(2, 6, rng) if rng.random() < 0.6 else _log_uniform(6, 60, rng)
+    smallest = _log_uniform(2, 6, rng) if rng.random() < 0.4 else _log_uniform(6, 80, rng)
     found = dead_leaves(
         m,
         smallest,
         smallest + m * rng.uniform(0.05, 0.8),
         rng,
-        exponent=rng.normal(3, 0.2),
+        exponent=rng.normal(2.9, 0.2),
         shapes=tuple(rng.dirichlet((1.0, 0.5, 0.8))),
     )
     labels = _bent(found.labels, rng) if rng.random() < 0.6 else found.labels
@@ -329,10 +329,10 @@ def _expose(x: Floats, rng: np.random.Generator) -> Floats:
     """Return the scene as a camera shows it, in [0, 1]: light, focus, sharpening, contrast, gamma, saturation."""
     n = x.shape[1]
     if rng.random() < 0.4:
-        x = x * np.exp(rng.uniform(0.1, 0.5) * fractal(n, 2.5, rng))
+        x = x * np.exp(rng.uniform(0.1, 0.4) * fractal(n, 2.5, rng))
     kind = rng.random()
-    if kind < 0.6:
-        sigma = rng.uniform(0.3, 0.8) if kind < 0.5 else _log_uniform(0.8, 2.5, rng)
+    if kind < 0.5:
+        sigma = rng.uniform(0.3, 0.8) if kind < 0.4 else _log_uniform(0.8, 2.5, rng)
         x = gaussian_filter(x, (0, sigma, sigma))
     if rng.random() < 0.15:  # out of focus in parts
         sigma = _log_uniform(1, 6, rng)
@@ -341,7 +341,7 @@ def _expose(x: Floats, rng: np.random.Generator) -> Floats:
     if rng.random() < 0.25:
         x = x + rng.uniform(0.2, 1.0) * (x - gaussian_filter(x, (0, 1.0, 1.0)))
     low, high = np.percentile(x[:, ::4, ::4], (rng.uniform(0, 3), 100 - rng.uniform(0, 3)))
-    stretched = np.maximum((x - low) / max(float(high - low), 0.05), 0) ** math.exp(rng.normal(0, 0.35))
+    stretched = np.maximum((x - low) / max(float(high - low), 0.05), 0) ** math.exp(rng.normal(-0.1, 0.35))
     dark, bright = rng.uniform(-0.05, 0.2), rng.uniform(0.65, 1.15)
     y: Floats = (dark + (bright - dark) * stretched).clip(0, 1).astype(np.float32)
     return y
