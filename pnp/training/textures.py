@@ -108,14 +108,17 @@ def halve(x: Floats) -> Floats:
 
 
 def strokes(n: int, rng: np.random.Generator) -> Floats:
-    """Return the coverage (n, n) of bent strokes that taper, in one direction or in all: hair, grass, twigs, cables."""
+    """Return the coverage (n, n) of bent or straight strokes in one direction or in all: hair, grass, twigs, masts."""
     count, parts = int(math.exp(rng.uniform(0.7, 4.6))), 14
-    length = math.exp(rng.uniform(math.log(0.01), math.log(0.06)))  # of a part; the width is 2
+    straight = rng.random() < 0.35
+    # Length of a part; the width of the picture is 2.
+    length = math.exp(rng.uniform(math.log(0.01), math.log(0.15 if straight else 0.06)))
     start = rng.uniform(-1.2, 1.2, (count, 1, 2))
-    spread = rng.choice([0.15, 0.5, 3.0])
-    heading = rng.uniform(0, 2 * math.pi) + spread * rng.standard_normal((count, 1))
-    heading = heading + rng.normal(0, 0.6 / parts, (count, 1)) * np.arange(parts)
-    heading = heading + 0.15 * rng.random() * rng.standard_normal((count, parts)).cumsum(1)
+    heading = rng.uniform(0, 2 * math.pi) + rng.choice([0.02, 0.15, 0.5, 3.0]) * rng.standard_normal((count, 1))
+    heading = np.repeat(heading, parts, 1)
+    if not straight:
+        heading += rng.normal(0, 0.6 / parts, (count, 1)) * np.arange(parts)
+        heading += 0.15 * rng.random() * rng.standard_normal((count, parts)).cumsum(1)
     steps = length * rng.uniform(0.5, 1.5, (count, 1, 1)) * np.stack([np.cos(heading), np.sin(heading)], -1)
     points = np.concatenate([start, start + steps.cumsum(1)], 1)
     thick = 2 / n * math.exp(rng.uniform(math.log(0.4), math.log(3))) * rng.uniform(0.5, 1.5, (count, 1))
