@@ -40,7 +40,8 @@ def images():
 
 
 def test_images_have_the_statistics_of_photographs(images):
-    # Power falls like k^-2 or a little faster (Field 1987); differences of neighbours are far from Gaussian, whose kurtosis is 3.
+    # Power falls like k^-2 or a little faster (Field 1987); differences of neighbours are far from Gaussian, whose
+    # kurtosis is 3.
     assert slope(images) == pytest.approx(-2.25, abs=0.5)
     assert np.median([kurtosis(np.diff(x, axis=1)) for x in images]) > 8
     assert kurtosis(np.concatenate([np.diff(x, axis=1).ravel() for x in images])) > 6
