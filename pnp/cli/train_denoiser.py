@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -31,7 +30,12 @@ def train_denoiser(
     kind: Annotated[
         str, typer.Option(help="Architecture and data: gray or color for photographs, convergence for simulated maps.")
     ] = "gray",
-    data: Annotated[Path | None, typer.Option(help="Folder of photographs; subfolders are included.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder of photographs, subfolders included; or synthetic: images that the command makes itself."
+        ),
+    ] = None,
     start: Annotated[
         str | None, typer.Option(help="Initial weights to fine-tune on your data: a name, e.g. gray, or a file.")
     ] = None,
@@ -40,7 +44,7 @@ def train_denoiser(
     batch: Annotated[
         int | None, typer.Option(help="Images per step, over all processes; default: 12, or 4 for convergence.")
     ] = None,
-    crop: Annotated[int, typer.Option(help="Side of the crops from photographs in pixels, at most 128.")] = 96,
+    crop: Annotated[int, typer.Option(help="Side of the crops from images in pixels, at most 128.")] = 96,
     optimizer: Annotated[
         str, typer.Option(help="Optimiser: muon (for hidden layers; AdamW for the rest) or adamw.")
     ] = "muon",
@@ -66,12 +70,16 @@ def train_denoiser(
     torchrun each process has one GPU and a share of every batch; a run must be resumed with the same number of
     processes.
 
+    Images of --data synthetic are dead leaves, textures, drawings and phantoms, drawn from --seed: weights trained on
+    them carry no terms of anybody's photographs. A folder of that name is given as ./synthetic.
+
     \b
     Examples:
       pnp train denoiser --data photographs/ --minutes 60 -o gray.safetensors
       pnp train denoiser --data photographs/ --minutes 60 -o gray.safetensors --resume
       pnp train denoiser --data slices/ --start gray --minutes 20 -o slices.safetensors
       pnp train denoiser --data photographs/ --kind color --steps 20000 -o color.safetensors
+      pnp train denoiser --data synthetic --minutes 60 -o open.safetensors
       pnp train denoiser --kind convergence --std 0.018 -o kappa.safetensors
       torchrun --nproc-per-node=2 $(which pnp) train denoiser --data photographs/ -o gray.safetensors
     """
@@ -85,13 +93,14 @@ def train_denoiser(
     from ..lensing.training_set import convergence_set
     from ..training import processes
     from ..training.photographs import photograph_set
+    from ..training.synthetic import synthetic_set
 
     if kind not in ARCHITECTURES:
         raise ValueError(f"--kind must be one of {', '.join(ARCHITECTURES)}, got {kind!r}")
     if kind == "convergence" and data is not None:
         raise ValueError(f"--data {data}: convergence maps are simulated; leave --data out, or choose another --kind")
     if kind != "convergence" and data is None:
-        raise ValueError("--data is missing: give a folder of images to train on")
+        raise ValueError("--data is missing: give a folder of images to train on, or synthetic")
     given: dict[str, Any] = {"steps": steps, "minutes": minutes, "optimizer": optimizer, "seed": seed}
     given |= {} if batch is None else {"batch": batch}
     training.TrainingOptions(**given)
@@ -103,7 +112,9 @@ def train_denoiser(
         if initial.config() != model.config():
             raise ValueError(f"--start {start} has another architecture than --kind {kind}; choose its own --kind")
         model.load_state_dict(initial.state_dict())
-    if data is not None:
+    if data == "synthetic":
+        job = synthetic_set(channels=model.channels, crop=crop, seed=seed)
+    elif data is not None:
         job = photograph_set(data, channels=model.channels, crop=crop)
     else:
         job = convergence_set(_numbers("--std", std), pixel_arcmin)

@@ -4,14 +4,17 @@ from .denoiser import denoising_psnr, train_denoiser
 from .loop import Interrupted, train
 from .options import NoiseLevels, TrainingOptions
 from .state import Task, load_checkpoint
+from .synthetic import SyntheticImages, synthetic_image
 
 __all__ = [
     "Interrupted",
     "NoiseLevels",
+    "SyntheticImages",
     "Task",
     "TrainingOptions",
     "denoising_psnr",
     "load_checkpoint",
+    "synthetic_image",
     "train",
     "train_denoiser",
 ]

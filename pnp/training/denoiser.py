@@ -56,7 +56,8 @@ def train_denoiser(
     Args:
         model: a denoiser D(x, sigma), sigma (B,). Where it has `valid(y, sigma)`, which returns the part of a crop that
             needs no border, and its offset, that is used instead.
-        sampler: draws clean images.
+        sampler: draws clean images. Where its images also change from call to call, as those of
+            `synthetic.SyntheticImages` do, it has `seek(step)`, which is called before the first step of a run.
         levels: draws noise levels in units of the images.
         options: see `TrainingOptions`; saved in the checkpoint.
         checkpoint: file for the state of the run, written every `checkpoint_minutes`, at the end and at a signal. A
@@ -99,6 +100,11 @@ class DenoisingTask(Task):
         """Draw clean images x, y = x + sigma n, and sigma (batch,)."""
         x, sigma = self.sampler(batch, generator=generator), self.levels(batch, generator=generator)
         return x, x + sigma.reshape(-1, 1, 1, 1) * torch.randn(x.shape, generator=generator), sigma
+
+    def seek(self, step: int) -> None:
+        """Let a sampler whose images change by step, such as `SyntheticImages`, continue there: one call a step."""
+        if hasattr(self.sampler, "seek"):
+            self.sampler.seek(step)
 
     def forward(self, x: Tensor, y: Tensor, sigma: Tensor) -> Tensor:
         """Return the weighted mean square error of D(y, sigma), y = x + noise of level sigma (B,)."""

@@ -105,6 +105,7 @@ def _train(
     run = Run(task, options)
     if path.exists():
         run.load(path)
+    task.seek(run.step)
     device, first_step = like(model).device, run.step
     saved = run.seconds
     validated = run.history[-1][1] if run.history else 0.0

@@ -30,6 +30,12 @@ class TrainingSet(NamedTuple):
     """Number of images that `validate` uses."""
 
 
+def check_crop(caller: str, crop: int) -> None:
+    """Refuse crops that are too large."""
+    if not 1 <= crop <= _MAX_CROP:
+        raise ValueError(f"{caller}: crop must be 1 to {_MAX_CROP} pixels, got {crop}")
+
+
 def photograph_set(folder: str | Path, *, channels: int = 1, crop: int = 96) -> TrainingSet:
     """Return crops of photographs, also of copies at 0.7 of their size, with sigma in [0.2, 55]/255, mostly uniform.
 
@@ -46,8 +52,7 @@ def photograph_set(folder: str | Path, *, channels: int = 1, crop: int = 96) -> 
     Raises:
         ValueError: the folder has fewer than two images, or some are unreadable or too small; the crop is too large.
     """
-    if not 1 <= crop <= _MAX_CROP:
-        raise ValueError(f"photograph_set: crop must be 1 to {_MAX_CROP} pixels, got {crop}")
+    check_crop("photograph_set", crop)
     images = load_folder(folder, channels)
     if len(images) < 2:
         raise ValueError(f"photograph_set: {str(folder)!r} has one image; training and validation need at least two")

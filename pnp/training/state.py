@@ -113,6 +113,9 @@ class Task(nn.Module):
         """Draw the arguments of `forward` for a batch, on the CPU; all randomness comes from the generator."""
         raise NotImplementedError
 
+    def seek(self, step: int) -> None:
+        """Continue with the batches of this step; called before the first one, for tasks whose data change by step."""
+
 
 class Run:
     """All that changes during a training run, and its checkpoint."""
