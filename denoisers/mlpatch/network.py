@@ -7,10 +7,13 @@ pixels, and z = y / sigma:
     f(q) += W_b relu(W_a f(N(q)) + b_a) + b_b       for each block     gather (W_a, b_a) and update (W_b, b_b)
     g(p)  = sum_q <W_w[p - q], f(q)>                                   write: overlapping patches, summed
 
+Blocks come in stages; between two stages on lattices of spacings s and 2 s, one matrix changes the lattice (`lattices.py`).
+
 Each layer is one matrix product per query. W_a gathers the neighbours within its product (a convolution, dilated where
 the lattice is finer than the spacing). g depends only on the distances from q to its taps and its neighbours, so the
-distance of the *queries*, the stride, is free: any divisor of `spacing`. At stride 1 every pixel is a query and g is
-the mean over all lattices.
+distance of the *queries*, the stride, is free: any divisor of `spacing`, or the spacing of a coarser lattice. Finer
+queries than a lattice's own are all its shifts by multiples of the stride at once; g is the mean over them. At stride 1
+every pixel is a query.
 
 In the unit-free scheme the rows of W_r sum to zero, hence g((a y + b) / (a sigma)) = g(y / sigma) for a > 0.
 """
@@ -26,6 +29,7 @@ from torch import Tensor, nn
 
 from ..weight_files import RenamedLayers
 from .geometry import grid_taps, tap_matrix
+from .lattices import Change, Stage, changes_between
 
 
 class Folded(NamedTuple):
@@ -35,6 +39,8 @@ class Folded(NamedTuple):
     """Kernel (features, channels, support, support), taps folded in, and bias."""
     blocks: tuple[tuple[Tensor, Tensor, Tensor, Tensor], ...]
     """W_a (hidden, features, 3, 3), b_a, W_b (features, hidden, 1, 1), b_b of each block."""
+    changes: tuple[tuple[Tensor, Tensor], ...]
+    """Kernel and bias of each change of lattice."""
     write: Tensor
     """Kernel (features, channels, patch, patch)."""
     dtype: torch.dtype
@@ -81,9 +87,7 @@ class Network(nn.Module):
         channels: channels of the image.
         taps: the learned taps start as a taps x taps grid.
         margin: how far beyond that grid the taps may move.
-        features, hidden: width of the features and of the blocks' hidden layers.
-        dilations: for each block, the distance of its neighbours, in spacings.
-        spacing: distance of neighbouring queries.
+        stages: blocks and their lattices (`stages_of`).
         patch: side of the output patch, odd, at least the spacing.
         zero_sum: whether the rows of W_r sum to zero (the unit-free scheme).
     """
@@ -94,20 +98,24 @@ class Network(nn.Module):
         *,
         taps: int,
         margin: int,
-        features: int,
-        hidden: int,
-        dilations: tuple[int, ...],
-        spacing: int,
+        stages: tuple[Stage, ...],
         patch: int,
         zero_sum: bool,
     ) -> None:
         super().__init__()
-        self.channels, self.spacing, self.patch, self.zero_sum = channels, spacing, patch, zero_sum
+        self.channels, self.stages, self.patch, self.zero_sum = channels, stages, patch, zero_sum
+        self.spacing = stages[0].spacing
+        self.period = max(stage.spacing for stage in stages)
+        """Spacing of the coarsest lattice: shifts by multiples of it change nothing."""
         self.support = taps + 2 * margin
         self.taps = nn.Parameter(grid_taps(taps))
+        features = stages[0].features
         self.read = nn.Linear(channels * taps**2, features)
         self.level = None if zero_sum else nn.Parameter(torch.zeros(features))
-        self.blocks = nn.ModuleList(Block(features, hidden, d, has_level=not zero_sum) for d in dilations)
+        self.blocks = nn.ModuleList(
+            Block(stage.features, stage.hidden, d, has_level=not zero_sum) for stage in stages for d in stage.dilations
+        )
+        self.changes = nn.ModuleList(changes_between(stages))
         self.write = nn.Linear(features, channels * patch**2, bias=False)
         self._initialize()
 
@@ -120,15 +128,28 @@ class Network(nn.Module):
             nn.init.normal_(b.update.weight, std=(0.5 / (len(self.blocks) * b.update.in_features)) ** 0.5)
             nn.init.zeros_(b.gather.bias)
             nn.init.zeros_(b.update.bias)
+        for change in self._changes():
+            change.initialize()
         nn.init.normal_(self.write.weight, std=0.05 / self.read.out_features**0.5)
 
     def _blocks(self) -> list[Block]:
         return list(self.blocks)  # type: ignore[arg-type]
 
+    def _changes(self) -> list[Change]:
+        return list(self.changes)  # type: ignore[arg-type]
+
     @property
     def reach(self) -> int:
         """Largest distance of a query's input from the query, along an axis."""
-        return self.support // 2 + self.spacing * sum(b.dilation for b in self._blocks())
+        # A query of a finer lattice is on one side of that of the coarser one, by up to the finer spacing.
+        between = sum(change.fine.spacing for change in self._changes() if change.coarsens)
+        return self.support // 2 + between + sum(stage.spacing * sum(stage.dilations) for stage in self.stages)
+
+    @property
+    def strides(self) -> list[int]:
+        """Distances that the queries may have: divisors of the spacing, and the spacings of coarser lattices."""
+        divisors = [k for k in range(1, self.spacing + 1) if self.spacing % k == 0]
+        return divisors + sorted({stage.spacing for stage in self.stages[1:]} - {self.spacing})
 
     def fold(self, wide: torch.dtype, dtype: torch.dtype) -> Folded:
         """Return the kernels: the first in dtype `wide`, with the taps folded in, the others in `dtype`."""
@@ -140,30 +161,58 @@ class Network(nn.Module):
         return Folded(
             (w.reshape(-1, c, s, s), self.read.bias.to(wide)),
             tuple(b.fold(dtype) for b in self._blocks()),
+            tuple(change.fold(dtype) for change in self._changes()),
             self.write.weight.to(dtype).T.reshape(-1, c, p, p),
             dtype,
         )
 
-    def features(self, y: Tensor, sigma: Tensor, level: Tensor | None, stride: int, folded: Folded, n: int) -> Tensor:
-        """Return the features after the first n blocks at all queries that y (B, C, H, W) has the input for.
+    def features(
+        self, y: Tensor, sigma: Tensor, level: Tensor | None, stride: int, folded: Folded, *, without_last: bool = False
+    ) -> Tensor:
+        """Return the features at all queries of the finest lattice that y (B, C, H, W) has the input for.
 
         Args:
             y: noisy images.
             sigma: (B,); where it is 0, y counts as 0 (the noise then has no weight).
             level: (B,), the noise level's logarithm, or None.
-            stride: distance of the queries, a divisor of the spacing; the first is at the middle of its window.
+            stride: distance of the queries, one of `strides`; the first is at the middle of its window.
             folded: from `fold`.
-            n: number of blocks.
+            without_last: whether to leave out the last block.
+
+        Returns:
+            Features (N, features, H', W'), N = B `cases(stride)`: first those of the first case for all images.
         """
         z = self._in_sigmas(y, sigma[:, None, None, None])
-        f = _add_level(F.conv2d(z, *folded.read, stride=stride), level, self.level)
+        f = _add_level(F.conv2d(z, *folded.read, stride=min(stride, self.spacing)), level, self.level)
         f = f.to(folded.dtype, memory_format=torch.channels_last)
-        step = self.spacing // stride
-        for block, kernels in zip(self._blocks()[:n], folded.blocks, strict=False):
-            z = block.hidden(f, *kernels[:2], level, step).relu_()
-            crop = step * block.dilation
-            f = F.conv2d(z, *kernels[2:]).add_(f[:, :, crop : f.shape[2] - crop, crop : f.shape[3] - crop])
+        blocks = iter(zip(self._blocks(), folded.blocks, strict=True))
+        at, left = 0, list[tuple[Tensor, int]]()
+        for k, stage in enumerate(self.stages):
+            if k > 0:
+                change, kernel = self._changes()[k - 1], folded.changes[k - 1]
+                start = change.start(at, stride)
+                if change.coarsens:
+                    left.append((f, at))
+                    f = change.coarsen(f, kernel, at, stride)
+                else:
+                    skip, began = left.pop()
+                    lead = (start - began) // min(stride, stage.spacing)
+                    f = change.refine(f, kernel, skip, lead, at, stride)
+                    level = None if level is None else level.repeat(len(f) // len(level))
+                at = start
+            step = max(stage.spacing // stride, 1)
+            last = without_last and k == len(self.stages) - 1
+            for _ in stage.dilations[: -1 if last else None]:
+                block, kernels = next(blocks)
+                z = block.hidden(f, *kernels[:2], level, step).relu_()
+                crop = step * block.dilation
+                f = F.conv2d(z, *kernels[2:]).add_(f[:, :, crop : f.shape[2] - crop, crop : f.shape[3] - crop])
+                at += stage.spacing * block.dilation
         return f
+
+    def cases(self, stride: int) -> int:
+        """Return how many cases of features a query of the finest lattice has: shifts of the coarser lattices."""
+        return max(self.period // max(stride, self.spacing), 1) ** 2
 
     def _in_sigmas(self, y: Tensor, sigma: Tensor) -> Tensor:
         """Return y / sigma; in the unit-free scheme relative to y's mean.
@@ -185,7 +234,11 @@ class Network(nn.Module):
 
     def _before(self, stride: int) -> int:
         """Return the input samples before the first sample of g that all its patches cover."""
-        return self.reach - self.patch // 2 + self.patch - stride
+        at = 0
+        for k, stage in enumerate(self.stages):
+            at = self._changes()[k - 1].start(at, stride) if k > 0 else at
+            at += stage.spacing * sum(stage.dilations)
+        return at + self.support // 2 - self.patch // 2 + self.patch - min(stride, self.spacing)
 
     def _lead(self, stride: int) -> int:
         """Return how many samples of g to leave out, so that it starts at a multiple of the stride for any crop."""
@@ -193,10 +246,13 @@ class Network(nn.Module):
 
     def forward(self, y: Tensor, sigma: Tensor, level: Tensor | None, stride: int, folded: Folded) -> Tensor:
         """Return g where all patches cover y, from sample `margins(stride)[0]` of y, a multiple of the stride."""
-        f = self.features(y, sigma, level, stride, folded, len(self.blocks))
-        crop, lead = self.patch - stride, self._lead(stride)
-        # The patches overlap (spacing / stride)^2 times as often as they do at the largest stride.
-        g = F.conv_transpose2d(f, folded.write * (stride / self.spacing) ** 2, stride=stride)
+        f = self.features(y, sigma, level, stride, folded)
+        if len(f) > len(y):
+            f = f.unflatten(0, (-1, len(y))).mean(0)
+        step = min(stride, self.spacing)
+        crop, lead = self.patch - step, self._lead(stride)
+        # The patches overlap (spacing / step)^2 times as often as they do at the largest stride.
+        g = F.conv_transpose2d(f, folded.write * (step / self.spacing) ** 2, stride=step)
         return g[:, :, crop + lead : g.shape[2] - crop, crop + lead : g.shape[3] - crop]
 
 
