@@ -48,13 +48,19 @@ def stages_of(
     """
     if isinstance(spacing, int):
         columns: list[list[Any]] = [[spacing], [features], [hidden], [dilations]]
+    elif not isinstance(spacing, tuple | list) or not spacing:
+        raise ValueError(f"MLPatch: spacing must be a number, or a tuple with one for each stage, got {spacing!r:.90}")
     else:
-        columns = [_per_stage(name, value, len(spacing)) for name, value in _named(spacing, features, hidden, dilations)]
+        columns = [
+            _per_stage(name, value, len(spacing)) for name, value in _named(spacing, features, hidden, dilations)
+        ]
     stages = tuple(Stage(s, f, h, _dilations(d)) for s, f, h, d in zip(*columns, strict=True))
     for stage in stages:
         for name, value in zip(("spacing", "features", "hidden"), stage[:3], strict=True):
             if not isinstance(value, int) or value < 1:
-                raise ValueError(f"MLPatch: {name} must be at least 1, got {value!r:.90}; a tuple goes with one of spacing")
+                raise ValueError(
+                    f"MLPatch: {name} must be at least 1, got {value!r:.90}; a tuple goes with one of spacing"
+                )
     _check_lattices(stages)
     return stages
 
@@ -71,7 +77,7 @@ def _named(*values: Any) -> list[tuple[str, Any]]:
 
 def _per_stage(name: str, value: Any, n: int) -> list[Any]:
     """Return an option's values for n stages as a list."""
-    if isinstance(value, int) or len(value) != n or n == 0:
+    if not isinstance(value, tuple | list) or len(value) != n:
         raise ValueError(
             f"MLPatch: {name} must be a tuple with an entry for each of the {n} stages of spacing, got {value!r:.90}"
         )
@@ -80,7 +86,7 @@ def _per_stage(name: str, value: Any, n: int) -> list[Any]:
 
 def _dilations(values: Any) -> tuple[int, ...]:
     """Return the dilations of one stage as a tuple."""
-    if isinstance(values, int) or not values or not all(isinstance(d, int) and d >= 1 for d in values):
+    if not isinstance(values, tuple | list) or not values or not all(isinstance(d, int) and d >= 1 for d in values):
         raise ValueError(f"MLPatch: dilations must be one number from 1 up for each block, got {values!r:.90}")
     return tuple(values)
 

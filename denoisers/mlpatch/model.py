@@ -203,12 +203,28 @@ class MLPatch(nn.Module):
         stride = self.stride if stride is None else self._check_stride(stride)
         return evaluate(self, x, s, stride, progress=progress)
 
-    def valid(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, int]:
-        """Denoise the part of x (B, C, H, W) that needs no border, sigma (B,); return it and its offset in x.
+    def valid(self, x: Tensor, sigma: Tensor, *, border: int | None = None) -> tuple[Tensor, int]:
+        """Denoise the inside of x (B, C, H, W), sigma (B,); return it and its offset in x.
 
         Training uses this method, at the largest stride.
+
+        Args:
+            x: noisy images.
+            sigma: (B,).
+            border: pixels that are left out at the edges of x. None: the value of every other pixel has all its input
+                in x, as in `forward`. Else features beyond x count as zero, which changes values that depend on them:
+                a wide field leaves little of a crop otherwise.
         """
         stride = self.network.period
+        if border is not None:
+            height, width = (n - n % stride for n in x.shape[2:])
+            if not 0 <= border < min(height, width) / 2:
+                raise ValueError(f"MLPatch.valid: border must leave a part of {height} x {width}, got {border}")
+            y = x[:, :, :height, :width]
+            with torch.autocast(x.device.type, enabled=False):
+                g = self.network.padded(y, sigma, self.log_level(sigma), self.fold(x))
+            inside = (..., slice(border, height - border), slice(border, width - border))
+            return self.combine(y, g.to(y.dtype), sigma)[inside], border
         return self.estimate(x, sigma, stride, self.fold(x)), self.network.margins(stride)[0]
 
     def at(self, x: Tensor, coords: Tensor, sigma: float | Tensor) -> Tensor:
@@ -244,15 +260,13 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "spacing": (2, 4, 2),
         "patch": 7,
     },
-    # The same with four times as many multiplications.
+    # The same with four times as many multiplications: a field of 127 pixels.
     "gray-hq": {
-        "taps": 9,
         "margin": 0,
         "features": (112, 224, 112),
         "hidden": (112, 192, 112),
         "dilations": ((1,) * 6, (1,) * 8, (1,) * 6),
         "spacing": (2, 4, 2),
-        "patch": 7,
     },
     "color": {"channels": 3, "features": 96, "hidden": 64},
     # Convergence maps, where the noise is ten times the signal: neighbours up to sixteen pixels away, a field of

@@ -75,9 +75,15 @@ class Block(RenamedLayers):
         w = self.gather.weight.to(dtype).reshape(self.shape).permute(0, 3, 1, 2)
         return w, self.gather.bias.to(dtype), self.update.weight.to(dtype)[:, :, None, None], self.update.bias.to(dtype)
 
-    def hidden(self, f: Tensor, w: Tensor, b: Tensor, level: Tensor | None, step: int) -> Tensor:
-        """Return the valid part of the hidden layer before its rectifier; `step` is the spacing over the stride."""
-        return _add_level(F.conv2d(f, w, b, dilation=step * self.dilation), level, self.level)
+    def hidden(
+        self, f: Tensor, w: Tensor, b: Tensor, level: Tensor | None, step: int, *, padded: bool = False
+    ) -> Tensor:
+        """Return the hidden layer before its rectifier; `step` is the spacing over the stride.
+
+        It is the part that has all its input, or all of it where zeros pad the features.
+        """
+        far = step * self.dilation
+        return _add_level(F.conv2d(f, w, b, dilation=far, padding=far if padded else 0), level, self.level)
 
 
 class Network(nn.Module):
@@ -167,7 +173,15 @@ class Network(nn.Module):
         )
 
     def features(
-        self, y: Tensor, sigma: Tensor, level: Tensor | None, stride: int, folded: Folded, *, without_last: bool = False
+        self,
+        y: Tensor,
+        sigma: Tensor,
+        level: Tensor | None,
+        stride: int,
+        folded: Folded,
+        *,
+        without_last: bool = False,
+        padded: bool = False,
     ) -> Tensor:
         """Return the features at all queries of the finest lattice that y (B, C, H, W) has the input for.
 
@@ -178,12 +192,15 @@ class Network(nn.Module):
             stride: distance of the queries, one of `strides`; the first is at the middle of its window.
             folded: from `fold`.
             without_last: whether to leave out the last block.
+            padded: whether features beyond y count as zero, so that there are queries up to its edges. The sides of y
+                are then multiples of the period, which is the stride, and the first query is at its first pixel.
 
         Returns:
             Features (N, features, H', W'), N = B `cases(stride)`: first those of the first case for all images.
         """
         z = self._in_sigmas(y, sigma[:, None, None, None])
-        f = _add_level(F.conv2d(z, *folded.read, stride=min(stride, self.spacing)), level, self.level)
+        edge = self.support // 2 if padded else 0
+        f = _add_level(F.conv2d(z, *folded.read, stride=min(stride, self.spacing), padding=edge), level, self.level)
         f = f.to(folded.dtype, memory_format=torch.channels_last)
         blocks = iter(zip(self._blocks(), folded.blocks, strict=True))
         at, left = 0, list[tuple[Tensor, int]]()
@@ -204,10 +221,10 @@ class Network(nn.Module):
             last = without_last and k == len(self.stages) - 1
             for _ in stage.dilations[: -1 if last else None]:
                 block, kernels = next(blocks)
-                z = block.hidden(f, *kernels[:2], level, step).relu_()
-                crop = step * block.dilation
+                z = block.hidden(f, *kernels[:2], level, step, padded=padded).relu_()
+                crop = 0 if padded else step * block.dilation
                 f = F.conv2d(z, *kernels[2:]).add_(f[:, :, crop : f.shape[2] - crop, crop : f.shape[3] - crop])
-                at += stage.spacing * block.dilation
+                at += 0 if padded else stage.spacing * block.dilation
         return f
 
     def cases(self, stride: int) -> int:
@@ -254,6 +271,11 @@ class Network(nn.Module):
         # The patches overlap (spacing / step)^2 times as often as they do at the largest stride.
         g = F.conv_transpose2d(f, folded.write * (step / self.spacing) ** 2, stride=step)
         return g[:, :, crop + lead : g.shape[2] - crop, crop + lead : g.shape[3] - crop]
+
+    def padded(self, y: Tensor, sigma: Tensor, level: Tensor | None, folded: Folded) -> Tensor:
+        """Return g on all of y, whose sides are multiples of the period; features and patches end at its edges."""
+        f, step = self.features(y, sigma, level, self.period, folded, padded=True), self.spacing
+        return F.conv_transpose2d(f, folded.write, stride=step, padding=self.patch // 2, output_padding=step - 1)
 
 
 class LocalModel(Protocol):
