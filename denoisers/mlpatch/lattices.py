@@ -51,16 +51,13 @@ def stages_of(
     elif not isinstance(spacing, tuple | list) or not spacing:
         raise ValueError(f"MLPatch: spacing must be a number, or a tuple with one for each stage, got {spacing!r:.90}")
     else:
-        columns = [
-            _per_stage(name, value, len(spacing)) for name, value in _named(spacing, features, hidden, dilations)
-        ]
+        options = zip(Stage._fields, (spacing, features, hidden, dilations), strict=True)
+        columns = [_per_stage(name, value, len(spacing)) for name, value in options]
     stages = tuple(Stage(s, f, h, _dilations(d)) for s, f, h, d in zip(*columns, strict=True))
     for stage in stages:
         for name, value in zip(("spacing", "features", "hidden"), stage[:3], strict=True):
             if not isinstance(value, int) or value < 1:
-                raise ValueError(
-                    f"MLPatch: {name} must be at least 1, got {value!r:.90}; a tuple goes with one of spacing"
-                )
+                raise ValueError(f"MLPatch: {name} must be at least 1 in each stage of spacing, got {value!r:.90}")
     _check_lattices(stages)
     return stages
 
@@ -71,16 +68,10 @@ def options_of(stages: tuple[Stage, ...]) -> dict[str, Any]:
     return {name: c[0] if len(stages) == 1 else tuple(c) for name, c in zip(Stage._fields, columns, strict=True)}
 
 
-def _named(*values: Any) -> list[tuple[str, Any]]:
-    return list(zip(Stage._fields, values, strict=True))
-
-
 def _per_stage(name: str, value: Any, n: int) -> list[Any]:
     """Return an option's values for n stages as a list."""
     if not isinstance(value, tuple | list) or len(value) != n:
-        raise ValueError(
-            f"MLPatch: {name} must be a tuple with an entry for each of the {n} stages of spacing, got {value!r:.90}"
-        )
+        raise ValueError(f"MLPatch: {name} must have one entry for each of {n} stages of spacing, got {value!r:.90}")
     return list(value)
 
 
@@ -135,7 +126,7 @@ class Change(nn.Module):
         """Return the kernel in dtype, (features', features, 2, 2) or (4 features, features', 1, 1), and the bias."""
         w, b = self.matrix.weight.to(dtype), self.matrix.bias.to(dtype)
         if self.coarsens:
-            return w.unflatten(1, (2, 2, -1)).permute(0, 3, 1, 2), b
+            return w.reshape(len(w), 2, 2, -1).permute(0, 3, 1, 2), b
         return w[:, :, None, None], b
 
     def distances(self, stride: int) -> tuple[int, int]:
@@ -172,13 +163,14 @@ class Change(nn.Module):
             at: position of the first query of g.
             stride: as in `start`.
         """
-        parts = F.conv2d(g, *kernel).permute(0, 2, 3, 1).unflatten(3, (2, 2, -1))  # (N, H', W', 2, 2, features)
+        parts = F.conv2d(g, *kernel).permute(0, 2, 3, 1)
+        parts = parts.reshape(*parts.shape[:3], 2, 2, -1)  # (N, H', W', 2, 2, features)
         if len(g) > len(skip):
             skip = skip.repeat(len(g) // len(skip), 1, 1, 1)
         if stride >= 2 * self.fine.spacing:
             n, h, w = parts.shape[:3]
             left = skip[:, :, lead : lead + 2 * h, lead : lead + 2 * w].permute(0, 2, 3, 1)
-            sums = left.unflatten(2, (w, 2)).unflatten(1, (h, 2)) + parts.transpose(2, 3)
+            sums = left.reshape(n, h, 2, w, 2, -1) + parts.transpose(2, 3)
             return sums.reshape(n, 2 * h, 2 * w, -1).permute(0, 3, 1, 2)
         step = self.distances(stride)[0]
         back = self.fine.spacing // step

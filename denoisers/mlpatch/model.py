@@ -45,11 +45,10 @@ class MLPatch(nn.Module):
         features: number of features of a query.
         hidden: width of the blocks' hidden layers.
         dilations: for each block, the distance of the neighbours it gathers, in units of `spacing`.
-        spacing: distance of neighbouring queries, in pixels. Several lattices are a tuple such as (2, 4, 2): the spacing
-            of each stage of blocks, which doubles up to the coarsest lattice and halves back to the first; on the way
-            back the features are added to those that were left on that lattice. `features`, `hidden` and `dilations`
-            are then tuples too, with an entry for each stage: features=(80, 160, 80), hidden=(64, 128, 64),
-            dilations=((1,) * 4,) * 3.
+        spacing: distance of neighbouring queries, in pixels. Several lattices are a tuple such as (2, 4, 2), the
+            spacing of each stage of blocks: it doubles up to the coarsest lattice and halves back to the first. On the
+            way back features are added to those that were left on that lattice. `features`, `hidden` and `dilations`
+            are then tuples too, with one entry for each stage: (80, 160, 80), (64, 128, 64), ((1,) * 4,) * 3.
         patch: side of the output patches in pixels, odd, at least the spacing.
         normalization: "unit-free" (photographs, anatomy; any units) or "absolute" (convergence maps).
         unit: scale of the output in the absolute scheme, in units of x.

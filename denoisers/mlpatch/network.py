@@ -7,7 +7,8 @@ pixels, and z = y / sigma:
     f(q) += W_b relu(W_a f(N(q)) + b_a) + b_b       for each block     gather (W_a, b_a) and update (W_b, b_b)
     g(p)  = sum_q <W_w[p - q], f(q)>                                   write: overlapping patches, summed
 
-Blocks come in stages; between two stages on lattices of spacings s and 2 s, one matrix changes the lattice (`lattices.py`).
+Blocks come in stages. Between two stages on lattices of spacings s and 2 s one matrix changes the lattice
+(`lattices.py`).
 
 Each layer is one matrix product per query. W_a gathers the neighbours within its product (a convolution, dilated where
 the lattice is finer than the spacing). g depends only on the distances from q to its taps and its neighbours, so the
@@ -265,7 +266,7 @@ class Network(nn.Module):
         """Return g where all patches cover y, from sample `margins(stride)[0]` of y, a multiple of the stride."""
         f = self.features(y, sigma, level, stride, folded)
         if len(f) > len(y):
-            f = f.unflatten(0, (-1, len(y))).mean(0)
+            f = f.reshape(-1, len(y), *f.shape[1:]).mean(0)
         step = min(stride, self.spacing)
         crop, lead = self.patch - step, self._lead(stride)
         # The patches overlap (spacing / step)^2 times as often as they do at the largest stride.
