@@ -53,6 +53,22 @@ def _add_level(z: Tensor, level: Tensor | None, v: Tensor | None) -> Tensor:
     return z if level is None or v is None else z + (level[:, None] * v)[:, :, None, None].to(z.dtype)
 
 
+def _covered(f: Tensor, kernel: Tensor, step: int) -> Tensor:
+    """Return overlapping patches, summed, where all of them cover the image: step x step pixels as one product a query.
+
+    It is the inner part of conv_transpose2d(f, kernel, stride=step), without side - step samples at each edge.
+    """
+    channels, side = kernel.shape[1:3]
+    n = -(-side // step)
+    extra = n * step - side
+    kernel = F.pad(kernel, (0, extra, 0, extra)).reshape(-1, channels, n, step, n, step)
+    kernel = kernel.permute(1, 3, 5, 0, 2, 4).flatten(0, 2).flip(2, 3).contiguous(memory_format=torch.channels_last)
+    g = F.pixel_shuffle(F.conv2d(f, kernel, padding=min(extra, 1)), step)
+    first = step - extra if extra else 0
+    height, width = (size * step - side + step for size in f.shape[2:])
+    return g[:, :, first : first + height, first : first + width]
+
+
 class Block(RenamedLayers):
     """f(q) += W_b relu(W_a f(N(q)) + b_a + l v) + b_b, where l is the noise level's logarithm (absolute scheme only).
 
@@ -201,7 +217,10 @@ class Network(nn.Module):
         """
         z = self._in_sigmas(y, sigma[:, None, None, None])
         edge = self.support // 2 if padded else 0
-        f = _add_level(F.conv2d(z, *folded.read, stride=min(stride, self.spacing), padding=edge), level, self.level)
+        read, bias = folded.read
+        if len(self.stages) > 1:  # faster on the CPU, as the features come in this order; one lattice keeps its bits
+            read = read.to(memory_format=torch.channels_last)
+        f = _add_level(F.conv2d(z, read, bias, stride=min(stride, self.spacing), padding=edge), level, self.level)
         f = f.to(folded.dtype, memory_format=torch.channels_last)
         blocks = iter(zip(self._blocks(), folded.blocks, strict=True))
         at, left = 0, list[tuple[Tensor, int]]()
@@ -270,7 +289,11 @@ class Network(nn.Module):
         step = min(stride, self.spacing)
         crop, lead = self.patch - step, self._lead(stride)
         # The patches overlap (spacing / step)^2 times as often as they do at the largest stride.
-        g = F.conv_transpose2d(f, folded.write * (step / self.spacing) ** 2, stride=step)
+        write = folded.write * (step / self.spacing) ** 2
+        if len(self.stages) > 1:
+            return _covered(f, write, step)[:, :, lead:, lead:]
+        # Slower, and its sums round differently: weights of one lattice keep their bits.
+        g = F.conv_transpose2d(f, write, stride=step)
         return g[:, :, crop + lead : g.shape[2] - crop, crop + lead : g.shape[3] - crop]
 
     def padded(self, y: Tensor, sigma: Tensor, level: Tensor | None, folded: Folded) -> Tensor:
