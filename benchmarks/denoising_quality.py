@@ -24,7 +24,7 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--data", required=True, help="folder of clean images")
     p.add_argument("--weights", default="gray", help="a packaged name or a .safetensors file")
-    p.add_argument("--strides", type=int, nargs="+", default=[2, 1])
+    p.add_argument("--strides", type=int, nargs="+", help="default: that of the weights, and 1")
     p.add_argument("--sigmas", type=float, nargs="+", default=[5, 15, 25, 50], help="noise levels times 255")
     p.add_argument(
         "--channels", type=int, choices=(1, 3), help="channels of the images (default: those of the weights)"
@@ -32,6 +32,7 @@ def main() -> None:
     p.add_argument("--ensemble", action="store_true", help="average over the eight turns and flips (Equivariant)")
     args = p.parse_args()
     D = MLPatch.from_pretrained(args.weights)
+    args.strides = args.strides or [D.stride, 1]
     channels = args.channels or D.channels
     if D.channels not in (1, channels):
         p.error(f"--weights {args.weights} are for {D.channels} channels")

@@ -132,6 +132,11 @@ def _check_sizes(config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     """Raise for sizes larger than any of the tensors' before they are allocated."""
     largest = max([1024, *(n for t in tensors.values() for n in t.shape)])
     for name, value in config.items():
-        for n in value if isinstance(value, tuple) else (value,):
+        for n in _numbers(value):
             if isinstance(n, int) and n > largest:
                 raise ValueError(f"{name} = {n:.3g} is larger than any of its tensors")
+
+
+def _numbers(value: Any) -> list[Any]:
+    """Return a value, or those of a list, of the lists in it too."""
+    return [n for v in value for n in _numbers(v)] if isinstance(value, tuple | list) else [value]

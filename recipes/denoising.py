@@ -32,7 +32,7 @@ with torch.no_grad():
         timed("noisy", lambda: y),
         timed("median 5 x 5", lambda: torch.from_numpy(median_filter(y.cpu().numpy(), (1, 1, 5, 5))).to(y.device)),
         timed("TV", lambda: TV()(y, sigma)),
-        timed("MLPatch, stride 2", lambda: D(y, sigma, stride=2)),
+        timed(f"MLPatch, stride {D.stride}", lambda: D(y, sigma)),
         timed("MLPatch, stride 1", lambda: D(y, sigma, stride=1)),
     ]
 

@@ -60,19 +60,22 @@ def _query_tile(model: LocalModel, folded: Folded, x: Tensor, coords: Tensor, si
     high = coords.amax(0).floor().long() + half + 3
     rows, cols = ((int(low[k]) - net.reach, int(high[k]) + net.reach) for k in (0, 1))
     y = mirrored(x, rows, cols)
-    f = net.features(y, sigma, level, 1, folded, len(net.blocks) - 1)
-    z = last.hidden(f, *kernels[:2], level, net.spacing)
-    parts = (f[:, :, crop:-crop, crop:-crop], z, y[:, :, net.reach : -net.reach, net.reach : -net.reach])
+    f = net.features(y, sigma, level, 1, folded, without_last=True)
+    # Each case of the coarser lattices has its own features; the value is the mean over them.
+    cases = len(f) // len(y)
+    z = last.hidden(f, *kernels[:2], None if level is None else level.repeat(cases), net.spacing)
+    near = y[:, :, net.reach : -net.reach, net.reach : -net.reach].expand(cases, -1, -1, -1)
+    parts = (f[:, :, crop:-crop, crop:-crop], z, near)
     field = torch.cat([p.to(x.dtype) for p in parts], 1).permute(0, 2, 3, 1)
     sizes = [p.shape[1] for p in parts]
     w_b, b_b = kernels[2][:, :, 0, 0].to(x.dtype), kernels[3].to(x.dtype)
     # The query at offset d writes entry -d of its patch at the coordinate.
     write = folded.write.to(x.dtype).flip(2, 3) / net.spacing**2
     values = []
-    for part in torch.split(coords, max(1, VALUES_PER_CHUNK // ((net.patch + 3) ** 2 * sum(sizes)))):
+    for part in torch.split(coords, max(1, VALUES_PER_CHUNK // ((net.patch + 3) ** 2 * cases * sum(sizes)))):
         f_q, z_q, y_q = torch.split(_interpolate(field, part - low, net.patch), sizes, dim=4)
-        g = torch.einsum("bnijf,fcij->bcn", f_q + F.linear(z_q.relu(), w_b, b_b), write)
-        values.append(model.combine(y_q[:, :, half, half].movedim(2, 1), g, sigma))
+        g = torch.einsum("bnijf,fcij->bcn", f_q + F.linear(z_q.relu(), w_b, b_b), write).mean(0, keepdim=True)
+        values.append(model.combine(y_q[:1, :, half, half].movedim(2, 1), g, sigma))
     return torch.cat(values, 2)
 
 

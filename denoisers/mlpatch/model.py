@@ -26,6 +26,7 @@ from ..base import check_image, check_sigma
 from ..precision import check_precision, compute_dtype
 from ..weight_files import read, save
 from .continuous import evaluate_at
+from .lattices import options_of, stages_of
 from .network import Folded, Network
 from .tiles import evaluate
 
@@ -44,14 +45,18 @@ class MLPatch(nn.Module):
         features: number of features of a query.
         hidden: width of the blocks' hidden layers.
         dilations: for each block, the distance of the neighbours it gathers, in units of `spacing`.
-        spacing: distance of neighbouring queries, in pixels.
+        spacing: distance of neighbouring queries, in pixels. Several lattices are a tuple such as (2, 4, 2), the
+            spacing of each stage of blocks: it doubles up to the coarsest lattice and halves back to the first. On the
+            way back features are added to those that were left on that lattice. `features`, `hidden` and `dilations`
+            are then tuples too, with one entry for each stage: (80, 160, 80), (64, 128, 64), ((1,) * 4,) * 3.
         patch: side of the output patches in pixels, odd, at least the spacing.
         normalization: "unit-free" (photographs, anatomy; any units) or "absolute" (convergence maps).
         unit: scale of the output in the absolute scheme, in units of x.
         level: reference noise level of the absolute scheme, in units of x.
         sigma_range: noise standard deviations accepted, in units of x; (0, inf) for unit-free weights.
-        stride: default distance of the output patches, in pixels, a divisor of the spacing; 1 is exactly
-            shift-equivariant, the spacing (None) is fastest.
+        stride: default distance of the queries, in pixels: a divisor of the spacing, or the spacing of a coarser
+            lattice, whose finer ones keep their own. The denoiser commutes with shifts by multiples of it: 1 is exactly
+            shift-equivariant; None, the coarsest lattice's spacing, is fastest.
         precision: "auto" computes in bfloat16 where the processor multiplies it natively and x is not float64.
     """
 
@@ -63,10 +68,10 @@ class MLPatch(nn.Module):
         *,
         taps: int = 7,
         margin: int = 1,
-        features: int = 80,
-        hidden: int = 64,
-        dilations: tuple[int, ...] = (1,) * 12,
-        spacing: int = 2,
+        features: int | tuple[int, ...] = 80,
+        hidden: int | tuple[int, ...] = 64,
+        dilations: tuple[int, ...] | tuple[tuple[int, ...], ...] = (1,) * 12,
+        spacing: int | tuple[int, ...] = 2,
         patch: int = 5,
         normalization: str = "unit-free",
         unit: float = 1.0,
@@ -78,18 +83,16 @@ class MLPatch(nn.Module):
         super().__init__()
         if normalization not in _NORMALIZATIONS:
             raise ValueError(f"MLPatch: normalization must be one of {_NORMALIZATIONS}, got {normalization!r}")
-        sizes = {"channels": channels, "taps": taps, "features": features, "hidden": hidden, "spacing": spacing}
-        for name, value in sizes.items():
+        stages = stages_of(spacing, features, hidden, dilations)
+        for name, value in {"channels": channels, "taps": taps}.items():
             if value < 1:
                 raise ValueError(f"MLPatch: {name} must be at least 1, got {value}")
         if margin < 0:
             raise ValueError(f"MLPatch: margin must be at least 0, got {margin}")
-        if patch % 2 == 0 or patch < spacing:
-            raise ValueError(f"MLPatch: patch must be odd and at least the spacing ({spacing}), got {patch}")
+        if patch % 2 == 0 or patch < stages[0].spacing:
+            raise ValueError(f"MLPatch: patch must be odd and at least the spacing ({stages[0].spacing}), got {patch}")
         if taps % 2 == 0:
             raise ValueError(f"MLPatch: taps must be odd, got {taps}")
-        if not dilations or min(dilations) < 1:
-            raise ValueError(f"MLPatch: dilations must be one number from 1 up for each block, got {dilations}")
         low, high = sigma_range
         if not 0 <= low < high or (low == 0 and normalization == "absolute"):
             zero = "" if normalization == "unit-free" else ", without 0 in the absolute scheme"
@@ -97,17 +100,10 @@ class MLPatch(nn.Module):
         self.channels, self.normalization, self.unit, self.level = channels, normalization, unit, level
         self.sigma_range = (float(sigma_range[0]), float(sigma_range[1]))
         self.precision = check_precision("MLPatch", precision)
-        self._sizes: dict[str, Any] = {
-            "taps": taps,
-            "margin": margin,
-            "features": features,
-            "hidden": hidden,
-            "dilations": tuple(dilations),
-            "spacing": spacing,
-            "patch": patch,
-        }
-        self.network = Network(channels, **self._sizes, zero_sum=normalization == "unit-free")
-        self.stride = spacing if stride is None else self._check_stride(stride)
+        self._sizes: dict[str, Any] = {"taps": taps, "margin": margin, **options_of(stages), "patch": patch}
+        zero_sum = normalization == "unit-free"
+        self.network = Network(channels, taps=taps, margin=margin, stages=stages, patch=patch, zero_sum=zero_sum)
+        self.stride = self.network.period if stride is None else self._check_stride(stride)
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path = "gray") -> MLPatch:
@@ -130,8 +126,7 @@ class MLPatch(nn.Module):
         """Return the constructor's arguments as plain values."""
         return {
             "channels": self.channels,
-            **self._sizes,
-            "dilations": list(self._sizes["dilations"]),
+            **{name: _plain(value) for name, value in self._sizes.items()},
             "normalization": self.normalization,
             "unit": self.unit,
             "level": self.level,
@@ -152,9 +147,9 @@ class MLPatch(nn.Module):
         return 1 + 2 * (self.network.reach + self.network.patch // 2)
 
     def _check_stride(self, stride: int) -> int:
-        divisors = [k for k in range(1, self.network.spacing + 1) if self.network.spacing % k == 0]
-        if isinstance(stride, bool) or stride not in divisors:
-            raise ValueError(f"MLPatch: stride must be one of {divisors} (divisors of the spacing), got {stride!r}")
+        strides = self.network.strides
+        if isinstance(stride, bool) or stride not in strides:
+            raise ValueError(f"MLPatch: stride must be one of {strides}, by which its lattices divide, got {stride!r}")
         return int(stride)
 
     def compute_dtype(self, x: Tensor) -> torch.dtype:
@@ -196,7 +191,7 @@ class MLPatch(nn.Module):
         Args:
             x: noisy images; float32 or float64.
             sigma: a scalar, or one value per image.
-            stride: distance of the output patches in pixels, a divisor of the spacing; None: the model's default.
+            stride: distance of the queries in pixels, as in the constructor; None: the model's default.
             progress: show a bar of tiles on stderr, for images of many megapixels.
 
         Raises:
@@ -207,12 +202,28 @@ class MLPatch(nn.Module):
         stride = self.stride if stride is None else self._check_stride(stride)
         return evaluate(self, x, s, stride, progress=progress)
 
-    def valid(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, int]:
-        """Denoise the part of x (B, C, H, W) that needs no border, sigma (B,); return it and its offset in x.
+    def valid(self, x: Tensor, sigma: Tensor, *, border: int | None = None) -> tuple[Tensor, int]:
+        """Denoise the inside of x (B, C, H, W), sigma (B,); return it and its offset in x.
 
         Training uses this method, at the largest stride.
+
+        Args:
+            x: noisy images.
+            sigma: (B,).
+            border: pixels that are left out at the edges of x. None: the value of every other pixel has all its input
+                in x, as in `forward`. Else features beyond x count as zero, which changes values that depend on them:
+                a wide field leaves little of a crop otherwise.
         """
-        stride = self.network.spacing
+        stride = self.network.period
+        if border is not None:
+            height, width = (n - n % stride for n in x.shape[2:])
+            if not 0 <= border < min(height, width) / 2:
+                raise ValueError(f"MLPatch.valid: border must leave a part of {height} x {width}, got {border}")
+            y = x[:, :, :height, :width]
+            with torch.autocast(x.device.type, enabled=False):
+                g = self.network.padded(y, sigma, self.log_level(sigma), self.fold(x))
+            inside = (..., slice(border, height - border), slice(border, width - border))
+            return self.combine(y, g.to(y.dtype), sigma)[inside], border
         return self.estimate(x, sigma, stride, self.fold(x)), self.network.margins(stride)[0]
 
     def at(self, x: Tensor, coords: Tensor, sigma: float | Tensor) -> Tensor:
@@ -230,9 +241,32 @@ class MLPatch(nn.Module):
         return evaluate_at(self, x, coords, check_sigma("MLPatch.at", sigma, x, self.sigma_range))
 
 
+def _plain(value: Any) -> Any:
+    """Return tuples as lists, nested ones too: what JSON returns."""
+    return [_plain(v) for v in value] if isinstance(value, tuple) else value
+
+
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     # Photographs and anatomy, any unit: twelve blocks, a field of 61 pixels.
     "gray": {},
+    # Two lattices at the price of twelve blocks on the finer one: a field of 83 pixels.
+    "two-lattices": {
+        "taps": 9,
+        "margin": 0,
+        "features": (80, 160, 80),
+        "hidden": (64, 128, 64),
+        "dilations": ((1,) * 4,) * 3,
+        "spacing": (2, 4, 2),
+        "patch": 7,
+    },
+    # The same with four times as many multiplications: a field of 127 pixels.
+    "gray-hq": {
+        "margin": 0,
+        "features": (112, 224, 112),
+        "hidden": (112, 192, 112),
+        "dilations": ((1,) * 6, (1,) * 8, (1,) * 6),
+        "spacing": (2, 4, 2),
+    },
     "color": {"channels": 3, "features": 96, "hidden": 64},
     # Convergence maps, where the noise is ten times the signal: neighbours up to sixteen pixels away, a field of
     # 121 pixels. Units of convergence.

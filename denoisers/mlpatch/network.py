@@ -7,10 +7,14 @@ pixels, and z = y / sigma:
     f(q) += W_b relu(W_a f(N(q)) + b_a) + b_b       for each block     gather (W_a, b_a) and update (W_b, b_b)
     g(p)  = sum_q <W_w[p - q], f(q)>                                   write: overlapping patches, summed
 
+Blocks come in stages. Between two stages on lattices of spacings s and 2 s one matrix changes the lattice
+(`lattices.py`).
+
 Each layer is one matrix product per query. W_a gathers the neighbours within its product (a convolution, dilated where
 the lattice is finer than the spacing). g depends only on the distances from q to its taps and its neighbours, so the
-distance of the *queries*, the stride, is free: any divisor of `spacing`. At stride 1 every pixel is a query and g is
-the mean over all lattices.
+distance of the *queries*, the stride, is free: any divisor of `spacing`, or the spacing of a coarser lattice. Finer
+queries than a lattice's own are all its shifts by multiples of the stride at once; g is the mean over them. At stride 1
+every pixel is a query.
 
 In the unit-free scheme the rows of W_r sum to zero, hence g((a y + b) / (a sigma)) = g(y / sigma) for a > 0.
 """
@@ -26,6 +30,7 @@ from torch import Tensor, nn
 
 from ..weight_files import RenamedLayers
 from .geometry import grid_taps, tap_matrix
+from .lattices import Change, Stage, changes_between
 
 
 class Folded(NamedTuple):
@@ -35,6 +40,8 @@ class Folded(NamedTuple):
     """Kernel (features, channels, support, support), taps folded in, and bias."""
     blocks: tuple[tuple[Tensor, Tensor, Tensor, Tensor], ...]
     """W_a (hidden, features, 3, 3), b_a, W_b (features, hidden, 1, 1), b_b of each block."""
+    changes: tuple[tuple[Tensor, Tensor], ...]
+    """Kernel and bias of each change of lattice."""
     write: Tensor
     """Kernel (features, channels, patch, patch)."""
     dtype: torch.dtype
@@ -44,6 +51,22 @@ class Folded(NamedTuple):
 def _add_level(z: Tensor, level: Tensor | None, v: Tensor | None) -> Tensor:
     """Return z (B, K, H, W) + level (B,) times v (K,); z itself in the unit-free scheme, which has no v."""
     return z if level is None or v is None else z + (level[:, None] * v)[:, :, None, None].to(z.dtype)
+
+
+def _covered(f: Tensor, kernel: Tensor, step: int) -> Tensor:
+    """Return overlapping patches, summed, where all of them cover the image: step x step pixels as one product a query.
+
+    It is the inner part of conv_transpose2d(f, kernel, stride=step), without side - step samples at each edge.
+    """
+    channels, side = kernel.shape[1:3]
+    n = -(-side // step)
+    extra = n * step - side
+    kernel = F.pad(kernel, (0, extra, 0, extra)).reshape(-1, channels, n, step, n, step)
+    kernel = kernel.permute(1, 3, 5, 0, 2, 4).flatten(0, 2).flip(2, 3).contiguous(memory_format=torch.channels_last)
+    g = F.pixel_shuffle(F.conv2d(f, kernel, padding=min(extra, 1)), step)
+    first = step - extra if extra else 0
+    height, width = (size * step - side + step for size in f.shape[2:])
+    return g[:, :, first : first + height, first : first + width]
 
 
 class Block(RenamedLayers):
@@ -69,9 +92,15 @@ class Block(RenamedLayers):
         w = self.gather.weight.to(dtype).reshape(self.shape).permute(0, 3, 1, 2)
         return w, self.gather.bias.to(dtype), self.update.weight.to(dtype)[:, :, None, None], self.update.bias.to(dtype)
 
-    def hidden(self, f: Tensor, w: Tensor, b: Tensor, level: Tensor | None, step: int) -> Tensor:
-        """Return the valid part of the hidden layer before its rectifier; `step` is the spacing over the stride."""
-        return _add_level(F.conv2d(f, w, b, dilation=step * self.dilation), level, self.level)
+    def hidden(
+        self, f: Tensor, w: Tensor, b: Tensor, level: Tensor | None, step: int, *, padded: bool = False
+    ) -> Tensor:
+        """Return the hidden layer before its rectifier; `step` is the spacing over the stride.
+
+        It is the part that has all its input, or all of it where zeros pad the features.
+        """
+        far = step * self.dilation
+        return _add_level(F.conv2d(f, w, b, dilation=far, padding=far if padded else 0), level, self.level)
 
 
 class Network(nn.Module):
@@ -81,9 +110,7 @@ class Network(nn.Module):
         channels: channels of the image.
         taps: the learned taps start as a taps x taps grid.
         margin: how far beyond that grid the taps may move.
-        features, hidden: width of the features and of the blocks' hidden layers.
-        dilations: for each block, the distance of its neighbours, in spacings.
-        spacing: distance of neighbouring queries.
+        stages: blocks and their lattices (`stages_of`).
         patch: side of the output patch, odd, at least the spacing.
         zero_sum: whether the rows of W_r sum to zero (the unit-free scheme).
     """
@@ -94,20 +121,24 @@ class Network(nn.Module):
         *,
         taps: int,
         margin: int,
-        features: int,
-        hidden: int,
-        dilations: tuple[int, ...],
-        spacing: int,
+        stages: tuple[Stage, ...],
         patch: int,
         zero_sum: bool,
     ) -> None:
         super().__init__()
-        self.channels, self.spacing, self.patch, self.zero_sum = channels, spacing, patch, zero_sum
+        self.channels, self.stages, self.patch, self.zero_sum = channels, stages, patch, zero_sum
+        self.spacing = stages[0].spacing
+        self.period = max(stage.spacing for stage in stages)
+        """Spacing of the coarsest lattice: shifts by multiples of it change nothing."""
         self.support = taps + 2 * margin
         self.taps = nn.Parameter(grid_taps(taps))
+        features = stages[0].features
         self.read = nn.Linear(channels * taps**2, features)
         self.level = None if zero_sum else nn.Parameter(torch.zeros(features))
-        self.blocks = nn.ModuleList(Block(features, hidden, d, has_level=not zero_sum) for d in dilations)
+        self.blocks = nn.ModuleList(
+            Block(stage.features, stage.hidden, d, has_level=not zero_sum) for stage in stages for d in stage.dilations
+        )
+        self.changes = nn.ModuleList(changes_between(stages))
         self.write = nn.Linear(features, channels * patch**2, bias=False)
         self._initialize()
 
@@ -120,15 +151,28 @@ class Network(nn.Module):
             nn.init.normal_(b.update.weight, std=(0.5 / (len(self.blocks) * b.update.in_features)) ** 0.5)
             nn.init.zeros_(b.gather.bias)
             nn.init.zeros_(b.update.bias)
+        for change in self._changes():
+            change.initialize()
         nn.init.normal_(self.write.weight, std=0.05 / self.read.out_features**0.5)
 
     def _blocks(self) -> list[Block]:
         return list(self.blocks)  # type: ignore[arg-type]
 
+    def _changes(self) -> list[Change]:
+        return list(self.changes)  # type: ignore[arg-type]
+
     @property
     def reach(self) -> int:
         """Largest distance of a query's input from the query, along an axis."""
-        return self.support // 2 + self.spacing * sum(b.dilation for b in self._blocks())
+        # A query of a finer lattice is on one side of that of the coarser one, by up to the finer spacing.
+        between = sum(change.fine.spacing for change in self._changes() if change.coarsens)
+        return self.support // 2 + between + sum(stage.spacing * sum(stage.dilations) for stage in self.stages)
+
+    @property
+    def strides(self) -> list[int]:
+        """Distances that the queries may have: divisors of the spacing, and the spacings of coarser lattices."""
+        divisors = [k for k in range(1, self.spacing + 1) if self.spacing % k == 0]
+        return divisors + sorted({stage.spacing for stage in self.stages[1:]} - {self.spacing})
 
     def fold(self, wide: torch.dtype, dtype: torch.dtype) -> Folded:
         """Return the kernels: the first in dtype `wide`, with the taps folded in, the others in `dtype`."""
@@ -140,30 +184,72 @@ class Network(nn.Module):
         return Folded(
             (w.reshape(-1, c, s, s), self.read.bias.to(wide)),
             tuple(b.fold(dtype) for b in self._blocks()),
+            tuple(change.fold(dtype) for change in self._changes()),
             self.write.weight.to(dtype).T.reshape(-1, c, p, p),
             dtype,
         )
 
-    def features(self, y: Tensor, sigma: Tensor, level: Tensor | None, stride: int, folded: Folded, n: int) -> Tensor:
-        """Return the features after the first n blocks at all queries that y (B, C, H, W) has the input for.
+    def features(
+        self,
+        y: Tensor,
+        sigma: Tensor,
+        level: Tensor | None,
+        stride: int,
+        folded: Folded,
+        *,
+        without_last: bool = False,
+        padded: bool = False,
+    ) -> Tensor:
+        """Return the features at all queries of the finest lattice that y (B, C, H, W) has the input for.
 
         Args:
             y: noisy images.
             sigma: (B,); where it is 0, y counts as 0 (the noise then has no weight).
             level: (B,), the noise level's logarithm, or None.
-            stride: distance of the queries, a divisor of the spacing; the first is at the middle of its window.
+            stride: distance of the queries, one of `strides`; the first is at the middle of its window.
             folded: from `fold`.
-            n: number of blocks.
+            without_last: whether to leave out the last block.
+            padded: whether features beyond y count as zero, so that there are queries up to its edges. The sides of y
+                are then multiples of the period, which is the stride, and the first query is at its first pixel.
+
+        Returns:
+            Features (N, features, H', W'), N = B `cases(stride)`: first those of the first case for all images.
         """
         z = self._in_sigmas(y, sigma[:, None, None, None])
-        f = _add_level(F.conv2d(z, *folded.read, stride=stride), level, self.level)
+        edge = self.support // 2 if padded else 0
+        read, bias = folded.read
+        if len(self.stages) > 1:  # faster on the CPU, as the features come in this order; one lattice keeps its bits
+            read = read.to(memory_format=torch.channels_last)
+        f = _add_level(F.conv2d(z, read, bias, stride=min(stride, self.spacing), padding=edge), level, self.level)
         f = f.to(folded.dtype, memory_format=torch.channels_last)
-        step = self.spacing // stride
-        for block, kernels in zip(self._blocks()[:n], folded.blocks, strict=False):
-            z = block.hidden(f, *kernels[:2], level, step).relu_()
-            crop = step * block.dilation
-            f = F.conv2d(z, *kernels[2:]).add_(f[:, :, crop : f.shape[2] - crop, crop : f.shape[3] - crop])
+        blocks = iter(zip(self._blocks(), folded.blocks, strict=True))
+        at, left = 0, list[tuple[Tensor, int]]()
+        for k, stage in enumerate(self.stages):
+            if k > 0:
+                change, kernel = self._changes()[k - 1], folded.changes[k - 1]
+                start = change.start(at, stride)
+                if change.coarsens:
+                    left.append((f, at))
+                    f = change.coarsen(f, kernel, at, stride)
+                else:
+                    skip, began = left.pop()
+                    lead = (start - began) // min(stride, stage.spacing)
+                    f = change.refine(f, kernel, skip, lead, at, stride)
+                    level = None if level is None else level.repeat(len(f) // len(level))
+                at = start
+            step = max(stage.spacing // stride, 1)
+            last = without_last and k == len(self.stages) - 1
+            for _ in stage.dilations[: -1 if last else None]:
+                block, kernels = next(blocks)
+                z = block.hidden(f, *kernels[:2], level, step, padded=padded).relu_()
+                crop = 0 if padded else step * block.dilation
+                f = F.conv2d(z, *kernels[2:]).add_(f[:, :, crop : f.shape[2] - crop, crop : f.shape[3] - crop])
+                at += 0 if padded else stage.spacing * block.dilation
         return f
+
+    def cases(self, stride: int) -> int:
+        """Return how many cases of features a query of the finest lattice has: shifts of the coarser lattices."""
+        return max(self.period // max(stride, self.spacing), 1) ** 2
 
     def _in_sigmas(self, y: Tensor, sigma: Tensor) -> Tensor:
         """Return y / sigma; in the unit-free scheme relative to y's mean.
@@ -185,7 +271,11 @@ class Network(nn.Module):
 
     def _before(self, stride: int) -> int:
         """Return the input samples before the first sample of g that all its patches cover."""
-        return self.reach - self.patch // 2 + self.patch - stride
+        at = 0
+        for k, stage in enumerate(self.stages):
+            at = self._changes()[k - 1].start(at, stride) if k > 0 else at
+            at += stage.spacing * sum(stage.dilations)
+        return at + self.support // 2 - self.patch // 2 + self.patch - min(stride, self.spacing)
 
     def _lead(self, stride: int) -> int:
         """Return how many samples of g to leave out, so that it starts at a multiple of the stride for any crop."""
@@ -193,11 +283,23 @@ class Network(nn.Module):
 
     def forward(self, y: Tensor, sigma: Tensor, level: Tensor | None, stride: int, folded: Folded) -> Tensor:
         """Return g where all patches cover y, from sample `margins(stride)[0]` of y, a multiple of the stride."""
-        f = self.features(y, sigma, level, stride, folded, len(self.blocks))
-        crop, lead = self.patch - stride, self._lead(stride)
-        # The patches overlap (spacing / stride)^2 times as often as they do at the largest stride.
-        g = F.conv_transpose2d(f, folded.write * (stride / self.spacing) ** 2, stride=stride)
+        f = self.features(y, sigma, level, stride, folded)
+        if len(f) > len(y):
+            f = f.reshape(-1, len(y), *f.shape[1:]).mean(0)
+        step = min(stride, self.spacing)
+        crop, lead = self.patch - step, self._lead(stride)
+        # The patches overlap (spacing / step)^2 times as often as they do at the largest stride.
+        write = folded.write * (step / self.spacing) ** 2
+        if len(self.stages) > 1:
+            return _covered(f, write, step)[:, :, lead:, lead:]
+        # Slower, and its sums round differently: weights of one lattice keep their bits.
+        g = F.conv_transpose2d(f, write, stride=step)
         return g[:, :, crop + lead : g.shape[2] - crop, crop + lead : g.shape[3] - crop]
+
+    def padded(self, y: Tensor, sigma: Tensor, level: Tensor | None, folded: Folded) -> Tensor:
+        """Return g on all of y, whose sides are multiples of the period; features and patches end at its edges."""
+        f, step = self.features(y, sigma, level, self.period, folded, padded=True), self.spacing
+        return F.conv_transpose2d(f, folded.write, stride=step, padding=self.patch // 2, output_padding=step - 1)
 
 
 class LocalModel(Protocol):

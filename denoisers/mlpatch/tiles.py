@@ -27,9 +27,10 @@ def evaluate(model: LocalModel, x: Tensor, sigma: Tensor, stride: int, *, progre
     if torch.is_grad_enabled():
         y = mirrored(x, (-before, height + after), (-before, width + after))
         return model.estimate(y, sigma, stride, folded)[:, :, :height, :width]
-    rows, cols = (_tile(n, queries, stride) for n, queries in zip((height, width), TILE, strict=True))
+    largest = [queries * min(stride, model.network.spacing) for queries in TILE]
+    rows, cols = (_tile(n, side, stride) for n, side in zip((height, width), largest, strict=True))
     halo = before + after
-    images = max(1, (TILE[0] * stride + halo) * (TILE[1] * stride + halo) // ((rows + halo) * (cols + halo)))
+    images = max(1, (largest[0] + halo) * (largest[1] + halo) // ((rows + halo) * (cols + halo)))
     corners = list(product(range(0, len(x), images), range(0, height, rows), range(0, width, cols)))
     out = torch.empty_like(x)
     for b, r, c in tqdm(corners, desc="MLPatch", unit="tile", disable=not progress):  # on stderr
@@ -40,10 +41,10 @@ def evaluate(model: LocalModel, x: Tensor, sigma: Tensor, stride: int, *, progre
     return out
 
 
-def _tile(n: int, queries: int, stride: int) -> int:
-    """Return the side of the tiles that cover n pixels: about equal, of about `queries` queries at most.
+def _tile(n: int, largest: int, stride: int) -> int:
+    """Return the side of the tiles that cover n pixels: about equal, of about `largest` pixels at most.
 
-    The side is a multiple of the stride, so that the lattice of queries is the same for any tiling.
+    The side is a multiple of the stride, so that the lattices of queries are the same for any tiling.
     """
-    count = -(-n // (queries * stride))
+    count = -(-n // max(largest, stride))
     return -(-n // (count * stride)) * stride

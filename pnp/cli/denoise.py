@@ -27,7 +27,7 @@ def denoise(
         typer.Option(help="Weights: gray, color, ..., or a file; default: color for colour PNG and JPEG, else gray."),
     ] = None,
     stride: Annotated[
-        int | None, typer.Option(help="Pixels between patches: 2, or 1, which is shift-equivariant.")
+        int | None, typer.Option(help="Pixels between queries: 1 is shift-equivariant, the default fastest.")
     ] = None,
     device: Device = "cpu",
     overwrite: Overwrite = False,

@@ -28,7 +28,11 @@ if TYPE_CHECKING:
 def train_denoiser(
     output: WeightsFile,
     kind: Annotated[
-        str, typer.Option(help="Architecture and data: gray or color for photographs, convergence for simulated maps.")
+        str,
+        typer.Option(
+            help="Architecture and data: gray, color, two-lattices or gray-hq for photographs, convergence for "
+            "simulated maps."
+        ),
     ] = "gray",
     data: Annotated[
         str | None,
@@ -45,6 +49,25 @@ def train_denoiser(
         int | None, typer.Option(help="Images per step, over all processes; default: 12, or 4 for convergence.")
     ] = None,
     crop: Annotated[int, typer.Option(help="Side of the crops from images in pixels, at most 128.")] = 96,
+    border: Annotated[
+        int | None,
+        typer.Option(
+            help="Pixels that the loss leaves out at the edges of the crops; features beyond them count as zero. "
+            "Default: all pixels whose receptive field leaves the crop. 12 suits wide fields, e.g. of two-lattices."
+        ),
+    ] = None,
+    spacing: Annotated[
+        str | None,
+        typer.Option(
+            help="Distance of the queries in pixels, of each stage of blocks; default: as --kind has it. 2,4,2 are two "
+            "lattices; --features, --hidden and --blocks then have three numbers too."
+        ),
+    ] = None,
+    features: Annotated[str | None, typer.Option(help="Features of a query, of each stage, e.g. 80,160,80.")] = None,
+    hidden: Annotated[
+        str | None, typer.Option(help="Width of the blocks' hidden layers, of each stage, e.g. 64,128,64.")
+    ] = None,
+    blocks: Annotated[str | None, typer.Option(help="Number of blocks of each stage, e.g. 4,4,4.")] = None,
     optimizer: Annotated[
         str, typer.Option(help="Optimiser: muon (for hidden layers; AdamW for the rest) or adamw.")
     ] = "muon",
@@ -80,6 +103,7 @@ def train_denoiser(
       pnp train denoiser --data slices/ --start gray --minutes 20 -o slices.safetensors
       pnp train denoiser --data photographs/ --kind color --steps 20000 -o color.safetensors
       pnp train denoiser --data synthetic --minutes 60 -o open.safetensors
+      pnp train denoiser --data photographs/ --kind two-lattices --crop 128 --border 12 -o two.safetensors
       pnp train denoiser --kind convergence --std 0.018 -o kappa.safetensors
       torchrun --nproc-per-node=2 $(which pnp) train denoiser --data photographs/ -o gray.safetensors
     """
@@ -102,11 +126,17 @@ def train_denoiser(
     if kind != "convergence" and data is None:
         raise ValueError("--data is missing: give a folder of images to train on, or synthetic")
     given: dict[str, Any] = {"steps": steps, "minutes": minutes, "optimizer": optimizer, "seed": seed}
+    given |= {"border": border}
     given |= {} if batch is None else {"batch": batch}
     training.TrainingOptions(**given)
     where = choose_device(device)
     torch.manual_seed(seed)
-    model = MLPatch(**ARCHITECTURES[kind], precision=precision)
+    stages = {"spacing": spacing, "features": features, "hidden": hidden, "blocks": blocks}
+    try:
+        model = MLPatch(**ARCHITECTURES[kind] | _stages(stages), precision=precision)
+    except ValueError as error:
+        # MLPatch names its argument, which is the option of this command.
+        raise ValueError(str(error).replace("MLPatch: ", "--", 1)) from None
     if start is not None:
         initial = MLPatch.from_pretrained(start)
         if initial.config() != model.config():
@@ -154,8 +184,25 @@ class _Unchanged:
         return x
 
 
+def _stages(given: dict[str, str | None]) -> dict[str, Any]:
+    """Return MLPatch's sizes from the options --spacing, --features, --hidden and --blocks that are given."""
+    numbers: dict[str, Any] = {}
+    for name, text in given.items():
+        if text is not None:
+            values = _numbers(f"--{name}", text)
+            if not all(v >= 1 and v.is_integer() for v in values):
+                raise ValueError(f"--{name} must be whole numbers from 1 up, one for each stage, got {text!r}")
+            numbers[name] = tuple(int(v) for v in values)
+    if len({len(v) for v in numbers.values()}) > 1:
+        got = ", ".join(f"--{name} {given[name]}" for name in numbers)
+        raise ValueError(f"--spacing, --features, --hidden and --blocks must have a number for each stage, got {got}")
+    if "blocks" in numbers:
+        numbers["dilations"] = tuple((1,) * n for n in numbers.pop("blocks"))
+    return {name: v[0] if len(v) == 1 else v for name, v in numbers.items()}
+
+
 def _numbers(option: str, text: str) -> list[float]:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
-        raise ValueError(f"{option} must be numbers separated by commas, e.g. 0.02,0.03, got {text!r}") from None
+        raise ValueError(f"{option} must be numbers separated by commas, as in the help, got {text!r}") from None

@@ -55,7 +55,7 @@ def train_denoiser(
 
     Args:
         model: a denoiser D(x, sigma), sigma (B,). Where it has `valid(y, sigma)`, which returns the part of a crop that
-            needs no border, and its offset, that is used instead.
+            needs no border, and its offset, that is used instead; `options.border` goes to it as `border=`.
         sampler: draws clean images. Where its images also change from call to call, as those of
             `synthetic.SyntheticImages` do, it has `seek(step)`, which is called before the first step of a run.
         levels: draws noise levels in units of the images.
@@ -109,18 +109,27 @@ class DenoisingTask(Task):
     def forward(self, x: Tensor, y: Tensor, sigma: Tensor) -> Tensor:
         """Return the weighted mean square error of D(y, sigma), y = x + noise of level sigma (B,)."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-            if hasattr(self.model, "valid"):
-                receptive_field = getattr(self.model, "receptive_field", 1)
-                if min(x.shape[2:]) < receptive_field:
-                    raise ValueError(
-                        f"train_denoiser: crops must be at least the model's receptive field, "
-                        f"{receptive_field} x {receptive_field}, got {tuple(x.shape[2:])}; take larger ones"
-                    )
-                z, o = self.model.valid(y, sigma)
-                x = x[..., o : o + z.shape[2], o : o + z.shape[3]]
-            else:
-                z = self.model(y, sigma)
+            z, at = self._inside(y, sigma)
+        x = x[..., at : at + z.shape[2], at : at + z.shape[3]]
         o = self.options
         weight = 1 / (o.loss_scale**2 * sigma**o.loss_power)
         error: Tensor = z.to(x.dtype) - x
         return (error.square() * weight.reshape(-1, 1, 1, 1)).mean()
+
+    def _inside(self, y: Tensor, sigma: Tensor) -> tuple[Tensor, int]:
+        """Return the part of D(y, sigma) that the loss takes, and its offset in y."""
+        size, border = tuple(y.shape[2:]), self.options.border
+        if border is not None and min(size) <= 2 * border:
+            raise ValueError(f"train_denoiser: border must leave a part of the crops, {size}, got {border}; lower it")
+        if not hasattr(self.model, "valid"):
+            at = border or 0
+            return self.model(y, sigma)[..., at : size[0] - at, at : size[1] - at], at
+        if border is not None:
+            return self.model.valid(y, sigma, border=border)  # type: ignore[no-any-return]
+        field = getattr(self.model, "receptive_field", 1)
+        if min(size) < field:
+            raise ValueError(
+                f"train_denoiser: crops must be at least the model's receptive field, {field} x {field}, got {size}; "
+                "take larger ones, or set border"
+            )
+        return self.model.valid(y, sigma)  # type: ignore[no-any-return]

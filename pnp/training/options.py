@@ -59,6 +59,9 @@ class TrainingOptions:
         loss_power: p in the loss, see `pnp.training.loop`; 1 weighs all noise levels about alike.
         loss_scale: scale in the loss, in units of the images; it matters a little, since gradients are clipped to
             norm 1.
+        border: pixels that a denoiser's loss leaves out at the edges of the crops. None: of a model that has `valid`,
+            those whose receptive field leaves the crop; of others, none. With a number, features beyond the crop count
+            as zero, so that a model with a wide field learns from more of a crop.
         mixed_precision: train networks without a `compute_dtype` of their own under autocast to bfloat16, where the
             processor multiplies it natively.
         seed: seed of crops and noise; the initial weights do not depend on it.
@@ -75,6 +78,7 @@ class TrainingOptions:
     decay: float = 0.5
     loss_power: float = 1.0
     loss_scale: float = 0.1
+    border: int | None = None
     mixed_precision: bool = True
     seed: int = 0
 
@@ -87,6 +91,9 @@ class TrainingOptions:
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"TrainingOptions: {name} must be finite and above 0, got {value}")
+
+        if self.border is not None and not (isinstance(self.border, int) and self.border >= 0):
+            raise ValueError(f"TrainingOptions: border must be a whole number of pixels from 0 up, got {self.border!r}")
 
     def progress(self, step: int, seconds: float) -> float:
         """Return the part of the budget used after this many steps and seconds of training."""

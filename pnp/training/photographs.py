@@ -47,7 +47,8 @@ def photograph_set(folder: str | Path, *, channels: int = 1, crop: int = 96) -> 
     Args:
         folder: it and its subfolders are searched, see `load_folder`.
         channels: 1 converts to grey, 3 keeps colour.
-        crop: side of the crops in pixels, at most 128 and at least the model's receptive field.
+        crop: side of the crops in pixels, at most 128, and at least the model's receptive field unless the options have
+            a `border`.
 
     Raises:
         ValueError: the folder has fewer than two images, or some are unreadable or too small; the crop is too large.

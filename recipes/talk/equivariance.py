@@ -1,11 +1,12 @@
 """Equivariance: compare denoising a shifted or rotated image with shifting or rotating the denoised image.
 
-    gap(T) = rms(D(T y) - T D(y)) / sigma,   T a shift by one pixel or by the spacing, or a rotation by 90 degrees
+    gap(T) = rms(D(T y) - T D(y)) / sigma,   T a shift by one pixel or the largest stride, or a rotation by 90 degrees
 
 At stride 1 every pixel is a query, and D is shift-equivariant away from the borders for any weights; at larger strides
-it is for shifts by multiples of the stride, of which the spacing is the largest. Gaps are measured where the borders
-have no influence. Rotations are learned from rotated crops, not built in; averaged over the eight rotations and
-reflections (`Equivariant`) the equivariance is exact. Computed in float64, so that gaps are not rounding.
+it is for shifts by multiples of the stride; the largest is the spacing of D's coarsest lattice. Gaps are measured
+where the borders have no influence. Rotations are learned from rotated crops, not built in; averaged over the eight
+rotations and reflections (`Equivariant`) the equivariance is exact. Computed in float64, so that gaps are not
+rounding.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ p.add_argument("--weights", default="gray", help="weights of MLPatch: a packaged
 p.add_argument("--sigma", type=float, default=25 / 255, help="noise standard deviation, data range 1 (default 25/255)")
 args = p.parse_args()
 D = p.mlpatch(args.weights, channels=1).to(args.device)
-largest = D.network.spacing
+largest = D.network.period
 margin = D.receptive_field // 2 + largest  # influence of the borders, where `roll` wraps around
 size = max(32 if args.smoke else 256, 2 * margin + 16)
 camera = skimage.data.camera()

@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from random_networks import TWO_LATTICES
 from skimage.restoration import denoise_tv_chambolle
 
 import denoisers
@@ -41,6 +42,7 @@ def shrink_by_map(x):
 
 TABLE = {
     "mlpatch": lambda: MLPatch(**TINY, precision="float32"),
+    "mlpatch of two lattices": lambda: MLPatch(**TWO_LATTICES, precision="float32"),
     "tv": lambda: TV(max_iter=20),
     "rescaled": lambda: Rescaled(smooth, -1000.0, 2000.0),
     "equivariant": lambda: Equivariant(MLPatch(**TINY, precision="float32")),

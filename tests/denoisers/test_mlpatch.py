@@ -9,25 +9,12 @@ import torch
 from arrays import uniform
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_networks import SMALL, random_model
 from safetensors.torch import save_file
 
 from denoisers import MLPatch, weight_files
 from denoisers.mlpatch import ARCHITECTURES, continuous, geometry, tiles
 from pnp.training import NoiseLevels, TrainingOptions, load_checkpoint, train_denoiser
-
-SMALL = {"taps": 5, "margin": 1, "features": 8, "hidden": 10, "dilations": (1, 2, 1)}
-
-
-def random_model(seed=0, **options):
-    """A model whose output is far from zero: every weight random, every tap off its grid."""
-    model = MLPatch(**{**SMALL, **options})
-    g = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            p.add_(0.15 * torch.randn(p.shape, generator=g)) if name.endswith("taps") else p.copy_(
-                torch.randn(p.shape, generator=g) / max(1, p[0].numel()) ** 0.5
-            )
-    return model.eval()
 
 
 @settings(max_examples=10, deadline=None)
@@ -282,7 +269,7 @@ def test_packaged_weights_have_a_card_and_state_a_local_field(name):
     card = (weight_files.FOLDER / f"{name}.md").read_text()
     assert "seed" in card and "pnp train" in card and "python benchmarks/" in card
     model = MLPatch.from_pretrained(name)
-    assert model.receptive_field < (128 if model.normalization == "absolute" else 64)
+    assert model.receptive_field < 128
     # The card is about this model, and it is the one that training would build.
     assert f"receptive field {model.receptive_field} pixels" in card
     assert f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters" in card

@@ -11,6 +11,7 @@ from arrays import rel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mosaics import Average, blur, network, picture, scene, skewed
+from random_networks import TWO_LATTICES, random_model
 
 from denoisers import MLPatch
 from operators import Blur, Mask
@@ -57,6 +58,14 @@ def test_tiles_cover_the_image_and_hold_their_neighbours_halos(n, tile, halo):
     assert sum(sides) == n and all(s % 8 == 0 for s in sides[:-1])
     assert len(sides) == 1 or min(sides) >= max(halo, sides[0] / 2)
     assert max(sides) < 1.5 * (max(tile, halo) + 8) + max(halo, 8)
+
+
+@pytest.mark.parametrize("shape", [(97, 61), (3, 200)])
+def test_tiles_of_two_lattices_give_the_whole_image(shape, tmp_path):
+    model, x = random_model(**TWO_LATTICES).requires_grad_(False), picture(*shape, dtype=torch.float64)
+    output = denoise_mosaic(x, model, 0.1, output=tmp_path / "z.zarr", tile=40)
+    whole = model(torch.from_numpy(x)[None, None], 0.1)[0, 0].numpy()
+    np.testing.assert_allclose(zarr.open(str(output), mode="r")[:], whole, rtol=0, atol=1e-12)
 
 
 def test_channels_are_denoised_together(tmp_path):

@@ -8,13 +8,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from skimage.io import imsave
 from torch import nn
 
 from denoisers import MLPatch
 from pnp.lensing.training_set import convergence_set
 from pnp.training import Interrupted, NoiseLevels, TrainingOptions, load_checkpoint
-from pnp.training.denoiser import denoising_psnr, train_denoiser
+from pnp.training.denoiser import DenoisingTask, denoising_psnr, train_denoiser
 from pnp.training.images import Crops, load_folder
 from pnp.training.photographs import photograph_set
 
@@ -273,6 +274,28 @@ def test_layers_of_equal_shapes_are_told_apart(folder, tmp_path):
     net.layers[4] = nn.Tanh()
     with pytest.raises(ValueError, match=r"layers\.4"):
         train(net, crops(folder), options(2), tmp_path / "b.pt", resume=True)
+
+
+@pytest.mark.parametrize("border", [None, 3])
+def test_the_loss_leaves_out_the_border(border):
+    class WrongAtTheEdge(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.error = nn.Parameter(torch.ones(()))
+
+        def forward(self, y, sigma):
+            inside = F.pad(torch.zeros_like(y[..., 6:-6]), (6, 6), value=1.0)  # wrong in six columns on each side
+            return self.error * inside
+
+    task = DenoisingTask(WrongAtTheEdge(), None, LEVELS, options(1, border=border, loss_scale=1.0))
+    loss = task(torch.zeros(1, 1, 20, 20), torch.zeros(1, 1, 20, 20), torch.ones(1))
+    assert loss.item() == pytest.approx(12 / 20 if border is None else 6 / 14)
+
+
+@pytest.mark.parametrize("border", [-1, 2.5, 24])
+def test_a_border_that_leaves_nothing_is_refused(folder, tmp_path, border):
+    with pytest.raises(ValueError, match="border"):
+        train(model(), crops(folder), options(1, border=border), tmp_path / "c.pt")
 
 
 @pytest.mark.parametrize("named", [True, False])
