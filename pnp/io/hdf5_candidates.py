@@ -1,8 +1,8 @@
 """What `solve(strength="auto")` tried, as columns of numbers: the group /candidates of a result (docs/hdf5_layout.md).
 
-    image                    from 0, of the batch
-    strength, n_iter         of a solve without what was held out; the chosen one is the first of its image
-    error, standard_error    mean square of A x - y over what was held out, in noise levels
+image                    from 0, of the batch
+strength, n_iter         of a solve without what was held out; the chosen one is the first of its image
+error, standard_error    mean square of A x - y over what was held out, in noise levels
 """
 
 from __future__ import annotations
