@@ -54,6 +54,8 @@ SEED = 0
 """Of the random choice of what is held out: one call, and one that resumes, hold out the same."""
 LIKE_A_MASK = 0.75
 """Spectral flatness of A*WA from which on a measured pixel says little of others: 1 for masks, 0.5 for blurs."""
+MARGIN = 2.0
+"""Standard errors by which settings behind a mask must be better than the default: few pixels stand for many."""
 FEWEST = 50
 """So few held-out measurements choose nothing."""
 MEDIAN_OF_NOISE = 0.4549
@@ -212,7 +214,7 @@ class Trials:
         """Return what to try next for an image, None where enough was tried.
 
         Fewer iterations, and in the end a stronger prior, where they predict better than the most; a weaker one where
-        they do not.
+        they do not, and behind masks, which the default most often smooths too much.
         """
         few, more, most = at[0], at[max(0, len(at) - 2)], at[-1]
         tried = self.squares[b]
@@ -220,7 +222,7 @@ class Trials:
         if all(one in tried for one in steps):
             if more == most:
                 steps += [(STEP, most), (1 / STEP, most)]
-            elif self.error(b, (1.0, most)) <= self.error(b, (1.0, more)):
+            elif self.held.shares or self.error(b, (1.0, most)) <= self.error(b, (1.0, more)):
                 steps += [(1 / STEP, more)]
             elif (1.0, few) in tried and self.error(b, (1.0, few)) <= self.error(b, (1.0, more)):
                 steps += [(STEP, few)]
@@ -238,9 +240,10 @@ class Trials:
         return float(self.squares[b][candidate].mean())
 
     def is_better(self, b: int, one: tuple[float, int], other: tuple[float, int]) -> bool:
-        """Return whether one predicts better than the other by more than the standard error of the difference."""
+        """Return whether one predicts better than the other by more than the difference's standard error, or MARGIN."""
         difference = self.squares[b][other] - self.squares[b][one]
-        return float(difference.mean()) > standard_error(difference, self.held.groups[b])
+        margin = MARGIN if self.held.shares else 1.0
+        return float(difference.mean()) > margin * standard_error(difference, self.held.groups[b])
 
     def candidates(self, b: int, chosen: tuple[float, int]) -> tuple[Candidate, ...]:
         """Return what was tried for an image, the chosen one first."""
@@ -337,7 +340,7 @@ def _by_sure(h: BoundDataTerm, counted: Tensor, own_pixels: bool, *, asked: bool
     probe = Probe(h, train, counted, hidden)
     started, moved = Started(train, h, hidden), (probe.term, Started(probe.term, h, None))
     groups = [_cells(mask.shape, BLOCKS if mask.ndim > 1 else MEASUREMENTS)[mask] for mask in masks]
-    shares = [share[mask] for share, mask in zip(probe.shares.cpu(), masks, strict=True)]
+    shares = [share[mask] for share, mask in zip(probe.shares.cpu(), masks, strict=True)] if masked else None
     return HeldOut(train, started, probe.squares, masks, groups, f"by Stein's risk estimate{source}", moved, shares)
 
 

@@ -33,9 +33,9 @@ def candidate_charts(result: SavedResult) -> list[str]:
 
 
 def choice(result: SavedResult) -> str:
-    """Return a sentence on the strength that was chosen, and from what; empty where the file does not say."""
+    """Return a sentence on the strength that was chosen, and from what; empty where it was given."""
     source = result.attributes.get("strength_source")
-    if not isinstance(source, str):
+    if not isinstance(source, str) or source == "given":
         return ""
     if not result.candidates:
         return f"Prior strength {_strengths(result.attributes.get('strength'))}, {source}."
