@@ -73,8 +73,8 @@ class Result:
             there is none.
         strength_source: "given", or which measurements strength="auto" held out, or why it took the default.
         prediction_error: mean square of A x - y over measurements that were held out, in noise levels, or Stein's
-            estimate of it, and its standard error, for this strength and number of iterations; a tuple of such pairs for
-            a batch. None where nothing was tried.
+            estimate of it, and its standard error, for this strength and number of iterations; a tuple of such pairs
+            for a batch. None where nothing was tried.
         candidates: each `Candidate` that was tried, the chosen one first, whose n_iter is the largest number of
             iterations of its image; for a batch a tuple of such tuples, one for each image. Empty where nothing was
             tried.

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from arrays import rand
-from skimage.data import coins
-from skimage.transform import resize
+from torch.nn.functional import avg_pool2d
 from toys import SHAPE, Matrix, smooth
 
 from denoisers import MLPatch
@@ -114,12 +113,23 @@ def test_what_is_held_out_behind_a_mask_moves_no_solve():
     assert torch.equal(held.moved[1].initial(), other.moved[1].initial())
 
 
-def test_a_mask_with_few_pixels_and_much_noise_gains():
-    x = torch.from_numpy(resize(coins(), (96, 96), anti_aliasing=True)).float()[None, None]
-    mask = (torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) < 0.1).float()
-    y = mask * (x + 0.2 * noise(x))
-    usual, auto = (solve(Mask(mask), y, D, noise_std=0.2, strength=s) for s in (1.0, "auto"))
-    assert psnr(auto.x, x, data_range=1) > psnr(usual.x, x, data_range=1) + 0.5
+def test_behind_a_mask_a_prior_that_is_too_strong_is_weakened_where_that_is_certain():
+    t = torch.linspace(0, 19, 64)
+    x = (0.5 + 0.4 * t.sin()[:, None] * t.cos())[None, None]
+    mask = (torch.rand(x.shape, generator=torch.Generator().manual_seed(1)) < 0.3).float()
+
+    def wide(v, sigma):
+        return avg_pool2d(v, 5, 1, 2, count_include_pad=False)
+
+    def solved(std, strength):
+        found = solve(Mask(mask), mask * (x + std * noise(x)), wide, noise_std=std, strength=strength)
+        return found, psnr(found.x, x, data_range=1)
+
+    (_, usual), (auto, best) = solved(0.05, 1.0), solved(0.05, "auto")
+    assert auto.strength < 1 and best > usual + 2
+    assert [one.n_iter for one in auto.candidates] == [12, 12, 24]
+    unsure, _ = solved(0.2, "auto")  # another one is better, but by less than two standard errors
+    assert unsure.strength == 1 and min(unsure.candidates, key=lambda one: one.error) != unsure.candidates[0]
 
 
 def test_each_image_of_a_batch_chooses_for_itself():
