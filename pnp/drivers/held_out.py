@@ -425,7 +425,8 @@ def _limits(squares: Tensor, shares: Tensor) -> Tensor:
     Those with different shares are different kinds of squares.
     """
     limits = torch.empty_like(squares)
-    for share in shares.unique():
+    kinds: Tensor = torch.unique(shares)
+    for share in kinds:
         kind = shares == share
         limits[kind] = THRESHOLD**2 * max(1.0, float(squares[kind].median()) / MEDIAN_OF_NOISE)
     return limits

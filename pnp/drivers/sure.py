@@ -63,7 +63,8 @@ class Probe:
         """
         residuals = self._whole.residuals(x)[0]
         change: Any = self._whole.weights.sqrt() * (self._whole.operator.A(moved) - self._whole.operator.A(x))
-        return residuals.square() + 2 / STEP * self._signs * change
+        found: Tensor = residuals.square() + 2 / STEP * self._signs * change
+        return found
 
 
 def _shares(image: Tensor, counted: Tensor, hidden: Tensor) -> Tensor:

@@ -80,8 +80,8 @@ def _chart(name: str, tried: Sequence[Tried]) -> str:
     for row, text in enumerate(("strength", "iterations")):
         parts.append(f'<text class="tick" x="2" y="{HEIGHT - BOTTOM + 14 + 13 * row}">{text}</text>')
     title = f"prediction error of what was tried{name}"
-    error, bar = number(chosen[2]), number(chosen[3], 2)
-    said = f"strength {number(chosen[0], 3)}, {chosen[1]} iterations: {error} ± {bar} {SAID}"
+    found = f"{number(chosen[2])} ± {number(chosen[3], 2)}"
+    said = f"strength {number(chosen[0], 3)}, {chosen[1]} iterations: {found} {SAID}"
     return (
         f'<figure class="chart"><figcaption>{escape(title)}</figcaption>'
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(f"{title}; chosen: {said}")}">'
