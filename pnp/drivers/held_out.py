@@ -340,7 +340,7 @@ def _by_sure(h: BoundDataTerm, counted: Tensor, own_pixels: bool, *, asked: bool
     probe = Probe(h, train, counted, hidden)
     started, moved = Started(train, h, hidden), (probe.term, Started(probe.term, h, None))
     groups = [_cells(mask.shape, BLOCKS if mask.ndim > 1 else MEASUREMENTS)[mask] for mask in masks]
-    shares = [share[mask] for share, mask in zip(probe.shares.cpu(), masks, strict=True)] if masked else None
+    shares = [share[mask] for share, mask in zip(probe.shares, masks, strict=True)] if masked else None
     return HeldOut(train, started, probe.squares, masks, groups, f"by Stein's risk estimate{source}", moved, shares)
 
 

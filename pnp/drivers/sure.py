@@ -68,10 +68,10 @@ class Probe:
 
 
 def _shares(image: Tensor, counted: Tensor, hidden: Tensor) -> Tensor:
-    """Return the `shares` of a probe: their mean over the measurements of an image that count is 1."""
-    shares = torch.zeros(counted.shape, dtype=torch.float64, device=counted.device)
+    """Return the `shares` of a probe, on the CPU: their mean over the measurements of an image that count is 1."""
+    shares = torch.zeros(counted.shape, dtype=torch.float64)
     n_pixels = image[0].numel()
-    for b, (one, held) in enumerate(zip(images(counted), images(hidden), strict=True)):
+    for b, (one, held) in enumerate(zip(images(counted.cpu()), images(hidden.cpu()), strict=True)):
         n, n_held = int(one.sum()), int(held.sum())
         measured = min(1.0, n / n_pixels) if n_held else 1.0
         shares[b] = torch.where(held, (1 - measured) * n / max(1, n_held), measured * n / max(1, n - n_held))[0]
