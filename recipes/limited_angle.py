@@ -35,7 +35,7 @@ SCANS = ("360", "60 views", "90", "70", "50", "30")
 WIDTH_MM = 512 * 0.14832  # width of the image, that of the challenge's segmentations
 
 p = parser(
-    __doc__, image=None, reads=read_htc2022, accepts="a scan of the challenge, .mat (default: simulated)", strength=True
+    __doc__, image=None, reads=read_htc2022, accepts="a scan of the challenge (default: simulated)", strength=True
 )
 p.add_argument(
     "--scans", nargs="+", choices=SCANS, default=["360", "60 views", "90"], help="arcs in degrees, or 60 views"

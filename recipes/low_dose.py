@@ -24,9 +24,8 @@ from pnp.phantoms import chest, head
 
 WATER = 0.02  # 1/mm, at 65 keV
 
-p = parser(
-    __doc__, image=None, accepts="your image in 1/mm: TIFF, NPY, HDF5 or FITS (default: built in)", strength=True
-)
+ACCEPTS = "your image in 1/mm: TIFF, NPY, HDF5 or FITS (default: built in)"
+p = parser(__doc__, image=None, accepts=ACCEPTS, strength=True)
 p.add_argument("--image", choices=("chest", "head"), default="chest", help="built-in image")
 p.add_argument("--photons", type=float, nargs="+", default=[1e3, 1e4, 1e5], help="I0, photons per ray of the open beam")
 p.add_argument("--views", type=int, default=360, help="number of angles over half a turn, or a full one with --fan")
