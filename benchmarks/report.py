@@ -105,18 +105,38 @@ def write(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def main(title: str, sections: dict[str, Callable[[bool], Iterator[Row]]]) -> None:
+Section = Callable[[bool], Iterator[Row]]
+
+
+def main(
+    title: str,
+    sections: dict[str, Section],
+    *,
+    measured: Callable[[Path], dict[str, Section]] | None = None,
+    in_quick: tuple[str, ...] = (),
+) -> None:
     """Run a benchmark script from the command line: print its rows as they come, and write them.
 
     Args:
         title: the claim the script tests.
-        sections: name to a function of `quick` that yields rows.
+        sections: name to a function of `quick` that yields rows; "a: b" belongs to the group a.
+        measured: further sections from the folder of --data. None: there is no such option.
+        in_quick: the sections that --quick runs unless --only names others; empty: all.
     """
     parser = argparse.ArgumentParser(description=title)
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to test the script")
-    parser.add_argument("--only", nargs="+", choices=sections, default=list(sections), help="run these parts only")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="run these parts, or groups of parts, only")
     parser.add_argument("--output", type=Path, help="write rows and facts of the machine to this JSON file")
+    if measured is not None:
+        parser.add_argument("--data", type=Path, help="folder of measured data, for further parts")
     arguments = parser.parse_args()
+    if measured is not None and arguments.data is not None:
+        sections = {**sections, **measured(arguments.data)}
+    names = arguments.only or (in_quick if arguments.quick else ()) or list(sections)
+    known = {name for full in sections for name in (full, full.split(": ")[0])}
+    if unknown := [name for name in names if name not in known]:
+        parser.error(f"--only must name parts or groups of {', '.join(sorted(known))}; got {', '.join(unknown)}")
+    chosen = [full for full in sections if full in names or full.split(": ")[0] in names]
     facts = machine()
     print(title)
     print("; ".join(f"{k}: {v}" for k, v in facts.items()))
@@ -124,7 +144,7 @@ def main(title: str, sections: dict[str, Callable[[bool], Iterator[Row]]]) -> No
         print("WARNING: other work is running on this machine; do not quote these times")
     print(line(HEADINGS), line(tuple("-" * w for w in WIDTHS)), sep="\n")
     rows: list[Row] = []
-    for name in arguments.only:
+    for name in chosen:
         for row in sections[name](arguments.quick):
             if arguments.quick:
                 row = replace(row, target=None)  # tiny sizes prove nothing

@@ -68,6 +68,7 @@ def parser(
     *,
     reads: Callable[[str], object] = read_image,
     accepts: str = "your image: PNG, TIFF, NPY, HDF5 or FITS (default: built in)",
+    strength: bool = False,
 ) -> argparse.ArgumentParser:
     """Return a parser with the arguments that all recipes share.
 
@@ -76,6 +77,7 @@ def parser(
         image: default of --image; None: no such argument.
         reads: function that reads the input file, to check it.
         accepts: help on the input file.
+        strength: whether there is an argument --strength, for recipes that call `solve`.
     """
     p = Parser(description=description.splitlines()[0])
     p.reads = reads
@@ -83,6 +85,13 @@ def parser(
     if image is not None:
         p.add_argument(
             "--image", choices=IMAGES, default=image, help="built-in image: a simulated head, or one from scikit-image"
+        )
+    if strength:
+        p.add_argument(
+            "--strength",
+            type=number_or_auto,
+            default=1.0,
+            help="strength of the priors, see solve; auto: measurements that are held out choose it (default 1)",
         )
     p.add_argument("--seed", type=int, default=0, help="seed of the simulated measurements")
     p.add_argument("--device", default="cpu", help="cpu or cuda")
@@ -95,6 +104,11 @@ def parser(
     )
     p.add_argument("--smoke", action="store_true", help="small, quick run to test that everything works")
     return p
+
+
+def number_or_auto(text: str) -> float | str:
+    """Read a number or "auto"; `solve` checks its range."""
+    return text if text == "auto" else float(text)
 
 
 def grey_image(args: argparse.Namespace, *, smoke_size: int = 96) -> Tensor:
@@ -145,6 +159,8 @@ def print_verdict(name: str, result: Tensor | Result | float) -> None:
         print(f"{name}: misfit {result:.3g}, about 1 where the image explains the measurements")
     elif isinstance(result, Result):
         print(f"{name}: {result.verdict}")
+        if result.choice:
+            print(f"{name}: {result.n_iter} iterations, {result.choice}")
 
 
 def print_table(entries: list[Entry], truth: Tensor) -> dict[str, Tensor]:
@@ -183,6 +199,8 @@ def save(
     if isinstance(result, Result):
         x, history, noise_std = result.x, result.history, result.noise_std
         attributes |= {"stop": str(result.stop), "n_iter": result.n_iter, "misfit": result.misfit}
+        if result.choice:
+            attributes |= {"strength": result.strength, "strength_source": result.strength_source}
         print(f"{result.n_iter} iterations: {result.stop}")
     save_panels(figure, panels, title=title, limits=limits, cmap=cmap, label=label, rgb=rgb, overwrite=True)
     write_result(
@@ -196,6 +214,7 @@ def save(
         attributes=attributes,
         warnings=result.warnings if isinstance(result, Result) else None,
         rejected=result.rejected if isinstance(result, Result) else None,
+        candidates=result.candidates if isinstance(result, Result) else (),
         overwrite=True,
     )
     print(f"wrote {figure} and {file}")

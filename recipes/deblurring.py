@@ -13,7 +13,7 @@ from denoisers import TV, MLPatch
 from operators import Blur, gaussian_kernel
 from pnp import solve
 
-p = parser(__doc__)
+p = parser(__doc__, strength=True)
 p.add_argument("--kernel", choices=("gaussian", "motion"), default="gaussian", help="kind of blur")
 p.add_argument("--noise", type=float, default=0.01, help="noise standard deviation, relative to the range")
 args = p.parse_args()
@@ -52,7 +52,7 @@ def wiener() -> torch.Tensor:
 
 # Solve
 D = MLPatch.from_pretrained("gray").to(args.device)
-options = {"noise_std": noise_std, "max_iter": max_iter, "progress": True}
+options = {"noise_std": noise_std, "strength": args.strength, "max_iter": max_iter, "progress": True}
 entries = [
     timed("Wiener filter", wiener),
     timed("ADMM + TV", lambda: solve(A, y, TV(), **options)),

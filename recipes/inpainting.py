@@ -16,7 +16,7 @@ from denoisers import TV, MLPatch
 from operators import Mask
 from pnp import solve
 
-p = parser(__doc__)
+p = parser(__doc__, strength=True)
 p.add_argument("--kept", type=float, default=0.3, help="fraction of the pixels that is kept")
 p.add_argument("--noise", type=float, default=0.01, help="noise standard deviation, relative to the range")
 args = p.parse_args()
@@ -48,7 +48,7 @@ def interpolated() -> torch.Tensor:
 
 # Solve
 D = MLPatch.from_pretrained("gray").to(args.device)
-options = {"noise_std": noise_std, "max_iter": max_iter, "progress": True}
+options = {"noise_std": noise_std, "strength": args.strength, "max_iter": max_iter, "progress": True}
 entries = [
     timed("linear interpolation", interpolated),
     timed("ADMM + TV", lambda: solve(A, y, TV(rtol=0.3), **options)),  # in the peer's favour: 27.5 dB if exact

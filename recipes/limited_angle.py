@@ -34,7 +34,7 @@ LEVELS = ((4, 100, 1.0), (2, 50, 0.3), (1, 20, 0.15))
 SCANS = ("360", "60 views", "90", "70", "50", "30")
 WIDTH_MM = 512 * 0.14832  # width of the image, that of the challenge's segmentations
 
-p = parser(__doc__, image=None, reads=read_htc2022, accepts="a scan of the challenge, .mat (default: simulated)")
+p = parser(__doc__, image=None, reads=read_htc2022, accepts="a .mat scan (default: simulated)", strength=True)
 p.add_argument(
     "--scans", nargs="+", choices=SCANS, default=["360", "60 views", "90"], help="arcs in degrees, or 60 views"
 )
@@ -83,7 +83,7 @@ def part_of(label: str) -> CtScan:
 
 def reconstruct(part: CtScan, denoiser: Denoiser) -> Result:
     """Solve on the grid of the image; for an arc from coarse to fine, with bins and views to match."""
-    options = {"bounds": (0.0, None), "progress": True}
+    options = {"bounds": (0.0, None), "strength": args.strength, "progress": True}
     if np.ptp(part.angles) > np.pi:
         y, _ = part.tensors(args.device)
         return solve(make_operator(part), y, denoiser, max_iter=max_iter, **options)

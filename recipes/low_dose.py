@@ -24,13 +24,13 @@ from pnp.phantoms import chest, head
 
 WATER = 0.02  # 1/mm, at 65 keV
 
-p = parser(__doc__, image=None, accepts="your image in 1/mm: TIFF, NPY, HDF5 or FITS (default: built in)")
+ACCEPTS = "your image in 1/mm: TIFF, NPY, HDF5 or FITS (default: built in)"
+p = parser(__doc__, image=None, accepts=ACCEPTS, strength=True)
 p.add_argument("--image", choices=("chest", "head"), default="chest", help="built-in image")
 p.add_argument("--photons", type=float, nargs="+", default=[1e3, 1e4, 1e5], help="I0, photons per ray of the open beam")
 p.add_argument("--views", type=int, default=360, help="number of angles over half a turn, or a full one with --fan")
 p.add_argument("--pixel-size", type=float, help="side of a pixel in mm (default: the image is 400 mm wide, a head 256)")
 p.add_argument("--fan", action="store_true", help="fan beam of a clinical scanner, about eight times slower")
-p.add_argument("--strength", type=float, default=1.0, help="strength of the priors, see solve")
 args = p.parse_args()
 args.photons, args.views = ([1e4], 60) if args.smoke else (args.photons, args.views)
 size, max_iter = (64, 3) if args.smoke else (512, None)

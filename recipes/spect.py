@@ -33,11 +33,10 @@ from pnp.phantoms import ISOTOPES, REGIONS, emission_scan, region_means
 FIELD_MM = 409.6  # side of the grid
 FILTER_FWHM_MM = 10.0  # of the smoothing after OSEM
 
-p = parser(__doc__, image=None, accepts="not used: the torso is simulated")
+p = parser(__doc__, image=None, accepts="not used: the torso is simulated", strength=True)
 p.add_argument("--views", type=int, default=60, help="number of angles over a whole turn")
 p.add_argument("--isotope", choices=list(ISOTOPES), default="lu177", help="177Lu at 208 keV, or 90Y's bremsstrahlung")
 p.add_argument("--virtual", action="store_true", help="virtual patient, whose organs are not ellipsoids")
-p.add_argument("--strength", type=float, default=1.0, help="strength of the prior, see solve")
 args = p.parse_args()
 shape, args.views = ((32, 32, 16), 16) if args.smoke else ((64, 64, 40), args.views)
 em_max_iter, max_iter = (4, 4) if args.smoke else (16, None)
@@ -122,9 +121,11 @@ write_result(
     history=pnp.result.history,
     reference=truth.cpu().numpy(),
     attributes={"denoiser": "mlpatch:gray, slices across x, y and z", "misfit": pnp.result.misfit}
+    | {"strength": pnp.result.strength, "strength_source": pnp.result.strength_source}
     | {"command": shlex.join(sys.argv)},
     warnings=pnp.result.warnings,
     rejected=pnp.result.rejected,
+    candidates=pnp.result.candidates,
     overwrite=True,
 )
 print(f"wrote {args.output / 'spect.png'} and {args.output / 'spect.h5'}")

@@ -16,7 +16,7 @@ from denoisers import TV, MLPatch
 from operators import Radon
 from pnp import solve
 
-p = parser(__doc__, image="head")
+p = parser(__doc__, image="head", strength=True)
 p.add_argument("--views", type=int, default=60, help="number of angles over half a turn")
 p.add_argument("--pixel-size", type=float, default=0.5, help="side of a pixel in mm; images are in 1/mm")
 p.add_argument("--snr", type=float, default=40.0, help="signal-to-noise ratio of the sinogram in dB")
@@ -41,7 +41,7 @@ print(f"image {shape}, sinogram {tuple(y.shape[-2:])}, noise {noise_std:.3g} ({a
 
 # Solve
 D = MLPatch.from_pretrained("gray").to(args.device)
-options = {"noise_std": noise_std, "bounds": bounds, "max_iter": max_iter, "progress": True}
+options = {"noise_std": noise_std, "bounds": bounds, "strength": args.strength, "max_iter": max_iter, "progress": True}
 entries = [
     timed("FBP", lambda: A.fbp(y)),
     timed("FBP, Hann window", lambda: A.fbp(y, window="hann")),

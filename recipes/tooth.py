@@ -29,7 +29,7 @@ def read(path: str) -> CtScan:
     return read_dxchange(path, rows=slice(0, 1)).row(0)
 
 
-p = parser(__doc__, image=None, reads=read, accepts="a scan, Data Exchange HDF5 (default: simulated)")
+p = parser(__doc__, image=None, reads=read, accepts="a scan, Data Exchange HDF5 (default: simulated)", strength=True)
 p.add_argument("--size", type=int, default=None, help="side of the image in bins (default: that of the detector)")
 args = p.parse_args()
 max_iter = 4 if args.smoke else None
@@ -83,7 +83,8 @@ def reconstruct(method: str, views: slice) -> object:
     if "FBP" in method:
         return A.fbp(y, window="hann") if "Hann" in method else A.fbp(y)
     rings = LeastSquares(bin_std="estimate", view_std="estimate") if "rings" in method else None
-    return solve(A, y, D, noise_std=noise_std, bounds=(0.0, None), data_term=rings, max_iter=max_iter, progress=True)
+    options = {"bounds": (0.0, None), "strength": args.strength, "max_iter": max_iter, "progress": True}
+    return solve(A, y, D, noise_std=noise_std, data_term=rings, **options)
 
 
 every, even, odd = slice(None), slice(0, None, 2), slice(1, None, 2)

@@ -108,15 +108,9 @@ def hdf5_fallback_path(output: Path, x: Any) -> Path:
 
 def _strength(result: Result) -> dict[str, Any]:
     """Return what strength="auto" chose, and from what, as attributes; nothing where the strength was given."""
-    if not result.candidates or isinstance(result.strength, tuple):
+    if not result.choice:
         return {}
-    value, error = result.prediction_error
-    return {
-        "strength": result.strength,
-        "strength_source": result.strength_source,
-        "prediction_error": f"{value:.4f} +- {error:.4f} where the noise alone gives 1",
-        "candidates": "; ".join(f"strength {c[0]:.3g}, {c[1]} iterations: {c[2]:.4f}" for c in result.candidates),
-    }
+    return {"strength": result.strength, "strength_source": result.strength_source}
 
 
 def save(
@@ -154,6 +148,7 @@ def save(
         },
         warnings=result.warnings,
         rejected=result.rejected,
+        candidates=result.candidates,
         overwrite=overwrite and written == output,
     )
     return written

@@ -313,7 +313,8 @@ def write_page(
     geometry = operator_parameters(operator)
     named = ", ".join(str(prepared.rows[k]) for k in shown)
     rows = f"row{'s' if len(shown) > 1 else ''} {named}"
-    steps = (*prepared.steps, f"The page shows {len(shown)} of {n} slices, those of detector {rows}.")
+    chosen = (f"The prior: {result.choice}.",) if result.choice else ()
+    steps = (*prepared.steps, *chosen, f"The page shows {len(shown)} of {n} slices, those of detector {rows}.")
     write_report(
         page,
         SavedResult(

@@ -199,6 +199,8 @@ def print_summary(result: StackResult) -> None:
     print(f"{result.output}: {result.done} of {result.n} slices, {result.computed} in this run{rate}")
     if result.misfits:
         print(result.verdict)
+    if result.choice:
+        print(result.choice)
     for sentence in sentences(result.warnings, result.n):
         print_warning(sentence)
     for k, reason in list(result.failed.items())[:MAX_FAILURES_SHOWN]:

@@ -38,10 +38,11 @@ from .physics_noise import is_sampled
 from .problem import DIVERGENCE_FACTOR, Problem
 from .progress import progress_bar
 from .result import Candidate
+from .sure import Probe
 
-BLOCKS, VIEWS, MEASUREMENTS, THINNING = "blocks", "views", "measurements", "thinning"
+BLOCKS, VIEWS, MEASUREMENTS, THINNING, SURE = "blocks", "views", "measurements", "thinning", "sure"
 NAMES = {BLOCKS: "in blocks", VIEWS: "as whole views", MEASUREMENTS: "one by one"}
-HOLDOUTS = (BLOCKS, VIEWS, MEASUREMENTS, THINNING)
+HOLDOUTS = (BLOCKS, VIEWS, MEASUREMENTS, THINNING, SURE)
 """What `solve(held_out=...)` may name."""
 FRACTION, THINNED = 0.05, 0.1
 """Fraction of the measurements that is held out, and of the counts."""
@@ -53,6 +54,8 @@ SEED = 0
 """Of the random choice of what is held out: one call, and one that resumes, hold out the same."""
 LIKE_A_MASK = 0.75
 """Spectral flatness of A*WA from which on a measured pixel says little of others: 1 for masks, 0.5 for blurs."""
+MARGIN = 2.0
+"""Standard errors by which settings behind a mask must be better than the default: few pixels stand for many."""
 FEWEST = 50
 """So few held-out measurements choose nothing."""
 MEDIAN_OF_NOISE = 0.4549
@@ -74,14 +77,19 @@ class HeldOut:
         masks: for each image which are held out.
         groups: for each image the group of each held-out measurement; groups are taken for independent.
         source: what they are, as in `Result.strength_source`.
+        moved: the data term of a second solve and where it starts, for Stein's estimate, see `sure`; `squares` takes
+            its image, too.
+        shares: for each image the weights of the squares in their mean, 1 on average; None: all are 1.
     """
 
     train: BoundDataTerm
     started: Any
-    squares: Callable[[Tensor], Tensor]
+    squares: Callable[..., Tensor]
     masks: list[Tensor]
     groups: list[Tensor]
     source: str
+    moved: tuple[BoundDataTerm, Any] | None = None
+    shares: list[Tensor] | None = None
 
 
 def as_held_out(held_out: Any, strength: Any) -> str | None:
@@ -170,25 +178,27 @@ class Trials:
     def __init__(self, problem: Problem, held: HeldOut) -> None:
         self.problem, self.held = problem, held
         self.squares: list[dict[tuple[float, int], Tensor]] = [{} for _ in held.masks]
-        self._limits: list[float] | None = None
+        self._limits: list[Tensor] | None = None
 
     def run(self, wanted: list[tuple[float, int] | None], n_iter: int, bar: Any) -> None:
         """Solve with a strength for each image that wants one, and hold the squares of what was left out."""
-        z = self._solve(Tuning(tuple(1.0 if one is None else one[0] for one in wanted), (n_iter,) * len(wanted)), bar)
-        squares = self.held.squares(z)
+        tuned = Tuning(tuple(1.0 if one is None else one[0] for one in wanted), (n_iter,) * len(wanted))
+        solves = [(self.held.train, self.held.started), *([self.held.moved] if self.held.moved else [])]
+        squares = self.held.squares(*(self._solve(h, started, tuned, bar) for h, started in solves))
         found = [squares[b][mask].cpu().double() for b, mask in enumerate(self.held.masks)]
+        shares = self.held.shares or [torch.ones_like(one) for one in found]
         if self._limits is None:
-            self._limits = [_limit(one) for one in found]
+            self._limits = [_limits(one, share) for one, share in zip(found, shares, strict=True)]
         for b, one in enumerate(wanted):
             if one is not None:
-                self.squares[b][one] = found[b].clamp(max=self._limits[b])
+                self.squares[b][one] = found[b].minimum(self._limits[b]) * shares[b]
 
-    def _solve(self, tuned: Tuning, bar: Any) -> Tensor:
+    def _solve(self, h: BoundDataTerm, started: Any, tuned: Tuning, bar: Any) -> Tensor:
         """Return the last image; one that diverges is kept as it was before."""
-        problem, h = self.problem, self.held.train
+        problem = self.problem
         if hasattr(h, "last_x"):
             h.last_x = None
-        start = problem.begin(self.held.started, tuned)
+        start = problem.begin(started, tuned)
         z = start.z
         for state in ALGORITHMS[problem.algorithm](h, problem.guarded, z, start.levels):
             sizes = zip(norms(state.z), start.scales, strict=True)
@@ -204,7 +214,7 @@ class Trials:
         """Return what to try next for an image, None where enough was tried.
 
         Fewer iterations, and in the end a stronger prior, where they predict better than the most; a weaker one where
-        they do not.
+        they do not, and behind masks, which the default most often smooths too much.
         """
         few, more, most = at[0], at[max(0, len(at) - 2)], at[-1]
         tried = self.squares[b]
@@ -212,7 +222,7 @@ class Trials:
         if all(one in tried for one in steps):
             if more == most:
                 steps += [(STEP, most), (1 / STEP, most)]
-            elif self.error(b, (1.0, most)) <= self.error(b, (1.0, more)):
+            elif self.held.shares or self.error(b, (1.0, most)) <= self.error(b, (1.0, more)):
                 steps += [(1 / STEP, more)]
             elif (1.0, few) in tried and self.error(b, (1.0, few)) <= self.error(b, (1.0, more)):
                 steps += [(STEP, few)]
@@ -230,9 +240,10 @@ class Trials:
         return float(self.squares[b][candidate].mean())
 
     def is_better(self, b: int, one: tuple[float, int], other: tuple[float, int]) -> bool:
-        """Return whether one predicts better than the other by more than the standard error of the difference."""
+        """Return whether one predicts better than the other by more than the difference's standard error, or MARGIN."""
         difference = self.squares[b][other] - self.squares[b][one]
-        return float(difference.mean()) > standard_error(difference, self.held.groups[b])
+        margin = MARGIN if self.held.shares else 1.0
+        return float(difference.mean()) > margin * standard_error(difference, self.held.groups[b])
 
     def candidates(self, b: int, chosen: tuple[float, int]) -> tuple[Candidate, ...]:
         """Return what was tried for an image, the chosen one first."""
@@ -274,8 +285,16 @@ def hold_out(problem: Problem, how: str | None) -> HeldOut | str:
         if how == THINNING:
             raise ValueError(f"solve: held_out='thinning' is for whole counts, got {thinned}; use held_out='blocks'")
     sampled = is_sampled(problem.operator) and residuals.ndim > 3 and not residuals.is_complex()
-    if how is None and sampled and min(problem.flatness) >= LIKE_A_MASK:
-        return "each measurement has a pixel of its own, and the others hardly predict it"
+    own_pixels = sampled and min(problem.flatness) >= LIKE_A_MASK
+    if how == SURE or (how is None and own_pixels):
+        found = _by_sure(h, counted, own_pixels, asked=how == SURE)
+        if isinstance(found, str) and how == SURE:
+            raise ValueError(f"solve: held_out='sure' {found}; use 'blocks' or 'measurements'")
+        return (
+            found
+            if isinstance(found, HeldOut)
+            else f"each measurement has a pixel of its own, and Stein's estimate {found}"
+        )
     how = how or (BLOCKS if sampled else MEASUREMENTS)
     cells = _cells(residuals.shape[1:], how)
     masks = [_pick(cells, one[0], how) for one in images(counted)]
@@ -297,6 +316,32 @@ def hold_out(problem: Problem, how: str | None) -> HeldOut | str:
     started = Started(train, h, hidden.to(counted.device))
     source = f"by {fraction:.0%} of the measurements, held out {NAMES[how]}"
     return HeldOut(train, started, squares, masks, groups, source)
+
+
+def _by_sure(h: BoundDataTerm, counted: Tensor, own_pixels: bool, *, asked: bool) -> HeldOut | str:
+    """Return Stein's risk estimate, with single measurements held out for the pixels behind a mask, or why not.
+
+    Where all pixels are measured it changes no more than 0.1 dB, and is not worth its solves unless it is asked for.
+    """
+    if not isinstance(h, LeastSquaresStep) or h.errors is not None or not isinstance(h.y, Tensor) or h.y.is_complex():
+        return "is for real y, least squares and no common errors"
+    masked = own_pixels and h.y.shape == h.back_projection.shape and not bool(counted.all())
+    if not masked and not asked:
+        return "would hardly change the default"
+    masks, hidden, source = [one[0].cpu() for one in images(counted)], torch.zeros_like(counted), ""
+    if masked:
+        cells = _cells(counted.shape[1:], MEASUREMENTS)
+        picked = [_pick(cells, mask, BLOCKS) for mask in masks]
+        if min(int(mask.sum()) for mask in picked) < FEWEST:
+            return f"would hold out fewer than {FEWEST} measurements"
+        hidden = torch.stack(picked).to(counted.device)
+        source = f" and {int(hidden.sum()) / int(counted.sum()):.0%} of the measurements, held out one by one"
+    train = h.reject(hidden)
+    probe = Probe(h, train, counted, hidden)
+    started, moved = Started(train, h, hidden), (probe.term, Started(probe.term, h, None))
+    groups = [_cells(mask.shape, BLOCKS if mask.ndim > 1 else MEASUREMENTS)[mask] for mask in masks]
+    shares = [share[mask] for share, mask in zip(probe.shares, masks, strict=True)] if masked else None
+    return HeldOut(train, started, probe.squares, masks, groups, f"by Stein's risk estimate{source}", moved, shares)
 
 
 def _cells(shape: torch.Size, how: str) -> Tensor:
@@ -374,6 +419,14 @@ def _binomial(counts: Tensor, p: float, generator: torch.Generator) -> Tensor:
     return torch.binomial(counts, torch.full_like(counts, p), generator=generator)
 
 
-def _limit(squares: Tensor) -> float:
-    """Return the square beyond which a residual of the first solve is an outlier, and enters no error."""
-    return THRESHOLD**2 * max(1.0, float(squares.median()) / MEDIAN_OF_NOISE)
+def _limits(squares: Tensor, shares: Tensor) -> Tensor:
+    """Return the squares beyond which a residual of the first solve is an outlier, and enters no error.
+
+    Those with different shares are different kinds of squares.
+    """
+    limits = torch.empty_like(squares)
+    kinds: Tensor = torch.unique(shares)
+    for share in kinds:
+        kind = shares == share
+        limits[kind] = THRESHOLD**2 * max(1.0, float(squares[kind].median()) / MEDIAN_OF_NOISE)
+    return limits

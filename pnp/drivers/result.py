@@ -72,10 +72,12 @@ class Result:
         strength: of the prior, as used; a tuple where strength="auto" chose one for each image of a batch. None where
             there is none.
         strength_source: "given", or which measurements strength="auto" held out, or why it took the default.
-        prediction_error: mean square of A x - y over measurements that were held out, in noise levels, and its standard
-            error, for this strength and number of iterations; a tuple of such pairs for a batch. None where nothing was
-            held out.
-        candidates: what was tried, the chosen one first; for a batch a tuple of such tuples, one for each image.
+        prediction_error: mean square of A x - y over measurements that were held out, in noise levels, or Stein's
+            estimate of it, and its standard error, for this strength and number of iterations; a tuple of such pairs
+            for a batch. None where nothing was tried.
+        candidates: each `Candidate` that was tried, the chosen one first, whose n_iter is the largest number of
+            iterations of its image; for a batch a tuple of such tuples, one for each image. Empty where nothing was
+            tried.
     """
 
     x: Any

@@ -89,7 +89,9 @@ def solve(
         rtol: stop once the last noise level is reached and the relative residuals are at most rtol: ||x - z|| (ADMM
             only: HQS keeps a gap) and the change of z. 0: never. Default 1e-3.
         held_out: what strength="auto" holds out: "blocks" of 4 x 4 measurements (the default for images and sinograms),
-            whole "views", single "measurements" (elsewhere), or "thinning" of counts (for `Poisson`).
+            whole "views", single "measurements" (elsewhere), or "thinning" of counts (for `Poisson`). "sure": nothing,
+            Stein's estimate by one random probe says what is predicted of A x, in two solves for each strength; behind
+            masks single pixels are held out, too, which is the default there.
         check_adjoint: check A_adjoint, and that A is linear, on one random pair: one application of each.
         callback: called with each `State`; a true answer stops, an array of several truth values does not. Solves
             without what "auto" holds out do not call it.

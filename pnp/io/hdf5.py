@@ -5,6 +5,7 @@
     /image           (B, C, H, W)                                         (result)
     /history/*       one value per iteration, or one for each image       (result)
     /rejected        (B, C, ...) bool, optional: measurements taken for outliers    (result)
+    /candidates/*    (n,), optional: the strengths that were tried (`hdf5_candidates.py`)    (result)
     /operator        attribute name; parameters: scalars and tuples as attributes, arrays as datasets
     /noise_std       scalar or an array that broadcasts against the measurements; infinity: no information
     /reference       (B, C, H, W), optional
@@ -29,6 +30,7 @@ import numpy.typing as npt
 from ..installation import version
 from .atomic import atomic_hdf5
 from .guards import ALWAYS_ALLOWED_BYTES
+from .hdf5_candidates import Tried, columns_of, rows_of
 from .hdf5_safe import listed, numbers, open_hdf5
 from .hdf5_units import unit_factor, units_of
 
@@ -83,6 +85,8 @@ class SavedResult:
         rejected: mask of the measurements that were taken for outliers, as y (a tuple where y has parts); None: none
             was looked for, or none found unasked.
         n_rejected: their number.
+        candidates: for each image what strength="auto" tried, the chosen one first, each (strength, n_iter, error,
+            standard_error) as in `Result.candidates`; empty where nothing was tried.
     """
 
     x: _Array
@@ -95,6 +99,7 @@ class SavedResult:
     warnings: tuple[str, ...] | None = None
     rejected: _Array | tuple[_Array | None, ...] | None = None
     n_rejected: int = 0
+    candidates: tuple[tuple[Tried, ...], ...] = ()
 
 
 def write_measurements(
@@ -151,6 +156,7 @@ def write_result(
     attributes: Mapping[str, Any] | None = None,
     warnings: Sequence[str] | None = None,
     rejected: Any = None,
+    candidates: Sequence[Any] = (),
     overwrite: bool = False,
 ) -> None:
     """Write a reconstruction x (B, C, H, W) and how it was made; the file appears whole or not at all.
@@ -167,6 +173,7 @@ def write_result(
         attributes: further attributes of the root: stop, n_iter, denoiser, command, ...
         warnings: sentences on what looks wrong, as `Result.warnings`; None: nobody looked.
         rejected: mask of the measurements that were taken for outliers, as `Result.rejected`.
+        candidates: what strength="auto" tried, as `Result.candidates`.
         overwrite: replace a file of that name.
 
     Raises:
@@ -186,6 +193,8 @@ def write_result(
             write_warnings(file, warnings)
         if rejected is not None:
             _write_rejected(file, rejected)
+        for name, values in columns_of(candidates).items():
+            _store(file, f"candidates/{name}", values)
 
 
 def read_measurements(path: str | os.PathLike[str], *, operator: str | None = None) -> Measurements:
@@ -219,9 +228,7 @@ def read_result(path: str | os.PathLike[str]) -> SavedResult:
     with open_hdf5(path) as file:
         x = _dataset(path, file, "image")
         operator, parameters, noise_std, reference = _read_problem(path, file)
-        group = file.get("history")
-        named = list(group) if isinstance(group, h5py.Group) else []
-        history = {name: _dataset(path, file, f"history/{name}") for name in named}
+        history, tried = _columns(path, file, "history"), _columns(path, file, "candidates")
         attributes = {name: _python(value) for name, value in file.attrs.items()}
         warnings, rejected = attributes.pop("warnings", None), _read_rejected(path, file)
         attributes.pop("n_rejected", None)  # the mask has it
@@ -236,6 +243,7 @@ def read_result(path: str | os.PathLike[str]) -> SavedResult:
             warnings=None if warnings is None else _sentences(warnings),
             rejected=rejected,
             n_rejected=sum(int(mask.sum()) for mask in _parts(rejected) if mask is not None),
+            candidates=rows_of(path, tried),
         )
 
 
@@ -363,6 +371,12 @@ def _read_parameters(path: str | os.PathLike[str], group: h5py.Group, operator: 
         few = values.ndim == 0 or name in _INTEGER_PARAMETERS or name == "voxel_size"
         parameters[name] = _python(np.asarray(values)) if few else values
     return parameters | {name: _whole(parameters[name]) for name in _INTEGER_PARAMETERS if name in parameters}
+
+
+def _columns(path: str | os.PathLike[str], file: h5py.File, name: str) -> dict[str, _Array]:
+    """Return the datasets of a group by their names; none where there is no group."""
+    group = file.get(name)
+    return {key: _dataset(path, file, f"{name}/{key}") for key in group} if isinstance(group, h5py.Group) else {}
 
 
 def _scalar_or_array(path: str | os.PathLike[str], file: h5py.File, name: str) -> float | _Array | None:

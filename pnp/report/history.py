@@ -60,7 +60,7 @@ def _chart(title: str, curves: Mapping[str, Array]) -> str:
     low, high = float(values.min()), float(values.max())
     log = low > 0 and high / low >= 10
     n = max(len(v) for v in curves.values())
-    ticks = _decades(low, high) if log else _even(low, high)
+    ticks = _decades(low, high) if log else even_ticks(low, high)
     low, high = min(low, ticks[0]), max(high, ticks[-1])
 
     def place(k: float, value: float) -> tuple[float, float]:
@@ -118,10 +118,10 @@ def _decades(low: float, high: float) -> list[float]:
     return [10.0**k for k in range(first, last + every, every) if -323 <= k <= 308]
 
 
-def _even(low: float, high: float) -> Sequence[float]:
+def even_ticks(low: float, high: float) -> Sequence[float]:
     """Return round numbers around a range.
 
-    >>> _even(0.0, 7.0)
+    >>> even_ticks(0.0, 7.0)
     [0.0, 2.0, 4.0, 6.0, 8.0]
     """
     span = high / 4 - low / 4

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..io import SavedResult, atomic
+from .candidates import candidate_charts
 from .facts import notes, parameters_table, run_table, steps_list, summary
 from .history import charts
 from .images import (
@@ -207,14 +208,14 @@ def _is_colour(result: SavedResult, shape: tuple[int, ...]) -> bool:
 
 
 def _history(result: SavedResult) -> str:
-    drawn = charts(result.history)
+    drawn, tried = charts(result.history), candidate_charts(result)
     if drawn:
         missing = ""
     elif "slices" in result.attributes:
         missing = "<p>Slices of a volume keep their misfits and numbers of iterations, not the history of them.</p>"
     else:
         missing = "<p>The file holds no history.</p>"
-    drawn += mask_pictures(result)
+    drawn = tried + drawn + mask_pictures(result)
     return missing + (f'<div class="charts">{"".join(drawn)}</div>' if drawn else "")
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..io import SavedResult
+from .candidates import choice
 from .history import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
 from .text import escape, number
 
@@ -34,6 +35,8 @@ def verdict(result: SavedResult) -> str:
             if result.n_rejected
             else "No measurement was rejected as an outlier."
         )
+    if chosen := choice(result):
+        lines.append(chosen)
     if warnings is None:
         lines.append("The file does not say whether anything looked wrong.")
     elif not warnings:

@@ -6,6 +6,7 @@
     reasons  (n, 400)      why a slice failed, UTF-8
     warnings (n, 2000)     what looks wrong in a finished slice, a sentence a line, UTF-8
     n_rejected (n,)        number of its measurements that were taken for outliers
+    choices  (n, 4)        what strength="auto" chose, see CHOICE; else NaN
 
 Each chunk is a file that one process writes atomically. No locks are needed, and a run killed at any moment leaves a
 folder from which the next one resumes. Works with Zarr 2 and 3.
@@ -25,6 +26,8 @@ from ..io.lock import part_path, remove_renamed
 OPEN, DONE, FAILED = 0, 1, 2
 FORMAT = "pnp stack"
 FACTS = ("n_iter", "misfit", "noise_std", "seconds")
+CHOICE = ("strength", "chosen_n_iter", "prediction_error", "prediction_error_std")
+"""What strength="auto" chose for a slice: the columns of `choices`, named as in /slices of a file."""
 REASON_BYTES = 400
 """Length of a reason in bytes, as stored."""
 _SHORT_VALUE = 16
@@ -34,13 +37,14 @@ WARNING_BYTES = 2000
 
 
 class Summary(NamedTuple):
-    """Outcome of a slice: its facts and warnings, or the reason why it failed."""
+    """Outcome of a slice: its facts, warnings and the strength that was chosen, or the reason why it failed."""
 
     k: int
     facts: tuple[float, float, float, float] | None
     reason: str = ""
     warnings: tuple[str, ...] = ()
     n_rejected: int = 0
+    choice: tuple[float, float, float, float] | None = None
 
 
 class CannotWrite(OSError):
@@ -78,6 +82,7 @@ class Parts:
             new_array(part / "facts", (n, len(FACTS)), (1, len(FACTS)), "float64", np.nan)
             new_array(part / "reasons", (n, REASON_BYTES), (1, REASON_BYTES), "uint8", 0)
             _add_warnings(part, n)
+            new_array(part / "choices", (n, len(CHOICE)), (1, len(CHOICE)), "float64", np.nan)
             group.attrs.update({"format": FORMAT, "format_version": 1, "facts": list(FACTS), "settings": settings})
             os.rename(part, folder)
         finally:
@@ -170,6 +175,8 @@ class Parts:
                 self.array("warnings", "r+")[k : k + 1] = _bytes(lines, WARNING_BYTES)
             if summary.n_rejected:
                 self.array("n_rejected", "r+")[k : k + 1] = np.array([summary.n_rejected])
+            if summary.choice is not None and (self.folder / "choices").exists():  # not in runs of earlier versions
+                self.array("choices", "r+")[k : k + 1] = np.array([summary.choice])
         self.array("ledger", "r+")[k : k + 1] = np.array([FAILED if summary.facts is None else DONE], np.uint8)
 
     def reasons(self) -> dict[int, str]:
@@ -191,6 +198,14 @@ class Parts:
         if not (self.folder / "n_rejected").exists():
             return np.zeros(len(done), np.int64)
         return np.where(done, np.asarray(self.array("n_rejected")[:]), 0)
+
+    def choices(self) -> dict[int, tuple[float, ...]]:
+        """Return what strength="auto" chose for finished slices, by slice number, see CHOICE."""
+        if not (self.folder / "choices").exists():
+            return {}
+        rows = np.asarray(self.array("choices")[:])
+        found = np.flatnonzero(np.isfinite(rows[:, 0]) & (self.ledger() == DONE))
+        return {int(k): tuple(map(float, rows[k])) for k in found}
 
     def misfits(self) -> dict[int, float]:
         """Return the misfits of finished slices, by slice number."""

@@ -288,6 +288,7 @@ def _result(parts: Parts, output: Path, computed: int, seconds: float, stop: Sto
         misfits=parts.misfits(),
         warnings=parts.warnings(),
         n_rejected=int(parts.n_rejected().sum()),
+        choices=parts.choices(),
     )
 
 

@@ -30,6 +30,7 @@ class StackResult:
         misfits: `Result.misfit` of the finished slices, by slice number.
         warnings: `Result.warnings` of the slices that have some, by slice number.
         n_rejected: measurements of all slices that were taken for outliers.
+        choices: what strength="auto" chose, by slice number: strength, n_iter, prediction error and its standard error.
     """
 
     output: Path
@@ -42,6 +43,17 @@ class StackResult:
     misfits: dict[int, float] = field(default_factory=dict, repr=False)
     warnings: dict[int, tuple[str, ...]] = field(default_factory=dict, repr=False)
     n_rejected: int = 0
+    choices: dict[int, tuple[float, ...]] = field(default_factory=dict, repr=False)
+
+    @property
+    def choice(self) -> str:
+        """One line on the strengths that strength="auto" chose; empty where it chose none."""
+        if not self.choices:
+            return ""
+        strengths, _, errors, _ = zip(*self.choices.values(), strict=True)
+        spread = f"{min(strengths):.3g} to {max(strengths):.3g}" if len(set(strengths)) > 1 else f"{strengths[0]:.3g}"
+        slices = f"{len(strengths)} slice{'s' if len(strengths) > 1 else ''}"
+        return f"strength {spread}, chosen for {slices}, prediction error {median(errors):.3f} in the median"
 
     @property
     def distinct_warnings(self) -> dict[str, list[int]]:

@@ -1,7 +1,8 @@
 """Copy a finished run, slice by slice, to one HDF5 file of a result (docs/hdf5_layout.md).
 
 Besides `/image` it holds `/slices`: ledger (1 done, 2 failed), facts by name, n_rejected, reasons (empty where nothing
-failed) and warnings (a sentence a line, empty where nothing looked wrong). The attribute `warnings` has each distinct
+failed), warnings (a sentence a line, empty where nothing looked wrong) and, where strength="auto" chose strengths, the
+columns of CHOICE. The attribute `warnings` has each distinct
 sentence once, with its slices.
 """
 
@@ -17,7 +18,7 @@ import h5py
 from ..io.hdf5 import create_result, write_warnings
 from ..io.hdf5_safe import open_hdf5
 from ..io.lock import remove_renamed, remove_stale_parts
-from .results_store import DONE, FACTS, Parts
+from .results_store import CHOICE, DONE, FACTS, Parts
 from .sources import FileSource
 from .stack_result import sentences
 
@@ -57,6 +58,9 @@ def to_hdf5(
         lines = ["\n".join(warnings.get(k, ())) for k in range(image.shape[0])]
         file.create_dataset("slices/warnings", data=lines, dtype=h5py.string_dtype())
         file["slices/n_rejected"] = parts.n_rejected()
+        if parts.choices():
+            for column, name in enumerate(CHOICE):
+                file[f"slices/{name}"] = parts.array("choices")[:, column]
         write_warnings(file, sentences(warnings, image.shape[0]))
         if misfits:
             file.attrs["misfit"] = median(misfits.values())

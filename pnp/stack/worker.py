@@ -113,7 +113,8 @@ def solve_slice(name: str, folder: str, k: int, y: Any = None, noise_std: Any = 
         parts.finish(Summary(k, None, failure_reason(error)))
         return
     facts = (result.n_iter, result.misfit, typical_noise_std(result.noise_std), time.perf_counter() - start)
-    summary = Summary(k, facts, warnings=result.warnings, n_rejected=result.n_rejected)
+    choice = tuple(result.candidates[0]) if result.candidates else None  # a slice is one image
+    summary = Summary(k, facts, warnings=result.warnings, n_rejected=result.n_rejected, choice=choice)
     parts.finish(summary, result.x.cpu().numpy())
 
 

@@ -125,3 +125,12 @@ runpy.run_path({str(ROOT / "recipes" / "deblurring.py")!r}, run_name="__main__")
     assert "too low" not in done.stderr
     saved = read_result(tmp_path / "deblurring.h5")
     assert saved.warnings == ("noise_std is too low.",) and saved.n_rejected == 1
+
+
+@pytest.mark.parametrize("name", ["tomography", "inpainting"])
+def test_a_recipe_takes_strength_auto_and_keeps_what_was_tried(name, tmp_path):
+    recipe = next(path for path in RECIPES if path.stem == name)
+    out = run(recipe, "--smoke", "--output", tmp_path, "--strength", "auto")
+    assert re.search(r"^ADMM \+ MLPatch: \d+ iterations, strength [\d.]+, by .*prediction error", out, re.MULTILINE)
+    saved = read_result(tmp_path / f"{name}.h5")
+    assert len(saved.candidates) == 1 and saved.candidates[0][0][0] == saved.attributes["strength"]

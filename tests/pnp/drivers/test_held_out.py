@@ -10,7 +10,7 @@ from arrays import rand
 from toys import image, smooth
 
 from denoisers import MLPatch
-from operators import Blur, Identity, Mask, Radon, stack
+from operators import Blur, Identity, Radon, stack
 from pnp import LeastSquares, Poisson, solve
 from pnp.drivers.held_out import BLOCK, FRACTION, THINNED, hold_out, standard_error, stops
 from pnp.drivers.problem import prepare
@@ -142,11 +142,11 @@ def test_parts_of_a_stack_are_held_out_one_by_one():
     assert "one by one" in hold_out(problem, None).source
 
 
-@pytest.mark.parametrize("A", [Identity((48, 48)), Mask((rand(48, 48) > -0.2).float())], ids=["denoising", "mask"])
-def test_pixels_of_their_own_take_the_default_and_say_so(A):
-    y = A.A(head(48))
-    result = solve(A, y, smooth, noise_std=0.1, strength="auto")
-    same = solve(A, y, smooth, noise_std=0.1)
+@pytest.mark.parametrize("data_term", [None, LeastSquares(bin_std=0.1)], ids=["plain", "common errors"])
+def test_denoising_takes_the_default_and_says_so(data_term):
+    A, y = Identity((48, 48)), head(48)
+    result = solve(A, y, smooth, noise_std=0.1, strength="auto", data_term=data_term)
+    same = solve(A, y, smooth, noise_std=0.1, data_term=data_term)
     assert torch.equal(result.x, same.x) and result.strength == 1.0
     assert result.strength_source.startswith("the default") and "the default" in str(result)
     assert result.prediction_error is None and result.candidates == ()

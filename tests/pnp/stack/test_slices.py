@@ -113,10 +113,15 @@ def test_slices_choose_their_own_strength(client, tmp_path):
     x[:, :, 4:10, 5:12] = 1.0
     y = (A.A(x) + 0.1 * torch.randn(2, 1, 60, A.n_detectors, generator=torch.Generator().manual_seed(0))).numpy()
     options = {"noise_std": 0.1, "strength": "auto"}
-    result = solve_stack(A, y, TV(), output=tmp_path / "x.zarr", client=client, **options)
+    result = solve_stack(A, y, TV(), output=tmp_path / "x.h5", client=client, **options)
     alone = [solve(A, y[k : k + 1], TV(), **options) for k in range(2)]
-    np.testing.assert_array_equal(images(result.output), np.concatenate([one.x for one in alone]))
+    np.testing.assert_array_equal(read_result(result.output).x, np.concatenate([one.x for one in alone]))
     assert all("in blocks" in one.strength_source for one in alone)
+    assert result.choices == {k: tuple(one.candidates[0]) for k, one in enumerate(alone)}
+    assert "chosen for 2 slices" in result.choice
+    with h5py.File(result.output) as file:
+        assert list(file["slices/strength"]) == [one.strength for one in alone]
+        assert list(file["slices/prediction_error"]) == [one.prediction_error[0] for one in alone]
 
 
 def test_hdf5_is_written_whole_at_the_end(client, tmp_path):
