@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +25,28 @@ from .moves import FIRST, draw_move
 
 GROUPS, COPIES, CHECKS = range(3)
 """Streams of random numbers."""
+
+
+class Task(NamedTuple):
+    """A copy, or a check by held-out measurements, of its own number."""
+
+    i: int
+    is_check: bool
+
+
+class Outcome(NamedTuple):
+    """What a task has found.
+
+    Attributes:
+        i, is_check: the task.
+        value: E_i = T_i^-1 z_i - x of a copy; the sums of a check, (3, B, n_groups), see `Simulation.check`.
+        n_diverged: how many of its solves diverged.
+    """
+
+    i: int
+    is_check: bool
+    value: Tensor
+    n_diverged: int
 
 
 @dataclass
@@ -141,11 +163,20 @@ class Simulation:
         y = self.simulate(u, generator)
         return move, u, y, self.solve(y, left_out)
 
-    def check(self, i: int) -> tuple[Tensor, Tensor, Tensor, list[Result]]:
+    def run(self, task: Task) -> Outcome:
+        """Work on a copy or a check, which depends on the seed and its number alone."""
+        if task.is_check:
+            value, results = self.check(task.i)
+        else:
+            move, _, _, result = self.copy(COPIES, task.i, None)
+            value, results = move.back(result.x) - self.x, [result]
+        return Outcome(*task, value, sum(result.stop is Stop.DIVERGED for result in results))
+
+    def check(self, i: int) -> tuple[Tensor, list[Result]]:
         """Solve for x and for a copy without a part of the measurements.
 
-        Returns sums over groups (B, n_groups), of the part alone, of r(x_i, y)^2 and of (r(z_i, y_i) - r(u_i, y_i))^2,
-        and of all measurements of r(u_i, y_i)^2; and both solutions.
+        Returns sums over groups (3, B, n_groups), of the part alone, of r(x_i, y)^2 and of
+        (r(z_i, y_i) - r(u_i, y_i))^2, and of all measurements of r(u_i, y_i)^2; and both solutions.
         """
         assert self.groups is not None
         part = self.groups % N_FOLDS == i
@@ -157,7 +188,8 @@ class Simulation:
         error = judge.residuals(theirs.x)[0] - of_u
         held = sums_of(seen.abs().square(), self.groups, counted & part)
         predicted = sums_of(error.abs().square(), self.groups, counted & part)
-        return held, predicted, sums_of(of_u.abs().square(), self.groups, counted), [ours, theirs]
+        noise = sums_of(of_u.abs().square(), self.groups, counted)
+        return torch.stack([held, predicted, noise]), [ours, theirs]
 
     def judge_of(self, y: Tensor) -> BoundDataTerm:
         """Return what `judge` would be with these measurements."""
