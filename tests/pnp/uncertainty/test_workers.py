@@ -17,7 +17,7 @@ from pnp.uncertainty import bootstrap
 pytest.importorskip("distributed", reason="the extra 'stack' is not installed")
 pytest.importorskip("zarr", reason="the extra 'stack' is not installed")
 
-from pnp.stack.cluster import engine  # noqa: E402
+from pnp.stack.cluster import engine
 
 OPTIONS = {"noise_std": 0.1, "max_iter": 3, "seed": 5}
 A, Y = Diagonal(1 + rand(12, 12, seed=1).abs()), rand(1, 1, 12, 12, seed=2)
