@@ -21,30 +21,34 @@ from ..drivers.problem import as_data_term, bind
 from ..drivers.result import Result, Stop
 from ..drivers.solve import solve
 from .held_out import N_FOLDS, Without, draw_groups, kind_for, sums_of
-from .moves import FIRST, draw_move
+from .moves import FIRST, draw_move, draw_zoom
 
-GROUPS, COPIES, CHECKS = range(3)
+GROUPS, COPIES, CHECKS, ZOOMS = range(4)
 """Streams of random numbers."""
 
 
 class Task(NamedTuple):
-    """A copy, or a check by held-out measurements, of its own number."""
+    """What is to be solved for: a copy, a zoomed copy, or a check by held-out measurements, of its own number.
 
+    Attributes:
+        kind: "copy", "zoom" or "check".
+        i: its number, from 0.
+    """
+
+    kind: str
     i: int
-    is_check: bool
 
 
 class Outcome(NamedTuple):
     """What a task has found.
 
     Attributes:
-        i, is_check: the task.
-        value: E_i = T_i^-1 z_i - x of a copy; the sums of a check, (3, B, n_groups), see `Simulation.check`.
+        task: the task.
+        value: E_i of a copy, (B, C, H, W); the sums of a check, (3, B, n_groups), see `Simulation.check`.
         n_diverged: how many of its solves diverged.
     """
 
-    i: int
-    is_check: bool
+    task: Task
     value: Tensor
     n_diverged: int
 
@@ -164,13 +168,23 @@ class Simulation:
         return move, u, y, self.solve(y, left_out)
 
     def run(self, task: Task) -> Outcome:
-        """Work on a copy or a check, which depends on the seed and its number alone."""
-        if task.is_check:
+        """Work on a task, which depends on the seed and its own number alone."""
+        if task.kind == "check":
             value, results = self.check(task.i)
-        else:
+        elif task.kind == "copy":
             move, _, _, result = self.copy(COPIES, task.i, None)
             value, results = move.back(result.x) - self.x, [result]
-        return Outcome(*task, value, sum(result.stop is Stop.DIVERGED for result in results))
+        else:
+            value, results = self.zoomed(task.i)
+        return Outcome(task, value, sum(result.stop is Stop.DIVERGED for result in results))
+
+    def zoomed(self, i: int) -> tuple[Tensor, list[Result]]:
+        """Return the error of a zoomed copy, moved back, and its solution."""
+        generator = self.generator(ZOOMS, i)
+        zoom = draw_zoom(self.kinds, self.x.shape[FIRST:], self.max_shift, generator)
+        u = zoom.forth(self.x)
+        result = self.solve(self.simulate(u, generator), None)
+        return zoom.back(result.x - u), [result]
 
     def check(self, i: int) -> tuple[Tensor, list[Result]]:
         """Solve for x and for a copy without a part of the measurements.

@@ -41,10 +41,9 @@ def outcomes_of_workers(world: Simulation, todo: list[Task], client: Any, n_work
         try:
             for k, future, error in run_tasks(cluster, submit, range(len(todo)), "bootstrap"):
                 if isinstance(error, KilledWorker):
-                    what = "check" if todo[k].is_check else "copy"
                     raise RuntimeError(
-                        f"bootstrap: the worker of {what} {todo[k].i} died each time, from lack of memory or a crash "
-                        "in compiled code; finished copies are in the checkpoint, if there is one: use fewer n_workers"
+                        f"bootstrap: the worker of {todo[k].kind} {todo[k].i} died each time, from lack of memory or a "
+                        "crash in compiled code; the checkpoint, if there is one, has the others: use fewer n_workers"
                     ) from error
                 if error is not None:
                     raise error
@@ -56,9 +55,9 @@ def outcomes_of_workers(world: Simulation, todo: list[Task], client: Any, n_work
 
 
 @torch.no_grad()
-def run_task(name: str, i: int, is_check: bool) -> Outcome:
-    """Work on a copy or a check of the named bootstrap."""
+def run_task(name: str, kind: str, i: int) -> Outcome:
+    """Work on a task of the named bootstrap."""
     job = shared(name)
     job.set_threads()
-    outcome: Outcome = job.world.run(Task(i, is_check))
+    outcome: Outcome = job.world.run(Task(kind, i))
     return outcome

@@ -58,7 +58,7 @@ def alone():
 
 
 def same(found, other):
-    assert torch.equal(found.samples, other.samples)
+    assert torch.equal(found.samples, other.samples) and torch.equal(found.zoomed, other.zoomed)
     assert (found.factor, found.factor_std) == (other.factor, other.factor_std)
 
 
