@@ -173,7 +173,7 @@ def covered(found: Bootstrap, p: Problem, who: str) -> Iterator[Row]:
         said = ", ".join(f"{name} {percent[name]:.0f}" for name in list(percent)[1:])
         said += f", means {100 * of_means(found, error, seen):.0f}" if level == 0.9 else ""
         aim = (">=", 85.0) if who == "default" and level == 0.9 else None
-        if who == "with the factor" and level == 0.9:
+        if who == "equivariant, factor" and level == 0.9:
             said += f"; factor {found.factor:.2f} +- {found.factor_std:.2f}, true {true:.2f} ({found.hold_out})"
         yield Row(f"{p.title}, {100 * level:.0f} %", who, Spread((percent["all"],)), "%", target=aim, note=said)
 
@@ -187,7 +187,7 @@ def pixels(quick: bool) -> Iterator[Row]:
         found = bootstrap(p.A, p.y, network, **options)
         plain = replace(found, zoomed=found.zoomed[:0])
         still = bootstrap(p.A, p.y, network, moves="none", hold_out=None, result=found.result, **options)
-        entries = {"parametric": still, "equivariant, bare": plain.bare, "with the factor": plain, "default": found}
+        entries = {"parametric": still, "equivariant, bare": plain.bare, "equivariant, factor": plain, "default": found}
         for who, bars in entries.items():
             yield from covered(bars, p, who)
 
