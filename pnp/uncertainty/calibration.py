@@ -151,23 +151,23 @@ def _scores(bars: Bootstrap, truth: Any, mask: Any) -> list[tuple[Tensor, Tensor
 
 
 def _truth(truth: Any, x: Tensor, caller: str) -> Tensor:
-    truth = torch.as_tensor(truth).to(x.device)
-    if truth.shape != x.shape:
-        raise ValueError(f"{caller}: truth must be {tuple(x.shape)} as x, got {tuple(truth.shape)}")
-    return truth
+    found = torch.as_tensor(truth).to(x.device)
+    if found.shape != x.shape:
+        raise ValueError(f"{caller}: truth must be {tuple(x.shape)} as x, got {tuple(found.shape)}")
+    return found
 
 
 def _counted(mask: Any, x: Tensor, caller: str) -> Tensor:
     """Return the pixels that count, bool of the shape of x."""
     if mask is None:
         return torch.ones_like(x, dtype=torch.bool)
-    mask = torch.as_tensor(mask).to(x.device)
-    if not broadcasts(tuple(mask.shape), tuple(x.shape)):
-        raise ValueError(f"{caller}: mask must broadcast to x {tuple(x.shape)}, got {tuple(mask.shape)}")
-    mask = (mask != 0).expand(x.shape)
-    if not bool(mask.flatten(1).any(1).all()):
+    given = torch.as_tensor(mask).to(x.device)
+    if not broadcasts(tuple(given.shape), tuple(x.shape)):
+        raise ValueError(f"{caller}: mask must broadcast to x {tuple(x.shape)}, got {tuple(given.shape)}")
+    counted = (given != 0).expand(x.shape)
+    if not bool(counted.flatten(1).any(1).all()):
         raise ValueError(f"{caller}: mask must be true somewhere in each image")
-    return mask
+    return counted
 
 
 def _factor_map(x: Tensor, counted: Tensor, factor: Tensor, ranks: Sequence[float]) -> Tensor:
