@@ -13,6 +13,7 @@ from toys import Diagonal, smooth
 
 from pnp import Checkpoint, ResultWarning
 from pnp.uncertainty import bootstrap
+from pnp.uncertainty.runs import Runs
 
 pytest.importorskip("distributed", reason="the extra 'stack' is not installed")
 pytest.importorskip("zarr", reason="the extra 'stack' is not installed")
@@ -77,13 +78,33 @@ def test_a_run_of_one_process_is_resumed_by_several(client, alone, tmp_path):
     same(bootstrap(A, Y, smooth, n=5, checkpoint=path, n_workers=3, **OPTIONS), alone)  # nothing is left to do
 
 
+def test_ctrl_c_returns_what_is_there_and_is_resumed(client, alone, tmp_path, monkeypatch):
+    path, keep = Checkpoint(tmp_path / "copies"), Runs.keep
+
+    def interrupted(runs, kept):
+        keep(runs, kept)
+        if len(runs.found["copy"]) == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Runs, "keep", interrupted)
+        part = bootstrap(A, Y, smooth, n=5, checkpoint=path, client=client, **OPTIONS)
+    assert part.interrupted and part.n == 3
+    same(bootstrap(A, Y, smooth, n=5, checkpoint=path, client=client, **OPTIONS), alone)
+
+
 def test_a_worker_that_dies_once_is_replaced(client, alone, tmp_path):
     same(bootstrap(A, Y, Deadly(tmp_path, "kill once"), n=5, client=client, **OPTIONS), alone)
 
 
-def test_a_copy_that_kills_its_workers_ends_the_run(client, tmp_path):
+def test_a_copy_that_kills_its_workers_ends_the_run_and_the_others_are_kept(client, tmp_path):
+    path, D = Checkpoint(tmp_path / "copies", remove=False), Deadly(tmp_path, "kill")
+    options = OPTIONS | {"hold_out": None, "moves": ("flip",), "checkpoint": path}
+    bootstrap(A, Y, D, n=2, **options)  # in this process
     with pytest.raises(RuntimeError, match="worker"):
-        bootstrap(A, Y, Deadly(tmp_path, "kill"), n=2, client=client, hold_out=None, **OPTIONS)
+        bootstrap(A, Y, D, n=3, client=client, **options)
+    D.path.unlink()
+    assert bootstrap(A, Y, D, n=3, **options).n == 3
 
 
 def test_errors_of_a_copy_reach_the_caller(client, tmp_path):
