@@ -8,7 +8,8 @@ seam, where the errors come out larger, not smaller. Quarter turns need square i
 A zoom shows the image at half its size: means of 2 x 2 pixels, the frame filled up with the values at its border. What
 has the size of two pixels in x then has that of one, and is lost, as detail of that size was when x was found. An error
 moved back is that of the mean of 2 x 2 pixels. That the world looks alike at all sizes is what makes it plausible: J.
-Scanvic, M. Davies, P. Abry and J. Tachella, Scale-equivariant imaging (arXiv 2312.11232) train networks by it.
+Scanvic, M. Davies, P. Abry and J. Tachella, Self-supervised learning for image super-resolution and deblurring (arXiv
+2312.11232), train networks by it.
 """
 
 from __future__ import annotations
