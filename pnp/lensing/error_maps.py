@@ -3,18 +3,12 @@
 Pairs (kappa_i, y_i) are simulated with the survey's mask and noise, R is any reconstruction, and sigma a heuristic
 error map. The factor lambda is chosen so that the intervals R(y) +- lambda sigma cover the truth:
 
-    "pixel"     split conformal, pixel by pixel (Vovk et al. 2005; Lei et al. 2018): lambda_p is the ceil((n + 1) c)-th
-                smallest of |R(y_i) - kappa_i|/sigma at pixel p. Each pixel is covered with a chance of at least c, over
-                calibration and sky together, at most 1/(n + 1) more.
-    "field"     risk control (Bates, Angelopoulos, Lei, Malik and Jordan 2021, J. ACM 68, 43): the least scalar lambda
-                whose upper confidence bound on the mean uncovered fraction of pixels is at most 1 - c: with a chance of
-                1 - delta over the calibration, a field is covered to c on average. The bound is that of
-                Waudby-Smith and Ramdas (section 3.1.3 there).
-    "value"     group-conditional split conformal (Mondrian; Vovk 2012, PMLR 25, 475) by reconstructed value: a map's
-                pixels are grouped by their rank among R(y), e.g. its highest 1 %, and each group g has a lambda_g. The
-                score of a sky in a group is the factor that covers c of its pixels there; lambda_g is the
-                ceil((n + 1)(1 - delta))-th smallest score. With a chance of at least 1 - delta over calibration and sky
-                together, at most 1/(n + 1) more, c of a sky's pixels in the group are covered.
+    "pixel"     split conformal, pixel by pixel: each pixel is covered with a chance of at least c.
+    "field"     risk control: with a chance of 1 - delta over the calibration, a field is covered to c on average.
+    "value"     split conformal by groups of reconstructed value, e.g. a map's highest 1 %: with a chance of 1 - delta,
+                c of a sky's pixels in each group are covered.
+
+`algorithms.conformal` defines lambda in each form and cites its sources.
 
 The first two promise an average over the sky, to which its peaks hardly contribute. "value" promises the same for the
 highest pixels of a map, among them its peaks. No form promises it for the peaks of the truth: one that the map misses
@@ -35,16 +29,12 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from ..algorithms.conformal import FORMS, RANKS, factors, is_enough, rank_groups
 from ..algorithms.protocols import Operator
 from ..checks import broadcasts, check_number, short
 from ..drivers.progress import with_progress
-from .conformal import check_size, conformal_factor, risk_controlling_factor, sky_factor
 from .peaks import find_peaks
 from .shear import noise_like
-
-_FORMS = ("pixel", "field", "value")
-_RANKS = (0.5, 0.9, 0.99)
-"""Ends of the groups of a map's pixels by rank: the lower half, up to the highest tenth, up to the highest 1 %."""
 
 
 class Sky(Protocol):
@@ -180,7 +170,7 @@ def calibrate_error(
     form: str = "pixel",
     delta: float = 0.1,
     kappa: Tensor | None = None,
-    ranks: Sequence[float] = _RANKS,
+    ranks: Sequence[float] = RANKS,
     heuristic: Tensor | None = None,
     n_heuristic: int | None = None,
     n_test: int | None = None,
@@ -211,7 +201,7 @@ def calibrate_error(
     for name, value in (("coverage", c), ("delta", delta)):
         if value >= 1:
             raise ValueError(f"calibrate_error: {name} must be below 1, got {value!r}")
-    if form not in _FORMS:
+    if form not in FORMS:
         raise ValueError(f"calibrate_error: form must be pixel, field or value, got {short(repr(form), 60)}")
     ends = [0.0, *ranks, 1.0]
     if not all(low < high for low, high in pairwise(ends)):
@@ -228,8 +218,13 @@ def calibrate_error(
     for name, value, least in (("n_heuristic", n_heuristic, 0 if heuristic is not None else 2), ("n_test", n_test, 2)):
         check_number(name, value, above=least, or_equal=True, integer=True, caller="calibrate_error")
     n_calibration = len(error) - n_heuristic - n_test
-    check_size(n_calibration, c, form, delta)
-    group = _groups(simulated.maps, ranks)
+    if not is_enough(n_calibration, c, form, delta):
+        confidence = "" if form == "pixel" else f" at delta {delta:g}"
+        raise ValueError(
+            f"calibrate_error: simulated must leave more skies to calibrate coverage {c:g}{confidence} in the {form} "
+            f"form, got {max(n_calibration, 0)}; simulate more, or lower coverage"
+        )
+    group = rank_groups(simulated.maps, ranks)
     if form == "value" and len(set(group[0].tolist())) < len(ends) - 1:
         raise ValueError(
             f"calibrate_error: ranks must leave pixels in every group, got {short(repr(ranks), 60)} for "
@@ -243,12 +238,7 @@ def calibrate_error(
     if not bool((sigma > 0).all() and sigma.isfinite().all()):
         raise ValueError("calibrate_error: heuristic must be positive and finite where observed, got other values")
     scores = error[rest] / sigma
-    if form == "value":
-        factor = torch.stack([sky_factor(scores, group[rest] == g, c, delta) for g in range(len(ends) - 1)])
-    elif form == "pixel":
-        factor = conformal_factor(scores, c)
-    else:
-        factor = risk_controlling_factor(scores, c, delta)
+    factor = factors(scores, group[rest], len(ends) - 1, c, form, delta)
 
     # Coverage of the held-out skies
     held = slice(len(error) - n_test, None)
@@ -258,7 +248,7 @@ def calibrate_error(
     high = truth.topk(max(1, round(0.01 * truth.shape[1])), dim=1).indices
     peaks = torch.cat([_peaks(_spread_out(x, mask), mask) for x in simulated.maps[held]]) & (group == len(ends) - 2)
     normal = math.sqrt(2) * float(torch.erfinv(torch.tensor(c, dtype=torch.float64)))
-    own = factor if form != "value" or kappa is None else factor[_groups(kappa[mask][None], ranks)[0]]
+    own = factor if form != "value" or kappa is None else factor[rank_groups(kappa[mask][None], ranks)[0]]
     return CalibratedError(
         error=_spread_out(own * sigma, mask),
         heuristic=_spread_out(sigma, mask),
@@ -276,13 +266,6 @@ def calibrate_error(
         n_calibration=n_calibration,
         n_test=n_test,
     )
-
-
-def _groups(maps: Tensor, ranks: Sequence[float]) -> Tensor:
-    """Return the group of each pixel of maps (N, pixels) by its rank in its own map, 0 the lowest."""
-    rank = maps.argsort(dim=1, stable=True).argsort(dim=1)
-    ends = torch.tensor([round(r * maps.shape[1]) for r in ranks], device=maps.device)
-    return torch.bucketize(rank, ends, right=True)
 
 
 def _spread_out(values: Tensor, mask: Tensor) -> Tensor:

@@ -90,6 +90,29 @@ def _close(client: Any, cluster: Any) -> None:
         cluster.close(timeout=CLOSE_TIMEOUT_S)
 
 
+def check_engine(client: Any, n_workers: int | None, caller: str) -> None:
+    """Check a client, or a number of processes, as `engine` takes them.
+
+    Raises:
+        ValueError: both are given, or the number is below 1.
+        TypeError: client is something else.
+        ImportError: Dask or Zarr is not installed.
+    """
+    require(caller)
+    from distributed import Client
+
+    if n_workers is not None:
+        check_number("n_workers", n_workers, above=1, integer=True, or_equal=True, caller=caller)
+    if client is None:
+        return
+    if not isinstance(client, Client):
+        raise TypeError(f"{caller}: client must be a distributed.Client, got {type(client).__name__}")
+    if n_workers is not None:
+        raise ValueError(
+            f"{caller}: n_workers must be None with a client, whose cluster has its own workers; leave it out"
+        )
+
+
 @contextmanager
 def engine(client: Any, n_workers: int | None, caller: str) -> Iterator[tuple[Any, int | None]]:
     """Yield a client and the number of threads for each of its processes; None: the cluster sets them.
@@ -100,28 +123,21 @@ def engine(client: Any, n_workers: int | None, caller: str) -> Iterator[tuple[An
         caller: prefix of messages.
 
     Raises:
-        ValueError: the client has no workers.
-        TypeError: client is something else.
+        ValueError: the client has no workers; or as `check_engine`.
     """
+    check_engine(client, n_workers, caller)
     import dask
     from distributed import Client, LocalCluster
     from distributed.system import MEMORY_LIMIT
 
     if client is not None:
-        if not isinstance(client, Client):
-            raise TypeError(f"{caller}: client must be a distributed.Client, got {type(client).__name__}")
-        if n_workers is not None:
-            raise ValueError(
-                f"{caller}: n_workers must be None with a client, whose cluster has its own workers; leave it out"
-            )
         try:
             client.wait_for_workers(1, timeout=START_TIMEOUT_S)
         except TimeoutError:
             raise ValueError(f"{caller}: client has had no workers for {START_TIMEOUT_S} s; start some") from None
         yield client, None
         return
-    processes = cores() if n_workers is None else n_workers
-    processes = check_number("n_workers", processes, above=1, integer=True, or_equal=True, caller=caller)
+    processes = cores() if n_workers is None else int(n_workers)
     threads = threads_per_process(processes)
     limits = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     before = {name: os.environ.get(name) for name in WORKER_VARIABLES}

@@ -7,9 +7,8 @@ import os
 import secrets
 import time
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -31,11 +30,10 @@ from .cluster import engine, require
 from .results_store import DONE, CannotWrite, Parts, Summary, free_folder
 from .sources import SOURCES, DaskSource, FileSource, as_source, constant_or_source, content_hash
 from .stack_result import StackResult
+from .tasks import run_tasks
 from .to_hdf5 import to_hdf5
 from .worker import Job, failure_reason, image_like, solve_slice
 
-SLICES_PER_THREAD = 2
-"""Slices in flight per worker thread: one is solved, one waits. This bounds the memory."""
 RESERVED_ARGUMENTS = ("operator", "y", "denoiser", "callback", "checkpoint", "progress", "x0")
 """Arguments of `solve` that `solve_stack` sets itself."""
 
@@ -172,70 +170,37 @@ def _check_options(options: dict[str, Any]) -> None:
 
 
 def _solved(client: Any, submit: Callable[[int], Any], todo: list[int], parts: Parts) -> Iterator[Summary]:
-    """Yield the summaries of all slices as they finish, with a bounded number of them in flight.
+    """Yield the summaries of all slices as they finish; a slice that kills its worker each time has failed."""
+    from distributed import KilledWorker
 
-    When a worker dies, any slice sent to it may be the cause, not only the one it was solving. Slices that lost two
-    workers are retried at the end, one at a time; a slice that then kills its worker has failed.
-    """
-    suspects: list[int] = []
-    killed_twice: list[int] = []
+    def is_done(k: int) -> bool:
+        """Ask the disk, which decides: a task's result is lost with its worker."""
+        with _must_write(k):
+            return parts.is_done(k)
 
-    def limit() -> int:
-        return SLICES_PER_THREAD * max(1, sum(map(int, client.nthreads().values())))  # workers come and go
-
-    yield from _flight(client, submit, deque(todo), limit, suspects, parts)
-    yield from _flight(client, submit, deque(suspects), lambda: 1, killed_twice, parts)
-    for k in killed_twice:
-        summary = Summary(k, None, "its worker died each time, from lack of memory or a crash in compiled code")
-        parts.finish(summary)
+    for k, _, error in run_tasks(client, submit, todo, "solve_stack", is_done):
+        with _must_write(k):
+            if isinstance(error, CannotWrite):
+                raise error
+            if error is not None and not parts.is_done(k):
+                died = "its worker died each time, from lack of memory or a crash in compiled code"
+                # Other errors are of a Dask array's own tasks.
+                reason = died if isinstance(error, KilledWorker) else failure_reason(error)
+                parts.finish(Summary(k, None, reason))
+            summary = parts.summary(k)
         yield summary
 
 
-def _flight(
-    client: Any,
-    submit: Callable[[int], Any],
-    queue: deque[int],
-    limit: Callable[[], int],
-    killed: list[int],
-    parts: Parts,
-) -> Iterator[Summary]:
-    """Yield summaries of the slices in the queue; add those that killed their workers to `killed`."""
-    from distributed import KilledWorker, as_completed
-
-    in_flight: dict[Any, int] = {}
-    completed = as_completed(loop=client.loop)
+@contextmanager
+def _must_write(k: int) -> Iterator[None]:
+    """End the run where slice k cannot be written."""
     try:
-        while queue or in_flight:
-            room = limit() - len(in_flight)
-            for _ in range(min(room, len(queue))):
-                k = queue.popleft()
-                future = submit(k)
-                in_flight[future] = k
-                completed.add(future)
-            future = next(completed)
-            k = in_flight.pop(future)
-            if future.status == "cancelled":
-                raise OSError("solve_stack: the scheduler is gone; finished slices are kept: call solve_stack again")
-            error = future.exception() if future.status == "error" else None
-            try:
-                if isinstance(error, CannotWrite):
-                    raise error
-                # The disk decides: a task's result is lost with its worker.
-                if error is not None and not parts.is_done(k):
-                    if isinstance(error, KilledWorker):
-                        killed.append(k)
-                        continue
-                    parts.finish(Summary(k, None, failure_reason(error)))  # in a Dask array's own tasks
-                summary = parts.summary(k)
-            except CannotWrite as why:
-                raise OSError(
-                    f"solve_stack: slice {k} could not be written: {short(why)}; finished slices are kept: "
-                    "fix the cause and call solve_stack again"
-                ) from why
-            yield summary
-    finally:
-        if in_flight:
-            client.cancel(list(in_flight))
+        yield
+    except CannotWrite as why:
+        raise OSError(
+            f"solve_stack: slice {k} could not be written: {short(why)}; finished slices are kept: "
+            "fix the cause and call solve_stack again"
+        ) from why
 
 
 def _slice(client: Any, source: Any, k: int) -> Any:

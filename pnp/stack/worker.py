@@ -1,12 +1,7 @@
-"""Tasks of a worker: read a slice, solve it, write it, and record the outcome.
-
-The job (operator, denoiser, settings) is sent to every worker once, as a plugin, also to those that join or restart
-later; a task is then only a slice number.
-"""
+"""Tasks of a worker: read a slice, solve it, write it, and record the outcome."""
 
 from __future__ import annotations
 
-import threading
 import time
 from typing import Any
 
@@ -17,18 +12,13 @@ from torch import nn
 from ..algorithms.noise_estimate import typical_noise_std
 from ..checks import short
 from ..drivers.result import Result, Stop
-from ..drivers.result_warning import ignore_result_warnings
 from ..drivers.solve import solve
 from .results_store import Parts, Summary
 from .sources import FileSource, as_floating
-
-try:
-    from distributed import WorkerPlugin
-except ImportError:  # `cluster.require` raises before anything here is used
-    WorkerPlugin = object  # type: ignore[assignment,misc]
+from .tasks import Shared, shared
 
 
-class Job(WorkerPlugin):  # type: ignore[misc]
+class Job(Shared):
     """One run of `solve_stack` as a Dask worker plugin.
 
     Args:
@@ -52,22 +42,12 @@ class Job(WorkerPlugin):  # type: ignore[misc]
         threads: int | None,
         device: str,
     ) -> None:
-        self.name, self._operator, self.denoiser = name, operator, denoiser
-        self.y, self.options, self.threads, self.device = y, options, threads, device
-
-    def setup(self, worker: Any = None) -> None:
-        """Silence the Python warnings of `solve`: the folder keeps them by slice, and `solve_stack` sums them up."""
-        ignore_result_warnings()
-        if self.threads is not None:
-            from tqdm import tqdm
-
-            # The default lock, among processes, is left behind by a worker that Ctrl-C ends in the middle of a slice.
-            tqdm.set_lock(threading.RLock())
+        super().__init__(name, threads)
+        self._operator, self.denoiser, self.y, self.options, self.device = operator, denoiser, y, options, device
 
     def operator(self, k: int) -> Any:
         """Return the operator of slice k, on the job's device."""
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)  # of this process, which is the cluster's and not the caller's
+        self.set_threads()
         return self._on_device(self._operator if hasattr(self._operator, "A") else self._operator(k))
 
     def solve(self, k: int, y: Any, noise_std: Any) -> Result:
@@ -98,7 +78,7 @@ def solve_slice(name: str, folder: str, k: int, y: Any = None, noise_std: Any = 
     Raises:
         CannotWrite: the folder cannot be written, which ends the whole run.
     """
-    job, parts, start = _job(name), Parts(folder), time.perf_counter()
+    job, parts, start = shared(name), Parts(folder), time.perf_counter()
     if parts.is_done(k):
         return
     try:
@@ -125,12 +105,6 @@ def failure_reason(error: BaseException) -> str:
 
 def image_like(name: str, k: int, shape: tuple[int, ...], dtype: str) -> tuple[int, ...]:
     """Return the image shape (C, H, W) of the operator of slice k, from A_adjoint of zeros of y's shape."""
-    job = _job(name)
+    job = shared(name)
     zeros = torch.zeros(1, *shape, dtype=getattr(torch, dtype), device=job.device)
     return tuple(job.operator(k).A_adjoint(zeros).shape[1:])
-
-
-def _job(name: str) -> Job:
-    from distributed import get_worker
-
-    return get_worker().plugins[name]  # type: ignore[no-any-return]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,10 +21,36 @@ from ..drivers.problem import as_data_term, bind
 from ..drivers.result import Result, Stop
 from ..drivers.solve import solve
 from .held_out import N_FOLDS, Without, draw_groups, kind_for, sums_of
-from .moves import FIRST, draw_move
+from .moves import FIRST, draw_move, draw_zoom
 
-GROUPS, COPIES, CHECKS = range(3)
+GROUPS, COPIES, CHECKS, ZOOMS = range(4)
 """Streams of random numbers."""
+
+
+class Task(NamedTuple):
+    """What is to be solved for: a copy, a zoomed copy, or a check by held-out measurements, of its own number.
+
+    Attributes:
+        kind: "copy", "zoom" or "check".
+        i: its number, from 0.
+    """
+
+    kind: str
+    i: int
+
+
+class Outcome(NamedTuple):
+    """What a task has found.
+
+    Attributes:
+        task: the task.
+        value: E_i of a copy, (B, C, H, W); the sums of a check, (3, B, n_groups), see `Simulation.check`.
+        n_diverged: how many of its solves diverged.
+    """
+
+    task: Task
+    value: Tensor
+    n_diverged: int
 
 
 @dataclass
@@ -141,11 +167,30 @@ class Simulation:
         y = self.simulate(u, generator)
         return move, u, y, self.solve(y, left_out)
 
-    def check(self, i: int) -> tuple[Tensor, Tensor, Tensor, list[Result]]:
+    def run(self, task: Task) -> Outcome:
+        """Work on a task, which depends on the seed and its own number alone."""
+        if task.kind == "check":
+            value, results = self.check(task.i)
+        elif task.kind == "copy":
+            move, _, _, result = self.copy(COPIES, task.i, None)
+            value, results = move.back(result.x) - self.x, [result]
+        else:
+            value, results = self.zoomed(task.i)
+        return Outcome(task, value, sum(result.stop is Stop.DIVERGED for result in results))
+
+    def zoomed(self, i: int) -> tuple[Tensor, list[Result]]:
+        """Return the error of a zoomed copy, moved back, and its solution."""
+        generator = self.generator(ZOOMS, i)
+        zoom = draw_zoom(self.kinds, self.x.shape[FIRST:], self.max_shift, generator)
+        u = zoom.forth(self.x)
+        result = self.solve(self.simulate(u, generator), None)
+        return zoom.back(result.x - u), [result]
+
+    def check(self, i: int) -> tuple[Tensor, list[Result]]:
         """Solve for x and for a copy without a part of the measurements.
 
-        Returns sums over groups (B, n_groups), of the part alone, of r(x_i, y)^2 and of (r(z_i, y_i) - r(u_i, y_i))^2,
-        and of all measurements of r(u_i, y_i)^2; and both solutions.
+        Returns sums over groups (3, B, n_groups), of the part alone, of r(x_i, y)^2 and of
+        (r(z_i, y_i) - r(u_i, y_i))^2, and of all measurements of r(u_i, y_i)^2; and both solutions.
         """
         assert self.groups is not None
         part = self.groups % N_FOLDS == i
@@ -157,7 +202,8 @@ class Simulation:
         error = judge.residuals(theirs.x)[0] - of_u
         held = sums_of(seen.abs().square(), self.groups, counted & part)
         predicted = sums_of(error.abs().square(), self.groups, counted & part)
-        return held, predicted, sums_of(of_u.abs().square(), self.groups, counted), [ours, theirs]
+        noise = sums_of(of_u.abs().square(), self.groups, counted)
+        return torch.stack([held, predicted, noise]), [ours, theirs]
 
     def judge_of(self, y: Tensor) -> BoundDataTerm:
         """Return what `judge` would be with these measurements."""

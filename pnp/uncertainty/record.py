@@ -39,8 +39,9 @@ class Bootstrap:
         window: pixels on each side of the window over which `std` is taken.
         factor_std: its standard error; NaN where nothing was held out.
         hold_out: what was held out: "views", "blocks" or "measurements", of a stack one for each part; None: nothing.
-        moves: the moves that were drawn, of "shift", "flip" and "turn"; empty for a parametric bootstrap.
+        moves: the moves that were drawn, of "shift", "flip", "turn" and "zoom"; empty for a parametric bootstrap.
         result: the `Result` with x.
+        zoomed: errors of the zoomed copies, (m, B, C, H, W); m = 0 without that move.
         interrupted: Ctrl-C came before all copies were there.
         warnings: sentences on what looks wrong with the error bars.
     """
@@ -53,6 +54,7 @@ class Bootstrap:
     moves: tuple[str, ...]
     window: int
     result: Result = field(repr=False)
+    zoomed: Any = field(default=(), repr=False)
     interrupted: bool = False
     warnings: tuple[str, ...] = ()
 
@@ -71,12 +73,17 @@ class Bootstrap:
     def std(self) -> Any:
         """Standard deviation of the error of each pixel, (B, C, H, W): the root mean square of the E_i, biases too.
 
-        The mean is over the copies and over a window around the pixel, so that it scatters little.
+        The mean is over the copies and over a window around the pixel, so that it scatters little. Where zoomed copies
+        have larger errors than the others times the factor, it is theirs.
         """
-        variance = _tensor(self.samples).abs().square().mean(0)
+        std = self._scale() * self._spread(self.samples)
+        return self._like(torch.maximum(std, self._spread(self.zoomed)) if len(self.zoomed) else std)
+
+    def _spread(self, errors: Any) -> Tensor:
+        variance = _tensor(errors).abs().square().mean(0)
         for axis in range(2, variance.ndim):
             variance = _box(variance, axis, self.window)
-        return self._like(self._scale() * variance.sqrt())
+        return variance.sqrt()
 
     def quantile(self, level: float) -> Any:
         """Return `std` times the normal quantile, (B, C, H, W): |x - truth| is below it with this probability.
@@ -114,6 +121,7 @@ class Bootstrap:
         """Return the mean or sum of x over a region, and its standard deviation from the copies, with the factor.
 
         Errors of neighbours are correlated: the standard deviation of a mean is not that of a pixel over sqrt(n).
+        Zoomed copies, which have the region at half its size, do not enter.
 
         Args:
             mask: the region, bool or weights >= 0, (H, W) or broadcasting to x.

@@ -94,7 +94,7 @@ def test_a_failing_process_is_reported_not_raised(timing, tmp_path):
         ("rings", {"FBP, no filter", "solve, no filter"}),
         ("truncation", {"FBP, beyond the detector 0", "FBP", "solve, TV", "solve, MLPatch"}),
         ("held_out", {"default", "auto", "best of the grid"}),
-        ("error_bars", {"parametric", "equivariant, bare", "equivariant, factor"}),
+        ("error_bars", {"parametric", "equivariant, bare", "equivariant, factor", "default"}),
         ("stack", {f"{os.cpu_count()} workers and the caller", "another thread", "task of a worker"}),
     ],
 )

@@ -20,7 +20,7 @@ BASELINES = {
     "calibration": ("FBP", "assumed", "calibrated", "true"),
     "deblurring": ("Wiener filter", "TV"),
     "denoising": ("median", "TV"),
-    "error_bars": ("FBP", "parametric", "equivariant, factor", "mean of the central"),
+    "error_bars": ("FBP", "parametric", "equivariant, factor", "with zooms", "mean of the central"),
     "inpainting": ("linear interpolation", "TV"),
     "limited_angle": ("FBP", "TV", "MCC"),
     "low_dose": ("FBP", "PWLS + TV", "Poisson", "HU"),

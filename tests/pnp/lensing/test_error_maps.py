@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from operators import KaiserSquires
+from pnp.algorithms.conformal import _upper_bound
 from pnp.lensing import (
     LognormalKappa,
     SimulatedErrors,
@@ -22,7 +23,6 @@ from pnp.lensing import (
     survey_noise,
     wiener,
 )
-from pnp.lensing.conformal import _upper_bound, conformal_factor, risk_controlling_factor, sky_factor
 
 
 def made_up(skies: int, pixels: int = 400, seed: int = 0) -> SimulatedErrors:
@@ -61,17 +61,6 @@ def test_field_form_covers_at_least_as_promised_and_is_the_bound(seed):
         assert (_upper_bound(losses, 0.1) <= 0.2) == kept
 
 
-def test_the_bound_is_above_the_mean_with_its_confidence_and_tightens():
-    g, misses, n = seeded(), 0, 60
-    for _ in range(200):
-        losses = (torch.rand(n, generator=g) < 0.15).double().tolist()  # the most variable losses there are
-        misses += _upper_bound(losses, 0.1) < 0.15
-    assert misses <= 200 * 0.1 + 3 * math.sqrt(200 * 0.09)
-    even = [_upper_bound([0.1] * k, 0.1) for k in (20, 100, 1000)]
-    assert even[0] > even[1] > even[2] > 0.1
-    assert _upper_bound([1.0] * 5, 0.1) == 1.0
-
-
 def test_a_bad_heuristic_is_mended_and_a_good_one_is_told():
     simulated = made_up(300)
     truth = torch.linspace(0.5, 2, 400, dtype=torch.float64)
@@ -104,14 +93,6 @@ def test_high_pixels_are_counted_apart():
     error[150:, :4] = 1e9
     found = calibrate_error(SimulatedErrors(error, truth, simulated.mask), n_test=50)
     assert found.coverage_high == 0 and found.coverage > 0.85
-
-
-def test_factors_of_known_scores():
-    scores = torch.arange(1.0, 20.0)[torch.randperm(19, generator=seeded())][:, None].expand(19, 3)
-    assert conformal_factor(scores, 0.9).tolist() == [18.0] * 3
-    assert conformal_factor(scores, 0.5).tolist() == [10.0] * 3
-    flat = torch.ones(200, 10)
-    assert float(risk_controlling_factor(flat, 0.9, 0.1)) == pytest.approx(1, rel=2e-3)
 
 
 @pytest.mark.parametrize("method", ["wiener", "smoothed"])
@@ -212,16 +193,6 @@ def test_no_ranks_are_one_group():
     assert found.factor.shape == (1,) and found.coverage_by_value == pytest.approx((found.coverage,))
     assert found.coverage == pytest.approx(0.683, abs=0.04)
     assert len(found.error[simulated.mask].unique()) == 1
-
-
-def test_sky_factors_of_known_scores():
-    scores = torch.arange(1.0, 11.0).expand(9, 10) * torch.arange(1.0, 10.0)[:, None]
-    members = torch.zeros(9, 10, dtype=torch.bool)
-    members[:, :5] = True
-    # 4 of 5 members are covered at 4 times the sky's number; of nine skies the fifth is the middle one
-    assert float(sky_factor(scores, members, 0.8, 0.5)) == 4 * 5
-    assert float(sky_factor(scores, members, 0.8, 0.1)) == 4 * 9
-    assert float(sky_factor(scores, ~members, 1.0, 0.5)) == 10 * 5
 
 
 # Skies

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,9 @@ from pnp.uncertainty import bootstrap
 
 EXACT = {"strength": 1e-7, "max_iter": 1, "algorithm": "hqs", "check_adjoint": False}
 """One iteration that hardly weighs the prior: z = D(y / d) for y = d x + n."""
+
+PLAIN = ("shift", "flip", "turn")
+"""The moves that keep every pixel's value."""
 
 
 def toy(size=16, noise=0.1):
@@ -69,7 +73,7 @@ class TestClosedForm:
     @pytest.mark.parametrize("window", [1, 2, 5, 40])
     def test_standard_deviations_are_averaged_over_a_window(self, window):
         A, _, y = toy(size=9)
-        found = bootstrap(A, y, same, n=3, hold_out=None, noise_std=0.1, window=window, **EXACT)
+        found = bootstrap(A, y, same, n=3, moves=PLAIN, hold_out=None, noise_std=0.1, window=window, **EXACT)
         square = found.samples.square().mean(0)[0, 0]
         low, high = (window - 1) // 2, window // 2 + 1
         for i, j in ((0, 0), (4, 3), (8, 8)):
@@ -99,6 +103,39 @@ class TestClosedForm:
         assert float(still.std[..., ::2].mean()) < 0.8 * float(moved.std[..., ::2].mean()) < true
 
 
+class TestZoom:
+    """Copies at half their size lose detail that the reconstruction has no more."""
+
+    def test_without_a_prior_they_have_the_noise(self):
+        A = Diagonal(torch.full((16, 16), 2.0))
+        y = rand(1, 1, 16, 16)
+        found = bootstrap(A, y, same, n=60, moves=("zoom",), hold_out=None, noise_std=0.1, window=1, **EXACT)
+        assert found.zoomed.shape == (20, 1, 1, 16, 16) and found.samples.shape == (60, 1, 1, 16, 16)
+        assert float(found.zoomed.std()) == pytest.approx(0.05, rel=0.05)
+
+    def test_errors_belong_to_the_pixels_that_were_averaged(self):
+        """The denoiser takes away all but the mean of 2 x 2 pixels: what a zoomed copy loses is its own detail."""
+        x = torch.zeros(1, 1, 16, 16)
+        x[..., 4:8, 8:12] = torch.kron(torch.tensor([[1.0, -1.0], [-1.0, 1.0]]), torch.ones(2, 2))
+        A = Diagonal(torch.ones(16, 16))
+
+        def coarse(v, sigma):
+            return torch.nn.functional.avg_pool2d(v, 2).repeat_interleave(2, -1).repeat_interleave(2, -2)
+
+        options = {"noise_std": 1e-3, "hold_out": None, "window": 1, "max_shift": 0.0, "n": 4}
+        found = bootstrap(A, x, coarse, moves=("zoom",), **(options | EXACT))
+        assert torch.allclose(found.zoomed.abs(), x.abs().expand(found.zoomed.shape), atol=0.02)
+        assert torch.allclose(found.std, x.abs(), atol=0.02) and float(found.samples.abs().max()) < 0.02
+        assert float(found.region(torch.ones(16, 16)).std) < 0.01
+
+    def test_the_larger_error_bar_counts(self):
+        A, _, y = toy(size=12)
+        found = bootstrap(A, y, smooth, n=6, noise_std=0.1, max_iter=3)
+        alone = [replace(found, zoomed=found.zoomed[:0]).std, replace(found.bare, samples=found.zoomed, zoomed=()).std]
+        assert torch.equal(found.std, torch.maximum(*alone)) and len(found.zoomed) == 2
+        assert len(bootstrap(A, y, smooth, n=2, noise_std=0.1, max_iter=1, moves=PLAIN).zoomed) == 0
+
+
 class TestFactor:
     def test_it_is_one_where_the_noise_is_all_there_is(self):
         A = Radon((16, 16), torch.arange(40) * math.pi / 40)
@@ -110,7 +147,8 @@ class TestFactor:
         x = uniform(1, 1, 24, 24, seed=6)
         A = Radon((24, 24), torch.arange(40) * math.pi / 40)
         y = A.A(x) + 0.05 * rand(1, 1, 40, A.n_detectors, seed=7)
-        found = bootstrap(A, y, lambda x, sigma: smooth(smooth(x, 1), 1), n=8, noise_std=0.05, max_iter=4)
+        options = {"noise_std": 0.05, "max_iter": 4, "moves": PLAIN}
+        found = bootstrap(A, y, lambda x, sigma: smooth(smooth(x, 1), 1), n=8, **options)
         true = float((found.x - x).square().mean().sqrt() / found.bare.std.square().mean().sqrt())
         assert 1.3 < found.factor < 1.2 * true
         assert torch.allclose(found.std, found.factor * found.bare.std) and found.bare.factor == 1.0
@@ -161,7 +199,7 @@ class TestSame:
 
         def fails(x, sigma):
             calls.append(1)
-            if len(calls) > 36:
+            if len(calls) > 42:
                 raise KeyboardInterrupt
             return smooth(x, sigma)
 
@@ -300,7 +338,7 @@ class TestRefused:
             ("n", {"n": 1}),
             ("seed", {"seed": -1}),
             ("moves", {"moves": "rotate"}),
-            ("moves", {"moves": ("shift", "zoom")}),
+            ("moves", {"moves": ("shift", "shear")}),
             ("window", {"window": 0}),
             ("max_shift", {"max_shift": -0.1}),
             ("hold_out", {"hold_out": "pixels"}),
@@ -361,4 +399,4 @@ def test_views_of_a_toy_with_angles():
     A.angles = torch.arange(10.0)
     x = rand(1, 1, *SHAPE)
     found = bootstrap(A, A.A(x) + 0.1 * rand(1, 1, 10, 9, seed=3), smooth, n=2, noise_std=0.1, max_iter=2)
-    assert found.hold_out == "views" and found.moves == ("shift", "flip", "turn")
+    assert found.hold_out == "views" and found.moves == (*PLAIN, "zoom")

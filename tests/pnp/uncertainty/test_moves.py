@@ -7,7 +7,7 @@ import torch
 from arrays import rand, seeded
 
 from pnp.uncertainty.held_out import N_FOLDS, draw_groups, factor_of
-from pnp.uncertainty.moves import KINDS, as_kinds, draw_move
+from pnp.uncertainty.moves import KINDS, as_kinds, draw_move, draw_zoom
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 9, 9), (1, 3, 8, 11), (1, 1, 6, 6, 5), (1, 1, 13)])
@@ -26,6 +26,28 @@ def test_all_moves_of_a_square_are_drawn():
     assert {m.shift[0] for m in found} == set(range(-2, 3))
     assert all(draw_move((), (20, 20), 0.1, g)[:] == ((), 0, (0, 0)) for _ in range(5))
     assert all(draw_move(("turn",), (20, 21), 0.1, g).turns in (0, 2) for _ in range(20))
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 8, 8), (1, 3, 8, 12), (1, 1, 6, 6, 4), (1, 1, 14)])
+def test_zooms_are_undone_but_for_means_of_neighbours(shape):
+    x = rand(*shape)
+    for axis in range(2, x.ndim):
+        x = x.unflatten(axis, (-1, 2)).mean(axis + 1).repeat_interleave(2, axis)
+    for seed in range(10):
+        zoom = draw_zoom(KINDS, shape[2:], 0.2, seeded(seed))
+        small = zoom.forth(x)
+        torch.testing.assert_close(zoom.back(small), x)
+        assert small.shape == x.shape and all(0 <= c <= n // 2 for c, n in zip(zoom.corner, shape[2:], strict=True))
+
+
+def test_zooms_fill_the_frame_with_the_border_and_take_odd_sides():
+    x = rand(1, 1, 9, 7)
+    zoom = draw_zoom(("zoom",), (9, 7), 0.0, seeded())
+    small = zoom.forth(x)
+    assert zoom.corner == (2, 1) and zoom.back(small).shape == small.shape == x.shape
+    assert torch.equal(small[..., 0, :], small[..., 2, :]) and torch.equal(small[..., 0], small[..., 1])
+    assert torch.equal(small[..., 6, 4], x[..., 8, 6])  # the last pixel has no neighbour to be averaged with
+    torch.testing.assert_close(small[..., 3, 2], x[..., 2:4, 2:4].mean((-1, -2)))
 
 
 def test_names():
