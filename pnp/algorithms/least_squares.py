@@ -28,11 +28,16 @@ from .linalg import cg, implicit_solve
 from .protocols import Operator, Preconditioner, Step
 
 
+RTOL, REDUCTION = 1e-5, 0.05
+"""Where conjugate gradients stop unless told: relative to the right-hand side, or to the residual of their start."""
+
+
 class LeastSquares:
     """Gaussian noise: 1/2 ||W^(1/2) (A x - y)||^2.
 
     Args:
-        rtol: conjugate gradients stop at this residual, relative to the right-hand side.
+        rtol: conjugate gradients stop at this residual, relative to the right-hand side. None: at 1e-5, or sooner at a
+            twentieth of the residual that they start with, at the last x: the next iteration goes on from there.
         max_iter: maximum number of conjugate gradient iterations in each x-update, which starts from the last x.
         robust: leave out the measurements that x contradicts, such as cosmic rays or dead pixels, and solve again (see
             `pnp.drivers.outliers`). None: those that stand out from all others; False: none. True: all, and values that
@@ -52,13 +57,13 @@ class LeastSquares:
     def __init__(
         self,
         *,
-        rtol: float = 1e-5,
+        rtol: float | None = None,
         max_iter: int = 50,
         robust: bool | None = None,
         bin_std: Any = None,
         view_std: Any = None,
     ):
-        self.rtol = check_number("rtol", rtol, above=0, caller="LeastSquares")
+        self.rtol = None if rtol is None else check_number("rtol", rtol, above=0, caller="LeastSquares")
         self.max_iter = check_number("max_iter", max_iter, above=1, integer=True, or_equal=True, caller="LeastSquares")
         if not isinstance(robust, bool | None):
             raise TypeError(f"LeastSquares: robust must be True, False or None, got {robust!r:.60}")
@@ -122,7 +127,7 @@ class LeastSquaresStep:
         y: Any,
         weights: Tensor,
         *,
-        rtol: float,
+        rtol: float | None,
         max_iter: int,
         model: ErrorModel | None = None,
     ):
@@ -157,7 +162,8 @@ class LeastSquaresStep:
             b,
             x0=x0 if c is None else x0 - c,
             preconditioner=None if M is None else lambda r: M(r, alpha),
-            rtol=self.rtol,
+            rtol=RTOL if self.rtol is None else self.rtol,
+            reduction=REDUCTION if self.rtol is None else 0.0,
             max_iter=self.max_iter,
         )
         x = solution.x if c is None else solution.x + c

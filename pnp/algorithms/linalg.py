@@ -57,6 +57,7 @@ def cg(
     x0: Tensor | None = None,
     preconditioner: LinearMap | None = None,
     rtol: float = 1e-5,
+    reduction: float = 0.0,
     max_iter: int = 100,
 ) -> Solution:
     """Solve H x = b by preconditioned conjugate gradients (Hestenes & Stiefel 1952; Saad 2003, algorithm 9.1).
@@ -67,6 +68,7 @@ def cg(
         x0: where to start, shaped like b; None: zero.
         preconditioner: r -> M r, close to H^-1 r, symmetric positive definite.
         rtol: a batch entry stays as it is once ||b - H x|| <= rtol ||b||; stop once all do.
+        reduction: and once the residual is this fraction of what it was at x0; 0: only where rtol says so.
         max_iter: at most so many applications of H.
     """
     # In units of b's largest entry, image by image: squares of faint or bright data leave the range of float32.
@@ -74,7 +76,8 @@ def cg(
     b = b / scale
     x = torch.zeros_like(b) if x0 is None else x0 / scale
     r = b.clone() if x0 is None else b - normal(x)
-    target, norm = rtol**2 * _dot(b, b), _dot(r, r)
+    norm = _dot(r, r)
+    target = torch.maximum(rtol**2 * _dot(b, b), reduction**2 * norm)
     p, rho = torch.zeros_like(b), torch.zeros_like(norm)
     n_iter = 0
     while n_iter < max_iter and bool((norm > target).any()):
@@ -110,6 +113,7 @@ def implicit_solve(
     x0: Tensor | None = None,
     preconditioner: LinearMap | None = None,
     rtol: float = 1e-5,
+    reduction: float = 0.0,
     max_iter: int = 100,
 ) -> Solution:
     """Solve H x = b by `cg` with the derivative of the solution, not of the iterations.
@@ -117,9 +121,13 @@ def implicit_solve(
     By the implicit function theorem dx = H^-1 (db - dH x). CG runs without a graph and gives x; then
     x + Lift(b - H x) has the same value, and its backward pass is one more solve with H, from which autograd
     continues through b - H x at fixed x: to b and to whatever parameters `normal` depends on. Arguments as `cg`.
-    The gradient is as accurate as rtol and can be taken once; without grad mode this is `cg`.
+    The gradient is as accurate as rtol and can be taken once, and then x, too, is solved for to rtol alone; without
+    grad mode this is `cg`.
     """
-    found = cg(normal, b.detach(), x0=x0, preconditioner=preconditioner, rtol=rtol, max_iter=max_iter)
+    reduction = 0.0 if torch.is_grad_enabled() else reduction
+    found = cg(
+        normal, b.detach(), x0=x0, preconditioner=preconditioner, rtol=rtol, reduction=reduction, max_iter=max_iter
+    )
     if not torch.is_grad_enabled():
         return found
 

@@ -5,7 +5,7 @@ Restoration with Deep Denoiser Prior", section 4.2). With measurements whitened 
 alpha_k = lambda sigma_noise^2 / sigma_k^2 reads alpha_k = lambda strength / sigma_k^2: W already holds the noise.
 
     HQS     lambda = 0.23, theirs
-    ADMM    lambda = 0.35^(1 - e^2), e the spectral flatness of A*WA, in (0, 1]:
+    ADMM    lambda = 0.45^(1 - e^2), e the spectral flatness of A*WA, in (0, 1]:
 
 e = tr(M^2) / (||M|| tr M), M = A*WA, is the mean eigenvalue of M, weighted with the eigenvalues themselves, over the
 largest: 1 where all non-zero eigenvalues are equal (masks, denoising, shear with uniform noise), near 0 in
@@ -27,8 +27,10 @@ from ..checks import is_finite
 
 COUPLING_HQS = 0.23
 """lambda of Zhang et al. 2021, table 2 and section 4.2."""
-COUPLING_ADMM = 0.35
+COUPLING_ADMM = 0.45
 """lambda of ADMM for a spectral flatness near 0."""
+LAST_ADMM = 1.5
+"""The same for its last noise level, over ||A*WA||^(-1/2)."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,18 @@ def coupling(algorithm: str, spectral_flatness: float) -> float:
     """Return lambda, without unit; alpha_k = lambda strength / sigma_k^2.
 
     >>> coupling("hqs", 0.5), coupling("admm", 0.0), coupling("admm", 1.0)
-    (0.23, 0.35, 1.0)
+    (0.23, 0.45, 1.0)
     """
     return COUPLING_HQS if algorithm == "hqs" else COUPLING_ADMM ** (1 - min(spectral_flatness, 1.0) ** 2)
+
+
+def last_level(algorithm: str, spectral_flatness: float) -> float:
+    """Return the last noise level over ||A*WA||^(-1/2).
+
+    >>> last_level("hqs", 0.5), last_level("admm", 0.0), last_level("admm", 1.0)
+    (1.0, 1.5, 1.0)
+    """
+    return 1.0 if algorithm == "hqs" else float(LAST_ADMM ** (1 - min(spectral_flatness, 1.0) ** 2))
 
 
 def robust_range(x: Tensor) -> float:

@@ -13,14 +13,14 @@ from torch import Tensor
 from ..algorithms.batch import images
 from ..algorithms.iterations import Level
 from ..algorithms.protocols import BoundDataTerm, Denoiser
-from ..algorithms.schedules import Schedule, robust_range
+from ..algorithms.schedules import Schedule, last_level, robust_range
 from .arguments import as_initial, as_levels
 from .noise_weights import norm
 from .result import GIVEN, Candidate
 
 FIRST_SIGMA = 0.4
 """First noise level over the robust range of the first estimate."""
-ANNEALING = 20
+ANNEALING = 12
 """Iterations from the first noise level to the last, unless max_iter is less."""
 
 
@@ -124,7 +124,11 @@ def norms(x: Tensor) -> list[float]:
 
 
 def levels_of_images(
-    schedule: Any, curvatures: Sequence[float], z: Tensor, denoiser: Denoiser, n_iters: Sequence[int]
+    schedule: Any,
+    sigmas: Sequence[float],
+    z: Tensor,
+    denoiser: Denoiser,
+    n_iters: Sequence[int],
 ) -> list[tuple[list[float], int]]:
     """Return what `as_levels` does for each image: of one schedule for all where it is given, else of its own.
 
@@ -133,20 +137,24 @@ def levels_of_images(
     longest = max(n_iters)
     if schedule is not None:
         return [as_levels(schedule, longest)] * len(z)
-    rows = zip(curvatures, images(z), n_iters, strict=True)
-    return [as_levels(default_schedule(c, x, denoiser, n), longest) for c, x, n in rows]
+    rows = zip(sigmas, images(z), n_iters, strict=True)
+    return [as_levels(default_schedule(sigma, x, denoiser, n), longest) for sigma, x, n in rows]
 
 
-def default_schedule(curvature: float, x: Tensor, denoiser: Denoiser, max_iter: int) -> Schedule:
-    """Noise levels from 0.4 times x's robust range down to ||A*WA||^(-1/2), within the denoiser's range.
+def last_sigma(algorithm: str, curvature: float, flatness: float) -> float:
+    """Return the last noise level of the default schedule: ||A*WA||^(-1/2), or more where A*WA falls off."""
+    return last_level(algorithm, flatness) * curvature**-0.5
+
+
+def default_schedule(sigma_min: float, x: Tensor, denoiser: Denoiser, max_iter: int) -> Schedule:
+    """Noise levels from 0.4 times x's robust range down to sigma_min, within the denoiser's range.
 
     Args:
-        curvature: ||A*WA||.
+        sigma_min: the last level, see `last_sigma`.
         x: the first estimate of one image.
         denoiser: its `sigma_range` counts, where it has one.
         max_iter: levels at most.
     """
-    sigma_min = curvature**-0.5
     sigma_max = max(robust_range(x) * FIRST_SIGMA, sigma_min)
     sigma_min = max(sigma_min, 1e-3 * sigma_max)
     lowest, highest = getattr(denoiser, "sigma_range", (0.0, math.inf))

@@ -22,7 +22,7 @@ from .adjoint_check import shortcut_fits
 from .arguments import as_bounds, as_measurements, as_operator, as_strength, check_device, dtype_that_works
 from .common_errors import ErrorEstimate
 from .denoising import Denoise, as_denoiser, guard_denoiser
-from .levels import ANNEALING, Start, Tuning, first_estimate, join_levels, levels_of_images, norms
+from .levels import ANNEALING, Start, Tuning, first_estimate, join_levels, last_sigma, levels_of_images, norms
 from .matrices import FunctionOperator
 from .noise_weights import clean_and_weigh
 from .outliers import Rejection, find_suspects
@@ -32,7 +32,7 @@ from .result import DECLARED, ESTIMATED, GIVEN, Result, Stop
 
 HISTORY = ("sigma", "alpha", "primal", "dual", "inner")
 """Names in `Result.history`; each holds one entry per iteration."""
-MAX_ITER = 24
+MAX_ITER = 12
 RTOL = 1e-3
 DIVERGENCE_FACTOR = 1e6
 """An iterate so many times larger than the first estimate, or than its noise, has diverged."""
@@ -332,14 +332,16 @@ def prepare(
 
     def without_rings(h: BoundDataTerm) -> Tensor:
         z = first_estimate(h, None, low, high)
-        found = levels_of_images(None, each(h.curvature(), len(z)), z, D, [max_iter] * len(z))
+        sigmas = [last_sigma(algorithm, c, 1.0) for c in each(h.curvature(), len(z))]
+        found = levels_of_images(None, sigmas, z, D, [max_iter] * len(z))
         return guarded(z, join_levels([s for s, _ in found], [1.0] * len(z))[0][0] * WITHOUT_RINGS)
 
     def begin(h: BoundDataTerm, tuned: Tuning) -> Start:
         z = first_estimate(h, x0, low, high)
         curvatures, flatness = (each(value, len(z)) for value in (h.curvature(), h.spectral_flatness()))
         strengths, n_iters = tuned.of_images(len(z))
-        found = levels_of_images(schedule, curvatures, z, D, n_iters)
+        sigmas = [last_sigma(algorithm, c, e) for c, e in zip(curvatures, flatness, strict=True)]
+        found = levels_of_images(schedule, sigmas, z, D, n_iters)
         # Of max_iter only what the levels need: more iterations are the same run.
         usual = None if schedule is not None else f"default over {min(ANNEALING, max_iter)}"
         settings["schedule"] = usual or found[0][0][: found[0][1] + 1]

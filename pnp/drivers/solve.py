@@ -77,15 +77,15 @@ def solve(
             calls of the denoiser, see `pnp.drivers.held_out`; `Result.strength_source` says what was held out, or why
             the default, 1, was taken.
         schedule: noise levels sigma_k in units of x: a `Schedule`, a sequence whose last level is held, or a
-            function of k = 0, 1, ..., asked for all k < max_iter at once. None: log-spaced over 20 iterations (or
-            max_iter, if less) from 0.4 times the first estimate's 1 to 99 % range down to ||A*WA||^(-1/2), at most a
-            thousandfold and within `denoiser.sigma_range` where it has one.
+            function of k = 0, 1, ..., asked for all k < max_iter at once. None: log-spaced over 12 iterations (or
+            max_iter, if less) from 0.4 times the first estimate's 1 to 99 % range down to ||A*WA||^(-1/2), or up to 1.5
+            times that where A*WA falls off as in tomography (`schedules.last_level`), at most a thousandfold and within `denoiser.sigma_range` where it has one.
         bounds: (low, high) of x, None where open; kept by every iterate z and by the answer.
         data_term: `LeastSquares()` (default), `Poisson(...)` for counts, `ct.Transmission(...)` for counts behind an
             object. Outliers among the measurements that stand out are left out and x is solved for again, for counts
             where the term has robust=True: `Result.rejected`. A callback then sees k = 1, 2, ... once more.
         x0: first estimate (B, C, H, W). None: `operator.fbp(y)` where there is one, else a regularised solution.
-        max_iter: at most so many iterations. Default 24.
+        max_iter: at most so many iterations. Default 12.
         rtol: stop once the last noise level is reached and the relative residuals are at most rtol: ||x - z|| (ADMM
             only: HQS keeps a gap) and the change of z. 0: never. Default 1e-3.
         held_out: what strength="auto" holds out: "blocks" of 4 x 4 measurements (the default for images and sinograms),

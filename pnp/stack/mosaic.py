@@ -1,8 +1,9 @@
 """Run `pnp.solve` on an image larger than memory.
 
     x = h(z - u; alpha)     pixel by pixel (`mosaic_mask`); local operators in tiles with a halo (`mosaic_operator`)
-    z = D(x + u; sigma)     in tiles with a halo
-    u = u + x - z
+    v = rho x + (1 - rho) z + u
+    z = D(v; sigma)         in tiles with a halo
+    u = v - z
 
 z and u are kept on disk between iterations, twice: tiles read the old values of their neighbours while they write the
 new ones. Noise levels and couplings are those of `solve`.
@@ -16,13 +17,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from ..algorithms.iterations import ALGORITHMS
+from ..algorithms.iterations import ALGORITHMS, RELAXATION
 from ..algorithms.protocols import Denoiser
 from ..algorithms.schedules import Schedule, coupling
 from ..checks import check_number
 from ..drivers.arguments import as_bounds, as_levels
 from ..drivers.denoising import as_denoiser
-from ..drivers.levels import default_schedule
+from ..drivers.levels import default_schedule, last_sigma
 from ..drivers.monitor import Monitor
 from ..drivers.problem import DIVERGENCE_FACTOR, HISTORY, MAX_ITER, RTOL, has_converged
 from ..drivers.result import GIVEN, Result, Stop
@@ -116,7 +117,8 @@ def solve_mosaic(
         z, u, alpha_old = part / "z0", None, None
         energy = tiles.keep_first(problem, z, limits)
         if schedule is None:
-            schedule = default_schedule(problem.curvature, tiles.sample(z), denoiser, max_iter)
+            last = last_sigma(algorithm, problem.curvature, problem.spectral_flatness)
+            schedule = default_schedule(last, tiles.sample(z), denoiser, max_iter)
         sigmas, last = as_levels(schedule, max_iter)
         weight = strength * coupling(algorithm, problem.spectral_flatness)
         diverged = DIVERGENCE_FACTOR * math.sqrt(max(energy, tiles.size / problem.curvature))
@@ -126,7 +128,7 @@ def solve_mosaic(
                 z_new, u_new = part / f"z{k % 2}", part / f"u{k % 2}" if algorithm == "admm" else None
                 rescale = 1.0 if alpha_old is None else alpha_old / alpha
                 x_norm, z_norm, z_old_norm, gap, change = tiles.iterate(
-                    problem, task, (z, u), (z_new, u_new), sigma, alpha, rescale, limits
+                    problem, task, (z, u), (z_new, u_new), sigma, alpha, rescale, limits, RELAXATION
                 )
                 if not math.isfinite(z_norm):
                     raise ValueError(

@@ -83,6 +83,7 @@ class Tiles:
         alpha: float,
         rescale: float,
         bounds: Bounds,
+        relaxation: float,
     ) -> list[float]:
         """Write one iteration.
 
@@ -94,6 +95,7 @@ class Tiles:
             sigma, alpha: noise level and coupling of this iteration.
             rescale: alpha_old / alpha, by which u is multiplied.
             bounds: limits of z.
+            relaxation: rho of ADMM.
 
         Returns:
             The norms of x, z, z_old, x - z and z - z_old.
@@ -101,7 +103,8 @@ class Tiles:
         z_old = self.read(old[0])
         u = None if old[1] is None else self.map(_times, self.read(old[1]), factor=rescale)
         x = problem.x_update(z_old if u is None else z_old - u, alpha)
-        v = x if u is None else x + u
+        v = x if new[1] is None else self.map(_relaxed, x, z_old, rho=relaxation)
+        v = v if u is None else v + u
         z = self.tiling.denoise(v, denoiser, sigma, *bounds)
         tasks = [self.map(_norms, x, z, z_old, n=5), zarr_writer(z, self._new(new[0]))]
         if new[1] is not None:
@@ -204,6 +207,10 @@ def _living(y: Array, w: Array) -> Array:
 
 def _times(u: Array, *, factor: float) -> Array:
     return u * np.asarray(factor, u.dtype)  # type: ignore[no-any-return]
+
+
+def _relaxed(x: Array, z: Array, *, rho: float) -> Array:
+    return np.asarray(rho, x.dtype) * x + np.asarray(1 - rho, x.dtype) * z  # type: ignore[no-any-return]
 
 
 def _norms(x: Array, z: Array, z_old: Array) -> Array:
