@@ -138,7 +138,8 @@ class Network(nn.Module):
         self.blocks = nn.ModuleList(
             Block(stage.features, stage.hidden, d, has_level=not zero_sum) for stage in stages for d in stage.dilations
         )
-        self.changes = nn.ModuleList(changes_between(stages))
+        if len(stages) > 1:
+            self.changes = nn.ModuleList(changes_between(stages))
         self.write = nn.Linear(features, channels * patch**2, bias=False)
         self._initialize()
 
@@ -159,7 +160,7 @@ class Network(nn.Module):
         return list(self.blocks)  # type: ignore[arg-type]
 
     def _changes(self) -> list[Change]:
-        return list(self.changes)  # type: ignore[arg-type]
+        return list(self.changes) if len(self.stages) > 1 else []  # type: ignore[arg-type]
 
     @property
     def reach(self) -> int:

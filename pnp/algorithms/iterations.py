@@ -10,11 +10,11 @@ The problem is min_x f(x) + R(x) with f the data term and R known only by its de
     HQS     x = h(z; alpha_k)
             z = D(x; sigma_k)           Zhang et al. 2021, equations 6 and 7
 
-rho = 1 is ADMM without relaxation; rho up to 2 converges to the same x (Eckstein and Bertsekas, Mathematical Programming
-55, 1992, theorem 8), in fewer iterations. u is the dual variable divided by alpha: when alpha changes, u is multiplied by alpha_old / alpha_new. Both run
-with or without grad mode; unrolled under grad mode they are differentiable in the operator, the denoiser and the
-levels. Started after a `State`, they continue as if they had not been stopped. sigma_k and alpha_k are numbers, or
-tensors (B,) with one for each image.
+rho = 1 is ADMM without relaxation; rho up to 2 converges to the same x (Eckstein and Bertsekas, Mathematical
+Programming 55, 1992, theorem 8), in fewer iterations. u is the dual variable divided by alpha: when alpha changes, u
+is multiplied by alpha_old / alpha_new. Both run with or without grad mode; unrolled under grad mode they are
+differentiable in the operator, the denoiser and the levels. Started after a `State`, they continue as if they had not
+been stopped. sigma_k and alpha_k are numbers, or tensors (B,) with one for each image.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -149,9 +149,9 @@ def hqs(
         yield State(k, x, z, u, z_old, sigma, alpha)
 
 
-RELAXATION = 1.8
-"""rho of `solve`: half the iterations of rho = 1 for the same image."""
-ALGORITHMS = {"admm": partial(admm, relaxation=RELAXATION), "hqs": hqs}
+RELAXATION = 1.7
+"""rho of `solve`, unless told: for the same image half the iterations of rho = 1."""
+ALGORITHMS = {"admm": admm, "hqs": hqs}
 """What `solve(algorithm=...)` may name."""
 
 

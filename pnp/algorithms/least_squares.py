@@ -27,7 +27,6 @@ from .dominant_mean import centred, norms_of_rest
 from .linalg import cg, implicit_solve
 from .protocols import Operator, Preconditioner, Step
 
-
 RTOL, REDUCTION = 1e-5, 0.05
 """Where conjugate gradients stop unless told: relative to the right-hand side, or to the residual of their start."""
 
@@ -36,8 +35,8 @@ class LeastSquares:
     """Gaussian noise: 1/2 ||W^(1/2) (A x - y)||^2.
 
     Args:
-        rtol: conjugate gradients stop at this residual, relative to the right-hand side. None: at 1e-5, or sooner at a
-            twentieth of the residual that they start with, at the last x: the next iteration goes on from there.
+        rtol: conjugate gradients stop at this residual, relative to the right-hand side. None: at 1e-5, or sooner,
+            from the second x-update on, at a twentieth of the residual at the last x; the next update goes on from it.
         max_iter: maximum number of conjugate gradient iterations in each x-update, which starts from the last x.
         robust: leave out the measurements that x contradicts, such as cosmic rays or dead pixels, and solve again (see
             `pnp.drivers.outliers`). None: those that stand out from all others; False: none. True: all, and values that
@@ -163,7 +162,8 @@ class LeastSquaresStep:
             x0=x0 if c is None else x0 - c,
             preconditioner=None if M is None else lambda r: M(r, alpha),
             rtol=RTOL if self.rtol is None else self.rtol,
-            reduction=REDUCTION if self.rtol is None else 0.0,
+            # The first x-update may start far from x, with a residual of components that are measured exactly.
+            reduction=REDUCTION if self.rtol is None and self.last_x is not None else 0.0,
             max_iter=self.max_iter,
         )
         x = solution.x if c is None else solution.x + c

@@ -5,13 +5,13 @@ Restoration with Deep Denoiser Prior", section 4.2). With measurements whitened 
 alpha_k = lambda sigma_noise^2 / sigma_k^2 reads alpha_k = lambda strength / sigma_k^2: W already holds the noise.
 
     HQS     lambda = 0.23, theirs
-    ADMM    lambda = 0.45^(1 - e^2), e the spectral flatness of A*WA, in (0, 1]:
+    ADMM    lambda = 0.43^(1 - e^2), e the spectral flatness of A*WA, in (0, 1]:
 
 e = tr(M^2) / (||M|| tr M), M = A*WA, is the mean eigenvalue of M, weighted with the eigenvalues themselves, over the
 largest: 1 where all non-zero eigenvalues are equal (masks, denoising, shear with uniform noise), near 0 in
 tomography. At e = 1 ADMM solves for f + R with the denoiser as the proximal step of R, and denoising by `solve` is
 the denoiser itself. Where M falls off, that minimiser is too smooth, since a denoiser returns means and not modes;
-0.35 and the exponent were chosen once on development photographs (docs/results.md).
+0.43 and the exponent were chosen once on development photographs (docs/results.md).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ..checks import is_finite
 
 COUPLING_HQS = 0.23
 """lambda of Zhang et al. 2021, table 2 and section 4.2."""
-COUPLING_ADMM = 0.45
+COUPLING_ADMM = 0.43
 """lambda of ADMM for a spectral flatness near 0."""
 LAST_ADMM = 1.5
 """The same for its last noise level, over ||A*WA||^(-1/2)."""
@@ -75,7 +75,7 @@ def coupling(algorithm: str, spectral_flatness: float) -> float:
     """Return lambda, without unit; alpha_k = lambda strength / sigma_k^2.
 
     >>> coupling("hqs", 0.5), coupling("admm", 0.0), coupling("admm", 1.0)
-    (0.23, 0.45, 1.0)
+    (0.23, 0.43, 1.0)
     """
     return COUPLING_HQS if algorithm == "hqs" else COUPLING_ADMM ** (1 - min(spectral_flatness, 1.0) ** 2)
 

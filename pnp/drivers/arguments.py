@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..algorithms.iterations import ALGORITHMS, RELAXATION, State, admm, hqs
 from ..algorithms.protocols import Operator
 from ..algorithms.schedules import Schedule
 from ..checks import _figure, as_tensor, broadcasts, check_number, is_finite, short
@@ -64,6 +66,20 @@ def _check_parts(parts: list[Tensor], caller: str) -> None:
                 f"{caller}: y[{i}] must have the precision and device of y[0], {first.dtype} on {first.device}, got "
                 f"{part.dtype} on {part.device}; convert one, e.g. y[{i}].to(y[0])"
             )
+
+
+def as_iteration(algorithm: Any, relaxation: Any) -> Callable[..., Iterator[State]]:
+    """Return the generator of the iterations, ADMM with its relaxation."""
+    if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
+        raise ValueError(f"solve: algorithm must be one of {sorted(ALGORITHMS)}, got {short(repr(algorithm), 60)}")
+    if algorithm == "hqs":
+        if relaxation is not None:
+            raise ValueError(f'solve: relaxation is for algorithm="admm", got {short(repr(relaxation), 60)}')
+        return hqs
+    rho = check_number("relaxation", RELAXATION if relaxation is None else relaxation, above=0)
+    if rho >= 2:
+        raise ValueError(f"solve: relaxation must be below 2, where ADMM converges, got {rho:g}")
+    return partial(admm, relaxation=rho)
 
 
 def as_strength(strength: Any, caller: str = "solve") -> float | None:

@@ -143,7 +143,7 @@ def levels_of_images(
 
 def last_sigma(algorithm: str, curvature: float, flatness: float) -> float:
     """Return the last noise level of the default schedule: ||A*WA||^(-1/2), or more where A*WA falls off."""
-    return last_level(algorithm, flatness) * curvature**-0.5
+    return last_level(algorithm, flatness) / math.sqrt(curvature)
 
 
 def default_schedule(sigma_min: float, x: Tensor, denoiser: Denoiser, max_iter: int) -> Schedule:

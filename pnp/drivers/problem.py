@@ -11,19 +11,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..algorithms.batch import each, images, per_image
-from ..algorithms.iterations import ALGORITHMS, Level, State
-from ..algorithms.least_squares import LeastSquares, LeastSquaresStep
+from ..algorithms.batch import each, per_image
+from ..algorithms.iterations import Level, State
+from ..algorithms.least_squares import LeastSquaresStep
 from ..algorithms.protocols import BoundDataTerm, DataTerm, Denoiser, Operator
 from ..algorithms.schedules import Schedule, coupling
-from ..checks import check_number, short
-from .adjoint_check import check_adjoint as check_adjoint_of
-from .adjoint_check import shortcut_fits
-from .arguments import as_bounds, as_measurements, as_operator, as_strength, check_device, dtype_that_works
+from ..checks import check_number
+from .arguments import (
+    as_bounds,
+    as_iteration,
+    as_measurements,
+    as_operator,
+    as_strength,
+    check_device,
+)
+from .binding import as_data_term, bind
 from .common_errors import ErrorEstimate
 from .denoising import Denoise, as_denoiser, guard_denoiser
 from .levels import ANNEALING, Start, Tuning, first_estimate, join_levels, last_sigma, levels_of_images, norms
-from .matrices import FunctionOperator
 from .noise_weights import clean_and_weigh
 from .outliers import Rejection, find_suspects
 from .parts import Joined, check_parts, join, noise_used
@@ -54,6 +59,7 @@ class Problem:
         without_rings: returns a bound data term's own first estimate, denoised until rings are gone; x0 may have none
             of the object, and a schedule may begin at low levels.
         guarded: the denoiser within the bounds, its answers checked.
+        iteration: the generator of `algorithms.iterations` that runs.
         robust: whether outliers among the measurements are left out; None: those that stand out.
         estimate: the search for errors that measurements have in common; None where they are given, or none are.
         settings: what must be the same for a checkpoint to be resumed, by name.
@@ -77,6 +83,7 @@ class Problem:
     without_rings: Callable[[BoundDataTerm], Tensor]
     guarded: Denoise
     algorithm: str
+    iteration: Callable[..., Iterator[State]]
     rtol: float
     robust: bool | None
     estimate: ErrorEstimate | None
@@ -205,7 +212,7 @@ class Problem:
     def iterate(self, after: State | None) -> Iterator[State]:
         """Yield the iterations, from the first estimate or after one of a checkpoint."""
         done = 0 if after is None else after.k
-        return ALGORITHMS[self.algorithm](self.used, self.denoise, self.z, self.levels[done:], after=after)
+        return self.iteration(self.used, self.denoise, self.z, self.levels[done:], after=after)
 
     def denoise(self, v: Tensor, sigma: Level) -> Tensor:
         """Return D(v, sigma), and for images that have finished their last z."""
@@ -297,6 +304,7 @@ def prepare(
     *,
     noise_std: Any,
     algorithm: str,
+    relaxation: float | None,
     strength: float | str,
     schedule: Schedule | Callable[[int], float] | Sequence[float] | None,
     bounds: Any,
@@ -307,13 +315,13 @@ def prepare(
     check_adjoint: bool,
 ) -> Problem:
     """Check the arguments of `solve`, and choose what they leave open; arguments and errors are those of `solve`."""
-    if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
-        raise ValueError(f"solve: algorithm must be one of {sorted(ALGORITHMS)}, got {short(repr(algorithm), 60)}")
+    iteration = as_iteration(algorithm, relaxation)
     operator, D, term = as_operator(operator), as_denoiser(denoiser), as_data_term(data_term)
     number, rtol = as_strength(strength), check_number("rtol", rtol, above=0, or_equal=True)
     low, high = as_bounds(bounds)
     settings = {"y": y, "noise_std": noise_std, "x0": x0, "bounds": (low, high)}
-    settings |= {"algorithm": algorithm, "strength": number or "auto", "rtol": float(rtol), "data_term": term}
+    settings |= {"algorithm": algorithm, "relaxation": relaxation, "strength": number or "auto"}
+    settings |= {"rtol": float(rtol), "data_term": term}
 
     y, is_numpy = as_measurements(y)
     device = (y if isinstance(y, Tensor) else next(iter(y))).device
@@ -360,6 +368,7 @@ def prepare(
         without_rings=without_rings,
         guarded=guarded,
         algorithm=algorithm,
+        iteration=iteration,
         rtol=rtol,
         robust=_as_robust(term, operator),
         estimate=_as_estimate(term),
@@ -396,56 +405,3 @@ def has_converged(algorithm: str, rtol: float, held: bool, primal: float, dual: 
         primal, dual: relative residuals.
     """
     return held and rtol > 0 and dual <= rtol and (primal <= rtol or algorithm == "hqs")
-
-
-def as_data_term(data_term: Any) -> DataTerm:
-    """Return the data term, least squares where none is given."""
-    term = LeastSquares() if data_term is None else data_term
-    if not hasattr(term, "bind") or not hasattr(term, "needs_noise_std"):
-        known = "LeastSquares(), Poisson() or ct.Transmission()"
-        raise TypeError(f"solve: data_term must be {known}, got {short(repr(term), 60)}")
-    return term  # type: ignore[no-any-return]
-
-
-def bind(term: DataTerm, operator: Operator, y: Any, weights: Tensor, check_adjoint: bool = True) -> BoundDataTerm:
-    """Bind the data term and check that the operator and y belong together, shape and scale."""
-    shape = f"of shape {tuple(y.shape)} " if isinstance(y, Tensor) else ""
-    try:
-        h = term.bind(operator, y, weights)
-        again = operator.A(h.back_projection)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # whatever a foreign operator raises for measurements that are not its own
-        if isinstance(error, (ValueError, TypeError)) and len(str(error)) < 400 and "\n" not in str(error):
-            raise
-        if (own := dtype_that_works(operator, y)) is not None:
-            raise TypeError(
-                f"solve: y is {y.dtype}, and the operator computes in {own}: {short(error, 120)}; use "
-                f"operator.to({y.real.dtype}) if it is a module, or y in {own}"
-            ) from error
-        raise ValueError(
-            f"solve: y {shape}does not fit the operator, whose A_adjoint(y) failed: {short(error)}; "
-            "y must look like operator.A(x), batch first"
-        ) from error
-    if isinstance(y, Tensor) and not isinstance(again, Tensor):
-        raise TypeError(f"solve: operator.A must return a torch.Tensor as y is, got {type(again).__name__}")
-    if isinstance(y, Tensor) and again.shape != y.shape:
-        raise ValueError(
-            f"solve: y must have the shape of operator.A(x), {tuple(again.shape)} for images "
-            f"{tuple(h.back_projection.shape)}, got {tuple(y.shape)}; images are (B, C, H, W), e.g. y[None, None]"
-        )
-    own_weights = images(weights) if isinstance(y, Tensor) and weights.ndim == y.ndim else []
-    if silent := [b for b, w in enumerate(own_weights) if not bool((w > 0).any())]:
-        raise ValueError(
-            f"solve: noise_std is infinite everywhere in image {silent[0]} of the batch, so it carries no information; "
-            "give finite values, or leave the image out"
-        )
-    if check_adjoint and isinstance(y, Tensor):
-        check_adjoint_of(operator, h.back_projection, y)
-        if not shortcut_fits(operator, h.back_projection):
-            h = term.bind(FunctionOperator(operator.A, operator.A_adjoint), y, weights)
-    if not all(c > 0 for c in each(h.curvature(), len(h.back_projection))):
-        if bool((operator.A(torch.ones_like(h.back_projection)) != 0).any()):
-            raise ValueError("solve: operator.A_adjoint must be the adjoint of A, got <x, A_adjoint(A(x))> <= 0")
-        raise ValueError("solve: the operator measures nothing, A x vanishes; check its mask, kernel and noise_std")
-    return h

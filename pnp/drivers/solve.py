@@ -40,6 +40,7 @@ def solve(
     *,
     noise_std: Any = None,
     algorithm: str = "admm",
+    relaxation: float | None = None,
     strength: float | str = 1.0,
     schedule: Schedule | Callable[[int], float] | Sequence[float] | None = None,
     bounds: tuple[float | None, float | None] | None = None,
@@ -71,6 +72,8 @@ def solve(
             neighbours in an image or a sinogram (`y_is_sampled`). Values below 1e-4 of the root mean square of an
             image's measurements are raised to it, so that exact data stay well-posed.
         algorithm: "admm" or "hqs".
+        relaxation: rho of ADMM, above 0 and below 2 (see `algorithms.iterations`); 1 is ADMM as most papers have it.
+            Default 1.7.
         strength: weight of the prior: alpha_k = lambda strength / sigma_k^2, lambda from `schedules.coupling`; more is
             smoother. "auto": measurements that are held out choose it, and the number of iterations where no schedule
             is given, for each image; x is then solved for with all measurements. That takes about three times as many
@@ -78,8 +81,9 @@ def solve(
             the default, 1, was taken.
         schedule: noise levels sigma_k in units of x: a `Schedule`, a sequence whose last level is held, or a
             function of k = 0, 1, ..., asked for all k < max_iter at once. None: log-spaced over 12 iterations (or
-            max_iter, if less) from 0.4 times the first estimate's 1 to 99 % range down to ||A*WA||^(-1/2), or up to 1.5
-            times that where A*WA falls off as in tomography (`schedules.last_level`), at most a thousandfold and within `denoiser.sigma_range` where it has one.
+            max_iter, if less) from 0.4 times the first estimate's 1 to 99 % range down to ||A*WA||^(-1/2), for ADMM
+            up to 1.5 times that where A*WA falls off (`schedules.last_level`), at most a thousandfold and within
+            `denoiser.sigma_range` where it has one.
         bounds: (low, high) of x, None where open; kept by every iterate z and by the answer.
         data_term: `LeastSquares()` (default), `Poisson(...)` for counts, `ct.Transmission(...)` for counts behind an
             object. Outliers among the measurements that stand out are left out and x is solved for again, for counts
@@ -132,6 +136,7 @@ def solve(
         denoiser,
         noise_std=noise_std,
         algorithm=algorithm,
+        relaxation=relaxation,
         strength=strength,
         schedule=schedule,
         bounds=bounds,

@@ -14,10 +14,10 @@ from ..algorithms.least_squares import LeastSquaresStep
 from ..algorithms.protocols import BoundDataTerm, DataTerm, Operator
 from ..checks import as_tensor
 from ..drivers.arguments import as_measurements, as_operator
+from ..drivers.binding import as_data_term, bind
 from ..drivers.noise_weights import clean_and_weigh
 from ..drivers.parts import Joined, check_parts, join
 from ..drivers.physics_noise import owners_of
-from ..drivers.problem import as_data_term, bind
 from ..drivers.result import Result, Stop
 from ..drivers.solve import solve
 from .held_out import N_FOLDS, Without, draw_groups, kind_for, sums_of
