@@ -22,7 +22,7 @@ from ..algorithms.protocols import DataTerm, Denoiser, Operator
 from ..algorithms.schedules import Schedule
 from ..checks import check_number
 from .checkpoint import Checkpoint, RunState, checkpointed
-from .held_out import as_held_out, choose, stops
+from .held_out import TRIAL, as_held_out, choose
 from .levels import Tuning
 from .monitor import Monitor, as_text
 from .problem import HISTORY, MAX_ITER, RTOL, Problem, prepare
@@ -152,7 +152,7 @@ def solve(
         return problem.settings | held | {"denoiser": denoiser_fingerprint(denoiser)}
 
     def chosen() -> Tuning:
-        return choose(problem, how, stops(max_iter, schedule is None), progress=progress)
+        return choose(problem, how, max_iter, min(max_iter, TRIAL) if schedule is None else max_iter, progress=progress)
 
     with checkpointed(checkpoint, "solve", settings, problem.z, problem.measured) as kept:
         if isinstance(strength, str):
