@@ -54,13 +54,14 @@ SEED = 0
 LIKE_A_MASK = 0.75
 """Spectral flatness of A*WA from which on a measured pixel says little of others: 1 for masks, 0.5 for blurs."""
 MARGIN, MARGIN_OF_MASKS = 1.5, 2.0
-"""Standard errors by which a strength must be better than another, and behind masks, where few pixels stand for many."""
+"""Standard errors by which a strength must be better than another; behind masks few pixels stand for many."""
 FEWEST = 50
 """So few held-out measurements choose nothing."""
 MEDIAN_OF_NOISE = 0.4549
 """Median of the square of white noise of variance 1."""
-TRIAL = 8
-"""Iterations of a trial, unless max_iter is less: they rank strengths as twelve do."""
+TRIAL, LONG_TRIAL = 8, 12
+"""Iterations of a trial, unless max_iter is less; the second where A*WA falls off, where shorter ones favour too strong
+a prior."""
 STEP = 10**0.25
 """Ratio of the strengths that are compared."""
 FURTHEST = 4
@@ -106,31 +107,42 @@ def as_held_out(held_out: Any, strength: Any) -> str | None:
     return held_out
 
 
-def choose(problem: Problem, how: str | None, max_iter: int, n_trial: int, *, progress: bool = False) -> Tuning:
+def choose(problem: Problem, how: str | None, max_iter: int, *, short: bool = True, progress: bool = False) -> Tuning:
     """Return the strength for each image of a problem.
 
     Args:
         problem: what `solve` iterates on; it is not changed.
         how: what is held out, one of `HOLDOUTS`. None: what suits the problem.
         max_iter: iterations of the solve with all measurements.
-        n_trial: iterations of a solve without what is held out.
+        short: whether fewer iterations may do without what is held out: not with a schedule that is given.
         progress: show a bar of the iterations on stderr.
     """
     held = hold_out(problem, how)
     if isinstance(held, str):
         return Tuning((1.0,), (max_iter,), f"the default: {held}", n_rejected=problem.n_rejected)
     trials = Trials(problem, held)
+    n_trials = [min(max_iter, n_trial(e)) if short else max_iter for e in problem.flatness]
     n = len(problem.z)
     bar = progress_bar("solve: held out", 0) if progress else None
     try:
         while (wanted := [trials.wanted(b) for b in range(n)]) != [None] * n:
-            trials.run(wanted, n_trial, bar)
+            for n_iter in sorted(set(n_trials)):
+                trials.run([k if n_iter == own else None for k, own in zip(wanted, n_trials, strict=True)], n_iter, bar)
     finally:
         if bar is not None:
             bar.close()
     chosen = [trials.best(b) for b in range(n)]
-    tried = tuple(trials.candidates(b, k, n_trial) for b, k in enumerate(chosen))
+    tried = tuple(trials.candidates(b, *one) for b, one in enumerate(zip(chosen, n_trials, strict=True)))
     return Tuning(tuple(STEP**k for k in chosen), (max_iter,) * n, held.source, tried, problem.n_rejected)
+
+
+def n_trial(flatness: float) -> int:
+    """Return the iterations of a trial that rank strengths.
+
+    >>> n_trial(0.05), n_trial(1.0)
+    (12, 8)
+    """
+    return LONG_TRIAL if flatness < FALLS_OFF else TRIAL
 
 
 class Started:
@@ -173,6 +185,8 @@ class Trials:
 
     def run(self, wanted: list[int | None], n_iter: int, bar: Any) -> None:
         """Solve with strength STEP^k for each image that wants one, and hold the squares of what was left out."""
+        if all(k is None for k in wanted):
+            return
         tuned = Tuning(tuple(STEP ** (k or 0) for k in wanted), (n_iter,) * len(wanted))
         solves = [(self.held.train, self.held.started), *([self.held.moved] if self.held.moved else [])]
         squares = self.held.squares(*(self._solve(h, started, tuned, bar) for h, started in solves))
