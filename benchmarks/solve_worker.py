@@ -1,4 +1,4 @@
-"""Solve problems from files in a process of its own, with the package that PYTHONPATH names: today's, or an earlier one.
+"""Solve problems from files in a process of its own, with the package that PYTHONPATH names, of whatever commit.
 
 One line of JSON on standard input asks for one solve: the .npz of the problem, where x goes, and the settings. One line
 of JSON on standard output answers with wall and CPU seconds and the iterations. It runs with commits before today's, so
@@ -43,8 +43,9 @@ def settings_of(want: dict[str, Any]) -> dict[str, Any]:
     for module, constant, name in zip(own, CONSTANTS.values(), CONSTANTS, strict=True):
         DEFAULTS.setdefault(name, getattr(module, constant))
         setattr(module, constant, rest.pop(name, DEFAULTS[name]))
-    if "cg_rtol" in rest:
-        rest["data_term"] = LeastSquares(rtol=rest.pop("cg_rtol"))
+    rest["data_term"] = LeastSquares(
+        **{name[3:]: rest.pop(name) for name in ("cg_rtol", "cg_max_iter") if name in rest}
+    )
     return rest
 
 

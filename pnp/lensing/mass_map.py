@@ -6,9 +6,9 @@
                 z = D(v; sigma),   u = v - z
     "pnpmass"   z = D(z + tau A* Sigma^(-1/2) (gamma - A z); tau)
 
-ADMM is over-relaxed (rho = 1.7, as in `solve`), and keeps alpha at the mean of W where observed and sigma at alpha^(-1/2): D is then the proximal step of its prior,
-and the fixed point weights every pixel by its own noise. With `operators.KaiserSquiresEB` on an odd grid its x-update
-is exact with four FFTs; D works on E, and B = 0 (`EModeOnly`).
+ADMM is over-relaxed as in `solve`, and keeps alpha at the mean of W where observed and sigma at alpha^(-1/2): D is then
+the proximal step of its prior, and the fixed point weights every pixel by its own noise. With
+`operators.KaiserSquiresEB` on an odd grid its x-update is exact with four FFTs; D works on E, and B = 0 (`EModeOnly`).
 
 PnPMass (Leterme, Tersenov, Fadili and Starck 2026, arXiv:2603.22006) replaces Sigma^-1 by its root in a gradient step,
 because tau A* Sigma^(-1/2) n is then white with standard deviation tau wherever the sky is observed (A*A = 1), as in
