@@ -203,6 +203,7 @@ def solved(problems: list[Problem], settings: dict[str, dict[str, Any]], with_be
                     answer = worker(problem, options)
                 if n > 0:
                     found.setdefault(name, []).append(answer)
+                    print(f"{problem.name}, {name}: {answer}", file=sys.stderr)
     return found
 
 

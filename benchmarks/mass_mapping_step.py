@@ -30,7 +30,8 @@ from torch import Tensor
 from denoisers import MLPatch
 from operators import KaiserSquires, KaiserSquiresEB
 from pnp import LeastSquares, solve
-from pnp.algorithms.iterations import RELAXATION, State, admm, hqs
+from pnp.algorithms.iterations import State, admm, hqs
+from pnp.algorithms.schedules import RELAXATION
 from pnp.io import read_image
 from pnp.lensing import LognormalKappa, ScaledPrior, check_prior, pixel_spectrum, survey_noise, wiener
 from pnp.lensing.mass_map import ITERATIONS, EModeOnly, map_mass

@@ -34,9 +34,10 @@ from torch import Tensor, nn
 from denoisers import MLPatch
 from operators import KaiserSquiresEB
 
-from ..algorithms.iterations import RELAXATION, State, admm
+from ..algorithms.iterations import State, admm
 from ..algorithms.least_squares import LeastSquares
 from ..algorithms.protocols import Denoiser, Operator
+from ..algorithms.schedules import RELAXATION
 from ..checks import as_tensor, broadcasts, check_number, short
 from ..drivers.arguments import as_operator, check_device
 from ..drivers.denoising import as_denoiser, guard_denoiser
