@@ -39,7 +39,7 @@ Operator = Annotated[
 Denoiser = Annotated[
     str,
     typer.Option(
-        help="Denoiser, with its weights after a colon: mlpatch:gray, mlpatch:color, mlpatch:convergence or tv."
+        help="Denoiser, with its weights after a colon: mlpatch:gray, mlpatch:color, mlpatch:convergence, mlpatch:FILE or tv."
     ),
 ]
 NoiseStd = Annotated[
@@ -49,8 +49,8 @@ NoiseStd = Annotated[
 Strength = Annotated[
     str,
     typer.Option(
-        help="Strength of the prior: a number, or auto: measurements that are held out choose it, and the number of "
-        "iterations, in about three times the time."
+        help="Strength of the prior: a number, or auto: measurements that are held out choose it, in three to "
+        "five times the time."
     ),
 ]
 Algorithm = Annotated[str, typer.Option(help="Algorithm: admm or hqs.")]

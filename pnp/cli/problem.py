@@ -130,7 +130,10 @@ def build_denoiser(spec: str, device: torch.device, data: Measurements | None = 
 
     name, _, weights = spec.partition(":")
     if name not in DENOISERS:
-        raise ValueError(f"--denoiser {spec}: the name must be one of {', '.join(sorted(DENOISERS))}, got {name!r}")
+        raise ValueError(
+            f"--denoiser {spec}: the name must be one of {', '.join(sorted(DENOISERS))}, got {name!r}; "
+            "weights in a file are mlpatch:FILE"
+        )
     kind: Any = DENOISERS[name]
     if hasattr(kind, "from_pretrained"):
         D = kind.from_pretrained(weights) if weights else kind.from_pretrained()

@@ -119,7 +119,7 @@ def calibrate(
         raise ValueError(f"calibrate: form must be field or value, got {short(repr(form), 60)}")
     if not all(low < high for low, high in pairwise([0.0, *ranks, 1.0])):
         raise ValueError(f"calibrate: ranks must rise between 0 and 1, got {short(repr(ranks), 60)}")
-    rows = [row for bars, truth in images for row in _scores(bars, truth, mask)]
+    rows = [row for pair in images for row in _scores(*_pair(pair), mask)]
     sizes = {len(score) for score, _ in rows}
     if len(sizes) > 1:
         raise ValueError(f"calibrate: images must have one number of pixels that count, got {sorted(sizes)}")
@@ -135,6 +135,14 @@ def calibrate(
         raise ValueError(f"calibrate: ranks must leave pixels in every group, got {short(repr(ranks), 60)}")
     factor = factors(scores, group, len(ranks) + 1, c, form, delta)
     return Calibration(factor, form, c, delta, tuple(ranks), len(rows))
+
+
+def _pair(pair: Any) -> tuple[Any, Any]:
+    """Return error bars and truth, in this order."""
+    if isinstance(pair, (tuple, list)) and len(pair) == 2 and hasattr(pair[0], "std") and hasattr(pair[0], "x"):
+        return pair[0], pair[1]
+    got = short(repr([type(one).__name__ for one in pair] if isinstance(pair, (tuple, list)) else type(pair)), 60)
+    raise TypeError(f"calibrate: images must be pairs (error bars, truth), as [(bars, truth), ...], got {got}")
 
 
 def _scores(bars: Bootstrap, truth: Any, mask: Any) -> list[tuple[Tensor, Tensor]]:

@@ -91,9 +91,9 @@ class Bootstrap:
         Args:
             level: in (0, 1), such as 0.9: 1.645 standard deviations.
         """
-        level = check_number("level", level, above=0, caller="Bootstrap.quantile")
+        level = check_number("level", level, above=0, caller="Bootstrap")
         if level >= 1:
-            raise ValueError(f"Bootstrap.quantile: level must be below 1, got {level:g}; 0.9 for 90 %")
+            raise ValueError(f"Bootstrap: level must be below 1, got {level:g}; 0.9 for 90 %")
         return self.std * float(torch.special.ndtri(torch.tensor((1 + level) / 2, dtype=torch.float64)))
 
     def interval(self, level: float) -> tuple[Any, Any]:

@@ -1,0 +1,36 @@
+"""Arguments of error bars that cannot be right, each named in its message."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from denoisers import TV
+from operators import Identity
+from pnp import solve
+from pnp.uncertainty import bootstrap, calibrate
+
+Y = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+A = Identity((16, 16))
+
+
+def test_a_result_of_another_noise_level_is_refused() -> None:
+    result = solve(A, Y, TV(), noise_std=0.1, max_iter=2)
+    with pytest.raises(ValueError, match="noise_std"):
+        bootstrap(A, Y, TV(), n=2, noise_std=0.5, hold_out=None, result=result, max_iter=2)
+    with pytest.raises(ValueError, match="noise_std"):
+        bootstrap(A, Y, TV(), n=2, noise_std=torch.full_like(Y, 0.5), hold_out=None, result=result, max_iter=2)
+    same = bootstrap(A, Y, TV(), n=2, noise_std=torch.full_like(Y, 0.1), hold_out=None, result=result, max_iter=2)
+    assert same.result is result
+
+
+def test_held_out_is_of_solve() -> None:
+    with pytest.raises(TypeError, match="hold_out"):
+        bootstrap(A, Y, TV(), n=2, noise_std=0.1, held_out="views")
+
+
+def test_calibrate_takes_pairs() -> None:
+    bars = bootstrap(A, Y, TV(), n=2, noise_std=0.1, hold_out=None, max_iter=2)
+    for wrong in ((bars, Y), [(Y, bars)], [bars]):
+        with pytest.raises(TypeError, match="images"):
+            calibrate(wrong)
