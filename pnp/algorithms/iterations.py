@@ -3,7 +3,7 @@
 The problem is min_x f(x) + R(x) with f the data term and R known only by its denoiser. Splitting x = z,
 
     ADMM    x = h(z - u; alpha_k)       h(v; alpha) = argmin_x f(x) + alpha/2 ||x - v||^2
-            v = rho x + (1 - rho) z + u
+            v = rho x + (1 - rho) z + u    k > 1; v = x at k = 1, whose z is no iterate
             z = D(v; sigma_k)
             u = v - z                   Boyd et al. 2011, sections 3.1.1 and 3.4.3; Venkatakrishnan et al. 2013
 
@@ -106,7 +106,7 @@ def admm(
     levels: Iterable[tuple[Level, Level]],
     *,
     after: State | None = None,
-    relaxation: float = 1.0,
+    relaxation: Level = 1.0,
 ) -> Iterator[State]:
     """Run plug-and-play ADMM from z and u = 0.
 
@@ -116,8 +116,9 @@ def admm(
         z: first estimate, (B, C, H, W).
         levels: the pairs (sigma_k, alpha_k), numbers or tensors (B,); the iteration ends when they do.
         after: an earlier iteration to continue from, instead of z; the levels are then the remaining ones.
-        relaxation: rho, above 0 and below 2.
+        relaxation: rho, above 0 and below 2, a number or a tensor (B,).
     """
+    rho = per_image(relaxation, z)
     done, u, alpha_old = 0, torch.zeros_like(z), None
     if after is not None:
         done, z, u, alpha_old = after.k, after.z, after.u, after.alpha
@@ -125,7 +126,7 @@ def admm(
         if alpha_old is not None:
             u = _rescaled(u, alpha_old, alpha)
         x = h(z - u, per_image(alpha, z))
-        v = x + u if relaxation == 1 else relaxation * x + (1 - relaxation) * z + u
+        v = x + u if k == 1 else rho * x + (1 - rho) * z + u
         z_old, z = z, denoise(v, sigma)
         u = v - z
         alpha_old = alpha
@@ -149,8 +150,6 @@ def hqs(
         yield State(k, x, z, u, z_old, sigma, alpha)
 
 
-RELAXATION = 1.7
-"""rho of `solve`, unless told: for the same image half the iterations of rho = 1."""
 ALGORITHMS = {"admm": admm, "hqs": hqs}
 """What `solve(algorithm=...)` may name."""
 

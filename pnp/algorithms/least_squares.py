@@ -162,13 +162,16 @@ class LeastSquaresStep:
             x0=x0 if c is None else x0 - c,
             preconditioner=None if M is None else lambda r: M(r, alpha),
             rtol=RTOL if self.rtol is None else self.rtol,
-            # The first x-update may start far from x, with a residual of components that are measured exactly.
-            reduction=REDUCTION if self.rtol is None and self.last_x is not None else 0.0,
+            reduction=self._reduction(),
             max_iter=self.max_iter,
         )
         x = solution.x if c is None else solution.x + c
         self.last_x, self.inner_iterations = x.detach(), solution.n_iter
         return x
+
+    def _reduction(self) -> float:
+        """Return where CG may stop by its start: not where that is far from x, nor where the rest of a large mean is."""
+        return REDUCTION if self.rtol is None and self.last_x is not None and self._mean is None else 0.0
 
     def _floor(self, alpha: Tensor) -> Tensor | None:
         """Return the least precision of the common errors' prior, see `CommonErrors.found`, for this alpha."""
@@ -292,6 +295,10 @@ class LeastSquaresStep:
         normal = (lambda x: centred(self.normal(centred(x)))) if self._mean_dominates else self.normal
         return estimate_spectral_flatness(normal, self.back_projection, curvature)
 
+    def coverage(self) -> float | Tensor:
+        """Return tr M / (n ||M||) of M = A*WA, n the number of pixels: 1 where y determines all of them alike."""
+        return estimate_coverage(self.normal, self.back_projection, self.curvature())
+
     def misfit(self, x: Tensor, /) -> float:
         """Return ||W^(1/2) (A x - y)||^2 per measurement that counts and that A reaches."""
         residuals, counted = self.residuals(x)
@@ -351,6 +358,13 @@ def estimate_spectral_flatness(
     Mv = normal(v)
     pairs = zip(images(v), images(Mv), each(norm, len(like)), strict=True)
     return together([_flatness(one, M_one / top) for one, M_one, top in pairs])  # divided before it is squared
+
+
+def estimate_coverage(normal: Callable[[Tensor], Tensor], like: Tensor, norm: float | Tensor) -> float | Tensor:
+    """tr M / (n norm) of each image, n its pixels, from one random probe v."""
+    v = white_noise(like[:1]).expand(like.shape)
+    pairs = zip(images(v), images(normal(v)), each(norm, len(like)), strict=True)
+    return together([float(torch.real(one.conj() * M_one / top).sum()) / one.numel() for one, M_one, top in pairs])
 
 
 def _flatness(v: Tensor, Mv: Tensor) -> float:

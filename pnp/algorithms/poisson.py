@@ -20,7 +20,7 @@ from torch import Tensor
 from ..checks import as_tensor, broadcasts, check_number, short
 from .batch import each, images, operator_norms, per_image, together
 from .count_statistics import are_whole, concerns_of_counts, deviance_residuals
-from .least_squares import apply_normal, estimate_spectral_flatness
+from .least_squares import apply_normal, estimate_coverage, estimate_spectral_flatness
 from .protocols import Operator
 
 
@@ -132,7 +132,7 @@ class Poisson:
         background: float | Tensor = 0.0,
         gain: float | Tensor | None = 1.0,
         read_noise: float | Tensor | None = 0.0,
-        n_inner: int = 6,
+        n_inner: int = 3,
         robust: bool = False,
     ):
         _check_level("background", background, "expected counts added to A x")
@@ -254,6 +254,11 @@ class PoissonStep:
         """Return tr(M^2) / (||M|| tr M) of M = A*A / mean(gain y)."""
         variance = per_image(self._variances, self.back_projection)
         return estimate_spectral_flatness(lambda x: self._normal(x) / variance, self.back_projection, self.curvature())
+
+    def coverage(self) -> float | Tensor:
+        """Return tr M / (n ||M||) of M = A*A / mean(gain y), n the number of pixels."""
+        variance = per_image(self._variances, self.back_projection)
+        return estimate_coverage(lambda x: self._normal(x) / variance, self.back_projection, self.curvature())
 
     def _means(self, values: Tensor) -> float | Tensor:
         """Return each image's mean over the measurements that were not left out, of values that are 0 there."""

@@ -92,6 +92,12 @@ class BoundDataTerm(Protocol):
         One number for all images, or a tensor (B,) where they differ.
         """
 
+    def coverage(self) -> float | Tensor:
+        """Return tr M / (n ||M||) of f's Hessian M, n the number of pixels: 1 where all are measured alike.
+
+        One number for all images, or a tensor (B,) where they differ.
+        """
+
     def misfit(self, x: Tensor, /) -> float:
         """Return the misfit of x per measurement, about 1 where x explains the data up to their noise."""
 

@@ -29,8 +29,10 @@ COUPLING_HQS = 0.23
 """lambda of Zhang et al. 2021, table 2 and section 4.2."""
 COUPLING_ADMM = 0.43
 """lambda of ADMM for a spectral flatness near 0."""
+RELAXATION = 1.7
+"""rho where little is measured: half the iterations of rho = 1 then give the same image."""
 LAST_ADMM = 1.5
-"""The same for its last noise level, over ||A*WA||^(-1/2)."""
+"""Last noise level of ADMM over ||A*WA||^(-1/2), for a spectral flatness near 0."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,17 @@ def last_level(algorithm: str, spectral_flatness: float) -> float:
     (1.0, 1.5, 1.0)
     """
     return 1.0 if algorithm == "hqs" else float(LAST_ADMM ** (1 - min(spectral_flatness, 1.0) ** 2))
+
+
+def relaxation(coverage: float) -> float:
+    """Return rho of ADMM, from 1.7 where the measurements determine little of the image to 1 where all of it.
+
+    There x = y, and an over-relaxed z would swing about it.
+
+    >>> relaxation(0.0), relaxation(1.0)
+    (1.7, 1.0)
+    """
+    return 1 + (RELAXATION - 1) * (1 - min(coverage, 1.0) ** 2)
 
 
 def robust_range(x: Tensor) -> float:

@@ -235,6 +235,10 @@ class TransmissionStep:
         """Return tr(M^2) / (||M|| tr M) of M = A*WA."""
         return self._quadratic.spectral_flatness()
 
+    def coverage(self) -> float | Tensor:
+        """Return tr M / (n ||M||) of M = A*WA, n the number of pixels."""
+        return self._quadratic.coverage()
+
     def misfit(self, x: Tensor, /) -> float:
         """Return Pearson's (ybar - y)^2 / ybar per ray with an expected count."""
         expected = (self.log_i0 - self.operator.A(x)).exp() + self.background

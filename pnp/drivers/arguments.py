@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..algorithms.iterations import ALGORITHMS, RELAXATION, State, admm, hqs
+from ..algorithms.iterations import ALGORITHMS
 from ..algorithms.protocols import Operator
 from ..algorithms.schedules import Schedule
 from ..checks import _figure, as_tensor, broadcasts, check_number, is_finite, short
@@ -68,18 +67,18 @@ def _check_parts(parts: list[Tensor], caller: str) -> None:
             )
 
 
-def as_iteration(algorithm: Any, relaxation: Any) -> Callable[..., Iterator[State]]:
-    """Return the generator of the iterations, ADMM with its relaxation."""
+def as_relaxation(algorithm: Any, relaxation: Any) -> float | None:
+    """Check the algorithm's name, and return a checked `relaxation` of ADMM; None where it is left open."""
     if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
         raise ValueError(f"solve: algorithm must be one of {sorted(ALGORITHMS)}, got {short(repr(algorithm), 60)}")
+    if relaxation is None:
+        return None
     if algorithm == "hqs":
-        if relaxation is not None:
-            raise ValueError(f'solve: relaxation is for algorithm="admm", got {short(repr(relaxation), 60)}')
-        return hqs
-    rho = check_number("relaxation", RELAXATION if relaxation is None else relaxation, above=0)
+        raise ValueError(f'solve: relaxation is for algorithm="admm", got {short(repr(relaxation), 60)}')
+    rho = check_number("relaxation", relaxation, above=0)
     if rho >= 2:
-        raise ValueError(f"solve: relaxation must be below 2, where ADMM converges, got {rho:g}")
-    return partial(admm, relaxation=rho)
+        raise ValueError(f"solve: relaxation must be below 2, beyond which ADMM need not converge, got {rho:g}")
+    return float(rho)
 
 
 def as_strength(strength: Any, caller: str = "solve") -> float | None:

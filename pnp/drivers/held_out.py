@@ -199,7 +199,7 @@ class Trials:
             h.last_x = None
         start = problem.begin(started, tuned)
         z = start.z
-        for state in problem.iteration(h, problem.guarded, z, start.levels):
+        for state in start.iteration(h, problem.guarded, z, start.levels):
             sizes = zip(norms(state.z), start.scales, strict=True)
             calm = torch.tensor([size <= DIVERGENCE_FACTOR * scale for size, scale in sizes])
             z = state.z if bool(calm.all()) else torch.where(per_image(calm.double(), z) > 0, state.z, z)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..algorithms.batch import images
-from ..algorithms.iterations import Level
+from ..algorithms.batch import each, images
+from ..algorithms.iterations import Level, State, admm, hqs
 from ..algorithms.protocols import BoundDataTerm, Denoiser
-from ..algorithms.schedules import Schedule, last_level, robust_range
+from ..algorithms.schedules import Schedule, last_level, relaxation, robust_range
 from .arguments import as_initial, as_levels
 from .noise_weights import norm
 from .result import GIVEN, Candidate
@@ -34,6 +35,7 @@ class Start:
         last: for each image the k from which on sigma_k is the last level.
         scales: for each image the norm of z or of its noise, whichever is larger.
         flatness: for each image the spectral flatness of A*WA.
+        iteration: the generator that runs, of `algorithms.iterations`.
     """
 
     z: Tensor
@@ -41,6 +43,7 @@ class Start:
     last: list[int]
     scales: list[float]
     flatness: list[float]
+    iteration: Callable[..., Iterator[State]]
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,16 @@ def levels_of_images(
 def last_sigma(algorithm: str, curvature: float, flatness: float) -> float:
     """Return the last noise level of the default schedule: ||A*WA||^(-1/2), or more where A*WA falls off."""
     return last_level(algorithm, flatness) / math.sqrt(curvature)
+
+
+def iteration_of(algorithm: str, rho: float | None, h: BoundDataTerm, n_images: int) -> Callable[..., Iterator[State]]:
+    """Return the generator of the iterations; rho is ADMM's relaxation, None: as far as each image is measured."""
+    if algorithm == "hqs":
+        return hqs
+    if rho is None and hasattr(h, "coverage"):
+        rhos = [relaxation(c) for c in each(h.coverage(), n_images)]
+        return partial(admm, relaxation=_columns([[one] for one in rhos])[0])
+    return partial(admm, relaxation=1.0 if rho is None else rho)
 
 
 def default_schedule(sigma_min: float, x: Tensor, denoiser: Denoiser, max_iter: int) -> Schedule:

@@ -19,16 +19,26 @@ from ..algorithms.schedules import Schedule, coupling
 from ..checks import check_number
 from .arguments import (
     as_bounds,
-    as_iteration,
     as_measurements,
     as_operator,
+    as_relaxation,
     as_strength,
     check_device,
 )
 from .binding import as_data_term, bind
 from .common_errors import ErrorEstimate
 from .denoising import Denoise, as_denoiser, guard_denoiser
-from .levels import ANNEALING, Start, Tuning, first_estimate, join_levels, last_sigma, levels_of_images, norms
+from .levels import (
+    ANNEALING,
+    Start,
+    Tuning,
+    first_estimate,
+    iteration_of,
+    join_levels,
+    last_sigma,
+    levels_of_images,
+    norms,
+)
 from .noise_weights import clean_and_weigh
 from .outliers import Rejection, find_suspects
 from .parts import Joined, check_parts, join, noise_used
@@ -59,7 +69,6 @@ class Problem:
         without_rings: returns a bound data term's own first estimate, denoised until rings are gone; x0 may have none
             of the object, and a schedule may begin at low levels.
         guarded: the denoiser within the bounds, its answers checked.
-        iteration: the generator of `algorithms.iterations` that runs.
         robust: whether outliers among the measurements are left out; None: those that stand out.
         estimate: the search for errors that measurements have in common; None where they are given, or none are.
         settings: what must be the same for a checkpoint to be resumed, by name.
@@ -83,7 +92,6 @@ class Problem:
     without_rings: Callable[[BoundDataTerm], Tensor]
     guarded: Denoise
     algorithm: str
-    iteration: Callable[..., Iterator[State]]
     rtol: float
     robust: bool | None
     estimate: ErrorEstimate | None
@@ -114,7 +122,7 @@ class Problem:
             used.last_x = None  # or a run resumed from a checkpoint would have other bits
         found = self.begin(used, self.tuned)
         self.used, self.z, self.levels, self.last = used, found.z, found.levels, found.last
-        self.scales, self.flatness = found.scales, found.flatness
+        self.scales, self.flatness, self.iteration = found.scales, found.flatness, found.iteration
         self.stops = self.tuned.of_images(len(self.z))[1]
         self.state: State | None = None
         self.calm: Tensor = self.z
@@ -315,12 +323,12 @@ def prepare(
     check_adjoint: bool,
 ) -> Problem:
     """Check the arguments of `solve`, and choose what they leave open; arguments and errors are those of `solve`."""
-    iteration = as_iteration(algorithm, relaxation)
+    rho = as_relaxation(algorithm, relaxation)
     operator, D, term = as_operator(operator), as_denoiser(denoiser), as_data_term(data_term)
     number, rtol = as_strength(strength), check_number("rtol", rtol, above=0, or_equal=True)
     low, high = as_bounds(bounds)
     settings = {"y": y, "noise_std": noise_std, "x0": x0, "bounds": (low, high)}
-    settings |= {"algorithm": algorithm, "relaxation": relaxation, "strength": number or "auto"}
+    settings |= {"algorithm": algorithm, "relaxation": rho, "strength": number or "auto"}
     settings |= {"rtol": float(rtol), "data_term": term}
 
     y, is_numpy = as_measurements(y)
@@ -356,7 +364,8 @@ def prepare(
         couplings = [s * coupling(algorithm, e) for s, e in zip(strengths, flatness, strict=True)]
         levels = join_levels([s for s, _ in found], couplings)
         scales = [max(n, (z[0].numel() / c) ** 0.5) for n, c in zip(norms(z), curvatures, strict=True)]
-        return Start(z, levels, [last for _, last in found], scales, flatness)
+        iteration = iteration_of(algorithm, rho, h, len(z))
+        return Start(z, levels, [last for _, last in found], scales, flatness, iteration)
 
     parts = operator.part_weights if isinstance(operator, Joined) else weights
     return Problem(
@@ -368,7 +377,6 @@ def prepare(
         without_rings=without_rings,
         guarded=guarded,
         algorithm=algorithm,
-        iteration=iteration,
         rtol=rtol,
         robust=_as_robust(term, operator),
         estimate=_as_estimate(term),

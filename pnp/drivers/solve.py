@@ -73,7 +73,7 @@ def solve(
             image's measurements are raised to it, so that exact data stay well-posed.
         algorithm: "admm" or "hqs".
         relaxation: rho of ADMM, above 0 and below 2 (see `algorithms.iterations`); 1 is ADMM as most papers have it.
-            Default 1.7.
+            Default: 1.7 where the measurements determine little of x, down to 1 (see `schedules.relaxation`).
         strength: weight of the prior: alpha_k = lambda strength / sigma_k^2, lambda from `schedules.coupling`; more is
             smoother. "auto": measurements that are held out choose it, and the number of iterations where no schedule
             is given, for each image; x is then solved for with all measurements. That takes about three times as many

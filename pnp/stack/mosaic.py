@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from ..algorithms.iterations import ALGORITHMS, RELAXATION
+from ..algorithms.iterations import ALGORITHMS
 from ..algorithms.protocols import Denoiser
-from ..algorithms.schedules import Schedule, coupling
+from ..algorithms.schedules import Schedule, coupling, relaxation
 from ..checks import check_number
 from ..drivers.arguments import as_bounds, as_levels
 from ..drivers.denoising import as_denoiser
@@ -120,7 +120,7 @@ def solve_mosaic(
             last = last_sigma(algorithm, problem.curvature, problem.spectral_flatness)
             schedule = default_schedule(last, tiles.sample(z), denoiser, max_iter)
         sigmas, last = as_levels(schedule, max_iter)
-        weight = strength * coupling(algorithm, problem.spectral_flatness)
+        weight, rho = strength * coupling(algorithm, problem.spectral_flatness), relaxation(problem.coverage)
         diverged = DIVERGENCE_FACTOR * math.sqrt(max(energy, tiles.size / problem.curvature))
         with monitor:  # after Ctrl-C z is that of the last finished iteration
             for k, sigma in enumerate(sigmas, start=1):
@@ -128,7 +128,7 @@ def solve_mosaic(
                 z_new, u_new = part / f"z{k % 2}", part / f"u{k % 2}" if algorithm == "admm" else None
                 rescale = 1.0 if alpha_old is None else alpha_old / alpha
                 x_norm, z_norm, z_old_norm, gap, change = tiles.iterate(
-                    problem, task, (z, u), (z_new, u_new), sigma, alpha, rescale, limits, RELAXATION
+                    problem, task, (z, u), (z_new, u_new), sigma, alpha, rescale, limits, rho
                 )
                 if not math.isfinite(z_norm):
                     raise ValueError(

@@ -17,7 +17,7 @@ class Pixels:
 
     Attributes:
         curvature: max m^2 times the mean of w, over the pixels that count.
-        spectral_flatness: tr(M^2) / (||M|| tr M) of M = m^2 w.
+        spectral_flatness, coverage: tr(M^2) / (||M|| tr M) and tr M / (n ||M||) of M = m^2 w.
     """
 
     def __init__(self, tiles: Tiles, mask: Any) -> None:
@@ -33,6 +33,7 @@ class Pixels:
         self._n_counted = float(counted.sum())
         self.curvature = float(w.sum() / tiles.n_live * m2.max())
         self.spectral_flatness = min(1.0, float(squares.sum() / (self.curvature * normal.sum())))
+        self.coverage = float(normal.sum() / (self.curvature * tiles.size))
         self._alpha = 0.01 * self.curvature
         seen = normal > MEAN_SHARE * self._alpha * tiles.size / channels
         self._constants = np.where(seen, back / np.where(seen, normal, 1), 0).astype(tiles.dtype)[:, None, None]

@@ -26,6 +26,7 @@ class Problem(Protocol):
 
     curvature: float
     spectral_flatness: float
+    coverage: float
 
     def initial(self, bounds: Bounds) -> Any:
         """Return the regularised solution `LeastSquaresStep.initial`, within the bounds."""
@@ -103,8 +104,7 @@ class Tiles:
         z_old = self.read(old[0])
         u = None if old[1] is None else self.map(_times, self.read(old[1]), factor=rescale)
         x = problem.x_update(z_old if u is None else z_old - u, alpha)
-        v = x if new[1] is None else self.map(_relaxed, x, z_old, rho=relaxation)
-        v = v if u is None else v + u
+        v = x if u is None else self.map(_relaxed, x, z_old, rho=relaxation) + u
         z = self.tiling.denoise(v, denoiser, sigma, *bounds)
         tasks = [self.map(_norms, x, z, z_old, n=5), zarr_writer(z, self._new(new[0]))]
         if new[1] is not None:

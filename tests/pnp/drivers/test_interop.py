@@ -141,7 +141,7 @@ def test_any_linear_physics_is_an_operator_as_it_is(name: str, monkeypatch: pyte
 
     monkeypatch.setattr(type(physics), "prox_l2", forbidden, raising=False)
     before = {k: v.clone() for k, v in physics.state_dict().items()}
-    found = solve(physics, y, smooth, noise_std=0.05, strength=0.2)
+    found = solve(physics, y, smooth, noise_std=0.05, strength=0.2, max_iter=24)
     assert found.x.shape == (1, 1, *side) and found.x.dtype == dtype
     assert found.stop in (Stop.CONVERGED, Stop.MAX_ITER)
     flat = torch.cat([part.flatten() for part in y]) if name == "stacked" else y.flatten()

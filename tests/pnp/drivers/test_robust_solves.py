@@ -145,7 +145,7 @@ def test_a_finished_checkpoint_returns_the_answer_without_outliers(stop: Stop, t
 
     def run() -> Result:
         kept = Checkpoint(tmp_path / "c", remove=False)
-        return solve(RADON, y, TV(), noise_std=STD, rtol=1e-2, checkpoint=kept, callback=once)
+        return solve(RADON, y, TV(), noise_std=STD, rtol=1e-2, max_iter=24, checkpoint=kept, callback=once)
 
     def once(state: Any) -> bool:
         seen.append(state.k)
