@@ -170,7 +170,7 @@ class LeastSquaresStep:
         return x
 
     def _reduction(self) -> float:
-        """Return where CG may stop by its start: not where that is far from x, nor where the rest of a large mean is."""
+        """Return where CG may stop by its start: not at the first x-update, nor for what a large mean leaves."""
         return REDUCTION if self.rtol is None and self.last_x is not None and self._mean is None else 0.0
 
     def _floor(self, alpha: Tensor) -> Tensor | None:

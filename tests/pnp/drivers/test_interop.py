@@ -61,8 +61,8 @@ def test_our_admm_is_deepinvs(make: Callable[[], Any], bridge: str) -> None:
     x0, sigma, strength, n_iter = physics.A_adjoint(y), 0.4, 0.7, 12
     theirs = physics if bridge == "their physics" else to_deepinv(_Renamed(physics))
     found = solve(
-        physics, y, D, noise_std=1.0, schedule=[sigma], strength=strength, x0=x0, max_iter=n_iter, rtol=0, relaxation=1.0,
-        data_term=LeastSquares(rtol=1e-10, max_iter=300),
+        physics, y, D, noise_std=1.0, schedule=[sigma], strength=strength, x0=x0, max_iter=n_iter, rtol=0,
+        relaxation=1.0, data_term=LeastSquares(rtol=1e-10, max_iter=300),
     )  # fmt: skip
     algorithm = dinv.optim.ADMM(
         data_fidelity=dinv.optim.L2(),
