@@ -132,7 +132,7 @@ class Poisson:
         background: float | Tensor = 0.0,
         gain: float | Tensor | None = 1.0,
         read_noise: float | Tensor | None = 0.0,
-        n_inner: int = 3,
+        n_inner: int = 6,
         robust: bool = False,
     ):
         _check_level("background", background, "expected counts added to A x")

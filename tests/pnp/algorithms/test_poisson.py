@@ -341,7 +341,7 @@ def test_a_checkpoint_tells_the_options_apart() -> None:
 
 
 def test_repr_is_the_call() -> None:
-    assert repr(Poisson()) == "Poisson(background=0.0, n_inner=3)"
+    assert repr(Poisson()) == "Poisson(background=0.0, n_inner=6)"
     for term in (Poisson(background=1.0, robust=True), Poisson(gain=0.1, read_noise=2.0), Poisson(gain=None)):
         assert repr(eval(repr(term))) == repr(term) != repr(Poisson())
     assert "robust=True" in repr(Poisson(robust=True))
