@@ -107,7 +107,7 @@ def of_decibels(A: Any, x: Tensor, decibels: float, **options: Any) -> Case:
 
 def head_180(quick: bool) -> Case:
     side = 32 if quick else 128
-    return simulated(Radon((side, side), views(180), pixel_size=256 / side), head(side), 0.02, gain=1.5)
+    return simulated(Radon((side, side), views(180), pixel_size=256 / side), head(side), 0.02, gain=0.5)
 
 
 def camera_40(decibels: float, quick: bool) -> Case:

@@ -31,6 +31,7 @@ from denoisers import MLPatch
 from operators import KaiserSquires, KaiserSquiresEB
 from pnp import LeastSquares, solve
 from pnp.algorithms.iterations import State, admm, hqs
+from pnp.algorithms.schedules import RELAXATION
 from pnp.io import read_image
 from pnp.lensing import LognormalKappa, ScaledPrior, check_prior, pixel_spectrum, survey_noise, wiener
 from pnp.lensing.mass_map import ITERATIONS, EModeOnly, map_mass
@@ -105,8 +106,9 @@ def compare(args: argparse.Namespace, D: MLPatch) -> None:
 
 
 def settings(args: argparse.Namespace, D: MLPatch) -> None:
-    """Print scores after 4, 8, 12 and 16 iterations of ADMM for several couplings and schedules."""
+    """Print scores after 4 to 16 iterations of ADMM for several relaxations, couplings and schedules."""
     found: Scores = {}
+    after = (4, 6, 7, 8, 12, 16)
     for _, kappa, y, std in problems(args, 100):
         grid = OddGrid((kappa.shape[-2], kappa.shape[-1]))
         std_e, seen = std[:, :1], std[:, :1].isfinite()
@@ -116,6 +118,10 @@ def settings(args: argparse.Namespace, D: MLPatch) -> None:
         falling = [sigma * 2 ** max(0.0, 1 - k / 7) for k in range(16)]
         choices: dict[str, tuple[Callable[..., Iterator[State]], list[tuple[float, float]]]] = {
             **{f"ADMM, alpha {f:g} mean W": (admm, [((f**-0.5) * sigma, f / sigma**2)] * 16) for f in (0.5, 1, 2)},
+            **{
+                f"ADMM, rho = {rho:g}": (partial(admm, relaxation=rho), [(sigma, sigma**-2)] * 16)
+                for rho in (1.5, RELAXATION, 1.9)
+            },
             **{f"ADMM, strength {f:g}": (admm, [(sigma, f / sigma**2)] * 16) for f in (0.7, 1.4)},
             "ADMM, sigma falling from 2 sigma in 8": (admm, [(s, s**-2) for s in falling]),
             **{f"HQS, lambda {f:g}": (hqs, [(sigma, f / sigma**2)] * 16) for f in (0.23, 1)},
@@ -123,9 +129,9 @@ def settings(args: argparse.Namespace, D: MLPatch) -> None:
         for label, (algorithm, levels) in choices.items():
             states = algorithm(h, EModeOnly(D), torch.zeros_like(shear), levels)
             kept = [score(grid.crop(s.z[:, :1]), kappa, std) for s in states]
-            found.setdefault(label, []).append(tuple(v for k in (4, 8, 12, 16) for v in kept[k - 1]))
+            found.setdefault(label, []).append(tuple(v for k in after for v in kept[k - 1]))
             print(f"{label}: {found[label][-1]}", file=sys.stderr)
-    print("| NRMSE/r after | 4 | 8 | 12 | 16 iterations |\n|---|---|---|---|---|")
+    print("| NRMSE/r after | " + " | ".join(map(str, after)) + " iterations |\n|---" + "|---" * len(after) + "|")
     for label, values in found.items():
         mean = [sum(v) / len(v) for v in zip(*values, strict=True)]
         cells = (f"{e:.4f}/{r:.4f}" for e, r in zip(mean[::2], mean[1::2], strict=True))

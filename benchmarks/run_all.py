@@ -23,6 +23,7 @@ SCRIPTS = (
     "spect",
     "denoising",
     "ct_solve",
+    "faster_solves",
     "stack",
     "verdict",
     "outliers",

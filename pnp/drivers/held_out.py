@@ -1,4 +1,4 @@
-"""`solve(strength="auto")`: measurements that are held out choose the prior's strength and the number of iterations.
+"""`solve(strength="auto")`: measurements that are held out choose the prior's strength.
 
 A twentieth of the measurements is left out, x is solved for from the others, from the start that all of them have, and
 
@@ -53,16 +53,21 @@ SEED = 0
 """Of the random choice of what is held out: one call, and one that resumes, hold out the same."""
 LIKE_A_MASK = 0.75
 """Spectral flatness of A*WA from which on a measured pixel says little of others: 1 for masks, 0.5 for blurs."""
-MARGIN = 2.0
-"""Standard errors by which settings behind a mask must be better than the default: few pixels stand for many."""
+MARGIN, MARGIN_OF_MASKS = 1.5, 2.0
+"""Standard errors by which a strength must be better than another; behind masks few pixels stand for many."""
 FEWEST = 50
 """So few held-out measurements choose nothing."""
 MEDIAN_OF_NOISE = 0.4549
 """Median of the square of white noise of variance 1."""
-FEWER = (8, 12)
-"""Numbers of iterations that are compared with max_iter."""
-STEP = 10**0.5
+TRIAL, LONG_TRIAL = 8, 12
+"""Iterations of a trial, unless max_iter is less; the second where A*WA falls off, where shorter ones favour too strong
+a prior."""
+STEP = 10**0.25
 """Ratio of the strengths that are compared."""
+FURTHEST = 4
+"""So many steps from the default at most: a factor of ten."""
+FALLS_OFF = 0.25
+"""Spectral flatness of A*WA below which a stronger prior is tried first: 0.05 for tomography, 0.5 for blurs."""
 
 
 @dataclass(frozen=True)
@@ -102,41 +107,42 @@ def as_held_out(held_out: Any, strength: Any) -> str | None:
     return held_out
 
 
-def stops(max_iter: int, default_schedule: bool) -> tuple[int, ...]:
-    """Return the numbers of iterations that are compared: max_iter alone where the schedule is given.
-
-    >>> stops(24, True), stops(10, True), stops(24, False)
-    ((8, 12, 24), (8, 10), (24,))
-    """
-    fewer = FEWER if default_schedule else ()
-    return (*(n for n in fewer if n < max_iter), max_iter)
-
-
-def choose(problem: Problem, how: str | None, at: tuple[int, ...], *, progress: bool = False) -> Tuning:
-    """Return strength and number of iterations for each image of a problem.
+def choose(problem: Problem, how: str | None, max_iter: int, *, short: bool = True, progress: bool = False) -> Tuning:
+    """Return the strength for each image of a problem.
 
     Args:
         problem: what `solve` iterates on; it is not changed.
         how: what is held out, one of `HOLDOUTS`. None: what suits the problem.
-        at: numbers of iterations that are compared, rising.
+        max_iter: iterations of the solve with all measurements.
+        short: whether fewer iterations may do without what is held out: not with a schedule that is given.
         progress: show a bar of the iterations on stderr.
     """
     held = hold_out(problem, how)
     if isinstance(held, str):
-        return Tuning((1.0,), (at[-1],), f"the default: {held}", n_rejected=problem.n_rejected)
+        return Tuning((1.0,), (max_iter,), f"the default: {held}", n_rejected=problem.n_rejected)
     trials = Trials(problem, held)
+    n_trials = [min(max_iter, n_trial(e)) if short else max_iter for e in problem.flatness]
     n = len(problem.z)
     bar = progress_bar("solve: held out", 0) if progress else None
     try:
-        while any(wanted := [trials.wanted(b, at) for b in range(n)]):
-            for n_iter in sorted({one[1] for one in wanted if one}):
-                trials.run([one if one and one[1] == n_iter else None for one in wanted], n_iter, bar)
+        while (wanted := [trials.wanted(b) for b in range(n)]) != [None] * n:
+            for n_iter in sorted(set(n_trials)):
+                trials.run([k if n_iter == own else None for k, own in zip(wanted, n_trials, strict=True)], n_iter, bar)
     finally:
         if bar is not None:
             bar.close()
-    chosen = [trials.best(b, (1.0, at[-1])) for b in range(n)]
-    tried = tuple(trials.candidates(b, one) for b, one in enumerate(chosen))
-    return Tuning(tuple(s for s, _ in chosen), tuple(k for _, k in chosen), held.source, tried, problem.n_rejected)
+    chosen = [trials.best(b) for b in range(n)]
+    tried = tuple(trials.candidates(b, *one) for b, one in enumerate(zip(chosen, n_trials, strict=True)))
+    return Tuning(tuple(STEP**k for k in chosen), (max_iter,) * n, held.source, tried, problem.n_rejected)
+
+
+def n_trial(flatness: float) -> int:
+    """Return the iterations of a trial that rank strengths.
+
+    >>> n_trial(0.05), n_trial(1.0)
+    (12, 8)
+    """
+    return LONG_TRIAL if flatness < FALLS_OFF else TRIAL
 
 
 class Started:
@@ -164,33 +170,33 @@ class Started:
 class Trials:
     """Solves without the measurements that are held out, and how they predict these.
 
-    A weaker prior and more iterations change x in the same direction, so that the walk along both is short.
-
     Args:
         problem: what `solve` iterates on.
         held: what is held out.
 
     Attributes:
-        squares: for each image the squares of what was held out, by strength and number of iterations.
+        squares: for each image the squares of what was held out, by k, of strength STEP^k.
     """
 
     def __init__(self, problem: Problem, held: HeldOut) -> None:
         self.problem, self.held = problem, held
-        self.squares: list[dict[tuple[float, int], Tensor]] = [{} for _ in held.masks]
+        self.squares: list[dict[int, Tensor]] = [{} for _ in held.masks]
         self._limits: list[Tensor] | None = None
 
-    def run(self, wanted: list[tuple[float, int] | None], n_iter: int, bar: Any) -> None:
-        """Solve with a strength for each image that wants one, and hold the squares of what was left out."""
-        tuned = Tuning(tuple(1.0 if one is None else one[0] for one in wanted), (n_iter,) * len(wanted))
+    def run(self, wanted: list[int | None], n_iter: int, bar: Any) -> None:
+        """Solve with strength STEP^k for each image that wants one, and hold the squares of what was left out."""
+        if all(k is None for k in wanted):
+            return
+        tuned = Tuning(tuple(STEP ** (k or 0) for k in wanted), (n_iter,) * len(wanted))
         solves = [(self.held.train, self.held.started), *([self.held.moved] if self.held.moved else [])]
         squares = self.held.squares(*(self._solve(h, started, tuned, bar) for h, started in solves))
         found = [squares[b][mask].cpu().double() for b, mask in enumerate(self.held.masks)]
         shares = self.held.shares or [torch.ones_like(one) for one in found]
         if self._limits is None:
             self._limits = [_limits(one, share) for one, share in zip(found, shares, strict=True)]
-        for b, one in enumerate(wanted):
-            if one is not None:
-                self.squares[b][one] = found[b].minimum(self._limits[b]) * shares[b]
+        for b, k in enumerate(wanted):
+            if k is not None:
+                self.squares[b][k] = found[b].minimum(self._limits[b]) * shares[b]
 
     def _solve(self, h: BoundDataTerm, started: Any, tuned: Tuning, bar: Any) -> Tensor:
         """Return the last image; one that diverges is kept as it was before."""
@@ -209,46 +215,47 @@ class Trials:
                 bar.update()
         return z
 
-    def wanted(self, b: int, at: tuple[int, ...]) -> tuple[float, int] | None:
-        """Return what to try next for an image, None where enough was tried.
+    def wanted(self, b: int) -> int | None:
+        """Return the k to try next for an image, None where enough was tried.
 
-        Fewer iterations, and in the end a stronger prior, where they predict better than the most; a weaker one where
-        they do not, and behind masks, which the default most often smooths too much.
+        First the default and the neighbour that is more often better: a stronger prior where A*WA falls off, else a
+        weaker one. Then further where a step was certain to gain, or back where the first was certain to lose; behind
+        masks, which the default most often smooths too much, not.
         """
-        few, more, most = at[0], at[max(0, len(at) - 2)], at[-1]
-        tried = self.squares[b]
-        steps = [(1.0, more), (1.0, most)]
-        if all(one in tried for one in steps):
-            if more == most:
-                steps += [(STEP, most), (1 / STEP, most)]
-            elif self.held.shares or self.error(b, (1.0, most)) <= self.error(b, (1.0, more)):
-                steps += [(1 / STEP, more)]
-            elif (1.0, few) in tried and self.error(b, (1.0, few)) <= self.error(b, (1.0, more)):
-                steps += [(STEP, few)]
-            else:
-                steps += [(1.0, few)]
-        return next((one for one in steps if one not in tried), None)
+        tried, first = self.squares[b], 1 if self.problem.flatness[b] < FALLS_OFF else -1
+        if untried := [k for k in (0, first) if k not in tried]:
+            return untried[0]
+        step = first
+        if self.held.shares is None and self.is_better(b, 0, first):
+            step = -first
+        k = step
+        while k in tried and self.is_better(b, k, k - step) and abs(k) < FURTHEST:
+            k += step
+        return k if k not in tried else None
 
-    def best(self, b: int, default: tuple[float, int]) -> tuple[float, int]:
-        """Return what predicts best; the default, unless that is better by more than a standard error."""
-        best = min(self.squares[b], key=lambda one: self.error(b, one))
-        return best if self.is_better(b, best, default) else default
+    def best(self, b: int) -> int:
+        """Return the last k that was certain to gain over the one before it, 0 where none was."""
+        k = 0
+        for step in (1, -1):
+            while k + step in self.squares[b] and self.is_better(b, k + step, k):
+                k += step
+        return k
 
-    def error(self, b: int, candidate: tuple[float, int]) -> float:
+    def error(self, b: int, k: int) -> float:
         """Return the mean square of what was held out."""
-        return float(self.squares[b][candidate].mean())
+        return float(self.squares[b][k].mean())
 
-    def is_better(self, b: int, one: tuple[float, int], other: tuple[float, int]) -> bool:
-        """Return whether one predicts better than the other by more than the difference's standard error, or MARGIN."""
-        difference = self.squares[b][other] - self.squares[b][one]
-        margin = MARGIN if self.held.shares else 1.0
+    def is_better(self, b: int, k: int, other: int) -> bool:
+        """Return whether k predicts better than another by more than MARGIN standard errors of the difference."""
+        difference = self.squares[b][other] - self.squares[b][k]
+        margin = MARGIN_OF_MASKS if self.held.shares else MARGIN
         return float(difference.mean()) > margin * standard_error(difference, self.held.groups[b])
 
-    def candidates(self, b: int, chosen: tuple[float, int]) -> tuple[Candidate, ...]:
+    def candidates(self, b: int, chosen: int, n_iter: int) -> tuple[Candidate, ...]:
         """Return what was tried for an image, the chosen one first."""
-        groups, rest = self.held.groups[b], [one for one in self.squares[b] if one != chosen]
-        squares = [(one, self.squares[b][one]) for one in (chosen, *rest)]
-        return tuple(Candidate(*one, float(found.mean()), standard_error(found, groups)) for one, found in squares)
+        groups, rest = self.held.groups[b], [k for k in self.squares[b] if k != chosen]
+        squares = [(STEP**k, self.squares[b][k]) for k in (chosen, *rest)]
+        return tuple(Candidate(s, n_iter, float(found.mean()), standard_error(found, groups)) for s, found in squares)
 
 
 def standard_error(values: Tensor, groups: Tensor) -> float:

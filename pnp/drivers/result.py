@@ -31,10 +31,11 @@ class Stop(enum.Enum):
 
 
 class Candidate(NamedTuple):
-    """A strength and a number of iterations that `solve(strength="auto")` tried.
+    """A strength that `solve(strength="auto")` tried.
 
     Attributes:
-        strength, n_iter: of the solve without the measurements that were held out.
+        strength, n_iter: of the trial, a solve without the measurements that were held out; n_iter is often less than
+            that of the solve with all.
         error: mean square of A x - y over these, in noise levels; the noise alone gives 1.
         standard_error: of `error`, from groups of measurements that are taken for independent.
     """
@@ -73,11 +74,10 @@ class Result:
             there is none.
         strength_source: "given", or which measurements strength="auto" held out, or why it took the default.
         prediction_error: mean square of A x - y over measurements that were held out, in noise levels, or Stein's
-            estimate of it, and its standard error, for this strength and number of iterations; a tuple of such pairs
-            for a batch. None where nothing was tried.
-        candidates: each `Candidate` that was tried, the chosen one first, whose n_iter is the largest number of
-            iterations of its image; for a batch a tuple of such tuples, one for each image. Empty where nothing was
-            tried.
+            estimate of it, and its standard error, for this strength; a tuple of such pairs for a batch. None where
+            nothing was tried.
+        candidates: each `Candidate` that was tried, the chosen one first; for a batch a tuple of such tuples, one for
+            each image. Empty where nothing was tried.
     """
 
     x: Any

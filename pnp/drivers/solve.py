@@ -22,7 +22,7 @@ from ..algorithms.protocols import DataTerm, Denoiser, Operator
 from ..algorithms.schedules import Schedule
 from ..checks import check_number
 from .checkpoint import Checkpoint, RunState, checkpointed
-from .held_out import as_held_out, choose, stops
+from .held_out import as_held_out, choose
 from .levels import Tuning
 from .monitor import Monitor, as_text
 from .problem import HISTORY, MAX_ITER, RTOL, Problem, prepare
@@ -75,10 +75,9 @@ def solve(
         relaxation: rho of ADMM, above 0 and below 2 (see `algorithms.iterations`); 1 is ADMM as most papers have it.
             Default: 1.7 where the measurements determine little of x, down to 1 (see `schedules.relaxation`).
         strength: weight of the prior: alpha_k = lambda strength / sigma_k^2, lambda from `schedules.coupling`; more is
-            smoother. "auto": measurements that are held out choose it, and the number of iterations where no schedule
-            is given, for each image; x is then solved for with all measurements. That takes about three times as many
-            calls of the denoiser, see `pnp.drivers.held_out`; `Result.strength_source` says what was held out, or why
-            the default, 1, was taken.
+            smoother. "auto": measurements that are held out choose it, for each image; x is then solved for with all
+            measurements. That takes about three times as many calls of the denoiser, see
+            `pnp.drivers.held_out`; `Result.strength_source` says what was held out, or why the default, 1, was taken.
         schedule: noise levels sigma_k in units of x: a `Schedule`, a sequence whose last level is held, or a
             function of k = 0, 1, ..., asked for all k < max_iter at once. None: log-spaced over 12 iterations (or
             max_iter, if less) from 0.4 times the first estimate's 1 to 99 % range down to ||A*WA||^(-1/2), for ADMM
@@ -152,7 +151,7 @@ def solve(
         return problem.settings | held | {"denoiser": denoiser_fingerprint(denoiser)}
 
     def chosen() -> Tuning:
-        return choose(problem, how, stops(max_iter, schedule is None), progress=progress)
+        return choose(problem, how, max_iter, short=schedule is None, progress=progress)
 
     with checkpointed(checkpoint, "solve", settings, problem.z, problem.measured) as kept:
         if isinstance(strength, str):

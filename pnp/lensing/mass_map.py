@@ -2,12 +2,13 @@
 
     gamma = A kappa + n,   n of variance Sigma per pixel,   W = Sigma^-1 = 1/noise_std^2, 0 where not observed
 
-    "admm"      x = (A*WA + alpha)^-1 (A*W gamma + alpha (z - u)),   z = D(x + u; sigma),   u = u + x - z
+    "admm"      x = (A*WA + alpha)^-1 (A*W gamma + alpha (z - u)),   v = rho x + (1 - rho) z + u,
+                z = D(v; sigma),   u = v - z
     "pnpmass"   z = D(z + tau A* Sigma^(-1/2) (gamma - A z); tau)
 
-ADMM keeps alpha at the mean of W where observed and sigma at alpha^(-1/2): D is then the proximal step of its prior,
-and the fixed point weights every pixel by its own noise. With `operators.KaiserSquiresEB` on an odd grid its x-update
-is exact with four FFTs; D works on E, and B = 0 (`EModeOnly`).
+ADMM is over-relaxed as in `solve`, and keeps alpha at the mean of W where observed and sigma at alpha^(-1/2): D is then
+the proximal step of its prior, and the fixed point weights every pixel by its own noise. With
+`operators.KaiserSquiresEB` on an odd grid its x-update is exact with four FFTs; D works on E, and B = 0 (`EModeOnly`).
 
 PnPMass (Leterme, Tersenov, Fadili and Starck 2026, arXiv:2603.22006) replaces Sigma^-1 by its root in a gradient step,
 because tau A* Sigma^(-1/2) n is then white with standard deviation tau wherever the sky is observed (A*A = 1), as in
@@ -36,6 +37,7 @@ from operators import KaiserSquiresEB
 from ..algorithms.iterations import State, admm
 from ..algorithms.least_squares import LeastSquares
 from ..algorithms.protocols import Denoiser, Operator
+from ..algorithms.schedules import RELAXATION
 from ..checks import as_tensor, broadcasts, check_number, short
 from ..drivers.arguments import as_operator, check_device
 from ..drivers.denoising import as_denoiser, guard_denoiser
@@ -48,7 +50,7 @@ from .reduced_shear import undo_reduction
 from .shear import check_shear
 from .spectrum import rotated
 
-_DEFAULT_MAX_ITER = {"admm": 12, "pnpmass": 8}
+_DEFAULT_MAX_ITER = {"admm": 7, "pnpmass": 8}
 """Default max_iter of each method, chosen on simulated maps (benchmarks/mass_mapping_step.py)."""
 _MAX_STEP_RATIO = 1.9
 """Largest tau/noise_std of a PnPMass step; smaller noise_std is raised to it."""
@@ -144,7 +146,7 @@ def map_mass(
         b_mode: also map the shear turned by 45 degrees; doubles the time.
         reduced: y is the reduced shear g = gamma/(1 - kappa): correct for it until kappa changes by less than 1 %.
         strength: weight of the prior, 1 as trained; a larger one makes smoother maps.
-        max_iter: number of iterations; None: 12 of ADMM, 8 of PnPMass.
+        max_iter: number of iterations; None: 7 of ADMM, 8 of PnPMass.
         callback: called with the `State` of each iteration, E modes (B, 1, H, W) on the pixels of y, read only. A true
             return value stops, as in `solve`, and ends the corrections for reduced shear.
         progress: show a bar on stderr.
@@ -236,7 +238,8 @@ def _iterate_admm(
     A: Operator, y: Tensor, std: Tensor, D: Callable[[Tensor, float], Tensor], sigma: float, strength: float
 ) -> Iterator[State]:
     h = LeastSquares().bind(A, y, std**-2)
-    return admm(h, D, torch.zeros_like(h.back_projection), itertools.repeat((sigma, strength / sigma**2)))
+    levels = itertools.repeat((sigma, strength / sigma**2))
+    return admm(h, D, torch.zeros_like(h.back_projection), levels, relaxation=RELAXATION)
 
 
 def _iterate_pnpmass(

@@ -41,10 +41,10 @@ def choice(result: SavedResult) -> str:
         return f"Prior strength {_strengths(result.attributes.get('strength'))}, {source}."
     first = [tried[0] for tried in result.candidates if tried]
     if len(result.candidates) > 1:
-        return f"Strengths and numbers of iterations were chosen for each image {source}; the charts below show them."
-    ((strength, n_iter, error, standard_error),) = first[:1] or [(math.nan, 0, math.nan, math.nan)]
+        return f"Strengths were chosen for each image {source}; the charts below show them."
+    ((strength, _, error, standard_error),) = first[:1] or [(math.nan, 0, math.nan, math.nan)]
     found = f"{number(error, 4)} ± {number(standard_error, 2)}"
-    return f"Prior strength {number(strength, 3)} and {n_iter} iterations, {source}: prediction error {found} {SAID}."
+    return f"Prior strength {number(strength, 3)}, {source}: prediction error {found} {SAID}."
 
 
 def _strengths(value: Any) -> str:

@@ -30,7 +30,8 @@ class StackResult:
         misfits: `Result.misfit` of the finished slices, by slice number.
         warnings: `Result.warnings` of the slices that have some, by slice number.
         n_rejected: measurements of all slices that were taken for outliers.
-        choices: what strength="auto" chose, by slice number: strength, n_iter, prediction error and its standard error.
+        choices: what strength="auto" chose, by slice number: strength, iterations of its trial, prediction error and
+            its standard error.
     """
 
     output: Path

@@ -88,6 +88,7 @@ def test_a_failing_process_is_reported_not_raised(timing, tmp_path):
         ("fan_beam", {"ours", "no preconditioner"}),
         ("denoising", {"MLPatch", "DRUNet", "DnCNN"}),
         ("ct_solve", {"deepinv DPIR"}),
+        ("faster_solves", {"24 iterations, rho = 1", "12 over-relaxed", "today"}),
         ("spect", {"ours", "plain autograd"}),
         ("verdict", {"right level", "level x 0.2", "level x 5"}),
         ("outliers", {"FBP", "all kept", "default", "robust", "marked by hand"}),

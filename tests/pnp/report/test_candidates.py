@@ -35,7 +35,7 @@ def test_marks_stand_at_their_errors_from_weak_to_strong_with_bars():
 def test_the_page_says_what_was_chosen_and_shows_it_first_among_the_charts():
     text = render(result(attributes=SOURCE, candidates=(TRIED,)))
     Page(text)
-    assert "Prior strength 1 and 8 iterations, by 5% of the measurements, held out in blocks: prediction" in text
+    assert "Prior strength 1, by 5% of the measurements, held out in blocks: prediction" in text
     assert "prediction error 1.09 ± 0.021" in text
     assert text.index("prediction error of what was tried") < text.index("noise level of the denoiser")
     assert choice(result()) == "" and candidate_charts(result()) == []
