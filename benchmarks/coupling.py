@@ -1,10 +1,11 @@
-"""Choose ADMM's default coupling: PSNR for coupling weights lambda, seven problems, development photographs.
+"""Choose ADMM's default coupling and last noise level: PSNR in seven problems, development photographs.
 
     python benchmarks/coupling.py --data FOLDER     # the last images of a folder, their central 192 x 192
     python benchmarks/coupling.py                   # two images from scikit-image, to test the script
 
-alpha_k = lambda/sigma_k^2; "default" is `pnp.algorithms.schedules.coupling`. The development images are those held
-out in training; no image of a recipe or test is among them.
+alpha_k = lambda/sigma_k^2, and the last sigma_k is m ||A*WA||^(-1/2). "default" is what `pnp.algorithms.schedules`
+makes of the operator. lambda varies at the default's m, and m at the default's lambda. The development images are
+those held out in training; no image of a recipe or test is among them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Iterator
+from functools import partial
 
 import skimage.data
 import torch
@@ -20,10 +22,12 @@ from torch import Tensor
 from denoisers import MLPatch
 from operators import Blur, Mask, Radon, gaussian_kernel
 from pnp import Schedule, solve
+from pnp.algorithms.schedules import COUPLING_ADMM, LAST_ADMM
 from pnp.metrics import psnr
 from pnp.training.images import load_folder
 
-COUPLINGS = (0.23, 0.35, 0.5, 1.0, 2.0)
+COUPLINGS = (0.23, 0.35, 0.45, 0.7, 1.0, 2.0)
+LAST = (1.0, 1.5, 2.0)
 
 
 def photographs(folder: str | None, count: int, size: int) -> list[Tensor]:
@@ -63,16 +67,19 @@ def main() -> None:
             y = y + noise_std * torch.randn(y.shape, generator=g)
             y = A.A(y) if isinstance(A, Mask) else y
             scores = found.setdefault(name, {})
-            default = solve(A, y, D, noise_std=noise_std)
-            scores.setdefault("default", []).append(psnr(default.x.clamp(0, 1), x, data_range=1.0))
-            sigma, weight = default.history["sigma"], default.history["alpha"][0] * default.history["sigma"][0] ** 2
-            scores.setdefault("lambda of default", []).append(weight)
-            for lam in COUPLINGS:
-                schedule = Schedule(sigma[0], min(sigma), n_iter=20)
-                other = solve(A, y, D, noise_std=noise_std, schedule=schedule, strength=lam / weight)
-                scores.setdefault(f"{lam:g}", []).append(psnr(other.x.clamp(0, 1), x, data_range=1.0))
-            hqs = solve(A, y, D, noise_std=noise_std, algorithm="hqs")
-            scores.setdefault("hqs", []).append(psnr(hqs.x.clamp(0, 1), x, data_range=1.0))
+            run = partial(solve, A, y, D, noise_std=noise_std)
+            default = run()
+            sigma, alpha = default.history["sigma"], default.history["alpha"]
+            weight = alpha[0] * sigma[0] ** 2
+            m = LAST_ADMM ** (math.log(weight) / math.log(COUPLING_ADMM))
+            levels = partial(Schedule, sigma[0], n_iter=len(sigma))
+            rows = {"default": default, "lambda of default": weight, "m of default": m}
+            rows |= {f"lambda {v:g}": run(schedule=levels(sigma[-1]), strength=v / weight) for v in COUPLINGS}
+            rows |= {f"m {v:g}": run(schedule=levels(sigma[-1] * v / m)) for v in LAST}
+            rows["hqs"] = run(algorithm="hqs")
+            for column, value in rows.items():
+                score = value if isinstance(value, float) else psnr(value.x.clamp(0, 1), x, data_range=1.0)
+                scores.setdefault(column, []).append(score)
     columns = list(next(iter(found.values())))
     print("| problem | " + " | ".join(columns) + " |\n|---" + "|---" * len(columns) + "|")
     for name, scores in found.items():

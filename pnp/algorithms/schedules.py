@@ -11,7 +11,7 @@ e = tr(M^2) / (||M|| tr M), M = A*WA, is the mean eigenvalue of M, weighted with
 largest: 1 where all non-zero eigenvalues are equal (masks, denoising, shear with uniform noise), near 0 in
 tomography. At e = 1 ADMM solves for f + R with the denoiser as the proximal step of R, and denoising by `solve` is
 the denoiser itself. Where M falls off, that minimiser is too smooth, since a denoiser returns means and not modes;
-0.43 and the exponent were chosen once on development photographs (docs/results.md).
+0.43, the exponent and the last noise level were chosen once on development photographs (docs/results.md).
 """
 
 from __future__ import annotations

@@ -124,7 +124,7 @@ def not_converged(residual: float) -> list[str]:
         return []
     return [
         f"not converged: the last iteration still moved x by {residual:.2g} of its norm; raise max_iter, or let the "
-        "default schedule take 20 iterations or more"
+        "default schedule take 12 iterations or more"
     ]
 
 
@@ -342,7 +342,7 @@ def _few_iterations(problem: Problem, stop: Stop) -> str | None:
         return None
     return (
         f"not converged: misfit {problem.misfit():.2g}, where about 1 is expected, after {problem.state.k} iterations; "
-        "raise max_iter to 20 or more"
+        "raise max_iter to 12 or more"
     )
 
 
