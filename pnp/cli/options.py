@@ -39,7 +39,8 @@ Operator = Annotated[
 Denoiser = Annotated[
     str,
     typer.Option(
-        help="Denoiser, with its weights after a colon: mlpatch:gray, mlpatch:color, mlpatch:convergence, mlpatch:FILE or tv."
+        help="Denoiser, with its weights after a colon: mlpatch:gray, mlpatch:color, mlpatch:convergence, mlpatch:FILE "
+        "or tv."
     ),
 ]
 NoiseStd = Annotated[

@@ -21,7 +21,9 @@ from .result import GIVEN, Candidate
 
 FIRST_SIGMA = 0.4
 """First noise level over the robust range of the first estimate."""
-ANNEALING = 12
+MAX_ITER = {"admm": 12, "hqs": 24}
+"""Default max_iter."""
+ANNEALING = {"admm": 12, "hqs": 20}
 """Iterations from the first noise level to the last, unless max_iter is less."""
 
 
@@ -132,6 +134,7 @@ def levels_of_images(
     z: Tensor,
     denoiser: Denoiser,
     n_iters: Sequence[int],
+    annealing: int,
 ) -> list[tuple[list[float], int]]:
     """Return what `as_levels` does for each image: of one schedule for all where it is given, else of its own.
 
@@ -141,7 +144,7 @@ def levels_of_images(
     if schedule is not None:
         return [as_levels(schedule, longest)] * len(z)
     rows = zip(sigmas, images(z), n_iters, strict=True)
-    return [as_levels(default_schedule(sigma, x, denoiser, n), longest) for sigma, x, n in rows]
+    return [as_levels(default_schedule(s, x, denoiser, min(annealing, n)), longest) for s, x, n in rows]
 
 
 def last_sigma(algorithm: str, curvature: float, flatness: float) -> float:
@@ -159,20 +162,20 @@ def iteration_of(algorithm: str, rho: float | None, h: BoundDataTerm, n_images: 
     return partial(admm, relaxation=1.0 if rho is None else rho)
 
 
-def default_schedule(sigma_min: float, x: Tensor, denoiser: Denoiser, max_iter: int) -> Schedule:
+def default_schedule(sigma_min: float, x: Tensor, denoiser: Denoiser, n_iter: int) -> Schedule:
     """Noise levels from 0.4 times x's robust range down to sigma_min, within the denoiser's range.
 
     Args:
         sigma_min: the last level, see `last_sigma`.
         x: the first estimate of one image.
         denoiser: its `sigma_range` counts, where it has one.
-        max_iter: levels at most.
+        n_iter: levels.
     """
     sigma_max = max(robust_range(x) * FIRST_SIGMA, sigma_min)
     sigma_min = max(sigma_min, 1e-3 * sigma_max)
     lowest, highest = getattr(denoiser, "sigma_range", (0.0, math.inf))
     sigma_max, sigma_min = (min(max(s, float(lowest)), float(highest)) for s in (sigma_max, sigma_min))
-    return Schedule(sigma_max, sigma_min, min(ANNEALING, max_iter))
+    return Schedule(sigma_max, sigma_min, n_iter)
 
 
 def join_levels(sigmas: Sequence[Sequence[float]], weights: Sequence[float]) -> list[tuple[Level, Level]]:

@@ -47,7 +47,6 @@ from .result import DECLARED, ESTIMATED, GIVEN, Result, Stop
 
 HISTORY = ("sigma", "alpha", "primal", "dual", "inner")
 """Names in `Result.history`; each holds one entry per iteration."""
-MAX_ITER = 12
 RTOL = 1e-3
 DIVERGENCE_FACTOR = 1e6
 """An iterate so many times larger than the first estimate, or than its noise, has diverged."""
@@ -349,7 +348,7 @@ def prepare(
     def without_rings(h: BoundDataTerm) -> Tensor:
         z = first_estimate(h, None, low, high)
         sigmas = [last_sigma(algorithm, c, 1.0) for c in each(h.curvature(), len(z))]
-        found = levels_of_images(None, sigmas, z, D, [max_iter] * len(z))
+        found = levels_of_images(None, sigmas, z, D, [max_iter] * len(z), ANNEALING[algorithm])
         return guarded(z, join_levels([s for s, _ in found], [1.0] * len(z))[0][0] * WITHOUT_RINGS)
 
     def begin(h: BoundDataTerm, tuned: Tuning) -> Start:
@@ -357,9 +356,9 @@ def prepare(
         curvatures, flatness = (each(value, len(z)) for value in (h.curvature(), h.spectral_flatness()))
         strengths, n_iters = tuned.of_images(len(z))
         sigmas = [last_sigma(algorithm, c, e) for c, e in zip(curvatures, flatness, strict=True)]
-        found = levels_of_images(schedule, sigmas, z, D, n_iters)
+        found = levels_of_images(schedule, sigmas, z, D, n_iters, ANNEALING[algorithm])
         # Of max_iter only what the levels need: more iterations are the same run.
-        usual = None if schedule is not None else f"default over {min(ANNEALING, max_iter)}"
+        usual = None if schedule is not None else f"default over {min(ANNEALING[algorithm], max_iter)}"
         settings["schedule"] = usual or found[0][0][: found[0][1] + 1]
         couplings = [s * coupling(algorithm, e) for s, e in zip(strengths, flatness, strict=True)]
         levels = join_levels([s for s, _ in found], couplings)

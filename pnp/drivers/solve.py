@@ -23,9 +23,9 @@ from ..algorithms.schedules import Schedule
 from ..checks import check_number
 from .checkpoint import Checkpoint, RunState, checkpointed
 from .held_out import as_held_out, choose
-from .levels import Tuning
+from .levels import MAX_ITER, Tuning
 from .monitor import Monitor, as_text
-from .problem import HISTORY, MAX_ITER, RTOL, Problem, prepare
+from .problem import HISTORY, RTOL, Problem, prepare
 from .result import Result, Stop
 from .result_warning import warn_of
 from .solver_state import denoiser_fingerprint, restore_state, save_final, save_state
@@ -79,8 +79,8 @@ def solve(
             measurements. That takes about three to five times as many calls of the denoiser, see
             `pnp.drivers.held_out`; `Result.strength_source` says what was held out, or why the default, 1, was taken.
         schedule: noise levels sigma_k in units of x: a `Schedule`, a sequence whose last level is held, or a
-            function of k = 0, 1, ..., asked for all k < max_iter at once. None: log-spaced over 12 iterations (or
-            max_iter, if less) from 0.4 times the first estimate's 1 to 99 % range down to ||A*WA||^(-1/2), for ADMM
+            function of k = 0, 1, ..., asked for all k < max_iter at once. None: log-spaced over 12 iterations, 20
+            for HQS (or max_iter, if less), from 0.4 times the first estimate's 1 to 99 % range down to ||A*WA||^(-1/2), for ADMM
             up to 1.5 times that where A*WA falls off (`schedules.last_level`), at most a thousandfold and within
             `denoiser.sigma_range` where it has one.
         bounds: (low, high) of x, None where open; kept by every iterate z and by the answer.
@@ -88,7 +88,7 @@ def solve(
             object. Outliers among the measurements that stand out are left out and x is solved for again, for counts
             where the term has robust=True: `Result.rejected`. A callback then sees k = 1, 2, ... once more.
         x0: first estimate (B, C, H, W). None: `operator.fbp(y)` where there is one, else a regularised solution.
-        max_iter: at most so many iterations. Default 12.
+        max_iter: at most so many iterations. Default 12, for HQS 24.
         rtol: stop once the last noise level is reached and the relative residuals are at most rtol: ||x - z|| (ADMM
             only: HQS keeps a gap) and the change of z. 0: never. Default 1e-3.
         held_out: what strength="auto" holds out: "blocks" of 4 x 4 measurements (the default for images and sinograms),
@@ -125,7 +125,11 @@ def solve(
     (<Stop.CONVERGED: 'The relative residuals fell below rtol at the last noise level.'>, True)
     """
     max_iter = check_number(
-        "max_iter", MAX_ITER if max_iter is None else max_iter, above=1, integer=True, or_equal=True
+        "max_iter",
+        MAX_ITER.get(str(algorithm), 1) if max_iter is None else max_iter,
+        above=1,
+        integer=True,
+        or_equal=True,
     )
     how = as_held_out(held_out, strength)
     monitor = Monitor("solve", max_iter, HISTORY, callback=callback, progress=progress)

@@ -23,9 +23,9 @@ from ..algorithms.schedules import Schedule, coupling, relaxation
 from ..checks import check_number
 from ..drivers.arguments import as_bounds, as_levels
 from ..drivers.denoising import as_denoiser
-from ..drivers.levels import default_schedule, last_sigma
+from ..drivers.levels import ANNEALING, MAX_ITER, default_schedule, last_sigma
 from ..drivers.monitor import Monitor
-from ..drivers.problem import DIVERGENCE_FACTOR, HISTORY, MAX_ITER, RTOL, has_converged
+from ..drivers.problem import DIVERGENCE_FACTOR, HISTORY, RTOL, has_converged
 from ..drivers.result import GIVEN, Result, Stop
 from ..drivers.result_warning import warn_of
 from ..drivers.verdict import judge_misfit, not_converged
@@ -102,7 +102,7 @@ def solve_mosaic(
         )
     task = as_delayed(as_denoiser(denoiser, caller))
     strength = check_number("strength", strength, above=0, caller=caller)
-    max_iter = MAX_ITER if max_iter is None else max_iter
+    max_iter = MAX_ITER[algorithm] if max_iter is None else max_iter
     max_iter = check_number("max_iter", max_iter, above=1, integer=True, or_equal=True, caller=caller)
     rtol = check_number("rtol", RTOL if rtol is None else rtol, above=0, or_equal=True, caller=caller)
     limits = as_bounds(bounds, caller)
@@ -118,7 +118,7 @@ def solve_mosaic(
         energy = tiles.keep_first(problem, z, limits)
         if schedule is None:
             last = last_sigma(algorithm, problem.curvature, problem.spectral_flatness)
-            schedule = default_schedule(last, tiles.sample(z), denoiser, max_iter)
+            schedule = default_schedule(last, tiles.sample(z), denoiser, min(ANNEALING[algorithm], max_iter))
         sigmas, last = as_levels(schedule, max_iter)
         weight, rho = strength * coupling(algorithm, problem.spectral_flatness), relaxation(problem.coverage)
         diverged = DIVERGENCE_FACTOR * math.sqrt(max(energy, tiles.size / problem.curvature))
