@@ -119,6 +119,12 @@ def test_hqs_has_no_relaxation() -> None:
         solve(Mask(torch.ones(8, 8)), torch.rand(1, 1, 8, 8), TV(), noise_std=0.1, algorithm="hqs", relaxation=1.5)
 
 
+@pytest.mark.parametrize("reduction", [0.0, 0.05])
+def test_cg_does_not_return_a_start_whose_residual_overflows(reduction: float) -> None:
+    b, x0 = torch.ones(1, 4), torch.full((1, 4), 1e25)
+    assert not torch.equal(cg(lambda x: 2 * x, b, x0=x0, reduction=reduction).x, x0)
+
+
 def test_cg_stops_where_the_residual_has_fallen_by_a_factor() -> None:
     H = torch.diag(torch.linspace(1, 1000, N, dtype=torch.float64))
     b, x0 = rand(1, N, seed=2), rand(1, N, seed=3)
