@@ -117,7 +117,7 @@ def calibrate(
             raise ValueError(f"calibrate: {name} must be below 1, got {value!r}")
     if form not in FORMS:
         raise ValueError(f"calibrate: form must be field or value, got {short(repr(form), 60)}")
-    if not all(low < high for low, high in pairwise([0.0, *ranks, 1.0])):
+    if not isinstance(ranks, Sequence) or not all(low < high for low, high in pairwise([0.0, *ranks, 1.0])):
         raise ValueError(f"calibrate: ranks must rise between 0 and 1, got {short(repr(ranks), 60)}")
     rows = [row for pair in images for row in _scores(*_pair(pair), mask)]
     sizes = {len(score) for score, _ in rows}
@@ -148,6 +148,8 @@ def _pair(pair: Any) -> tuple[Any, Any]:
 
 def _scores(bars: Bootstrap, truth: Any, mask: Any) -> list[tuple[Tensor, Tensor]]:
     """Return |x - truth| / std and x of each image of a batch, where they count, in float64."""
+    if not hasattr(bars, "x") or not hasattr(bars, "std"):
+        raise TypeError(f"calibrate: images must be pairs (error bars, truth), got {type(bars).__name__} first")
     x, std = (torch.as_tensor(value).cpu() for value in (bars.x, bars.std))
     if x.is_complex():
         raise TypeError("calibrate: images must be real, got complex ones")

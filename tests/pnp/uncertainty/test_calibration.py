@@ -163,3 +163,11 @@ def test_unknown_truth_is_refused_unless_it_does_not_count():
 def test_targets_out_of_reach_are_refused_at_once(options):
     with pytest.raises(ValueError, match="images must be more than"):
         calibrate(pairs(2), **options)
+
+
+def test_pairs_and_ranks_of_another_kind_are_refused():
+    images = pairs(9)
+    with pytest.raises(TypeError, match="images"):
+        calibrate([(truth, bars) for bars, truth in images])
+    with pytest.raises(ValueError, match="ranks"):
+        calibrate(images, form="value", ranks=0.5)
