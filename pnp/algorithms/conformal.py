@@ -48,6 +48,23 @@ def rank_groups(maps: Tensor, ranks: Sequence[float]) -> Tensor:
     return torch.bucketize(rank, ends, right=True)
 
 
+def fewest(c: float, form: str, delta: float, most: int = 10_000) -> int | None:
+    """Return the least number of images that `is_enough`, None where that is above `most`.
+
+    >>> fewest(0.9, "value", 0.1, 100), fewest(0.9, "value", 0.001, 100)
+    (9, None)
+    """
+    low, high = 0, 1
+    while not is_enough(high, c, form, delta):
+        if high >= most:
+            return None
+        low, high = high, min(2 * high, most)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if is_enough(middle, c, form, delta) else (middle, high)
+    return high
+
+
 def factors(scores: Tensor, group: Tensor, n_groups: int, c: float, form: str, delta: float) -> Tensor:
     """Return lambda: (pixels,) for "pixel", 0-dim for "field", (n_groups,) for "value".
 
@@ -86,17 +103,21 @@ def image_factor(scores: Tensor, members: Tensor, c: float, delta: float) -> Ten
 
 
 def risk_controlling_factor(scores: Tensor, c: float, delta: float) -> Tensor:
-    """Return the least lambda, to 1 in 1000, above which all bounds on the mean uncovered fraction are <= 1 - c."""
+    """Return the least lambda, to 1 in 1000, above which all bounds on the mean uncovered fraction are <= 1 - c.
+
+    It is 0 where enough scores are 0, of pixels without an error.
+    """
 
     def controlled(factor: float) -> bool:
         return _upper_bound((scores > factor).double().mean(1).tolist(), delta) <= 1 - c
 
     # Downwards and not by bisection: the bets depend on the losses, so the bound may not be monotone.
     factor = float(scores.max())  # with the largest score everything is covered
+    least = float(torch.where(scores > 0, scores, math.inf).min())  # below it nothing changes
     for ratio in (0.98, 0.999):
-        while controlled(factor * ratio):
+        while factor >= least and controlled(factor * ratio):
             factor *= ratio
-    return scores.new_tensor(factor)
+    return scores.new_tensor(factor if factor >= least else 0.0)
 
 
 def _upper_bound(losses: Sequence[float], delta: float) -> float:

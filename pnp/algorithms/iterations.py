@@ -13,8 +13,9 @@ The problem is min_x f(x) + R(x) with f the data term and R known only by its de
 rho = 1 is ADMM without relaxation; rho up to 2 converges to the same x (Eckstein and Bertsekas, Mathematical
 Programming 55, 1992, theorem 8), in fewer iterations. u is the dual variable divided by alpha: when alpha changes, u
 is multiplied by alpha_old / alpha_new. Both run with or without grad mode; unrolled under grad mode they are
-differentiable in the operator, the denoiser and the levels. Started after a `State`, they continue as if they had not
-been stopped. sigma_k and alpha_k are numbers, or tensors (B,) with one for each image.
+differentiable in the operator, the denoiser and the levels. Started after a `State` with the same h, they continue as
+if they had not been stopped; an h that holds where its inner iteration stands, as that of least squares, starts afresh
+if it is bound anew. sigma_k and alpha_k are numbers, or tensors (B,) with one for each image.
 """
 
 from __future__ import annotations

@@ -37,6 +37,7 @@ class LeastSquares:
     Args:
         rtol: conjugate gradients stop at this residual, relative to the right-hand side. None: at 1e-5, or sooner,
             from the second x-update on, at a twentieth of the residual at the last x; the next update goes on from it.
+            A second run with the same bound term begins at the last x of the first; bind it anew for the same numbers.
         max_iter: maximum number of conjugate gradient iterations in each x-update, which starts from the last x.
         robust: leave out the measurements that x contradicts, such as cosmic rays or dead pixels, and solve again (see
             `pnp.drivers.outliers`). None: those that stand out from all others; False: none. True: all, and values that
@@ -291,13 +292,20 @@ class LeastSquaresStep:
 
     def spectral_flatness(self) -> float | Tensor:
         """Return tr(M^2) / (||M|| tr M) of M = A*WA, ||M|| the `curvature`; without the mean where that dominates."""
-        curvature = self.curvature()
-        normal = (lambda x: centred(self.normal(centred(x)))) if self._mean_dominates else self.normal
-        return estimate_spectral_flatness(normal, self.back_projection, curvature)
+        curvature = self.curvature()  # first: it finds whether the mean dominates
+        return estimate_spectral_flatness(self._normal_of_curvature, self.back_projection, curvature)
 
     def coverage(self) -> float | Tensor:
-        """Return tr M / (n ||M||) of M = A*WA, n the number of pixels: 1 where y determines all of them alike."""
-        return estimate_coverage(self.normal, self.back_projection, self.curvature())
+        """Return tr M / (n ||M||) of M = A*WA, n the number of pixels: 1 where y determines all of them alike.
+
+        ||M|| is the `curvature`; where the mean dominates, all is without it.
+        """
+        curvature = self.curvature()
+        return estimate_coverage(self._normal_of_curvature, self.back_projection, curvature)
+
+    def _normal_of_curvature(self, x: Tensor) -> Tensor:
+        """Return A*WA x, on images of mean zero where the mean dominates: the M of `curvature`."""
+        return centred(self.normal(centred(x))) if self._mean_dominates else self.normal(x)
 
     def misfit(self, x: Tensor, /) -> float:
         """Return ||W^(1/2) (A x - y)||^2 per measurement that counts and that A reaches."""
@@ -361,10 +369,11 @@ def estimate_spectral_flatness(
 
 
 def estimate_coverage(normal: Callable[[Tensor], Tensor], like: Tensor, norm: float | Tensor) -> float | Tensor:
-    """tr M / (n norm) of each image, n its pixels, from one random probe v."""
+    """tr M / (n norm) of each image, n its pixels, from one random probe v: <v, M v> / <v, v>, exact for M = norm."""
     v = white_noise(like[:1]).expand(like.shape)
     pairs = zip(images(v), images(normal(v)), each(norm, len(like)), strict=True)
-    return together([float(torch.real(one.conj() * M_one / top).sum()) / one.numel() for one, M_one, top in pairs])
+    energy = float((v[:1].abs() ** 2).sum())
+    return together([float(torch.real(one.conj() * M_one / top).sum()) / energy for one, M_one, top in pairs])
 
 
 def _flatness(v: Tensor, Mv: Tensor) -> float:

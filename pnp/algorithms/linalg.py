@@ -77,7 +77,8 @@ def cg(
     x = torch.zeros_like(b) if x0 is None else x0 / scale
     r = b.clone() if x0 is None else b - normal(x)
     norm = _dot(r, r)
-    target = torch.maximum(rtol**2 * _dot(b, b), reduction**2 * norm)
+    # A residual that leaves the range of the dtype is no target: x0 would be the answer without a word.
+    target = torch.maximum(rtol**2 * _dot(b, b), torch.where(norm.isfinite(), reduction**2 * norm, 0))
     p, rho = torch.zeros_like(b), torch.zeros_like(norm)
     n_iter = 0
     while n_iter < max_iter and bool((norm > target).any()):

@@ -212,6 +212,7 @@ class PoissonStep:
         self.back_projection = operator.A_adjoint(self._counts)
         self.sensitivity = operator.A_adjoint(self._weights)  # s = A* 1, for a gain of 1
         self._variances = self._means(gain * self._counts)
+        self._curvature: float | Tensor | None = None  # found once, by a power iteration
         self._least = per_image(MIN_EXPECTED * self._means(self._counts), y)
         if bool((self.sensitivity < -RINGING * self.sensitivity.max().clamp(min=0)).any()):
             raise ValueError(
@@ -246,9 +247,11 @@ class PoissonStep:
 
     def curvature(self) -> float | Tensor:
         """Return ||A*A|| / mean(gain y), A without the measurements left out: a gain times a count is its variance."""
-        norms = operator_norms(self._normal, self.back_projection, rtol=1e-2)
-        variances = each(self._variances, len(norms))
-        return together([norm**2 / variance for norm, variance in zip(norms, variances, strict=True)])
+        if self._curvature is None:
+            norms = operator_norms(self._normal, self.back_projection, rtol=1e-2)
+            variances = each(self._variances, len(norms))
+            self._curvature = together([norm**2 / variance for norm, variance in zip(norms, variances, strict=True)])
+        return self._curvature
 
     def spectral_flatness(self) -> float | Tensor:
         """Return tr(M^2) / (||M|| tr M) of M = A*A / mean(gain y)."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import zlib
 from base64 import b64decode, b64encode
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -67,7 +66,7 @@ def restore_state(kept: RunState, problem: Problem, monitor: Monitor) -> State |
     problem.state, problem.z = state, z
     problem.residuals = history["primal"][-1], history["dual"][-1]
     problem.finished = [at if at < k else 0 for at in finished]  # those that kept their z in iteration k
-    _check_denoiser(state, problem.denoise, problem.denoiser)
+    _check_denoiser(state, problem)
     problem.finished = finished
     if kept.ended not in (None, Stop.MAX_ITER.name):
         monitor.stop, problem.levels = Stop[kept.ended], []  # after `leave_out`, which sets levels
@@ -81,16 +80,16 @@ def denoiser_fingerprint(denoiser: Any) -> str:
     return fingerprint(denoiser) if isinstance(denoiser, nn.Module) else type(denoiser).__qualname__
 
 
-def _check_denoiser(state: State, denoise: Callable[[Tensor, Level], Tensor], denoiser: Any) -> None:
-    """Check that a denoiser without weights still gives z = D(x + u; sigma); weights of modules are compared.
+def _check_denoiser(state: State, problem: Problem) -> None:
+    """Check that a denoiser without weights still gives z = D(v; sigma); weights of modules are compared.
 
     Raises:
         ValueError: it gives another image.
     """
-    if isinstance(denoiser, nn.Module):
+    if isinstance(problem.denoiser, nn.Module):
         return
-    v = state.z + state.u if bool(state.u.any()) else state.x  # u = u_old + x - z, and D was given x + u_old
-    again = denoise(v, state.sigma)
+    v = state.x if problem.algorithm == "hqs" else state.z + state.u  # ADMM's u = v - z
+    again = problem.denoise(v, state.sigma)
     removed, rounding = _norm(v - state.z), torch.finfo(torch.real(v).dtype).eps ** 0.5 * _norm(state.z)
     if not _norm(again - state.z) <= SAME_DENOISER_RTOL * removed + rounding:
         raise ValueError(

@@ -33,7 +33,8 @@ class LocalOperator:
     """A local operator, made for each shape of tile, and the overlaps that the tiles need.
 
     Attributes:
-        curvature, spectral_flatness, coverage: those of `LeastSquaresStep` on a probe of at most 1024 x 1024 pixels.
+        curvature, spectral_flatness, coverage: those of `LeastSquaresStep` on a probe of at most 1024 x 1024 pixels,
+            coverage times the share of pixels with a weight.
         solver: conjugate gradients, where there is no closed form; seams are then as large as their residual.
     """
 
@@ -47,7 +48,7 @@ class LocalOperator:
         mean_w = float(total.sum() / tiles.n_live)
         self._probe = self._bound(torch.zeros(1, 1, *self._probe_shape, dtype=torch.float64), mean_w)
         self.curvature, self.spectral_flatness = float(self._probe.curvature()), float(self._probe.spectral_flatness())
-        self.coverage = float(self._probe.coverage())
+        self.coverage = float(self._probe.coverage()) * tiles.n_live / tiles.size
         self._overlaps: dict[float, int] = {}
         self._reach = self._radius(self._probe.operator.A_adjoint(self._probe.operator.A(self._pixel())), "A*A")
         self._alpha = 0.01 * self.curvature

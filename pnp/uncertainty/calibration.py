@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..algorithms.conformal import RANKS, factors, is_enough, rank_groups
+from ..algorithms.conformal import RANKS, factors, fewest, is_enough, rank_groups
 from ..checks import broadcasts, check_number, short
 from .record import Bootstrap
 
@@ -117,17 +117,18 @@ def calibrate(
             raise ValueError(f"calibrate: {name} must be below 1, got {value!r}")
     if form not in FORMS:
         raise ValueError(f"calibrate: form must be field or value, got {short(repr(form), 60)}")
-    if not all(low < high for low, high in pairwise([0.0, *ranks, 1.0])):
+    if not isinstance(ranks, Sequence) or not all(low < high for low, high in pairwise([0.0, *ranks, 1.0])):
         raise ValueError(f"calibrate: ranks must rise between 0 and 1, got {short(repr(ranks), 60)}")
     rows = [row for pair in images for row in _scores(*_pair(pair), mask)]
     sizes = {len(score) for score, _ in rows}
     if len(sizes) > 1:
         raise ValueError(f"calibrate: images must have one number of pixels that count, got {sorted(sizes)}")
     if not is_enough(len(rows), c, form, delta):
-        least = next(n for n in range(1, 10**6) if is_enough(n, c, form, delta))
+        least = fewest(c, form, delta)
+        needed = "more than 10000" if least is None else f"{least} or more"
         raise ValueError(
-            f"calibrate: images must be {least} or more for coverage {c:g} at delta {delta:g} in the {form} form, got "
-            f"{len(rows)}; use more, or a larger delta"
+            f"calibrate: images must be {needed} for coverage {c:g} at delta {delta:g} in the {form} form, got "
+            f"{len(rows)}; use more, a larger delta, or a lower coverage in the field form"
         )
     scores, maps = (torch.stack(values) for values in zip(*rows, strict=True))
     group = rank_groups(maps, ranks)
@@ -147,12 +148,16 @@ def _pair(pair: Any) -> tuple[Any, Any]:
 
 def _scores(bars: Bootstrap, truth: Any, mask: Any) -> list[tuple[Tensor, Tensor]]:
     """Return |x - truth| / std and x of each image of a batch, where they count, in float64."""
+    if not hasattr(bars, "x") or not hasattr(bars, "std"):
+        raise TypeError(f"calibrate: images must be pairs (error bars, truth), got {type(bars).__name__} first")
     x, std = (torch.as_tensor(value).cpu() for value in (bars.x, bars.std))
     if x.is_complex():
         raise TypeError("calibrate: images must be real, got complex ones")
     error = (x.double() - _truth(truth, x, "calibrate").double()).abs()
     score = torch.where(error > 0, error / std.double(), 0)  # where x is exact, as in air, std may be 0
     counted = _counted(mask, x, "calibrate")
+    if not bool(error[counted].isfinite().all()):
+        raise ValueError("calibrate: x and truth must be finite where they count, got NaN or infinity; use a mask")
     if not bool(score[counted].isfinite().all()):
         raise ValueError("calibrate: std must be positive where x differs from the truth, got 0; use a mask")
     return [(s[m], image[m].double()) for s, image, m in zip(score, x, counted, strict=True)]

@@ -86,7 +86,8 @@ def bootstrap(
             this process.
         checkpoint: a file for the copies so far, as of `solve`. The same call resumes from it; n may be another.
         progress: show a bar on stderr.
-        **options: passed to `solve`: algorithm, strength, schedule, bounds, max_iter, rtol, check_adjoint.
+        **options: passed to `solve`: algorithm, relaxation, strength, held_out, schedule, bounds, max_iter, rtol,
+            check_adjoint.
 
     Returns:
         Image, standard deviations, intervals and means of regions, see `Bootstrap`. Ctrl-C returns the copies so far,

@@ -12,6 +12,7 @@ from pnp.algorithms.conformal import (
     _upper_bound,
     conformal_factor,
     factors,
+    fewest,
     image_factor,
     is_enough,
     rank_groups,
@@ -36,6 +37,20 @@ def test_factors_of_known_scores():
     assert conformal_factor(scores, 0.5).tolist() == [10.0] * 3
     flat = torch.ones(200, 10)
     assert float(risk_controlling_factor(flat, 0.9, 0.1)) == pytest.approx(1, rel=2e-3)
+
+
+def test_pixels_without_an_error_need_no_factor():
+    scores = torch.zeros(200, 100)
+    assert float(risk_controlling_factor(scores, 0.9, 0.1)) == 0  # and no endless search
+    scores[:, :2] = 1
+    assert float(risk_controlling_factor(scores, 0.9, 0.1)) == 0
+    scores[:, :20] = 1
+    assert float(risk_controlling_factor(scores, 0.9, 0.1)) == pytest.approx(1, rel=2e-3)
+
+
+@pytest.mark.parametrize(("c", "form", "delta"), [(0.9, "field", 0.1), (0.97, "field", 0.2), (0.9, "value", 0.03)])
+def test_fewest_finds_the_least_number_of_images(c, form, delta):
+    assert fewest(c, form, delta) == next(n for n in range(1, 200) if is_enough(n, c, form, delta))
 
 
 def test_image_factors_of_known_scores():

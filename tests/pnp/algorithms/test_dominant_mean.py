@@ -39,6 +39,15 @@ def test_the_curvature_is_that_of_the_rest():
     assert h.spectral_flatness() == pytest.approx(float(found), rel=0.3)  # one random probe
 
 
+@pytest.mark.parametrize("mean", [0.0, 1.0, 100.0])
+def test_a_mean_hides_no_pixels(mean):
+    """What is measured of an image does not grow with the mean of the patterns."""
+    M = rand(100, N, seed=1) / 10
+    h = bound(M + mean, rand(1, 100, seed=1))
+    singular = torch.linalg.svdvals(M - M.mean(1, keepdim=True) if mean else M)
+    assert h.coverage() == pytest.approx(float((singular**2).sum() / (N * singular[0] ** 2)), rel=0.25)
+
+
 @pytest.mark.parametrize("M", [patterns(100, N, low=-1.0), torch.ones(1, N).double()], ids=["no mean", "only the mean"])
 def test_elsewhere_nothing_changes(M):
     h = bound(M, rand(1, len(M), seed=1))

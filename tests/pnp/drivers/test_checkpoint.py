@@ -173,6 +173,16 @@ def test_another_function_for_a_denoiser_is_refused(tmp_path):
         solve(turned, y, smooth, **options, checkpoint=tmp_path / "c")
 
 
+@pytest.mark.parametrize("algorithm", ["admm", "hqs"])
+def test_the_identity_is_the_same_denoiser(algorithm, tmp_path):
+    """Its dual is 0, and with over-relaxation z is not x."""
+    A, y, options = problem("radon")
+    options = {**options, "algorithm": algorithm, "checkpoint": tmp_path / "c"}
+    whole = solve(A, y, lambda x, sigma: x, **{**options, "checkpoint": None})
+    solve(A, y, lambda x, sigma: x, **options, callback=stopping(4))
+    same(solve(A, y, lambda x, sigma: x, **options), whole)
+
+
 def test_rounding_is_no_other_run(tmp_path):
     """Other threads, or another machine, change the last bits of what operator and denoiser return."""
     A, y, options = problem("radon")

@@ -177,6 +177,23 @@ def test_solving_a_blurred_mosaic_is_solving_the_whole(make, algorithm, shape, t
     assert psnr(image, x, data_range=1) > psnr(y[0, 0], x, data_range=1) + 2
 
 
+def test_pixels_without_weight_are_not_covered(tmp_path, monkeypatch):
+    y, std, seen = scene(96, 80), np.full((96, 80), 0.1, np.float32), []
+    std[:, ::2] = math.inf
+
+    def record(coverage):
+        seen.append(coverage)
+        return relaxation(coverage)
+
+    monkeypatch.setattr("pnp.stack.mosaic.relaxation", record)
+    solve_mosaic(skewed, y, Average(), noise_std=std, output=tmp_path / "x.zarr", tile=48, max_iter=1)
+    weights = torch.from_numpy(std)[None, None] ** -2
+    whole = LeastSquares().bind(skewed((96, 80)), torch.from_numpy(y)[None, None], weights)
+    h = LeastSquares().bind(skewed((96, 80)), torch.from_numpy(y)[None, None], torch.tensor(100.0))
+    assert seen == [pytest.approx(0.5 * h.coverage(), rel=0.05)]
+    assert whole.coverage() * whole.curvature() == pytest.approx(seen[0] * h.curvature(), rel=0.05)
+
+
 def test_a_blurred_mosaic_with_noise_for_each_pixel_and_channel(tmp_path):
     generator = torch.Generator().manual_seed(1)
     x = torch.from_numpy(np.stack([scene(110, 96), 1 - scene(110, 96)])).double()

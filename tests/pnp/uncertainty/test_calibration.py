@@ -139,3 +139,35 @@ def test_it_is_the_calibration_of_mass_maps():
     for form in ("field", "value"):
         maps = calibrate_error(simulated, form=form, heuristic=ones, n_test=15, kappa=truth[:1].reshape(shape))
         assert torch.allclose(calibrate(images, form=form).factor, maps.factor, rtol=1e-12, atol=0)
+
+
+def test_images_that_are_nearly_all_exact_need_no_width():
+    """Air about an object that bounds hold at 0, in x and truth."""
+    images = pairs(60)
+    for bars, truth in images:
+        truth[..., 1:, :] = bars.x[..., 1:, :]
+    assert float(calibrate(images).factor) == 0
+
+
+def test_unknown_truth_is_refused_unless_it_does_not_count():
+    images, known = pairs(60), torch.ones(20, 20, dtype=torch.bool)
+    known[:8] = False
+    for _, truth in images:
+        truth[..., :8, :] = np.nan
+    with pytest.raises(ValueError, match="truth must be finite"):
+        calibrate(images)
+    assert float(calibrate(images, mask=known).factor) == pytest.approx(float(calibrate(pairs(60)).factor), rel=0.1)
+
+
+@pytest.mark.parametrize("options", [{"coverage": 0.99999}, {"form": "value", "delta": 1e-7}])
+def test_targets_out_of_reach_are_refused_at_once(options):
+    with pytest.raises(ValueError, match="images must be more than"):
+        calibrate(pairs(2), **options)
+
+
+def test_pairs_and_ranks_of_another_kind_are_refused():
+    images = pairs(9)
+    with pytest.raises(TypeError, match="images"):
+        calibrate([(truth, bars) for bars, truth in images])
+    with pytest.raises(ValueError, match="ranks"):
+        calibrate(images, form="value", ranks=0.5)
