@@ -15,15 +15,17 @@ Source: Ronneberger, Fischer and Brox (MICCAI 2015): coarser lattices with more 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import astuple, dataclass, fields
 from itertools import pairwise, product
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class Stage(NamedTuple):
+@dataclass(frozen=True, order=True)
+class Stage:
     """Blocks one after another on one lattice."""
 
     spacing: int
@@ -33,6 +35,9 @@ class Stage(NamedTuple):
     """Width of the blocks' hidden layers."""
     dilations: tuple[int, ...]
     """For each block, the distance of the neighbours that it gathers, in spacings."""
+
+
+NAMES = tuple(field.name for field in fields(Stage))
 
 
 def stages_of(
@@ -51,11 +56,11 @@ def stages_of(
     elif not isinstance(spacing, tuple | list) or not spacing:
         raise ValueError(f"MLPatch: spacing must be a number, or a tuple with one for each stage, got {spacing!r:.90}")
     else:
-        options = zip(Stage._fields, (spacing, features, hidden, dilations), strict=True)
+        options = zip(NAMES, (spacing, features, hidden, dilations), strict=True)
         columns = [_per_stage(name, value, len(spacing)) for name, value in options]
     stages = tuple(Stage(s, f, h, _dilations(d)) for s, f, h, d in zip(*columns, strict=True))
     for stage in stages:
-        for name, value in zip(("spacing", "features", "hidden"), stage[:3], strict=True):
+        for name, value in zip(NAMES[:3], astuple(stage)[:3], strict=True):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"MLPatch: {name} must be at least 1 in each stage of spacing, got {value!r:.90}")
     _check_lattices(stages)
@@ -64,8 +69,8 @@ def stages_of(
 
 def options_of(stages: tuple[Stage, ...]) -> dict[str, Any]:
     """Return MLPatch's options `spacing`, `features`, `hidden` and `dilations`: plain ones of one stage, or tuples."""
-    columns = zip(*stages, strict=True)
-    return {name: c[0] if len(stages) == 1 else tuple(c) for name, c in zip(Stage._fields, columns, strict=True)}
+    columns = zip(*map(astuple, stages), strict=True)
+    return {name: c[0] if len(stages) == 1 else tuple(c) for name, c in zip(NAMES, columns, strict=True)}
 
 
 def _per_stage(name: str, value: Any, n: int) -> list[Any]:

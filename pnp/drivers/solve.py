@@ -79,10 +79,10 @@ def solve(
             measurements. That takes about three to five times as many calls of the denoiser, see
             `pnp.drivers.held_out`; `Result.strength_source` says what was held out, or why the default, 1, was taken.
         schedule: noise levels sigma_k in units of x: a `Schedule`, a sequence whose last level is held, or a
-            function of k = 0, 1, ..., asked for all k < max_iter at once. None: log-spaced over 12 iterations, 20
-            for HQS (or max_iter, if less), from 0.4 times the first estimate's 1 to 99 % range down to ||A*WA||^(-1/2), for ADMM
-            up to 1.5 times that where A*WA falls off (`schedules.last_level`), at most a thousandfold and within
-            `denoiser.sigma_range` where it has one.
+            function of k = 0, 1, ..., asked for all k < max_iter at once. None: log-spaced over 12 iterations, 20 for
+            HQS (or max_iter, if less), from 0.4 times the first estimate's 1 to 99 % range down to ||A*WA||^(-1/2),
+            for ADMM up to 1.5 times that where A*WA falls off (`schedules.last_level`), at most a thousandfold and
+            within `denoiser.sigma_range` where it has one.
         bounds: (low, high) of x, None where open; kept by every iterate z and by the answer.
         data_term: `LeastSquares()` (default), `Poisson(...)` for counts, `ct.Transmission(...)` for counts behind an
             object. Outliers among the measurements that stand out are left out and x is solved for again, for counts

@@ -139,8 +139,8 @@ def test_the_default_schedule_falls_to_the_noise_level_and_respects_the_range_of
     assert sigma[0] == pytest.approx(0.4 * (robust[1] - robust[0]), rel=0.05)
     assert np.all(np.diff(sigma[:12]) < 0)
     assert alpha == pytest.approx(1 / sigma**2)  # the identity measures everything alike
-    hqs_alpha = solve(identity, y, smooth, noise_std=0.05, algorithm="hqs", rtol=0, max_iter=16).history["alpha"]
-    assert np.array(hqs_alpha) == pytest.approx(0.23 / sigma**2)
+    hqs_history = solve(identity, y, smooth, noise_std=0.05, algorithm="hqs", rtol=0).history
+    assert np.array(hqs_history["alpha"]) == pytest.approx(0.23 / np.array(hqs_history["sigma"]) ** 2)
 
     class Narrow:
         sigma_range = (0.08, 0.2)
@@ -370,21 +370,6 @@ def test_divergence_returns_the_last_sound_iterate() -> None:
     assert found.n_iter < 200
     assert float(found.x.abs().max()) < 10
     assert found.x.isfinite().all() and len(found.history["sigma"]) == found.n_iter
-
-
-@pytest.mark.parametrize("scale", [1e19, 3e-18])
-def test_values_whose_squares_leave_the_range_of_float32_are_solved_as_others(scale: float) -> None:
-    A, y = Diagonal(torch.ones(1, 1)), image().float()
-    plain, found = (solve(A, s * y, smooth, noise_std=s * 0.1, max_iter=60, rtol=1e-3) for s in (1.0, scale))
-    assert (found.stop, found.n_iter) == (plain.stop, plain.n_iter) and plain.stop is Stop.CONVERGED
-    assert found.x.dtype == torch.float32 and rel(found.x.double() / scale, plain.x.double()) < 1e-5
-    assert found.history["dual"] == pytest.approx(plain.history["dual"], rel=1e-2)
-
-
-def test_values_near_1e25_do_not_stop_a_solve_in_float32() -> None:
-    y = 1e25 * image().float()
-    found = solve(Diagonal(torch.ones(1, 1)), y, lambda x, s: x, noise_std=1e18, max_iter=40, rtol=0.0)
-    assert found.stop is Stop.MAX_ITER and found.n_iter == 40 and rel(found.x.double(), y.double()) < 1e-4
 
 
 @pytest.mark.parametrize("algorithm", ["admm", "hqs"])
