@@ -130,11 +130,12 @@ def norms(x: Tensor) -> list[float]:
 
 def levels_of_images(
     schedule: Any,
-    sigmas: Sequence[float],
+    algorithm: str,
+    curvatures: Sequence[float],
+    flatness: Sequence[float],
     z: Tensor,
     denoiser: Denoiser,
     n_iters: Sequence[int],
-    annealing: int,
 ) -> list[tuple[list[float], int]]:
     """Return what `as_levels` does for each image: of one schedule for all where it is given, else of its own.
 
@@ -143,8 +144,9 @@ def levels_of_images(
     longest = max(n_iters)
     if schedule is not None:
         return [as_levels(schedule, longest)] * len(z)
-    rows = zip(sigmas, images(z), n_iters, strict=True)
-    return [as_levels(default_schedule(s, x, denoiser, min(annealing, n)), longest) for s, x, n in rows]
+    rows = zip(curvatures, flatness, images(z), n_iters, strict=True)
+    sigmas = [(last_sigma(algorithm, c, e), x, min(ANNEALING[algorithm], n)) for c, e, x, n in rows]
+    return [as_levels(default_schedule(sigma, x, denoiser, n), longest) for sigma, x, n in sigmas]
 
 
 def last_sigma(algorithm: str, curvature: float, flatness: float) -> float:

@@ -35,7 +35,6 @@ from .levels import (
     first_estimate,
     iteration_of,
     join_levels,
-    last_sigma,
     levels_of_images,
     norms,
 )
@@ -331,14 +330,7 @@ def prepare(
     settings |= {"rtol": float(rtol), "data_term": term}
 
     y, is_numpy = as_measurements(y)
-    device = (y if isinstance(y, Tensor) else next(iter(y))).device
-    check_device("operator", operator, device)
-    check_device("denoiser", denoiser, device)
-    if isinstance(y, Tensor):
-        check_parts(operator, y)
-        y, weights, estimated = clean_and_weigh(operator, y, noise_std, term)
-    else:
-        operator, y, weights, estimated = join(operator, y, noise_std, term)
+    operator, y, weights, estimated = _weighed(operator, y, denoiser, noise_std, term)
     source = ESTIMATED if estimated else GIVEN if noise_std is not None else DECLARED
     if source == DECLARED and term.needs_noise_std:  # the physics' own, which may change
         settings["noise_std"] = weights
@@ -347,24 +339,24 @@ def prepare(
 
     def without_rings(h: BoundDataTerm) -> Tensor:
         z = first_estimate(h, None, low, high)
-        sigmas = [last_sigma(algorithm, c, 1.0) for c in each(h.curvature(), len(z))]
-        found = levels_of_images(None, sigmas, z, D, [max_iter] * len(z), ANNEALING[algorithm])
+        found = levels_of_images(
+            None, algorithm, each(h.curvature(), len(z)), [1.0] * len(z), z, D, [max_iter] * len(z)
+        )
         return guarded(z, join_levels([s for s, _ in found], [1.0] * len(z))[0][0] * WITHOUT_RINGS)
 
     def begin(h: BoundDataTerm, tuned: Tuning) -> Start:
         z = first_estimate(h, x0, low, high)
         curvatures, flatness = (each(value, len(z)) for value in (h.curvature(), h.spectral_flatness()))
         strengths, n_iters = tuned.of_images(len(z))
-        sigmas = [last_sigma(algorithm, c, e) for c, e in zip(curvatures, flatness, strict=True)]
-        found = levels_of_images(schedule, sigmas, z, D, n_iters, ANNEALING[algorithm])
+        found = levels_of_images(schedule, algorithm, curvatures, flatness, z, D, n_iters)
         # Of max_iter only what the levels need: more iterations are the same run.
         usual = None if schedule is not None else f"default over {min(ANNEALING[algorithm], max_iter)}"
         settings["schedule"] = usual or found[0][0][: found[0][1] + 1]
         couplings = [s * coupling(algorithm, e) for s, e in zip(strengths, flatness, strict=True)]
         levels = join_levels([s for s, _ in found], couplings)
         scales = [max(n, (z[0].numel() / c) ** 0.5) for n, c in zip(norms(z), curvatures, strict=True)]
-        iteration = iteration_of(algorithm, rho, h, len(z))
-        return Start(z, levels, [last for _, last in found], scales, flatness, iteration)
+        last = [last for _, last in found]
+        return Start(z, levels, last, scales, flatness, iteration_of(algorithm, rho, h, len(z)))
 
     parts = operator.part_weights if isinstance(operator, Joined) else weights
     return Problem(
@@ -385,6 +377,19 @@ def prepare(
         is_numpy=is_numpy,
         adjoint_checked=check_adjoint,
     )
+
+
+def _weighed(
+    operator: Operator, y: Any, denoiser: Denoiser, noise_std: Any, term: DataTerm
+) -> tuple[Operator, Any, Any, Any]:
+    """Return operator and y, those of a stack joined, the weights, and what of the noise was estimated."""
+    device = (y if isinstance(y, Tensor) else next(iter(y))).device
+    check_device("operator", operator, device)
+    check_device("denoiser", denoiser, device)
+    if not isinstance(y, Tensor):
+        return join(operator, y, noise_std, term)
+    check_parts(operator, y)
+    return operator, *clean_and_weigh(operator, y, noise_std, term)
 
 
 def _as_robust(term: DataTerm, operator: Operator) -> bool | None:
