@@ -124,7 +124,7 @@ class Bootstrap:
         Zoomed copies, which have the region at half its size, do not enter.
 
         Args:
-            mask: the region, bool or weights >= 0, (H, W) or broadcasting to x.
+            mask: the region, bool or floating-point weights >= 0, (H, W) or broadcasting to x; of labels, one: labels == 2.
             kind: "mean" or "sum".
         """
         if kind not in ("mean", "sum"):
@@ -160,11 +160,17 @@ class Bootstrap:
     def _mask(self, mask: Any, caller: str) -> Tensor:
         x = _tensor(self.x)
         try:
-            w = _tensor(mask).to(x.device, x.real.dtype)
+            given = _tensor(mask)
+            w = given.to(x.device, x.real.dtype)
         except (TypeError, ValueError, RuntimeError) as error:
             raise TypeError(f"Bootstrap.{caller}: mask must be an array, got {type(mask).__name__}") from error
         if not broadcasts(tuple(w.shape), tuple(x.shape)):
             raise ValueError(f"Bootstrap.{caller}: mask must broadcast to x {tuple(x.shape)}, got {tuple(w.shape)}")
+        if not given.is_floating_point() and bool(((w != 0) & (w != 1)).any()):
+            raise ValueError(
+                f"Bootstrap.{caller}: mask must be true and false, or floating-point weights, got "
+                f"{str(given.dtype).removeprefix('torch.')} up to {float(w.max()):g}; of labels pass one region, such as labels == 2"
+            )
         w = w.expand(x.shape)
         if not bool((w >= 0).all()) or not bool((w.flatten(2).sum(-1) > 0).all()):
             raise ValueError(f"Bootstrap.{caller}: mask must be >= 0, and positive somewhere in each image")
