@@ -57,6 +57,10 @@ MARGIN, MARGIN_OF_MASKS = 1.5, 2.0
 """Standard errors by which a strength must be better than another; behind masks few pixels stand for many."""
 FEWEST = 50
 """So few held-out measurements choose nothing."""
+MEASURED = "every pixel is measured, where held-out or Stein's estimates gain nothing"
+FEW = f"fewer than {FEWEST} measurements would be held out"
+NEEDS = "Stein's estimate, for measurements with a pixel of their own, needs real y, least squares and no common errors"
+"""Why the default is taken."""
 MEDIAN_OF_NOISE = 0.4549
 """Median of the square of white noise of variance 1."""
 TRIAL, LONG_TRIAL = 8, 12
@@ -84,6 +88,7 @@ class HeldOut:
         moved: the data term of a second solve and where it starts, for Stein's estimate, see `sure`; `squares` takes
             its image, too.
         shares: for each image the weights of the squares in their mean, 1 on average; None: all are 1.
+        kept: images that keep the default.
     """
 
     train: BoundDataTerm
@@ -93,7 +98,8 @@ class HeldOut:
     groups: list[Tensor]
     source: str
     moved: tuple[BoundDataTerm, Any] | None = None
-    shares: list[Tensor] | None = None
+    shares: list[Tensor | None] | None = None
+    kept: frozenset[int] = frozenset()
 
 
 def as_held_out(held_out: Any, strength: Any) -> str | None:
@@ -125,14 +131,15 @@ def choose(problem: Problem, how: str | None, max_iter: int, *, short: bool = Tr
     n = len(problem.z)
     bar = progress_bar("solve: held out", 0) if progress else None
     try:
-        while (wanted := [trials.wanted(b) for b in range(n)]) != [None] * n:
+        while (wanted := [None if b in held.kept else trials.wanted(b) for b in range(n)]) != [None] * n:
             for n_iter in sorted(set(n_trials)):
                 trials.run([k if n_iter == own else None for k, own in zip(wanted, n_trials, strict=True)], n_iter, bar)
     finally:
         if bar is not None:
             bar.close()
     chosen = [trials.best(b) for b in range(n)]
-    tried = tuple(trials.candidates(b, *one) for b, one in enumerate(zip(chosen, n_trials, strict=True)))
+    each = enumerate(zip(chosen, n_trials, strict=True))
+    tried = tuple(() if b in held.kept else trials.candidates(b, *one) for b, one in each)
     return Tuning(tuple(STEP**k for k in chosen), (max_iter,) * n, held.source, tried, problem.n_rejected)
 
 
@@ -180,6 +187,7 @@ class Trials:
 
     def __init__(self, problem: Problem, held: HeldOut) -> None:
         self.problem, self.held = problem, held
+        self.shares = held.shares or [None] * len(held.masks)
         self.squares: list[dict[int, Tensor]] = [{} for _ in held.masks]
         self._limits: list[Tensor] | None = None
 
@@ -191,7 +199,7 @@ class Trials:
         solves = [(self.held.train, self.held.started), *([self.held.moved] if self.held.moved else [])]
         squares = self.held.squares(*(self._solve(h, started, tuned, bar) for h, started in solves))
         found = [squares[b][mask].cpu().double() for b, mask in enumerate(self.held.masks)]
-        shares = self.held.shares or [torch.ones_like(one) for one in found]
+        shares = [torch.ones_like(one) if s is None else s for one, s in zip(found, self.shares, strict=True)]
         if self._limits is None:
             self._limits = [_limits(one, share) for one, share in zip(found, shares, strict=True)]
         for b, k in enumerate(wanted):
@@ -226,7 +234,7 @@ class Trials:
         if untried := [k for k in (0, first) if k not in tried]:
             return untried[0]
         step = first
-        if self.held.shares is None and self.is_better(b, 0, first):
+        if self.shares[b] is None and self.is_better(b, 0, first):
             step = -first
         k = step
         while k in tried and self.is_better(b, k, k - step) and abs(k) < FURTHEST:
@@ -248,7 +256,7 @@ class Trials:
     def is_better(self, b: int, k: int, other: int) -> bool:
         """Return whether k predicts better than another by more than MARGIN standard errors of the difference."""
         difference = self.squares[b][other] - self.squares[b][k]
-        margin = MARGIN_OF_MASKS if self.held.shares else MARGIN
+        margin = MARGIN if self.shares[b] is None else MARGIN_OF_MASKS
         return float(difference.mean()) > margin * standard_error(difference, self.held.groups[b])
 
     def candidates(self, b: int, chosen: int, n_iter: int) -> tuple[Candidate, ...]:
@@ -295,17 +303,13 @@ def hold_out(problem: Problem, how: str | None) -> HeldOut | str:
     if how == SURE or (how is None and own_pixels):
         found = _by_sure(h, counted, own_pixels, asked=how == SURE)
         if isinstance(found, str) and how == SURE:
-            raise ValueError(f"solve: held_out='sure' {found}; use 'blocks' or 'measurements'")
-        return (
-            found
-            if isinstance(found, HeldOut)
-            else f"each measurement has a pixel of its own, and Stein's estimate {found}"
-        )
+            raise ValueError(f"solve: held_out='sure': {found}; use 'blocks' or 'measurements'")
+        return found
     how = how or (BLOCKS if sampled else MEASUREMENTS)
     cells = _cells(residuals.shape[1:], how)
     masks = [_pick(cells, one[0], how) for one in images(counted)]
     if min(int(mask.sum()) for mask in masks) < FEWEST:
-        return f"fewer than {FEWEST} measurements would be held out"
+        return FEW
     groups = [_groups(residuals.shape[1:], cells, how)[mask] for mask in masks]
     hidden = torch.stack(masks)
     train = h.reject(hidden.to(counted.device))
@@ -327,27 +331,35 @@ def hold_out(problem: Problem, how: str | None) -> HeldOut | str:
 def _by_sure(h: BoundDataTerm, counted: Tensor, own_pixels: bool, *, asked: bool) -> HeldOut | str:
     """Return Stein's risk estimate, with single measurements held out for the pixels behind a mask, or why not.
 
-    Where all pixels are measured it changes no more than 0.1 dB, and is not worth its solves unless it is asked for.
+    Where all pixels of an image are measured it changes no more than 0.1 dB, and only counts if it is asked for.
     """
     if not isinstance(h, LeastSquaresStep) or h.errors is not None or not isinstance(h.y, Tensor) or h.y.is_complex():
-        return "is for real y, least squares and no common errors"
-    masked = own_pixels and h.y.shape == h.back_projection.shape and not bool(counted.all())
-    if not masked and not asked:
-        return "would hardly change the default"
-    masks, hidden, source = [one[0].cpu() for one in images(counted)], torch.zeros_like(counted), ""
-    if masked:
-        cells = _cells(counted.shape[1:], MEASUREMENTS)
-        picked = [_pick(cells, mask, BLOCKS) for mask in masks]
-        if min(int(mask.sum()) for mask in picked) < FEWEST:
-            return f"would hold out fewer than {FEWEST} measurements"
-        hidden = torch.stack(picked).to(counted.device)
-        source = f" and {int(hidden.sum()) / int(counted.sum()):.0%} of the measurements, held out one by one"
+        return NEEDS
+    may_mask, cells = own_pixels and h.y.shape == h.back_projection.shape, _cells(counted.shape[1:], MEASUREMENTS)
+    masks, picked = [one[0].cpu() for one in images(counted)], []
+    kept: dict[int, str] = {}
+    for b, mask in enumerate(masks):
+        masked = may_mask and not bool(mask.all())
+        picked.append(_pick(cells, mask, BLOCKS) if masked else torch.zeros_like(mask))
+        if masked and int(picked[b].sum()) < FEWEST:
+            picked[b], kept[b] = torch.zeros_like(mask), FEW
+        elif not masked and not asked:
+            kept[b] = MEASURED
+    reasons = "; ".join(dict.fromkeys(kept.values()))
+    if len(kept) == len(masks) or (kept and asked):
+        return reasons
+    hidden, source = torch.stack(picked).to(counted.device), "by Stein's risk estimate"
+    if n := sum(int(mask.sum()) for mask, one in zip(masks, picked, strict=True) if bool(one.any())):
+        source += f" and {int(hidden.sum()) / n:.0%} of the measurements, held out one by one"
+    if kept:
+        source += f" (the default for {len(kept)} of {len(masks)} images: {reasons})"
     train = h.reject(hidden)
     probe = Probe(h, train, counted, hidden)
     started, moved = Started(train, h, hidden), (probe.term, Started(probe.term, h, None))
     groups = [_cells(mask.shape, BLOCKS if mask.ndim > 1 else MEASUREMENTS)[mask] for mask in masks]
-    shares = [share[mask] for share, mask in zip(probe.shares, masks, strict=True)] if masked else None
-    return HeldOut(train, started, probe.squares, masks, groups, f"by Stein's risk estimate{source}", moved, shares)
+    parts = zip(probe.shares, masks, picked, strict=True)
+    shares = [share[mask] if bool(one.any()) else None for share, mask, one in parts]
+    return HeldOut(train, started, probe.squares, masks, groups, source, moved, shares, frozenset(kept))
 
 
 def _cells(shape: torch.Size, how: str) -> Tensor:

@@ -79,7 +79,7 @@ class Tuning:
     @property
     def report(self) -> dict[str, Any]:
         """The fields of `Result` that tell of it."""
-        errors = [(one[0].error, one[0].standard_error) for one in self.tried]
+        errors = [(one[0].error, one[0].standard_error) if one else None for one in self.tried]
         alone = len(self.strengths) == 1
         return {
             "strength": self.strengths[0] if alone else self.strengths,

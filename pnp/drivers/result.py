@@ -75,7 +75,7 @@ class Result:
         strength_source: "given", or which measurements strength="auto" held out, or why it took the default.
         prediction_error: mean square of A x - y over measurements that were held out, in noise levels, or Stein's
             estimate of it, and its standard error, for this strength; a tuple of such pairs for a batch. None where
-            nothing was tried.
+            nothing was tried, also in such a tuple.
         candidates: each `Candidate` that was tried, the chosen one first; for a batch a tuple of such tuples, one for
             each image. Empty where nothing was tried.
     """
@@ -151,7 +151,9 @@ class Result:
         errors: Any = (self.prediction_error,) if alone else self.prediction_error
         error = ""
         if self.prediction_error is not None:
-            error = ", prediction error " + ", ".join(f"{value:.3f} +- {se:.3f}" for value, se in errors)
+            error = ", prediction error " + ", ".join(
+                "none" if e is None else f"{e[0]:.3f} +- {e[1]:.3f}" for e in errors
+            )
         return f"strength {', '.join(f'{s:.3g}' for s in strengths)}, {self.strength_source}{error}"
 
 

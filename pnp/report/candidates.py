@@ -40,7 +40,7 @@ def choice(result: SavedResult) -> str:
     if not result.candidates:
         return f"Prior strength {_strengths(result.attributes.get('strength'))}, {source}."
     first = [tried[0] for tried in result.candidates if tried]
-    if len(result.candidates) > 1:
+    if len(result.candidates) > 1 or isinstance(result.attributes.get("strength"), tuple):
         return f"Strengths were chosen for each image {source}; the charts below show them."
     ((strength, _, error, standard_error),) = first[:1] or [(math.nan, 0, math.nan, math.nan)]
     found = f"{number(error, 4)} ± {number(standard_error, 2)}"

@@ -39,6 +39,8 @@ class Scores:
 def score(panels: Sequence[Panel], mask: Array | None, *, centred: bool, step: Any = lambda items: items) -> Scores:
     """Compare all pictures except B modes with the truth; without a truth there are no scores.
 
+    Beside a picture with holes, such as masked measurements, the reconstruction is compared on the same pixels, too.
+
     Args:
         panels: the pictures, with the truth among them.
         mask: true where pixels count, shaped as the pictures; None: all.
@@ -56,14 +58,19 @@ def score(panels: Sequence[Panel], mask: Array | None, *, centred: bool, step: A
     unit = low >= 0 and 0.5 < high <= 1
     ends = (0.0, 1.0) if unit else (low, high)
     similar = mask is None and len(others) * truth.size <= MAX_SSIM_PIXELS
+    found = next((panel for panel in others if panel.role == "reconstruction"), None)
     rows, partial = [], []
     for panel in step(others):
         counts = seen & np.isfinite(panel.values)
+        rows.append((panel.name, _figures(panel.values, truth, counts, ends, centred, similar)))
         if not counts.all() and (mask is None or (counts != seen).any()):
             partial.append(
                 f"“{panel.name}” is compared where both are finite, {int(counts.sum())} of {truth.size} pixels"
             )
-        rows.append((panel.name, _figures(panel.values, truth, counts, ends, centred, similar)))
+        if found is not None and panel is not found and (counts != seen).any():  # others' figures do not compare
+            same = counts & np.isfinite(found.values)
+            name = f"{found.name}, pixels of “{panel.name}”"
+            rows.append((name, _figures(found.values, truth, same, ends, centred, similar)))
     where = "over the observed pixels" if mask is not None else "over all pixels"
     mean = ", after subtracting the mean of each (it is not measured)" if centred else ""
     source = "the truth lies in [0, 1]" if unit else "the range of the truth"

@@ -130,7 +130,7 @@ def bootstrap(
         if result is None:
             result = solve(operator, y, denoiser, noise_std=noise_std, data_term=data_term, **options)
             if result.stop is Stop.INTERRUPTED:
-                raise KeyboardInterrupt
+                raise KeyboardInterrupt("bootstrap: Ctrl-C came in the solve with all measurements; nothing is kept")
             news = result.warnings
         elif noise_std is not None:
             _check_noise(noise_std, result)
@@ -144,7 +144,7 @@ def bootstrap(
             checkpoint, "bootstrap", lambda: settings, world.x, lambda: world.operator.A(world.x)
         ) as kept:
             runs = run(world, n, kept, progress, client, n_workers)
-    found = _record(world, runs, hold, int(window), result)
+    found = _record(world, runs, n, hold, int(window), result)
     warn_of("bootstrap", (*news, *found.warnings))
     return found
 
@@ -169,7 +169,7 @@ def _parts(noise_std: Any) -> list[Tensor]:
     return [torch.as_tensor(one) for one in (noise_std if several else [noise_std])]
 
 
-def _record(world: Simulation, runs: Runs, hold: Any, window: int, result: Result) -> Bootstrap:
+def _record(world: Simulation, runs: Runs, n: int, hold: Any, window: int, result: Result) -> Bootstrap:
     """Return the error bars."""
     factor, spread = runs.factor(len(world.x))
 
@@ -191,5 +191,6 @@ def _record(world: Simulation, runs: Runs, hold: Any, window: int, result: Resul
         window=window,
         result=result,
         interrupted=runs.interrupted,
+        n_asked=n,
         warnings=tuple(said),
     )

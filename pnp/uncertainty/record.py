@@ -44,6 +44,7 @@ class Bootstrap:
         zoomed: errors of the zoomed copies, (m, B, C, H, W); m = 0 without that move.
         interrupted: Ctrl-C came before all copies were there.
         warnings: sentences on what looks wrong with the error bars.
+        n_asked: copies that were asked for; None: as many as there are.
     """
 
     x: Any = field(repr=False)
@@ -57,6 +58,7 @@ class Bootstrap:
     zoomed: Any = field(default=(), repr=False)
     interrupted: bool = False
     warnings: tuple[str, ...] = ()
+    n_asked: int | None = None
 
     @property
     def n(self) -> int:
@@ -124,7 +126,8 @@ class Bootstrap:
         Zoomed copies, which have the region at half its size, do not enter.
 
         Args:
-            mask: the region, bool or weights >= 0, (H, W) or broadcasting to x.
+            mask: the region, bool or floating-point weights >= 0, (H, W) or broadcasting to x; of labels one, such as
+                labels == 2.
             kind: "mean" or "sum".
         """
         if kind not in ("mean", "sum"):
@@ -145,8 +148,9 @@ class Bootstrap:
         several = not isinstance(self.factor, float)
         factor = " ".join(f"{float(f):.2f}" for f in (self.factor if several else [self.factor]))
         spread = "" if self.hold_out is None or several else f" +- {self.factor_std:.2g}"
+        asked = f" of {self.n_asked}" if self.interrupted and self.n_asked is not None else ""
         lines = [
-            f"{self.n} copies, moves {', '.join(self.moves) or 'none'}; factor {factor}{spread} ({held})",
+            f"{self.n}{asked} copies, moves {', '.join(self.moves) or 'none'}; factor {factor}{spread} ({held})",
             f"standard deviation {float(_tensor(self.std).median()):.3g} (median over the pixels)",
             *(["interrupted (Ctrl-C)"] if self.interrupted else []),
         ]
@@ -160,11 +164,18 @@ class Bootstrap:
     def _mask(self, mask: Any, caller: str) -> Tensor:
         x = _tensor(self.x)
         try:
-            w = _tensor(mask).to(x.device, x.real.dtype)
+            given = _tensor(mask)
+            w = given.to(x.device, x.real.dtype)
         except (TypeError, ValueError, RuntimeError) as error:
             raise TypeError(f"Bootstrap.{caller}: mask must be an array, got {type(mask).__name__}") from error
         if not broadcasts(tuple(w.shape), tuple(x.shape)):
             raise ValueError(f"Bootstrap.{caller}: mask must broadcast to x {tuple(x.shape)}, got {tuple(w.shape)}")
+        if not given.is_floating_point() and bool(((w != 0) & (w != 1)).any()):
+            kind = str(given.dtype).removeprefix("torch.")
+            raise ValueError(
+                f"Bootstrap.{caller}: mask must be true and false, or floating-point weights, got {kind} up to "
+                f"{float(w.max()):g}; of labels pass one, such as labels == 2"
+            )
         w = w.expand(x.shape)
         if not bool((w >= 0).all()) or not bool((w.flatten(2).sum(-1) > 0).all()):
             raise ValueError(f"Bootstrap.{caller}: mask must be >= 0, and positive somewhere in each image")

@@ -101,14 +101,23 @@ def run(world: Simulation, n: int, kept: RunState, progress: bool, client: Any, 
                 if bar is not None:
                     bar.update(SOLVES[outcome.task.kind])
         kept.end("done", dict(kept.tensors), dict(kept.numbers))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         if len(runs.found["copy"]) < MIN_COPIES:
-            raise
+            raise KeyboardInterrupt(_too_early(runs, kept)) from stopped
         runs.interrupted = True
     finally:
         if bar is not None:
             bar.close()
     return runs
+
+
+def _too_early(runs: Runs, kept: RunState) -> str:
+    """Return what Ctrl-C leaves where there are too few copies for error bars."""
+    n = sum(SOLVES[kind] * len(found) for kind, found in runs.found.items())
+    stopped = f"bootstrap: Ctrl-C came before {MIN_COPIES} copies were there, and there are no error bars"
+    if kept.checkpoint is None:
+        return f"{stopped}; with checkpoint=path the same call would resume"
+    return f"{stopped}; the checkpoint holds {n} solve{'s' * (n > 1)}, and the same call resumes" if n else stopped
 
 
 def _outcomes(world: Simulation, todo: list[Task], client: Any, n_workers: int | None) -> Generator[Outcome]:

@@ -157,7 +157,7 @@ def test_denoising_takes_the_default_and_says_so(data_term):
     same = solve(A, y, smooth, noise_std=0.1, data_term=data_term)
     assert torch.equal(result.x, same.x) and result.strength == 1.0
     assert result.strength_source.startswith("the default") and "the default" in str(result)
-    assert result.prediction_error is None and result.candidates == ()
+    assert result.strength_source.count("default") == 1 and result.prediction_error is None and result.candidates == ()
 
 
 # ---------------------------------------------------------------- what is chosen

@@ -150,6 +150,26 @@ def test_each_image_of_a_batch_chooses_for_itself():
         assert found.prediction_error[b] == pytest.approx(one.prediction_error, rel=1e-3)
 
 
+@pytest.mark.parametrize("how", [None, "sure"])
+def test_a_masked_image_and_a_whole_one_of_a_batch_get_what_they_get_alone(how):
+    x, _, y = masked(side=48)
+    options = {"strength": "auto", "held_out": how, "rtol": 0, "max_iter": 8}
+    both = torch.cat([y, x + 0.05 * noise(x)])
+    std = torch.where(torch.cat([y != 0, torch.ones_like(x) > 0]), 0.05, torch.inf)
+    A = Identity((48, 48))
+    found = solve(A, both, smooth, noise_std=std, **options)
+    alone = [solve(A, both[b, None], smooth, noise_std=std[b, None], **options) for b in range(2)]
+    assert found.strength == tuple(one.strength for one in alone)
+    for b, one in enumerate(alone):
+        assert [c[:2] for c in found.candidates[b]] == [c[:2] for c in one.candidates]
+        assert found.prediction_error[b] == (one.prediction_error and pytest.approx(one.prediction_error, rel=1e-3))
+        assert torch.allclose(found.x[b], one.x[0], atol=1e-5)
+    if how is None:
+        reason = alone[1].strength_source.removeprefix("the default: ")
+        assert alone[1].candidates == () and reason in found.strength_source and "1 of 2 images" in str(found)
+    assert alone[0].strength_source.split(" (")[0] == found.strength_source.split(" (")[0]
+
+
 def test_a_spoiled_pixel_among_those_held_out_does_not_decide():
     _, A, y = masked()
     held = hold_out(prepared(A, y), None)

@@ -23,10 +23,18 @@ def test_a_result_keeps_what_was_tried(tmp_path, batch):
     assert read_result(tmp_path / "none.h5").candidates == ()
 
 
+def test_images_for_which_nothing_was_tried_keep_their_place(tmp_path):
+    tried = ((), ((1.0, 8, 1.09, 0.02),), (), ((0.5, 12, 2.0, 0.1),))
+    write_result(tmp_path / "x.h5", np.ones((4, 1, 4, 4)), candidates=tried)
+    assert read_result(tmp_path / "x.h5").candidates == tried
+    write_result(tmp_path / "none.h5", np.ones((2, 1, 4, 4)), candidates=((), ()))
+    assert read_result(tmp_path / "none.h5").candidates == ()
+
+
 @pytest.mark.parametrize(
     ("column", "values"),
-    [("error", None), ("error", [1.0]), ("image", [0, 2]), ("image", [0, 1e18]), ("image", [0, math.nan]),
-     ("image", [[0, 1]]), ("n_iter", [8, math.nan]), ("n_iter", [8, 1e300])],
+    [("error", None), ("error", [1.0]), ("image", [0, 1.5]), ("image", [-1, 0]), ("image", [0, 1e18]),
+     ("image", [0, math.nan]), ("image", [[0, 1]]), ("n_iter", [8, math.nan]), ("n_iter", [8, 1e300])],
 )  # fmt: skip
 def test_broken_columns_of_what_was_tried_are_named(tmp_path, column, values):
     write_result(tmp_path / "x.h5", np.ones((1, 1, 4, 4)), candidates=((1.0, 8, 1.09, 0.02), (1.0, 24, 1.14, 0.03)))

@@ -20,6 +20,8 @@ from pnp.io import Measurements, read_nifti, read_result, write_measurements, wr
 from pnp.io.fits import read_fits_maps
 from pnp.metrics import nrmse, pearson_r
 from pnp.report import write_report
+from pnp.report.panels import Panel
+from pnp.report.scores import score
 
 
 def scene(name: str) -> tuple[Any, torch.Tensor, dict[str, Any]]:
@@ -66,6 +68,23 @@ def test_measurements_without_information_do_not_count():
     std[..., 0], y[..., 0] = np.inf, np.nan
     (first,) = first_estimate(Measurements(y, "blur", parameters, noise_std=std)).values()
     assert np.isnan(first[..., 0]).all() and np.isfinite(first[..., 1:]).all()
+
+
+def test_masked_measurements_are_compared_with_the_image_on_their_pixels():
+    truth = np.random.default_rng(0).random((1, 24, 24))
+    image, seen = truth + 0.05, np.arange(576).reshape(1, 24, 24) % 3 > 0
+    image[~seen] += 0.4  # what is not measured is worse
+    measured = np.where(seen, truth + 0.1, math.nan)
+    panels = [Panel("truth", "truth", truth), Panel("input", "measured", measured)]
+    found = score([*panels, Panel("reconstruction", "image", image)], None, centred=False)
+    rows = {name: figures[1] for name, figures in found.rows}
+    assert list(rows) == ["measured", "image, pixels of “measured”", "image"]
+    assert rows["measured"] == pytest.approx(20, abs=1e-6)  # 10 log10(1 / 0.1^2)
+    assert rows["image, pixels of “measured”"] == pytest.approx(20 * math.log10(20))
+    assert rows["image"] < 20
+    holes = [Panel(one.role, one.name, np.where(seen, one.values, math.nan)) for one in panels[:1]]
+    whole = [*holes, Panel("input", "measured", truth + 0.1), Panel("reconstruction", "image", image)]
+    assert [name for name, _ in score(whole, None, centred=False).rows] == ["measured", "image"]
 
 
 @pytest.fixture

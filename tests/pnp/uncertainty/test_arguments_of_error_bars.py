@@ -34,3 +34,13 @@ def test_calibrate_takes_pairs() -> None:
     for wrong in ((bars, Y), [(Y, bars)], [bars]):
         with pytest.raises(TypeError, match="images"):
             calibrate(wrong)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8])
+def test_labels_are_no_mask(dtype: torch.dtype) -> None:
+    bars = bootstrap(A, Y, TV(), n=2, noise_std=0.1, hold_out=None, max_iter=2)
+    labels = (torch.arange(256).reshape(16, 16) % 3).to(dtype)
+    for use in (bars.region, lambda mask: bars.covered(Y, 0.9, mask)):
+        with pytest.raises(ValueError, match=r"mask .* labels == 2"):
+            use(labels)
+    assert bars.region((labels == 2).to(dtype)) == bars.region(labels == 2) == bars.region((labels == 2).double())

@@ -16,6 +16,7 @@ from operators import stack as stacked
 from pnp import Checkpoint, LeastSquares, Poisson, ResultWarning, solve
 from pnp.ct import Transmission, simulate_counts
 from pnp.uncertainty import bootstrap
+from pnp.uncertainty.runs import Runs
 
 EXACT = {"strength": 1e-7, "max_iter": 1, "algorithm": "hqs", "check_adjoint": False}
 """One iteration that hardly weighs the prior: z = D(y / d) for y = d x + n."""
@@ -208,6 +209,7 @@ class TestSame:
         options = {"noise_std": 0.1, "max_iter": 3, "checkpoint": Checkpoint(path, minutes=0)}
         part = bootstrap(A, y, fails, n=4, **options)
         assert part.interrupted and 2 <= part.n < 4 and path.exists()
+        assert str(part).startswith(f"{part.n} of 4 copies") and str(whole).startswith("4 copies")
         assert torch.equal(part.samples, whole.samples[: part.n])
         again = bootstrap(A, y, smooth, n=4, **options)
         assert torch.equal(again.samples, whole.samples) and again.factor == whole.factor and not path.exists()
@@ -225,8 +227,26 @@ class TestSame:
         def stops(x, sigma):
             raise KeyboardInterrupt
 
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt, match=r"bootstrap: .* nothing is kept"):
             bootstrap(A, y, stops, n=2, noise_std=0.1)
+
+    def test_ctrl_c_before_two_copies_says_what_the_checkpoint_holds(self, tmp_path, monkeypatch):
+        A, _, y = toy(size=12)
+        options = {"n": 3, "noise_std": 0.1, "max_iter": 2, "hold_out": None}
+        keep = Runs.keep
+
+        def interrupted(runs, kept):
+            keep(runs, kept)
+            if runs.found["copy"]:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(Runs, "keep", interrupted)
+        with pytest.raises(KeyboardInterrupt, match="holds 1 solve, and the same call resumes"):
+            bootstrap(A, y, smooth, checkpoint=tmp_path / "copies", moves=("flip",), **options)
+        with pytest.raises(KeyboardInterrupt, match="checkpoint=path"):
+            bootstrap(A, y, smooth, moves=("flip",), **options)
+        monkeypatch.undo()
+        assert bootstrap(A, y, smooth, checkpoint=tmp_path / "copies", moves=("flip",), **options).n == 3
 
     def test_images_of_a_batch_have_their_own_factors(self):
         A = Radon((12, 12), torch.arange(12) * math.pi / 12)
