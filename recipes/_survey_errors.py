@@ -84,8 +84,7 @@ def from_simulations(
         return finished(solve(*seen, b_mode=False, max_iter=mass.n_iter))
 
     simulated = simulated_errors(run, *sky, noise_std, n_skies, generator=generator, progress=True)
-    mask = noise_std.isfinite().all(1, keepdim=True)
-    sigma = smooth_inside(wiener_std(A, y, noise_std, spectrum, generator=generator, draws=draws), mask)
+    sigma = wiener_error(A, y, noise_std, spectrum, draws=draws, generator=generator)
     how: dict[str, Any] = {"coverage": 0.683, "form": "value", "delta": 0.5, "heuristic": sigma, "kappa": mass.kappa_e}
     calibrated, uniform = calibrate_error(simulated, **how), calibrate_error(simulated, ranks=(), **how)
     header = {"ERRORS": "simulations", "COVERAGE": calibrated.coverage}
@@ -94,16 +93,19 @@ def from_simulations(
 
 
 def from_bootstrap(
-    A: KaiserSquiresEB, denoiser: Any, mass: MassMap, y: Tensor, noise_std: Tensor, *, n: int, seed: int
+    A: KaiserSquiresEB, denoiser: Any, mass: MassMap, y: Tensor, noise_std: Tensor, sigma: Tensor, *, n: int, seed: int
 ) -> ErrorMap:
     """Return standard deviations of E by the equivariant bootstrap; copies have the noise level and iterations of E.
 
     Copies begin at a regularised solution, and the map at 0: their own map is not quite the same, which is printed.
+    Where E has a peak its error is large, since copies lose it, and B has none: to detect peaks, in E and B alike,
+    sigma, the error of the Wiener filter, is scaled to the root mean square of the error map.
     """
     options = {"schedule": [mass.sigma], "max_iter": mass.n_iter, "relaxation": RELAXATION}
     bars = bootstrap(A, y, EModeOnly(denoiser), noise_std=noise_std, n=n, seed=seed, progress=True, **options)
     mask = noise_std.isfinite().all(1, keepdim=True)
     error = torch.where(mask, bars.std[:, :1], torch.nan)
+    unit = sigma * (error[mask].square().mean() / sigma[mask].square().mean()).sqrt()
     change = float((bars.x[:, :1] - mass.kappa_e)[mask].norm() / mass.kappa_e[mask].norm())
     lines = [
         f"error map: bootstrap, not calibrated, median {float(error[mask].median()):.3g}; {PEAKS}",
@@ -114,7 +116,15 @@ def from_bootstrap(
     lines += [f"bootstrap: {warning}" for warning in bars.warnings]
     lines += ["bootstrap: interrupted, fewer copies than asked for"] * bars.interrupted
     header = {"ERRORS": "bootstrap", "COPIES": bars.n, "FACTOR": float(bars.factor)}
-    return ErrorMap(error, error, "error of E by bootstrap", header, "\n".join(lines))
+    return ErrorMap(error, unit, "error of E by bootstrap", header, "\n".join(lines))
+
+
+def wiener_error(
+    A: KaiserSquires, y: Tensor, noise_std: Tensor, spectrum: Tensor, *, draws: int, generator: torch.Generator
+) -> Tensor:
+    """Return the standard deviation of the Wiener filter's error, found from few draws and smoothed."""
+    mask = noise_std.isfinite().all(1, keepdim=True)
+    return smooth_inside(wiener_std(A, y, noise_std, spectrum, generator=generator, draws=draws), mask)
 
 
 def smooth_inside(values: Tensor, mask: Tensor, px: float = 2.0) -> Tensor:

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from _common import Entry, parser, print_verdict, timed
 from _survey import PIXEL_ARCMIN, SIMULATED, add_arguments, find_survey, print_table, wide_sky, write_survey
-from _survey_errors import add_error_arguments, from_bootstrap, from_simulations, smoothed_noise
+from _survey_errors import add_error_arguments, from_bootstrap, from_simulations, smoothed_noise, wiener_error
 from _survey_figures import draw_iterations, draw_survey
 
 from denoisers import MLPatch
@@ -100,13 +100,13 @@ entries = [
 ][::-1]
 
 # Errors: calibrated on simulated skies, or from copies of the shear of the map itself
+n_skies, draws, copies = (8, 8, 2) if args.smoke else (args.skies, 64, args.copies)
+how = {"draws": draws, "generator": generator}
 if args.errors == "bootstrap":
-    EB, n = A_EB(grid.shape).to(args.device), 2 if args.smoke else args.copies
-    found = from_bootstrap(EB, D, mass, y, noise_std, n=n, seed=args.seed)
+    sigma, EB = wiener_error(A, y, noise_std, spectrum, **how), A_EB(grid.shape).to(args.device)
+    found = from_bootstrap(EB, D, mass, y, noise_std, sigma, n=copies, seed=args.seed)
 else:
-    how = {"n_skies": 8, "draws": 8} if args.smoke else {"n_skies": args.skies, "draws": 64}
-    similar = (wide, wide_kappa)
-    found = from_simulations(solve, mass, A, similar, y, noise_std, spectrum, generator=generator, **how)
+    found = from_simulations(solve, mass, A, (wide, wide_kappa), y, noise_std, spectrum, n_skies=n_skies, **how)
 
 # Numbers
 print(f"denoiser at sigma {mass.sigma:.3g}")
