@@ -101,7 +101,7 @@ def from_bootstrap(
     Where E has a peak its error is large, since copies lose it, and B has none: to detect peaks, in E and B alike,
     sigma, the error of the Wiener filter, is scaled to the root mean square of the error map.
     """
-    options = {"schedule": [mass.sigma], "max_iter": mass.n_iter, "relaxation": RELAXATION}
+    options: dict[str, Any] = {"schedule": [mass.sigma], "max_iter": mass.n_iter, "relaxation": RELAXATION}
     bars = bootstrap(A, y, EModeOnly(denoiser), noise_std=noise_std, n=n, seed=seed, progress=True, **options)
     mask = noise_std.isfinite().all(1, keepdim=True)
     error = torch.where(mask, bars.std[:, :1], torch.nan)
