@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +103,12 @@ def print_table(entries: list[Entry], A: KaiserSquires, y: Tensor, noise_std: Te
 
 
 def write_survey(
-    stem: Path, survey: ShearMap, mass: MassMap, error: Tensor, coverage: float, snr_ks: Tensor, peaks: Peaks
+    stem: Path, survey: ShearMap, mass: MassMap, error: Tensor, cards: Mapping[str, Any], snr_ks: Tensor, peaks: Peaks
 ) -> None:
-    """Write the map (HDF5); for a real survey also all maps (FITS) and the peaks, highest first (ECSV)."""
+    """Write the map (HDF5); for a real survey also all maps (FITS) and the peaks, highest first (ECSV).
+
+    The cards say in the header of the FITS maps where the error map is from.
+    """
     from astropy.table import Table
 
     write_result(
@@ -122,7 +126,7 @@ def write_survey(
     if survey.path == SIMULATED:
         return
     maps = {"KAPPA_E": mass.kappa_e, "KAPPA_B": mass.kappa_b, "ERROR": error, "SNR_KS": snr_ks, "MASK": survey.mask}
-    header = {"DENOISER": "MLPatch convergence", "SHEARCON": survey.convention, "COVERAGE": coverage}
+    header = {"DENOISER": "MLPatch convergence", "SHEARCON": survey.convention, **cards}
     write_fits_maps(stem.with_suffix(".fits"), maps, wcs=survey.wcs, header=header, overwrite=True)
 
     row, column = peaks.row.cpu().numpy(), peaks.column.cpu().numpy()

@@ -33,6 +33,8 @@ def draw_survey(
     error: Tensor,
     snr: Tensor,
     peaks: Peaks,
+    *,
+    error_title: str,
 ) -> None:
     """Draw the maps with north up and east to the left if known, the mask outlined and peaks circled.
 
@@ -47,7 +49,7 @@ def draw_survey(
     panels["ADMM + MLPatch: E, peaks"] = Panel(mass.kappa_e, "convergence", (low, high), peaks=peaks)
     panels["ADMM + MLPatch: B"] = Panel(mass.kappa_b, "convergence", (low, high))
     limits = (0.0, float(error.cpu()[survey.mask].quantile(0.99)))
-    panels["calibrated error of E"] = Panel(error, "convergence", limits, "viridis")
+    panels[error_title] = Panel(error, "convergence", limits, "viridis")
 
     height, width = survey.shape
     n_columns = -(-len(panels) // 2)

@@ -3,7 +3,8 @@
 gamma = A kappa + n, A of Kaiser and Squires, n of known standard deviation per pixel, nothing observed behind the mask.
 The shear comes from a survey (maps, such as COSMOS's, or a catalogue of galaxies) or is simulated; the truth is then
 used for the scores only. The settings of the map depend on the noise map alone. Errors are calibrated on simulated
-skies with the same mask and noise, whose standard deviation is measured from the shear or given by --std.
+skies with the same mask and noise, whose standard deviation is measured from the shear or given by --std; or they come
+from the bootstrap (--errors bootstrap), which simulates shear of the map itself.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from pathlib import Path
 
 import torch
 from _common import Entry, parser, print_verdict, timed
-from _survey import PIXEL_ARCMIN, SIMULATED, add_arguments, find_survey, finished, print_table, wide_sky, write_survey
-from _survey_errors import smooth_inside, smoothed_noise
+from _survey import PIXEL_ARCMIN, SIMULATED, add_arguments, find_survey, print_table, wide_sky, write_survey
+from _survey_errors import add_error_arguments, from_bootstrap, from_simulations, smoothed_noise, wiener_error
 from _survey_figures import draw_iterations, draw_survey
 
 from denoisers import MLPatch
@@ -29,18 +30,15 @@ from pnp.lensing import (
     ScaledPrior,
     b_mode_null,
     best_smoothing,
-    calibrate_error,
     check_prior,
     find_peaks,
     map_mass,
     measured_spectrum,
     pixel_spectrum,
     score_conventions,
-    simulated_errors,
     smoothed_kaiser_squires,
     whitened_chi2,
     wiener,
-    wiener_std,
 )
 
 p = parser(__doc__, image=None, reads=str, accepts="all maps in one file, FITS or HDF5 (default: a simulated survey)")
@@ -48,7 +46,7 @@ add_arguments(p)
 p.add_argument(
     "--std", type=float, help="standard deviation of simulated convergence (default: measured; simulated survey: 0.02)"
 )
-p.add_argument("--skies", type=int, default=32, help="number of simulated skies to calibrate and test the error map")
+add_error_arguments(p)
 p.add_argument("--snr", type=float, default=3.0, help="least signal-to-noise ratio of a peak")
 p.add_argument("--iterations", action="store_true", help="also draw the iterations, shear_survey_iterations.png")
 args = p.parse_args()
@@ -101,16 +99,14 @@ entries = [
     timed(f"Kaiser-Squires, {smoothing_px:g} px", lambda: smoothed_kaiser_squires(A, y, noise_std, smoothing_px)),
 ][::-1]
 
-# Errors: those of the Wiener filter, scaled to cover 68.3 % of the errors of MLPatch on simulated skies, separately for
-# groups of pixels by map value; delta = 1/2: the median sky has this coverage. This is the error of a peak's height.
-# Peaks are detected, in E and B alike, in units of an error map with one scale for all pixels.
-n_skies, n_draws = (8, 8) if args.smoke else (args.skies, 64)
-run = partial(solve, b_mode=False, max_iter=mass.n_iter)
-options = {"generator": generator, "progress": True}
-simulated = simulated_errors(lambda *seen: finished(run(*seen)), wide, wide_kappa, noise_std, n_skies, **options)
-sigma = smooth_inside(wiener_std(A, y, noise_std, spectrum, generator=generator, draws=n_draws), mask)
-how = {"coverage": 0.683, "form": "value", "delta": 0.5, "heuristic": sigma, "kappa": mass.kappa_e}
-calibrated, uniform = calibrate_error(simulated, **how), calibrate_error(simulated, ranks=(), **how)
+# Errors: calibrated on simulated skies, or from copies of the shear of the map itself
+n_skies, draws, copies = (8, 8, 2) if args.smoke else (args.skies, 64, args.copies)
+how = {"draws": draws, "generator": generator}
+if args.errors == "bootstrap":
+    sigma, EB = wiener_error(A, y, noise_std, spectrum, **how), A_EB(grid.shape).to(args.device)
+    found = from_bootstrap(EB, D, mass, y, noise_std, sigma, n=copies, seed=args.seed)
+else:
+    found = from_simulations(solve, mass, A, (wide, wide_kappa), y, noise_std, spectrum, n_skies=n_skies, **how)
 
 # Numbers
 print(f"denoiser at sigma {mass.sigma:.3g}")
@@ -121,23 +117,23 @@ print_verdict(entries[-1].name, whitened_chi2(A, mass.kappa_e, y, noise_std))
 for factor in (1.0, measured.noise_factor):
     null = b_mode_null(A, y, noise_std * factor**0.5, generator=generator, spectrum=spectrum)
     print(f"B modes: chi2 {null.chi2:.1f} in {null.dof} bands, p = {null.p_value:.2f}, noise variance x {factor:.3f}")
-print(f"error map: {calibrated}\nwith one scale: {uniform}")
+print(found.said)
 
 # Peaks, on the pixels of the survey
 crop, mask = grid.crop, survey.mask.to(args.device)
-error, snr_ks = crop(calibrated.error), crop(entries[0].image / smoothed_noise(A, noise_std, smoothing_px))
+error, snr_ks = crop(found.error), crop(entries[0].image / smoothed_noise(A, noise_std, smoothing_px))
 mass = replace(mass, kappa_e=crop(mass.kappa_e), kappa_b=crop(mass.kappa_b))
-unit = {"threshold": args.snr, "mask": mask, "noise_std": crop(uniform.error)}
+unit = {"threshold": args.snr, "mask": mask, "noise_std": crop(found.unit)}
 peaks, by_chance = find_peaks(mass.kappa_e, **unit), find_peaks(mass.kappa_b, **unit)
 shown = "   ".join(f"({int(i)}, {int(j)}) {h:.1f}" for _, i, j, h in list(zip(*peaks, strict=True))[:6])
 print(f"{len(peaks.row)} peaks above {args.snr:g} errors, {len(by_chance.row)} in B; (row, column) height: {shown}")
 
 # Files and figures, DIR/<recipe>.*; tables and FITS maps for real surveys only
 stem = args.output / Path(sys.argv[0]).stem
-write_survey(stem, survey, mass, error, calibrated.coverage, snr_ks, peaks)
+write_survey(stem, survey, mass, error, found.header, snr_ks, peaks)
 others = {} if survey.kappa is None else {"truth": survey.kappa}
 others |= {entry.name: crop(entry.image) for entry in entries[:-1]}
-draw_survey(stem.with_suffix(".png"), survey, others, mass, error, snr_ks, peaks)
+draw_survey(stem.with_suffix(".png"), survey, others, mass, error, snr_ks, peaks, error_title=found.title)
 if args.iterations:
     raw = A.A_adjoint(y)
     pairs = {"Kaiser-Squires": (raw, D(raw, mass.sigma)), **pairs}

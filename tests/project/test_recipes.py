@@ -78,6 +78,16 @@ def test_smoke(recipe, tmp_path):
     assert out.splitlines()[0] == again.splitlines()[0]
 
 
+def test_error_bars_of_a_mass_map_without_simulated_skies(tmp_path):
+    recipe = next(path for path in RECIPES if path.stem == "shear_survey")
+    arguments = ("--smoke", "--errors", "bootstrap", "--seed", 3, "--output", tmp_path)
+    out, again = run(recipe, *arguments), run(recipe, *arguments)
+    said = [line for line in out.splitlines() if "bootstrap" in line]
+    assert "2 copies" in said[1] and "at peaks" in said[0] and "coverage" not in out
+    assert said == [line for line in again.splitlines() if "bootstrap" in line]
+    assert {path.name for path in tmp_path.iterdir()} == {"shear_survey.png", "shear_survey.h5"}
+
+
 def test_recipe_with_an_image_of_the_users(tmp_path):
     rows = np.linspace(0, 900, 40, dtype=np.float32)
     write_image(tmp_path / "mine.fits", np.broadcast_to(rows[:, None], (40, 56)))

@@ -46,8 +46,13 @@ def survey(tmp_path_factory) -> tuple[Path, torch.Tensor]:
 @pytest.fixture(scope="module")
 def found(survey, tmp_path_factory) -> tuple[str, Path]:
     """Return what the recipe prints, and where its files are."""
-    folder, out = survey[0], tmp_path_factory.mktemp("out")
-    command = [sys.executable, "-W", "error", str(RECIPE), "--smoke", "--iterations", "--output", str(out)]
+    out = tmp_path_factory.mktemp("out")
+    return run(survey[0], out, "--iterations"), out
+
+
+def run(folder: Path, out: Path, *more: str) -> str:
+    """Run the recipe on the survey's maps; return what it prints."""
+    command = [sys.executable, "-W", "error", str(RECIPE), "--smoke", "--output", str(out), *more]
     for name in ("e1", "e2", "mask"):
         command += [f"--{name}", str(folder / f"{name}.fits")]
     command += ["--noise-std", str(folder / "std.fits"), "--pixel-arcmin", "0.29", "--snr", "1"]
@@ -55,7 +60,7 @@ def found(survey, tmp_path_factory) -> tuple[str, Path]:
         command, capture_output=True, text=True, timeout=120, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout, out
+    return done.stdout
 
 
 def test_the_signs_are_found_and_used(found):
@@ -101,6 +106,33 @@ def test_peaks_have_a_place_on_the_sky(found):
     assert abs(peaks["ra"].data - 150).max() < 0.3 and abs(peaks["dec"].data - 2).max() < 0.3
     assert (out / "shear_survey.png").stat().st_size > 10_000
     assert (out / "shear_survey_iterations.png").stat().st_size > 10_000
+
+
+def test_the_bootstrap_makes_the_error_map_of_the_same_mass_map(survey, found, tmp_path):
+    printed = run(survey[0], tmp_path, "--errors", "bootstrap")
+    assert "error map: bootstrap, not calibrated" in printed and "48 to 60 %" in printed
+    assert "moves shift, flip, turn, zoom" in printed and "held-out skies" not in printed
+    with fits.open(tmp_path / "shear_survey.fits") as file, fits.open(found[1] / "shear_survey.fits") as other:
+        for name in ("KAPPA_E", "KAPPA_B", "SNR_KS"):
+            np.testing.assert_array_equal(file[name].data, other[name].data)
+        E, error, mask = (file[name].data for name in ("KAPPA_E", "ERROR", "MASK"))
+        cards = [opened[0].header for opened in (file, other)]
+    assert np.array_equal(np.isfinite(error), mask > 0) and (error[mask > 0] > 0).all()
+    assert [header["ERRORS"] for header in cards] == ["bootstrap", "simulations"]
+    assert cards[0]["COPIES"] == 2 and cards[0]["FACTOR"] >= 1 and "COVERAGE" not in cards[0]
+    assert 0 < cards[1]["COVERAGE"] < 1
+    peaks = Table.read(tmp_path / "shear_survey_peaks.ecsv")
+    assert len(peaks) > 0
+    unit = E[peaks["row"], peaks["column"]] / peaks["snr"]  # the noise is uniform, and so is the error, nearly
+    np.testing.assert_allclose(unit, np.sqrt(np.mean(error[mask > 0] ** 2)), rtol=0.3)
+    np.testing.assert_allclose(peaks["error"], error[peaks["row"], peaks["column"]], rtol=1e-6)
+    assert (tmp_path / "shear_survey.png").read_bytes() != (found[1] / "shear_survey.png").read_bytes()
+
+
+def test_help_says_that_the_bootstrap_is_too_small_at_peaks():
+    done = subprocess.run([sys.executable, str(RECIPE), "--help"], capture_output=True, text=True, timeout=60)
+    printed = " ".join(done.stdout.split())
+    assert "--errors {simulations,bootstrap}" in printed and "48 to 60 %" in printed
 
 
 def test_missing_maps_are_one_sentence(survey, tmp_path):
