@@ -122,7 +122,7 @@ def solve(
     >>> y = 2 * torch.arange(16.0).reshape(1, 1, 4, 4)
     >>> result = solve(A, y, lambda x, sigma: x, noise_std=0.1)
     >>> result.stop, bool((result.x - y / 2).abs().max() < 1e-2)
-    (<Stop.CONVERGED: 'The relative residuals fell below rtol at the last noise level.'>, True)
+    (<Stop.MAX_ITER: 'The iterations ran to max_iter.'>, True)
     """
     max_iter = check_number(
         "max_iter",

@@ -1,5 +1,7 @@
 """`pnp train denoiser` with several lattices."""
 
+from dataclasses import astuple
+
 import pytest
 import torch
 from command import run
@@ -33,7 +35,7 @@ def test_lattices_are_options_and_the_run_resumes(monkeypatch, photographs, caps
     code, output = train(monkeypatch, photographs, *options, "--steps", 1)
     assert code == 0
     model = MLPatch.from_pretrained(output)
-    assert [tuple(stage) for stage in model.network.stages] == [
+    assert [astuple(stage) for stage in model.network.stages] == [
         (2, 8, 6, (1,)),
         (4, 12, 7, (1, 1)),
         (2, 8, 8, (1,)),

@@ -28,7 +28,14 @@ SCANNER = Radon((N, N), ANGLES, n_detectors=N)
 FINE = 2 * head(2 * N) / float(avg_pool2d(head(2 * N), 2).sum(-1).max())
 HEAD = avg_pool2d(FINE, 2)
 LINES = Radon((2 * N, 2 * N), ANGLES, n_detectors=N, pixel_size=0.5).A(FINE)
-DEFAULTS: dict[str, Any] = {"algorithm": "admm", "strength": 1.0, "schedule": None, "bounds": None, "x0": None}
+DEFAULTS: dict[str, Any] = {
+    "algorithm": "admm",
+    "relaxation": None,
+    "strength": 1.0,
+    "schedule": None,
+    "bounds": None,
+    "x0": None,
+}
 DEFAULTS |= {"rtol": 1e-3, "check_adjoint": True}
 NETWORK = MLPatch.from_pretrained("gray")
 RNG = np.random.default_rng(1)
