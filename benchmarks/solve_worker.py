@@ -40,6 +40,8 @@ def settings_of(want: dict[str, Any]) -> dict[str, Any]:
     from pnp.drivers import levels
 
     rest, own = dict(want), (schedules, schedules, levels)
+    if "annealing" in rest:  # iterations of each algorithm
+        rest["annealing"] = {**levels.ANNEALING, "admm": rest["annealing"]}
     for module, constant, name in zip(own, CONSTANTS.values(), CONSTANTS, strict=True):
         DEFAULTS.setdefault(name, getattr(module, constant))
         setattr(module, constant, rest.pop(name, DEFAULTS[name]))
