@@ -16,13 +16,15 @@ from ..checks import as_tensor
 from ..drivers.arguments import as_measurements, as_operator
 from ..drivers.binding import as_data_term, bind
 from ..drivers.noise_weights import clean_and_weigh
-from ..drivers.parts import Joined, check_parts, join
+from ..drivers.parts import Joined, check_parts, join, noise_used
 from ..drivers.physics_noise import owners_of
 from ..drivers.result import Result, Stop
 from ..drivers.solve import solve
 from .held_out import N_FOLDS, Without, draw_groups, kind_for, sums_of
 from .moves import FIRST, draw_move, draw_zoom
 
+SAME_NOISE = 0.01
+"""Largest relative difference of a noise level that is still the same."""
 GROUPS, COPIES, CHECKS, ZOOMS = range(4)
 """Streams of random numbers."""
 
@@ -100,6 +102,8 @@ class Simulation:
         else:
             owners = owners_of(operator, len(y))
             operator, y, weights, _ = join(operator, y, noise_std, term)
+        if result.noise_std is not None:
+            _check_noise(noise_used(operator.part_weights if isinstance(operator, Joined) else weights, False), result)
         rejected = None if result.rejected is None else _joined(result.rejected, y)
         h: Any = bind(Without(term, rejected), operator, y, weights, options.get("check_adjoint", True))
         if not callable(getattr(h, "simulate", None)):
@@ -213,6 +217,23 @@ class Simulation:
         if isinstance(judge, LeastSquaresStep) and isinstance(h, LeastSquaresStep):
             return h.with_errors(judge.model)
         return h
+
+
+def _check_noise(used: Any, result: Result) -> None:
+    """Refuse a result of another noise level: its error bars would be of neither."""
+    several = isinstance(used, tuple)
+    parts = zip(*((used, result.noise_std) if several else ((used,), (result.noise_std,))), strict=True)
+    for mine, theirs in parts:
+        ours, given = torch.as_tensor(mine), torch.as_tensor(theirs)
+        given = given.to(ours.device)
+        both = ours.isfinite() & given.isfinite()
+        ratio = torch.where(both, given / ours, 1)
+        if bool((ours.isfinite() != given.isfinite()).any()) or bool(((ratio - 1).abs() > SAME_NOISE).any()):
+            raise ValueError(
+                "bootstrap: result must be of solve with the same noise_std, got one with "
+                f"{float(ratio.min()):.3g} to {float(ratio.max()):.3g} times that; pass that of the call, or leave "
+                "result out"
+            )
 
 
 def _joined(rejected: Any, y: Tensor) -> Tensor:

@@ -115,7 +115,7 @@ def bootstrap(
     kinds = as_kinds(moves)
     if reserved := [name for name in RESERVED if options.get(name) is not None]:
         raise TypeError(f"bootstrap: {reserved[0]} cannot be used, since every copy begins at its own first estimate")
-    if "held_out" in options:
+    if "held_out" in options and not isinstance(options.get("strength"), str):
         raise TypeError('bootstrap: held_out is of solve(strength="auto"); hold_out says what the factor comes from')
     if result is not None and not isinstance(result, Result):
         raise TypeError(f"bootstrap: result must be what solve returned, got {type(result).__name__}")
@@ -132,8 +132,6 @@ def bootstrap(
             if result.stop is Stop.INTERRUPTED:
                 raise KeyboardInterrupt("bootstrap: Ctrl-C came in the solve with all measurements; nothing is kept")
             news = result.warnings
-        elif noise_std is not None:
-            _check_noise(noise_std, result)
         noise_std = result.noise_std if noise_std is None else noise_std
         world = Simulation.of(operator, y, denoiser, noise_std, data_term, result, options)
         world.kinds, world.max_shift, world.seed = kinds, float(max_shift), int(seed)
@@ -147,26 +145,6 @@ def bootstrap(
     found = _record(world, runs, n, hold, int(window), result)
     warn_of("bootstrap", (*news, *found.warnings))
     return found
-
-
-def _check_noise(noise_std: Any, result: Result) -> None:
-    """Refuse a result of another noise level: its error bars would be of neither."""
-    pairs = zip(_parts(noise_std), _parts(result.noise_std), strict=False)
-    for given, used in pairs:
-        ratio = (given / used)[(given > 0) & given.isfinite() & used.isfinite()] if used.numel() else used
-        if ratio.numel() and not 0.99 < float(ratio.double().median()) < 1.01:
-            raise ValueError(
-                f"bootstrap: result must be of solve with the same noise_std, got one with {float(ratio.median()):.3g} "
-                "of it; pass the noise_std of that call, or leave result out"
-            )
-
-
-def _parts(noise_std: Any) -> list[Tensor]:
-    """Return noise levels as tensors, one for each part of a stack's measurements."""
-    if noise_std is None:
-        return []
-    several = isinstance(noise_std, (tuple, list)) and any(not isinstance(one, (int, float)) for one in noise_std)
-    return [torch.as_tensor(one) for one in (noise_std if several else [noise_std])]
 
 
 def _record(world: Simulation, runs: Runs, n: int, hold: Any, window: int, result: Result) -> Bootstrap:

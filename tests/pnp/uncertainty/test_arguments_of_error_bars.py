@@ -29,6 +29,19 @@ def test_held_out_is_of_solve() -> None:
         bootstrap(A, Y, TV(), n=2, noise_std=0.1, held_out="views")
 
 
+    bars = bootstrap(A, Y, TV(), n=2, noise_std=0.1, hold_out=None, max_iter=2, strength="auto", held_out="blocks")
+    assert bars.result is not None and "held out" in bars.result.strength_source
+
+
+def test_each_image_of_a_batch_has_its_noise_level() -> None:
+    y, std = torch.cat([Y, Y.flip(-1)]), torch.tensor([0.05, 0.2])
+    result = solve(A, y, TV(), noise_std=std, max_iter=2)
+    options = {"n": 2, "hold_out": None, "result": result, "max_iter": 2}
+    assert bootstrap(A, y, TV(), noise_std=std, **options).result is result
+    with pytest.raises(ValueError, match="noise_std"):  # of the second image alone
+        bootstrap(A, y, TV(), noise_std=torch.tensor([0.05, 0.1]), **options)
+
+
 def test_calibrate_takes_pairs() -> None:
     bars = bootstrap(A, Y, TV(), n=2, noise_std=0.1, hold_out=None, max_iter=2)
     for wrong in ((bars, Y), [(Y, bars)], [bars]):
