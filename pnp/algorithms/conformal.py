@@ -23,9 +23,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from ..checks import check_number, short
 
 FORMS = ("pixel", "field", "value")
 RANKS = (0.5, 0.9, 0.99)
@@ -39,6 +43,22 @@ def is_enough(n: int, c: float, form: str, delta: float) -> bool:
     if form == "value":
         return n >= 1 and math.ceil((n + 1) * (1 - delta)) <= n
     return n >= 1 and _upper_bound([0.0] * n, delta) <= 1 - c
+
+
+def check_target(
+    caller: str, coverage: Any, delta: Any, form: str, ranks: Any, forms: Sequence[str] = FORMS
+) -> tuple[float, float]:
+    """Return the checked coverage and delta; refuse a form that is not one of `forms`, and ranks that do not rise."""
+    c = check_number("coverage", coverage, above=0, caller=caller)
+    delta = check_number("delta", delta, above=0, caller=caller)
+    for name, value in (("coverage", c), ("delta", delta)):
+        if value >= 1:
+            raise ValueError(f"{caller}: {name} must be below 1, got {value!r}")
+    if form not in forms:
+        raise ValueError(f"{caller}: form must be {', '.join(forms[:-1])} or {forms[-1]}, got {short(repr(form), 60)}")
+    if not hasattr(ranks, "__len__") or not all(low < high for low, high in pairwise([0.0, *ranks, 1.0])):
+        raise ValueError(f"{caller}: ranks must rise between 0 and 1, got {short(repr(ranks), 60)}")
+    return c, delta
 
 
 def rank_groups(maps: Tensor, ranks: Sequence[float]) -> Tensor:

@@ -29,7 +29,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from ..algorithms.conformal import FORMS, RANKS, factors, is_enough, rank_groups
+from ..algorithms.conformal import RANKS, check_target, factors, is_enough, rank_groups
 from ..algorithms.protocols import Operator
 from ..checks import broadcasts, check_number, short
 from ..drivers.progress import with_progress
@@ -196,16 +196,8 @@ def calibrate_error(
         ValueError: an argument does not fit, or too few skies are left for lambda: "pixel" needs c/(1 - c), "value"
             (1 - delta)/delta.
     """
-    c = check_number("coverage", coverage, above=0, caller="calibrate_error")
-    delta = check_number("delta", delta, above=0, caller="calibrate_error")
-    for name, value in (("coverage", c), ("delta", delta)):
-        if value >= 1:
-            raise ValueError(f"calibrate_error: {name} must be below 1, got {value!r}")
-    if form not in FORMS:
-        raise ValueError(f"calibrate_error: form must be pixel, field or value, got {short(repr(form), 60)}")
-    ends = [0.0, *ranks, 1.0]
-    if not all(low < high for low, high in pairwise(ends)):
-        raise ValueError(f"calibrate_error: ranks must rise between 0 and 1, got {short(repr(ranks), 60)}")
+    c, delta = check_target("calibrate_error", coverage, delta, form, ranks)
+    n_groups = len(ranks) + 1
     error, truth, mask = simulated.error.abs(), simulated.truth, simulated.mask
     if form == "value" and (kappa is None or kappa.shape != mask.shape):
         got = None if kappa is None else tuple(kappa.shape)
@@ -225,7 +217,7 @@ def calibrate_error(
             f"form, got {max(n_calibration, 0)}; simulate more, or lower coverage"
         )
     group = rank_groups(simulated.maps, ranks)
-    if form == "value" and len(set(group[0].tolist())) < len(ends) - 1:
+    if form == "value" and len(set(group[0].tolist())) < n_groups:
         raise ValueError(
             f"calibrate_error: ranks must leave pixels in every group, got {short(repr(ranks), 60)} for "
             f"{truth.shape[1]} pixels; use wider groups"
@@ -238,7 +230,7 @@ def calibrate_error(
     if not bool((sigma > 0).all() and sigma.isfinite().all()):
         raise ValueError("calibrate_error: heuristic must be positive and finite where observed, got other values")
     scores = error[rest] / sigma
-    factor = factors(scores, group[rest], len(ends) - 1, c, form, delta)
+    factor = factors(scores, group[rest], n_groups, c, form, delta)
 
     # Coverage of the held-out skies
     held = slice(len(error) - n_test, None)
@@ -246,7 +238,7 @@ def calibrate_error(
     covered = error <= (factor[group] if form == "value" else factor) * sigma
     share = covered.double().mean(1)
     high = truth.topk(max(1, round(0.01 * truth.shape[1])), dim=1).indices
-    peaks = torch.cat([_peaks(_spread_out(x, mask), mask) for x in simulated.maps[held]]) & (group == len(ends) - 2)
+    peaks = torch.cat([_peaks(_spread_out(x, mask), mask) for x in simulated.maps[held]]) & (group == n_groups - 1)
     normal = math.sqrt(2) * float(torch.erfinv(torch.tensor(c, dtype=torch.float64)))
     own = factor if form != "value" or kappa is None else factor[rank_groups(kappa[mask][None], ranks)[0]]
     return CalibratedError(
@@ -258,7 +250,7 @@ def calibrate_error(
         coverage=float(share.mean()),
         coverage_spread=float(share.std()),
         ranks=tuple(ranks),
-        coverage_by_value=tuple(float(covered[group == g].double().mean()) for g in range(len(ends) - 1)),
+        coverage_by_value=tuple(float(covered[group == g].double().mean()) for g in range(n_groups)),
         coverage_peaks=float(covered[peaks].double().mean()),
         coverage_high=float(covered.gather(1, high).double().mean()),
         heuristic_coverage=float((error <= normal * sigma).double().mean()),

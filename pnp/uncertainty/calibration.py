@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..algorithms.conformal import RANKS, factors, fewest, is_enough, rank_groups
-from ..checks import broadcasts, check_number, short
+from ..algorithms.conformal import RANKS, check_target, factors, fewest, is_enough, rank_groups
+from ..checks import broadcasts, short
 from .record import Bootstrap
 
 FORMS = ("field", "value")
@@ -110,15 +109,7 @@ def calibrate(
     >>> round(float(found.factor), 1)  # 2 x 1.645
     3.3
     """
-    c = check_number("coverage", coverage, above=0, caller="calibrate")
-    delta = check_number("delta", delta, above=0, caller="calibrate")
-    for name, value in (("coverage", c), ("delta", delta)):
-        if value >= 1:
-            raise ValueError(f"calibrate: {name} must be below 1, got {value!r}")
-    if form not in FORMS:
-        raise ValueError(f"calibrate: form must be field or value, got {short(repr(form), 60)}")
-    if not isinstance(ranks, Sequence) or not all(low < high for low, high in pairwise([0.0, *ranks, 1.0])):
-        raise ValueError(f"calibrate: ranks must rise between 0 and 1, got {short(repr(ranks), 60)}")
+    c, delta = check_target("calibrate", coverage, delta, form, ranks, FORMS)
     rows = [row for pair in images for row in _scores(*_pair(pair), mask)]
     sizes = {len(score) for score, _ in rows}
     if len(sizes) > 1:
