@@ -137,6 +137,7 @@ class LeastSquaresStep:
         self.back_projection: Tensor = operator.A_adjoint(self._weigh(y))
         self.inner_iterations = 0
         self._curvature: float | Tensor | None = None
+        self._flatness_and_coverage: tuple[float | Tensor, float | Tensor] | None = None
         self._image_weights = _image_weights(weights, y)
         self.last_x: Tensor | None = None  # the last x-update, where CG starts
         self._reached: Tensor | None = None  # measurements that A reaches
@@ -292,16 +293,21 @@ class LeastSquaresStep:
 
     def spectral_flatness(self) -> float | Tensor:
         """Return tr(M^2) / (||M|| tr M) of M = A*WA, ||M|| the `curvature`; without the mean where that dominates."""
-        curvature = self.curvature()  # first: it finds whether the mean dominates
-        return estimate_spectral_flatness(self._normal_of_curvature, self.back_projection, curvature)
+        return self._spectrum()[0]
 
     def coverage(self) -> float | Tensor:
         """Return tr M / (n ||M||) of M = A*WA, n the number of pixels: 1 where y determines all of them alike.
 
         ||M|| is the `curvature`; where the mean dominates, all is without it.
         """
-        curvature = self.curvature()
-        return estimate_coverage(self._normal_of_curvature, self.back_projection, curvature)
+        return self._spectrum()[1]
+
+    def _spectrum(self) -> tuple[float | Tensor, float | Tensor]:
+        """Return spectral flatness and coverage, found once from one application of A*WA."""
+        if self._flatness_and_coverage is None:
+            curvature = self.curvature()  # first: it finds whether the mean dominates
+            self._flatness_and_coverage = estimate_spectrum(self._normal_of_curvature, self.back_projection, curvature)
+        return self._flatness_and_coverage
 
     def _normal_of_curvature(self, x: Tensor) -> Tensor:
         """Return A*WA x, on images of mean zero where the mean dominates: the M of `curvature`."""
@@ -348,6 +354,10 @@ class LeastSquaresStep:
         y = torch.where(rejected, 0, self.y)
         return self._like(y, weights, self.model)
 
+    def with_measurements(self, y: Any) -> LeastSquaresStep:
+        """Return the same data term with other measurements, and without common errors."""
+        return self._like(y, self.weights, None)
+
     def with_errors(self, model: ErrorModel | None) -> LeastSquaresStep:
         """Return the same data term with other common errors."""
         other = self._like(self.y, self.weights, model)
@@ -358,26 +368,25 @@ class LeastSquaresStep:
         return LeastSquaresStep(self.operator, y, weights, rtol=self.rtol, max_iter=self.max_iter, model=model)
 
 
-def estimate_spectral_flatness(
+def estimate_spectrum(
     normal: Callable[[Tensor], Tensor], like: Tensor, norm: float | Tensor
-) -> float | Tensor:
-    """tr(M^2) / (norm tr M) of each image from one random probe v: E <v, M v> = tr M and E |M v|^2 = tr(M^2)."""
-    v = white_noise(like[:1]).expand(like.shape)
-    Mv = normal(v)
-    pairs = zip(images(v), images(Mv), each(norm, len(like)), strict=True)
-    return together([_flatness(one, M_one / top) for one, M_one, top in pairs])  # divided before it is squared
+) -> tuple[float | Tensor, float | Tensor]:
+    """tr(M^2) / (norm tr M) and tr M / (n norm) of each image of n pixels, from one random probe v.
 
-
-def estimate_coverage(normal: Callable[[Tensor], Tensor], like: Tensor, norm: float | Tensor) -> float | Tensor:
-    """tr M / (n norm) of each image, n its pixels, from one random probe v: <v, M v> / <v, v>, exact for M = norm."""
+    E <v, M v> = tr M and E |M v|^2 = tr(M^2); <v, M v> / <v, v> is exact for M = norm.
+    """
     v = white_noise(like[:1]).expand(like.shape)
-    pairs = zip(images(v), images(normal(v)), each(norm, len(like)), strict=True)
     energy = float((v[:1].abs() ** 2).sum())
-    return together([float(torch.real(one.conj() * M_one / top).sum()) / energy for one, M_one, top in pairs])
+    rows = [
+        (one, M_one / top)  # divided before it is squared
+        for one, M_one, top in zip(images(v), images(normal(v)), each(norm, len(like)), strict=True)
+    ]
+    traces = [float(torch.real(one.conj() * M_one).sum()) for one, M_one in rows]
+    flatness = [_flatness(M_one, trace) for (_, M_one), trace in zip(rows, traces, strict=True)]
+    return together(flatness), together([trace / energy for trace in traces])
 
 
-def _flatness(v: Tensor, Mv: Tensor) -> float:
-    trace = float(torch.real(v.conj() * Mv).sum())
+def _flatness(Mv: Tensor, trace: float) -> float:
     return min(1.0, float((Mv.abs() ** 2).sum()) / trace) if trace > 0 else 1.0
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..checks import as_tensor, broadcasts, check_number, short
 from .batch import each, images, operator_norms, per_image, together
 from .count_statistics import are_whole, concerns_of_counts, deviance_residuals
-from .least_squares import apply_normal, estimate_coverage, estimate_spectral_flatness
+from .least_squares import apply_normal, estimate_spectrum
 from .protocols import Operator
 
 
@@ -213,6 +213,7 @@ class PoissonStep:
         self.sensitivity = operator.A_adjoint(self._weights)  # s = A* 1, for a gain of 1
         self._variances = self._means(gain * self._counts)
         self._curvature: float | Tensor | None = None  # found once, by a power iteration
+        self._flatness_and_coverage: tuple[float | Tensor, float | Tensor] | None = None
         self._least = per_image(MIN_EXPECTED * self._means(self._counts), y)
         if bool((self.sensitivity < -RINGING * self.sensitivity.max().clamp(min=0)).any()):
             raise ValueError(
@@ -255,13 +256,20 @@ class PoissonStep:
 
     def spectral_flatness(self) -> float | Tensor:
         """Return tr(M^2) / (||M|| tr M) of M = A*A / mean(gain y)."""
-        variance = per_image(self._variances, self.back_projection)
-        return estimate_spectral_flatness(lambda x: self._normal(x) / variance, self.back_projection, self.curvature())
+        return self._spectrum()[0]
 
     def coverage(self) -> float | Tensor:
         """Return tr M / (n ||M||) of M = A*A / mean(gain y), n the number of pixels."""
-        variance = per_image(self._variances, self.back_projection)
-        return estimate_coverage(lambda x: self._normal(x) / variance, self.back_projection, self.curvature())
+        return self._spectrum()[1]
+
+    def _spectrum(self) -> tuple[float | Tensor, float | Tensor]:
+        """Return spectral flatness and coverage, found once from one application of A*A."""
+        if self._flatness_and_coverage is None:
+            variance, like = per_image(self._variances, self.back_projection), self.back_projection
+            self._flatness_and_coverage = estimate_spectrum(
+                lambda x: self._normal(x) / variance, like, self.curvature()
+            )
+        return self._flatness_and_coverage
 
     def _means(self, values: Tensor) -> float | Tensor:
         """Return each image's mean over the measurements that were not left out, of values that are 0 there."""

@@ -163,8 +163,7 @@ class Started:
         self._train, self._first = train, train.initial()
         if hidden is not None and isinstance(whole, LeastSquaresStep) and hasattr(whole.operator, "fbp"):
             filled = torch.where(hidden, whole.operator.A(self._first), whole.y)
-            like = LeastSquaresStep(whole.operator, filled, whole.weights, rtol=whole.rtol, max_iter=whole.max_iter)
-            self._first = like.initial()
+            self._first = whole.with_measurements(filled).initial()
 
     def initial(self) -> Tensor:
         """Return the first estimate, found once."""

@@ -51,9 +51,7 @@ class Probe:
         self._signs = torch.where(counted & ~hidden, 2 * signs - 1, 0).to(whole.y.dtype)
         self.shares = _shares(whole.back_projection, counted, hidden)
         std = torch.where(whole.weights > 0, whole.weights, torch.inf) ** -0.5
-        self.term = LeastSquaresStep(
-            whole.operator, train.y + STEP * std * self._signs, train.weights, rtol=train.rtol, max_iter=train.max_iter
-        )
+        self.term = train.with_measurements(train.y + STEP * std * self._signs)
 
     def squares(self, x: Tensor, moved: Tensor) -> Tensor:
         """Return for each measurement its part of the risk of x.
