@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from .denoiser import denoising_psnr
 from .images import Crops, Sampler, centre, load_folder
 from .options import NoiseLevels, TrainingOptions
@@ -59,14 +61,20 @@ def photograph_set(folder: str | Path, *, channels: int = 1, crop: int = 96) -> 
         raise ValueError(f"photograph_set: {str(folder)!r} has one image; training and validation need at least two")
     held_out = min(16, max(1, len(images) // 50))
     validation = [centre(x, 512).float() / 255 for x in images[-held_out:]]
+    sampler = Crops(images[:-held_out], crop, shrink=(0.7,) if channels == 1 else (0.7, 0.5), recolour=channels == 3)
+    about = f"{len(images) - held_out} images of {Path(folder).resolve().name}, {held_out} held out"
+    return image_set(sampler, validation, about, channels=channels, crop=crop)
+
+
+def image_set(sampler: Sampler, validation: list[Tensor], about: str, *, channels: int, crop: int) -> TrainingSet:
+    """Return crops of images in [0, 1] with sigma in [0.2, 55]/255, and images (C, H, W) that validate at 25/255."""
     return TrainingSet(
-        sampler=Crops(images[:-held_out], crop, shrink=(0.7,) if channels == 1 else (0.7, 0.5), recolour=channels == 3),
+        sampler=sampler,
         levels=NoiseLevels(0.2 / 255, 55 / 255, "mixed"),
         # The weight keeps details of single channels at low noise, despite the correlation learned at high noise.
         options=TrainingOptions(batch=12, loss_power=1.0 if channels == 1 else 1.5),
         validate=lambda model: denoising_psnr(model, validation, 25 / 255),
         measure="PSNR in dB at sigma 25/255",
-        about=f"{len(images) - held_out} images of {Path(folder).resolve().name}, {held_out} held out; "
-        f"{'grey' if channels == 1 else 'colour'} crops of {crop} x {crop}",
-        n_held_out=held_out,
+        about=f"{about}; {'grey' if channels == 1 else 'colour'} crops of {crop} x {crop}",
+        n_held_out=len(validation),
     )

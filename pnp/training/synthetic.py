@@ -25,10 +25,8 @@ from torch import Tensor
 from ..phantoms import chest, head
 from . import processes
 from .dead_leaves import dead_leaves
-from .denoiser import denoising_psnr
 from .images import Crops
-from .options import NoiseLevels, TrainingOptions
-from .photographs import TrainingSet, check_crop
+from .photographs import TrainingSet, check_crop, image_set
 from .textures import fractal, halve, rough, strokes, text, tiles, unit, waves
 
 Floats = NDArray[np.float32]
@@ -150,16 +148,8 @@ def synthetic_set(*, channels: int = 1, crop: int = 96, seed: int = 0) -> Traini
     """
     check_crop("synthetic_set", crop)
     validation = [synthetic_image(k, channels=channels).float() / 255 for k in range(_N_HELD_OUT)]
-    return TrainingSet(
-        sampler=SyntheticImages(crop, channels, seed=seed),
-        levels=NoiseLevels(0.2 / 255, 55 / 255, "mixed"),
-        options=TrainingOptions(batch=12, loss_power=1.0 if channels == 1 else 1.5),
-        validate=lambda model: denoising_psnr(model, validation, 25 / 255),
-        measure="PSNR in dB at sigma 25/255",
-        about=f"synthetic images of this package, seed {seed}; "
-        f"{'grey' if channels == 1 else 'colour'} crops of {crop} x {crop}",
-        n_held_out=len(validation),
-    )
+    sampler, about = SyntheticImages(crop, channels, seed=seed), f"synthetic images of this package, seed {seed}"
+    return image_set(sampler, validation, about, channels=channels, crop=crop)
 
 
 def _log_uniform(low: float, high: float, rng: np.random.Generator) -> float:

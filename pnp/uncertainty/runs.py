@@ -20,8 +20,6 @@ SOLVES = {"check": 2, "zoom": 1, "copy": 1}
 """Solves of each kind of task."""
 CHECKS_PER_COPY, MIN_CHECKS = 0.25, 4
 """Pairs of solves without a tenth of the measurements, over n, and the fewest."""
-
-
 ZOOMS_PER_COPY, MIN_ZOOMS = 1 / 3, 2
 """Zoomed copies, over n, and the fewest."""
 
