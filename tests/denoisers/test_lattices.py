@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from arrays import uniform
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_networks import TWO_LATTICES, random_model
+from random_networks import TWO_LATTICES, check_tiling, random_model
 from safetensors.torch import load_file, save_file
 
 from denoisers import Equivariant, MLPatch
@@ -104,12 +104,7 @@ def test_two_lattices_are_an_encoder_and_a_decoder(patch):
 def test_any_tiling_gives_the_same_image(h, w, stride, tile):
     model, x = random_model(**TWO_LATTICES), uniform(2, 1, h, w)
     sigma = torch.tensor([0.1, 0.3], dtype=torch.float64)
-    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
-        whole = model(x, sigma, stride=stride)
-        patch.setattr(tiles, "TILE", tile)
-        tiled = model(x, sigma, stride=stride)
-    assert whole.shape == x.shape
-    torch.testing.assert_close(tiled, whole, rtol=1e-12, atol=1e-12)
+    whole = check_tiling(model, x, sigma, stride, tile)
     with torch.enable_grad():
         torch.testing.assert_close(model(x, sigma, stride=stride), whole, rtol=1e-12, atol=1e-12)
 

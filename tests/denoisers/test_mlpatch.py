@@ -9,11 +9,11 @@ import torch
 from arrays import uniform
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_networks import SMALL, random_model
+from random_networks import SMALL, check_tiling, random_model
 from safetensors.torch import save_file
 
 from denoisers import MLPatch, weight_files
-from denoisers.mlpatch import ARCHITECTURES, continuous, geometry, tiles
+from denoisers.mlpatch import ARCHITECTURES, continuous, geometry
 from pnp.training import NoiseLevels, TrainingOptions, load_checkpoint, train_denoiser
 
 
@@ -25,13 +25,7 @@ from pnp.training import NoiseLevels, TrainingOptions, load_checkpoint, train_de
     tile=st.tuples(st.integers(2, 15), st.integers(2, 15)),
 )
 def test_any_tiling_gives_the_same_image(h, w, stride, tile):
-    model, x = random_model(spacing=4), uniform(2, 1, h, w)
-    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
-        whole = model(x, 0.1, stride=stride)
-        patch.setattr(tiles, "TILE", tile)
-        tiled = model(x, 0.1, stride=stride)
-    assert whole.shape == x.shape
-    torch.testing.assert_close(tiled, whole, rtol=1e-12, atol=1e-12)
+    check_tiling(random_model(spacing=4), uniform(2, 1, h, w), 0.1, stride, tile)
 
 
 @pytest.mark.parametrize("stride", [1, 2])

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
+from torch import Tensor
 
 from denoisers import MLPatch
+from denoisers.mlpatch import tiles
 
 SMALL: dict[str, Any] = {"taps": 5, "margin": 1, "features": 8, "hidden": 10, "dilations": (1, 2, 1)}
 TWO_LATTICES: dict[str, Any] = {
@@ -28,3 +31,14 @@ def random_model(seed: int = 0, **options: Any) -> MLPatch:
                 torch.randn(p.shape, generator=g) / max(1, p[0].numel()) ** 0.5
             )
     return model.eval()
+
+
+def check_tiling(model: MLPatch, x: Tensor, sigma: float | Tensor, stride: int, tile: tuple[int, int]) -> Tensor:
+    """Check that the answer does not depend on the tiles, and return it."""
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        whole: Tensor = model(x, sigma, stride=stride)
+        patch.setattr(tiles, "TILE", tile)
+        tiled = model(x, sigma, stride=stride)
+    assert whole.shape == x.shape
+    torch.testing.assert_close(tiled, whole, rtol=1e-12, atol=1e-12)
+    return whole

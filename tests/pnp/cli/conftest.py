@@ -1,7 +1,10 @@
-"""What the tests of commands on raw scans share."""
+"""What the tests of commands share."""
 
 import pytest
+import torch
 from scan_files import scan_file
+
+from pnp.io import write_image
 
 
 @pytest.fixture(scope="module")
@@ -17,3 +20,13 @@ def scheduler():
 def scan(tmp_path_factory):
     """A raw scan, as `scan_file` writes it."""
     return scan_file(tmp_path_factory.mktemp("scan") / "scan.h5")
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """Three colour images of noise, barely larger than the receptive field."""
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    for k in range(3):
+        write_image(folder / f"{k}.png", torch.rand(3, 66, 70, generator=torch.Generator().manual_seed(k)))
+    return folder

@@ -333,16 +333,6 @@ def test_help_has_examples(monkeypatch, capsys, command):
     assert f"pnp {command}" in capsys.readouterr().out
 
 
-@pytest.fixture
-def photographs(tmp_path):
-    """Three colour images of noise, barely larger than the receptive field."""
-    folder = tmp_path / "photographs"
-    folder.mkdir()
-    for k in range(3):
-        write_image(folder / f"{k}.png", torch.rand(3, 66, 70, generator=torch.Generator().manual_seed(k)))
-    return folder
-
-
 TRAIN = ("train", "denoiser", "--device", "cpu", "--batch", 1)
 
 

@@ -3,22 +3,10 @@
 from dataclasses import astuple
 
 import pytest
-import torch
 from command import run
 
 from denoisers import MLPatch
 from denoisers.mlpatch import ARCHITECTURES
-from pnp.io import write_image
-
-
-@pytest.fixture
-def photographs(tmp_path):
-    """Three images of noise."""
-    folder = tmp_path / "photographs"
-    folder.mkdir()
-    for k in range(3):
-        write_image(folder / f"{k}.png", torch.rand(1, 66, 70, generator=torch.Generator().manual_seed(k)))
-    return folder
 
 
 def train(monkeypatch, folder, *options):

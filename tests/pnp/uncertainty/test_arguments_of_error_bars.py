@@ -28,7 +28,6 @@ def test_held_out_is_of_solve() -> None:
     with pytest.raises(TypeError, match="hold_out"):
         bootstrap(A, Y, TV(), n=2, noise_std=0.1, held_out="views")
 
-
     bars = bootstrap(A, Y, TV(), n=2, noise_std=0.1, hold_out=None, max_iter=2, strength="auto", held_out="blocks")
     assert bars.result is not None and "held out" in bars.result.strength_source
 
