@@ -220,7 +220,7 @@ class ConeBeam(MovableGeometry):
         ]
         grid = Grid(centres[2], -centres[1], centres[0], self.voxel_size, self.detector_shape, self.pitch, 2)
         _, *parts = (part.detach().reshape(-1).cpu() for part in self._parts())
-        source, detector, _, _, shift = torch.broadcast_tensors(*parts)
+        source, detector, _, _, shift = (part.expand(max(map(len, parts))) for part in parts)
         # Reach of the farthest slice above or below the source.
         reach = float(grid.z[-1]) + shift.abs()
         views = zip(source.tolist(), (source + detector).tolist(), reach.tolist(), strict=True)
@@ -269,7 +269,7 @@ class ConeBeam(MovableGeometry):
         grid, orbit = self._grid(), self._orbit(fixed=True)
         ends = self._fan()._open_ends(y[:, 0].transpose(1, 2)) if extend else [(False, False)] * len(y)
         if any(map(any, ends)):  # each image has its own ellipse
-            images = [fdk(views[:, 0], grid, orbit, window, end) for views, end in zip(y.split(1), ends, strict=True)]
+            images = [fdk(views[:, 0], grid, orbit, window, end) for views, end in zip(torch.split(y, 1), ends, strict=True)]
             return torch.cat(images)[:, None]
         return fdk(y[:, 0], grid, orbit, window, (False, False))[:, None]
 
