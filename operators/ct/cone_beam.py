@@ -269,7 +269,9 @@ class ConeBeam(MovableGeometry):
         grid, orbit = self._grid(), self._orbit(fixed=True)
         ends = self._fan()._open_ends(y[:, 0].transpose(1, 2)) if extend else [(False, False)] * len(y)
         if any(map(any, ends)):  # each image has its own ellipse
-            images = [fdk(views[:, 0], grid, orbit, window, end) for views, end in zip(torch.split(y, 1), ends, strict=True)]
+            images = [
+                fdk(views[:, 0], grid, orbit, window, end) for views, end in zip(torch.split(y, 1), ends, strict=True)
+            ]
             return torch.cat(images)[:, None]
         return fdk(y[:, 0], grid, orbit, window, (False, False))[:, None]
 
@@ -289,12 +291,12 @@ class ConeBeam(MovableGeometry):
         return fan_twin(self._grid(), self._orbit(fixed=True))
 
     def __repr__(self) -> str:
-        """Return the constructor call, long arrays shortened or by their name."""
-        angles = [f"{a:.6g}" for a in self.angles.tolist()]
+        """Return the constructor call, without what varies from view to view."""
+        angles = [str(a) for a in self.angles.tolist()]
         if len(angles) > 6:
             angles = [*angles[:2], "...", angles[-1]]
         parts = {name: getattr(self, name).detach() for name in self.TENSORS[1:]}
-        options = {name: "<array>" if part.ndim else f"{float(part):.6g}" for name, part in parts.items()}
+        options = {name: "<array>" if part.ndim else str(float(part)) for name, part in parts.items()}
         options |= {name: str(getattr(self, name)) for name in self.SIZES}
         listed = ", ".join(f"{name}={value}" for name, value in options.items())
         return f"ConeBeam({self.shape}, [{', '.join(angles)}], {listed})"

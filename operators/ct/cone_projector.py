@@ -10,7 +10,6 @@ from torch import Tensor
 
 from .cone_tables import Grid, Table, View, slice_table, slope, stack_table
 
-
 _TOGETHER = 2**20
 """Numbers between the tables of slices and of stacks that are held at once: they stay in the cache."""
 

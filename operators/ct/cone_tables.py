@@ -30,6 +30,8 @@ _SHIFT = 1.0
 """Largest distance, in bins or slices, that a slice moves between neighbouring magnifications."""
 _NARROWEST = 1e-5
 """Smallest width of a trapezoid's slopes over its own width."""
+_CHUNK_BYTES = 2**22
+"""Size of what is added to a volume at once: fresh memory is slow where there is much of it."""
 _FARTHEST = 2.0**24
 """Largest number of a bin, on the detector or off it."""
 
@@ -86,10 +88,10 @@ class Table(NamedTuple):
 
     def add_times(self, rows: Tensor, to: Tensor) -> None:
         """Add the matrix times rows to a tensor (n, ...), some MiB at a time."""
-        step = max(1, 2**22 // (to.shape[1] * to.element_size()))
+        step = max(1, _CHUNK_BYTES // (to.shape[1] * to.element_size()))
         for first in range(0, len(to), step):
             some = slice(first, first + step)
-            to[some] += Table(self.columns[some], self.weight[some]).times(rows)
+            to[some].add_(Table(self.columns[some], self.weight[some]).times(rows))
 
     def transposed(self, n_columns: int) -> Transposed:
         """Return the transpose of the matrix, which has so many columns."""
@@ -98,9 +100,7 @@ class Table(NamedTuple):
             entries = (self.weight.detach().numpy().ravel(), self.columns.numpy().ravel())
             matrix = csr_matrix((*entries, np.arange(n + 1, dtype=np.int32) * m), shape=(n, n_columns)).tocsc()
             return Transposed(*(torch.from_numpy(part) for part in (matrix.indices, matrix.indptr, matrix.data)))
-        key, order = self.columns.flatten().sort(stable=True)
-        starts = torch.searchsorted(key, torch.arange(n_columns + 1, device=key.device, dtype=key.dtype))
-        return Transposed((order // m).to(key.dtype), starts.to(key.dtype), self.weight.detach().flatten()[order])
+        return sorted_transpose(self, n_columns)
 
 
 class Transposed(NamedTuple):
@@ -122,6 +122,14 @@ class Transposed(NamedTuple):
         return nn.functional.embedding_bag(
             self.columns, rows, self.starts, mode="sum", per_sample_weights=self.weight, include_last_offset=True
         )
+
+
+def sorted_transpose(table: Table, n_columns: int) -> Transposed:
+    """Return the transpose of a table with so many columns, on any device."""
+    key, order = table.columns.flatten().sort(stable=True)
+    starts = torch.searchsorted(key, torch.arange(n_columns + 1, device=key.device, dtype=key.dtype))
+    row = order // table.columns.shape[1]
+    return Transposed(row.to(key.dtype), starts.to(key.dtype), table.weight.detach().flatten()[order])
 
 
 def n_levels(grid: Grid, source: float, length: float, reach: float) -> int:
