@@ -8,7 +8,7 @@ from __future__ import annotations
 from .algebra import stack
 from .base import LinearOperator
 from .blur import Blur, gaussian_kernel
-from .ct import FanBeam, Radon
+from .ct import ConeBeam, FanBeam, Radon
 from .downsample import Downsample
 from .identity import Identity
 from .lensing import KaiserSquires, KaiserSquiresEB
@@ -19,6 +19,7 @@ __all__ = [
     "OPERATORS",
     "SPECT",
     "Blur",
+    "ConeBeam",
     "Downsample",
     "FanBeam",
     "Identity",
@@ -44,6 +45,7 @@ class _Names(dict[str, type[LinearOperator]]):
 
 OPERATORS: dict[str, type[LinearOperator]] = _Names(
     blur=Blur,
+    cone_beam=ConeBeam,
     downsample=Downsample,
     fan_beam=FanBeam,
     identity=Identity,

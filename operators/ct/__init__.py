@@ -1,6 +1,7 @@
-"""X-ray projectors: parallel and fan beam by Fourier slices, with filtered back-projection."""
+"""X-ray projectors: parallel and fan beam by Fourier slices, cone beam by footprints, with filtered back-projection."""
 
+from .cone_beam import ConeBeam
 from .fan_beam import FanBeam
 from .radon import Radon
 
-__all__ = ["FanBeam", "Radon"]
+__all__ = ["ConeBeam", "FanBeam", "Radon"]

@@ -10,15 +10,16 @@ import math
 import operator as op
 import warnings
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar
+from typing import Any
 
 import torch
 from scipy.fft import next_fast_len
 from torch import Tensor, nn
 
-from ..base import LinearOperator, as_buffer, check_shape, length, warn_of_degrees
+from ..base import check_shape, length, warn_of_degrees
 from ..sizes import Sizes
 from .fourier import ramp
+from .geometry import MovableGeometry
 from .truncation import Ellipse, chords, continued, fit_ellipse, open_ends
 from .view_weights import arc_weight, view_weights
 
@@ -31,7 +32,7 @@ WINDOWS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 """Factors on the ramp filter, by name, as functions of f = |omega| / (the detector's highest frequency), 0 to 1."""
 
-_MIN_WIDTH, _MAX_WIDTH = 1 / 6, 8
+MIN_WIDTH, MAX_WIDTH = 1 / 6, 8
 """Plausible widths of a detector over the image's shadow; beyond them lengths are probably in different units."""
 
 _SEAM = 10.0
@@ -39,18 +40,25 @@ _SEAM = 10.0
 _MARGIN = 0.05
 """Share of the object's size that an image holds around it."""
 
-_T = TypeVar("_T")
+
+def ramp_filtered(caller: str, y: Tensor, window: str, finer: int = 1) -> Tensor:
+    """Return the ramp-filtered views of y (..., bins), with `finer` samples a bin; see `Projector._filtered`."""
+    if window not in WINDOWS:
+        raise ValueError(f"{caller}.fbp: window must be one of {sorted(WINDOWS)}, got {window!r}")
+    real = torch.promote_types(y.dtype, torch.float32)
+    n = next_fast_len(2 * y.shape[-1], real=True)
+    response = ramp(n, y.device) * WINDOWS[window](torch.fft.rfftfreq(n, 0.5, device=y.device).double())
+    spectrum = torch.fft.rfft(y.to(real), n=n) * (response * finer).to(real)
+    fine: Tensor = torch.fft.irfft(spectrum, n=n * finer)
+    return fine[..., : finer * y.shape[-1]]
 
 
-class Projector(LinearOperator):
+class Projector(MovableGeometry):
     """Images (B, C, H, W) to sinograms (B, C, n_angles, n_detectors): the geometry and the tables made from it.
 
     Subclasses set `n_detectors` and implement `A`, `A_adjoint`, `fbp` and `_shadow`.
     """
 
-    SIZES: ClassVar[tuple[str, ...]]
-    """Attributes that describe the geometry beside shape, angles and offset, in the order of the constructor."""
-    angles: Tensor
     offset: Tensor
     n_detectors: int
     y_is_sampled = True
@@ -74,29 +82,12 @@ class Projector(LinearOperator):
             raise ValueError(f"{name}: offset is on {self.offset.device}, angles on {self.angles.device}; move one")
         span = float(self.angles.detach().max() - self.angles.detach().min())
         warn_of_degrees(name, span, stacklevel=3)
-        self._cache: dict[object, Any] = {}
+        self._cache = {}
 
     @property
     def y_shape(self) -> Sizes:
         """Sizes (C, n_angles, n_detectors) of an image's sinogram."""
         return ("C", len(self.angles), self.n_detectors)
-
-    def _keep(self, name: str, value: Any) -> None:
-        """Register angles or offset as float64, or the caller's own tensor where it requires grad."""
-        caller = type(self).__name__
-        value = as_buffer(caller, name, value)
-        if not value.requires_grad:
-            if value.is_complex() or value.dtype == torch.bool:
-                raise TypeError(f"{caller}: {name} must be real numbers, got {value.dtype}")
-            device = self.angles.device if name == "offset" else value.device
-            value = value.to(device, torch.float64)
-        bad = int((~torch.isfinite(value)).sum())
-        if bad:
-            raise ValueError(f"{caller}: {name} must be finite, got {bad} NaN or infinite")
-        if isinstance(value, nn.Parameter):
-            self.register_parameter(name, value)
-        else:
-            self.register_buffer(name, value)
 
     def _count(self, n_detectors: Any) -> int:
         """Return the number of bins, checked."""
@@ -133,7 +124,7 @@ class Projector(LinearOperator):
                 "in one unit"
             )
         share = (high - low) / float((right - left).max())
-        if not _MIN_WIDTH <= share <= _MAX_WIDTH:
+        if not MIN_WIDTH <= share <= MAX_WIDTH:
             warnings.warn(
                 f"{name}: the detector is {share:.3g} times as wide as the image's shadow; are pitch, pixel_size and "
                 "distances in one unit?",
@@ -221,12 +212,16 @@ class Projector(LinearOperator):
 
     def _continued(self, y: Tensor, more: int, ends: tuple[bool, bool]) -> Tensor:
         """Return y with so many bins added at either end, continued at the ends that are open."""
+        return continued(y, self._fitted_chords(y, more), ends)
+
+    def _fitted_chords(self, y: Tensor, more: int) -> Tensor:
+        """Return the line integrals (n_angles, bins) of the ellipse that fits y, with so many bins at either end."""
         n = self.n_detectors
         bins = torch.arange(-more, n + more, device=self.angles.device, dtype=torch.float64)
         phi, t = self._lines(self.offset.detach().double() + self.pitch * (bins - (n - 1) / 2))
         reach, half = float(t[..., more : more + n].abs().max()), max(self.shape) * self.pixel_size / 2
         ellipse = self._ellipse(y.flatten(0, 1).mean(0), half if half > 1.1 * reach else None)
-        return continued(y, torch.from_numpy(chords(ellipse, phi.cpu().numpy(), t.cpu().numpy())).to(y), ends)
+        return torch.from_numpy(chords(ellipse, phi.cpu().numpy(), t.cpu().numpy())).to(y)
 
     def _lines(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Return direction phi and distance t from the axis of the rays that meet the detector's axis at u (n,).
@@ -286,55 +281,9 @@ class Projector(LinearOperator):
             window: one of WINDOWS.
             finer: samples returned for each bin, from the first bin's centre on, interpolated by Fourier series.
         """
-        if window not in WINDOWS:
-            raise ValueError(f"{type(self).__name__}.fbp: window must be one of {sorted(WINDOWS)}, got {window!r}")
-        real = torch.promote_types(y.dtype, torch.float32)
-        n = next_fast_len(2 * y.shape[-1], real=True)
-        response = ramp(n, y.device) * WINDOWS[window](torch.fft.rfftfreq(n, 0.5, device=y.device).double())
-        spectrum = torch.fft.rfft(y.to(real), n=n) * (response * finer).to(real)
-        fine: Tensor = torch.fft.irfft(spectrum, n=n * finer)
-        return fine[..., : finer * y.shape[-1]]
+        return ramp_filtered(type(self).__name__, y, window, finer)
 
-    # ---------------------------------------------------------------- tables
-
-    def _refresh(self) -> bool:
-        """Clear the cache if the geometry was changed; return whether gradients to the geometry are wanted."""
-        moved = tuple((id(t), 0 if t.is_inference() else t._version) for t in (self.angles, self.offset))
-        versions = (self.shape, *(getattr(self, name) for name in self.SIZES), *moved)
-        if self._cache.get("versions") != versions:
-            self._cache = {"versions": versions}
-        return torch.is_grad_enabled() and (self.angles.requires_grad or self.offset.requires_grad)
-
-    def _cached(self, key: object, make: Callable[[], _T]) -> _T:
-        if key not in self._cache:
-            # Tables outlive this call, whatever its autograd mode.
-            with torch.inference_mode(False), torch.no_grad():
-                self._cache[key] = make()
-        found: _T = self._cache[key]
-        return found
-
-    # ---------------------------------------------------------------- moving and printing
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Projector:
-        """Move the geometry but keep its precision: `.to(torch.float32)` must not round the angles."""
-        kept = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}
-        parameters = {name: p.data for name, p in self._parameters.items() if p is not None}
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, before in parameters.items():
-            p = self._parameters[name]
-            if p is not None and p.dtype != before.dtype:
-                p.data = before.to(p.device)
-        for name, before in kept.items():
-            after = self._buffers[name]
-            if after is not None and after.dtype != before.dtype:
-                self._buffers[name] = before.to(after.device)
-        self._cache = {}
-        return self
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Plans belong to this process. Copies get leaf tensors, the only ones that torch can copy.
-        buffers = {k: b if b is None or b.is_leaf else b.detach() for k, b in self._buffers.items()}
-        return {**self.__dict__, "_buffers": buffers, "_cache": {}}
+    # ---------------------------------------------------------------- printing
 
     def __repr__(self) -> str:
         """Return the constructor call."""

@@ -1,0 +1,114 @@
+"""Filtered back-projection of cone-beam views: Feldkamp, Davis and Kress, J. Opt. Soc. Am. A 1 (1984) 612.
+
+    x(r) = sum_v (so/s)^2 f_v(u, v),    f_v = ramp * (w_v(u) L/sqrt(L^2 + u^2 + v^2) y_v)
+
+with s the distance of r from the source along the central ray, (u, v) where its ray meets the detector, and w_v the
+view's share of the circle, split between opposite rays as in `FanBeam.fbp`. It is exact in the plane of a circular
+orbit. Slices that some views do not see, and all slices of a helix, are divided by the share of the views that do.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from .cone_projector import Orbit
+from .cone_tables import Grid, columns_at, slice_points, slope, stack_levels, stack_points
+from .fan_beam import FanBeam
+from .projector import ramp_filtered
+from .truncation import continued
+from .view_weights import view_weights
+
+_FINER = 2
+"""Samples of the filtered views in each bin, between which they are interpolated linearly."""
+
+
+def fan_twin(grid: Grid, orbit: Orbit) -> FanBeam:
+    """Return the fan of the mean view in the plane of the orbit, with square pixels."""
+    mean = {name: float(part.mean()) for name, part in zip(("so", "od", "offset"), orbit.parts[1:4], strict=True)}
+    height, width = len(grid.y) * grid.voxel_size[1], len(grid.x) * grid.voxel_size[2]
+    size = min(grid.voxel_size[1:])
+    return FanTwin(
+        (max(1, int(height / size * (1 + 1e-9))), max(1, int(width / size * (1 + 1e-9)))),
+        orbit.parts[0].remainder(2 * math.pi),
+        source_origin=mean["so"],
+        origin_detector=mean["od"],
+        n_detectors=grid.detector_shape[1],
+        pitch=grid.pitch[1],
+        offset=mean["offset"],
+        pixel_size=size,
+    )
+
+
+class FanTwin(FanBeam):
+    """A fan whose geometry was checked before."""
+
+    def _check_field(self) -> None:
+        pass
+
+
+def fdk(y: Tensor, grid: Grid, orbit: Orbit, window: str, open_ends: tuple[bool, bool]) -> Tensor:
+    """Return the volumes (B, D, H, W) of views (B, n_angles, rows, columns); of one image where an end is open.
+
+    Args:
+        y: line integrals.
+        grid, orbit: without gradients.
+        window: one of WINDOWS.
+        open_ends: whether y does not fall to 0 at the first and at the last column: it is then continued.
+    """
+    dtype, fan = torch.promote_types(y.dtype, torch.float32), fan_twin(grid, orbit)
+    beyond, columns = fan._beyond(), grid.detector_shape[1]
+    more, chords = max(beyond), None
+    if any(open_ends):
+        more = max(more, 2 * columns)  # the filter sees what lies farther off, too
+        chords = fan._fitted_chords(y.transpose(1, 2), more)
+    weights = _ray_weights(grid, orbit, fan).to(dtype)
+    shares = view_weights(orbit.parts[0], 2 * math.pi).shares
+    partly = _sees_parts(grid, orbit)
+    stacks = y.new_zeros(len(y), len(grid.y) * len(grid.x), len(grid.z), dtype=dtype)
+    seen = torch.zeros_like(stacks[0]) if partly else None
+    for v in range(orbit.n_angles):
+        view = orbit.view(v)
+        slices = slice_points(grid, view, dtype)
+        table = stack_points(grid, view, dtype, _FINER * (columns + sum(beyond)), -float(beyond[0]), _FINER)
+        ray_weights = weights[v] / slope(grid, view).to(dtype)
+        for b in range(len(y)):
+            if chords is None:
+                longer = nn.functional.pad(y[b, v].to(dtype) * ray_weights, (more, more))
+            else:
+                longer = continued(y[b, v][:, None].to(dtype), chords[v : v + 1].to(dtype), open_ends)[:, 0]
+                longer = longer * nn.functional.pad(ray_weights, (more, more), mode="replicate")
+            filtered = ramp_filtered("ConeBeam", longer, window, _FINER)
+            filtered = filtered[:, _FINER * (more - beyond[0]) : _FINER * (more + columns + beyond[1])]
+            planes = slices.times(filtered)
+            table.add_times(planes.t().reshape(-1, len(grid.z)), stacks[b])
+        if seen is not None:
+            levels = slices.weight.sum(1).view(grid.n_levels, -1)
+            seen += shares[v].to(dtype) * stack_levels(grid, view, dtype).times(levels)
+    if seen is not None:
+        part = seen / shares.sum().to(dtype)
+        stacks = torch.where(part > 1e-6, stacks / part, 0)
+    return stacks.mT.reshape(len(y), len(grid.z), len(grid.y), len(grid.x)).to(y.dtype).contiguous()
+
+
+def _ray_weights(grid: Grid, orbit: Orbit, fan: FanBeam) -> Tensor:
+    """Return weights (n_angles, columns) of the rays, but for their slope."""
+    rows = []
+    for v in range(orbit.n_angles):
+        view = orbit.view(v)
+        u = columns_at(grid, view)
+        gamma = torch.atan(u / view.length)
+        rows.append((u, gamma, gamma.cos() * (view.length / (view.source_origin * grid.pitch[1]))))
+    u, gamma, factors = (torch.stack(parts) for parts in zip(*rows, strict=True))
+    return fan._redundancy(u, gamma) * factors
+
+
+def _sees_parts(grid: Grid, orbit: Orbit) -> bool:
+    """Whether some view misses a part of the volume above or below."""
+    source, detector, _, offset, shift = orbit.parts[1:]
+    half = (len(grid.z) - 1) * grid.voxel_size[0] / 2
+    largest = (source + detector) / (source - grid.radius)
+    reach = largest * (half + shift.abs()) + offset.abs()
+    return bool((reach > grid.detector_shape[0] * grid.pitch[0] / 2).any())
