@@ -35,13 +35,17 @@ def check_image(caller: str, x: Tensor, channels: int | None = None, dimensions:
             remedy = "; denoisers.SliceWise(denoiser) denoises the slices of a volume one by one"
         raise ValueError(f"{caller}: x must be {want}, got {tuple(x.shape)}{remedy}")
     if channels is not None and x.shape[1] != channels:
-        raise ValueError(f"{caller}: x must be {want}, got {tuple(x.shape)}; {_other_channels(channels, x.shape[1])}")
+        raise ValueError(
+            f"{caller}: x must be {want}, got {tuple(x.shape)}; {_other_channels(channels, x.shape[1], dimensions)}"
+        )
     if x.numel() == 0:
         raise ValueError(f"{caller}: x must not be empty, got {tuple(x.shape)}")
 
 
-def _other_channels(channels: int, got: int) -> str:
+def _other_channels(channels: int, got: int, dimensions: int) -> str:
     """Return what to do with an image of other channels than MLPatch takes."""
+    if dimensions == 3:
+        return "take the channels one by one as a batch" if channels == 1 else "use weights for so many channels"
     if channels == 1:
         color = ', or use MLPatch.from_pretrained("color"), which takes 3 channels together' if got == 3 else ""
         return f"use denoisers.PerChannel(denoiser), which denoises the channels one by one{color}"
