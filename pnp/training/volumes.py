@@ -33,6 +33,8 @@ from .volume_shapes import coverage, dead_leaves, drilled, noise, sponge, textur
 Floats = NDArray[np.float32]
 
 _MIN_SIZE = 32
+_SIZE = 128
+"""Side of training volumes in voxels, where crops do not need larger ones."""
 _N_FIRST = 4
 """Volumes from which the first batch is taken."""
 _N_HELD_OUT = 8
@@ -170,7 +172,7 @@ def volume_set(*, crop: int = 48, seed: int = 0, anisotropy: float = 1.0) -> Tra
     if not 1 <= crop <= _MAX_CROP:
         raise ValueError(f"volume_set: crop must be 1 to {_MAX_CROP} voxels, got {crop}")
     # Volumes that hold crops along the shortened axis too.
-    size = max(128, 2 * math.ceil(crop * anisotropy / 2))
+    size = max(_SIZE, 2 * math.ceil(crop * anisotropy / 2))
     validation = [synthetic_volume(k, size=64).float() for k in range(_N_HELD_OUT)]
     stretched = f", voxels up to {anisotropy:g} times as long along an axis" if anisotropy > 1 else ""
     return TrainingSet(
