@@ -47,7 +47,8 @@ def train_denoiser(
     steps: Steps = None,
     minutes: Minutes = None,
     batch: Annotated[
-        int | None, typer.Option(help="Images per step, over all processes; default: 12, or 4 for convergence and volume.")
+        int | None,
+        typer.Option(help="Images per step, over all processes; default: 12, or 4 for convergence and volume."),
     ] = None,
     crop: Annotated[
         int | None,

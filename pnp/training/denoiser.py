@@ -19,9 +19,9 @@ from .state import Task, like
 
 
 def denoising_psnr(denoiser: Callable[[Tensor, float], Tensor], images: list[Tensor], sigma: float) -> float:
-    """Return the mean PSNR in dB (data range 1, output clipped) over images (C, H, W) or volumes in [0, 1]; seed i for image i.
+    """Return the mean PSNR in dB (data range 1, output clipped) over images (C, H, W) in [0, 1]; seed i for image i.
 
-    A network gets the images on its own device.
+    Volumes (C, D, H, W) will do, too. A network gets the images on its own device.
     """
     device = like(denoiser).device if isinstance(denoiser, nn.Module) else None
     total = 0.0
@@ -129,7 +129,7 @@ class DenoisingTask(Task):
         field = getattr(self.model, "receptive_field", 1)
         if min(size) < field:
             raise ValueError(
-                f"train_denoiser: crops must be at least the model's receptive field, {field} on each side, got {size}; "
+                f"train_denoiser: crops must be at least the model's receptive field, {field} on a side, got {size}; "
                 "take larger ones, or set border"
             )
         return self.model.valid(y, sigma)  # type: ignore[no-any-return]
