@@ -31,7 +31,9 @@ def convolve_transpose(f: Tensor, kernel: Tensor, **options: Any) -> Tensor:
 def window(x: Tensor, starts: Sequence[int] | int, sizes: Sequence[int]) -> Tensor:
     """Return the part of x (B, C, ...) of these sizes from `starts` on, one number for all axes or one for each."""
     first = [starts] * len(sizes) if isinstance(starts, int) else starts
-    return x[(..., *(slice(s, s + n) for s, n in zip(first, sizes, strict=True)))]
+    for axis, (start, size) in enumerate(zip(first, sizes, strict=True), 2):
+        x = x.narrow(axis, start, size)
+    return x
 
 
 def grid_taps(n: int, dimensions: int = 2) -> Tensor:

@@ -195,7 +195,8 @@ class Change(nn.Module):
         cases = []
         for case in product((0, 1), repeat=d):
             a = [(i - k) % 2 for i, k in zip(numbers, case, strict=True)]
-            picked = parts[(slice(None), *(n - back * k for n, k in zip(along, a, strict=True)), *a)]
+            at_query: list[Any] = [slice(None), *(n - back * k for n, k in zip(along, a, strict=True)), *a]
+            picked = parts[tuple(at_query)]
             cases.append(left + picked.movedim(-1, 1))
         return torch.cat(cases)
 

@@ -151,8 +151,9 @@ class MLPatch(nn.Module):
 
     def extra_repr(self) -> str:
         """Describe the constructor's arguments other than the sizes."""
+        volumes = "dimensions=3, " if self.dimensions == 3 else ""
         return (
-            f"{self.channels}, {'dimensions=3, ' if self.dimensions == 3 else ''}normalization={self.normalization!r}, sigma_range={self.sigma_range}, "
+            f"{self.channels}, {volumes}normalization={self.normalization!r}, sigma_range={self.sigma_range}, "
             f"stride={self.stride}, precision={self.precision!r}"
         )
 

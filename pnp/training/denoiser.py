@@ -110,7 +110,8 @@ class DenoisingTask(Task):
         """Return the weighted mean square error of D(y, sigma), y = x + noise of level sigma (B,)."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             z, at = self._inside(y, sigma)
-        x = x[(..., *(slice(at, at + n) for n in z.shape[2:]))]
+        for axis, n in enumerate(z.shape[2:], 2):
+            x = x.narrow(axis, at, n)
         o = self.options
         weight = 1 / (o.loss_scale**2 * sigma**o.loss_power)
         error: Tensor = z.to(x.dtype) - x

@@ -285,18 +285,19 @@ def _leaves(n: int, rng: np.random.Generator) -> Floats:
         value += paint.slope[:, axis][labels] * t.reshape([-1 if k == axis else 1 for k in range(3)])
     at = np.arange(n**3, dtype=np.int64).reshape(n, n, n)
     value += paint.strength[labels] * textures.reshape(-1)[paint.which[labels] * n**3 + at]
-    return (x + value).astype(np.float32)
+    painted: Floats = (x + value).astype(np.float32)
+    return painted
 
 
 def _painted(part: Floats, rng: np.random.Generator) -> Floats:
     """Return what is filled and what is not in two greys, each more or less textured."""
     low, high = _greys(2, rng)
-    x = low + (high - low) * part
+    x: Floats = low + (high - low) * part
     if rng.random() < 0.5:
         x = x + part * (np.float32(_log_uniform(0.01, 0.15, rng)) * texture(len(part), rng))
     if rng.random() < 0.3:
         x = x + (1 - part) * (np.float32(_log_uniform(0.01, 0.15, rng)) * texture(len(part), rng))
-    return x.astype(np.float32)
+    return x
 
 
 def _surface(n: int, rng: np.random.Generator) -> Floats:
@@ -374,9 +375,9 @@ def _show(x: Floats, rng: np.random.Generator) -> Floats:
     if rng.random() < 0.5:
         stretched = stretched ** np.float32(math.exp(rng.normal(-0.1, 0.35)))
     dark, bright = rng.uniform(-0.05, 0.2), rng.uniform(0.65, 1.15)
-    y = (np.float32(dark) + np.float32(bright - dark) * stretched).clip(0, 1)
+    y: Floats = (np.float32(dark) + np.float32(bright - dark) * stretched).clip(0, 1).astype(np.float32)
     if rng.random() < 0.1:  # nothing outside the field of view
         t = (np.arange(n, dtype=np.float32) + 0.5) * (2 / n) - 1
         inside = np.hypot(t[:, None], t) < rng.uniform(0.7, 1.2)
         y = np.where(inside, y, np.float32(rng.choice([0.0, dark])).clip(0, 1))
-    return y.astype(np.float32)
+    return y
