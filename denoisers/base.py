@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 
-def check_image(caller: str, x: Tensor, channels: int | None = None) -> None:
-    """Check that x is a real floating image batch (B, C, H, W), with C = channels where that is given.
+def check_image(caller: str, x: Tensor, channels: int | None = None, dimensions: int = 2) -> None:
+    """Check that x is a real floating batch of images (B, C, H, W), with C = channels where that is given.
+
+    With dimensions=3 it is a batch of volumes (B, C, D, H, W).
 
     Raises:
         TypeError: x is not a tensor or not real floating point.
@@ -26,18 +28,24 @@ def check_image(caller: str, x: Tensor, channels: int | None = None) -> None:
         raise TypeError(f"{caller}: x must be real, got {x.dtype}; wrap the denoiser: denoisers.ComplexParts(denoiser)")
     if not x.dtype.is_floating_point:
         raise TypeError(f"{caller}: x must be floating point, got {x.dtype}; use x.float() and mind its scale")
-    want = f"(B, {'C' if channels is None else channels}, H, W)"
-    if x.ndim != 4:
-        remedy = f"; use x[{'None, ' * (4 - x.ndim)}...]" if 1 < x.ndim < 4 else ""
+    want = f"(B, {'C' if channels is None else channels}, {'D, ' if dimensions == 3 else ''}H, W)"
+    if x.ndim != dimensions + 2:
+        remedy = f"; use x[{'None, ' * (dimensions + 2 - x.ndim)}...]" if dimensions <= x.ndim < dimensions + 2 else ""
+        if dimensions == 2 and x.ndim == 5:
+            remedy = "; denoisers.SliceWise(denoiser) denoises the slices of a volume one by one"
         raise ValueError(f"{caller}: x must be {want}, got {tuple(x.shape)}{remedy}")
     if channels is not None and x.shape[1] != channels:
-        raise ValueError(f"{caller}: x must be {want}, got {tuple(x.shape)}; {_other_channels(channels, x.shape[1])}")
+        raise ValueError(
+            f"{caller}: x must be {want}, got {tuple(x.shape)}; {_other_channels(channels, x.shape[1], dimensions)}"
+        )
     if x.numel() == 0:
         raise ValueError(f"{caller}: x must not be empty, got {tuple(x.shape)}")
 
 
-def _other_channels(channels: int, got: int) -> str:
+def _other_channels(channels: int, got: int, dimensions: int) -> str:
     """Return what to do with an image of other channels than MLPatch takes."""
+    if dimensions == 3:
+        return "take the channels one by one as a batch" if channels == 1 else "use weights for so many channels"
     if channels == 1:
         color = ', or use MLPatch.from_pretrained("color"), which takes 3 channels together' if got == 3 else ""
         return f"use denoisers.PerChannel(denoiser), which denoises the channels one by one{color}"

@@ -1,4 +1,4 @@
-"""Taps and borders: the linear geometry of MLPatch.
+"""Taps, borders and convolutions: the linear geometry of MLPatch in two and three dimensions.
 
 A tap is a point of the window around a pixel at a sub-pixel offset, read by bicubic interpolation (Keys, IEEE
 TASSP 29, 1981, a = -1/2). The window's samples are the same for every pixel, so reading all taps is one matrix,
@@ -7,14 +7,39 @@ TASSP 29, 1981, a = -1/2). The window's samples are the same for every pixel, so
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
+"""Order in memory, by the number of dimensions, in which a query's features are neighbours."""
 
-def grid_taps(n: int) -> Tensor:
-    """Return the offsets (n*n, 2) of an n x n grid of taps with unit spacing, (row, column), centred on 0."""
+
+def convolve(f: Tensor, kernel: Tensor, bias: Tensor | None = None, **options: Any) -> Tensor:
+    """Convolve images (B, K, H, W) or volumes (B, K, D, H, W)."""
+    return (F.conv2d if f.ndim == 4 else F.conv3d)(f, kernel, bias, **options)
+
+
+def convolve_transpose(f: Tensor, kernel: Tensor, **options: Any) -> Tensor:
+    """Apply the transposed convolution to images (B, K, H, W) or volumes (B, K, D, H, W)."""
+    return (F.conv_transpose2d if f.ndim == 4 else F.conv_transpose3d)(f, kernel, **options)
+
+
+def window(x: Tensor, starts: Sequence[int] | int, sizes: Sequence[int]) -> Tensor:
+    """Return the part of x (B, C, ...) of these sizes from `starts` on, one number for all axes or one for each."""
+    first = [starts] * len(sizes) if isinstance(starts, int) else starts
+    for axis, (start, size) in enumerate(zip(first, sizes, strict=True), 2):
+        x = x.narrow(axis, start, size)
+    return x
+
+
+def grid_taps(n: int, dimensions: int = 2) -> Tensor:
+    """Return the offsets (n^d, d) of a grid of n^d taps with unit spacing, (row, column) or with depth first."""
     r = torch.arange(n) - (n - 1) / 2
-    return torch.cartesian_prod(r, r)
+    return torch.cartesian_prod(*[r] * dimensions)
 
 
 def bicubic_weights(t: Tensor) -> Tensor:
@@ -26,10 +51,10 @@ def bicubic_weights(t: Tensor) -> Tensor:
 
 
 def tap_matrix(offsets: Tensor, support: int) -> Tensor:
-    """Return the matrix (n_taps, support**2) that reads taps at `offsets` from a support x support window.
+    """Return the matrix (n_taps, support**d) that reads taps at `offsets` from a window of side `support`.
 
     Args:
-        offsets: (n_taps, 2), (row, column) in pixels from the window's centre; clamped to the window.
+        offsets: (n_taps, d), (row, column) in pixels from the window's centre; clamped to the window.
         support: side of the window in pixels, odd. Samples beyond its edge repeat the edge.
 
     Rows sum to one, so that reading commutes with adding a constant.
@@ -44,7 +69,10 @@ def tap_matrix(offsets: Tensor, support: int) -> Tensor:
         if support > 1
         else w.sum(-1, keepdim=True)
     )
-    return (w[:, 0, :, None] * w[:, 1, None, :]).flatten(1)
+    matrix = w[:, 0]
+    for axis in range(1, offsets.shape[1]):
+        matrix = (matrix[:, :, None] * w[:, axis, None]).flatten(1)
+    return matrix
 
 
 def reflect_indices(start: int, stop: int, n: int) -> Tensor:
@@ -60,10 +88,12 @@ def reflect_indices(start: int, stop: int, n: int) -> Tensor:
     return torch.where(i < n, i, period - i)
 
 
-def mirrored(x: Tensor, rows: tuple[int, int], cols: tuple[int, int]) -> Tensor:
-    """Return samples rows[0]..rows[1]-1, cols[0]..cols[1]-1 of x (B, C, H, W), mirrored at the edges."""
-    i, j = reflect_indices(*rows, x.shape[2]), reflect_indices(*cols, x.shape[3])
+def mirrored(x: Tensor, *ranges: tuple[int, int]) -> Tensor:
+    """Return samples start..stop-1 along each axis of x (B, C, H, W) or (B, C, D, H, W), mirrored at the edges."""
+    indices = [reflect_indices(*r, n) for r, n in zip(ranges, x.shape[2:], strict=True)]
     # Read only the part that is used: a strip of a wide image would be larger than a tile.
-    top, left = int(i.min()), int(j.min())
-    part = x[:, :, top : int(i.max()) + 1, left : int(j.max()) + 1]
-    return part.index_select(2, (i - top).to(x.device)).index_select(3, (j - left).to(x.device))
+    first = [int(i.min()) for i in indices]
+    x = window(x, first, [int(i.max()) + 1 - f for i, f in zip(indices, first, strict=True)])
+    for axis, (i, f) in enumerate(zip(indices, first, strict=True), 2):
+        x = x.index_select(axis, (i - f).to(x.device))
+    return x

@@ -1,13 +1,13 @@
 """Stages of MLPatch: blocks on lattices of queries, and the changes between a lattice and the next coarser one.
 
-With queries Q on the lattice of spacing 2 s and a in {0, 1}^2 (row, column):
+With queries Q on the lattice of spacing 2 s and a in {0, 1}^d, d the number of dimensions (2: row, column):
 
-    f'(Q)        = W_d f(Q + s {0, 1}^2) + b_d              coarsen: four queries of the lattice of spacing s
+    f'(Q)        = W_d f(Q + s {0, 1}^d) + b_d              coarsen: 2^d queries of the lattice of spacing s
     f(Q + s a)  += W_u[a] f'(Q) + b_u[a]                    refine: back onto the features that were left there
 
 Both are one matrix product per query of the coarser lattice. Where every pixel may be a query (strides below 2 s), each
-query q of the finer lattice has a = 0 on some of the coarser lattices and a = 1 on others, along both axes. These four
-cases are kept apart, as four images of a batch, so that each of them is the network on one pair of lattices.
+query q of the finer lattice has a = 0 on some of the coarser lattices and a = 1 on others, along each axis. These 2^d
+cases are kept apart, as so many images of a batch, so that each of them is the network on one pair of lattices.
 
 Source: Ronneberger, Fischer and Brox (MICCAI 2015): coarser lattices with more features, and skips.
 """
@@ -20,8 +20,9 @@ from itertools import pairwise, product
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .geometry import convolve, window
 
 
 @dataclass(frozen=True, order=True)
@@ -105,19 +106,22 @@ def _check_lattices(stages: tuple[Stage, ...]) -> None:
 
 
 class Change(nn.Module):
-    """Change of lattice, one matrix: f'(Q) = W_d f(Q + s {0, 1}^2) + b_d, or f(Q + s a) += W_u[a] f'(Q) + b_u[a].
+    """Change of lattice, one matrix: f'(Q) = W_d f(Q + s {0, 1}^d) + b_d, or f(Q + s a) += W_u[a] f'(Q) + b_u[a].
 
     Args:
         before, after: the stages.
+        dimensions: d.
     """
 
-    def __init__(self, before: Stage, after: Stage) -> None:
+    def __init__(self, before: Stage, after: Stage, dimensions: int = 2) -> None:
         super().__init__()
+        self.dimensions = dimensions
         self.coarsens = after.spacing > before.spacing
         self.fine = min(before, after)
         """The stage with the smaller spacing."""
         n_in, n_out = before.features, after.features
-        self.matrix = nn.Linear(4 * n_in, n_out) if self.coarsens else nn.Linear(n_in, 4 * n_out)
+        parts = 2**dimensions
+        self.matrix = nn.Linear(parts * n_in, n_out) if self.coarsens else nn.Linear(n_in, parts * n_out)
 
     def initialize(self) -> None:
         """Draw weights that keep the features' scale; a skip is first left as it is."""
@@ -128,11 +132,11 @@ class Change(nn.Module):
         nn.init.zeros_(self.matrix.bias)
 
     def fold(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Return the kernel in dtype, (features', features, 2, 2) or (4 features, features', 1, 1), and the bias."""
+        """Return the kernel, (features', features, 2, 2) or (4 features, features', 1, 1) on images, and the bias."""
         w, b = self.matrix.weight.to(dtype), self.matrix.bias.to(dtype)
         if self.coarsens:
-            return w.reshape(len(w), 2, 2, -1).permute(0, 3, 1, 2), b
-        return w[:, :, None, None], b
+            return w.reshape(len(w), *[2] * self.dimensions, -1).movedim(-1, 1), b
+        return w.reshape(*w.shape, *[1] * self.dimensions), b
 
     def distances(self, stride: int) -> tuple[int, int]:
         """Return the distances of the queries that are computed on the finer and on the coarser lattice, in pixels."""
@@ -152,45 +156,51 @@ class Change(nn.Module):
         return at if stride >= 2 * self.fine.spacing else at + self.fine.spacing
 
     def coarsen(self, f: Tensor, kernel: tuple[Tensor, Tensor], at: int, stride: int) -> Tensor:
-        """Return f' (B, features', H', W') from f (B, features, H, W), whose first query is at `at`."""
+        """Return f' (B, features', ...) from f (B, features, ...), whose first query is at `at`."""
         fine, coarse = self.distances(stride)
         lead = (self.start(at, stride) - at) // fine
-        return F.conv2d(f[:, :, lead:, lead:], *kernel, stride=coarse // fine, dilation=self.fine.spacing // fine)
+        f = window(f, lead, [n - lead for n in f.shape[2:]])
+        return convolve(f, *kernel, stride=coarse // fine, dilation=self.fine.spacing // fine)
 
     def refine(self, g: Tensor, kernel: tuple[Tensor, Tensor], skip: Tensor, lead: int, at: int, stride: int) -> Tensor:
-        """Return the features of the finer lattice, (N, features, H, W) or (4 N, features, H, W) in all four cases.
+        """Return the features of the finer lattice, (N, features, ...) or (2^d N, features, ...) in all cases.
 
         Args:
-            g: features of the coarser lattice (N, features', H', W'), N a multiple of B.
+            g: features of the coarser lattice (N, features', ...), N a multiple of B.
             kernel: from `fold`.
-            skip: features that were left on the finer lattice (B, features, H, W).
-            lead: number of its first rows and columns that lie before the result.
+            skip: features that were left on the finer lattice (B, features, ...).
+            lead: number of its first queries along each axis that lie before the result.
             at: position of the first query of g.
             stride: as in `start`.
         """
-        parts = F.conv2d(g, *kernel).permute(0, 2, 3, 1)
-        parts = parts.reshape(*parts.shape[:3], 2, 2, -1)  # (N, H', W', 2, 2, features)
+        d, sizes = self.dimensions, g.shape[2:]
+        parts = convolve(g, *kernel).movedim(1, -1)
+        parts = parts.reshape(*parts.shape[:-1], *[2] * d, -1)  # on images (N, H', W', 2, 2, features)
         if len(g) > len(skip):
-            skip = skip.repeat(len(g) // len(skip), 1, 1, 1)
+            skip = skip.repeat(len(g) // len(skip), *[1] * (d + 1))
         if stride >= 2 * self.fine.spacing:
-            n, h, w = parts.shape[:3]
-            left = skip[:, :, lead : lead + 2 * h, lead : lead + 2 * w].permute(0, 2, 3, 1)
-            sums = left.reshape(n, h, 2, w, 2, -1) + parts.transpose(2, 3)
-            return sums.reshape(n, 2 * h, 2 * w, -1).permute(0, 3, 1, 2)
+            left = window(skip, lead, [2 * n for n in sizes]).movedim(1, -1)
+            pairs = parts.permute(0, *(axis for n in range(d) for axis in (1 + n, 1 + d + n)), -1)
+            sums = left.reshape(pairs.shape) + pairs
+            return sums.reshape(left.shape).movedim(-1, 1)
         step = self.distances(stride)[0]
         back = self.fine.spacing // step
-        rows, cols = (torch.arange(back, n, device=g.device) for n in g.shape[2:])
-        left = skip[:, :, lead : lead + len(rows), lead : lead + len(cols)]
+        # Each axis of the queries in an axis of its own.
+        along = [
+            torch.arange(back, n, device=g.device).reshape(-1, *[1] * (d - 1 - axis)) for axis, n in enumerate(sizes)
+        ]
+        left = window(skip, lead, [n - back for n in sizes])
         # Number of the query along an axis of its own lattice: even or odd decides between a = 0 and a = 1.
-        i, j = ((at + step * n).div(self.fine.spacing, rounding_mode="floor") for n in (rows, cols))
+        numbers = [(at + step * n).div(self.fine.spacing, rounding_mode="floor") for n in along]
         cases = []
-        for k, m in product((0, 1), repeat=2):
-            a, b = ((i - k) % 2)[:, None], (j - m) % 2
-            picked = parts[:, rows[:, None] - back * a, cols - back * b, a, b]
-            cases.append(left + picked.permute(0, 3, 1, 2))
+        for case in product((0, 1), repeat=d):
+            a = [(i - k) % 2 for i, k in zip(numbers, case, strict=True)]
+            at_query: list[Any] = [slice(None), *(n - back * k for n, k in zip(along, a, strict=True)), *a]
+            picked = parts[tuple(at_query)]
+            cases.append(left + picked.movedim(-1, 1))
         return torch.cat(cases)
 
 
-def changes_between(stages: tuple[Stage, ...]) -> list[Change]:
+def changes_between(stages: tuple[Stage, ...], dimensions: int = 2) -> list[Change]:
     """Return the changes of lattice between successive stages."""
-    return [Change(before, after) for before, after in pairwise(stages)]
+    return [Change(before, after, dimensions) for before, after in pairwise(stages)]

@@ -26,9 +26,10 @@ from ..base import check_image, check_sigma
 from ..precision import check_precision, compute_dtype
 from ..weight_files import read, save
 from .continuous import evaluate_at
+from .geometry import window
 from .lattices import options_of, stages_of
 from .network import Folded, Network
-from .tiles import evaluate
+from .tiles import TILE, evaluate
 
 _NORMALIZATIONS = ("unit-free", "absolute")
 _NOISE_LIMIT = 6.0
@@ -36,11 +37,17 @@ _NOISE_LIMIT = 6.0
 
 
 class MLPatch(nn.Module):
-    """Local patch denoiser D(x, sigma) on images (B, channels, H, W) of any size from 1 x 1 up.
+    """Local patch denoiser D(x, sigma) on images (B, channels, H, W) of any size from 1 x 1 up, or on volumes.
+
+    With dimensions=3 it takes volumes (B, channels, D, H, W) of any size from 1 x 1 x 1 up, and every query gathers its
+    26 neighbours; all sizes below are then in voxels. The network counts in voxels and knows nothing of their sides:
+    where these differ, structures are compressed along the longer side, and it denoises them as well as it was trained
+    on such volumes (`anisotropy` in `pnp.training`). The order of the axes is free.
 
     Args:
         channels: image channels, denoised jointly.
-        taps: the learned taps start as a taps x taps grid of pixels.
+        dimensions: 2 for images, 3 for volumes.
+        taps: the learned taps start as a grid of taps x taps pixels.
         margin: pixels beyond that grid to which the taps may move.
         features: number of features of a query.
         hidden: width of the blocks' hidden layers.
@@ -66,6 +73,7 @@ class MLPatch(nn.Module):
         self,
         channels: int = 1,
         *,
+        dimensions: int = 2,
         taps: int = 7,
         margin: int = 1,
         features: int | tuple[int, ...] = 80,
@@ -83,6 +91,8 @@ class MLPatch(nn.Module):
         super().__init__()
         if normalization not in _NORMALIZATIONS:
             raise ValueError(f"MLPatch: normalization must be one of {_NORMALIZATIONS}, got {normalization!r}")
+        if dimensions not in TILE:
+            raise ValueError(f"MLPatch: dimensions must be 2 for images or 3 for volumes, got {dimensions!r}")
         stages = stages_of(spacing, features, hidden, dilations)
         for name, value in {"channels": channels, "taps": taps}.items():
             if value < 1:
@@ -97,12 +107,15 @@ class MLPatch(nn.Module):
         if not 0 <= low < high or (low == 0 and normalization == "absolute"):
             zero = "" if normalization == "unit-free" else ", without 0 in the absolute scheme"
             raise ValueError(f"MLPatch: sigma_range must be 0 <= low < high{zero}, got {sigma_range}")
-        self.channels, self.normalization, self.unit, self.level = channels, normalization, unit, level
+        self.channels, self.dimensions, self.normalization = channels, dimensions, normalization
+        self.unit, self.level = unit, level
         self.sigma_range = (float(sigma_range[0]), float(sigma_range[1]))
         self.precision = check_precision("MLPatch", precision)
         self._sizes: dict[str, Any] = {"taps": taps, "margin": margin, **options_of(stages), "patch": patch}
         zero_sum = normalization == "unit-free"
-        self.network = Network(channels, taps=taps, margin=margin, stages=stages, patch=patch, zero_sum=zero_sum)
+        self.network = Network(
+            channels, dimensions=dimensions, taps=taps, margin=margin, stages=stages, patch=patch, zero_sum=zero_sum
+        )
         self.stride = self.network.period if stride is None else self._check_stride(stride)
 
     @classmethod
@@ -126,6 +139,8 @@ class MLPatch(nn.Module):
         """Return the constructor's arguments as plain values."""
         return {
             "channels": self.channels,
+            # Files of images are older than volumes, and have no such entry.
+            **({"dimensions": self.dimensions} if self.dimensions != 2 else {}),
             **{name: _plain(value) for name, value in self._sizes.items()},
             "normalization": self.normalization,
             "unit": self.unit,
@@ -136,14 +151,15 @@ class MLPatch(nn.Module):
 
     def extra_repr(self) -> str:
         """Describe the constructor's arguments other than the sizes."""
+        volumes = "dimensions=3, " if self.dimensions == 3 else ""
         return (
-            f"{self.channels}, normalization={self.normalization!r}, sigma_range={self.sigma_range}, "
+            f"{self.channels}, {volumes}normalization={self.normalization!r}, sigma_range={self.sigma_range}, "
             f"stride={self.stride}, precision={self.precision!r}"
         )
 
     @property
     def receptive_field(self) -> int:
-        """Side, in pixels, of the square of input pixels on which one output pixel depends."""
+        """Side, in pixels, of the square, or in voxels of the cube, of input values on which one value depends."""
         return 1 + 2 * (self.network.reach + self.network.patch // 2)
 
     def _check_stride(self, stride: int) -> int:
@@ -166,7 +182,7 @@ class MLPatch(nn.Module):
         return None if self.normalization == "unit-free" else torch.log(sigma / self.level)
 
     def estimate(self, y: Tensor, sigma: Tensor, stride: int, folded: Folded) -> Tensor:
-        """Denoise the part of y (B, C, H, W) that has all its input, which starts at `network.margins(stride)[0]`.
+        """Denoise the part of y (B, C, ...) that has all its input, which starts at `network.margins(stride)[0]`.
 
         Training differentiates this method; `forward` adds borders, tiles and checks.
         """
@@ -174,7 +190,7 @@ class MLPatch(nn.Module):
         with torch.autocast(y.device.type, enabled=False):
             g = self.network(y, sigma, self.log_level(sigma), stride, folded)
         o = self.network.margins(stride)[0]
-        return self.combine(y[:, :, o : o + g.shape[2], o : o + g.shape[3]], g.to(y.dtype), sigma)
+        return self.combine(window(y, o, g.shape[2:]), g.to(y.dtype), sigma)
 
     def combine(self, y: Tensor, g: Tensor, sigma: Tensor) -> Tensor:
         """Return the estimate from the noisy value and the network's output."""
@@ -183,7 +199,7 @@ class MLPatch(nn.Module):
         return y - sigma.reshape(-1, *[1] * (y.ndim - 1)) * g.clamp(-_NOISE_LIMIT, _NOISE_LIMIT)
 
     def forward(self, x: Tensor, sigma: float | Tensor, *, stride: int | None = None, progress: bool = False) -> Tensor:
-        """Denoise x (B, C, H, W) with noise of standard deviation sigma, in units of x.
+        """Denoise x (B, C, H, W), or volumes (B, C, D, H, W), with noise of standard deviation sigma, in units of x.
 
         Tiles keep the memory independent of the size of x. Where a gradient is wanted, as in training, x is denoised in
         one piece (`requires_grad_(False)` ends that; loaded weights are frozen).
@@ -197,13 +213,13 @@ class MLPatch(nn.Module):
         Raises:
             TypeError, ValueError: x, sigma or stride is not as described; sigma is outside `sigma_range`.
         """
-        check_image("MLPatch", x, self.channels)
+        check_image("MLPatch", x, self.channels, self.dimensions)
         s = check_sigma("MLPatch", sigma, x, self.sigma_range)
         stride = self.stride if stride is None else self._check_stride(stride)
         return evaluate(self, x, s, stride, progress=progress)
 
     def valid(self, x: Tensor, sigma: Tensor, *, border: int | None = None) -> tuple[Tensor, int]:
-        """Denoise the inside of x (B, C, H, W), sigma (B,); return it and its offset in x.
+        """Denoise the inside of x (B, C, H, W) or (B, C, D, H, W), sigma (B,); return it and its offset in x.
 
         Training uses this method, at the largest stride.
 
@@ -216,14 +232,15 @@ class MLPatch(nn.Module):
         """
         stride = self.network.period
         if border is not None:
-            height, width = (n - n % stride for n in x.shape[2:])
-            if not 0 <= border < min(height, width) / 2:
-                raise ValueError(f"MLPatch.valid: border must leave a part of {height} x {width}, got {border}")
-            y = x[:, :, :height, :width]
+            sizes = [n - n % stride for n in x.shape[2:]]
+            if not 0 <= border < min(sizes) / 2:
+                raise ValueError(
+                    f"MLPatch.valid: border must leave a part of {' x '.join(map(str, sizes))}, got {border}"
+                )
+            y = window(x, 0, sizes)
             with torch.autocast(x.device.type, enabled=False):
                 g = self.network.padded(y, sigma, self.log_level(sigma), self.fold(x))
-            inside = (..., slice(border, height - border), slice(border, width - border))
-            return self.combine(y, g.to(y.dtype), sigma)[inside], border
+            return window(self.combine(y, g.to(y.dtype), sigma), border, [n - 2 * border for n in sizes]), border
         return self.estimate(x, sigma, stride, self.fold(x)), self.network.margins(stride)[0]
 
     def at(self, x: Tensor, coords: Tensor, sigma: float | Tensor) -> Tensor:
@@ -237,6 +254,8 @@ class MLPatch(nn.Module):
         Returns:
             Values (B, C, N). At pixel centres they are those of `forward` with stride=1.
         """
+        if self.dimensions != 2:
+            raise ValueError("MLPatch.at: dimensions must be 2, got a denoiser of volumes; use it on the voxel grid")
         check_image("MLPatch.at", x, self.channels)
         return evaluate_at(self, x, coords, check_sigma("MLPatch.at", sigma, x, self.sigma_range))
 
@@ -268,6 +287,15 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "spacing": (2, 4, 2),
     },
     "color": {"channels": 3, "features": 96, "hidden": 64},
+    # Volumes, any unit: two lattices, a field of 63 voxels, 34 thousand multiply-adds a voxel.
+    "volume": {
+        "dimensions": 3,
+        "taps": 5,
+        "features": (32, 96, 32),
+        "hidden": (32, 96, 32),
+        "dilations": ((1,) * 2, (1,) * 4, (1,) * 2),
+        "spacing": (2, 4, 2),
+    },
     # Convergence maps, where the noise is ten times the signal: neighbours up to sixteen pixels away, a field of
     # 121 pixels. Units of convergence.
     "convergence": {

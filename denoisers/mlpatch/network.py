@@ -1,7 +1,7 @@
 """Network of MLPatch: learned-tap input layer, message-passing blocks, overlapping output patches.
 
 With queries q on a lattice of pixels, N(q) the 3 x 3 queries around q at a distance of `dilation * spacing`
-pixels, and z = y / sigma:
+pixels (in a volume the 3 x 3 x 3 queries, and voxels), and z = y / sigma:
 
     f(q)  = W_r z(q + taps) + b_r                                      read: one matrix, the taps folded in
     f(q) += W_b relu(W_a f(N(q)) + b_a) + b_b       for each block     gather (W_a, b_a) and update (W_b, b_b)
@@ -29,12 +29,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..weight_files import RenamedLayers
-from .geometry import grid_taps, tap_matrix
+from .geometry import CHANNELS_LAST, convolve, convolve_transpose, grid_taps, tap_matrix, window
 from .lattices import Change, Stage, changes_between
 
 
 class Folded(NamedTuple):
-    """The network's matrices in the dtype of the computation, as convolution kernels."""
+    """The network's matrices in the dtype of the computation, as convolution kernels; the shapes are those of images.
+
+    On volumes kernels have three axes more than their features and channels.
+    """
 
     read: tuple[Tensor, Tensor]
     """Kernel (features, channels, support, support), taps folded in, and bias."""
@@ -49,24 +52,37 @@ class Folded(NamedTuple):
 
 
 def _add_level(z: Tensor, level: Tensor | None, v: Tensor | None) -> Tensor:
-    """Return z (B, K, H, W) + level (B,) times v (K,); z itself in the unit-free scheme, which has no v."""
-    return z if level is None or v is None else z + (level[:, None] * v)[:, :, None, None].to(z.dtype)
+    """Return z (B, K, ...) + level (B,) times v (K,); z itself in the unit-free scheme, which has no v."""
+    if level is None or v is None:
+        return z
+    return z + (level[:, None] * v).reshape(len(level), -1, *[1] * (z.ndim - 2)).to(z.dtype)
 
 
 def _covered(f: Tensor, kernel: Tensor, step: int) -> Tensor:
-    """Return overlapping patches, summed, where all of them cover the image: step x step pixels as one product a query.
+    """Return overlapping patches, summed, where all of them cover the image: step^d pixels as one product a query.
 
-    It is the inner part of conv_transpose2d(f, kernel, stride=step), without side - step samples at each edge.
+    It is the inner part of the transposed convolution with stride `step`, without side - step samples at each edge.
     """
-    channels, side = kernel.shape[1:3]
+    channels, side, d = kernel.shape[1], kernel.shape[2], f.ndim - 2
     n = -(-side // step)
     extra = n * step - side
-    kernel = F.pad(kernel, (0, extra, 0, extra)).reshape(-1, channels, n, step, n, step)
-    kernel = kernel.permute(1, 3, 5, 0, 2, 4).flatten(0, 2).flip(2, 3).contiguous(memory_format=torch.channels_last)
-    g = F.pixel_shuffle(F.conv2d(f, kernel, padding=min(extra, 1)), step)
+    kernel = F.pad(kernel, (0, extra) * d).reshape(-1, channels, *[n, step] * d)
+    within, among = (range(first, 2 + 2 * d, 2) for first in (3, 2))
+    kernel = kernel.permute(1, *within, 0, *among).flatten(0, d).flip(*range(2, 2 + d))
+    g = convolve(f, kernel.contiguous(memory_format=CHANNELS_LAST[d]), padding=min(extra, 1))
+    g = _shuffled(g, step)
     first = step - extra if extra else 0
-    height, width = (size * step - side + step for size in f.shape[2:])
-    return g[:, :, first : first + height, first : first + width]
+    return window(g, first, [size * step - side + step for size in f.shape[2:]])
+
+
+def _shuffled(g: Tensor, step: int) -> Tensor:
+    """Return g (B, C step^d, ...) as (B, C, ...) on a grid `step` times as fine: `pixel_shuffle` in d dimensions."""
+    if g.ndim == 4:
+        return F.pixel_shuffle(g, step)
+    d, sizes = g.ndim - 2, g.shape[2:]
+    parts = g.reshape(len(g), -1, *[step] * d, *sizes)
+    pairs = parts.permute(0, 1, *(axis for n in range(d) for axis in (2 + d + n, 2 + n)))
+    return pairs.reshape(*parts.shape[:2], *(n * step for n in sizes))
 
 
 class Block(RenamedLayers):
@@ -76,21 +92,23 @@ class Block(RenamedLayers):
         features, hidden: width of f and of the hidden layer.
         dilation: distance of the neighbours, in spacings.
         has_level: whether there is a v.
+        dimensions: d; there are 3^d neighbours, the query itself among them.
     """
 
     former_names: ClassVar = {"gather": "hear", "update": "add"}
 
-    def __init__(self, features: int, hidden: int, dilation: int, *, has_level: bool) -> None:
+    def __init__(self, features: int, hidden: int, dilation: int, *, has_level: bool, dimensions: int = 2) -> None:
         super().__init__()
-        self.dilation, self.shape = dilation, (hidden, 3, 3, features)
-        self.gather = nn.Linear(9 * features, hidden)
+        self.dilation, self.shape = dilation, (hidden, *[3] * dimensions, features)
+        self.gather = nn.Linear(3**dimensions * features, hidden)
         self.update = nn.Linear(hidden, features)
         self.level = nn.Parameter(torch.zeros(hidden)) if has_level else None
 
     def fold(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return W_a (hidden, features, 3, 3), b_a, W_b (features, hidden, 1, 1) and b_b in dtype."""
-        w = self.gather.weight.to(dtype).reshape(self.shape).permute(0, 3, 1, 2)
-        return w, self.gather.bias.to(dtype), self.update.weight.to(dtype)[:, :, None, None], self.update.bias.to(dtype)
+        w, v = self.gather.weight.to(dtype).reshape(self.shape).movedim(-1, 1), self.update.weight.to(dtype)
+        v = v.reshape(*v.shape, *[1] * (w.ndim - 2))
+        return w, self.gather.bias.to(dtype), v, self.update.bias.to(dtype)
 
     def hidden(
         self, f: Tensor, w: Tensor, b: Tensor, level: Tensor | None, step: int, *, padded: bool = False
@@ -100,7 +118,7 @@ class Block(RenamedLayers):
         It is the part that has all its input, or all of it where zeros pad the features.
         """
         far = step * self.dilation
-        return _add_level(F.conv2d(f, w, b, dilation=far, padding=far if padded else 0), level, self.level)
+        return _add_level(convolve(f, w, b, dilation=far, padding=far if padded else 0), level, self.level)
 
 
 class Network(nn.Module):
@@ -108,7 +126,8 @@ class Network(nn.Module):
 
     Args:
         channels: channels of the image.
-        taps: the learned taps start as a taps x taps grid.
+        dimensions: d, 2 for images and 3 for volumes.
+        taps: the learned taps start as a grid of taps^d.
         margin: how far beyond that grid the taps may move.
         stages: blocks and their lattices (`stages_of`).
         patch: side of the output patch, odd, at least the spacing.
@@ -119,6 +138,7 @@ class Network(nn.Module):
         self,
         channels: int,
         *,
+        dimensions: int = 2,
         taps: int,
         margin: int,
         stages: tuple[Stage, ...],
@@ -126,21 +146,24 @@ class Network(nn.Module):
         zero_sum: bool,
     ) -> None:
         super().__init__()
-        self.channels, self.stages, self.patch, self.zero_sum = channels, stages, patch, zero_sum
+        self.channels, self.dimensions, self.stages, self.patch = channels, dimensions, stages, patch
+        self.zero_sum = zero_sum
         self.spacing = stages[0].spacing
         self.period = max(stage.spacing for stage in stages)
         """Spacing of the coarsest lattice: shifts by multiples of it change nothing."""
         self.support = taps + 2 * margin
-        self.taps = nn.Parameter(grid_taps(taps))
+        self.taps = nn.Parameter(grid_taps(taps, dimensions))
         features = stages[0].features
-        self.read = nn.Linear(channels * taps**2, features)
+        self.read = nn.Linear(channels * taps**dimensions, features)
         self.level = None if zero_sum else nn.Parameter(torch.zeros(features))
         self.blocks = nn.ModuleList(
-            Block(stage.features, stage.hidden, d, has_level=not zero_sum) for stage in stages for d in stage.dilations
+            Block(stage.features, stage.hidden, dilation, has_level=not zero_sum, dimensions=dimensions)
+            for stage in stages
+            for dilation in stage.dilations
         )
         if len(stages) > 1:
-            self.changes = nn.ModuleList(changes_between(stages))
-        self.write = nn.Linear(features, channels * patch**2, bias=False)
+            self.changes = nn.ModuleList(changes_between(stages, dimensions))
+        self.write = nn.Linear(features, channels * patch**dimensions, bias=False)
         self._initialize()
 
     def _initialize(self) -> None:
@@ -177,16 +200,16 @@ class Network(nn.Module):
 
     def fold(self, wide: torch.dtype, dtype: torch.dtype) -> Folded:
         """Return the kernels: the first in dtype `wide`, with the taps folded in, the others in `dtype`."""
-        c, s, p = self.channels, self.support, self.patch
+        c, support, patch = self.channels, [self.support] * self.dimensions, [self.patch] * self.dimensions
         w = self.read.weight.to(wide)
         if self.zero_sum:
             w = w - w.mean(1, keepdim=True)
-        w = w.reshape(len(w), c, -1) @ tap_matrix(self.taps.to(wide), s)
+        w = w.reshape(len(w), c, -1) @ tap_matrix(self.taps.to(wide), self.support)
         return Folded(
-            (w.reshape(-1, c, s, s), self.read.bias.to(wide)),
+            (w.reshape(-1, c, *support), self.read.bias.to(wide)),
             tuple(b.fold(dtype) for b in self._blocks()),
             tuple(change.fold(dtype) for change in self._changes()),
-            self.write.weight.to(dtype).T.reshape(-1, c, p, p),
+            self.write.weight.to(dtype).T.reshape(-1, c, *patch),
             dtype,
         )
 
@@ -204,7 +227,7 @@ class Network(nn.Module):
         """Return the features at all queries of the finest lattice that y (B, C, H, W) has the input for.
 
         Args:
-            y: noisy images.
+            y: noisy images, or volumes (B, C, D, H, W).
             sigma: (B,); where it is 0, y counts as 0 (the noise then has no weight).
             level: (B,), the noise level's logarithm, or None.
             stride: distance of the queries, one of `strides`; the first is at the middle of its window.
@@ -216,13 +239,14 @@ class Network(nn.Module):
         Returns:
             Features (N, features, H', W'), N = B `cases(stride)`: first those of the first case for all images.
         """
-        z = self._in_sigmas(y, sigma[:, None, None, None])
+        d = self.dimensions
+        z = self._in_sigmas(y, sigma.reshape(-1, *[1] * (d + 1)))
         edge = self.support // 2 if padded else 0
         read, bias = folded.read
         if len(self.stages) > 1:  # faster on the CPU, as the features come in this order; one lattice keeps its bits
-            read = read.to(memory_format=torch.channels_last)
-        f = _add_level(F.conv2d(z, read, bias, stride=min(stride, self.spacing), padding=edge), level, self.level)
-        f = f.to(folded.dtype, memory_format=torch.channels_last)
+            read = read.to(memory_format=CHANNELS_LAST[d])
+        f = _add_level(convolve(z, read, bias, stride=min(stride, self.spacing), padding=edge), level, self.level)
+        f = f.to(folded.dtype, memory_format=CHANNELS_LAST[d])
         blocks = iter(zip(self._blocks(), folded.blocks, strict=True))
         at, left = 0, list[tuple[Tensor, int]]()
         for k, stage in enumerate(self.stages):
@@ -244,13 +268,13 @@ class Network(nn.Module):
                 block, kernels = next(blocks)
                 z = block.hidden(f, *kernels[:2], level, step, padded=padded).relu_()
                 crop = 0 if padded else step * block.dilation
-                f = F.conv2d(z, *kernels[2:]).add_(f[:, :, crop : f.shape[2] - crop, crop : f.shape[3] - crop])
+                f = convolve(z, *kernels[2:]).add_(window(f, crop, z.shape[2:]))
                 at += 0 if padded else stage.spacing * block.dilation
         return f
 
     def cases(self, stride: int) -> int:
         """Return how many cases of features a query of the finest lattice has: shifts of the coarser lattices."""
-        return max(self.period // max(stride, self.spacing), 1) ** 2
+        return int(max(self.period // max(stride, self.spacing), 1) ** self.dimensions)
 
     def _in_sigmas(self, y: Tensor, sigma: Tensor) -> Tensor:
         """Return y / sigma; in the unit-free scheme relative to y's mean.
@@ -259,7 +283,7 @@ class Network(nn.Module):
         products an offset of a thousand sigmas would be noise.
         """
         if self.zero_sum:
-            mean = y.detach().mean((1, 2, 3), keepdim=True)
+            mean = y.detach().mean(tuple(range(1, y.ndim)), keepdim=True)
             # Values that are not finite stay where they are.
             y = y - torch.where(mean.isfinite(), mean, 0)
         noisy = sigma > torch.finfo(y.dtype).tiny
@@ -290,17 +314,18 @@ class Network(nn.Module):
         step = min(stride, self.spacing)
         crop, lead = self.patch - step, self._lead(stride)
         # The patches overlap (spacing / step)^2 times as often as they do at the largest stride.
-        write = folded.write * (step / self.spacing) ** 2
-        if len(self.stages) > 1:
-            return _covered(f, write, step)[:, :, lead:, lead:]
+        write = folded.write * (step / self.spacing) ** self.dimensions
+        if len(self.stages) > 1 or self.dimensions > 2:
+            g = _covered(f, write, step)
+            return window(g, lead, [n - lead for n in g.shape[2:]])
         # Slower, and its sums round differently: weights of one lattice keep their bits.
-        g = F.conv_transpose2d(f, write, stride=step)
-        return g[:, :, crop + lead : g.shape[2] - crop, crop + lead : g.shape[3] - crop]
+        g = convolve_transpose(f, write, stride=step)
+        return window(g, crop + lead, [n - 2 * crop - lead for n in g.shape[2:]])
 
     def padded(self, y: Tensor, sigma: Tensor, level: Tensor | None, folded: Folded) -> Tensor:
         """Return g on all of y, whose sides are multiples of the period; features and patches end at its edges."""
         f, step = self.features(y, sigma, level, self.period, folded, padded=True), self.spacing
-        return F.conv_transpose2d(f, folded.write, stride=step, padding=self.patch // 2, output_padding=step - 1)
+        return convolve_transpose(f, folded.write, stride=step, padding=self.patch // 2, output_padding=step - 1)
 
 
 class LocalModel(Protocol):

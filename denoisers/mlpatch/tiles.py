@@ -2,42 +2,47 @@
 
 from __future__ import annotations
 
+import math
 from itertools import product
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .geometry import mirrored
+from .geometry import mirrored, window
 from .network import LocalModel
 
-TILE = (128, 256)
-"""Queries of one tile, (rows, columns): bounds the memory of the features. Smaller images share a tile."""
+TILE = {2: (128, 256), 3: (64, 64, 64)}
+"""Queries of one tile along each axis of images and of volumes: bounds the memory of the features.
+
+Smaller images share a tile.
+"""
 
 
 def evaluate(model: LocalModel, x: Tensor, sigma: Tensor, stride: int, *, progress: bool = False) -> Tensor:
-    """Denoise x (B, C, H, W) tile by tile, or in one piece where gradients are wanted."""
+    """Denoise x (B, C, H, W) or (B, C, D, H, W) tile by tile, or in one piece where gradients are wanted."""
     wanted = x.requires_grad or sigma.requires_grad or any(p.requires_grad for p in model.parameters())
     if torch.is_grad_enabled() and not wanted:
         with torch.no_grad():
             return evaluate(model, x, sigma, stride, progress=progress)
     folded = model.fold(x)
     before, after = model.network.margins(stride)
-    height, width = x.shape[2:]
+    sizes = x.shape[2:]
     if torch.is_grad_enabled():
-        y = mirrored(x, (-before, height + after), (-before, width + after))
-        return model.estimate(y, sigma, stride, folded)[:, :, :height, :width]
-    largest = [queries * min(stride, model.network.spacing) for queries in TILE]
-    rows, cols = (_tile(n, side, stride) for n, side in zip((height, width), largest, strict=True))
+        y = mirrored(x, *((-before, n + after) for n in sizes))
+        return window(model.estimate(y, sigma, stride, folded), 0, sizes)
+    largest = [queries * min(stride, model.network.spacing) for queries in TILE[len(sizes)]]
+    sides = [_tile(n, side, stride) for n, side in zip(sizes, largest, strict=True)]
     halo = before + after
-    images = max(1, (largest[0] + halo) * (largest[1] + halo) // ((rows + halo) * (cols + halo)))
-    corners = list(product(range(0, len(x), images), range(0, height, rows), range(0, width, cols)))
+    images = max(1, math.prod(n + halo for n in largest) // math.prod(n + halo for n in sides))
+    along = (range(0, n, side) for n, side in zip(sizes, sides, strict=True))
+    corners = list(product(range(0, len(x), images), *along))
     out = torch.empty_like(x)
-    for b, r, c in tqdm(corners, desc="MLPatch", unit="tile", disable=not progress):  # on stderr
-        h, w = min(rows, height - r), min(cols, width - c)
-        y = mirrored(x[b : b + images], (r - before, r + h + after), (c - before, c + w + after))
-        piece = model.estimate(y, sigma[b : b + images], stride, folded)
-        out[b : b + images, :, r : r + h, c : c + w] = piece[:, :, :h, :w]
+    for b, *corner in tqdm(corners, desc="MLPatch", unit="tile", disable=not progress):  # on stderr
+        inside = [min(side, n - at) for side, n, at in zip(sides, sizes, corner, strict=True)]
+        ranges = ((at - before, at + n + after) for at, n in zip(corner, inside, strict=True))
+        piece = model.estimate(mirrored(x[b : b + images], *ranges), sigma[b : b + images], stride, folded)
+        window(out[b : b + images], corner, inside).copy_(window(piece, 0, inside))
     return out
 
 

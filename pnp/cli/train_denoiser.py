@@ -31,13 +31,14 @@ def train_denoiser(
         str,
         typer.Option(
             help="Architecture and data: gray, color, two-lattices or gray-hq for photographs, convergence for "
-            "simulated maps."
+            "simulated maps, volume for volumes."
         ),
     ] = "gray",
     data: Annotated[
         str | None,
         typer.Option(
-            help="Folder of photographs, subfolders included; or synthetic: images that the command makes itself."
+            help="Folder of photographs, subfolders included; or synthetic: images, or volumes, that the command makes "
+            "itself."
         ),
     ] = None,
     start: Annotated[
@@ -46,16 +47,24 @@ def train_denoiser(
     steps: Steps = None,
     minutes: Minutes = None,
     batch: Annotated[
-        int | None, typer.Option(help="Images per step, over all processes; default: 12, or 4 for convergence.")
+        int | None,
+        typer.Option(help="Images per step, over all processes; default: 12, or 4 for convergence and volume."),
     ] = None,
-    crop: Annotated[int, typer.Option(help="Side of the crops from images in pixels, at most 128.")] = 96,
+    crop: Annotated[
+        int | None,
+        typer.Option(help="Side of the crops in pixels, at most 128, default 96; of volumes at most 96, default 48."),
+    ] = None,
     border: Annotated[
         int | None,
         typer.Option(
             help="Pixels that the loss leaves out at the edges of the crops; features beyond them count as zero. "
-            "Default: all pixels whose receptive field leaves the crop. 12 suits wide fields, e.g. of two-lattices."
+            "Default: all pixels whose receptive field leaves the crop; 6 for volume. 12 suits wide fields, e.g. of "
+            "two-lattices."
         ),
     ] = None,
+    anisotropy: Annotated[
+        float, typer.Option(help="Largest ratio of a voxel's sides in the volumes; above 1, half of them have cubes.")
+    ] = 1.0,
     spacing: Annotated[
         str | None,
         typer.Option(
@@ -94,7 +103,8 @@ def train_denoiser(
     processes.
 
     Images of --data synthetic are dead leaves, textures, drawings and phantoms, drawn from --seed: weights trained on
-    them carry no terms of anybody's photographs. A folder of that name is given as ./synthetic.
+    them carry no terms of anybody's photographs. A folder of that name is given as ./synthetic. The volumes are of the
+    same kinds in space.
 
     \b
     Examples:
@@ -105,6 +115,7 @@ def train_denoiser(
       pnp train denoiser --data synthetic --minutes 60 -o open.safetensors
       pnp train denoiser --data photographs/ --kind two-lattices --crop 128 --border 12 -o two.safetensors
       pnp train denoiser --kind convergence --std 0.018 -o kappa.safetensors
+      pnp train denoiser --kind volume --data synthetic --minutes 240 -o volume.safetensors
       torchrun --nproc-per-node=2 $(which pnp) train denoiser --data photographs/ -o gray.safetensors
     """
     checkpoint, minutes = checkpoint_and_minutes(output, resume, overwrite, steps, minutes)
@@ -118,6 +129,7 @@ def train_denoiser(
     from ..training import processes
     from ..training.photographs import photograph_set
     from ..training.synthetic import synthetic_set
+    from ..training.volumes import volume_set
 
     if kind not in ARCHITECTURES:
         raise ValueError(f"--kind must be one of {', '.join(ARCHITECTURES)}, got {kind!r}")
@@ -125,8 +137,12 @@ def train_denoiser(
         raise ValueError(f"--data {data}: convergence maps are simulated; leave --data out, or choose another --kind")
     if kind != "convergence" and data is None:
         raise ValueError("--data is missing: give a folder of images to train on, or synthetic")
+    if kind == "volume" and data != "synthetic":
+        raise ValueError(f"--data must be synthetic for --kind volume, got {data}; volumes are not read from a folder")
+    if kind != "volume" and anisotropy != 1:
+        raise ValueError(f"--anisotropy is of voxels, for --kind volume alone, got {anisotropy:g}; leave it out")
     given: dict[str, Any] = {"steps": steps, "minutes": minutes, "optimizer": optimizer, "seed": seed}
-    given |= {"border": border}
+    given |= {} if border is None else {"border": border}
     given |= {} if batch is None else {"batch": batch}
     training.TrainingOptions(**given)
     where = choose_device(device)
@@ -142,10 +158,12 @@ def train_denoiser(
         if initial.config() != model.config():
             raise ValueError(f"--start {start} has another architecture than --kind {kind}; choose its own --kind")
         model.load_state_dict(initial.state_dict())
-    if data == "synthetic":
-        job = synthetic_set(channels=model.channels, crop=crop, seed=seed)
+    if kind == "volume":
+        job = volume_set(crop=48 if crop is None else crop, seed=seed, anisotropy=anisotropy)
+    elif data == "synthetic":
+        job = synthetic_set(channels=model.channels, crop=96 if crop is None else crop, seed=seed)
     elif data is not None:
-        job = photograph_set(data, channels=model.channels, crop=crop)
+        job = photograph_set(data, channels=model.channels, crop=96 if crop is None else crop)
     else:
         job = convergence_set(_numbers("--std", std), pixel_arcmin)
     with processes.joined(where) as here:
@@ -169,7 +187,8 @@ def train_denoiser(
         value = f"{job.measure} {job.validate(model):.3f}"
         about = {"command": command_line(), "data": job.about, "length": length, "held out": value}
         model.save(output, about={**about, "processes": str(processes.size())})
-        print_trained(output, length, value, f"{job.n_held_out} images", f"noisy {job.validate(_Unchanged()):.3f}")
+        what = "volumes" if kind == "volume" else "images"
+        print_trained(output, length, value, f"{job.n_held_out} {what}", f"noisy {job.validate(_Unchanged()):.3f}")
 
 
 class _Unchanged:

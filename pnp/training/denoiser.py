@@ -1,4 +1,4 @@
-"""Train a denoiser D(x, sigma) on images with fresh noise of random level in every step."""
+"""Train a denoiser D(x, sigma) on images or volumes with fresh noise of random level in every step."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .state import Task, like
 def denoising_psnr(denoiser: Callable[[Tensor, float], Tensor], images: list[Tensor], sigma: float) -> float:
     """Return the mean PSNR in dB (data range 1, output clipped) over images (C, H, W) in [0, 1]; seed i for image i.
 
-    A network gets the images on its own device.
+    Volumes (C, D, H, W) will do, too. A network gets the images on its own device.
     """
     device = like(denoiser).device if isinstance(denoiser, nn.Module) else None
     total = 0.0
@@ -99,7 +99,7 @@ class DenoisingTask(Task):
     def draw(self, batch: int, *, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Draw clean images x, y = x + sigma n, and sigma (batch,)."""
         x, sigma = self.sampler(batch, generator=generator), self.levels(batch, generator=generator)
-        return x, x + sigma.reshape(-1, 1, 1, 1) * torch.randn(x.shape, generator=generator), sigma
+        return x, x + sigma.reshape(-1, *[1] * (x.ndim - 1)) * torch.randn(x.shape, generator=generator), sigma
 
     def seek(self, step: int) -> None:
         """Let a sampler whose images change by step, such as `SyntheticImages`, continue there: one call a step."""
@@ -110,11 +110,12 @@ class DenoisingTask(Task):
         """Return the weighted mean square error of D(y, sigma), y = x + noise of level sigma (B,)."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             z, at = self._inside(y, sigma)
-        x = x[..., at : at + z.shape[2], at : at + z.shape[3]]
+        for axis, n in enumerate(z.shape[2:], 2):
+            x = x.narrow(axis, at, n)
         o = self.options
         weight = 1 / (o.loss_scale**2 * sigma**o.loss_power)
         error: Tensor = z.to(x.dtype) - x
-        return (error.square() * weight.reshape(-1, 1, 1, 1)).mean()
+        return (error.square() * weight.reshape(-1, *[1] * (x.ndim - 1))).mean()
 
     def _inside(self, y: Tensor, sigma: Tensor) -> tuple[Tensor, int]:
         """Return the part of D(y, sigma) that the loss takes, and its offset in y."""
@@ -123,13 +124,13 @@ class DenoisingTask(Task):
             raise ValueError(f"train_denoiser: border must leave a part of the crops, {size}, got {border}; lower it")
         if not hasattr(self.model, "valid"):
             at = border or 0
-            return self.model(y, sigma)[..., at : size[0] - at, at : size[1] - at], at
+            return self.model(y, sigma)[(..., *(slice(at, n - at) for n in size))], at
         if border is not None:
             return self.model.valid(y, sigma, border=border)  # type: ignore[no-any-return]
         field = getattr(self.model, "receptive_field", 1)
         if min(size) < field:
             raise ValueError(
-                f"train_denoiser: crops must be at least the model's receptive field, {field} x {field}, got {size}; "
+                f"train_denoiser: crops must be at least the model's receptive field, {field} on a side, got {size}; "
                 "take larger ones, or set border"
             )
         return self.model.valid(y, sigma)  # type: ignore[no-any-return]

@@ -42,6 +42,7 @@ def shrink_by_map(x):
 
 TABLE = {
     "mlpatch": lambda: MLPatch(**TINY, precision="float32"),
+    "mlpatch of volumes": lambda: MLPatch(dimensions=3, **TINY, precision="float32"),
     "mlpatch of two lattices": lambda: MLPatch(**TWO_LATTICES, precision="float32"),
     "tv": lambda: TV(max_iter=20),
     "rescaled": lambda: Rescaled(smooth, -1000.0, 2000.0),
@@ -52,9 +53,11 @@ TABLE = {
 }
 
 
-def noisy(channels=1, dtype=torch.float32):
+def noisy(channels=1, dtype=torch.float32, *, name=""):
+    """Images, or volumes for the denoiser of that name."""
     g = torch.Generator().manual_seed(0)
-    return torch.rand(2, channels, 12, 17, generator=g, dtype=torch.float64).to(dtype)
+    depth = (5,) if "volumes" in name else ()
+    return torch.rand(2, channels, *depth, 12, 17, generator=g, dtype=torch.float64).to(dtype)
 
 
 def test_every_exported_denoiser_has_a_row():
@@ -67,7 +70,7 @@ def test_every_exported_denoiser_has_a_row():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", TABLE)
 def test_shape_dtype_and_input_are_kept(name, dtype):
-    x = noisy(dtype=dtype)
+    x = noisy(name=name, dtype=dtype)
     before = x.clone()
     with torch.no_grad():
         z = TABLE[name]()(x, 0.1)
@@ -77,21 +80,21 @@ def test_shape_dtype_and_input_are_kept(name, dtype):
 
 @pytest.mark.parametrize("name", TABLE)
 def test_images_of_a_batch_do_not_mix(name):
-    x, denoiser = noisy(), TABLE[name]()
+    x, denoiser = noisy(name=name), TABLE[name]()
     with torch.no_grad():
         torch.testing.assert_close(denoiser(x, 0.1)[1:], denoiser(x[1:], 0.1))
 
 
 @pytest.mark.parametrize("name", TABLE)
 def test_the_same_call_gives_the_same_image(name):
-    x, denoiser = noisy(), TABLE[name]()
+    x, denoiser = noisy(name=name), TABLE[name]()
     with torch.no_grad():
         assert torch.equal(denoiser(x, 0.1), denoiser(x, 0.1))
 
 
-@pytest.mark.parametrize("name", ["mlpatch", "tv"])
+@pytest.mark.parametrize("name", ["mlpatch", "mlpatch of volumes", "tv"])
 def test_unit_free_denoisers_follow_the_scale(name):
-    x, denoiser = noisy(dtype=torch.float64), TABLE[name]()
+    x, denoiser = noisy(name=name, dtype=torch.float64), TABLE[name]()
     with torch.no_grad():
         torch.testing.assert_close(denoiser(1e-6 * x, 1e-7), 1e-6 * denoiser(x, 0.1), rtol=1e-9, atol=0)
 
@@ -100,10 +103,10 @@ def test_unit_free_denoisers_follow_the_scale(name):
 def test_bad_input_is_one_clear_sentence(name):
     denoiser = TABLE[name]()
     for x, sigma in [
-        (noisy()[0, 0], 0.1),
-        (noisy().int(), 0.1),
-        (noisy(), -0.1),
-        (noisy(), torch.ones(5)),
+        (noisy(name=name)[0, 0], 0.1),
+        (noisy(name=name).int(), 0.1),
+        (noisy(name=name), -0.1),
+        (noisy(name=name), torch.ones(5)),
         (None, 0.1),
     ]:
         with pytest.raises((TypeError, ValueError)) as caught:
@@ -113,7 +116,7 @@ def test_bad_input_is_one_clear_sentence(name):
 
 @pytest.mark.parametrize("name", TABLE)
 def test_pickle_and_repr(name):
-    denoiser, x = TABLE[name](), noisy()
+    denoiser, x = TABLE[name](), noisy(name=name)
     with torch.no_grad():
         torch.testing.assert_close(pickle.loads(pickle.dumps(denoiser))(x, 0.1), denoiser(x, 0.1))
     assert repr(denoiser).startswith(type(denoiser).__name__ + "(")

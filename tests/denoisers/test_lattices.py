@@ -114,9 +114,9 @@ def test_tiles_hold_for_other_lattices(sizes, monkeypatch):
     model, x = random_model(**sizes), uniform(1, 1, 37, 26)
     with torch.no_grad():
         for stride in model.network.strides:
-            monkeypatch.setattr(tiles, "TILE", (128, 256))
+            monkeypatch.setitem(tiles.TILE, 2, (128, 256))
             whole = model(x, 0.1, stride=stride)
-            monkeypatch.setattr(tiles, "TILE", (5, 3))
+            monkeypatch.setitem(tiles.TILE, 2, (5, 3))
             torch.testing.assert_close(model(x, 0.1, stride=stride), whole, rtol=1e-11, atol=1e-11)
 
 
@@ -293,7 +293,7 @@ def test_memory_is_that_of_a_tile(monkeypatch):
     model, seen = random_model(**TWO_LATTICES), []
     estimate = model.estimate
     monkeypatch.setattr(model, "estimate", lambda y, *rest: seen.append(y.numel()) or estimate(y, *rest))
-    monkeypatch.setattr(tiles, "TILE", (16, 32))
+    monkeypatch.setitem(tiles.TILE, 2, (16, 32))
     with torch.no_grad():
         for size in (256, 512):
             model(uniform(1, 1, size, 64, dtype=torch.float32), 0.1)

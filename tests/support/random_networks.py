@@ -33,11 +33,11 @@ def random_model(seed: int = 0, **options: Any) -> MLPatch:
     return model.eval()
 
 
-def check_tiling(model: MLPatch, x: Tensor, sigma: float | Tensor, stride: int, tile: tuple[int, int]) -> Tensor:
+def check_tiling(model: MLPatch, x: Tensor, sigma: float | Tensor, stride: int, tile: tuple[int, ...]) -> Tensor:
     """Check that the answer does not depend on the tiles, and return it."""
     with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
         whole: Tensor = model(x, sigma, stride=stride)
-        patch.setattr(tiles, "TILE", tile)
+        patch.setitem(tiles.TILE, len(tile), tile)
         tiled = model(x, sigma, stride=stride)
     assert whole.shape == x.shape
     torch.testing.assert_close(tiled, whole, rtol=1e-12, atol=1e-12)
