@@ -15,7 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
-"""Order in memory, by the number of dimensions, in which a query's features are neighbours."""
+"""Order in memory, by the number of dimensions, in which a query's features are neighbours.
+
+In it one convolution is faster, forward and backward, than three of planes that are added, and than products of gathered
+neighbours.
+"""
 
 
 def convolve(f: Tensor, kernel: Tensor, bias: Tensor | None = None, **options: Any) -> Tensor:
