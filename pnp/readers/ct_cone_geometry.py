@@ -40,14 +40,13 @@ class AxisOrder:
 
     def to_ours(self, array: _Array) -> _Array:
         """Return an array in our axes; of numpy's a view, of tensors a copy where axes are flipped."""
-        turned = array.permute(self.axes) if isinstance(array, Tensor) else array.transpose(self.axes)
-        return _flip(turned, self.flipped)
+        ours: _Array = _flip(_permuted(array, self.axes), self.flipped)
+        return ours
 
     def to_theirs(self, array: _Array) -> _Array:
         """Return an array in the axes of the other software, likewise."""
-        back = tuple(self.axes.index(k) for k in range(3))
-        turned = _flip(array, self.flipped)
-        return turned.permute(back) if isinstance(turned, Tensor) else turned.transpose(back)
+        theirs: _Array = _permuted(_flip(array, self.flipped), tuple(self.axes.index(k) for k in range(3)))
+        return theirs
 
     def shape(self, ours: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape there of an array of our shape."""
@@ -255,6 +254,10 @@ def _one(values: Floats, sizes: Floats) -> float | Floats:
     return float(values[0]) if np.ptp(values) <= 1e-12 * np.abs(sizes).max() else values
 
 
+def _permuted(array: Any, axes: tuple[int, ...]) -> Any:
+    return array.permute(axes) if isinstance(array, Tensor) else np.transpose(array, axes)
+
+
 def _flip(array: Any, axes: tuple[int, ...]) -> Any:
     return array.flip(axes) if isinstance(array, Tensor) else np.flip(array, axes)
 
@@ -291,3 +294,20 @@ def entry_lengths(caller: str, name: str, value: Any, shapes: tuple[tuple[int, .
     if not (values > 0).all():
         raise ValueError(f"{caller}: {name} must be positive, got {value!r:.60}")
     return values
+
+
+def rotation(angle: Floats, axis: int) -> Floats:
+    """Return rotations (n, 3, 3) about an axis, counter-clockwise seen from its end."""
+    matrix = np.zeros((len(angle), 3, 3))
+    first, second = (axis + 1) % 3, (axis + 2) % 3
+    matrix[:, axis, axis] = 1
+    matrix[:, first, first] = matrix[:, second, second] = np.cos(angle)
+    matrix[:, second, first] = np.sin(angle)
+    matrix[:, first, second] = -np.sin(angle)
+    return matrix
+
+
+def turned(matrices: Floats, points: Floats) -> Floats:
+    """Return points (n, 3), each multiplied by its matrix (n, 3, 3)."""
+    found: Floats = np.einsum("kij,kj->ki", matrices, points)
+    return found

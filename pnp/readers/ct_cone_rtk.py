@@ -1,15 +1,17 @@
 """Cone beams of the Reconstruction Toolkit (RTK): the XML file of a ThreeDCircularProjectionGeometry.
 
-Lengths are in one unit, usually mm, angles in degrees. RTK's axes x, y, z, y the axis of rotation, are X = x, Y = -z and
-Z = y of `ConeBeam`, and theta = GantryAngle. With R = Rz(-InPlaneAngle) Rx(-OutOfPlaneAngle) Ry(-GantryAngle), in rotated
-coordinates R (x, y, z), the source is at (SourceOffsetX, SourceOffsetY, SourceToIsocenterDistance), the columns of a
-projection lie along the first axis, its rows along the second, and its point (0, 0) is at (ProjectionOffsetX,
-ProjectionOffsetY, SourceToIsocenterDistance - SourceToDetectorDistance). What a <Projection> does not state is as in the
-one before; what the file does not state is 0. RTK documentation, "3D Circular Projection Geometry"; the classes
-rtk::ThreeDCircularProjectionGeometry and its XML reader.
+Lengths are in one unit, usually mm, angles in degrees. RTK turns about its y; with its axes x, y, z, `ConeBeam` has
 
-As arrays (`itk.array_from_image`), projections are (angles, rows, columns) and volumes (z, y, x), of which ours is (y, z,
-x): slices along RTK's y, rows along its z.
+    X = x,   Y = -z,   Z = y,   theta = GantryAngle.
+
+In rotated coordinates Rz(-InPlaneAngle) Rx(-OutOfPlaneAngle) Ry(-GantryAngle) (x, y, z), the source is at (SourceOffsetX,
+SourceOffsetY, SourceToIsocenterDistance), the columns of a projection lie along the first axis, its rows along the
+second, and its point (0, 0) is at (ProjectionOffsetX, ProjectionOffsetY, SourceToIsocenterDistance -
+SourceToDetectorDistance). What a <Projection> does not state is as in the one before; what the file does not state is 0.
+RTK documentation, "3D Circular Projection Geometry"; rtk::ThreeDCircularProjectionGeometry and its XML reader.
+
+As arrays (`itk.array_from_image`), projections are (angles, rows, columns) and volumes (z, y, x). Ours are (y, z, x):
+slices along RTK's y, rows along its z.
 """
 
 from __future__ import annotations
@@ -34,8 +36,9 @@ from .ct_cone_geometry import (
     entry_lengths,
     entry_numbers,
     fit_cone,
+    rotation,
+    turned,
 )
-from .ct_cone_tigre import _rotation, _turned
 
 _MAX_BYTES = 2**26
 """Largest file: 64 MiB, of some hundred thousand views."""
@@ -68,8 +71,8 @@ def read_rtk_geometry(
         detector_shape: (rows, columns) of the projections.
         pitch: distance between bins, in the file's unit of length, or (of rows, of columns): ITK's GetSpacing(), which
             has the columns first.
-        first_bin: position (along the rows, along the columns) of the middle of bin (0, 0): ITK's GetOrigin(), which has
-            the columns first. None: that of a projection whose middle is its point (0, 0).
+        first_bin: (v, u) of the middle of bin (0, 0), v along the rows and u along the columns: ITK's GetOrigin(), which
+            has u first. None: the middle of a projection is its point (0, 0).
         angles: "rad" where the file, against RTK's rule, holds radians.
         tolerance: largest shift of a bin, in bins, by a tilt of the detector that is left out.
 
@@ -94,9 +97,7 @@ def read_rtk_geometry(
         warnings.warn(f"{file}: {doubt}", stacklevel=2)
     # From rotated coordinates to RTK's: the inverse of R.
     back = (
-        _rotation(turns["GantryAngle"], 1)
-        @ _rotation(turns["OutOfPlaneAngle"], 0)
-        @ _rotation(turns["InPlaneAngle"], 2)
+        rotation(turns["GantryAngle"], 1) @ rotation(turns["OutOfPlaneAngle"], 0) @ rotation(turns["InPlaneAngle"], 2)
     )
     zero = np.zeros(n)
     source = np.stack([values[name] for name in ("SourceOffsetX", "SourceOffsetY", "SourceToIsocenterDistance")], 1)
@@ -111,7 +112,7 @@ def read_rtk_geometry(
 
     return fit_cone(
         where,
-        Vectors(*(_ours(_turned(back, points)) for points in (source, centre, u, v))),
+        Vectors(*(_ours(turned(back, points)) for points in (source, centre, u, v))),
         (rows, columns),
         tolerance=tolerance,
         given=turns["GantryAngle"],
@@ -205,7 +206,7 @@ class _Reader:
             self.current[_NAMES[key]] = self._numbers(name, 1)[0]
         elif key == "radiuscylindricaldetector" and (radius := self._numbers(name, 1)[0]) != 0:
             raise ValueError(
-                f"{self.file}: {name} must be 0, a flat detector, got {radius:g}; resample the projections to a flat one"
+                f"{self.file}: {name} must be 0, a flat detector, got {radius:g}; resample the views to a flat one"
             )
         elif key in _COLLIMATION:
             self.is_collimated |= self._numbers(name, 1)[0] < 1e300
@@ -231,12 +232,12 @@ class _Reader:
 def _matrix(value: dict[str, float]) -> Floats:
     """Return RTK's projection matrix (3, 4) of a view."""
     gantry, out, inside = (np.deg2rad([value[name]]) for name in _ANGLES)
-    rotation = np.eye(4)
-    rotation[:3, :3] = (_rotation(-inside, 2) @ _rotation(-out, 0) @ _rotation(-gantry, 1))[0]
+    turn = np.eye(4)
+    turn[:3, :3] = (rotation(-inside, 2) @ rotation(-out, 0) @ rotation(-gantry, 1))[0]
     sid, sdd, sx, sy = (value[name] for name in _LENGTHS)
     move, source = np.eye(3), np.eye(4)
     move[:2, 2] = sx - value["ProjectionOffsetX"], sy - value["ProjectionOffsetY"]
     source[:2, 3] = -sx, -sy
     magnify = np.array([[-sdd, 0, 0, 0], [0, -sdd, 0, 0], [0, 0, 1, -sid]])
-    matrix: Floats = move @ magnify @ source @ rotation
+    matrix: Floats = move @ magnify @ source @ turn
     return matrix

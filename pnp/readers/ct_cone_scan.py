@@ -1,7 +1,7 @@
 """The cone beam of a `CtScan`: the arguments of `ConeBeam`, and its views in that operator's axes.
 
-Z of `ConeBeam` points upwards, so that X, Y and Z are right-handed where the image of a row is the object seen from above:
-rows that a scan has from the top are turned round, and the lowest slice of the volume is its first.
+Z of `ConeBeam` points upwards, so that X, Y and Z are right-handed where the image of a row is the object seen from
+above: rows that a scan has from the top are turned round, and the lowest slice of the volume is its first.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def _height(scan: CtScan, where: str, n_rows: int) -> float:
     stated = str(scan.facts.get("DetectorOffsetY") or "0")
     if set(stated) - set("0.-+ "):
         warnings.warn(
-            f"{where}: DetectorOffsetY = {stated:.24} is not applied, since its sign is not documented; give row_offset, "
-            "in mm, the height of the detector's middle over the source's plane",
+            f"{where}: DetectorOffsetY = {stated:.24} is not applied, since its sign is not documented; give "
+            "row_offset, in mm, the height of the detector's middle over the source's plane",
             stacklevel=4,
         )
     if numbers is None or middle is None:

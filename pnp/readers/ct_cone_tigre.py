@@ -1,12 +1,11 @@
 """Cone beams of TIGRE: its geometry object and the angles of the views.
 
 TIGRE's axes x, y, z are X, Y, Z of `ConeBeam` (`computeDeltas_Siddon` in TIGRE's Siddon_projection.cu). At angle 0 the
-source is at (DSO, 0, 0), the columns of the detector lie along y, its rows along z, so that theta = angle + pi/2. What a
-rotation follows, in this order: rotDetector turns the detector about its middle, about x, y and z; offDetector moves it
-along rows and columns; the angles (n,), or (n, 3) for Euler's rotations z, y, z, turn source and detector; offOrigin is
-the place of the volume's middle; COR moves source and detector along the columns. In Python, arrays of sizes are in the
-order (z, y, x), those of the detector (rows, columns). Volumes are (z, y, x), their rows along +y, against ours;
-projections are (angles, rows, columns).
+source is at (DSO, 0, 0), the columns of the detector lie along y, its rows along z: theta = angle + pi/2. In this order,
+rotDetector turns the detector about its middle, about x, y and z; offDetector moves it along rows and columns; the angles
+(n,), or (n, 3) for Euler's rotations z, y, z, turn source and detector; offOrigin is the place of the volume's middle;
+COR moves source and detector along the columns. In Python, sizes are in the order (z, y, x), those of the detector (rows,
+columns). Volumes are (z, y, x), their rows along +y, against ours; projections are (angles, rows, columns).
 """
 
 from __future__ import annotations
@@ -28,6 +27,8 @@ from .ct_cone_geometry import (
     entry_lengths,
     entry_numbers,
     fit_cone,
+    rotation,
+    turned,
 )
 
 _CALLER = "cone_from_tigre"
@@ -64,7 +65,7 @@ def cone_from_tigre(geometry: Any, angles: npt.ArrayLike, *, tolerance: float = 
     if not (far >= near).all():
         raise ValueError(f"{_CALLER}: DSD, from source to detector, must be DSO or more, got {far.min():g}; check both")
     shift = _scalars(geometry, "COR", n, 0.0)
-    turn = _rotation(turns[:, 0], 2) @ _rotation(turns[:, 1], 1) @ _rotation(turns[:, 2], 2)
+    turn = rotation(turns[:, 0], 2) @ rotation(turns[:, 1], 1) @ rotation(turns[:, 2], 2)
     x, y, z = np.eye(3)
     tilt = _rotations(parts["rotDetector"])
     moved = parts["offDetector"]
@@ -74,10 +75,10 @@ def cone_from_tigre(geometry: Any, angles: npt.ArrayLike, *, tolerance: float = 
         [-np.sin(turns[:, 0]), np.cos(turns[:, 0]), np.zeros(n)], 1
     )
     vectors = Vectors(
-        _turned(turn, near[:, None] * x) + offset,
-        _turned(turn, centre) + offset,
-        _turned(turn, _turned(tilt, np.tile(pitch[1] * y, (n, 1)))),
-        _turned(turn, _turned(tilt, np.tile(pitch[0] * z, (n, 1)))),
+        turned(turn, near[:, None] * x) + offset,
+        turned(turn, centre) + offset,
+        turned(turn, turned(tilt, np.tile(pitch[1] * y, (n, 1)))),
+        turned(turn, turned(tilt, np.tile(pitch[0] * z, (n, 1)))),
     )
 
     def causes(k: int) -> str:
@@ -151,23 +152,7 @@ def _per_view(geometry: Any, name: str, n: int) -> Floats:
     return np.broadcast_to(values, (n, size))
 
 
-def _rotation(angle: Floats, axis: int) -> Floats:
-    """Return rotations (n, 3, 3) about an axis, counter-clockwise seen from its end."""
-    matrix = np.zeros((len(angle), 3, 3))
-    first, second = (axis + 1) % 3, (axis + 2) % 3
-    matrix[:, axis, axis] = 1
-    matrix[:, first, first] = matrix[:, second, second] = np.cos(angle)
-    matrix[:, second, first] = np.sin(angle)
-    matrix[:, first, second] = -np.sin(angle)
-    return matrix
-
-
 def _rotations(angles: Floats) -> Floats:
     """Return the rotations of rotDetector (n, 3): about x first, then about y and z."""
-    turned: Floats = _rotation(angles[:, 2], 2) @ _rotation(angles[:, 1], 1) @ _rotation(angles[:, 0], 0)
-    return turned
-
-
-def _turned(matrices: Floats, points: Floats) -> Floats:
-    turned: Floats = np.einsum("kij,kj->ki", matrices, points)
-    return turned
+    tilt: Floats = rotation(angles[:, 2], 2) @ rotation(angles[:, 1], 1) @ rotation(angles[:, 0], 0)
+    return tilt

@@ -52,8 +52,8 @@ def read_txrm(
     """Read a Zeiss scan: counts (n_rows, n_angles, n_detectors), the open beam and the geometry.
 
     Needs olefile: pip install 'pnp-local[ct]'. Of a cone beam, `scan.cone_operator()` is right for all rows,
-    FanBeam for the middle one, facts["middle_row"], alone; rows are in the file's order, the lowest first. A reference of
-    another exposure time is scaled to that of the views, with a warning. Shifts are not applied, since the open beam
+    FanBeam for the middle one, facts["middle_row"], alone. Rows are in the file's order, the lowest first. A reference
+    of another exposure time is scaled to that of the views, with a warning. Shifts are not applied, since the open beam
     does not move with them: where facts["x_shifts"] are not small, shift the line integrals of view k by
     facts["x_shifts"][k] pixels towards higher columns; a warning says so.
 

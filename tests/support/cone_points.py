@@ -18,7 +18,7 @@ def shadows(A: ConeBeam, voxels=VOXELS) -> np.ndarray:
     found = []
     for voxel in voxels:
         x = torch.zeros(1, 1, *A.shape, dtype=torch.float64)
-        x[0, 0, *voxel] = 1
+        x[(0, 0, *voxel)] = 1
         y = A.A(x)[0, 0]
         assert (y[:, 0] == 0).all() and (y[:, -1] == 0).all() and (y[..., 0] == 0).all() and (y[..., -1] == 0).all()
         places = [torch.arange(n, dtype=torch.float64) for n in y.shape[1:]]
