@@ -4,11 +4,11 @@ Lengths are in one unit, usually mm, angles in degrees. RTK turns about its y; w
 
     X = x,   Y = -z,   Z = y,   theta = GantryAngle.
 
-In rotated coordinates Rz(-InPlaneAngle) Rx(-OutOfPlaneAngle) Ry(-GantryAngle) (x, y, z), the source is at (SourceOffsetX,
-SourceOffsetY, SourceToIsocenterDistance), the columns of a projection lie along the first axis, its rows along the
-second, and its point (0, 0) is at (ProjectionOffsetX, ProjectionOffsetY, SourceToIsocenterDistance -
-SourceToDetectorDistance). What a <Projection> does not state is as in the one before; what the file does not state is 0.
-RTK documentation, "3D Circular Projection Geometry"; rtk::ThreeDCircularProjectionGeometry and its XML reader.
+In rotated coordinates Rz(-InPlaneAngle) Rx(-OutOfPlaneAngle) Ry(-GantryAngle) (x, y, z), the source is at
+(SourceOffsetX, SourceOffsetY, SourceToIsocenterDistance), the columns of a projection lie along the first axis, its
+rows along the second, and its point (0, 0) is at (ProjectionOffsetX, ProjectionOffsetY, SourceToIsocenterDistance -
+SourceToDetectorDistance). What a <Projection> does not state is as in the one before; what the file does not state is
+0. RTK documentation, "3D Circular Projection Geometry"; rtk::ThreeDCircularProjectionGeometry and its XML reader.
 
 As arrays (`itk.array_from_image`), projections are (angles, rows, columns) and volumes (z, y, x). Ours are (y, z, x):
 slices along RTK's y, rows along its z.
@@ -71,7 +71,7 @@ def read_rtk_geometry(
         detector_shape: (rows, columns) of the projections.
         pitch: distance between bins, in the file's unit of length, or (of rows, of columns): ITK's GetSpacing(), which
             has the columns first.
-        first_bin: (v, u) of the middle of bin (0, 0), v along the rows and u along the columns: ITK's GetOrigin(), which
+        first_bin: (v, u) of the middle of bin (0, 0), v along the rows, u along the columns: ITK's GetOrigin(), which
             has u first. None: the middle of a projection is its point (0, 0).
         angles: "rad" where the file, against RTK's rule, holds radians.
         tolerance: largest shift of a bin, in bins, by a tilt of the detector that is left out.

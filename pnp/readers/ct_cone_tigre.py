@@ -1,11 +1,12 @@
 """Cone beams of TIGRE: its geometry object and the angles of the views.
 
-TIGRE's axes x, y, z are X, Y, Z of `ConeBeam` (`computeDeltas_Siddon` in TIGRE's Siddon_projection.cu). At angle 0 the
-source is at (DSO, 0, 0), the columns of the detector lie along y, its rows along z: theta = angle + pi/2. In this order,
-rotDetector turns the detector about its middle, about x, y and z; offDetector moves it along rows and columns; the angles
-(n,), or (n, 3) for Euler's rotations z, y, z, turn source and detector; offOrigin is the place of the volume's middle;
-COR moves source and detector along the columns. In Python, sizes are in the order (z, y, x), those of the detector (rows,
-columns). Volumes are (z, y, x), their rows along +y, against ours; projections are (angles, rows, columns).
+TIGRE's axes x, y, z are X, Y, Z of `ConeBeam` (`computeDeltas_Siddon` in TIGRE's Siddon_projection.cu). At angle 0
+the source is at (DSO, 0, 0), the columns of the detector lie along y, its rows along z: theta = angle + pi/2. In this
+order, rotDetector turns the detector about its middle, about x, y and z; offDetector moves it along rows and columns;
+the angles (n,), or (n, 3) for Euler's rotations z, y, z, turn source and detector; offOrigin is the place of the
+volume's middle; COR moves source and detector along the columns. In Python, sizes are in the order (z, y, x), those
+of the detector (rows, columns). Volumes are (z, y, x), their rows along +y, against ours; projections are (angles,
+rows, columns).
 """
 
 from __future__ import annotations
