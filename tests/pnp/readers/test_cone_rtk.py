@@ -6,53 +6,11 @@ import numpy as np
 import pytest
 from cone_points import CLOSE, VOXELS, shadows
 from reader_files import refused
+from rtk_files import VIEWS, matrix, write_rtk
 
 from pnp.readers import read_rtk_geometry
 
 SHAPE, VOXEL, DETECTOR, PITCH, CORNER = (8, 10, 12), (1.5, 1.6, 1.4), (34, 48), (1.3, 1.1), (-21.0, -27.0)
-VIEWS = [
-    {"GantryAngle": 10.0, "ProjectionOffsetX": 1.5, "ProjectionOffsetY": -2.0, "SourceOffsetY": 0.0},
-    {"GantryAngle": 131.847274780273, "ProjectionOffsetX": -0.7, "ProjectionOffsetY": -1.0, "SourceOffsetY": 1.0},
-    {"GantryAngle": 271.852905273438, "ProjectionOffsetX": 0.4, "ProjectionOffsetY": 0.5, "SourceOffsetY": -2.0},
-]
-GLOBAL = {"SourceToIsocenterDistance": 240.0, "SourceToDetectorDistance": 400.0}
-
-
-def matrix(view):
-    """M_P of the documentation (3D Circular Projection Geometry), factor by factor."""
-    v = dict.fromkeys(("OutOfPlaneAngle", "InPlaneAngle", "SourceOffsetX"), 0.0) | GLOBAL | view
-    g, o, i = (np.deg2rad(-v[name]) for name in ("GantryAngle", "OutOfPlaneAngle", "InPlaneAngle"))
-    m_r = (
-        np.array([[np.cos(i), -np.sin(i), 0, 0], [np.sin(i), np.cos(i), 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
-        @ np.array([[1, 0, 0, 0], [0, np.cos(o), -np.sin(o), 0], [0, np.sin(o), np.cos(o), 0], [0, 0, 0, 1]])
-        @ np.array([[np.cos(g), 0, np.sin(g), 0], [0, 1, 0, 0], [-np.sin(g), 0, np.cos(g), 0], [0, 0, 0, 1]])
-    )
-    shift = np.array(
-        [
-            [1, 0, v["SourceOffsetX"] - v["ProjectionOffsetX"]],
-            [0, 1, v["SourceOffsetY"] - v["ProjectionOffsetY"]],
-            [0, 0, 1],
-        ]
-    )
-    sdd, sid = v["SourceToDetectorDistance"], v["SourceToIsocenterDistance"]
-    magnify = np.array([[-sdd, 0, 0, 0], [0, -sdd, 0, 0], [0, 0, 1, -sid]])
-    source = np.array([[1, 0, 0, -v["SourceOffsetX"]], [0, 1, 0, -v["SourceOffsetY"]], [0, 0, 1, 0], [0, 0, 0, 1]])
-    return shift @ magnify @ source @ m_r
-
-
-def write(path, views=VIEWS, *, matrices=True, version="3", head="<!DOCTYPE RTKGEOMETRY>\n", **changes):
-    """A file as the documentation has it; changes are of the global entries, None leaves one out."""
-    common = {name: value for name, value in (GLOBAL | changes).items() if value is not None}
-    text = f'<?xml version="1.0"?>\n{head}<RTKThreeDCircularGeometry version="{version}">\n'
-    text += "".join(f"  <{name}>{value}</{name}>\n" for name, value in common.items())
-    for view in views:
-        text += "  <Projection>\n" + "".join(f"    <{name}>{value}</{name}>\n" for name, value in view.items())
-        if matrices:
-            rows = "\n".join(" ".join(f"{number:.15g}" for number in row) for row in matrix(view))
-            text += f"    <Matrix>\n{rows}\n    </Matrix>\n"
-        text += "  </Projection>\n"
-    path.write_text(text + "</RTKThreeDCircularGeometry>\n")
-    return path
 
 
 def read(path, **options):
@@ -60,7 +18,7 @@ def read(path, **options):
 
 
 def test_points_are_seen_where_rtk_sees_them(tmp_path):
-    ours = read(write(tmp_path / "geometry.xml"), first_bin=CORNER)
+    ours = read(write_rtk(tmp_path / "geometry.xml"), first_bin=CORNER)
     np.testing.assert_allclose(ours.angles, np.deg2rad([view["GantryAngle"] for view in VIEWS]), atol=1e-12)
     found = np.empty((len(VOXELS), len(VIEWS), 2))
     for j, (slice_, row, column) in enumerate(VOXELS):
@@ -75,14 +33,14 @@ def test_points_are_seen_where_rtk_sees_them(tmp_path):
 def test_a_projection_about_its_point_0_and_entries_of_the_one_before(tmp_path):
     first, *others = VIEWS
     short = [first, *({"GantryAngle": view["GantryAngle"]} for view in others)]
-    ours = read(write(tmp_path / "short.xml", short, matrices=False))
+    ours = read(write_rtk(tmp_path / "short.xml", short, matrices=False))
     assert (ours.offset, ours.row_offset, ours.shift) == pytest.approx((1.5, -2.0, 0.0))
     corner = (-PITCH[0] * 33 / 2, -PITCH[1] * 47 / 2)
     assert read(tmp_path / "short.xml", first_bin=corner).offset == pytest.approx(1.5)
 
 
 def test_arrays_are_laid_out_as_itk_has_them(tmp_path):
-    ours = read(write(tmp_path / "geometry.xml"))
+    ours = read(write_rtk(tmp_path / "geometry.xml"))
     y, x = np.random.default_rng(0).random((3, 34, 48)), np.random.default_rng(1).random((10, 8, 12))
     np.testing.assert_array_equal(ours.views_from(y)[0, 0], y)
     np.testing.assert_array_equal(ours.volume_from(x)[0, 0, 3, 7], x[7, 3])
@@ -91,7 +49,7 @@ def test_arrays_are_laid_out_as_itk_has_them(tmp_path):
 
 def test_versions_and_old_names(tmp_path):
     views = [{"Angle" if name == "GantryAngle" else name: v for name, v in view.items()} for view in VIEWS]
-    path = write(tmp_path / "old.xml", views, matrices=False, version="2")
+    path = write_rtk(tmp_path / "old.xml", views, matrices=False, version="2")
     np.testing.assert_allclose(read(path).angles, np.deg2rad([view["GantryAngle"] for view in VIEWS]), atol=1e-12)
 
 
@@ -112,25 +70,25 @@ def test_versions_and_old_names(tmp_path):
 )  # fmt: skip
 def test_what_does_not_fit_is_named(tmp_path, change, parts):
     views = [VIEWS[0], VIEWS[1] | change, VIEWS[2]]
-    message = refused(read, write(tmp_path / "a.xml", views, matrices=False))
+    message = refused(read, write_rtk(tmp_path / "a.xml", views, matrices=False))
     assert all(part in message for part in parts), message
 
 
 def test_entries_of_all_projections(tmp_path):
-    assert "SourceToIsocenterDistance" in refused(read, write(tmp_path / "a.xml", SourceToIsocenterDistance=None))
-    assert "SourceToDetectorDistance" in refused(read, write(tmp_path / "a.xml", SourceToDetectorDistance=None))
+    assert "SourceToIsocenterDistance" in refused(read, write_rtk(tmp_path / "a.xml", SourceToIsocenterDistance=None))
+    assert "SourceToDetectorDistance" in refused(read, write_rtk(tmp_path / "a.xml", SourceToDetectorDistance=None))
     without = [{k: v for k, v in view.items() if k != "GantryAngle"} for view in VIEWS]
-    assert "GantryAngle" in refused(read, write(tmp_path / "a.xml", without, matrices=False))
-    assert "<Projection>" in refused(read, write(tmp_path / "a.xml", []))
-    assert "Matrix" in refused(read, write(tmp_path / "a.xml", SourceToDetectorDistance=500.0))
+    assert "GantryAngle" in refused(read, write_rtk(tmp_path / "a.xml", without, matrices=False))
+    assert "<Projection>" in refused(read, write_rtk(tmp_path / "a.xml", []))
+    assert "Matrix" in refused(read, write_rtk(tmp_path / "a.xml", SourceToDetectorDistance=500.0))
     with pytest.warns(UserWarning, match="Collimation"):
-        read(write(tmp_path / "a.xml", CollimationUInf=20.0))
+        read(write_rtk(tmp_path / "a.xml", CollimationUInf=20.0))
 
 
 def test_radians_are_seen(tmp_path):
     """A turn of radians: of a file whose matrices say so, an error; of one without, a warning."""
     radians = [{"GantryAngle": angle} for angle in np.arange(20) * 2 * np.pi / 20]
-    path = write(tmp_path / "a.xml", radians, matrices=False)
+    path = write_rtk(tmp_path / "a.xml", radians, matrices=False)
     with pytest.warns(UserWarning, match="GantryAngle"):
         read(path)
     np.testing.assert_allclose(read(path, angles="rad").angles, np.arange(20) * 2 * np.pi / 20, atol=1e-12)
@@ -139,10 +97,10 @@ def test_radians_are_seen(tmp_path):
 
 def test_files_of_others(tmp_path):
     entities = '<!DOCTYPE RTKGEOMETRY [<!ENTITY a "10"><!ENTITY b "&a;&a;">]>\n'
-    assert "entity" in refused(read, write(tmp_path / "a.xml", head=entities))
+    assert "entity" in refused(read, write_rtk(tmp_path / "a.xml", head=entities))
     outside = '<!DOCTYPE RTKGEOMETRY [<!ENTITY a SYSTEM "file:///etc/passwd">]>\n'
-    assert "entity" in refused(read, write(tmp_path / "a.xml", head=outside))
-    assert "version" in refused(read, write(tmp_path / "a.xml", version="1"))
+    assert "entity" in refused(read, write_rtk(tmp_path / "a.xml", head=outside))
+    assert "version" in refused(read, write_rtk(tmp_path / "a.xml", version="1"))
     for content in (
         b"",
         b"<a/>",
@@ -153,7 +111,7 @@ def test_files_of_others(tmp_path):
         (tmp_path / "a.xml").write_bytes(content)
         assert "a.xml" in refused(read, tmp_path / "a.xml")
     assert "no such file" in refused(read, tmp_path / "b.xml")
-    path = write(tmp_path / "a.xml")
+    path = write_rtk(tmp_path / "a.xml")
     for name, arguments in (("detector_shape", ((34,), 1.0)), ("pitch", (DETECTOR, (1.0, 0.0)))):
         assert name in refused(read_rtk_geometry, path, *arguments)
     assert "first_bin" in refused(read, path, first_bin=(0.0,))
@@ -161,4 +119,4 @@ def test_files_of_others(tmp_path):
 
 def test_a_large_file_is_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr("pnp.readers.ct_cone_rtk._MAX_BYTES", 100)
-    assert "MiB" in refused(read, write(tmp_path / "a.xml"))
+    assert "MiB" in refused(read, write_rtk(tmp_path / "a.xml"))
