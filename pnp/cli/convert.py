@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .convert_cone import convert_cone
 from .convert_ct import (
     BeamHardening,
     Centre,
@@ -88,12 +89,18 @@ def convert(
     distance: Distance = None,
     rings: Rings = None,
     beam_hardening: BeamHardening = None,
+    cone: Annotated[
+        bool, typer.Option("--cone", help="CT: keep the rows of a cone beam together, for the operator cone_beam.")
+    ] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Convert a SPECT scan or a raw CT scan to one HDF5 file.
 
     Of CT, the file holds line integrals with their noise, the angles and the axis of rotation, for pnp reconstruct.
     Options that begin with "CT:" are for it, and --energy; the others are for SPECT.
+
+    With --cone it holds them for the operator cone_beam, whose volume is right in all slices; without, every row
+    is one of a fan beam, which is right in the plane of the source alone.
 
     Of SPECT, it holds the views of the camera, the attenuation map, the scatter and the response of the collimator.
     Scatter is estimated from the two windows beside the photopeak (triple energy window) and smoothed by a Gaussian
@@ -105,6 +112,7 @@ def convert(
       pnp convert simulation.h00 -o scan.h5 --attenuation ct.nii.gz --attenuation-unit HU --energy 140.5
       pnp convert tooth.h5 -o sinogram.h5 --rings all --beam-hardening fit
       pnp convert beamline.h5 -o sinogram.h5 --paganin 1400 --distance 50 --energy 20
+      pnp convert rod.xtekct -o scan.h5 --cone
     """
     from ..io import check_output, write_measurements
     from ..readers import read_dicom_nm, read_interfile
@@ -116,8 +124,13 @@ def convert(
     if is_ct_scan(views):
         if any(v is not None for v in (attenuation, collimator, radius, photopeak, scatter, rotation)):
             raise ValueError(f"{views} is a CT scan; leave out the options of SPECT, or name a SPECT file")
-        convert_ct(views, output, for_ct, overwrite=overwrite)
+        if cone:
+            convert_cone(views, output, for_ct, overwrite=overwrite)
+        else:
+            convert_ct(views, output, for_ct, overwrite=overwrite)
         return
+    if cone:
+        raise ValueError(f"--cone: an option of CT, but {views} is no CT scan; leave it out")
     if for_ct.given():
         raise ValueError(f"{', '.join(for_ct.given())}: options of CT, but {views} is no CT scan; leave them out")
     if attenuation is None and (attenuation_unit != "1/mm" or energy is not None):

@@ -120,7 +120,7 @@ def convert_ct(path: Path, output: Path, options: CtOptions, *, overwrite: bool)
     with naming_options(RECONSTRUCT_ONLY):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # prepare_scan raises them again
-            _check_flats(read(rows=slice(0, 1)))
+            check_flats(read(rows=slice(0, 1)))
         prepared = prepare_scan(read, rows=rows, centre=options.centre, progress=True)
     operator: Any = prepared.operator
     if not hasattr(operator, "A"):  # one a row, in the Python interface and in pnp reconstruct
@@ -155,7 +155,7 @@ def convert_ct(path: Path, output: Path, options: CtOptions, *, overwrite: bool)
     print(f"{output}: {n_rows} rows of {n_angles} views of {n_bins} bins")
 
 
-def _check_flats(scan: CtScan) -> None:
+def check_flats(scan: CtScan) -> None:
     """Refuse counts whose open beam is not known."""
     if scan.kind == "counts" and scan.flat is None:
         raise ValueError(

@@ -17,7 +17,7 @@ from .options import (
     exit_if_interrupted,
 )
 from .output import INTERRUPTED, print_verdict, save
-from .problem import background, build_operator, check_sizes, is_hdf5, read_problem
+from .problem import background, build_operator, check_sizes, is_hdf5, is_volume, read_problem
 
 
 def osem(
@@ -50,7 +50,7 @@ def osem(
     kept = as_checkpoint(checkpoint, checkpoint_minutes, output)
     data = read_problem(measurements)
     if not is_hdf5(output):
-        check_image_output(output, 1, volume=data.operator == "spect", overwrite=overwrite)
+        check_image_output(output, 1, volume=is_volume(data), overwrite=overwrite)
         if len(data.y) != 1:
             raise ValueError(f"output {output} holds one volume, the result has {len(data.y)}; use an .h5 file")
 

@@ -7,7 +7,7 @@ import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from .problem import is_hdf5
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ..drivers.result import Result
     from ..io import Measurements
 
+NIFTI = (".nii", ".nii.gz")
 INTERRUPTED = 130
 """Exit code after Ctrl-C, when the last iterate or the checkpoint has been written."""
 OPTIONS = {
@@ -113,6 +114,16 @@ def _strength(result: Result) -> dict[str, Any]:
     return {"strength": result.strength, "strength_source": result.strength_source}
 
 
+def _write_cone_volume(output: Path, x: Any, data: Measurements, overwrite: bool) -> None:
+    """Write a volume (D, H, W) as (x, y, z) = (column, row, slice), with its voxels in mm where that is known."""
+    from ..io import write_nifti
+
+    size = data.parameters.get("voxel_size", 1.0)
+    sizes = tuple(size)[::-1] if isinstance(size, tuple) else (size,) * 3
+    unit: Literal["mm", "unknown"] = "mm" if data.length_units == "mm" else "unknown"
+    write_nifti(output, x.transpose(2, 1, 0), sizes, axes="RPS", unit=unit, overwrite=overwrite)
+
+
 def save(
     output: Path,
     result: Result,
@@ -126,6 +137,9 @@ def save(
     x = result.x.cpu().numpy()
     written = hdf5_fallback_path(output, x)
     if not is_hdf5(written):
+        if data.operator == "cone_beam" and output.name.lower().endswith(NIFTI):
+            _write_cone_volume(output, x[0, 0], data, overwrite)
+            return output
         voxel_mm = data.parameters["voxel_size"] if data.operator == "spect" else None
         write_image(output, x[0, 0] if x.shape[1] == 1 else x[0], voxel_size_mm=voxel_mm, overwrite=overwrite)
         return output
@@ -149,6 +163,7 @@ def save(
         warnings=result.warnings,
         rejected=result.rejected,
         candidates=result.candidates,
+        length_units=data.length_units,
         overwrite=overwrite and written == output,
     )
     return written

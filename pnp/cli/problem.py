@@ -13,6 +13,15 @@ if TYPE_CHECKING:
     from ..io import Measurements
 
 
+VOLUMES = ("cone_beam", "spect")
+"""Operators of volumes."""
+
+
+def is_volume(data: Measurements) -> bool:
+    """Return whether what is reconstructed is a volume."""
+    return data.operator in VOLUMES
+
+
 def is_hdf5(path: Path) -> bool:
     """Return whether a path is named as an HDF5 file."""
     return path.suffix.lower() in (".h5", ".hdf5")
@@ -54,13 +63,16 @@ def check_operator(option: str | None, data: Measurements, path: Path) -> None:
 
 
 def check_sizes(operator: Any, data: Measurements, path: Path) -> None:
-    """Refuse a sinogram that has other views or bins than the operator, and name the entry of /operator to set.
+    """Refuse projections that have other views or bins than the operator, and name the entry of /operator to set.
 
     Args:
         operator: what `build_operator` made of the file.
         data: its measurements, or the first of them.
         path: the file, for the message.
     """
+    if data.operator == "cone_beam":
+        _check_cone_sizes(operator, data, path)
+        return
     if data.operator not in ("radon", "fan_beam") or data.y.ndim != 4:
         return
     views, bins = data.y.shape[-2:]
@@ -74,6 +86,26 @@ def check_sizes(operator: Any, data: Measurements, path: Path) -> None:
         raise ValueError(
             f"{path}: /measurements has {views} views, /operator/angles has {len(operator.angles)}; give one angle for "
             "each view, measurements being (B, C, n_angles, n_detectors)"
+        )
+
+
+def _check_cone_sizes(operator: Any, data: Measurements, path: Path) -> None:
+    if data.y.ndim != 5 or data.y.shape[1] != 1:
+        raise ValueError(
+            f"{path}: /measurements of a cone beam must be (B, 1, n_angles, rows, columns), got {data.y.shape}; "
+            "add or move axes"
+        )
+    views, *bins = data.y.shape[2:]
+    if tuple(bins) != operator.detector_shape:
+        source = "says" if "detector_shape" in data.parameters else "has no detector_shape, whose default is"
+        raise ValueError(
+            f"{path}: /measurements has {tuple(bins)} rows and columns, /operator {source} {operator.detector_shape}; "
+            f"set the attribute detector_shape of /operator to {tuple(bins)}"
+        )
+    if views != len(operator.angles):
+        raise ValueError(
+            f"{path}: /measurements has {views} views, /operator/angles has {len(operator.angles)}; give one angle for "
+            "each view, measurements being (B, 1, n_angles, rows, columns)"
         )
 
 
@@ -144,6 +176,6 @@ def build_denoiser(spec: str, device: torch.device, data: Measurements | None = 
     D = D.to(device) if isinstance(D, torch.nn.Module) else D
     if data is None:
         return D
-    if data.operator == "spect":
+    if is_volume(data):
         return SliceWise(D, axes=(0, 1, 2))
     return PerChannel(D) if image_channels(data) != 1 and getattr(D, "channels", None) == 1 else D

@@ -42,6 +42,7 @@ from .problem import (
     image_channels,
     is_counts,
     is_hdf5,
+    is_volume,
     read_problem,
 )
 from .reconstruct_scan import ScanOptions, is_scan, reconstruct_scan
@@ -132,7 +133,8 @@ def reconstruct(
     resumes.
 
     SPECT measurements, and measurements with a background, are counts: the data term is their Poisson likelihood, and
-    the default of --bounds is 0,inf. Volumes are denoised slice by slice, across all three axes.
+    the default of --bounds is 0,inf. Volumes, of SPECT and of a cone beam, are denoised slice by slice, across all
+    three axes.
 
     The misfit, about 1 where the image explains the measurements up to their noise, is printed, and what looks wrong,
     as "warning: ..." on stderr. Warnings leave the exit code 0.
@@ -148,6 +150,7 @@ def reconstruct(
       pnp reconstruct sinogram.h5 -o slice.h5 --robust
       pnp reconstruct shear.h5 -o kappa.fits --denoiser mlpatch:convergence
       pnp reconstruct --operator spect scan.h5 -o volume.nii.gz --checkpoint volume.checkpoint
+      pnp reconstruct --operator cone_beam scan.h5 -o volume.nii.gz --bounds 0,inf
     """
     for_scans = ScanOptions(
         rows, centre, search, angles, pixel_size, size, flat, dark, kind, entry, i0, workers, scheduler, report
@@ -177,9 +180,9 @@ def reconstruct(
     kept = as_checkpoint(checkpoint, checkpoint_minutes, output)
     limits = parse_bounds(bounds)
     data = read_problem(measurements, operator)
-    is_volume = data.operator == "spect"
+    volume = is_volume(data)
     if not is_hdf5(output):
-        check_image_output(output, image_channels(data), volume=is_volume, overwrite=overwrite)
+        check_image_output(output, image_channels(data), volume=volume, overwrite=overwrite)
         if data.y.ndim >= 4 and data.y.shape[0] != 1:
             raise ValueError(f"output {output} holds one image, the result has {data.y.shape[0]}; use an .h5 file")
     check_operator(operator, data, measurements)
@@ -217,7 +220,7 @@ def reconstruct(
         progress=True,
     )
     exit_if_interrupted(kept, result)
-    label = f"{denoiser}, slices across x, y and z" if is_volume else denoiser
+    label = f"{denoiser}, slices across x, y and z" if volume else denoiser
     with uninterrupted():  # an impatient Ctrl-C must not lose the result
         written = save(output, result, data, {"denoiser": label}, overwrite)
         if kept is not None:

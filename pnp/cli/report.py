@@ -65,7 +65,7 @@ def report(
     saved = read_result(result)
     units, b_mode, has_data = _read_extras(result)
     source = measurements or (result if has_data else None)
-    compared = {_baseline_name(path): _read_baseline(path) for path in baseline or []}
+    compared = {_baseline_name(path): _read_baseline(path, saved.operator) for path in baseline or []}
     if len(compared) < len(baseline or []):
         raise ValueError("--baseline: two files have the same name; rename one of them")
 
@@ -153,13 +153,17 @@ def _read_extras(path: Path) -> tuple[str, Array | None, bool]:
         return "" if units == "1" else units, b_mode, hasattr(file.get("measurements"), "shape")
 
 
-def _read_baseline(path: Path) -> Array:
-    """Read the image of another result, or of a file of one image or volume."""
+def _read_baseline(path: Path, operator: str) -> Array:
+    """Read the image of another result, or of a file of one image or volume, in the axes of this operator."""
     from ..io import read_image, read_nifti, read_result
 
     if is_hdf5(path):
         return read_result(path).x
-    return read_nifti(path)[0] if path.name.lower().endswith(NIFTI_SUFFIXES) else read_image(path)
+    if not path.name.lower().endswith(NIFTI_SUFFIXES):
+        return read_image(path)
+    volume = read_nifti(path)[0]
+    # Turned to LPS, as all volumes; those of a cone beam are RPS, (column, row, slice).
+    return volume[::-1].transpose(2, 1, 0) if operator == "cone_beam" else volume
 
 
 def _baseline_name(path: Path) -> str:

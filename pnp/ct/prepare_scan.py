@@ -180,7 +180,7 @@ def _check_cone(scan: CtScan, source: ScanRows) -> None:
     raise ValueError(
         f"prepare_scan: rows must be within {first}..{last} of the detector of a cone beam, got {lowest}..{highest}: a "
         "row is reconstructed as a fan beam, which is off by more than a bin farther from the source's plane; use "
-        f"rows=slice({first}, {last + 1})"
+        f"rows=slice({first}, {last + 1}), or all rows together: pnp convert --cone, scan.cone_operator()"
     )
 
 

@@ -12,7 +12,8 @@
     /background      expected counts added to A x, a scalar or an array that broadcasts, optional    (measurements)
 
 Angles are stored with their unit, "rad" or "deg", and are read in radians; the lengths and attenuations of SPECT with
-theirs, and are read in mm and 1/mm (`hdf5_units.py`).
+theirs, and are read in mm and 1/mm; the lengths of a cone beam are in one unit, which the attribute length_units of
+/operator may state: then they are read in mm (`hdf5_units.py`).
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ from .atomic import atomic_hdf5
 from .guards import ALWAYS_ALLOWED_BYTES
 from .hdf5_candidates import Tried, columns_of, rows_of
 from .hdf5_safe import listed, numbers, open_hdf5
-from .hdf5_units import unit_factor, units_of
+from .hdf5_units import LENGTH_UNITS, in_mm, unit_factor, units_of
 
 _Array = npt.NDArray[Any]
 _FORMAT_VERSION = 1
 MAX_PARTS = 1000
 """Maximum number of parts of measurements whose masks are read."""
-_INTEGER_PARAMETERS = ("shape", "n_detectors", "factor")
+_INTEGER_PARAMETERS = ("shape", "n_detectors", "factor", "detector_shape")
 """Names of operator parameters that are whole numbers, whichever type a file stores them in."""
 
 
@@ -57,6 +58,7 @@ class Measurements:
         background: expected counts added to A x, for a Poisson data term, a number or as y; None: there are none.
         collimator: SPECT's collimator, where the file has it instead of fwhm: radius, a number or (n_views,),
             hole_diameter, hole_length and further arguments of `operators.collimator_fwhm`, in mm and 1/mm.
+        length_units: of a cone beam, "mm" where the file states the unit of its lengths, else "".
     """
 
     y: _Array
@@ -67,6 +69,7 @@ class Measurements:
     units: str = "1"
     background: float | _Array | None = None
     collimator: dict[str, Any] = field(default_factory=dict)
+    length_units: str = ""
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ class SavedResult:
         n_rejected: their number.
         candidates: for each image what strength="auto" tried, the chosen one first, each (strength, n_iter, error,
             standard_error) as in `Result.candidates`; empty where nothing was tried.
+        length_units: of a cone beam, "mm" where the file states the unit of its lengths, else "".
     """
 
     x: _Array
@@ -100,6 +104,7 @@ class SavedResult:
     rejected: _Array | tuple[_Array | None, ...] | None = None
     n_rejected: int = 0
     candidates: tuple[tuple[Tried, ...], ...] = ()
+    length_units: str = ""
 
 
 def write_measurements(
@@ -113,6 +118,7 @@ def write_measurements(
     units: str = "1",
     background: npt.ArrayLike | None = None,
     collimator: Mapping[str, Any] | None = None,
+    length_units: str = "",
     overwrite: bool = False,
 ) -> None:
     """Write measurements and what is needed to invert them; the file appears whole or not at all.
@@ -128,6 +134,7 @@ def write_measurements(
         units: unit of y.
         background: expected counts added to A x, a scalar or an array that broadcasts against y.
         collimator: arguments of `operators.collimator_fwhm`, instead of the parameter fwhm, in mm and 1/mm.
+        length_units: of a cone beam, the unit of the parameters that are lengths: "mm", "cm" or "m"; "": not known.
         overwrite: replace a file of that name.
 
     Raises:
@@ -136,7 +143,7 @@ def write_measurements(
     """
     with _create(path, "pnp measurements", overwrite) as file:
         _store(file, "measurements", y, units=units)
-        _write_problem(file, operator, parameters, noise_std, reference)
+        _write_problem(file, operator, parameters, noise_std, reference, length_units)
         if background is not None:
             _store(file, "background", background, units=units)
         if collimator:
@@ -157,6 +164,7 @@ def write_result(
     warnings: Sequence[str] | None = None,
     rejected: Any = None,
     candidates: Sequence[Any] = (),
+    length_units: str = "",
     overwrite: bool = False,
 ) -> None:
     """Write a reconstruction x (B, C, H, W) and how it was made; the file appears whole or not at all.
@@ -174,6 +182,7 @@ def write_result(
         warnings: sentences on what looks wrong, as `Result.warnings`; None: nobody looked.
         rejected: mask of the measurements that were taken for outliers, as `Result.rejected`.
         candidates: what strength="auto" tried, as `Result.candidates`.
+        length_units: of a cone beam, the unit of the parameters that are lengths; "": not known.
         overwrite: replace a file of that name.
 
     Raises:
@@ -186,7 +195,7 @@ def write_result(
             _store(file, "b_mode", b_mode)
         for name, values in (history or {}).items():
             _store(file, f"history/{name}", values)
-        _write_problem(file, operator, parameters or {}, noise_std, reference)
+        _write_problem(file, operator, parameters or {}, noise_std, reference, length_units)
         for name, value in (attributes or {}).items():
             _set_attribute(file, name, value)
         if warnings is not None:
@@ -208,7 +217,7 @@ def read_measurements(path: str | os.PathLike[str], *, operator: str | None = No
         ValueError: the file is missing, unreadable or truncated, a dataset is missing, or a unit is wrong.
     """
     with open_hdf5(path) as file:
-        name, parameters, noise_std, reference = _read_problem(path, file, operator or "")
+        name, parameters, noise_std, reference, lengths = _read_problem(path, file, operator or "")
         if not name:
             raise ValueError(f"{path}: /operator must have the attribute 'name', e.g. 'radon'; see docs/hdf5_layout.md")
         y = _dataset(path, file, "measurements")
@@ -216,7 +225,7 @@ def read_measurements(path: str | os.PathLike[str], *, operator: str | None = No
         background = _scalar_or_array(path, file, "background")
         group = file["operator"].get("collimator")
         collimator = _read_parameters(path, group, name) if isinstance(group, h5py.Group) else {}
-        return Measurements(y, name, parameters, noise_std, reference, units, background, collimator)
+        return Measurements(y, name, parameters, noise_std, reference, units, background, collimator, lengths)
 
 
 def read_result(path: str | os.PathLike[str]) -> SavedResult:
@@ -227,7 +236,7 @@ def read_result(path: str | os.PathLike[str]) -> SavedResult:
     """
     with open_hdf5(path) as file:
         x = _dataset(path, file, "image")
-        operator, parameters, noise_std, reference = _read_problem(path, file)
+        operator, parameters, noise_std, reference, lengths = _read_problem(path, file)
         history, tried = _columns(path, file, "history"), _columns(path, file, "candidates")
         attributes = {name: _python(value) for name, value in file.attrs.items()}
         warnings, rejected = attributes.pop("warnings", None), _read_rejected(path, file)
@@ -244,6 +253,7 @@ def read_result(path: str | os.PathLike[str]) -> SavedResult:
             rejected=rejected,
             n_rejected=sum(int(mask.sum()) for mask in _parts(rejected) if mask is not None),
             candidates=rows_of(path, tried),
+            length_units=lengths,
         )
 
 
@@ -290,9 +300,13 @@ def _write_problem(
     parameters: Mapping[str, Any],
     noise_std: npt.ArrayLike | None,
     reference: npt.ArrayLike | None,
+    length_units: str = "",
 ) -> None:
     group = file.create_group("operator")
     group.attrs["name"] = operator
+    if length_units:
+        in_mm("write", operator, {LENGTH_UNITS: length_units})
+        group.attrs[LENGTH_UNITS] = length_units
     _write_parameters(group, operator, parameters)
     for name, values in (("noise_std", noise_std), ("reference", reference)):
         if values is not None:
@@ -344,14 +358,15 @@ def _write_parameters(group: h5py.Group, operator: str, parameters: Mapping[str,
 
 def _read_problem(
     path: str | os.PathLike[str], file: h5py.File, operator: str = ""
-) -> tuple[str, dict[str, Any], float | _Array | None, _Array | None]:
-    """Return the operator's name, or the one given where the file has none, its parameters, noise and reference."""
+) -> tuple[str, dict[str, Any], float | _Array | None, _Array | None, str]:
+    """Return the operator's name, or the one given, its parameters, noise, reference and unit of lengths."""
     if not isinstance(file.get("operator"), h5py.Group):
         raise ValueError(f"{path} must have a group /operator, it holds {listed(file)}; see docs/hdf5_layout.md")
     group = file["operator"]
     operator = str(_python(group.attrs.get("name", ""))) or operator
     reference = _dataset(path, file, "reference") if "reference" in file else None
-    return operator, _read_parameters(path, group, operator), _scalar_or_array(path, file, "noise_std"), reference
+    parameters, lengths = in_mm(f"{path}: /operator", operator, _read_parameters(path, group, operator))
+    return operator, parameters, _scalar_or_array(path, file, "noise_std"), reference, lengths
 
 
 def _read_parameters(path: str | os.PathLike[str], group: h5py.Group, operator: str) -> dict[str, Any]:
@@ -368,7 +383,7 @@ def _read_parameters(path: str | os.PathLike[str], group: h5py.Group, operator: 
             values = values * unit_factor(
                 f"{path}: {group.name}/{name}", _python(group[name].attrs.get("units")), known
             )
-        few = values.ndim == 0 or name in _INTEGER_PARAMETERS or name == "voxel_size"
+        few = values.ndim == 0 or name in (*_INTEGER_PARAMETERS, "voxel_size", "pitch")
         parameters[name] = _python(np.asarray(values)) if few else values
     return parameters | {name: _whole(parameters[name]) for name in _INTEGER_PARAMETERS if name in parameters}
 

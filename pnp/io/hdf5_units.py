@@ -1,17 +1,22 @@
 """Units of operator parameters in HDF5 files, and their factors to ours: rad, mm, 1/mm.
 
-Only the parameters listed here have a unit in files. The first unit of each table is ours, and is written.
+Only the parameters listed here have a unit in files. The first unit of each table is ours, and is written. The lengths
+of a cone beam may be in any one unit; the attribute length_units of /operator says which, and they are read in mm then.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 _ANGLE_UNITS = {"rad": 1.0, "deg": math.pi / 180}
 _LENGTH_UNITS = {"mm": 1.0, "cm": 10.0, "m": 1000.0}
 _ATTENUATION_UNITS = {"1/mm": 1.0, "1/cm": 0.1, "1/m": 0.001}
 _LENGTH_PARAMETERS = ("voxel_size", "fwhm", "radius", "hole_diameter", "hole_length", "intrinsic")
 """Parameters of SPECT and of its collimator that are lengths."""
+_CONE_LENGTHS = ("source_origin", "origin_detector", "pitch", "voxel_size", "offset", "row_offset", "shift")
+LENGTH_UNITS = "length_units"
+"""Attribute of /operator."""
 
 
 def units_of(operator: str, name: str) -> dict[str, float] | None:
@@ -31,6 +36,27 @@ def units_of(operator: str, name: str) -> dict[str, float] | None:
         if name in ("attenuation", "septal_attenuation")
         else None
     )
+
+
+def in_mm(where: str, operator: str, parameters: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """Return a cone beam's parameters with their lengths in mm, without the unit, and "mm"; "" where none is stated.
+
+    >>> in_mm("scan.h5: /operator", "cone_beam", {"pitch": (1.0, 2.0), "shape": (3, 4, 4), "length_units": "cm"})
+    ({'pitch': (10.0, 20.0), 'shape': (3, 4, 4)}, 'mm')
+    """
+    if operator != "cone_beam" or LENGTH_UNITS not in parameters:
+        return parameters, ""
+    stated = parameters.get(LENGTH_UNITS)
+    if stated not in _LENGTH_UNITS:
+        *others, last = map(repr, _LENGTH_UNITS)
+        raise ValueError(f"{where}: {LENGTH_UNITS} must be {', '.join(others)} or {last}, got {stated!r:.40}")
+    factor = _LENGTH_UNITS[stated]
+    found = {name: value for name, value in parameters.items() if name != LENGTH_UNITS}
+    for name in _CONE_LENGTHS:
+        if name in found:
+            value = found[name]
+            found[name] = tuple(factor * part for part in value) if isinstance(value, tuple) else factor * value
+    return found, "mm"
 
 
 def unit_factor(where: str, units: object, known: dict[str, float]) -> float:

@@ -4,8 +4,9 @@ NIfTI's world is RAS+, x to the right and y to the front, in mm: a voxel (i, j, 
 
     -dx (i - (nx-1)/2),  -dy (j - (ny-1)/2),  dz (k - (nz-1)/2),
 
-the middle of the grid, where the axis of rotation runs, at the origin. R. W. Cox et al., A (sort of) new image data
-format standard: NIfTI-1, NeuroImage 22 (2004) e1440.
+the middle of the grid, where the axis of rotation runs, at the origin. A cone-beam volume (D, H, W) has the same order
+of axes, (x, y, z) = (column, row, slice), and dx in place of -dx: the world is X, Y, Z of `ConeBeam`. R. W. Cox et al.,
+A (sort of) new image data format standard: NIfTI-1, NeuroImage 22 (2004) e1440.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import os
 from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +36,8 @@ def write_nifti(
     volume: npt.ArrayLike,
     voxel_size_mm: float | tuple[float, ...],
     *,
+    axes: Literal["LPS", "RPS"] = "LPS",
+    unit: Literal["mm", "unknown"] = "mm",
     overwrite: bool = False,
 ) -> None:
     """Write a volume (nx, ny, nz) as float32, in the axes of SPECT; the file appears whole or not at all.
@@ -43,6 +46,8 @@ def write_nifti(
         path: a .nii or .nii.gz file.
         volume: (nx, ny, nz).
         voxel_size_mm: side of a voxel in mm; or (transaxial, axial), or (x, y, z).
+        axes: where x, y and z point: "LPS", left, back and head, of SPECT; "RPS" of a cone-beam volume, transposed.
+        unit: "unknown" where voxel_size_mm are in another unit, which the file then says.
         overwrite: replace a file of that name.
 
     Raises:
@@ -51,7 +56,9 @@ def write_nifti(
     values = np.asarray(volume, dtype=np.float32)
     if values.ndim != 3 or values.size == 0:
         raise ValueError(f"write_nifti: volume must be (nx, ny, nz), got {values.shape}; use volume[0, 0]")
-    image, name = _image(values, _sizes(voxel_size_mm), "mm"), Path(path).name.lower()
+    if axes not in ("LPS", "RPS"):
+        raise ValueError(f"write_nifti: axes must be 'LPS' or 'RPS', got {axes!r:.40}")
+    image, name = _image(values, _sizes(voxel_size_mm), unit, axes), Path(path).name.lower()
     if not name.endswith(NIFTI):
         raise ValueError(f"write_nifti: path must end with .nii or .nii.gz, got {Path(path).name}")
     content = image.to_bytes()
@@ -91,12 +98,12 @@ def write_nifti_slices(
                 file.write(np.ascontiguousarray(values, dtype="<f4").tobytes())
 
 
-def _image(values: npt.NDArray[np.float32], sizes: tuple[float, float, float], unit: str) -> Any:
-    """Return an image in the axes of SPECT, with its header."""
+def _image(values: npt.NDArray[np.float32], sizes: tuple[float, float, float], unit: str, axes: str = "LPS") -> Any:
+    """Return an image in these axes, with its header."""
     import nibabel
 
     nifti1: Any = nibabel.nifti1  # its functions have no types
-    affine = np.diag([-sizes[0], -sizes[1], sizes[2], 1.0])
+    affine = np.diag([sizes[0] if axes == "RPS" else -sizes[0], -sizes[1], sizes[2], 1.0])
     affine[:3, 3] = -affine.diagonal()[:3] * (np.array(values.shape) - 1) / 2
     image = nifti1.Nifti1Image(values, affine)
     image.header.set_xyzt_units(unit)

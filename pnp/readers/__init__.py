@@ -1,8 +1,9 @@
 """Read the data of scanners and surveys: one function per format, and `read_scan` for any CT scan.
 
 Measurements are records (`CtScan`, `SpectScan`, `ShearMap`): `record.tensors()` returns y and noise_std for
-`solve`, `record.operator(shape)` the operator of their geometry. Images are arrays. `pnp.lensing.map_catalogue` makes a
-`ShearMap` of the galaxies of a `ShearCatalogue`.
+`solve`, `record.operator(shape)` the operator of their geometry. `cone_from_astra`, `cone_from_tigre` and
+`read_rtk_geometry` take the geometry of a cone beam from other software. Images are arrays.
+`pnp.lensing.map_catalogue` makes a `ShearMap` of the galaxies of a `ShearCatalogue`.
 
 Code in a file is never run: pickles and object arrays are refused. Whatever is wrong with a file is one ValueError.
 """
@@ -12,6 +13,10 @@ from ..installation import hidden_package
 if hidden_package("operators"):
     raise ImportError(hidden_package("operators"))
 
+from .ct_cone_astra import cone_from_astra
+from .ct_cone_geometry import ConeGeometry
+from .ct_cone_rtk import read_rtk_geometry
+from .ct_cone_tigre import cone_from_tigre
 from .ct_dicom import Slices, read_dicom
 from .ct_dxchange import read_dxchange
 from .ct_files import read_scan
@@ -30,12 +35,15 @@ from .spect_scan import EnergyWindow, SpectScan
 from .tiff_stack import read_tiff_stack, write_tiff_stack
 
 __all__ = [
+    "ConeGeometry",
     "CtScan",
     "EnergyWindow",
     "ShearCatalogue",
     "ShearMap",
     "Slices",
     "SpectScan",
+    "cone_from_astra",
+    "cone_from_tigre",
     "read_catalogue",
     "read_dicom",
     "read_dicom_nm",
@@ -44,6 +52,7 @@ __all__ = [
     "read_htc2022_segmentation",
     "read_interfile",
     "read_nxtomo",
+    "read_rtk_geometry",
     "read_scan",
     "read_shear_maps",
     "read_tiff_scan",

@@ -11,11 +11,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from operators import FanBeam, Radon
+from operators import ConeBeam, FanBeam, Radon
 from operators.base import warn_of_degrees
 
 from ..io.guards import check_finite, check_real, to_float32
 from .ct_arguments import KINDS
+from .ct_cone_scan import cone_geometry, cone_views
 
 _Image = TypeVar("_Image", Tensor, npt.NDArray[Any])
 
@@ -42,6 +43,7 @@ class CtScan:
             None: not known.
         flat_times: (n_flats,), of the flats, likewise; needs times.
         dark_times: (n_darks,), of the darks, likewise; needs times.
+        row_pitch_mm: height of a detector bin, on the detector, of a cone beam; None: not known.
 
     Raises:
         ValueError: axes do not match the angles or each other, values are not finite real numbers, or a geometry is
@@ -62,6 +64,7 @@ class CtScan:
     times: npt.NDArray[np.float64] | None = field(default=None, repr=False)
     flat_times: npt.NDArray[np.float64] | None = field(default=None, repr=False)
     dark_times: npt.NDArray[np.float64] | None = field(default=None, repr=False)
+    row_pitch_mm: float | None = None
 
     def __post_init__(self) -> None:
         where = self.path or "CtScan"
@@ -189,11 +192,70 @@ class CtScan:
     ) -> Radon | FanBeam:
         """Return the operator from images of this shape to y: `FanBeam` where the distances are known, else `Radon`.
 
-        Of a cone beam, FanBeam is right for the row in the plane of the source's orbit, and less so the farther from
-        it. Arguments: see `geometry`.
+        Of a cone beam, FanBeam is right for the row in the plane of the source's orbit, facts["middle_row"], and less
+        so the farther from it; `cone_operator` is right for all rows together. Arguments: see `geometry`.
         """
         make_operator = Radon if self.source_origin_mm is None else FanBeam
         return make_operator(**self.geometry(shape, offset=offset, pixel_size=pixel_size))
+
+    def cone_geometry(
+        self,
+        shape: tuple[int, int, int] | None = None,
+        *,
+        offset: float = 0.0,
+        row_offset: float = 0.0,
+        voxel_size: float | tuple[float, float, float] | None = None,
+    ) -> dict[str, Any]:
+        """Return the arguments of `cone_operator`'s constructor, for files; lengths are in mm.
+
+        Slices run along the axis of rotation as +Z of `ConeBeam`, the one at the bottom of the detector first.
+
+        Args:
+            shape: (D, H, W) of the volume; None: as many voxels as hold what the rows see at the axis, and as many per
+                side of a slice as the detector has bins.
+            offset: centre of the detector, see `pnp.ct.offset_from_centre`.
+            row_offset: height of the detector's middle, of all its rows, over the plane of the source's orbit.
+            voxel_size: side of a voxel, or (depth, height, width); None: pixel_size_mm, or a bin scaled to the axis.
+
+        Raises:
+            ValueError: the scan lacks what a cone beam needs, a number of which the message names; or its rows leave
+                others out between them.
+        """
+        size = self._pixel_size() if voxel_size is None else voxel_size
+        return cone_geometry(self, shape, offset, row_offset, size)
+
+    def cone_operator(
+        self,
+        shape: tuple[int, int, int] | None = None,
+        *,
+        offset: float = 0.0,
+        row_offset: float = 0.0,
+        voxel_size: float | tuple[float, float, float] | None = None,
+    ) -> ConeBeam:
+        """Return the operator from volumes of this shape to all rows of y together. Arguments: see `cone_geometry`."""
+        size = self._pixel_size() if voxel_size is None else voxel_size
+        return ConeBeam(**cone_geometry(self, shape, offset, row_offset, size))
+
+    def cone_tensors(self, device: torch.device | str | None = None) -> tuple[Tensor, None]:
+        """Return what `solve` takes with `cone_operator`: y (1, 1, n_angles, n_rows, n_detectors), and None.
+
+        Raises:
+            ValueError: y are raw counts or transmissions: `record = pnp.ct.line_integrals(scan)` converts them, and
+                `scan.cone_views(record.y)` and `scan.cone_views(record.noise_std)` are what `solve` takes.
+        """
+        if self.kind != "line integrals":
+            raise ValueError(
+                f"{self.path or 'CtScan'}: cone_tensors gives line integrals, but kind is {self.kind!r}; give record.y "
+                "and record.noise_std of record = pnp.ct.line_integrals(scan) to scan.cone_views"
+            )
+        return self.cone_views(self.y, device), None
+
+    def cone_views(self, y: Any, device: torch.device | str | None = None) -> Tensor:
+        """Return values as y is laid out, (n_rows, n_angles, n_detectors), as a copy (1, 1, n_angles, rows, columns).
+
+        The lowest row comes first, as in `cone_operator`: rows that the reader has from the top are turned round.
+        """
+        return cone_views(self, y, device)
 
     def geometry(
         self, shape: tuple[int, int] | None = None, *, offset: float = 0.0, pixel_size: float | None = None

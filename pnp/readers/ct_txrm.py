@@ -51,9 +51,9 @@ def read_txrm(
 ) -> CtScan:
     """Read a Zeiss scan: counts (n_rows, n_angles, n_detectors), the open beam and the geometry.
 
-    Needs olefile: pip install 'pnp-local[ct]'. Of a cone beam, `FanBeam` is right for the middle row,
-    facts["middle_row"], and less so the farther from it; rows are in the file's order, the lowest first. A reference of
-    another exposure time is scaled to that of the views, with a warning. Shifts are not applied, since the open beam
+    Needs olefile: pip install 'pnp-local[ct]'. Of a cone beam, `scan.cone_operator()` is right for all rows,
+    FanBeam for the middle one, facts["middle_row"], alone. Rows are in the file's order, the lowest first. A reference
+    of another exposure time is scaled to that of the views, with a warning. Shifts are not applied, since the open beam
     does not move with them: where facts["x_shifts"] are not small, shift the line integrals of view k by
     facts["x_shifts"][k] pixels towards higher columns; a warning says so.
 
@@ -232,4 +232,5 @@ def _geometry(streams: _Streams) -> dict[str, float]:
     if not is_cone or source is None or detector is None:
         return {"pitch_mm": pixel, "pixel_size_mm": pixel}
     pitch = pixel * (source + detector) / source
-    return {"source_origin_mm": source, "origin_detector_mm": detector, "pitch_mm": pitch, "pixel_size_mm": pixel}
+    fan = {"source_origin_mm": source, "origin_detector_mm": detector, "pitch_mm": pitch, "pixel_size_mm": pixel}
+    return fan | {"row_pitch_mm": pitch}  # its pixels are squares

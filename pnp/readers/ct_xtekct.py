@@ -3,7 +3,7 @@
 The file is INI text; its section [XTekCT] has lengths in mm and angles in degrees:
 
     SrcToObject, SrcToDetector             from the source to the axis of rotation, and to the detector
-    DetectorPixelsX, DetectorPixelsY       columns and rows, DetectorPixelSizeX and Y their size
+    DetectorPixelsX, DetectorPixelsY       columns and rows, DetectorPixelSizeX and Y their size; rows from the top
     Projections, InitialAngle, AngularStep
     Name, InputSeparator, InputFolderName  projections are InputFolderName/Name_0001.tif, ...
     WhiteLevel                             value of the open beam; the projections are corrected for flats and darks
@@ -58,7 +58,8 @@ def read_xtekct(
 ) -> CtScan:
     """Read a Nikon scan as transmissions (n_rows, n_angles, n_detectors), over WhiteLevel, with a fan's geometry.
 
-    The beam is a cone: `FanBeam` is right for the middle row, facts["middle_row"], and less so the farther from it.
+    The beam is a cone. `scan.cone_operator()` is right for all rows; `scan.operator()`, a FanBeam for each row, for the
+    middle one, facts["middle_row"], alone, and less so the farther a row is from it.
     The scanner has corrected and scaled the projections, so that they do not tell how many photons they were:
     `line_integrals` fits their noise, or takes photons_per_count, the photons of the open beam. facts["offset_mm"] is
     the detector's offset that the file states, to first order and with CIL's sign; `pnp.ct.find_centre` finds it from
@@ -82,6 +83,7 @@ def read_xtekct(
     )
     source_origin, source_detector = (_length(file, facts, name) for name in ("SrcToObject", "SrcToDetector"))
     pitch, white = _length(file, facts, "DetectorPixelSizeX"), _number(file, facts, "WhiteLevel")
+    row_pitch = _length(file, facts, "DetectorPixelSizeY") if facts.get("DetectorPixelSizeY") else None
     if source_origin > source_detector:
         raise ValueError(
             f"{file}: SrcToObject must be below SrcToDetector, got {source_origin:g} and {source_detector:g}; fix it"
@@ -115,10 +117,12 @@ def read_xtekct(
         | {
             "rows": (picked.start, picked.stop, picked.step),
             "middle_row": (height - 1) / 2,
+            "rows_downwards": True,
             "white_level": white,
             "offset_mm": _offset(file, facts, source_detector / source_origin),
         },
         path=str(file),
+        row_pitch_mm=row_pitch,
     )
 
 

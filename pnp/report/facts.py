@@ -108,7 +108,7 @@ def notes(
     if len(shape) == 4:
         yield (
             "Volumes are (x, y, z): axial slices show x to the right and y down, the others z up. In SPECT, x points "
-            "to the patient's left, y to the back and z to the head."
+            "to the patient's left, y to the back and z to the head. In CT, x is the column, y the row and z the slice."
         )
     else:
         yield "The first row of an image is on top."

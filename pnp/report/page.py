@@ -189,6 +189,10 @@ def _spacing(result: SavedResult) -> list[float]:
         transaxial, axial = size
         if transaxial > 0 and 0.01 < axial / transaxial < 100:
             return [1.0, 1.0, axial / transaxial]
+    if result.operator == "cone_beam" and isinstance(size, (tuple, list)) and len(size) == 3:
+        depth, height, width = size
+        if all(isinstance(side, (int, float)) for side in size) and all(0.01 * s < width < 100 * s for s in size):
+            return [1.0, height / width, depth / width]
     return [1.0, 1.0, 1.0]
 
 

@@ -20,6 +20,7 @@ from nexus_files import write_nxtomo
 from nikon_files import write_xtekct
 from PIL import Image
 from reader_files import VOLUME, write_dicom, write_dx, write_enhanced, write_htc
+from rtk_files import write_rtk
 from spect_files import seen_from, write_interfile, write_nm
 from zeiss_files import IMAGES, write_txrm
 
@@ -46,6 +47,7 @@ from pnp.readers import (
     read_htc2022_segmentation,
     read_interfile,
     read_nxtomo,
+    read_rtk_geometry,
     read_scan,
     read_shear_maps,
     read_tiff_scan,
@@ -214,6 +216,7 @@ TARGETS: dict[str, Target] = {
     "ct.dcm": Target(write_dicom, read_dicom),
     "scan.txrm": Target(lambda p: write_txrm(p, IMAGES[:3]), read_txrm),
     "rod.xtekct": Target(write_xtekct, read_xtekct),
+    "geometry.xml": Target(write_rtk, lambda p: read_rtk_geometry(p, (5, 7), 1.0)),
     "enhanced.dcm": Target(write_enhanced, read_dicom),
     "bare.dcm": Target(_bare_dicom, read_dicom),
     "nm.dcm": Target(lambda p: write_nm(p, FRAMES), read_dicom_nm),

@@ -38,6 +38,35 @@ TAIL = (
 )
 
 
+def write_points(path, points, n_rows, n_columns, rows_pitch, *, angle_step=10.0, n_views=4):
+    """Write a scan of small absorbing balls at points (x, y, z) in mm, z up, seen as from the detector.
+
+    Each is a Gaussian spot about where the ray through it meets the detector; bins from the right, rows from the top.
+    """
+    parameters = PARAMETERS | {
+        "Projections": n_views,
+        "AngularStep": angle_step,
+        "DetectorPixelsX": n_columns,
+        "DetectorPixelsY": n_rows,
+        "DetectorPixelSizeY": rows_pitch,
+        "CentreOfRotationTop": 0,
+        "CentreOfRotationBottom": 0,
+    }
+    path.write_text("[XTekCT]\r\n" + "".join(f"{key}={value}\r\n" for key, value in parameters.items()))
+    row, column = np.mgrid[:n_rows, :n_columns]
+    for k in range(n_views):
+        shadow = np.zeros((n_rows, n_columns))
+        for x, y, z in points:
+            turned = np.exp(-1j * np.deg2rad(k * angle_step)) * (x + 1j * y)  # clockwise seen from above
+            magnification = SOURCE_DETECTOR / (SOURCE_OBJECT + turned.imag)
+            from_left = turned.real * magnification / PITCH + (n_columns - 1) / 2
+            from_top = (n_rows - 1) / 2 - z * magnification / rows_pitch
+            shadow += np.exp(-((column - (n_columns - 1 - from_left)) ** 2 + (row - from_top) ** 2) / (2 * 1.5**2))
+        image = np.rint(WHITE * np.exp(-shadow)).astype(np.uint16)
+        tifffile.imwrite(path.with_name(f"rod_{k + 1:04d}.tif"), image)
+    return path
+
+
 def line_integrals(angle: float) -> np.ndarray:
     """Integrals through the rod, turned clockwise seen from above; columns from left to right seen from the source."""
     x, y, radius, attenuation = DISC
