@@ -116,8 +116,6 @@ class Problem:
 
     def start(self, used: BoundDataTerm) -> None:
         """Start a solve with this data term at its own first estimate and noise levels, whatever was solved before."""
-        if hasattr(used, "last_x"):
-            used.last_x = None  # or a run resumed from a checkpoint would have other bits
         found = self.begin(used, self.tuned)
         self.used, self.z, self.levels, self.last = used, found.z, found.levels, found.last
         self.scales, self.flatness, self.iteration = found.scales, found.flatness, found.iteration
