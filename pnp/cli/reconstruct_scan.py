@@ -7,6 +7,7 @@ OUTPUT.parts, the finished slices of a volume that is not Zarr. From these the s
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -21,7 +22,7 @@ from .options import (
     least_squares,
     parse_bounds,
 )
-from .output import command_line
+from .output import command_line, print_warning
 from .problem import build_denoiser, is_hdf5
 from .reconstruct_stack import connect, print_summary
 from .scan_options import ScanOptions, naming_options, parse_rows, parse_search, read_angles
@@ -106,22 +107,25 @@ def reconstruct_scan(
             **solver,
         )
     result = replace(result, output=output)
-    if result.stop is not None:
-        print_summary(result)
+    # Slices without measurements fail, and always will.
+    failed = {k: why for k, why in result.failed.items() if k not in prepared.unmeasured}
+    if result.stop is not None or not result.done:
+        print_summary(replace(result, output=folder, failed=failed or result.failed))
     attributes = _attributes(prepared, solving.denoiser)
-    set_attributes(folder, attributes)
-    if not result.failed:
-        write_page(page, folder, prepared, result, attributes, title=path.name)
-        print(f"{page}: the report; open it in any browser")
-        _write(folder, output, prepared, attributes, overwrite=overwrite or resumes)
+    missing = _missing(prepared, failed)
+    set_attributes(folder, attributes | {"missing": missing})
+    write_page(page, folder, prepared, result, attributes, title=path.name, missing=missing)
+    print(f"{page}: the report; open it in any browser")
+    _write(folder, output, prepared, attributes | {"missing": missing}, overwrite=overwrite or resumes)
+    for sentence in missing:
+        print_warning(sentence)
+    if not failed:
         if folder == output:
             set_attributes(folder, {"scan": settings})  # the last of all: the run is finished
         else:
             shutil.rmtree(folder)
         working.unlink()
-    elif folder != output:
-        result = replace(result, output=folder)
-    print_summary(result)
+    print_summary(replace(result, failed=failed))
 
 
 def _common_errors(errors: CommonErrorOptions) -> str:
@@ -135,6 +139,21 @@ def _common_errors(errors: CommonErrorOptions) -> str:
         if option
     ]
     return f"Errors of the measurements are part of the noise: {' and '.join(parts)}." if parts else ""
+
+
+def _missing(prepared: PreparedScan, failed: dict[int, str]) -> list[str]:
+    """Return which slices of the volume are NaN, and why, in sentences."""
+    from ..stack.stack_result import named
+
+    said = []
+    for slices, what in (
+        (prepared.unmeasured, "nothing was measured there"),
+        (sorted(failed), "they failed, and the same command tries them again"),
+    ):
+        if slices:
+            rows = [prepared.rows[k] for k in slices]
+            said.append(f"Slices {named(slices)} (detector rows {named(rows)}) are NaN in the volume: {what}.")
+    return said
 
 
 def _prepared(path: Path, working: Path, rows: slice | None, options: ScanOptions) -> PreparedScan:
@@ -222,7 +241,7 @@ def _finished(folder: Path, settings: str) -> int:
     if held.get("scan") != settings:
         return 0
     ledger = Parts(folder).ledger()
-    return len(ledger) if bool((ledger == DONE).all()) else 0
+    return int((ledger == DONE).sum())
 
 
 def _workers(machines: WorkerOptions, n_slices: int, n_cores: int) -> int | None:
@@ -261,24 +280,42 @@ def _write(folder: Path, output: Path, prepared: PreparedScan, attributes: dict[
 
 
 def write_page(
-    page: Path, folder: Path, prepared: PreparedScan, result: StackResult, attributes: dict[str, Any], *, title: str
+    page: Path,
+    folder: Path,
+    prepared: PreparedScan,
+    result: StackResult,
+    attributes: dict[str, Any],
+    *,
+    title: str,
+    missing: Sequence[str] = (),
 ) -> None:
-    """Write the report page of a few slices, with their filtered back-projections."""
+    """Write the report page of a few finished slices, with their filtered back-projections.
+
+    Args:
+        page: the file.
+        folder: the run.
+        prepared: the measurements.
+        result: of the stack.
+        attributes: of the volume.
+        title: of the page.
+        missing: which slices are missing, in sentences.
+    """
     import numpy as np
     import torch
 
     from ..io import SavedResult
     from ..report import write_report
     from ..report.images import PIXEL_BYTES
-    from ..stack.results_store import FACTS, Parts
+    from ..stack.results_store import DONE, FACTS, Parts
     from ..stack.sources import as_source
     from ..stack.stack_result import sentences
 
     parts = Parts(folder)
     images, facts = parts.array("image"), parts.array("facts")
-    n = len(prepared.rows)
+    done = np.flatnonzero(parts.ledger() == DONE)
+    n = len(done)
     fitting = PIXEL_BYTES // (2 * 2 * int(np.prod(images.shape[-2:])))  # two pictures of 16 bits
-    shown = np.unique(np.linspace(0, n - 1, max(1, min(n, MAX_SHOWN, fitting))).round().astype(int)).tolist()
+    shown = done[np.unique(np.linspace(0, n - 1, max(1, min(n, MAX_SHOWN, fitting))).round().astype(int))].tolist()
     source, first = as_source(prepared.y, "pnp reconstruct"), []
     for k in shown:
         operator: Any = prepared.operator
@@ -290,7 +327,7 @@ def write_page(
     named = ", ".join(str(prepared.rows[k]) for k in shown)
     rows = f"row{'s' if len(shown) > 1 else ''} {named}"
     chosen = (f"The prior: {result.choice}.",) if result.choice else ()
-    steps = (*prepared.steps, *chosen, f"The page shows {len(shown)} of {n} slices, those of detector {rows}.")
+    steps = (*prepared.steps, *chosen, f"The page shows {len(shown)} of {result.n} slices, those of detector {rows}.")
     write_report(
         page,
         SavedResult(
@@ -305,7 +342,7 @@ def write_page(
                 "denoiser": attributes["denoiser"],
                 "command": attributes["command"],
             },
-            warnings=(*prepared.warnings, *sentences(result.warnings, result.n)),
+            warnings=(*missing, *prepared.warnings, *sentences(result.warnings, result.n)),
         ),
         title=title,
         first={"filtered back-projection, Hann window": np.concatenate(first)},
