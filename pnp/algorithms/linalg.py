@@ -164,7 +164,7 @@ def operator_norm(
 
     def unit(x: Tensor) -> Tensor:
         x = x / x.abs().max()  # before anything is squared
-        return x / torch.linalg.vector_norm(x)
+        return x / torch.linalg.vector_norm(x)  # type: ignore[no-any-return]
 
     def quotient(x: Tensor, Nx: Tensor) -> list[float]:
         return [float(torch.real(x.conj() * Nx).sum().clamp(min=0).sqrt())]
