@@ -123,6 +123,15 @@ def test_nor_at_other_levels_and_by_hqs(noise: float, who: str) -> None:
     assert said(solved("blur", WEAK[who], noise=noise, strength=0.1)) == []
 
 
+def test_a_median_filter_changes_little_of_what_was_blurred() -> None:
+    """Where v is monotone, it is its own median."""
+    A, x = Blur(gaussian_kernel(3.0), (N, N), "reflect"), scene()
+    y = A.A(x) + 0.01 * rand(1, 1, N, N, seed=1, dtype=x.dtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResultWarning)
+        assert said(solve(A, y, median, noise_std=0.01)) == []
+
+
 @pytest.mark.parametrize("algorithm", ["admm", "hqs"])
 @pytest.mark.parametrize("name", OPERATORS)
 @pytest.mark.parametrize("fault", FAULTS)
