@@ -1,7 +1,8 @@
 """Simulated objects, which need no download.
 
 `head`, `chest` and `perforated_disc` are CT slices in attenuation per millimetre; `torso` is a volume of activity and
-attenuation for emission tomography, of which `emission_scan` simulates SPECT measurements. `bone_core` is a volume for cone-beam CT.
+attenuation for emission tomography, of which `emission_scan` simulates SPECT measurements. `bone_core` is a
+volume for cone-beam CT.
 """
 
 from .bone import MARROW, TRABECULA, bone_core

@@ -52,4 +52,5 @@ def _fields(generator: torch.Generator) -> Tensor:
     band = torch.exp(-0.5 * ((radius - _CYCLES) / (0.3 * _CYCLES)) ** 2)
     noise = torch.randn(2, *(_DRAWN,) * 3, generator=generator)
     f = torch.fft.irfftn(torch.fft.rfftn(noise, dim=(1, 2, 3)) * band, s=(_DRAWN,) * 3, dim=(1, 2, 3))
-    return f / f.std(dim=(1, 2, 3), keepdim=True)
+    unit: Tensor = f / f.std(dim=(1, 2, 3), keepdim=True)
+    return unit
