@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 import operator as op
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ from torch import Tensor
 
 from ..base import check_images, length, warn_of_degrees
 from ..sizes import Sizes
-from .cone_projector import Orbit, linear
+from .cone_projector import Orbit, backproject, linear, project
 from .cone_tables import Grid, n_levels
 from .fan_beam import FanBeam
 from .fdk import fan_twin, fdk
@@ -36,6 +37,9 @@ from .geometry import MovableGeometry
 from .projector import MAX_WIDTH, MIN_WIDTH, WINDOWS
 
 Ends = tuple[Tensor, Tensor]
+
+_PRECONDITIONER_EXPONENT = 0.7
+"""Exponent of the circulant inverse used as preconditioner."""
 
 
 class ConeBeam(MovableGeometry):
@@ -220,7 +224,7 @@ class ConeBeam(MovableGeometry):
         ]
         grid = Grid(centres[2], -centres[1], centres[0], self.voxel_size, self.detector_shape, self.pitch, 2)
         _, *parts = (part.detach().reshape(-1).cpu() for part in self._parts())
-        source, detector, _, _, shift = torch.broadcast_tensors(*parts)
+        source, detector, _, _, shift = (part.expand(max(map(len, parts))) for part in parts)
         # Reach of the farthest slice above or below the source.
         reach = float(grid.z[-1]) + shift.abs()
         views = zip(source.tolist(), (source + detector).tolist(), reach.tolist(), strict=True)
@@ -246,6 +250,42 @@ class ConeBeam(MovableGeometry):
         check_images("ConeBeam.A_adjoint", "y", y, self.y_shape, like=self.angles)
         return linear(y[:, 0], self._grid(), self._orbit(), adjoint=True)[:, None]
 
+    def preconditioner(self, weights: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return M(r, alpha), approximately (A* W A + alpha)^-1 r: one circulant, so two FFTs of the volume.
+
+        Its kernel is A* A of a voxel in the middle, G. Strang's circulant (Stud. Appl. Math. 74 (1986) 171). Off the
+        middle A* A differs, so its eigenvalues are kept above the size of their negative ones, and the inverse is
+        raised to a power below one. Measured iterations at alpha = ||A* A||/100: 6 in place of 14 for a full turn, 8
+        in place of 14 for a short scan, 13 in place of 17 for 90 degrees. The first call takes the time of one A and one A*.
+
+        Args:
+            weights: scalar, or broadcasting against y (B, 1, n_angles, rows, columns); non-negative.
+        """
+        mean = weights.mean(dim=(-3, -2, -1), keepdim=True) if weights.ndim >= 3 else weights.mean()
+        self._refresh()
+        eigenvalues = self._cached("circulant", self._circulant).to(mean.dtype) * mean
+        axes = (-3, -2, -1)
+
+        def apply(r: Tensor, alpha: Tensor) -> Tensor:
+            gain = eigenvalues.to(r.dtype) + alpha
+            typical = gain.mean(dim=axes, keepdim=True)
+            gain = gain**_PRECONDITIONER_EXPONENT * typical ** (1 - _PRECONDITIONER_EXPONENT)
+            out: Tensor = torch.fft.irfftn(torch.fft.rfftn(r, dim=axes) / gain, s=self.shape, dim=axes)
+            return out
+
+        return apply
+
+    def _circulant(self) -> Tensor:
+        """Return the eigenvalues (D, H, W//2+1) of A* A of the middle voxel as a circulant, positive."""
+        middle = tuple(n // 2 for n in self.shape)
+        voxel = self.angles.new_zeros(1, *self.shape, dtype=torch.float64)
+        voxel[(0, *middle)] = 1
+        grid, orbit = self._grid(), self._orbit(fixed=True)
+        kernel = backproject(project(voxel, grid, orbit), grid, orbit)[0]
+        spectrum: Tensor = torch.fft.rfftn(kernel.roll([-n for n in middle], (0, 1, 2))).real
+        least = max(-float(spectrum.min()), 1e-6 * float(spectrum.max()))
+        return spectrum.clamp(min=least)
+
     def fbp(self, y: Tensor, window: str = "ramp", extend: bool = True) -> Tensor:
         """Filtered backprojection (FDK) of views y (B, 1, n_angles, rows, columns): volumes (B, 1, D, H, W).
 
@@ -269,7 +309,9 @@ class ConeBeam(MovableGeometry):
         grid, orbit = self._grid(), self._orbit(fixed=True)
         ends = self._fan()._open_ends(y[:, 0].transpose(1, 2)) if extend else [(False, False)] * len(y)
         if any(map(any, ends)):  # each image has its own ellipse
-            images = [fdk(views[:, 0], grid, orbit, window, end) for views, end in zip(y.split(1), ends, strict=True)]
+            images = [
+                fdk(views[:, 0], grid, orbit, window, end) for views, end in zip(torch.split(y, 1), ends, strict=True)
+            ]
             return torch.cat(images)[:, None]
         return fdk(y[:, 0], grid, orbit, window, (False, False))[:, None]
 
@@ -289,12 +331,12 @@ class ConeBeam(MovableGeometry):
         return fan_twin(self._grid(), self._orbit(fixed=True))
 
     def __repr__(self) -> str:
-        """Return the constructor call, long arrays shortened or by their name."""
-        angles = [f"{a:.6g}" for a in self.angles.tolist()]
+        """Return the constructor call, without what varies from view to view."""
+        angles = [str(a) for a in self.angles.tolist()]
         if len(angles) > 6:
             angles = [*angles[:2], "...", angles[-1]]
         parts = {name: getattr(self, name).detach() for name in self.TENSORS[1:]}
-        options = {name: "<array>" if part.ndim else f"{float(part):.6g}" for name, part in parts.items()}
+        options = {name: "<array>" if part.ndim else str(float(part)) for name, part in parts.items()}
         options |= {name: str(getattr(self, name)) for name in self.SIZES}
         listed = ", ".join(f"{name}={value}" for name, value in options.items())
         return f"ConeBeam({self.shape}, [{', '.join(angles)}], {listed})"

@@ -8,7 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .cone_tables import Grid, View, slice_table, slope, stack_table
+from .cone_tables import Grid, Table, View, slice_table, slope, stack_table
+
+_TOGETHER = 2**20
+"""Numbers between the tables of slices and of stacks that are held at once: they stay in the cache."""
 
 
 class Orbit(NamedTuple):
@@ -37,6 +40,7 @@ def project(x: Tensor, grid: Grid, orbit: Orbit) -> Tensor:
     stacks = [volume.to(dtype).flatten(1).t().contiguous() for volume in x]
     y = x.new_zeros(len(x), orbit.n_angles, rows, columns)
     levels_and_slices = grid.n_levels * len(grid.z)
+    together = _parts(columns, levels_and_slices)
     slices = oblique = None
     for v in range(orbit.n_angles):
         view = orbit.view(v)
@@ -45,8 +49,10 @@ def project(x: Tensor, grid: Grid, orbit: Orbit) -> Tensor:
             oblique = slope(grid, view).to(dtype)
         table = stack_table(grid, view, dtype).transposed(columns * grid.n_levels)
         for volume, views in zip(stacks, y, strict=True):
-            planes = table.times(volume).view(columns, levels_and_slices)
-            torch.mul(slices.times(planes.t().contiguous()), oblique, out=views[v])
+            for some in together:  # of the columns: what is between both tables stays small
+                part = table.rows(some.start * grid.n_levels, some.stop * grid.n_levels)
+                planes = part.times(volume).view(-1, levels_and_slices).t().contiguous()
+                views[v, :, some] = slices.times(planes) * oblique[:, some]
     return y
 
 
@@ -54,6 +60,7 @@ def backproject(y: Tensor, grid: Grid, orbit: Orbit) -> Tensor:
     """Apply the transpose of `project` to views (B, n_angles, rows, columns): (B, D, H, W)."""
     dtype = torch.promote_types(y.dtype, torch.float32)
     stacks = y.new_zeros(len(y), len(grid.y) * len(grid.x), len(grid.z), dtype=dtype)
+    planes = stacks.new_empty(grid.detector_shape[1], grid.n_levels * len(grid.z))
     slices = oblique = None
     for v in range(orbit.n_angles):
         view = orbit.view(v)
@@ -61,10 +68,22 @@ def backproject(y: Tensor, grid: Grid, orbit: Orbit) -> Tensor:
             slices, oblique = slice_table(grid, view, dtype), slope(grid, view).to(dtype)
         table = stack_table(grid, view, dtype)
         for volume, views in zip(stacks, y, strict=True):
-            planes = slices.times(views[v].to(dtype) * oblique)
-            table.add_times(planes.t().reshape(-1, len(grid.z)), volume)
+            spread(views[v].to(dtype) * oblique, slices, planes)
+            table.add_times(planes.view(-1, len(grid.z)), volume)
     volumes = stacks.mT.reshape(len(y), len(grid.z), len(grid.y), len(grid.x))
     return volumes.to(y.dtype).contiguous()
+
+
+def spread(view: Tensor, slices: Table, planes: Tensor) -> None:
+    """Write the slices' share of a view (rows, samples) to planes (samples, levels D)."""
+    for some in _parts(*planes.shape):
+        planes[some] = slices.times(view[:, some].contiguous()).t()
+
+
+def _parts(n: int, size: int) -> list[slice]:
+    """Return slices of n columns of so many numbers each, some MiB together."""
+    step = max(16, _TOGETHER // size)
+    return [slice(first, min(n, first + step)) for first in range(0, n, step)]
 
 
 def geometry_gradients(x: Tensor, y: Tensor, grid: Grid, orbit: Orbit, wanted: Sequence[bool]) -> list[Tensor | None]:

@@ -30,6 +30,8 @@ _SHIFT = 1.0
 """Largest distance, in bins or slices, that a slice moves between neighbouring magnifications."""
 _NARROWEST = 1e-5
 """Smallest width of a trapezoid's slopes over its own width."""
+_CHUNK_BYTES = 2**22
+"""Size of what is added to a volume at once: fresh memory is slow where there is much of it."""
 _FARTHEST = 2.0**24
 """Largest number of a bin, on the detector or off it."""
 
@@ -77,44 +79,57 @@ class Grid(NamedTuple):
 class Table(NamedTuple):
     """Sparse matrix by rows with equally many entries each: columns (n, m), int32, and weights (n, m)."""
 
-    index: Tensor
+    columns: Tensor
     weight: Tensor
 
     def times(self, rows: Tensor) -> Tensor:
         """Return the matrix times (n_columns, ...): (n, ...)."""
-        return nn.functional.embedding_bag(self.index, rows, mode="sum", per_sample_weights=self.weight)
+        return nn.functional.embedding_bag(self.columns, rows, mode="sum", per_sample_weights=self.weight)
 
     def add_times(self, rows: Tensor, to: Tensor) -> None:
         """Add the matrix times rows to a tensor (n, ...), some MiB at a time."""
-        step = max(1, 2**22 // (to.shape[1] * to.element_size()))
+        step = max(1, _CHUNK_BYTES // (to.shape[1] * to.element_size()))
         for first in range(0, len(to), step):
             some = slice(first, first + step)
-            to[some] += Table(self.index[some], self.weight[some]).times(rows)
+            to[some].add_(Table(self.columns[some], self.weight[some]).times(rows))
 
     def transposed(self, n_columns: int) -> Transposed:
         """Return the transpose of the matrix, which has so many columns."""
-        n, m = self.index.shape
-        if self.index.device.type == "cpu":  # several times faster than a sort
-            entries = (self.weight.detach().numpy().ravel(), self.index.numpy().ravel())
+        n, m = self.columns.shape
+        if self.columns.device.type == "cpu":  # several times faster than a sort
+            entries = (self.weight.detach().numpy().ravel(), self.columns.numpy().ravel())
             matrix = csr_matrix((*entries, np.arange(n + 1, dtype=np.int32) * m), shape=(n, n_columns)).tocsc()
             return Transposed(*(torch.from_numpy(part) for part in (matrix.indices, matrix.indptr, matrix.data)))
-        key, order = self.index.flatten().sort(stable=True)
-        starts = torch.searchsorted(key, torch.arange(n_columns + 1, device=key.device, dtype=key.dtype))
-        return Transposed((order // m).to(key.dtype), starts.to(key.dtype), self.weight.detach().flatten()[order])
+        return sorted_transpose(self, n_columns)
 
 
 class Transposed(NamedTuple):
     """Sparse matrix by rows: columns of its entries, offsets of the rows (with the end), and weights."""
 
-    index: Tensor
+    columns: Tensor
     starts: Tensor
     weight: Tensor
+
+    def rows(self, first: int, end: int) -> Transposed:
+        """Return the rows from the first to before the end."""
+        if first == 0 and end == len(self.starts) - 1:
+            return self
+        begin, stop = int(self.starts[first]), int(self.starts[end])
+        return Transposed(self.columns[begin:stop], self.starts[first : end + 1] - begin, self.weight[begin:stop])
 
     def times(self, rows: Tensor) -> Tensor:
         """Return the matrix times (n_columns, ...); the order of its sums does not depend on the number of threads."""
         return nn.functional.embedding_bag(
-            self.index, rows, self.starts, mode="sum", per_sample_weights=self.weight, include_last_offset=True
+            self.columns, rows, self.starts, mode="sum", per_sample_weights=self.weight, include_last_offset=True
         )
+
+
+def sorted_transpose(table: Table, n_columns: int) -> Transposed:
+    """Return the transpose of a table with so many columns, on any device."""
+    key, order = table.columns.flatten().sort(stable=True)
+    starts = torch.searchsorted(key, torch.arange(n_columns + 1, device=key.device, dtype=key.dtype))
+    row = order // table.columns.shape[1]
+    return Transposed(row.to(key.dtype), starts.to(key.dtype), table.weight.detach().flatten()[order])
 
 
 def n_levels(grid: Grid, source: float, length: float, reach: float) -> int:
@@ -175,9 +190,8 @@ def on_levels(grid: Grid, view: View, stacks: Stacks, index: Tensor, weight: Ten
     below = place.detach().floor().clamp(0, grid.n_levels - 2)
     part = (place - below).to(weight.dtype)
     index = index * grid.n_levels + below.to(torch.int32)
-    both = torch.stack([index, index + 1], -1), torch.stack([weight * (1 - part), weight * part], -1)
-    many = 2 * len(index)
-    index, weight = (values.permute(1, 2, 0, 3).reshape(-1, many) for values in both)
+    both = torch.cat([index, index + 1]), torch.cat([weight * (1 - part), weight * part])
+    index, weight = (values.flatten(1).t().contiguous() for values in both)
     return Table(index, weight)
 
 
@@ -190,7 +204,7 @@ def stack_table(grid: Grid, view: View, dtype: torch.dtype) -> Table:
     # How fast a point's shadow moves along u, for a step along x and along y; in bins.
     rate = (stacks.magnification.square() / (view.length * pitch)).to(dtype)
     a, b = rate * (width * dy.abs()).to(dtype), rate * (height * dx.abs()).to(dtype)
-    area = rate * torch.hypot(dx, dy).to(dtype) * (width * height)
+    area = rate * (dx.square() + dy.square()).sqrt().to(dtype) * (width * height)
     wide = torch.maximum(a, b)
     narrow = torch.maximum(torch.minimum(a, b), _NARROWEST * wide)
     inner, outer = (wide - narrow) / 2, (wide + narrow) / 2
@@ -202,7 +216,7 @@ def stack_table(grid: Grid, view: View, dtype: torch.dtype) -> Table:
     t = torch.minimum(edge.abs(), outer)
     integral = (t / wide - (t - inner).clamp(min=0).square() / (2 * wide * narrow)).copysign(edge.detach())
     bins = first.to(torch.int32) + torch.arange(taps, device=first.device, dtype=torch.int32)[:, None, None]
-    weight = integral.diff(dim=0) * area * ((bins >= 0) & (bins < n))
+    weight = (integral[1:] - integral[:-1]) * area * ((bins >= 0) & (bins < n))
     return on_levels(grid, view, stacks, bins.clamp(0, n - 1), weight)
 
 

@@ -74,16 +74,16 @@ def fdk(y: Tensor, grid: Grid, orbit: Orbit, window: str, open_ends: tuple[bool,
         slices = slice_points(grid, view, dtype)
         table = stack_points(grid, view, dtype, _FINER * (columns + sum(beyond)), -float(beyond[0]), _FINER)
         ray_weights = weights[v] / slope(grid, view).to(dtype)
-        for volume, views in zip(stacks, y, strict=True):
+        for b in range(len(y)):
             if chords is None:
-                longer = nn.functional.pad(views[v].to(dtype) * ray_weights, (more, more))
+                longer = nn.functional.pad(y[b, v].to(dtype) * ray_weights, (more, more))
             else:
-                longer = continued(views[v][:, None].to(dtype), chords[v : v + 1].to(dtype), open_ends)[:, 0]
+                longer = continued(y[b, v][:, None].to(dtype), chords[v : v + 1].to(dtype), open_ends)[:, 0]
                 longer = longer * nn.functional.pad(ray_weights, (more, more), mode="replicate")
             filtered = ramp_filtered("ConeBeam", longer, window, _FINER)
             filtered = filtered[:, _FINER * (more - beyond[0]) : _FINER * (more + columns + beyond[1])]
             planes = slices.times(filtered)
-            table.add_times(planes.t().reshape(-1, len(grid.z)), volume)
+            table.add_times(planes.t().reshape(-1, len(grid.z)), stacks[b])
         if seen is not None:
             levels = slices.weight.sum(1).view(grid.n_levels, -1)
             seen += shares[v].to(dtype) * stack_levels(grid, view, dtype).times(levels)

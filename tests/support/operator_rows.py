@@ -13,6 +13,7 @@ from torch import Tensor
 from operators import (
     SPECT,
     Blur,
+    ConeBeam,
     Downsample,
     FanBeam,
     Identity,
@@ -70,6 +71,21 @@ ROWS = {
     ),
     "fan-beam-narrow": Row(
         lambda: FanBeam((8, 7), angles(6), source_origin=8.0, origin_detector=8.0, n_detectors=5, offset=1.3), 3
+    ),
+    "cone-beam-circle": Row(lambda: ConeBeam((4, 6, 5), angles(4), source_origin=9.0, origin_detector=4.0, pitch=1.2)),
+    "cone-beam-helix": Row(
+        lambda: ConeBeam(
+            (5, 4, 6),
+            angles(5),
+            source_origin=angles(5) + 20,
+            origin_detector=8.0,
+            detector_shape=(4, 7),
+            pitch=(1.7, 1.1),
+            voxel_size=(1.5, 0.9, 1.2),
+            offset=0.8,
+            row_offset=-0.3,
+            shift=torch.linspace(-2, 2, 5),
+        ),
     ),
     "radon-odd": Row(lambda: Radon((7, 7), angles(6))),
     "radon-even": Row(lambda: Radon((6, 8), angles(5), pitch=0.8, pixel_size=2.0), 2),
