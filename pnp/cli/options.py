@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 OPERATOR_NAMES = (
     "blur",
+    "cone_beam",
     "downsample",
     "fan_beam",
     "identity",

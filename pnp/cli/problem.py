@@ -103,6 +103,11 @@ def background(data: Measurements, y: Tensor) -> float | Tensor:
     return torch.from_numpy(r).to(y.device, y.dtype) if hasattr(r, "shape") else float(r or 0.0)
 
 
+def is_volume(data: Measurements) -> bool:
+    """Return whether x is a volume."""
+    return data.operator in ("cone_beam", "spect")
+
+
 def build_operator(name: str, parameters: dict[str, Any]) -> Any:
     """Construct an operator from the parameters in a file."""
     import numpy as np
@@ -144,6 +149,6 @@ def build_denoiser(spec: str, device: torch.device, data: Measurements | None = 
     D = D.to(device) if isinstance(D, torch.nn.Module) else D
     if data is None:
         return D
-    if data.operator == "spect":
+    if is_volume(data):
         return SliceWise(D, axes=(0, 1, 2))
     return PerChannel(D) if image_channels(data) != 1 and getattr(D, "channels", None) == 1 else D

@@ -42,6 +42,7 @@ from .problem import (
     image_channels,
     is_counts,
     is_hdf5,
+    is_volume,
     read_problem,
 )
 from .reconstruct_scan import ScanOptions, is_scan, reconstruct_scan
@@ -177,9 +178,11 @@ def reconstruct(
     kept = as_checkpoint(checkpoint, checkpoint_minutes, output)
     limits = parse_bounds(bounds)
     data = read_problem(measurements, operator)
-    is_volume = data.operator == "spect"
+    volume = is_volume(data)
     if not is_hdf5(output):
-        check_image_output(output, image_channels(data), volume=is_volume, overwrite=overwrite)
+        check_image_output(output, image_channels(data), volume=volume, overwrite=overwrite)
+        if data.operator == "cone_beam" and output.suffix.lower() != ".npy":
+            raise ValueError(f"output {output}: the voxels' unit of length is not known; use an .h5 or .npy file")
         if data.y.ndim >= 4 and data.y.shape[0] != 1:
             raise ValueError(f"output {output} holds one image, the result has {data.y.shape[0]}; use an .h5 file")
     check_operator(operator, data, measurements)
@@ -217,7 +220,7 @@ def reconstruct(
         progress=True,
     )
     exit_if_interrupted(kept, result)
-    label = f"{denoiser}, slices across x, y and z" if is_volume else denoiser
+    label = f"{denoiser}, slices across x, y and z" if volume else denoiser
     with uninterrupted():  # an impatient Ctrl-C must not lose the result
         written = save(output, result, data, {"denoiser": label}, overwrite)
         if kept is not None:
