@@ -20,6 +20,7 @@ HERE = Path(__file__).parent
 SCRIPTS = (
     "radon",
     "fan_beam",
+    "cone_beam",
     "spect",
     "denoising",
     "ct_solve",

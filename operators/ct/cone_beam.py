@@ -30,7 +30,7 @@ from torch import Tensor
 from ..base import check_images, length, warn_of_degrees
 from ..sizes import Sizes
 from .cone_projector import Orbit, backproject, linear, project
-from .cone_tables import Grid, n_levels
+from .cone_tables import Grid, levels_for
 from .fan_beam import FanBeam
 from .fdk import fan_twin, fdk
 from .geometry import MovableGeometry
@@ -222,13 +222,14 @@ class ConeBeam(MovableGeometry):
             (torch.arange(n, device=self.angles.device, dtype=torch.float64) - (n - 1) / 2) * size
             for n, size in zip(self.shape, self.voxel_size, strict=True)
         ]
-        grid = Grid(centres[2], -centres[1], centres[0], self.voxel_size, self.detector_shape, self.pitch, 2)
+        grid = Grid(centres[2], -centres[1], centres[0], self.voxel_size, self.detector_shape, self.pitch, centres[0])
         _, *parts = (part.detach().reshape(-1).cpu() for part in self._parts())
         source, detector, _, _, shift = (part.expand(max(map(len, parts))) for part in parts)
         # Reach of the farthest slice above or below the source.
         reach = float(grid.z[-1]) + shift.abs()
         views = zip(source.tolist(), (source + detector).tolist(), reach.tolist(), strict=True)
-        return grid._replace(n_levels=max(n_levels(grid, *view) for view in views))
+        levels = max((levels_for(grid, *view) for view in set(views)), key=len)
+        return grid._replace(levels=levels.to(self.angles.device))
 
     # ---------------------------------------------------------------- the operator
 
@@ -256,7 +257,8 @@ class ConeBeam(MovableGeometry):
         Its kernel is A* A of a voxel in the middle, G. Strang's circulant (Stud. Appl. Math. 74 (1986) 171). Off the
         middle A* A differs, so its eigenvalues are kept above the size of their negative ones, and the inverse is
         raised to a power below one. Measured iterations at alpha = ||A* A||/100: 6 in place of 14 for a full turn, 8
-        in place of 14 for a short scan, 13 in place of 17 for 90 degrees. The first call takes the time of one A and one A*.
+        in place of 14 for a short scan, 13 in place of 17 for 90 degrees. The first call takes the time of one A and
+        one A*.
 
         Args:
             weights: scalar, or broadcasting against y (B, 1, n_angles, rows, columns); non-negative.

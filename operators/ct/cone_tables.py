@@ -67,8 +67,13 @@ class Grid(NamedTuple):
     """Numbers of rows and columns."""
     pitch: tuple[float, float]
     """Sides of a bin along a column and along a row."""
-    n_levels: int
-    """Number of magnifications."""
+    levels: Tensor
+    """(levels,), float64: the magnifications, from 0 for the smallest to 1 for the largest."""
+
+    @property
+    def n_levels(self) -> int:
+        """Number of magnifications."""
+        return len(self.levels)
 
     @property
     def radius(self) -> float:
@@ -132,12 +137,26 @@ def sorted_transpose(table: Table, n_columns: int) -> Transposed:
     return Transposed(row.to(key.dtype), starts.to(key.dtype), table.weight.detach().flatten()[order])
 
 
-def n_levels(grid: Grid, source: float, length: float, reach: float) -> int:
-    """Return how many magnifications a view needs; reach is the height of the farthest slice that it may see."""
-    nearest, farthest = length / (source - grid.radius), length / (source + grid.radius)
-    reach = min(reach, grid.detector_shape[0] * grid.pitch[0] / farthest)
-    moved = reach * (nearest - farthest) / max(grid.pitch[0], farthest * grid.voxel_size[0])
-    return max(2, math.ceil(moved / _SHIFT) + 1)
+def levels_for(grid: Grid, source: float, length: float, reach: float) -> Tensor:
+    """Return which magnifications a view needs, from the smallest (0) to the largest (1), float64.
+
+    Args:
+        grid: voxels and bins.
+        source: distance of the source from the axis.
+        length: distance of the source from the detector.
+        reach: height of the farthest slice above or below the source.
+    """
+    part = torch.linspace(0, 1, 1025, dtype=torch.float64)
+    farthest, nearest = length / (source + grid.radius), length / (source - grid.radius)
+    magnification = farthest + part * (nearest - farthest)
+    # How many bins, or slices, the farthest slice that the detector sees moves from one magnification to the next.
+    seen = (grid.detector_shape[0] * grid.pitch[0] / magnification).clamp(max=reach)
+    moved = seen * (nearest - farthest) / (magnification * grid.voxel_size[0]).clamp(min=grid.pitch[0])
+    so_far = torch.cumulative_trapezoid(moved, part)
+    n = max(2, math.ceil(float(so_far[-1]) / _SHIFT) + 1)
+    wanted = np.linspace(0, max(float(so_far[-1]), 1e-30), n)[1:-1]
+    between = np.interp(wanted, so_far.numpy(), part[1:].numpy())
+    return torch.from_numpy(np.concatenate([[0.0], between, [1.0]]))
 
 
 def slope(grid: Grid, view: View) -> Tensor:
@@ -177,19 +196,19 @@ def stacks_of(grid: Grid, view: View) -> Stacks:
     return Stacks((dx, dy), magnification, magnification * (dx * cos + dy * sin))
 
 
-def levels(grid: Grid, view: View) -> tuple[Tensor, Tensor]:
-    """Return the smallest magnification and the step to the next."""
-    low = view.length / (view.source_origin + grid.radius)
-    return low, (view.length / (view.source_origin - grid.radius) - low) / (grid.n_levels - 1)
+def magnifications(grid: Grid, view: View) -> Tensor:
+    """Return the magnifications M_k (levels,)."""
+    farthest = view.length / (view.source_origin + grid.radius)
+    return farthest + grid.levels * (view.length / (view.source_origin - grid.radius) - farthest)
 
 
 def on_levels(grid: Grid, view: View, stacks: Stacks, index: Tensor, weight: Tensor) -> Table:
     """Return the table of stacks from their bins (m, H, W), each shared by the two magnifications next to its own."""
-    low, step = levels(grid, view)
-    place = (stacks.magnification - low) / step
-    below = place.detach().floor().clamp(0, grid.n_levels - 2)
-    part = (place - below).to(weight.dtype)
-    index = index * grid.n_levels + below.to(torch.int32)
+    known = magnifications(grid, view)
+    below = torch.bucketize(stacks.magnification.detach(), known[1:-1].detach(), out_int32=True)
+    low = known[below]
+    part = ((stacks.magnification - low) / (known[below + 1] - low)).to(weight.dtype)
+    index = index * grid.n_levels + below
     both = torch.cat([index, index + 1]), torch.cat([weight * (1 - part), weight * part])
     index, weight = (values.flatten(1).t().contiguous() for values in both)
     return Table(index, weight)
@@ -223,7 +242,7 @@ def stack_table(grid: Grid, view: View, dtype: torch.dtype) -> Table:
 def slice_table(grid: Grid, view: View, dtype: torch.dtype) -> Table:
     """Return R*, ((levels D), rows): the footprints of the slices along the detector's columns."""
     n, pitch = grid.detector_shape[0], grid.pitch[0]
-    magnification = magnifications(grid, view)
+    magnification = magnifications(grid, view)[:, None]
     half = magnification * (grid.voxel_size[0] / (2 * pitch))
     centre = (magnification * (grid.z - view.shift) - view.row_offset) / pitch + n / 2
     first = (centre - half).detach().floor().clamp(-_FARTHEST, _FARTHEST)
@@ -232,12 +251,6 @@ def slice_table(grid: Grid, view: View, dtype: torch.dtype) -> Table:
     edge = torch.arange(taps, device=first.device, dtype=torch.float64)
     shared = torch.minimum(place + half[..., None], edge + 1) - torch.maximum(place - half[..., None], edge)
     return _rows_table(first, shared.clamp(min=0).to(dtype), n)
-
-
-def magnifications(grid: Grid, view: View) -> Tensor:
-    """Return the magnifications (levels, 1)."""
-    low, step = levels(grid, view)
-    return low + step * torch.arange(grid.n_levels, device=grid.x.device, dtype=torch.float64)[:, None]
 
 
 def _rows_table(first: Tensor, weight: Tensor, n: int) -> Table:
@@ -276,7 +289,9 @@ def stack_levels(grid: Grid, view: View, dtype: torch.dtype) -> Table:
 def slice_points(grid: Grid, view: View, dtype: torch.dtype) -> Table:
     """Return the table ((levels D), rows) that interpolates linearly between the rows of a view; 0 beyond them."""
     n = grid.detector_shape[0]
-    place = (magnifications(grid, view) * (grid.z - view.shift) - view.row_offset) / grid.pitch[0] + (n - 1) / 2
+    place = (magnifications(grid, view)[:, None] * (grid.z - view.shift) - view.row_offset) / grid.pitch[0] + (
+        n - 1
+    ) / 2
     inside = (place >= -0.5) & (place <= n - 0.5)
     _, below, part = _between(place.clamp(0, n - 1), n)
     return _rows_table(below, torch.stack([(1 - part) * inside, part * inside], -1).to(dtype), n)

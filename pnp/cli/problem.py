@@ -14,13 +14,9 @@ if TYPE_CHECKING:
     from .options import CommonErrorOptions
 
 
-VOLUMES = ("cone_beam", "spect")
-"""Operators of volumes."""
-
-
 def is_volume(data: Measurements) -> bool:
-    """Return whether what is reconstructed is a volume."""
-    return data.operator in VOLUMES
+    """Return whether x is a volume."""
+    return data.operator in ("cone_beam", "spect")
 
 
 def is_hdf5(path: Path) -> bool:

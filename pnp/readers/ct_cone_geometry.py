@@ -194,11 +194,11 @@ def fit_cone(
     scale = scale * max(1.0, float((radius / (scale * centre[:, 2])).max()))
     pitch = np.abs([u[0, 0], v[0, 1]]) * scale[0]
     middle, distance = centre[:, :2] * scale[:, None], centre[:, 2] * scale
-    moved = np.zeros(len(theta))
+    moved, size = np.zeros(len(theta)), min(float(np.linalg.norm(vector[0])) for vector in (u, v)) * scale[0]
     for side in ((-1, -1), (-1, 1), (1, -1), (1, 1)):
         place = np.array(side) * (np.array(detector_shape[::-1]) - 1) / 2
         corner = centre + place[0] * u + place[1] * v
-        moved = np.maximum(moved, _off(corner, distance, middle + place * signs * pitch) / pitch.min())
+        moved = np.maximum(moved, _off(corner, distance, middle + place * signs * pitch) / size)
     k = int(moved.argmax())
     if not moved[k] <= tolerance:
         raise ValueError(f"{caller}: {_tilted(k, signs[0] * u[k], signs[1] * v[k], float(moved[k]), describe(k))}")
@@ -244,9 +244,10 @@ def _tilted(k: int, u: Floats, v: Floats, moved: float, cause: str) -> str:
         f"{k}{f' ({cause})' if cause else ''} is tilted by {tilt:.3g} degrees and turned in its plane by {turned:.3g}, "
         f"which moves bins by up to {moved:.3g}; resample the views"
     )
+    if moved >= 1:
+        return sentence
     digits = 1 - math.floor(math.log10(moved))
-    enough = math.ceil(moved * 10**digits) / 10**digits if moved < 1 else 1.0
-    return f"{sentence}, or leave that out with tolerance={enough:g}" if moved < 1 else sentence
+    return f"{sentence}, or leave that out with tolerance={math.ceil(moved * 10**digits) / 10**digits:g}"
 
 
 def _one(values: Floats, sizes: Floats) -> float | Floats:

@@ -45,16 +45,16 @@
   const setScale = ([low, high]) => { [state.low, state.high] = spread(low, high); };
   setScale(data.auto);
 
-  /* Geometry of the slice that is shown: its size, the index of pixel (row, column), the sides of a pixel. */
-  const view = () => {
+  /* Geometry of the slice across an axis: its size, the index of pixel (row, column), the sides of a pixel. */
+  const view = (axis = state.axis) => {
     const base = state.item * stride;
     if (!volume) {
       const [h, w] = size;
       return { w, h, ratio: w / h, at: (r, c) => base + r * w + c, flip: false };
     }
-    const [nx, ny, nz] = size, [sx, sy, sz] = data.spacing, k = state.slices[state.axis];
-    if (state.axis === 2) return { w: nx, h: ny, ratio: (nx * sx) / (ny * sy), at: (r, c) => base + (c * ny + r) * nz + k };
-    if (state.axis === 1) return { w: nx, h: nz, ratio: (nx * sx) / (nz * sz), at: (r, c) => base + (c * ny + k) * nz + nz - 1 - r };
+    const [nx, ny, nz] = size, [sx, sy, sz] = data.spacing, k = state.slices[axis];
+    if (axis === 2) return { w: nx, h: ny, ratio: (nx * sx) / (ny * sy), at: (r, c) => base + (c * ny + r) * nz + k };
+    if (axis === 1) return { w: nx, h: nz, ratio: (nx * sx) / (nz * sz), at: (r, c) => base + (c * ny + k) * nz + nz - 1 - r };
     return { w: ny, h: nz, ratio: (ny * sy) / (nz * sz), at: (r, c) => base + (k * ny + c) * nz + nz - 1 - r };
   };
   const valueAt = (panel, i) => (panel.codes[i] === 0 ? null : panel.low + (panel.codes[i] - 1) * panel.step);
@@ -81,8 +81,8 @@
   };
   const isColour = () => data.rgb && $("rgb").checked;
 
-  const paint = (target, panel, other) => {
-    const { canvas, marks } = target, { w, h, ratio, at } = view();
+  const paint = (target, panel, other, axis = state.axis) => {
+    const { canvas, marks } = target, { w, h, ratio, at } = view(axis);
     if (canvas.width !== w || canvas.height !== h) [canvas.width, canvas.height] = [w, h];
     canvas.classList.toggle("pixelated", w < 400);
     const context = canvas.getContext("2d"), picture = context.createImageData(w, h), out = new Uint32Array(picture.data.buffer);
@@ -128,15 +128,31 @@
 
   /* The stage: the right picture lies over the left one, clipped at the wipe. */
   const under = layer($("under")), over = layer($("over")), stage = $("stage");
-  const gallery = panels.map((panel) => {
+  const framed = (id, name, kind) => {
     const figure = document.createElement("figure"), box = document.createElement("div"), caption = document.createElement("figcaption");
     box.className = "layer";
-    caption.textContent = panel.name;
-    figure.className = `mode${panel.mode}`;
+    caption.textContent = name;
+    figure.className = kind;
     figure.append(box, caption);
-    $("gallery").append(figure);
+    $(id).append(figure);
     return { ...layer(box), caption };
+  };
+  const gallery = panels.map((panel) => framed("gallery", panel.name, `mode${panel.mode}`));
+
+  /* The three planes of a volume; a click moves the other two to its place. */
+  const planes = volume ? [...$("axis").options].map((option) => ({ ...framed("planes", option.text, ""), axis: Number(option.value), name: option.text })) : [];
+  const drawPlanes = () => planes.forEach((plane) => {
+    const right = panels[state.right], other = $("difference").checked ? panels[state.left] : null;
+    plane.box.style.aspectRatio = String(paint(plane, right, other, plane.axis));
+    plane.caption.textContent = `${plane.name}, slice ${state.slices[plane.axis] + 1} of ${size[plane.axis]}`;
   });
+  planes.forEach((plane) => plane.box.addEventListener("click", (event) => {
+    const box = plane.box.getBoundingClientRect(), { w, h } = view(plane.axis), [first, second] = [0, 1, 2].filter((a) => a !== plane.axis);
+    const inside = (t, n) => Math.min(n - 1, Math.max(0, Math.floor(t * n)));
+    const [c, r] = [inside((event.clientX - box.left) / box.width, w), inside((event.clientY - box.top) / box.height, h)];
+    [state.slices[first], state.slices[second]] = [c, plane.axis === 2 ? r : h - 1 - r]; // z points upwards
+    draw();
+  }));
 
   const drawWipe = () => {
     const whole = $("difference").checked || single;
@@ -198,6 +214,7 @@
         target.box.style.aspectRatio = String(ratio);
         paint(target, panels[i]);
       });
+      drawPlanes();
       drawWipe();
       drawBar();
       drawPlace();
@@ -271,6 +288,7 @@
   $("units").textContent = data.units ? ` (${data.units})` : "";
   $("gallery").classList.toggle("pairs", panels.some((panel) => panel.mode === "B"));
   $("gallery").hidden = $("side").hidden = single;
+  $("planes").hidden = $("planes-title").hidden = !volume;
   $("theme").hidden = $("viewer").hidden = false;
   drawTheme();
   draw();

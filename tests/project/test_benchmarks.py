@@ -86,6 +86,7 @@ def test_a_failing_process_is_reported_not_raised(timing, tmp_path):
     [
         ("radon", {"ours", "deepinv"}),
         ("fan_beam", {"ours", "no preconditioner"}),
+        ("cone_beam", {"ours", "ours, 1 thread", "rotated planes", "rays, 16 a bin"}),
         ("denoising", {"MLPatch", "DRUNet", "DnCNN"}),
         ("ct_solve", {"deepinv DPIR"}),
         ("faster_solves", {"24 iterations, rho = 1", "12 over-relaxed", "today"}),

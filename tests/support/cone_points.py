@@ -10,7 +10,7 @@ from operators import ConeBeam
 VOXELS = ((0, 0, 0), (7, 2, 11), (3, 9, 1), (6, 6, 6), (1, 8, 10))
 """Voxels (slice, row, column) of a volume of at least 8 x 10 x 12."""
 CLOSE = 0.05
-"""Bins: the operator rounds the magnification of a plane's rows, and a near voxel's shadow is not symmetric."""
+"""Bins: the centroid of a box, taken from its shares of whole bins, is off by this where it ends within bins."""
 
 
 def shadows(A: ConeBeam, voxels=VOXELS) -> np.ndarray:

@@ -341,6 +341,18 @@ def test_copies_and_moves_keep_the_geometry() -> None:
     assert "shift=<array>" in repr(cone(shift=[0.0] * 5))
 
 
+@pytest.mark.gpu
+def test_cuda_agrees_with_the_cpu() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    op, x = cone((6, 8, 7), shift=[0.0, 1.0, -2.0, 3.0, 0.5]), uniform(2, 1, 6, 8, 7)
+    y = op.A(x)
+    moved = copy.deepcopy(op).to("cuda")
+    assert rel(moved.A(x.cuda()).cpu(), y) < 1e-12
+    assert rel(moved.A_adjoint(y.cuda()).cpu(), op.A_adjoint(y)) < 1e-12
+    assert rel(moved.fbp(y.cuda()).cpu(), op.fbp(y)) < 1e-9
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_computed_in_single(dtype: torch.dtype) -> None:
     op, x = cone((6, 7, 8)), uniform(1, 1, 6, 7, 8).to(dtype)

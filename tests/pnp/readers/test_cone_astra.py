@@ -144,6 +144,12 @@ def test_other_orbits_are_refused():
     assert "tilted by 0.716 degrees" in beside  # arctan(3 / 240)
     beside_volume = astra.create_vol_geom(10, 12, 8, -4.0, 14.0, -8.0, 8.0, -5.0, 7.0)
     assert "tilted" in refused(cone_from_astra, cone(), beside_volume)
+    upright = refused(
+        cone_from_astra, vec(u=lambda u: 0 * u + [0, 0, 1.1], v=lambda v: tilted(90, "z")(vec()["Vectors"][:, 6:9]))
+    )
+    assert "turned in its plane by 90" in upright or "tilted by 90" in upright
+    edge_on = refused(cone_from_astra, vec(u=lambda u: 20 * tilted(89, "z")(u)))
+    assert "tilted by 89 degrees" in edge_on and "tolerance" not in edge_on
     assert "one side of the detector" in refused(cone_from_astra, vec(centre=lambda c: -4 * c))
     assert "on it" in refused(cone_from_astra, vec(source=lambda s: s * [0, 0, 1]))
 

@@ -46,6 +46,16 @@ def test_a_voxel_is_seen_where_the_projections_show_it(scanned, rows):
     np.testing.assert_allclose(shadows(A, [VOXEL_AT])[0], centroids(y[0, 0].double().numpy()), atol=2 * CLOSE)
 
 
+def test_the_middle_row_is_that_of_the_fan(tmp_path):
+    """A volume that is the same in all slices: the row in the source's plane sees it as FanBeam does."""
+    scan = integrals(read_xtekct(write_xtekct(tmp_path / "rod.xtekct")))
+    rows, columns = torch.meshgrid(torch.arange(24.0), torch.arange(24.0), indexing="ij")
+    x = torch.exp(-((rows - 9) ** 2 + (columns - 14) ** 2) / (2 * 2.5**2))[None, None]
+    fan = scan.operator((24, 24), offset=0.5, pixel_size=1.2).A(x)[0, 0]
+    cone = scan.cone_operator((7, 24, 24), offset=0.5, voxel_size=1.2).A(x[:, :, None].expand(-1, -1, 7, -1, -1))
+    assert (cone[0, 0, :, 2] - fan).abs().max() < 0.02 * fan.max()
+
+
 def test_a_volume_by_default_holds_what_the_rows_see(scanned):
     geometry = read_xtekct(scanned).cone_geometry()
     assert geometry["shape"] == (40, 80, 80) and geometry["voxel_size"] == pytest.approx(0.4)  # 30 rows of 0.8 / 1.5

@@ -209,6 +209,26 @@ def test_slices_are_those_of_the_volume(browser, pages, volume):
     visit.checked()
 
 
+def test_three_planes_stand_side_by_side_and_a_click_moves_the_others(browser, pages, volume):
+    visit = Visit(browser, pages["volume"])
+    visit.choose("#colour", "gray")
+    visit.page.locator("#level-value").fill("0.5")
+    visit.page.locator("#window-value").fill("1")
+    visit.settle()
+    places = [n // 2 for n in SHAPE]
+    for clicked in (False, True):
+        if clicked:
+            axial = visit.page.locator(".planes figure .layer").first.bounding_box()
+            visit.page.mouse.click(axial["x"] + axial["width"] * 1.5 / 7, axial["y"] + axial["height"] * 4.5 / 6)
+            visit.settle()
+            places[:2] = 1, 4
+        for k, (axis, _) in enumerate(PLANES.values()):
+            wanted = volume.take(places[axis], axis).T if axis == 2 else volume.take(places[axis], axis).T[::-1]
+            shown = visit.pixels(f".planes figure:nth-child({k + 1}) canvas")
+            assert np.abs(shown - grey(wanted, 0, 1)[..., None]).max() <= 1
+    visit.checked()
+
+
 def test_peaks_lie_on_their_pixels_with_b_beside_e(browser, pages):
     visit = Visit(browser, pages["lensing"])
     figures = visit.page.locator(".gallery figure")
