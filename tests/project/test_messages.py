@@ -15,7 +15,7 @@ from command import run
 from toys import Diagonal, smooth
 
 from denoisers import MLPatch
-from operators import SPECT, Blur, FanBeam, KaiserSquires, Radon
+from operators import SPECT, Blur, ConeBeam, FanBeam, KaiserSquires, Radon
 from pnp import Poisson, mlem, solve
 from pnp.ct import line_integrals
 from pnp.lensing import map_mass
@@ -65,6 +65,10 @@ MESSAGES: dict[str, Callable[[], object]] = {
     "Blur: kernel must fit in the image (8, 8), got (3, 9); crop the kernel": lambda: Blur(torch.ones(3, 9), (8, 8)),
     "KaiserSquires: convention must be one of lenspack, conjugate, transposed, got 'ks'": (
         lambda: KaiserSquires((8, 8), convention="ks")
+    ),
+    "ConeBeam: source_origin must exceed half the slices' diagonal, 5.657, or the source would pass through the volume"
+    ", got 5; give both in one unit, or make the volume smaller": (
+        lambda: ConeBeam((4, 8, 8), [0.0], source_origin=5.0, origin_detector=1.0)
     ),
     "SPECT: attenuation must be (4, 4, 3), as the volume is, got (4, 4, 4); resample it to the volume's voxels": (
         lambda: SPECT((4, 4, 3), [0.0], voxel_size=4.8, attenuation=torch.zeros(4, 4, 4))

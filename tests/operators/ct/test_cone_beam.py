@@ -358,8 +358,11 @@ def test_half_precision_is_computed_in_single(dtype: torch.dtype) -> None:
     op, x = cone((6, 7, 8)), uniform(1, 1, 6, 7, 8).to(dtype)
     y = op.A(x)
     assert y.dtype == dtype and rel(y.float(), op.A(x.float())) < 0.01
+    want = op.A(x.float())
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(op.A(x.float()), op.A(x.float()))
+        assert torch.equal(op.A(x.float()), want)
+    with torch.inference_mode():
+        assert torch.equal(cone((6, 7, 8)).A(x.float()), want) and torch.equal(op.A(x.float()), want)
 
 
 @pytest.mark.parametrize(
