@@ -31,7 +31,7 @@ from torch import Tensor
 from denoisers import MLPatch, SliceWise
 from pnp.phantoms import perforated_disc, torso
 
-_TV_WEIGHTS = (0.4, 0.6, 0.8, 1.0)
+_TV_WEIGHTS = (0.3, 0.45, 0.6, 0.8)
 """Weights in units of sigma."""
 Volume = NDArray[np.float32]
 
@@ -181,7 +181,7 @@ def peers(weights: str) -> dict[str, Callable[[Tensor, float], Tensor]]:
     }
     for weight in _TV_WEIGHTS:
         found[f"TV {weight}"] = lambda y, sigma, w=weight: torch.from_numpy(
-            denoise_tv_chambolle(y[0, 0].numpy(), w * sigma, eps=1e-4, max_num_iter=100)
+            denoise_tv_chambolle(y[0, 0].numpy(), w * sigma, eps=1e-6, max_num_iter=100)
         )[None, None]
     try:
         from bm4d import bm4d

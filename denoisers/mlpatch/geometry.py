@@ -17,8 +17,8 @@ from torch import Tensor
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 """Order in memory, by the number of dimensions, in which a query's features are neighbours.
 
-In it one convolution is faster, forward and backward, than three of planes that are added, and than products of gathered
-neighbours.
+In it one convolution of volumes is faster, forward and backward, than three of planes that are added, and than products
+of gathered neighbours.
 """
 
 

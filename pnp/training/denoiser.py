@@ -129,8 +129,9 @@ class DenoisingTask(Task):
             return self.model.valid(y, sigma, border=border)  # type: ignore[no-any-return]
         field = getattr(self.model, "receptive_field", 1)
         if min(size) < field:
+            least = " x ".join([str(field)] * len(size))
             raise ValueError(
-                f"train_denoiser: crops must be at least the model's receptive field, {field} on a side, got {size}; "
+                f"train_denoiser: crops must be at least the model's receptive field, {least}, got {size}; "
                 "take larger ones, or set border"
             )
         return self.model.valid(y, sigma)  # type: ignore[no-any-return]
