@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ..algorithms.least_squares import LeastSquaresStep
+from .common_errors import NEIGHBOURS, find_runs
 from .problem import Problem
 
 LARGE_ERRORS = 2.5
 """Errors common to bins or views, root mean square, over what is expected of them, from which on they are more."""
 DRIFT, DRIFT_MISFIT = 0.3, 1.5
 """Share of the squared residuals that a view's mean over its bins carries, and misfit, of a beam that drifts."""
+
+RING_WIDTH = 5
+"""Side in pixels of the median that removes rings and arcs a pixel wide from x."""
+MIRRORED = 0.35
+"""Share of a bin's difference from which on the bin on the other side of the axis differs as well, as objects do."""
+NAMED = 3
+"""Bins that are named; more are counted."""
 
 
 def drift_of_views(problem: Problem, r: Tensor, counted: Tensor) -> str | None:
@@ -48,3 +59,58 @@ def large_errors(problem: Problem) -> str | None:
         f"errors common to bins or views are {found:.2g} rms where {level:.2g} is expected: they hold a part of the "
         "object that x lacks; leave x0 and schedule open and raise max_iter, or give larger bin_std and view_std"
     )
+
+
+def errors_of_bins(problem: Problem, counted: Tensor) -> str | None:
+    """Say that bins differ from their neighbours in all views, or in a run of them, where they do.
+
+    x explains that by rings and arcs, so that its residuals show little. Those of x without what is a pixel wide show
+    it, and what is round about the axis, which differs in the bins on either side of it.
+
+    Args:
+        problem: with a sinogram.
+        counted: which measurements count, like y.
+    """
+    h, operator = problem.used, problem.operator
+    if not isinstance(h, LeastSquaresStep) or problem.common_errors() is not None or not hasattr(operator, "pitch"):
+        return None
+    r = h.y - operator.A(_without_thin_lines(problem.z))
+    runs = find_runs(r, torch.where(counted, h.weights, 0))
+    axis = (r.shape[-1] - 1) / 2 - float(operator.offset) / float(operator.pitch)
+    named = {k: run for (b, c, k), run in runs.items() if not _is_mirrored(r[b, c, run.first : run.last], axis, k)}
+    if not named:
+        return None
+    bins = ", ".join(map(str, sorted(named)[:NAMED])) + (
+        f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
+    )
+    one, parts = len(named) == 1, [run for run in named.values() if run.last - run.first < r.shape[2]]
+    where = f"in views {parts[0].first} to {parts[0].last - 1}" if parts else "in all views"
+    size = max((run.error for run in named.values()), key=abs)
+    return (
+        f"{'bin' if one else 'bins'} {bins} of the detector {'differs from its' if one else 'differ from their'} "
+        f"neighbours {where}, by up to {size:.2g}, and what lies across the axis does not: an error of the detector, "
+        f"of which x makes {'arcs' if parts else 'rings'}; use data_term=LeastSquares(bin_std='estimate')"
+    )
+
+
+def _without_thin_lines(x: Tensor) -> Tensor:
+    """Return x (B, C, H, W) with the median of a few pixels taken along columns, then along rows."""
+    half = RING_WIDTH // 2
+    for axis, ends in ((2, (0, 0, half, half)), (3, (half, half, 0, 0))):
+        x = pad(x, ends, mode="replicate").unfold(axis, RING_WIDTH, 1).median(-1).values
+    return x
+
+
+def _is_mirrored(r: Tensor, axis: float, k: int) -> bool:
+    """Whether the bin across the axis differs from its neighbours like bin k, or lies outside the detector.
+
+    Args:
+        r: residuals (n_views, n_bins) of the views in which bin k differs.
+        axis: of rotation, in bins.
+    """
+    around = pad(r[None], (NEIGHBOURS, NEIGHBOURS), mode="replicate")[0].unfold(1, 2 * NEIGHBOURS + 1, 1)
+    middle = around[..., NEIGHBOURS]
+    off = (middle - (around.sum(-1) - middle) / (2 * NEIGHBOURS)).median(0).values
+    across = round(2 * axis - k)
+    found = off[max(0, across - 1) : max(0, across + 2)]
+    return found.numel() == 0 or float((found * math.copysign(1, off[k])).max()) > MIRRORED * abs(float(off[k]))

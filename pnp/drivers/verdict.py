@@ -23,7 +23,7 @@ from .parts import Joined
 from .physics_noise import gain_of, is_sampled, owners_of
 from .problem import Problem
 from .result import ESTIMATED, HIGH_MISFIT, LOW_MISFIT, Stop
-from .sinogram_verdict import drift_of_views, large_errors
+from .sinogram_verdict import drift_of_views, errors_of_bins, large_errors
 
 HIGH_MISFIT_OF_PIXELS = 5.0
 """HIGH_MISFIT where each measurement has its own pixel, which a denoiser smooths."""
@@ -112,6 +112,7 @@ def judge(problem: Problem, stop: Stop) -> tuple[str, ...]:
         special = (about_y and _few_iterations(problem, stop)) or large_errors(problem) or _truncation(problem)
         special = special or (drift_of_views(problem, residuals, counted) if found.is_sinogram else None)
         special = special or _outliers(problem, residuals, counted) or _impulses(problem, counted)
+        special = special or (errors_of_bins(problem, counted) if found.is_sinogram and not about_y else None)
         about_y = [special] if special else about_y
     said += about_y
     if stop is Stop.MAX_ITER and not said and problem.state is not None and not problem.tuned.tried:
