@@ -171,15 +171,17 @@ def about_noise(found: Evidence) -> list[str]:
             return [f"{level}: y varies less than counts do; is it scaled? Give Poisson(gain=...) the unit of a count"]
         return [f"{level}: noise_std is too high by about a factor {found.misfit**-0.5:.2g} or more; lower it"]
     if whiteness > CORRELATED and found.flatness < SMOOTHING:
+        said = f"neighbouring residuals correlate by {whiteness:.2f} where noise would be white: "
+        if not found.is_gaussian:
+            return [
+                f"{said}many counts need more steps, n_inner=20 of the data term; else A has an error (geometry, "
+                "attenuation, background, a detector's bins), or x is too smooth; mend A, or lower strength"
+            ]
         if found.is_sinogram and found.correlations.index(whiteness) == len(found.correlations) - 2:
             return [
                 f"residuals of one bin correlate from view to view by {whiteness:.2f}: the detector's bins have errors "
                 "common to all views, which make rings; use data_term=LeastSquares(bin_std='estimate')"
             ]
-        said = f"neighbouring residuals correlate by {whiteness:.2f} where noise would be white: "
-        if not found.is_gaussian:
-            cause = "A has an error (geometry, attenuation, background), or x is too smooth"
-            return [f"{said}{cause}; mend A, or lower strength"]
         return [
             f"{said}the noise is correlated, or A has an error (geometry, kernel); whiten y, or raise noise_std if x "
             "shows the noise's texture"
