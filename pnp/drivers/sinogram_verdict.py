@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ..algorithms.least_squares import LeastSquaresStep
-from .common_errors import NEIGHBOURS, find_runs
+from .common_errors import NEIGHBOURS, Run, find_runs
 from .problem import Problem
 
 LARGE_ERRORS = 2.5
@@ -21,6 +21,9 @@ RING_WIDTH = 5
 """Side in pixels of the median that removes rings and arcs a pixel wide from x."""
 MIRRORED = 0.35
 """Share of a bin's difference from which on the bin on the other side of the axis differs as well, as objects do."""
+STEADY, LEAST_VIEWS = 0.3, 6
+"""Scatter over a run of views, over their median, of an error at most; an edge along the rays rises and falls within a
+few views. The run has at least the views of the scan over the second number."""
 NAMED = 3
 """Bins that are named; more are counted."""
 
@@ -77,7 +80,7 @@ def errors_of_bins(problem: Problem, counted: Tensor) -> str | None:
     r = h.y - operator.A(_without_thin_lines(problem.z))
     runs = find_runs(r, torch.where(counted, h.weights, 0))
     axis = (r.shape[-1] - 1) / 2 - float(operator.offset) / float(operator.pitch)
-    named = {k: run for (b, c, k), run in runs.items() if not _is_mirrored(r[b, c, run.first : run.last], axis, k)}
+    named = {k: run for (b, c, k), run in runs.items() if _is_of_detector(r[b, c], run, axis, k)}
     if not named:
         return None
     bins = ", ".join(map(str, sorted(named)[:NAMED])) + (
@@ -101,16 +104,23 @@ def _without_thin_lines(x: Tensor) -> Tensor:
     return x
 
 
-def _is_mirrored(r: Tensor, axis: float, k: int) -> bool:
-    """Whether the bin across the axis differs from its neighbours like bin k, or lies outside the detector.
+def _is_of_detector(r: Tensor, run: Run, axis: float, k: int) -> bool:
+    """Whether bin k differs steadily from its neighbours in a run of views, and the bin across the axis does not.
 
     Args:
-        r: residuals (n_views, n_bins) of the views in which bin k differs.
-        axis: of rotation, in bins.
+        r: residuals (n_views, n_bins) of x without thin lines.
+        run: the views.
+        axis: of rotation, in bins. Where the bin across it lies outside the detector, nothing is known.
     """
-    around = pad(r[None], (NEIGHBOURS, NEIGHBOURS), mode="replicate")[0].unfold(1, 2 * NEIGHBOURS + 1, 1)
+    around = pad(r[None, run.first : run.last], (NEIGHBOURS, NEIGHBOURS), mode="replicate")[0]
+    around = around.unfold(1, 2 * NEIGHBOURS + 1, 1)
     middle = around[..., NEIGHBOURS]
-    off = (middle - (around.sum(-1) - middle) / (2 * NEIGHBOURS)).median(0).values
+    off = middle - (around.sum(-1) - middle) / (2 * NEIGHBOURS)
+    typical = off.median(0).values
+    size = abs(float(typical[k]))
+    is_short, scatter = LEAST_VIEWS * len(off) < len(r), float((off[:, k] - typical[k]).square().mean().sqrt())
+    if len(off) < len(r) and (is_short or scatter > STEADY * size):
+        return False
     across = round(2 * axis - k)
-    found = off[max(0, across - 1) : max(0, across + 2)]
-    return found.numel() == 0 or float((found * math.copysign(1, off[k])).max()) > MIRRORED * abs(float(off[k]))
+    found = typical[max(0, across - 1) : max(0, across + 2)]
+    return found.numel() > 0 and float((found * math.copysign(1, typical[k])).max()) <= MIRRORED * size

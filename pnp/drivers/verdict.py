@@ -173,10 +173,8 @@ def about_noise(found: Evidence) -> list[str]:
     if whiteness > CORRELATED and found.flatness < SMOOTHING:
         said = f"neighbouring residuals correlate by {whiteness:.2f} where noise would be white: "
         if not found.is_gaussian:
-            return [
-                f"{said}many counts need more steps, n_inner=20 of the data term; else A has an error (geometry, "
-                "attenuation, background, a detector's bins), or x is too smooth; mend A, or lower strength"
-            ]
+            cause = "too few steps (try n_inner=20), an error of A (geometry, background, bins), or x is too smooth"
+            return [f"{said}{cause}; mend A, or lower strength"]
         if found.is_sinogram and found.correlations.index(whiteness) == len(found.correlations) - 2:
             return [
                 f"residuals of one bin correlate from view to view by {whiteness:.2f}: the detector's bins have errors "
@@ -355,7 +353,8 @@ def _left_out(problem: Problem, counted: Tensor) -> str:
     assert problem.rejected is not None
     return (
         f"of {int(counted.sum())} measurements {int(problem.rejected.sum())} stood out from all others, and were left "
-        "out (result.rejected): outliers, such as cosmic rays or dead pixels; LeastSquares(robust=False) keeps them"
+        "out (result.rejected): outliers, such as cosmic rays or dead pixels, or A has an error there, such as its "
+        "boundary; LeastSquares(robust=False) keeps them"
     )
 
 
