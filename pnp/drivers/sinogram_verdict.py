@@ -75,11 +75,12 @@ def errors_of_bins(problem: Problem, counted: Tensor) -> str | None:
         counted: which measurements count, like y.
     """
     h, operator = problem.used, problem.operator
-    if not isinstance(h, LeastSquaresStep) or problem.common_errors() is not None or not hasattr(operator, "pitch"):
+    pitch, offset = getattr(operator, "pitch", None), getattr(operator, "offset", None)
+    if not isinstance(h, LeastSquaresStep) or problem.common_errors() is not None or pitch is None or offset is None:
         return None
     r = h.y - operator.A(_without_thin_lines(problem.z))
     runs = find_runs(r, torch.where(counted, h.weights, 0))
-    axis = (r.shape[-1] - 1) / 2 - float(operator.offset) / float(operator.pitch)
+    axis = (r.shape[-1] - 1) / 2 - float(offset) / float(pitch)
     named = {k: run for (b, c, k), run in runs.items() if _is_of_detector(r[b, c], run, axis, k)}
     if not named:
         return None
