@@ -24,7 +24,7 @@ from .parts import Joined
 from .physics_noise import gain_of, is_sampled, owners_of
 from .problem import Problem
 from .result import ESTIMATED, HIGH_MISFIT, LOW_MISFIT, Stop
-from .sinogram_verdict import drift_of_views, large_errors
+from .sinogram_verdict import drift_of_views, errors_of_bins, large_errors
 
 HIGH_MISFIT_OF_PIXELS = 5.0
 """HIGH_MISFIT where each measurement has its own pixel, which a denoiser smooths."""
@@ -116,6 +116,7 @@ def judge(problem: Problem, stop: Stop) -> tuple[str, ...]:
         special = (about_y and _few_iterations(problem, stop)) or large_errors(problem) or _truncation(problem)
         special = special or (drift_of_views(problem, residuals, counted) if found.is_sinogram else None)
         special = special or _outliers(problem, residuals, counted) or _impulses(problem, counted)
+        special = special or (errors_of_bins(problem, counted) if found.is_sinogram and not about_y else None)
         about_y = [special] if special else about_y
     said += about_y
     if stop is Stop.MAX_ITER and not said and problem.state is not None and not problem.tuned.tried:
@@ -174,15 +175,15 @@ def about_noise(found: Evidence) -> list[str]:
             return [f"{level}: y varies less than counts do; is it scaled? Give Poisson(gain=...) the unit of a count"]
         return [f"{level}: noise_std is too high by about a factor {found.misfit**-0.5:.2g} or more; lower it"]
     if whiteness > CORRELATED and found.flatness < SMOOTHING:
+        said = f"neighbouring residuals correlate by {whiteness:.2f} where noise would be white: "
+        if not found.is_gaussian:
+            cause = "too few steps (try n_inner=20), an error of A (geometry, background, bins), or x is too smooth"
+            return [f"{said}{cause}; mend A, or lower strength"]
         if found.is_sinogram and found.correlations.index(whiteness) == len(found.correlations) - 2:
             return [
                 f"residuals of one bin correlate from view to view by {whiteness:.2f}: the detector's bins have errors "
                 "common to all views, which make rings; use data_term=LeastSquares(bin_std='estimate')"
             ]
-        said = f"neighbouring residuals correlate by {whiteness:.2f} where noise would be white: "
-        if not found.is_gaussian:
-            cause = "A has an error (geometry, attenuation, background), or x is too smooth"
-            return [f"{said}{cause}; mend A, or lower strength"]
         return [
             f"{said}the noise is correlated, or A has an error (geometry, kernel); whiten y, or raise noise_std if x "
             "shows the noise's texture"
@@ -342,7 +343,8 @@ def _left_out(problem: Problem, counted: Tensor) -> str:
     assert problem.rejected is not None
     return (
         f"of {int(counted.sum())} measurements {int(problem.rejected.sum())} stood out from all others, and were left "
-        "out (result.rejected): outliers, such as cosmic rays or dead pixels; LeastSquares(robust=False) keeps them"
+        "out (result.rejected): outliers, such as cosmic rays or dead pixels, or A has an error there, such as its "
+        "boundary; LeastSquares(robust=False) keeps them"
     )
 
 
