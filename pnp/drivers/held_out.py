@@ -78,6 +78,8 @@ class HeldOut:
         masks: for each image which are held out.
         groups: for each image the groups of what is held out, within which values may be alike.
         source: what they are, as in `Result.strength_source`.
+        kind: what they are, one of `HOLDOUTS`.
+        asked: whether somebody asked for that kind.
         moved: the data term of a second solve and where it starts, for Stein's estimate, see `sure`; `squares` takes
             its image, too.
         shares: for each image the weights of the squares in their mean, 1 on average; None: all are 1.
@@ -90,6 +92,8 @@ class HeldOut:
     masks: list[Tensor]
     groups: list[Groups]
     source: str
+    kind: str
+    asked: bool = True
     moved: tuple[BoundDataTerm, Any] | None = None
     shares: list[Tensor | None] | None = None
     kept: frozenset[int] = frozenset()
@@ -160,7 +164,8 @@ def hold_out(problem: Problem, how: str | None) -> HeldOut | str:
     hidden = torch.stack(masks)
     train = h.reject(hidden.to(counted.device))
     scored: Any = h
-    if isinstance(h, LeastSquaresStep) and isinstance(train, LeastSquaresStep) and h.errors is not None:
+    blind = how != VIEWS  # a view's own error is only known from the view; it tells nothing of others
+    if blind and isinstance(h, LeastSquaresStep) and isinstance(train, LeastSquaresStep) and h.errors is not None:
         scored = copy.copy(h)
         scored.errors = train.errors  # those that the others show
 
@@ -171,7 +176,7 @@ def hold_out(problem: Problem, how: str | None) -> HeldOut | str:
     fraction = int(hidden.sum()) / int(counted.sum())
     started = Started(train, h, hidden.to(counted.device))
     source = f"by {fraction:.0%} of the measurements, held out {NAMES[how]}{'' if asked else f', {REASONS[how]}'}"
-    return HeldOut(train, started, squares, masks, groups, source)
+    return HeldOut(train, started, squares, masks, groups, source, how, asked)
 
 
 def _by_sure(h: BoundDataTerm, counted: Tensor, own_pixels: bool, *, asked: bool) -> HeldOut | str:
@@ -202,10 +207,10 @@ def _by_sure(h: BoundDataTerm, counted: Tensor, own_pixels: bool, *, asked: bool
     train = h.reject(hidden)
     probe = Probe(h, train, counted, hidden)
     started, moved = Started(train, h, hidden), (probe.term, Started(probe.term, h, None))
-    groups = [neighbourhoods(mask, _sides(mask.ndim, BLOCKS)) for mask in masks]
+    groups = [neighbourhoods(mask, _sides(mask.ndim, BLOCKS))[:1] for mask in masks]  # the estimate is of white noise
     parts = zip(probe.shares, masks, picked, strict=True)
     shares = [share[mask] if bool(one.any()) else None for share, mask, one in parts]
-    return HeldOut(train, started, probe.squares, masks, groups, source, moved, shares, frozenset(kept))
+    return HeldOut(train, started, probe.squares, masks, groups, source, SURE, asked, moved, shares, frozenset(kept))
 
 
 def _cells(shape: torch.Size, how: str) -> Tensor:
@@ -242,8 +247,8 @@ def _pick(cells: Tensor, counted: Tensor, how: str) -> Tensor:
 def _usual(problem: Problem, sampled: bool) -> str:
     """Return what is held out unless something is asked for: views of a scan, blocks of images, else single ones."""
     angles, shape = getattr(problem.operator, "angles", None), problem.h.y.shape
-    is_scan = isinstance(angles, Tensor) and len(shape) > 3 and angles.shape == (shape[2],)
-    if is_scan and len(angles) >= FEWEST_VIEWS:
+    n_views = angles.numel() if isinstance(angles, Tensor) and angles.ndim == 1 else 0
+    if len(shape) > 3 and shape[2] == n_views >= FEWEST_VIEWS:
         return VIEWS
     return BLOCKS if sampled else MEASUREMENTS
 
@@ -281,10 +286,10 @@ def _thinned(problem: Problem, h: BoundDataTerm, counted: Tensor) -> HeldOut | s
         for n, p in ((part, kept), (counts.round() - part, THINNED))
     ]
     masks = [one[0].cpu() for one in images(counted)]
-    groups = [(torch.arange(int(mask.sum())),) for mask in masks]  # Poisson variables are independent
+    groups: list[Groups] = [(torch.arange(int(mask.sum())),) for mask in masks]  # Poisson variables are independent
     source = f"by {THINNED:.0%} of the counts, held out"
     started = Started(terms[0], h, None)
-    return HeldOut(terms[0], started, lambda z: terms[1].residuals(z)[0].square(), masks, groups, source)
+    return HeldOut(terms[0], started, lambda z: terms[1].residuals(z)[0].square(), masks, groups, source, THINNING)
 
 
 def _binomial(counts: Tensor, p: float, generator: torch.Generator) -> Tensor:

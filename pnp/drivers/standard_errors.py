@@ -1,4 +1,4 @@
-"""The standard error of a mean of measurements whose neighbours are alike.
+"""Measurements whose neighbours are alike: their correlation, and the standard error of their mean.
 
 Values that are alike say less than independent ones. They are summed in groups of neighbours, in groups of twice the
 side, and so on: the standard error that independent groups would have grows until they are wider than what neighbours
@@ -16,6 +16,9 @@ from torch import Tensor
 
 FEWEST_GROUPS = 12
 """The standard error from so many groups is itself known to a fifth; wider groups are fewer."""
+
+FEWEST_PAIRS = 100
+"""So few pairs of neighbours show no correlation."""
 
 Groups = tuple[Tensor, ...]
 """The group of each value, from the smallest groups to the widest."""
@@ -58,3 +61,14 @@ def _of_independent(values: Tensor, groups: Tensor) -> float:
         return math.inf
     rest = sums - values.mean() * sizes
     return float((rest.square().sum() * n / (n - 1)).sqrt()) / len(values)
+
+
+def correlation(r: Tensor, counted: Tensor, axis: int) -> float:
+    """Return the correlation of residuals with their neighbours along an axis, over pairs that both count."""
+    n = r.shape[axis] - 1
+    if n < 1:
+        return 0.0
+    pair = counted.narrow(axis, 0, n) & counted.narrow(axis, 1, n)
+    a, b = r.narrow(axis, 0, n)[pair], r.narrow(axis, 1, n)[pair]
+    size = float(a.abs().square().sum().sqrt()) * float(b.abs().square().sum().sqrt())
+    return float(torch.real(a.conj() * b).sum()) / size if size > 0 and a.numel() >= FEWEST_PAIRS else 0.0
