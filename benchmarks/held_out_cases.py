@@ -205,7 +205,7 @@ def limited_angle(degrees: float, n_views: int, quick: bool) -> Case:
 def low_dose(poisson: bool, quick: bool) -> Case:
     """A chest, 10,000 photons a ray: the likelihood of the counts, or least squares on their logarithm.
 
-    The likelihood's iterations take ten times as long, so that its chest has half as many pixels and views.
+    The likelihood's iterations take longer, so that its chest has half as many pixels a side, and half the views.
     """
     side, photons = 32 if quick else 128 if poisson else 256, 1e4
     x = chest(side, generator=rng())

@@ -77,7 +77,7 @@ def solve(
             Default: 1.7 where the measurements determine little of x, down to 1 (see `schedules.relaxation`).
         strength: weight of the prior: alpha_k = lambda strength / sigma_k^2, lambda from `schedules.coupling`; more is
             smoother. "auto": measurements that are held out choose it, for each image; x is then solved for with all
-            measurements. That takes about three to five times as many calls of the denoiser, see
+            measurements. That takes two to three times as many calls of the denoiser, five behind masks, see
             `pnp.drivers.held_out`; `Result.strength_source` says what was held out, or why the default, 1, was taken.
         schedule: noise levels sigma_k in units of x: a `Schedule`, a sequence whose last level is held, or a
             function of k = 0, 1, ..., asked for all k < max_iter at once. None: log-spaced over 12 iterations, 20 for
