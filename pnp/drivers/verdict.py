@@ -25,6 +25,7 @@ from .physics_noise import gain_of, is_sampled, owners_of
 from .problem import Problem
 from .result import ESTIMATED, HIGH_MISFIT, LOW_MISFIT, Stop
 from .sinogram_verdict import drift_of_views, errors_of_bins, large_errors
+from .standard_errors import correlation
 
 HIGH_MISFIT_OF_PIXELS = 5.0
 """HIGH_MISFIT where each measurement has its own pixel, which a denoiser smooths."""
@@ -222,7 +223,7 @@ def gather(problem: Problem, residuals: Tensor, counted: Tensor) -> Evidence:
         problem.misfit(),
         int(counted.sum()),
         estimated,
-        tuple(_correlation(residuals, counted, axis) for axis in _grid_axes(problem, residuals)),
+        tuple(correlation(residuals, counted, axis) for axis in _grid_axes(problem, residuals)),
         contrast,
         min(problem.flatness),
         is_gaussian,
@@ -429,14 +430,3 @@ def _spread(operator: Any, y: Tensor) -> float:
 def _grid_axes(problem: Problem, r: Tensor) -> tuple[int, ...]:
     """Axes along which neighbouring measurements are neighbours in space."""
     return tuple(range(2, r.ndim)) if r.ndim > 2 and is_sampled(problem.operator) else ()
-
-
-def _correlation(r: Tensor, counted: Tensor, axis: int) -> float:
-    """Correlation of residuals with their neighbours along an axis, over pairs that both count."""
-    n = r.shape[axis] - 1
-    if n < 1:
-        return 0.0
-    pair = counted.narrow(axis, 0, n) & counted.narrow(axis, 1, n)
-    a, b = r.narrow(axis, 0, n)[pair], r.narrow(axis, 1, n)[pair]
-    size = float(a.abs().square().sum().sqrt()) * float(b.abs().square().sum().sqrt())
-    return float(torch.real(a.conj() * b).sum()) / size if size > 0 and a.numel() >= MIN_MEASUREMENTS else 0.0
