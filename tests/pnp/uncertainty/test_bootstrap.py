@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -126,14 +127,20 @@ class TestZoom:
         options = {"noise_std": 1e-3, "hold_out": None, "window": 1, "max_shift": 0.0, "n": 4}
         found = bootstrap(A, x, coarse, moves=("zoom",), **(options | EXACT))
         assert torch.allclose(found.zoomed.abs(), x.abs().expand(found.zoomed.shape), atol=0.02)
-        assert torch.allclose(found.std, x.abs(), atol=0.02) and float(found.samples.abs().max()) < 0.02
+        assert float(found.samples.abs().max()) < 0.02
+        inside = torch.nn.functional.pad(x.abs(), (1, 2, 1, 2))  # the surroundings: 4 x 4 pixels, 2 of them behind
+        around = torch.nn.functional.avg_pool2d(inside.square(), 4, stride=1).sqrt()[..., 1:-2, 1:-2]
+        expected = (x.abs() * torch.nn.functional.pad(around, (1, 2, 1, 2))).sqrt()
+        assert torch.allclose(found.std, expected, atol=0.03) and float(found.std[..., 5, 9]) > 0.97
         assert float(found.region(torch.ones(16, 16)).std) < 0.01
 
     def test_the_larger_error_bar_counts(self):
         A, _, y = toy(size=12)
         found = bootstrap(A, y, smooth, n=6, noise_std=0.1, max_iter=3)
-        alone = [replace(found, zoomed=found.zoomed[:0]).std, replace(found.bare, samples=found.zoomed, zoomed=()).std]
-        assert torch.equal(found.std, torch.maximum(*alone)) and len(found.zoomed) == 2
+        zoomed = replace(found.bare, samples=found.zoomed, zoomed=())
+        near, around = zoomed.std, replace(zoomed, window=28).std
+        alone = replace(found, zoomed=found.zoomed[:0]).std
+        assert torch.allclose(found.std, torch.maximum(alone, (near * around).sqrt())) and len(found.zoomed) == 2
         assert len(bootstrap(A, y, smooth, n=2, noise_std=0.1, max_iter=1, moves=PLAIN).zoomed) == 0
 
 
@@ -241,12 +248,30 @@ class TestSame:
                 raise KeyboardInterrupt
 
         monkeypatch.setattr(Runs, "keep", interrupted)
-        with pytest.raises(KeyboardInterrupt, match="holds 1 solve, and the same call resumes"):
+        with pytest.raises(KeyboardInterrupt, match="after 1 copy, error bars need 2; .* holds 1 solve, and the same"):
             bootstrap(A, y, smooth, checkpoint=tmp_path / "copies", moves=("flip",), **options)
         with pytest.raises(KeyboardInterrupt, match="checkpoint=path"):
             bootstrap(A, y, smooth, moves=("flip",), **options)
         monkeypatch.undo()
         assert bootstrap(A, y, smooth, checkpoint=tmp_path / "copies", moves=("flip",), **options).n == 3
+
+    @pytest.mark.parametrize(("solves", "said"), [(3, "factor .* and zoomed copies"), (6, None), (9, None)])
+    def test_ctrl_c_soon_after_two_copies_returns_what_is_there(self, solves, said):
+        """Copies come first, then checks and zooms in proportion: none of them waits for all of another kind."""
+        A, _, y = toy(size=12)
+        calls, options = [], {"n": 12, "noise_std": 0.1, "max_iter": 2}
+
+        def stops(x, sigma):
+            calls.append(1)
+            if len(calls) > 2 * solves:  # iterations of the image, two copies, a check of two solves, a zoom, ...
+                raise KeyboardInterrupt
+            return smooth(x, sigma)
+
+        with pytest.warns(ResultWarning, match=said) if said else nullcontext():
+            found = bootstrap(A, y, stops, **options)
+        assert found.interrupted and 2 <= found.n < 12 and bool(torch.isfinite(found.std).all())
+        assert (len(found.zoomed) > 0, not math.isnan(found.factor_std)) == (not said, not said)
+        assert torch.equal(found.samples, bootstrap(A, y, smooth, **options).samples[: found.n])
 
     def test_images_of_a_batch_have_their_own_factors(self):
         A = Radon((12, 12), torch.arange(12) * math.pi / 12)
