@@ -248,7 +248,7 @@ class TestSame:
                 raise KeyboardInterrupt
 
         monkeypatch.setattr(Runs, "keep", interrupted)
-        with pytest.raises(KeyboardInterrupt, match="after 1 copy, error bars need 2; .* holds 1 solve, and the same"):
+        with pytest.raises(KeyboardInterrupt, match=r"after 1 copy, .* need 2; .* holds 1 solve, and the same"):
             bootstrap(A, y, smooth, checkpoint=tmp_path / "copies", moves=("flip",), **options)
         with pytest.raises(KeyboardInterrupt, match="checkpoint=path"):
             bootstrap(A, y, smooth, moves=("flip",), **options)
