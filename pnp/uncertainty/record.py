@@ -12,9 +12,6 @@ from torch import Tensor
 from ..checks import broadcasts, check_number, short
 from ..drivers.result import Result
 
-SURROUNDINGS = 4
-"""Windows along each side of what counts as the surroundings of a pixel."""
-
 
 class Region(NamedTuple):
     """The mean or sum of a region, and its standard deviation: numbers, or arrays (B, C) where there are several.
@@ -79,20 +76,15 @@ class Bootstrap:
         """Standard deviation of the error of each pixel, (B, C, H, W): the root mean square of the E_i, biases too.
 
         The mean is over the copies and over a window around the pixel, so that it scatters little. Where zoomed copies
-        have larger errors than the others times the factor, it is theirs: the geometric mean of their root mean square
-        over the window and over four times its side. Where x is flat, nothing is there that a zoomed copy could lose,
-        but the object may have had detail as its surroundings have.
+        have larger errors than the others times the factor, it is theirs.
         """
-        std = self._scale() * self._spread(self.samples, self.window)
-        if not len(self.zoomed):
-            return self._like(std)
-        near, around = (self._spread(self.zoomed, side) for side in (self.window, SURROUNDINGS * self.window))
-        return self._like(torch.maximum(std, (near * around).sqrt()))
+        std = self._scale() * self._spread(self.samples)
+        return self._like(torch.maximum(std, self._spread(self.zoomed)) if len(self.zoomed) else std)
 
-    def _spread(self, errors: Any, window: int) -> Tensor:
+    def _spread(self, errors: Any) -> Tensor:
         variance = _tensor(errors).abs().square().mean(0)
         for axis in range(2, variance.ndim):
-            variance = _box(variance, axis, window)
+            variance = _box(variance, axis, self.window)
         return variance.sqrt()
 
     def quantile(self, level: float) -> Any:
