@@ -258,7 +258,7 @@ def regions(quick: bool) -> Iterator[Row]:
     D = SliceWise(MLPatch.from_pretrained("gray"), axes=(0, 1, 2))
     options = {"n": 2, "max_iter": 2} if quick else {"n": 12}
     options |= {"bounds": (0.0, None), "moves": ("shift",), "max_shift": 0.05}
-    for seed in range(patients):
+    for seed in range(2, 2 + patients):  # the first two were looked at before
         A, y, scatter, truth, labels = emission_scan(isotope, camera, (n, n, n // 2), voxel_size_mm=size, seed=seed)
         found = bootstrap(A, y, D, data_term=Poisson(background=scatter), **options)
         for name, true in region_means(truth, labels).items():
@@ -275,4 +275,5 @@ def regions(quick: bool) -> Iterator[Row]:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    main("Error bars: truths that lie in the interval", {"pixels": pixels, "fresh": others, "regions": regions})
+    parts = {"pixels": pixels, "fresh": others, "regions": regions}
+    main("Error bars: truths that lie in the interval", parts, in_quick=("fresh", "regions"))

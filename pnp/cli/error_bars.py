@@ -12,7 +12,6 @@ from .output import INTERRUPTED, print_error, print_warnings
 from .problem import is_hdf5
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
 
     from ..drivers.checkpoint import Checkpoint
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from ..io import Measurements, SavedErrorBars
     from ..uncertainty import Bootstrap
 
-    Array = npt.NDArray[np.generic]
+    Array = npt.NDArray[Any]
 
 ErrorBars = Annotated[
     int | None,
