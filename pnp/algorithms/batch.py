@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .linalg import LinearMap, _dot, _largest, operator_norm
+from .linalg import LinearMap, _dot, _largest, operator_norm, power_iteration
 
 SAME_RTOL = 1e-5
 """Numbers of images that differ by less than this fraction, as rounding makes them, are one number."""
@@ -64,16 +64,12 @@ def operator_norms(normal: LinearMap, like: Tensor, *, rtol: float = 1e-3, max_i
         return [operator_norm(normal, like, rtol=rtol, max_iter=max_iter)]
     generator = torch.Generator(device=like.device).manual_seed(0)
     x = torch.randn((1, *like.shape[1:]), dtype=like.dtype, device=like.device, generator=generator).expand(like.shape)
-    norms, running = [0.0] * len(like), [True] * len(like)
-    for _ in range(max_iter):
+
+    def unit(x: Tensor) -> Tensor:
         x = x / _largest(x)
-        x = x / _dot(x, x).sqrt().clamp(min=torch.finfo(torch.real(x).dtype).tiny)
-        x_new = normal(x)
-        found = _dot(x, x_new).clamp(min=0).sqrt().flatten().tolist()
-        x = x_new
-        for b in [b for b, runs in enumerate(running) if runs]:
-            before, norms[b] = norms[b], found[b]
-            running[b] = not (norms[b] == 0 or abs(norms[b] - before) <= rtol * norms[b])
-        if not any(running):
-            break
-    return norms
+        return x / _dot(x, x).sqrt().clamp(min=torch.finfo(torch.real(x).dtype).tiny)
+
+    def quotient(x: Tensor, Nx: Tensor) -> list[float]:
+        return _dot(x, Nx).clamp(min=0).sqrt().flatten().tolist()  # type: ignore[no-any-return]
+
+    return power_iteration(normal, x, unit, quotient, rtol=rtol, max_iter=max_iter)

@@ -13,9 +13,10 @@ The problem is min_x f(x) + R(x) with f the data term and R known only by its de
 rho = 1 is ADMM without relaxation; rho up to 2 converges to the same x (Eckstein and Bertsekas, Mathematical
 Programming 55, 1992, theorem 8), in fewer iterations. u is the dual variable divided by alpha: when alpha changes, u
 is multiplied by alpha_old / alpha_new. Both run with or without grad mode; unrolled under grad mode they are
-differentiable in the operator, the denoiser and the levels. Started after a `State` with the same h, they continue as
-if they had not been stopped; an h that holds where its inner iteration stands, as that of least squares, starts afresh
-if it is bound anew. sigma_k and alpha_k are numbers, or tensors (B,) with one for each image.
+differentiable in the operator, the denoiser and the levels. An h may hold its last x-update as `last_x`, where its
+inner iteration starts. Started after a `State` with the same h, they continue as if they had not been stopped; started
+from z they forget the `last_x` of an earlier run, so that each run has the same numbers. sigma_k and alpha_k are
+numbers, or tensors (B,) with one for each image.
 """
 
 from __future__ import annotations
@@ -119,6 +120,7 @@ def admm(
         after: an earlier iteration to continue from, instead of z; the levels are then the remaining ones.
         relaxation: rho, above 0 and below 2, a number or a tensor (B,).
     """
+    _forget(h, after)
     rho = per_image(relaxation, z)
     done, u, alpha_old = 0, torch.zeros_like(z), None
     if after is not None:
@@ -143,6 +145,7 @@ def hqs(
     after: State | None = None,
 ) -> Iterator[State]:
     """Run half-quadratic splitting from z: ADMM without its dual. Arguments as `admm`."""
+    _forget(h, after)
     u = torch.zeros_like(z)
     done, z = (0, z) if after is None else (after.k, after.z)
     for k, (sigma, alpha) in enumerate(levels, start=done + 1):
@@ -153,6 +156,12 @@ def hqs(
 
 ALGORITHMS = {"admm": admm, "hqs": hqs}
 """What `solve(algorithm=...)` may name."""
+
+
+def _forget(h: Any, after: State | None) -> None:
+    """Let the x-update begin as in a first run, unless a run continues."""
+    if after is None and getattr(h, "last_x", None) is not None:
+        h.last_x = None
 
 
 def _rescaled(u: Tensor, alpha_old: Level, alpha: Level) -> Tensor:

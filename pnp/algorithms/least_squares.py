@@ -37,7 +37,6 @@ class LeastSquares:
     Args:
         rtol: conjugate gradients stop at this residual, relative to the right-hand side. None: at 1e-5, or sooner,
             from the second x-update on, at a twentieth of the residual at the last x; the next update goes on from it.
-            A second run with the same bound term begins at the last x of the first; bind it anew for the same numbers.
         max_iter: maximum number of conjugate gradient iterations in each x-update, which starts from the last x.
         robust: leave out the measurements that x contradicts, such as cosmic rays or dead pixels, and solve again (see
             `pnp.drivers.outliers`). None: those that stand out from all others; False: none. True: all, and values that

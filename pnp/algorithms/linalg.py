@@ -161,17 +161,49 @@ def operator_norm(
     if generator is None:
         generator = torch.Generator(device=like.device).manual_seed(0)
     x = torch.randn(like.shape, dtype=like.dtype, device=like.device, generator=generator)
-    norm = 0.0
-    for _ in range(max_iter):
+
+    def unit(x: Tensor) -> Tensor:
         x = x / x.abs().max()  # before anything is squared
-        x = x / torch.linalg.vector_norm(x)
-        x_new = normal(x)
-        # The Rayleigh quotient converges twice as fast as the norm of the iterate.
-        norm_old, norm = norm, float(torch.real(x.conj() * x_new).sum().clamp(min=0).sqrt())
-        x = x_new
-        if norm == 0 or abs(norm - norm_old) <= rtol * norm:
+        return x / torch.linalg.vector_norm(x)  # type: ignore[no-any-return]
+
+    def quotient(x: Tensor, Nx: Tensor) -> list[float]:
+        return [float(torch.real(x.conj() * Nx).sum().clamp(min=0).sqrt())]
+
+    return power_iteration(normal, x, unit, quotient, rtol=rtol, max_iter=max_iter)[0]
+
+
+def power_iteration(
+    normal: LinearMap,
+    x: Tensor,
+    unit: LinearMap,
+    quotient: Callable[[Tensor, Tensor], list[float]],
+    *,
+    rtol: float,
+    max_iter: int,
+) -> list[float]:
+    """Return the roots of the largest eigenvalues of A*A, one or more at once; one that has converged stays.
+
+    Args:
+        normal: x -> A*A x.
+        x: the start.
+        unit: x -> x / ||x||.
+        quotient: x, A*A x -> the root of <x, A*A x> for ||x|| = 1, which converges twice as fast as ||A*A x||.
+        rtol, max_iter: as for `operator_norm`.
+    """
+    norms: list[float] = []
+    running: list[bool] = []
+    for _ in range(max_iter):
+        x = unit(x)
+        Nx = normal(x)
+        found = quotient(x, Nx)
+        norms, running = norms or [0.0] * len(found), running or [True] * len(found)
+        x = Nx
+        for b in [b for b, runs in enumerate(running) if runs]:
+            before, norms[b] = norms[b], found[b]
+            running[b] = not (norms[b] == 0 or abs(norms[b] - before) <= rtol * norms[b])
+        if not any(running):
             break
-    return norm
+    return norms
 
 
 @torch.no_grad()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -99,6 +100,49 @@ Scheduler = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output file if it exists.")]
 
 
+@dataclass(frozen=True)
+class SolveOptions:
+    """Options of every command that calls `solve`."""
+
+    operator: Operator = None
+    denoiser: Denoiser = "mlpatch:gray"
+    noise_std: NoiseStd = None
+    strength: Strength = "1"
+    algorithm: Algorithm = "admm"
+    bounds: Bounds = None
+    robust: Robust = False
+    max_iter: MaxIter = None
+
+    def solver(self) -> dict[str, Any]:
+        """Return the arguments of `solve` that these options give whatever the measurements."""
+        return {"algorithm": self.algorithm, "strength": parse_strength(self.strength), "max_iter": self.max_iter}
+
+
+@dataclass(frozen=True)
+class CommonErrorOptions:
+    """Options for errors that the views of a bin, or the bins of a view, have in common."""
+
+    rings: Rings = None
+    drift: Drift = None
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """Options for the processes that solve the slices of a stack."""
+
+    workers: Workers = None
+    scheduler: Scheduler = None
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.scheduler is not None:
+            raise ValueError("--workers is for this machine, --scheduler has its own workers; give one of them")
+
+
+def as_typed(name: str) -> str:
+    """Return an option as it is typed, from the name of its parameter."""
+    return f"--{name.replace('_', '-')}"
+
+
 def parse_bounds(text: str | None) -> tuple[float | None, float | None] | None:
     """Read "low,high"; an empty side, a low of -inf and a high of inf mean no bound."""
     if text is None:
@@ -123,11 +167,11 @@ def parse_strength(text: str) -> float | str:
         raise ValueError(f"--strength must be a number or auto, got {text!r:.60}") from None
 
 
-def least_squares(robust: bool, rings: bool | None, drift: bool | None) -> LeastSquares:
+def least_squares(robust: bool, errors: CommonErrorOptions) -> LeastSquares:
     """Return the data term of --robust, --rings and --drift."""
     from ..algorithms.least_squares import LeastSquares
 
-    bins, views = ("estimate" if wanted else None for wanted in (rings, drift))
+    bins, views = ("estimate" if wanted else None for wanted in (errors.rings, errors.drift))
     return LeastSquares(robust=robust or None, bin_std=bins, view_std=views)
 
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..io import Measurements
+    from .options import CommonErrorOptions
 
 
 def is_hdf5(path: Path) -> bool:
@@ -77,11 +78,11 @@ def check_sizes(operator: Any, data: Measurements, path: Path) -> None:
         )
 
 
-def check_common_errors(rings: bool | None, drift: bool | None, data: Measurements, path: Path) -> None:
+def check_common_errors(errors: CommonErrorOptions, data: Measurements, path: Path) -> None:
     """Refuse --rings and --drift for measurements that have no bins and views, or whose noise is that of counts."""
-    if (rings or drift) and (is_counts(data) or data.operator not in ("radon", "fan_beam")):
+    if (errors.rings or errors.drift) and (is_counts(data) or data.operator not in ("radon", "fan_beam")):
         what = "counts" if is_counts(data) else f"measurements of {data.operator}"
-        option = "--rings" if rings else "--drift"
+        option = "--rings" if errors.rings else "--drift"
         raise ValueError(f"{option} is for line integrals of radon and fan_beam, {path} holds {what}; leave it out")
 
 

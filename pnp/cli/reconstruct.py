@@ -8,29 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .error_bars import ErrorBars, Regions, Wanted, remove_checkpoints
+from .option_groups import with_option_groups
 from .options import (
-    Algorithm,
-    Bounds,
     CheckpointFile,
     CheckpointMinutes,
-    Denoiser,
+    CommonErrorOptions,
     Device,
-    Drift,
-    MaxIter,
-    NoiseStd,
-    Operator,
     Overwrite,
-    Rings,
-    Robust,
-    Scheduler,
-    Strength,
-    Workers,
+    SolveOptions,
+    WorkerOptions,
     as_checkpoint,
+    as_typed,
     choose_device,
     exit_if_interrupted,
     least_squares,
     parse_bounds,
-    parse_strength,
 )
 from .output import INTERRUPTED, print_verdict, save
 from .problem import (
@@ -45,7 +37,8 @@ from .problem import (
     is_hdf5,
     read_problem,
 )
-from .reconstruct_scan import ScanOptions, is_scan, reconstruct_scan
+from .reconstruct_scan import is_scan, reconstruct_scan
+from .scan_options import ScanOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,6 +52,7 @@ REASONS = {"operator": "states its own geometry"} | dict.fromkeys(
 """Why raw CT scans have no use for an option."""
 
 
+@with_option_groups
 def reconstruct(
     measurements: Annotated[
         Path,
@@ -76,56 +70,17 @@ def reconstruct(
             "without suffix). From measurements: .h5 with everything, an image, or a volume in .nii.gz.",
         ),
     ],
-    operator: Operator = None,
-    denoiser: Denoiser = "mlpatch:gray",
-    noise_std: NoiseStd = None,
-    strength: Strength = "1",
-    algorithm: Algorithm = "admm",
-    bounds: Bounds = None,
-    robust: Robust = False,
-    max_iter: MaxIter = None,
+    *,
+    solving: SolveOptions,
     error_bars: ErrorBars = None,
     regions: Regions = None,
     checkpoint: CheckpointFile = None,
     checkpoint_minutes: CheckpointMinutes = None,
     device: Device = "cpu",
     overwrite: Overwrite = False,
-    rows: Annotated[
-        str | None, typer.Option(help="Detector rows of a scan: one, or first:end; try one before all.")
-    ] = None,
-    centre: Annotated[float | None, typer.Option(help="Axis of rotation in bins, from 0; default: found.")] = None,
-    search: Annotated[str | None, typer.Option(help="Bins between which the axis is looked for: low,high.")] = None,
-    angles: Annotated[
-        str | None,
-        typer.Option(
-            help="Angles of a scan in degrees, where its file has none: first:last:number, or a text file; or the unit "
-            "of the file's own, deg or rad; or names, of TIFF files named after them."
-        ),
-    ] = None,
-    pixel_size: Annotated[
-        float | None,
-        typer.Option(help="Side of a pixel in mm: of a parallel beam that of the detector, in place of the file's."),
-    ] = None,
-    size: Annotated[
-        int | None, typer.Option(help="Pixels per side of a slice; default: the bins of the detector.")
-    ] = None,
-    flat: Annotated[str | None, typer.Option(help="TIFF files with the beam open: a folder, pattern or file.")] = None,
-    dark: Annotated[str | None, typer.Option(help="TIFF files with the beam closed, likewise.")] = None,
-    kind: Annotated[
-        str | None,
-        typer.Option(
-            help="What the values are: counts, transmissions or 'line integrals'; default: counts, of TIFF with --flat "
-            "only."
-        ),
-    ] = None,
-    entry: Annotated[str | None, typer.Option(help="Entry of an NXtomo file that holds several scans.")] = None,
-    i0: Annotated[
-        float | None, typer.Option(help="Counts of the open beam, as read, with the dark, of a scan without flats.")
-    ] = None,
-    rings: Rings = None,
-    drift: Drift = None,
-    workers: Workers = None,
-    scheduler: Scheduler = None,
+    scan: ScanOptions,
+    errors: CommonErrorOptions,
+    machines: WorkerOptions,
     report: Annotated[
         Path | None, typer.Option(help="Report page of a scan, .html; default: the output's name and .html.")
     ] = None,
@@ -158,42 +113,31 @@ def reconstruct(
       pnp reconstruct shear.h5 -o kappa.fits --denoiser mlpatch:convergence
       pnp reconstruct --operator spect scan.h5 -o volume.nii.gz --checkpoint volume.checkpoint
     """
-    for_scans = ScanOptions(
-        rows, centre, search, angles, pixel_size, size, flat, dark, kind, entry, i0, workers, scheduler, report
-    )
     if is_scan(measurements):
-        _refuse_for_scans(measurements, operator=operator, checkpoint=checkpoint, checkpoint_minutes=checkpoint_minutes)
+        _refuse_for_scans(
+            measurements, operator=solving.operator, checkpoint=checkpoint, checkpoint_minutes=checkpoint_minutes
+        )
         _refuse_for_scans(measurements, error_bars=error_bars, regions=regions)
         reconstruct_scan(
-            measurements,
-            output,
-            for_scans,
-            denoiser=denoiser,
-            noise_std=noise_std,
-            robust=robust,
-            rings=rings,
-            drift=drift,
-            bounds=bounds,
-            device=device,
-            overwrite=overwrite,
-            solver={"algorithm": algorithm, "strength": parse_strength(strength), "max_iter": max_iter},
+            measurements, output, scan, solving, errors, machines, report=report, device=device, overwrite=overwrite
         )
         return
-    if for_scans.given():
-        raise ValueError(f"{for_scans.given()[0]} is for raw CT scans, which {measurements} is not; leave it out")
+    for option, value in (vars(scan) | vars(machines) | {"report": report}).items():
+        if value is not None:
+            raise ValueError(f"{as_typed(option)} is for raw CT scans, which {measurements} is not; leave it out")
     from ..io import check_image_output, check_output
 
     check_output(output, overwrite=overwrite)
     kept = as_checkpoint(checkpoint, checkpoint_minutes, output)
-    limits = parse_bounds(bounds)
-    data = read_problem(measurements, operator)
+    limits = parse_bounds(solving.bounds)
+    data = read_problem(measurements, solving.operator)
     is_volume = data.operator == "spect"
     if not is_hdf5(output):
         check_image_output(output, image_channels(data), volume=is_volume, overwrite=overwrite)
         if data.y.ndim >= 4 and data.y.shape[0] != 1:
             raise ValueError(f"output {output} holds one image, the result has {data.y.shape[0]}; use an .h5 file")
-    check_operator(operator, data, measurements)
-    check_common_errors(rings, drift, data, measurements)
+    check_operator(solving.operator, data, measurements)
+    check_common_errors(errors, data, measurements)
     wanted = Wanted.of(error_bars, regions, output, data, overwrite)
 
     import torch
@@ -205,31 +149,29 @@ def reconstruct(
     where = choose_device(device)
     A = build_operator(data.operator, data.parameters).to(where)
     check_sizes(A, data, measurements)
-    D = build_denoiser(denoiser, where, data)
+    D = build_denoiser(solving.denoiser, where, data)
     y = torch.from_numpy(data.y).to(where)
     y = y if y.dtype == torch.float64 else y.float()
-    std: float | Tensor | None = noise_std
+    std: float | Tensor | None = solving.noise_std
     if std is None and data.noise_std is not None:
         std = torch.as_tensor(data.noise_std, dtype=y.dtype, device=where)
 
     settings: dict[str, Any] = {
         "noise_std": std,
-        "algorithm": algorithm,
-        "strength": parse_strength(strength),
         "bounds": (0.0, None) if is_counts(data) and limits is None else limits,
-        "data_term": Poisson(background=background(data, y), robust=robust)
+        "data_term": Poisson(background=background(data, y), robust=solving.robust)
         if is_counts(data)
-        else least_squares(robust, rings, drift),
-        "max_iter": max_iter,
+        else least_squares(solving.robust, errors),
+        **solving.solver(),
     }
     result = solve(A, y, D, checkpoint=kept, progress=True, **settings)
     exit_if_interrupted(kept, result)
     bars = wanted.compute(A, y, D, result, settings, kept)
-    label = f"{denoiser}, slices across x, y and z" if is_volume else denoiser
+    label = f"{solving.denoiser}, slices across x, y and z" if is_volume else solving.denoiser
     with uninterrupted():  # an impatient Ctrl-C must not lose the result
         found = wanted.saved(bars)
         written = save(output, result, data, {"denoiser": label}, overwrite, found)
-        noise = _noise_summary(result, data, noise_std, label)
+        noise = _noise_summary(result, data, solving.noise_std, label)
         print(f"{written}: {result.n_iter} iterations, {noise}; {result.stop}")
         if result.choice:
             print(result.choice)
@@ -247,7 +189,7 @@ def _refuse_for_scans(path: Path, **options: Any) -> None:
     for name, value in options.items():
         if value is not None:
             reason = REASONS.get(name, "resumes without")
-            raise ValueError(f"--{name.replace('_', '-')}: {path} is a raw CT scan, which {reason}; leave it out")
+            raise ValueError(f"{as_typed(name)}: {path} is a raw CT scan, which {reason}; leave it out")
 
 
 def _noise_summary(result: Result, data: Measurements, noise_std: float | None, denoiser: str) -> str:

@@ -7,17 +7,25 @@ OUTPUT.parts, the finished slices of a volume that is not Zarr. From these the s
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .options import choose_device, least_squares, parse_bounds
-from .output import command_line
+from .options import (
+    CommonErrorOptions,
+    SolveOptions,
+    WorkerOptions,
+    choose_device,
+    least_squares,
+    parse_bounds,
+)
+from .output import command_line, print_warning
 from .problem import build_denoiser, is_hdf5
 from .reconstruct_stack import connect, print_summary
-from .scan_options import naming_options, parse_rows, parse_search, read_angles
+from .scan_options import ScanOptions, naming_options, parse_rows, parse_search, read_angles
 
 if TYPE_CHECKING:
     from ..ct import PreparedScan
@@ -27,30 +35,6 @@ SCANS = ("dxchange", "nexus", "matlab", "matlab73", "tiff", "tiff_folder", "txrm
 """Kinds of files, as `pnp.io.file_kinds` names them, that hold a scan."""
 MAX_SHOWN = 12
 """Maximum number of slices on the report page."""
-
-
-@dataclass(frozen=True)
-class ScanOptions:
-    """Options of `pnp reconstruct` that are for scans only; their names are those of the command line."""
-
-    rows: str | None
-    centre: float | None
-    search: str | None
-    angles: str | None
-    pixel_size: float | None
-    size: int | None
-    flat: str | None
-    dark: str | None
-    kind: str | None
-    entry: str | None
-    i0: float | None
-    workers: int | None
-    scheduler: str | None
-    report: Path | None
-
-    def given(self) -> list[str]:
-        """Return the options that were given, as they were typed."""
-        return [f"--{name.replace('_', '-')}" for name, value in vars(self).items() if value is not None]
 
 
 def is_scan(path: Path) -> bool:
@@ -68,31 +52,25 @@ def reconstruct_scan(
     path: Path,
     output: Path,
     options: ScanOptions,
+    solving: SolveOptions,
+    errors: CommonErrorOptions,
+    machines: WorkerOptions,
     *,
-    denoiser: str,
-    noise_std: float | None,
-    robust: bool,
-    rings: bool | None,
-    drift: bool | None,
-    bounds: str | None,
+    report: Path | None,
     device: str,
     overwrite: bool,
-    solver: dict[str, Any],
 ) -> None:
     """Reconstruct the rows of a scan to a volume with a report page.
 
     Args:
         path: the scan.
         output: the volume; its suffix chooses the format.
-        options: those for scans.
-        denoiser, noise_std, robust, rings, drift, bounds, device, overwrite: as for `pnp reconstruct`.
-        solver: further options of `solve`.
+        options, solving, errors, machines, report, device, overwrite: as for `pnp reconstruct`.
     """
-    if options.workers is not None and options.scheduler is not None:
-        raise ValueError("--workers is for this machine, --scheduler has its own workers; give one of them")
-    rows, limits = parse_rows(options.rows), parse_bounds(bounds) or (0.0, None)
+    errors = CommonErrorOptions(errors.rings is not False, errors.drift is not False)  # both unless they are refused
+    rows, limits = parse_rows(options.rows), parse_bounds(solving.bounds) or (0.0, None)
     _require_stack()
-    folder, page = _places(output, options.report, overwrite)
+    folder, page = _places(output, report, overwrite)
     resumes = folder.exists()
     from ..drivers.fingerprint import fingerprint
     from ..stack import solve_stack
@@ -100,18 +78,17 @@ def reconstruct_scan(
     from ..stack.write_volume import set_attributes
 
     choose_device(device)  # a device that this machine lacks, its workers lack too
-    D = build_denoiser(denoiser, choose_device("cpu"))
-    solver = solver | {"bounds": limits, "data_term": least_squares(robust, rings is not False, drift is not False)}
-    files = [str(path), options.flat, options.dark, options.angles, denoiser.partition(":")[2]]
+    D = build_denoiser(solving.denoiser, choose_device("cpu"))
+    solver = solving.solver() | {"bounds": limits, "data_term": least_squares(solving.robust, errors)}
+    files = [str(path), options.flat, options.dark, options.angles, solving.denoiser.partition(":")[2]]
     stamps = [_stamp(name) for name in files if name]
-    settings = fingerprint([stamps, replace(options, workers=None, scheduler=None, report=None), denoiser])
-    settings = fingerprint([settings, noise_std, solver])
+    settings = fingerprint([stamps, options, solving.denoiser, solving.noise_std, solver])
     if folder == output and (done := _finished(folder, settings)):
         print(f"{output}: finished already, {done} slices; nothing is left to do")
         return
     working = output.with_name(f"{output.name}.prepared.h5")
     prepared = _prepared(path, working, rows, options)
-    if modelled := _common_errors(rings, drift):
+    if modelled := _common_errors(errors):
         prepared = replace(prepared, steps=(*prepared.steps, modelled))
     for sentence in prepared.steps:
         print(sentence)
@@ -121,44 +98,62 @@ def reconstruct_scan(
             prepared.y,
             D,
             output=folder,
-            client=None if options.scheduler is None else opened.enter_context(connect(options.scheduler)),
-            n_workers=_workers(options, len(prepared.rows), cores()),
-            noise_std=prepared.noise_std if noise_std is None else noise_std,
+            client=None if machines.scheduler is None else opened.enter_context(connect(machines.scheduler)),
+            n_workers=_workers(machines, len(prepared.rows), cores()),
+            noise_std=prepared.noise_std if solving.noise_std is None else solving.noise_std,
             device=device,
             overwrite=overwrite,
             progress=True,
             **solver,
         )
     result = replace(result, output=output)
-    if result.stop is not None:
-        print_summary(result)
-    attributes = _attributes(prepared, denoiser)
-    set_attributes(folder, attributes)
-    if not result.failed:
-        write_page(page, folder, prepared, result, attributes, title=path.name)
-        print(f"{page}: the report; open it in any browser")
-        _write(folder, output, prepared, attributes, overwrite=overwrite or resumes)
+    # Slices without measurements fail, and always will.
+    failed = {k: why for k, why in result.failed.items() if k not in prepared.unmeasured}
+    if result.stop is not None or not result.done:
+        print_summary(replace(result, output=folder, failed=failed or result.failed))
+    attributes = _attributes(prepared, solving.denoiser)
+    missing = _missing(prepared, failed)
+    set_attributes(folder, attributes | {"missing": missing})
+    write_page(page, folder, prepared, result, attributes, title=path.name, missing=missing)
+    print(f"{page}: the report; open it in any browser")
+    _write(folder, output, prepared, attributes | {"missing": missing}, overwrite=overwrite or resumes)
+    for sentence in missing:
+        print_warning(sentence)
+    if not failed:
         if folder == output:
             set_attributes(folder, {"scan": settings})  # the last of all: the run is finished
         else:
             shutil.rmtree(folder)
         working.unlink()
-    elif folder != output:
-        result = replace(result, output=folder)
-    print_summary(result)
+    print_summary(replace(result, failed=failed))
 
 
-def _common_errors(rings: bool | None, drift: bool | None) -> str:
+def _common_errors(errors: CommonErrorOptions) -> str:
     """Return which errors that bins or views have in common the data term counts as noise; empty: none."""
     parts = [
         text
         for option, text in (
-            (rings, "what all views of a bin have in common (rings; --no-rings)"),
-            (drift, "what all bins of a view have in common (a beam that drifts; --no-drift)"),
+            (errors.rings, "what all views of a bin have in common (rings; --no-rings)"),
+            (errors.drift, "what all bins of a view have in common (a beam that drifts; --no-drift)"),
         )
-        if option is not False
+        if option
     ]
     return f"Errors of the measurements are part of the noise: {' and '.join(parts)}." if parts else ""
+
+
+def _missing(prepared: PreparedScan, failed: dict[int, str]) -> list[str]:
+    """Return which slices of the volume are NaN, and why, in sentences."""
+    from ..stack.stack_result import named
+
+    said = []
+    for slices, what in (
+        (prepared.unmeasured, "nothing was measured there"),
+        (sorted(failed), "they failed, and the same command tries them again"),
+    ):
+        if slices:
+            rows = [prepared.rows[k] for k in slices]
+            said.append(f"Slices {named(slices)} (detector rows {named(rows)}) are NaN in the volume: {what}.")
+    return said
 
 
 def _prepared(path: Path, working: Path, rows: slice | None, options: ScanOptions) -> PreparedScan:
@@ -246,14 +241,14 @@ def _finished(folder: Path, settings: str) -> int:
     if held.get("scan") != settings:
         return 0
     ledger = Parts(folder).ledger()
-    return len(ledger) if bool((ledger == DONE).all()) else 0
+    return int((ledger == DONE).sum())
 
 
-def _workers(options: ScanOptions, n_slices: int, n_cores: int) -> int | None:
+def _workers(machines: WorkerOptions, n_slices: int, n_cores: int) -> int | None:
     """Return the number of processes: no more than slices, so that one slice may use all cores."""
-    if options.scheduler is not None:
+    if machines.scheduler is not None:
         return None
-    return min(n_slices, n_cores) if options.workers is None else options.workers
+    return min(n_slices, n_cores) if machines.workers is None else machines.workers
 
 
 def _attributes(prepared: PreparedScan, denoiser: str) -> dict[str, Any]:
@@ -285,24 +280,42 @@ def _write(folder: Path, output: Path, prepared: PreparedScan, attributes: dict[
 
 
 def write_page(
-    page: Path, folder: Path, prepared: PreparedScan, result: StackResult, attributes: dict[str, Any], *, title: str
+    page: Path,
+    folder: Path,
+    prepared: PreparedScan,
+    result: StackResult,
+    attributes: dict[str, Any],
+    *,
+    title: str,
+    missing: Sequence[str] = (),
 ) -> None:
-    """Write the report page of a few slices, with their filtered back-projections."""
+    """Write the report page of a few finished slices, with their filtered back-projections.
+
+    Args:
+        page: the file.
+        folder: the run.
+        prepared: the measurements.
+        result: of the stack.
+        attributes: of the volume.
+        title: of the page.
+        missing: which slices are missing, in sentences.
+    """
     import numpy as np
     import torch
 
     from ..io import SavedResult
     from ..report import write_report
     from ..report.images import PIXEL_BYTES
-    from ..stack.results_store import FACTS, Parts
+    from ..stack.results_store import DONE, FACTS, Parts
     from ..stack.sources import as_source
     from ..stack.stack_result import sentences
 
     parts = Parts(folder)
     images, facts = parts.array("image"), parts.array("facts")
-    n = len(prepared.rows)
+    done = np.flatnonzero(parts.ledger() == DONE)
+    n = len(done)
     fitting = PIXEL_BYTES // (2 * 2 * int(np.prod(images.shape[-2:])))  # two pictures of 16 bits
-    shown = np.unique(np.linspace(0, n - 1, max(1, min(n, MAX_SHOWN, fitting))).round().astype(int)).tolist()
+    shown = done[np.unique(np.linspace(0, n - 1, max(1, min(n, MAX_SHOWN, fitting))).round().astype(int))].tolist()
     source, first = as_source(prepared.y, "pnp reconstruct"), []
     for k in shown:
         operator: Any = prepared.operator
@@ -314,7 +327,7 @@ def write_page(
     named = ", ".join(str(prepared.rows[k]) for k in shown)
     rows = f"row{'s' if len(shown) > 1 else ''} {named}"
     chosen = (f"The prior: {result.choice}.",) if result.choice else ()
-    steps = (*prepared.steps, *chosen, f"The page shows {len(shown)} of {n} slices, those of detector {rows}.")
+    steps = (*prepared.steps, *chosen, f"The page shows {len(shown)} of {result.n} slices, those of detector {rows}.")
     write_report(
         page,
         SavedResult(
@@ -329,7 +342,7 @@ def write_page(
                 "denoiser": attributes["denoiser"],
                 "command": attributes["command"],
             },
-            warnings=(*prepared.warnings, *sentences(result.warnings, result.n)),
+            warnings=(*missing, *prepared.warnings, *sentences(result.warnings, result.n)),
         ),
         title=title,
         first={"filtered back-projection, Hann window": np.concatenate(first)},

@@ -9,24 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .option_groups import with_option_groups
 from .options import (
-    Algorithm,
-    Bounds,
-    Denoiser,
+    CommonErrorOptions,
     Device,
-    Drift,
-    MaxIter,
-    NoiseStd,
-    Operator,
-    Rings,
-    Robust,
-    Scheduler,
-    Strength,
-    Workers,
+    SolveOptions,
+    WorkerOptions,
     choose_device,
     least_squares,
     parse_bounds,
-    parse_strength,
 )
 from .output import INTERRUPTED, print_error, print_warning
 from .problem import (
@@ -48,23 +39,16 @@ MAX_FAILURES_SHOWN = 3
 """Maximum number of failed slices that are named on stderr; the result has all of them."""
 
 
+@with_option_groups
 def reconstruct_stack(
     measurements: Annotated[
         Path, typer.Argument(help="HDF5 file of measurements (n, C, ...), one slice per entry (docs/hdf5_layout.md).")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Result: .zarr, or .h5, which is written at the end.")],
-    workers: Workers = None,
-    scheduler: Scheduler = None,
-    operator: Operator = None,
-    denoiser: Denoiser = "mlpatch:gray",
-    noise_std: NoiseStd = None,
-    strength: Strength = "1",
-    algorithm: Algorithm = "admm",
-    bounds: Bounds = None,
-    robust: Robust = False,
-    rings: Rings = None,
-    drift: Drift = None,
-    max_iter: MaxIter = None,
+    *,
+    machines: WorkerOptions,
+    solving: SolveOptions,
+    errors: CommonErrorOptions,
     device: Device = "cpu",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Restart a run that had other settings; replace an .h5 file.")
@@ -84,8 +68,6 @@ def reconstruct_stack(
       pnp reconstruct-stack survey.h5 -o maps.h5 --denoiser mlpatch:convergence
       pnp reconstruct-stack scan.h5 -o volume.zarr --scheduler tcp://head:8786
     """
-    if workers is not None and scheduler is not None:
-        raise ValueError("--workers is for this machine, --scheduler has its own workers; give one of them")
     if output.suffix.lower() not in (".zarr", ".h5", ".hdf5"):
         raise ValueError(f"output {output} must be a .zarr folder or an .h5 file")
     from ..stack.cluster import require
@@ -96,30 +78,29 @@ def reconstruct_stack(
         raise ValueError(str(error)) from None
     from ..stack import solve_stack
 
-    limits = parse_bounds(bounds)
+    limits = parse_bounds(solving.bounds)
     choose_device(device)  # a device that this machine lacks, its workers lack too
-    data = _first_slice(measurements, operator)
-    check_operator(operator, data, measurements)
-    check_common_errors(rings, drift, data, measurements)
+    data = _first_slice(measurements, solving.operator)
+    check_operator(solving.operator, data, measurements)
+    check_common_errors(errors, data, measurements)
     A = build_operator(data.operator, data.parameters)
     check_sizes(A, data, measurements)
-    D = build_denoiser(denoiser, choose_device("cpu"), data)
-    options: dict[str, Any] = {"algorithm": algorithm, "strength": parse_strength(strength)}
+    D = build_denoiser(solving.denoiser, choose_device("cpu"), data)
+    options = {name: value for name, value in solving.solver().items() if value is not None}
     if is_counts(data):
-        options |= {"data_term": PoissonFromFile(measurements.resolve(), robust=robust), "bounds": (0.0, None)}
-    elif robust or rings or drift:
-        options |= {"data_term": least_squares(robust, rings, drift)}
+        options |= {"data_term": PoissonFromFile(measurements.resolve(), robust=solving.robust), "bounds": (0.0, None)}
+    elif solving.robust or errors.rings or errors.drift:
+        options |= {"data_term": least_squares(solving.robust, errors)}
     options |= {} if limits is None else {"bounds": limits}
-    options |= {} if max_iter is None else {"max_iter": max_iter}
     with ExitStack() as opened:
         result = solve_stack(
             A,
             measurements,
             D,
             output=output,
-            client=None if scheduler is None else opened.enter_context(connect(scheduler)),
-            n_workers=workers,
-            noise_std=noise_std,
+            client=None if machines.scheduler is None else opened.enter_context(connect(machines.scheduler)),
+            n_workers=machines.workers,
+            noise_std=solving.noise_std,
             device=device,
             overwrite=overwrite,
             progress=True,

@@ -6,8 +6,9 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -43,6 +44,44 @@ ANGLE_WORDS = ("deg", "rad", "names")
 """Values of --angles that `read_scan` takes: the unit of the file's own angles, or the names of TIFF files."""
 MAX_TURN_OF_RADIANS = 6.3
 """A turn in radians; angles that span no more degrees may be radians."""
+
+
+@dataclass(frozen=True)
+class ScanOptions:
+    """Options of `pnp reconstruct` that are for scans only."""
+
+    rows: Annotated[
+        str | None, typer.Option(help="Detector rows of a scan: one, or first:end; try one before all.")
+    ] = None
+    centre: Annotated[float | None, typer.Option(help="Axis of rotation in bins, from 0; default: found.")] = None
+    search: Annotated[str | None, typer.Option(help="Bins between which the axis is looked for: low,high.")] = None
+    angles: Annotated[
+        str | None,
+        typer.Option(
+            help="Angles of a scan in degrees, where its file has none: first:last:number, or a text file; or the unit "
+            "of the file's own, deg or rad; or names, of TIFF files named after them."
+        ),
+    ] = None
+    pixel_size: Annotated[
+        float | None,
+        typer.Option(help="Side of a pixel in mm: of a parallel beam that of the detector, in place of the file's."),
+    ] = None
+    size: Annotated[int | None, typer.Option(help="Pixels per side of a slice; default: the bins of the detector.")] = (
+        None
+    )
+    flat: Annotated[str | None, typer.Option(help="TIFF files with the beam open: a folder, pattern or file.")] = None
+    dark: Annotated[str | None, typer.Option(help="TIFF files with the beam closed, likewise.")] = None
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            help="What the values are: counts, transmissions or 'line integrals'; default: counts, of TIFF with --flat "
+            "only."
+        ),
+    ] = None
+    entry: Annotated[str | None, typer.Option(help="Entry of an NXtomo file that holds several scans.")] = None
+    i0: Annotated[
+        float | None, typer.Option(help="Counts of the open beam, as read, with the dark, of a scan without flats.")
+    ] = None
 
 
 def parse_rows(text: str | None) -> slice | None:

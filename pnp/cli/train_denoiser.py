@@ -2,31 +2,60 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import Device, Overwrite, choose_device
+from .option_groups import with_option_groups
+from .options import choose_device
 from .output import command_line
-from .training_options import (
-    CheckpointMinutes,
-    Minutes,
-    Resume,
-    Seed,
-    Steps,
-    WeightsFile,
-    checkpoint_and_minutes,
-    exit_on_interrupt,
-    print_trained,
-)
+from .training_options import Budget, RunOptions, WeightsFile, checkpoint_of, exit_on_interrupt, print_trained
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
+@dataclass(frozen=True)
+class Stages:
+    """Sizes of MLPatch, of each stage of blocks."""
+
+    spacing: Annotated[
+        str | None,
+        typer.Option(
+            help="Distance of the queries in pixels, of each stage of blocks; default: as --kind has it. 2,4,2 are two "
+            "lattices; --features, --hidden and --blocks then have three numbers too."
+        ),
+    ] = None
+    features: Annotated[str | None, typer.Option(help="Features of a query, of each stage, e.g. 80,160,80.")] = None
+    hidden: Annotated[
+        str | None, typer.Option(help="Width of the blocks' hidden layers, of each stage, e.g. 64,128,64.")
+    ] = None
+    blocks: Annotated[str | None, typer.Option(help="Number of blocks of each stage, e.g. 4,4,4.")] = None
+
+    def sizes(self) -> dict[str, Any]:
+        """Return the sizes that are given, as arguments of MLPatch."""
+        given = {name: text for name, text in vars(self).items() if text is not None}
+        numbers: dict[str, Any] = {}
+        for name, text in given.items():
+            values = _numbers(f"--{name}", text)
+            if not all(v >= 1 and v.is_integer() for v in values):
+                raise ValueError(f"--{name} must be whole numbers from 1 up, one for each stage, got {text!r}")
+            numbers[name] = tuple(int(v) for v in values)
+        if len({len(v) for v in numbers.values()}) > 1:
+            got = ", ".join(f"--{name} {text}" for name, text in given.items())
+            raise ValueError(
+                f"--spacing, --features, --hidden and --blocks must have a number for each stage, got {got}"
+            )
+        if "blocks" in numbers:
+            numbers["dilations"] = tuple((1,) * n for n in numbers.pop("blocks"))
+        return {name: v[0] if len(v) == 1 else v for name, v in numbers.items()}
+
+
+@with_option_groups
 def train_denoiser(
     output: WeightsFile,
+    *,
     kind: Annotated[
         str,
         typer.Option(
@@ -43,8 +72,7 @@ def train_denoiser(
     start: Annotated[
         str | None, typer.Option(help="Initial weights to fine-tune on your data: a name, e.g. gray, or a file.")
     ] = None,
-    steps: Steps = None,
-    minutes: Minutes = None,
+    budget: Budget,
     batch: Annotated[
         int | None, typer.Option(help="Images per step, over all processes; default: 12, or 4 for convergence.")
     ] = None,
@@ -56,18 +84,7 @@ def train_denoiser(
             "Default: all pixels whose receptive field leaves the crop. 12 suits wide fields, e.g. of two-lattices."
         ),
     ] = None,
-    spacing: Annotated[
-        str | None,
-        typer.Option(
-            help="Distance of the queries in pixels, of each stage of blocks; default: as --kind has it. 2,4,2 are two "
-            "lattices; --features, --hidden and --blocks then have three numbers too."
-        ),
-    ] = None,
-    features: Annotated[str | None, typer.Option(help="Features of a query, of each stage, e.g. 80,160,80.")] = None,
-    hidden: Annotated[
-        str | None, typer.Option(help="Width of the blocks' hidden layers, of each stage, e.g. 64,128,64.")
-    ] = None,
-    blocks: Annotated[str | None, typer.Option(help="Number of blocks of each stage, e.g. 4,4,4.")] = None,
+    stages: Stages,
     optimizer: Annotated[
         str, typer.Option(help="Optimiser: muon (for hidden layers; AdamW for the rest) or adamw.")
     ] = "muon",
@@ -78,14 +95,10 @@ def train_denoiser(
         str, typer.Option(help="Standard deviations of the simulated convergence maps, e.g. 0.015,0.03.")
     ] = "0.015,0.02,0.025,0.03",
     pixel_arcmin: Annotated[float, typer.Option(help="Pixel size of the simulated convergence maps in arcmin.")] = 0.29,
-    seed: Seed = 0,
-    resume: Resume = False,
-    checkpoint_minutes: CheckpointMinutes = 3.0,
+    run: RunOptions,
     validate_minutes: Annotated[
         float | None, typer.Option(help="Minutes of training between validations; default: those between checkpoints.")
     ] = None,
-    device: Device = "auto",
-    overwrite: Overwrite = False,
 ) -> None:
     """Train a denoiser.
 
@@ -107,7 +120,7 @@ def train_denoiser(
       pnp train denoiser --kind convergence --std 0.018 -o kappa.safetensors
       torchrun --nproc-per-node=2 $(which pnp) train denoiser --data photographs/ -o gray.safetensors
     """
-    checkpoint, minutes = checkpoint_and_minutes(output, resume, overwrite, steps, minutes)
+    checkpoint = checkpoint_of(output, budget, run)
 
     import torch
 
@@ -125,15 +138,13 @@ def train_denoiser(
         raise ValueError(f"--data {data}: convergence maps are simulated; leave --data out, or choose another --kind")
     if kind != "convergence" and data is None:
         raise ValueError("--data is missing: give a folder of images to train on, or synthetic")
-    given: dict[str, Any] = {"steps": steps, "minutes": minutes, "optimizer": optimizer, "seed": seed}
-    given |= {"border": border}
+    given = budget.arguments() | {"optimizer": optimizer, "seed": run.seed, "border": border}
     given |= {} if batch is None else {"batch": batch}
     training.TrainingOptions(**given)
-    where = choose_device(device)
-    torch.manual_seed(seed)
-    stages = {"spacing": spacing, "features": features, "hidden": hidden, "blocks": blocks}
+    where = choose_device(run.device)
+    torch.manual_seed(run.seed)
     try:
-        model = MLPatch(**ARCHITECTURES[kind] | _stages(stages), precision=precision)
+        model = MLPatch(**ARCHITECTURES[kind] | stages.sizes(), precision=precision)
     except ValueError as error:
         # MLPatch names its argument, which is the option of this command.
         raise ValueError(str(error).replace("MLPatch: ", "--", 1)) from None
@@ -143,7 +154,7 @@ def train_denoiser(
             raise ValueError(f"--start {start} has another architecture than --kind {kind}; choose its own --kind")
         model.load_state_dict(initial.state_dict())
     if data == "synthetic":
-        job = synthetic_set(channels=model.channels, crop=crop, seed=seed)
+        job = synthetic_set(channels=model.channels, crop=crop, seed=run.seed)
     elif data is not None:
         job = photograph_set(data, channels=model.channels, crop=crop)
     else:
@@ -155,11 +166,8 @@ def train_denoiser(
                 job.sampler,
                 job.levels,
                 replace(job.options, **given),
-                checkpoint=checkpoint,
-                resume=resume,
                 validate=job.validate,
-                checkpoint_minutes=checkpoint_minutes,
-                progress=True,
+                **run.arguments(checkpoint),
                 validate_minutes=validate_minutes,
             )
         if processes.rank() > 0:
@@ -182,23 +190,6 @@ class _Unchanged:
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
         return x
-
-
-def _stages(given: dict[str, str | None]) -> dict[str, Any]:
-    """Return MLPatch's sizes from the options --spacing, --features, --hidden and --blocks that are given."""
-    numbers: dict[str, Any] = {}
-    for name, text in given.items():
-        if text is not None:
-            values = _numbers(f"--{name}", text)
-            if not all(v >= 1 and v.is_integer() for v in values):
-                raise ValueError(f"--{name} must be whole numbers from 1 up, one for each stage, got {text!r}")
-            numbers[name] = tuple(int(v) for v in values)
-    if len({len(v) for v in numbers.values()}) > 1:
-        got = ", ".join(f"--{name} {given[name]}" for name in numbers)
-        raise ValueError(f"--spacing, --features, --hidden and --blocks must have a number for each stage, got {got}")
-    if "blocks" in numbers:
-        numbers["dilations"] = tuple((1,) * n for n in numbers.pop("blocks"))
-    return {name: v[0] if len(v) == 1 else v for name, v in numbers.items()}
 
 
 def _numbers(option: str, text: str) -> list[float]:

@@ -7,23 +7,16 @@ from typing import Annotated
 
 import typer
 
-from .options import Device, Overwrite, choose_device
+from .option_groups import with_option_groups
+from .options import choose_device
 from .output import command_line
-from .training_options import (
-    CheckpointMinutes,
-    Minutes,
-    Resume,
-    Seed,
-    Steps,
-    WeightsFile,
-    checkpoint_and_minutes,
-    exit_on_interrupt,
-    print_trained,
-)
+from .training_options import Budget, RunOptions, WeightsFile, checkpoint_of, exit_on_interrupt, print_trained
 
 
+@with_option_groups
 def train_glimpse(
     output: WeightsFile,
+    *,
     views: Annotated[int, typer.Option(help="Number of views, uniform over half a turn from angle 0.")] = 30,
     size: Annotated[int, typer.Option(help="Side of the slices in pixels.")] = 128,
     detectors: Annotated[
@@ -37,14 +30,9 @@ def train_glimpse(
     pointwise: Annotated[
         bool, typer.Option("--pointwise", help="Use the pointwise network of the original paper.")
     ] = False,
-    steps: Steps = None,
-    minutes: Minutes = None,
+    budget: Budget,
     batch: Annotated[int, typer.Option(help="Slices per step, over all processes.")] = 8,
-    seed: Seed = 0,
-    resume: Resume = False,
-    checkpoint_minutes: CheckpointMinutes = 3.0,
-    device: Device = "auto",
-    overwrite: Overwrite = False,
+    run: RunOptions,
 ) -> None:
     """Train GLIMPSE for a parallel-beam scan.
 
@@ -59,7 +47,7 @@ def train_glimpse(
       pnp train glimpse --views 30 --size 128 --minutes 30 -o chest30.safetensors
       pnp train glimpse --data slices/ --size 256 --views 60 --minutes 60 -o slices60.safetensors --resume
     """
-    checkpoint, minutes = checkpoint_and_minutes(output, resume, overwrite, steps, minutes)
+    checkpoint = checkpoint_of(output, budget, run)
     if not noise_db > 0:
         raise ValueError(f"--noise-db must be above 0, e.g. 40, got {noise_db}")
     for option, number, least in (("--views", views, 1), ("--size", size, 32), ("--slices", slices, 2)):
@@ -75,14 +63,14 @@ def train_glimpse(
     from ..learned.glimpse_data import ARCHITECTURES, chests, folder_slices
     from ..training import processes
 
-    options = training.TrainingOptions(steps=steps, minutes=minutes, batch=batch, seed=seed)
-    where = choose_device(device)
+    options = training.TrainingOptions(**budget.arguments(), batch=batch, seed=run.seed)
+    where = choose_device(run.device)
     kind = "pointwise" if pointwise else "local"
     radon = Radon((size, size), torch.arange(views, dtype=torch.float64) * (torch.pi / views), n_detectors=detectors)
-    torch.manual_seed(seed)
+    torch.manual_seed(run.seed)
     architecture, patches = ARCHITECTURES[kind]
     model = Glimpse(radon.shape, radon.angles, n_detectors=radon.n_detectors, **architecture)
-    images, about = folder_slices(data, size) if data is not None else chests(slices, size, seed, progress=True)
+    images, about = folder_slices(data, size) if data is not None else chests(slices, size, run.seed, progress=True)
     held_out = min(16, max(1, len(images) // 20))
     sinograms = torch.cat([radon.A(x[None]) for x in images])
     noisy = add_noise(sinograms[-held_out:], noise_db, generator=torch.Generator().manual_seed(10**6))
@@ -93,11 +81,8 @@ def train_glimpse(
             training.train(
                 task,
                 options,
-                checkpoint=checkpoint,
-                resume=resume,
                 validate=measure,
-                checkpoint_minutes=checkpoint_minutes,
-                progress=True,
+                **run.arguments(checkpoint),
             )
         if processes.rank() > 0:
             return

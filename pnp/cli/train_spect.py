@@ -8,20 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from .options import Device, Overwrite, choose_device
+from .option_groups import with_option_groups
+from .options import choose_device
 from .output import command_line
 from .problem import background, build_operator, is_hdf5, read_problem
-from .training_options import (
-    CheckpointMinutes,
-    Minutes,
-    Resume,
-    Seed,
-    Steps,
-    WeightsFile,
-    checkpoint_and_minutes,
-    exit_on_interrupt,
-    print_trained,
-)
+from .training_options import Budget, RunOptions, WeightsFile, checkpoint_of, exit_on_interrupt, print_trained
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -36,9 +27,11 @@ CACHE_BYTES = 2 * 2**30
 """Attenuation factors of all scans and views are cached up to this size, which saves a third of the time."""
 
 
+@with_option_groups
 def train_spect(
     context: typer.Context,
     output: WeightsFile,
+    *,
     data: Annotated[
         Path | None, typer.Option(help="Folder of HDF5 scans with a /reference; default: simulated torsos.")
     ] = None,
@@ -52,15 +45,10 @@ def train_spect(
     views: Annotated[int, typer.Option(help="Number of simulated views, uniform over a full turn.")] = 60,
     iterations: Annotated[int, typer.Option(help="Number of outer iterations; each has its own network.")] = 3,
     features: Annotated[int, typer.Option(help="Channels of each network.")] = 16,
-    steps: Steps = None,
-    minutes: Minutes = None,
+    budget: Budget,
     batch: Annotated[int, typer.Option(help="Scans per step, over all processes.")] = 1,
     rate: Annotated[float, typer.Option(help="Learning rate; hidden layers take twice as much.")] = 5e-3,
-    seed: Seed = 0,
-    resume: Resume = False,
-    checkpoint_minutes: CheckpointMinutes = 3.0,
-    device: Device = "auto",
-    overwrite: Overwrite = False,
+    run: RunOptions,
 ) -> None:
     """Train unrolled EM for SPECT.
 
@@ -80,7 +68,7 @@ def train_spect(
         source = context.get_parameter_source(name)
         if data is not None and source is not None and source.name != "DEFAULT":
             raise ValueError(f"--{name} is for simulated scans, --data has its own scans; leave one of them out")
-    checkpoint, minutes = checkpoint_and_minutes(output, resume, overwrite, steps, minutes)
+    checkpoint = checkpoint_of(output, budget, run)
     for option, number, least in (
         ("--scans", scans, 2), ("--size", size, 8), ("--slices", slices, 1), ("--views", views, 1),
     ):  # fmt: skip
@@ -95,20 +83,20 @@ def train_spect(
     from ..metrics import nrmse
     from ..training import processes
 
-    if seed < 0:
-        raise ValueError(f"--seed must be at least 0, got {seed}")
+    if run.seed < 0:
+        raise ValueError(f"--seed must be at least 0, got {run.seed}")
     if mode not in MODES:
         raise ValueError(f"--mode must be one of {', '.join(MODES)}, got {mode!r}")
     schedule: dict[str, Any] = {"rate": rate, "muon_rate": 2 * rate, "warmup": 20}
-    options = training.TrainingOptions(steps=steps, minutes=minutes, batch=batch, seed=seed, **schedule)
-    where = choose_device(device)
-    torch.manual_seed(seed)
+    options = training.TrainingOptions(**budget.arguments(), batch=batch, seed=run.seed, **schedule)
+    where = choose_device(run.device)
+    torch.manual_seed(run.seed)
     model = UnrolledEM(n_outer=iterations, features=features)
     with processes.joined(where) as here:
         if data is not None:
             found, about = _spect_files(data, model, here)
         else:
-            found, about = _spect_torsos(isotope, scans, (size, size, slices), views, seed, model, here)
+            found, about = _spect_torsos(isotope, scans, (size, size, slices), views, run.seed, model, here)
         held_out = max(1, len(found) // 6)
         measure = held_out_nrmse(found[-held_out:])
         with exit_on_interrupt(checkpoint):
@@ -117,11 +105,8 @@ def train_spect(
                 found[:-held_out],
                 options,
                 mode=mode,
-                checkpoint=checkpoint,
-                resume=resume,
                 validate=measure,
-                checkpoint_minutes=checkpoint_minutes,
-                progress=True,
+                **run.arguments(checkpoint),
             )
         if processes.rank() > 0:
             return

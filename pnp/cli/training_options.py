@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from .options import Device, Overwrite
 from .output import print_error
 
 DEFAULT_MINUTES = 60.0
@@ -25,12 +27,44 @@ CheckpointMinutes = Annotated[float, typer.Option(help="Minutes of training betw
 Seed = Annotated[int, typer.Option(help="Seed of the weights, the training data and the noise.")]
 
 
-def checkpoint_and_minutes(
-    output: Path, resume: bool, overwrite: bool, steps: int | None, minutes: float | None
-) -> tuple[Path, float | None]:
-    """Return the path of the checkpoint and the budget in minutes; check files and budget before training."""
+@dataclass(frozen=True)
+class Budget:
+    """How long to train."""
+
+    steps: Steps = None
+    minutes: Minutes = None
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the budget as arguments of `TrainingOptions`: the default is a time."""
+        minutes = DEFAULT_MINUTES if self.steps is None and self.minutes is None else self.minutes
+        return {"steps": self.steps, "minutes": minutes}
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Options of a training's run: seed, checkpoint, device and output."""
+
+    seed: Seed = 0
+    resume: Resume = False
+    checkpoint_minutes: CheckpointMinutes = 3.0
+    device: Device = "auto"
+    overwrite: Overwrite = False
+
+    def arguments(self, checkpoint: Path) -> dict[str, Any]:
+        """Return the arguments of the training functions that these options give."""
+        return {
+            "checkpoint": checkpoint,
+            "resume": self.resume,
+            "checkpoint_minutes": self.checkpoint_minutes,
+            "progress": True,
+        }
+
+
+def checkpoint_of(output: Path, budget: Budget, run: RunOptions) -> Path:
+    """Return the path of the checkpoint; check files and budget before training."""
     from ..io import check_output
 
+    resume, overwrite, steps, minutes = run.resume, run.overwrite, budget.steps, budget.minutes
     checkpoint = output.with_name(output.name + ".checkpoint")
     if output.suffix != ".safetensors":
         raise ValueError(f"--output must end in .safetensors, got {output.name!r}")
@@ -40,7 +74,7 @@ def checkpoint_and_minutes(
         raise ValueError(f"{checkpoint} exists: resume from it with --resume, or remove it to restart")
     if steps is not None and minutes is not None:
         raise ValueError(f"give --steps or --minutes, got both ({steps} and {minutes:g})")
-    return checkpoint, DEFAULT_MINUTES if steps is None and minutes is None else minutes
+    return checkpoint
 
 
 def print_trained(output: Path, length: str, score: str, held_out: str, baseline: str) -> None:

@@ -8,6 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+
+class UnusableRow(ValueError):
+    """What was measured makes no line integrals, whatever the arguments; other rows of the detector may do so."""
+
+
 STD_PER_MAD = 1.4826
 """Standard deviation of a normal distribution over its median absolute deviation."""
 

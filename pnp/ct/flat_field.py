@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..checks import broadcasts, check_number
-from .arrays import STD_PER_MAD, as_floats
+from .arrays import STD_PER_MAD, UnusableRow, as_floats
 
 _ZINGER_STDS = 8.0
 """Smallest deviation of a zinger from the other frames, in standard deviations, and in units of integer counts."""
@@ -132,9 +132,9 @@ def read_field(
 def check_fields(flats: Field, darks: Field, caller: str) -> None:
     """Refuse a beam that is not above the dark."""
     if not bool((flats.mean != 0).any()):
-        raise ValueError(f"{caller}: flat is zero everywhere; take the flat field with the beam on, or pass i0")
+        raise UnusableRow(f"{caller}: flat is zero everywhere; take the flat field with the beam on, or pass i0")
     if not bool((flats.mean > darks.mean).any()):
-        raise ValueError(
+        raise UnusableRow(
             f"{caller}: flat must be brighter than dark, got means {float(flats.mean.mean()):.4g} and "
             f"{float(darks.mean.mean()):.4g}; are they exchanged, or is the flat already dark-subtracted?"
         )
@@ -156,7 +156,7 @@ def measured_noise(flats: Field, darks: Field, dead: Tensor, photons_per_count: 
         return Photons(1.0, variance_e)
     excess = mean(flats.variance) - variance_e
     if not excess > 0:
-        raise ValueError(
+        raise UnusableRow(
             "line_integrals: the flats vary no more than the darks, so that the gain cannot be estimated; pass "
             "photons_per_count, or one averaged flat"
         )

@@ -44,7 +44,7 @@ from torch import Tensor
 
 from ..checks import broadcasts, check_number, short
 from ..readers import CtScan
-from .arrays import as_floats
+from .arrays import UnusableRow, as_floats
 from .bad_pixels import as_mask, interpolate, outlying_pixels, unresponsive_pixels
 from .flat_field import Field, Photons, Times, check_fields, measured_noise, read_field
 from .transmission_noise import transmission_noise
@@ -183,7 +183,7 @@ def line_integrals(
     dead = dead | (f <= 0).any(-2)
     blind = dead.unsqueeze(-2).expand(c.shape)
     if not bool(((s > 0) & ~blind).any()):
-        raise ValueError(
+        raise UnusableRow(
             "line_integrals: no ray has counts above the dark on a good pixel; check that counts, flat and dark "
             "are raw, in the same unit and not exchanged"
         )

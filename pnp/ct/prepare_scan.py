@@ -30,6 +30,7 @@ from operators import FanBeam, Radon
 from ..checks import check_number
 from ..readers import CtScan
 from ..readers.ct_scan import bin_at_axis
+from .arrays import UnusableRow
 from .centre import offset_from_centre
 from .line_integrals import LineIntegrals, line_integrals
 from .prepared_file import PreparedRows, kept_rows, new_rows
@@ -39,6 +40,8 @@ from .scan_rows import ScanRows, rows_of
 
 _HALF_ACQUISITION = 1 / 8
 """Distance of the axis from the middle, over the number of bins, beyond which the image is enlarged."""
+_MAX_ROWS_NAMED = 10
+"""Maximum number of rows that are named in one sentence."""
 _ROUNDING = 1e-3
 """Part of a pixel by which an image may fall short of the detector."""
 
@@ -58,6 +61,7 @@ class PreparedScan:
         voxel_size_mm: distance of slices and sides of a pixel (n_rows, H, W), in mm; None where no length is known.
         steps: sentences on what was found and what was done to the data, in order.
         warnings: sentences on what looks wrong, which were Python warnings, too.
+        unmeasured: slices whose rows measured nothing: y is 0 there and noise_std infinite.
     """
 
     y: Any = field(repr=False)
@@ -70,6 +74,7 @@ class PreparedScan:
     voxel_size_mm: tuple[float, float, float] | None
     steps: tuple[str, ...]
     warnings: tuple[str, ...] = ()
+    unmeasured: tuple[int, ...] = ()
 
 
 class RowOperators:
@@ -107,6 +112,8 @@ def prepare_scan(
     16 rows that are spread over the detector: by `find_centres`, where it differs from row to row, else by
     `find_centre`. Of a fan beam without opposite views it is taken for the detector's middle.
 
+    A row that measured nothing, as a dead row of the detector, gets no weight, and a warning says so.
+
     Args:
         scan: a scan, or a function that reads some of its rows, `scan(rows=slice(a, b))`: `partial(read_scan, path)`.
         rows: the detector rows to prepare, e.g. slice(0, 1). None: all.
@@ -124,7 +131,7 @@ def prepare_scan(
     Raises:
         TypeError: scan is neither a scan nor a function.
         ValueError: a row, an axis or a size does not fit; the axis is not found; rows of a cone beam are too far from
-            its plane; see also `line_integrals`.
+            its plane; no row measured anything; see also `line_integrals`.
     """
     said = RowWarnings()
     with said.collected():
@@ -153,15 +160,16 @@ def prepare_scan(
         name, geometry = _geometry(some, _middle(centres), side, pixel_size)
         shape, noise = (n_rows, 1, *some.y.shape[-2:]), some.kind != "line integrals"
         with new_rows(working_file, shape, (name, geometry), settings, noise=noise) as store:
-            counted = _Counted()
+            counted, unmeasured = _Counted(), []
             for k, row in enumerate(source.each(progress, said)):
                 with said.collected(source.numbers[k]), naming_file(some.path), naming_row(source.numbers[k], n_rows):
-                    y, noise_std, record = _converted(row, i0, gain)
+                    y, noise_std, record = _converted(row, i0, gain) if n_rows == 1 else _weighed(row, i0, gain)
                 store.put(k, y, noise_std)
                 counted.add(record)
-            counts = counted.sentences(some.kind)
+                unmeasured += [k] if record is None and noise else []
+            counts = counted.sentences(some.kind) + _unmeasured_sentence(unmeasured, source)
             steps = (_described(some, source), *counts, axis, _image_sentence(some, geometry))
-            kept = store.finish(centres, side, steps, said.sentences(n_rows))
+            kept = store.finish(centres, side, steps, said.sentences(n_rows), tuple(unmeasured))
     for sentence in kept.warnings:
         warnings.warn(f"prepare_scan: {sentence}", stacklevel=2)
     return _prepared(kept, some, source, pixel_size)
@@ -195,15 +203,34 @@ def _converted(scan: CtScan, i0: float | None, gain: float | None) -> tuple[Any,
     return record.y, record.noise_std, record
 
 
+def _weighed(scan: CtScan, i0: float | None, gain: float | None) -> tuple[Any, Any, LineIntegrals | None]:
+    """Return what `_converted` does; of a row that measured nothing, zeros without weight and no record."""
+    try:
+        return _converted(scan, i0, gain)
+    except UnusableRow as error:
+        warnings.warn(f"the row measured nothing that can be used, and gets no weight: {error}", stacklevel=2)
+        return np.zeros_like(scan.y), np.full_like(scan.y, math.inf), None
+
+
 def _sampled_integrals(some: CtScan, source: ScanRows, i0: float | None) -> tuple[npt.NDArray[Any], float | None]:
-    """Return line integrals of some rows, and the gain in photons per count of all rows; None: each its own."""
-    found = []
+    """Return line integrals of some rows, and the gain in photons per count of all rows; None: each its own.
+
+    Rows that measured nothing are 0, as those of air, which show no axis.
+    """
+    found, errors = [], []
+    y = np.zeros_like(some.y)
     for k in range(len(some.y)):
-        with naming_row(source.numbers[source.first_sampled + k * source.every_sampled], len(source.rows)):
-            found.append(_converted(rows_of(some, slice(k, k + 1)), i0, None))
+        try:
+            with naming_row(source.numbers[source.first_sampled + k * source.every_sampled], len(source.rows)):
+                found.append(_converted(rows_of(some, slice(k, k + 1)), i0, None))
+                y[k] = found[-1][0]
+        except UnusableRow as error:
+            errors.append(error)
+    if not found:
+        raise errors[0]
     records = [record for _, _, record in found if record is not None and not record.noise_fitted]
     gain = float(np.median([record.photons_per_count for record in records])) if len(records) == len(found) else None
-    return np.concatenate([y for y, _, _ in found]), gain
+    return y, gain
 
 
 class _Counted:
@@ -312,6 +339,7 @@ def _prepared(kept: PreparedRows, scan: CtScan, source: ScanRows, pixel_size: fl
         voxel_size_mm=(source.numbers.step * bin_at_axis(scan), side, side) if known else None,
         steps=kept.steps,
         warnings=kept.warnings,
+        unmeasured=kept.unmeasured,
     )
 
 
@@ -332,6 +360,15 @@ def _described(scan: CtScan, source: ScanRows) -> str:
         + (f", with {' and '.join(frames)}" if frames else "")
         + "."
     )
+
+
+def _unmeasured_sentence(unmeasured: list[int], source: ScanRows) -> list[str]:
+    """Return which rows measured nothing."""
+    if not unmeasured:
+        return []
+    rows = ", ".join(str(source.numbers[k]) for k in unmeasured[:_MAX_ROWS_NAMED])
+    more = f" and {len(unmeasured) - _MAX_ROWS_NAMED} more" if len(unmeasured) > _MAX_ROWS_NAMED else ""
+    return [f"{len(unmeasured)} of {len(source.rows)} rows measured nothing and were given no weight: {rows}{more}."]
 
 
 def _image_sentence(scan: CtScan, geometry: dict[str, Any]) -> str:

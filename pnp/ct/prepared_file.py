@@ -2,7 +2,7 @@
 
 Beside /measurements, /noise_std and /operator, that of the middle row, the file holds /centre, the axis of every row in
 bins, and attributes: side, of the image in pixels; steps and warnings, sentences on what was done and on what looks
-wrong; and settings, by which a later run knows it again.
+wrong; unmeasured, the slices whose rows measured nothing; and settings, by which a later run knows it again.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class PreparedRows(NamedTuple):
         side: pixels per side of the image.
         steps: sentences.
         warnings: sentences on what looks wrong.
+        unmeasured: slices whose rows measured nothing.
     """
 
     y: Any
@@ -43,6 +44,7 @@ class PreparedRows(NamedTuple):
     side: int
     steps: tuple[str, ...]
     warnings: tuple[str, ...]
+    unmeasured: tuple[int, ...]
 
 
 class _Store:
@@ -58,16 +60,22 @@ class _Store:
             self._noise_std[k] = noise_std
 
     def finish(
-        self, centre: npt.NDArray[np.float64], side: int, steps: tuple[str, ...], warnings: tuple[str, ...]
+        self,
+        centre: npt.NDArray[np.float64],
+        side: int,
+        steps: tuple[str, ...],
+        warnings: tuple[str, ...],
+        unmeasured: tuple[int, ...],
     ) -> PreparedRows:
         """Store what is known at the end; return all."""
         if self._file is None:
-            return PreparedRows(self._y, self._noise_std, centre, side, steps, warnings)
+            return PreparedRows(self._y, self._noise_std, centre, side, steps, warnings, unmeasured)
+        self._file.attrs["unmeasured"] = np.asarray(unmeasured, np.int64)
         self._file["centre"] = centre
         self._file.attrs["side"] = side
         for name, texts in (("steps", steps), ("warnings", warnings)):
             self._file.attrs.create(name, list(texts), shape=(len(texts),), dtype=h5py.string_dtype())
-        return _in_file(self._path, self._noise_std is not None, centre, side, steps, warnings)
+        return _in_file(self._path, self._noise_std is not None, centre, side, steps, warnings, unmeasured)
 
 
 @contextmanager
@@ -122,7 +130,8 @@ def kept_rows(path: str | os.PathLike[str], settings: dict[str, Any]) -> Prepare
             return None
         steps, warnings = (tuple(str(s) for s in file.attrs[name]) for name in ("steps", "warnings"))
         centre, side = numbers(path, file["centre"]).astype(np.float64), int(file.attrs["side"])
-        return _in_file(path, "noise_std" in file, centre, side, steps, warnings)
+        unmeasured = tuple(int(k) for k in file.attrs.get("unmeasured", ()))  # not in files of earlier versions
+        return _in_file(path, "noise_std" in file, centre, side, steps, warnings, unmeasured)
 
 
 def _in_file(
@@ -132,9 +141,10 @@ def _in_file(
     side: int,
     steps: tuple[str, ...],
     warnings: tuple[str, ...],
+    unmeasured: tuple[int, ...],
 ) -> PreparedRows:
     where = str(path)
-    return PreparedRows(where, f"{where}::noise_std" if noise else None, centre, side, steps, warnings)
+    return PreparedRows(where, f"{where}::noise_std" if noise else None, centre, side, steps, warnings, unmeasured)
 
 
 def _is_ours(path: Path) -> bool:

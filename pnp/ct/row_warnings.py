@@ -8,6 +8,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from .arrays import UnusableRow
+
 _NUMBER = re.compile(r"[-+]?\d[\d,]*\.?\d*(e[-+]?\d+)?", re.IGNORECASE)
 _MAX_ROWS_NAMED = 10
 """Maximum number of rows that are named in one warning."""
@@ -67,7 +69,7 @@ def naming_file(path: str) -> Iterator[None]:
     except ValueError as error:
         if not path or path in str(error):
             raise
-        raise ValueError(f"{path}: {error}") from error
+        raise _kind(error)(f"{path}: {error}") from error
 
 
 @contextmanager
@@ -78,4 +80,9 @@ def naming_row(row: int, n_rows: int) -> Iterator[None]:
     except ValueError as error:
         if n_rows == 1:
             raise
-        raise ValueError(f"row {row}: {error}") from error
+        raise _kind(error)(f"row {row}: {error}") from error
+
+
+def _kind(error: ValueError) -> type[ValueError]:
+    """Return the kind of an error with a longer message."""
+    return UnusableRow if isinstance(error, UnusableRow) else ValueError

@@ -30,8 +30,10 @@ EXACT_GAP = 5e-3
 REMEDY = "pnp.algorithms.linalg.adjoint_gap measures it; check_adjoint=False skips this check"
 
 
-def check_adjoint(operator: Operator, like: Tensor, y: Tensor, *, caller: str = "solve") -> None:
+def check_adjoint(operator: Operator, like: Tensor, y: Tensor, *, caller: str = "solve") -> Tensor:
     """Check A and A* of an operator on one random pair, at the cost of one application of each.
+
+    Returns A x of the pair, for `shortcut_fits`.
 
     Args:
         operator: A and A_adjoint.
@@ -49,12 +51,12 @@ def check_adjoint(operator: Operator, like: Tensor, y: Tensor, *, caller: str = 
     Bw = _apply(operator, "A_adjoint", w, caller)
     size = max(float(norm), float(torch.linalg.vector_norm(Bw)))
     if size == 0:
-        return  # it measures nothing, which is another message
+        return Ax  # it measures nothing, which is another message
     if not math.isfinite(size):
         raise ValueError(f"{caller}: operator must give finite numbers, got NaN or infinity for white noise; mend A")
     gap = abs(_inner(Ax, w, x) - _inner(x, Bw, x)) / size
     if gap <= EXACT_GAP:
-        return
+        return Ax
     if (fault := _not_linear(operator, x, Ax)) is not None:
         raise ValueError(f"{caller}: operator.A must be linear, got {fault}; plug-and-play here needs y = A x + noise")
     if gap > MAX_GAP:
@@ -67,18 +69,25 @@ def check_adjoint(operator: Operator, like: Tensor, y: Tensor, *, caller: str = 
         f"x will be a little wrong; {REMEDY}",
         stacklevel=2,
     )
+    return Ax
 
 
-def shortcut_fits(operator: Operator, like: Tensor, *, caller: str = "solve") -> bool:
+def shortcut_fits(operator: Operator, like: Tensor, Ax: Tensor, *, caller: str = "solve") -> bool:
     """Return whether `A_adjoint_A`, where there is one, is A*A; warn where it is not, since it is then not used.
 
     Of white noise x, A*A x is compared with A_adjoint_A(x). Operators that say more about themselves, by a `data_step`
     or a `preconditioner`, are not asked.
+
+    Args:
+        operator: A and A_adjoint.
+        like: an image batch of the shape and dtype of x.
+        Ax: what `check_adjoint` returned for it.
+        caller: start of the messages.
     """
     if not hasattr(operator, "A_adjoint_A") or hasattr(operator, "data_step") or hasattr(operator, "preconditioner"):
         return True
     x = white_noise(like, 1)
-    normal = operator.A_adjoint(operator.A(x))
+    normal = operator.A_adjoint(Ax)
     try:
         found = operator.A_adjoint_A(x)
         gap = float(torch.linalg.vector_norm(found - normal) / torch.linalg.vector_norm(normal))

@@ -60,8 +60,8 @@ def bind(term: DataTerm, operator: Operator, y: Any, weights: Tensor, check_adjo
             "give finite values, or leave the image out"
         )
     if check_adjoint and isinstance(y, Tensor):
-        check_adjoint_of(operator, h.back_projection, y)
-        if not shortcut_fits(operator, h.back_projection):
+        Ax = check_adjoint_of(operator, h.back_projection, y)
+        if not shortcut_fits(operator, h.back_projection, Ax):
             h = term.bind(FunctionOperator(operator.A, operator.A_adjoint), y, weights)
     if not all(c > 0 for c in each(h.curvature(), len(h.back_projection))):
         if bool((operator.A(torch.ones_like(h.back_projection)) != 0).any()):

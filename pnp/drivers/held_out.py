@@ -208,8 +208,6 @@ class Trials:
     def _solve(self, h: BoundDataTerm, started: Any, tuned: Tuning, bar: Any) -> Tensor:
         """Return the last image; one that diverges is kept as it was before."""
         problem = self.problem
-        if hasattr(h, "last_x"):
-            h.last_x = None
         start = problem.begin(started, tuned)
         z = start.z
         for state in start.iteration(h, problem.guarded, z, start.levels):

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -129,13 +130,13 @@ class Rejection:
         self.n_rounds, self.tried, self.others = 0, [True] * len(rejected), [math.inf] * len(rejected)
         self.put_back = False
 
-    def update(self, r: Tensor, counted: Tensor) -> bool:
-        """Judge a solve by its residuals, and return whether other measurements are to be left out than before.
+    def update(self, outliers: Sequence[Outliers], counted: Tensor) -> bool:
+        """Judge a solve by its outliers, and return whether other measurements are to be left out than before.
 
         Without outliers the others are explained at least as well as with them. Where they are not, as where the
         denoiser cannot represent the image, those that were left out are put back, and no others are tried.
         """
-        before, outliers = self.rejected.clone(), find_outliers(r, counted, self.suspects)
+        before = self.rejected.clone()
         for b, one in enumerate(outliers):
             if self.n_rounds == 0:
                 self.tried[b] = self.robust is True or one.stand_out

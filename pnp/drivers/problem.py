@@ -27,6 +27,7 @@ from .arguments import (
 )
 from .binding import as_data_term, bind
 from .common_errors import ErrorEstimate
+from .denoiser_verdict import Answer, answers
 from .denoising import Denoise, as_denoiser, guard_denoiser
 from .levels import (
     ANNEALING,
@@ -39,7 +40,7 @@ from .levels import (
     norms,
 )
 from .noise_weights import clean_and_weigh
-from .outliers import Rejection, find_suspects
+from .outliers import Outliers, Rejection, find_outliers, find_suspects
 from .parts import Joined, check_parts, join, noise_used
 from .physics_noise import is_sampled
 from .result import DECLARED, ESTIMATED, GIVEN, Result, Stop
@@ -78,6 +79,7 @@ class Problem:
         z: the current image: the first estimate, later that of `state`.
         levels: (sigma_k, alpha_k) of all iterations: numbers, or tensors (B,) where the images have their own.
         state: the last finished iteration.
+        first_answers: what the denoiser did in the first one; None before, and where a checkpoint has none.
         residuals: its largest relative residuals, primal and dual, among the images that were not finished before.
         finished: for each image the iteration that brought its convergence, 0 before; it keeps its z from then on.
     """
@@ -116,19 +118,19 @@ class Problem:
 
     def start(self, used: BoundDataTerm) -> None:
         """Start a solve with this data term at its own first estimate and noise levels, whatever was solved before."""
-        if hasattr(used, "last_x"):
-            used.last_x = None  # or a run resumed from a checkpoint would have other bits
         found = self.begin(used, self.tuned)
         self.used, self.z, self.levels, self.last = used, found.z, found.levels, found.last
         self.scales, self.flatness, self.iteration = found.scales, found.flatness, found.iteration
         self.stops = self.tuned.of_images(len(self.z))[1]
         self.state: State | None = None
         self.calm: Tensor = self.z
+        self.first_answers: list[Answer] | None = None
         self.finished = [0] * len(self.z)
         self.packed: str | None = None
         self._misfit: float | None = None
         self._fit: tuple[Tensor, tuple[Tensor, Tensor]] | None = None
         self._common: tuple[Tensor, Tensor] | None = None
+        self._outliers: tuple[Tensor, list[Outliers]] | None = None
 
     def tune(self, tuned: Tuning) -> None:
         """Start a solve with another strength and number of iterations."""
@@ -175,7 +177,7 @@ class Problem:
         except KeyboardInterrupt:  # of a run that had ended, unless there are outliers
             interrupted = True
         try:
-            if not self.rejection.update(*self.fit()):
+            if not self.rejection.update(self.outliers(), self.fit()[1]):
                 return False
             if interrupted:
                 raise KeyboardInterrupt
@@ -215,6 +217,13 @@ class Problem:
             self._fit = self.z, self.h.residuals(self.z)
         return self._fit[1]
 
+    def outliers(self) -> list[Outliers]:
+        """Return which of all measurements z contradicts, for each image; computed once."""
+        if self._outliers is None or self._outliers[0] is not self.z:
+            suspects = None if self.rejection is None else self.rejection.suspects
+            self._outliers = self.z, find_outliers(*self.fit(), suspects)
+        return self._outliers[1]
+
     def iterate(self, after: State | None) -> Iterator[State]:
         """Yield the iterations, from the first estimate or after one of a checkpoint."""
         done = 0 if after is None else after.k
@@ -232,6 +241,8 @@ class Problem:
         if not all(image.x + image.z <= DIVERGENCE_FACTOR * scale for image, scale in sizes):
             return False
         self.state, self.z = state, state.z
+        if state.k == 1:
+            self.first_answers = answers(state, self.algorithm, self.settings["bounds"])
         if all(image.z <= GROWTH_FACTOR * scale for image, scale in sizes):
             self.calm = state.z
         running = {b: residuals for b, residuals in enumerate(state.residuals) if self.finished[b] == 0}

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..algorithms.iterations import Level, State
 from .checkpoint import RunState
+from .denoiser_verdict import Answer
 from .fingerprint import fingerprint
 from .monitor import Monitor, as_numbers
 from .problem import Problem
@@ -57,6 +58,8 @@ def restore_state(kept: RunState, problem: Problem, monitor: Monitor) -> State |
         k, sigma, alpha, history = (kept.numbers[name] for name in ("k", "sigma", "alpha", "history"))
         finished = [int(at) for at in kept.numbers.get("finished", [0] * len(z))]
         sigma, alpha = _as_level(sigma), _as_level(alpha)
+        first = kept.numbers.get("first answers")  # not in checkpoints of earlier versions
+        problem.first_answers = None if first is None else [Answer(*answer) for answer in first]
         monitor.resume(history)
     except (KeyError, TypeError, ValueError, zlib.error) as error:
         raise ValueError(f"solve: checkpoint is damaged ({error!s:.60}); remove the file to restart") from error
@@ -106,6 +109,7 @@ def _contents(problem: Problem, monitor: Monitor) -> tuple[dict[str, Tensor], di
     numbers: dict[str, Any] = {"k": state.k, "sigma": as_numbers(state.sigma), "alpha": as_numbers(state.alpha)}
     history = {name: list(values) for name, values in monitor.history.items()}
     numbers |= {"finished": list(problem.finished), "history": history}
+    numbers["first answers"] = problem.first_answers and [list(answer) for answer in problem.first_answers]
     if problem.settings["strength"] == "auto":
         numbers["tuned"] = problem.tuned.numbers
     if problem.estimate is not None:

@@ -15,9 +15,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..algorithms.noise_estimate import estimate_noise_std, least_noise_std
+from .denoiser_verdict import UPPER_QUARTILE, denoiser_faults, in_training, roughness
 from .outliers import FAR_OUT, find_impulses, find_outliers
 from .parts import Joined
 from .physics_noise import gain_of, is_sampled, owners_of
@@ -33,8 +34,6 @@ ESTIMATE_LOW, FOLLOWED_MISFIT = 0.8, 0.5
 """A ratio that does so where the misfit is below the second number as well."""
 SMOOTH, SMOOTH_MISFIT = 0.6, 0.4
 """x that is smoother than noise does not follow it; then its misfit is not below the second number."""
-UPPER_QUARTILE = 1.1503494
-"""Of |r| for white noise r of variance 1."""
 LEAST_TOO_HIGH = 1.55
 """The same for the noise that y shows at least, which holds no texture."""
 CORRELATED = 0.35
@@ -92,10 +91,13 @@ class Evidence:
 def judge(problem: Problem, stop: Stop) -> tuple[str, ...]:
     """Return what looks wrong about the last image of a problem, most likely cause first; empty where nothing does."""
     said = _concerns(problem)
+    faults = denoiser_faults(
+        problem.first_answers, problem.state, problem.finished, problem.algorithm, problem.settings["bounds"]
+    )
     if stop is Stop.DIVERGED:
-        return (*said, _diverged(problem))
+        return (*said, *faults, _diverged(problem))
     if not hasattr(problem.h, "residuals"):  # a data term of another library
-        return tuple(said)
+        return (*said, *faults)
     residuals, counted = problem.fit()
     counted = counted.expand(residuals.shape)
     if problem.rejected is not None:
@@ -104,7 +106,9 @@ def judge(problem: Problem, stop: Stop) -> tuple[str, ...]:
         counted = counted & ~problem.rejected
     found = gather(problem, residuals, counted)
     if found.n < MIN_MEASUREMENTS:
-        return tuple(said)
+        return (*said, *faults)
+    if faults:  # misfit and residuals are the denoiser's then
+        return (*said, *about_noise(replace(found, misfit=1.0, correlations=())), *faults)
     about_y = about_noise(found)
     if (uneven := _uneven_batch(problem, residuals, counted)) is not None:
         about_y = [uneven]
@@ -276,34 +280,20 @@ def _roughness(problem: Problem) -> float:
     z, curvature = problem.z, problem.h.curvature()
     rough = []
     for b in range(len(z)):
-        along = [z[b].unfold(axis, 3, 1) for axis in range(1, z.ndim - 1) if z.shape[axis + 1] > 2]
-        sizes = [(t[..., 0] - 2 * t[..., 1] + t[..., 2]).abs().flatten() for t in along]
         noise = float(curvature if isinstance(curvature, float) else curvature.flatten()[b]) ** -0.5
-        if sizes:
-            rough.append(_upper_quartile(torch.cat(sizes)) / (UPPER_QUARTILE * math.sqrt(6) * noise))
+        size = roughness(z[b])
+        if not math.isnan(size):
+            rough.append(size / (UPPER_QUARTILE * math.sqrt(6) * noise))
     return max(rough, default=math.nan)
-
-
-def _upper_quartile(values: Tensor) -> float:
-    return float(values.kthvalue(max(1, (3 * len(values)) // 4)).values)
 
 
 def _concerns(problem: Problem) -> list[str]:
     """Return what the operator and the data term have to say about y."""
-    said = _in_training(problem.denoiser)
+    said = in_training(problem.denoiser)
     for owner, arguments in ((problem.operator, (problem.h.y,)), (problem.used, ())):
         concerns = getattr(owner, "concerns", None)
         said += [] if concerns is None else concerns(*arguments)
     return said
-
-
-def _in_training(denoiser: object) -> list[str]:
-    """Say that a network is in training mode, where batch normalisation or dropout make its answers depend on that."""
-    kinds = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
-    layers = denoiser.modules() if isinstance(denoiser, nn.Module) else ()
-    if not any(isinstance(layer, kinds) and layer.training for layer in layers):
-        return []
-    return ["the denoiser is in training mode, in which batch normalisation and dropout are not at rest: call .eval()"]
 
 
 def _uneven_batch(problem: Problem, residuals: Tensor, counted: Tensor) -> str | None:
@@ -359,9 +349,12 @@ def _left_out(problem: Problem, counted: Tensor) -> str:
 def _outliers(problem: Problem, residuals: Tensor, counted: Tensor) -> str | None:
     """Say that some measurements stand out, or that few carry most of a misfit, where they do."""
     is_gaussian, high = problem.noise_std is not None, problem.misfit() > HIGH_MISFIT
+    rejection = problem.rejection
+    of_all = rejection is not None and rejection.suspects is None and not problem.n_rejected
+    found = problem.outliers() if of_all else find_outliers(residuals, counted)
     outliers = [
         one
-        for one in find_outliers(residuals, counted)
+        for one in found
         # Where few counts are expected, residuals have a tail of their own.
         if one.believable and ((one.stand_out if is_gaussian else one.largest > FAR_OUT) or (one.share > 0.5 and high))
     ]

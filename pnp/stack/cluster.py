@@ -12,6 +12,7 @@ import importlib.util
 import logging
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
@@ -82,6 +83,29 @@ def _interrupts_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+@contextmanager
+def exit_at_sigterm() -> Iterator[None]:
+    """Leave the block by SystemExit at SIGTERM, as job schedulers send it, so that the workers are stopped first.
+
+    Without it Python ends at once, and complains of the semaphores that it shares with them. A second SIGTERM does
+    that. Handlers of the caller stay, and threads have none.
+    """
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def leave(number: int, _: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def _close(client: Any, cluster: Any) -> None:
     # What Ctrl-C cut off, a broadcast to the workers say, would print its traceback.
     cluster.loop.asyncio_loop.set_exception_handler(lambda *_: None)
@@ -148,7 +172,7 @@ def engine(client: Any, n_workers: int | None, caller: str) -> Iterator[tuple[An
             "distributed.comm.timeouts.connect": "60s",
             "distributed.worker.profile.enabled": False,  # it wakes a hundred times per second
         }
-        with ExitStack() as opened:
+        with exit_at_sigterm(), ExitStack() as opened:
             with dask.config.set(settings), _interrupts_blocked():
                 cluster = LocalCluster(
                     n_workers=processes,

@@ -279,14 +279,19 @@ def test_slices_that_fail_are_named_and_the_others_are_kept(scan, scheduler, tmp
         patched.setattr("pnp.ct.prepare_scan", with_a_hole)
         assert run(patched, *command) == 1
     said = capsys.readouterr()
-    assert "2 of 3 slices" in said.out and "slice 1 failed: " in said.err and "v.nii.parts" in said.out
-    assert {path.name for path in tmp_path.iterdir()} == {"v.nii.parts", "v.nii.prepared.h5"}
-    images = np.asarray(zarr.open_group(str(tmp_path / "v.nii.parts"), mode="r")["image"])
+    assert "2 of 3 slices" in said.out and "slice 1 failed: " in said.err
+    assert "warning: Slices 1 (detector rows 1) are NaN in the volume" in said.err
+    names = {"v.nii", "v.nii.html"}
+    assert {path.name for path in tmp_path.iterdir()} == names | {"v.nii.parts", "v.nii.prepared.h5"}
+    images = np.asarray(nibabel.load(tmp_path / "v.nii").dataobj).transpose(2, 1, 0)
     assert np.isnan(images[1]).all() and np.isfinite(images[[0, 2]]).all()
+    page = (tmp_path / "v.nii.html").read_text()
+    assert "the same command tries them again" in page and "those of detector rows 0, 2" in page
     # Without the prepared file, the line integrals are found again.
     (tmp_path / "v.nii.prepared.h5").unlink()
     assert run(monkeypatch, *command, "--overwrite") == 0
-    assert {path.name for path in tmp_path.iterdir()} == {"v.nii", "v.nii.html"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    assert np.isfinite(np.asarray(nibabel.load(tmp_path / "v.nii").dataobj)).all()
 
 
 @pytest.mark.parametrize("name", ["v.png", "v.fits", "missing/v.zarr", "missing/v.nii", "there.h5", "holds_others"])
@@ -328,3 +333,39 @@ def test_options_of_scans_are_refused_for_measurements(tmp_path, monkeypatch, ca
     write_measurements(y, np.ones((1, 1, 4, 4), np.float32), operator="identity", parameters={})
     assert run(monkeypatch, "reconstruct", y, "-o", tmp_path / "x.h5", "--rows", "1") == 2
     assert re.search("--rows .*raw CT scans", capsys.readouterr().err)
+
+
+@pytest.fixture(scope="module")
+def with_dead_row(scan, tmp_path_factory):
+    """The scan with a middle row that measures nothing."""
+    path = tmp_path_factory.mktemp("dead") / "scan.h5"
+    path.write_bytes(scan.read_bytes())
+    with h5py.File(path, "r+") as file:
+        for name in ("data", "data_white", "data_dark"):
+            values = file[f"exchange/{name}"][:]
+            values[:, 1] = 0
+            file[f"exchange/{name}"][:] = values
+    return path
+
+
+@pytest.mark.parametrize("name", ["v.zarr", "slices"])
+def test_a_dead_row_is_nan_in_a_finished_volume(name, with_dead_row, scheduler, tmp_path, monkeypatch, capsys):
+    output = tmp_path / name
+    command = ("reconstruct", with_dead_row, "-o", output, *QUICK, *scheduler)
+    assert run(monkeypatch, *command) == 0
+    said = capsys.readouterr()
+    assert "warning: row 1: " in said.err and "Slices 1 (detector rows 1) are NaN" in said.err
+    assert "2 of 3 slices" in said.out and "slice 1 failed" not in said.err
+    if name == "v.zarr":
+        images = np.asarray(zarr.open_group(str(output), mode="r")["image"])[:, 0]
+    else:
+        images = np.stack([tifffile.imread(file) for file in sorted(output.iterdir())])
+    assert np.isnan(images[1]).all()
+    for k in (0, 2):
+        assert images[k][truth(k) == 0.9].mean() == pytest.approx(0.9, rel=0.01)
+    page = (tmp_path / f"{name}.html").read_text()
+    assert "are NaN in the volume" in page and "those of detector rows 0, 2" in page
+    assert {path.name for path in tmp_path.iterdir()} == {name, f"{name}.html"}
+    if name == "v.zarr":
+        assert run(monkeypatch, *command) == 0
+        assert "finished already, 2 slices" in capsys.readouterr().out

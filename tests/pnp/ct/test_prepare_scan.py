@@ -296,18 +296,53 @@ def test_warnings_of_the_reader_come_once(path, tmp_path, monkeypatch):
 def test_an_error_comes_with_the_warnings_before_it(path):
     scan = read_scan(path)
     scan.flat[0, 2] *= 0.01
-    scan.y[2] = 0
+    scan.y[2] *= 3
     with pytest.warns(UserWarning, match="flat"), pytest.raises(ValueError, match="row 2"):
         prepare(scan)
 
 
-def test_a_row_without_counts_is_named(path):
+DEAD = {
+    "no counts": {"y": 0},
+    "no beam": {"y": 0, "flat": 0},
+    "nothing": {"y": 0, "flat": 0, "dark": 0},
+    "a constant": {"y": 117, "flat": 117, "dark": 117},
+}
+
+
+@pytest.mark.parametrize("what", DEAD)
+@pytest.mark.parametrize("k", range(N_ROWS))
+def test_a_dead_row_gets_no_weight_and_the_others_stay_the_same(path, prepared, k, what, tmp_path):
     scan = read_scan(path)
-    for k in range(N_ROWS):
-        y = scan.y.copy()
-        y[k] = 0
-        with pytest.raises(ValueError, match=f"row {k}: "):
-            prepare(replace(scan, y=y))
+    for name, value in DEAD[what].items():
+        getattr(scan, name)[k] = value
+    working = tmp_path / "work.h5"
+    for _ in range(2):  # the second time from the file
+        with pytest.warns(UserWarning, match=f"row {k}: .*measured nothing"):
+            found = prepare(scan, centre=float(prepared.centre[0]), working_file=working)
+        assert found.unmeasured == (k,)
+        assert any(f"1 of {N_ROWS} rows measured nothing and were given no weight: {k}." in s for s in found.steps)
+    with h5py.File(working) as file:
+        y, noise_std = file["measurements"][:], file["noise_std"][:]
+    assert (y[k] == 0).all() and np.isinf(noise_std[k]).all()
+    others = [row for row in range(N_ROWS) if row != k]
+    assert np.isfinite(noise_std[others]).mean() > 0.97
+    np.testing.assert_array_equal(y[others], prepared.y[others])
+    assert prepare(replace(scan, y=scan.y[others], flat=scan.flat[others], dark=scan.dark[others])).unmeasured == ()
+
+
+def test_the_axis_is_found_beside_a_dead_row(path, prepared):
+    scan = read_scan(path)
+    scan.y[1] = 0
+    with pytest.warns(UserWarning, match="row 1"):
+        assert prepare(scan).centre == pytest.approx(prepared.centre, abs=0.1)
+
+
+def test_a_scan_without_any_counts_is_refused(path):
+    scan = read_scan(path)
+    with pytest.raises(ValueError, match="row 0: "):
+        prepare(replace(scan, y=0 * scan.y))
+    with pytest.raises(ValueError, match="no ray has counts"):
+        prepare(replace(scan, y=0 * scan.y), rows=slice(1, 2))
 
 
 def transmissions():

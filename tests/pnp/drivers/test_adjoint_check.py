@@ -19,7 +19,9 @@ from toys import Matrix, smooth
 from denoisers import MLPatch
 from operators import Blur, Mask, Radon, stack
 from pnp import LeastSquares, Poisson, Stop, solve
+from pnp.algorithms.least_squares import white_noise
 from pnp.drivers.adjoint_check import check_adjoint
+from pnp.drivers.binding import bind
 
 # Detectors much narrower than the image are meant here; deepinv warns about its own defaults.
 pytestmark = [
@@ -51,6 +53,19 @@ def refused(operator: Any, x: Tensor, part: str) -> str:
 
 
 # ---------------------------------------------------------------- what is right
+
+
+def test_one_application_serves_the_check_and_the_shortcut() -> None:
+    x, seen = rand(1, 1, 24, 24), []
+
+    def A(v: Tensor) -> Tensor:
+        seen.append(v)
+        return BLUR.A(v)
+
+    y = BLUR.A(x)
+    operator = SimpleNamespace(A=A, A_adjoint=BLUR.A_adjoint, A_adjoint_A=lambda v: BLUR.A_adjoint(BLUR.A(v)))
+    bind(LeastSquares(), operator, y, torch.ones((), dtype=F64))
+    assert sum(torch.equal(v, white_noise(x, 1)) for v in seen) == 1
 
 
 @pytest.mark.parametrize("dtype", [F64, torch.float32])

@@ -39,7 +39,7 @@ from denoisers import TV, MLPatch
 from operators import Blur, Downsample, Identity, KaiserSquires, Mask, Radon, gaussian_kernel, stack
 from pnp import LeastSquares, Poisson, solve
 from pnp.ct import Transmission
-from pnp.drivers.outliers import repeated_values, stuck_lines
+from pnp.drivers.outliers import find_outliers, repeated_values, stuck_lines
 
 # ---------------------------------------------------------------- sinograms
 
@@ -281,3 +281,16 @@ def test_too_many_in_one_image_of_a_batch_spoil_no_other() -> None:
     result = solve(RADON, y, TV(), noise_std=STD, data_term=ROBUST)
     assert not result.rejected[0].any() and torch.equal(result.rejected[1:2], few) and not result.rejected[2].any()
     assert result.warnings
+
+
+def test_the_verdict_takes_over_what_the_last_round_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def counting(*arguments: Any) -> Any:
+        calls.append(arguments)
+        return find_outliers(*arguments)
+
+    for module in ("problem", "verdict"):
+        monkeypatch.setattr(f"pnp.drivers.{module}.find_outliers", counting)
+    solve(Identity((N, N)), noisy(Identity((N, N)), scene(), 0.02), TV(), noise_std=0.02)
+    assert len(calls) == 1

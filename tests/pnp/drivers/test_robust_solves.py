@@ -83,7 +83,7 @@ def test_solves_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     y, _ = spoiled()
     drawn = iter(range(100))
     monkeypatch.setattr(
-        "pnp.drivers.outliers.find_outliers",
+        "pnp.drivers.problem.find_outliers",
         lambda r, counted, suspects=None: [Outliers(some(y, 5, seed=next(drawn))[0], 1.0, 9.0, 0.1, True, True)],
     )
     begun = []

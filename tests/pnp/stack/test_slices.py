@@ -29,7 +29,7 @@ zarr = pytest.importorskip("zarr", reason="the extra 'stack' is not installed")
 
 from pnp.drivers.fingerprint import fingerprint  # noqa: E402
 from pnp.stack import denoise_mosaic, solve_stack  # noqa: E402
-from pnp.stack.cluster import cores, engine, threads_per_process  # noqa: E402
+from pnp.stack.cluster import cores, engine, exit_at_sigterm, threads_per_process  # noqa: E402
 
 # Noise in place of images: their misfits are rightly warned of, which is not what is tested here.
 pytestmark = pytest.mark.filterwarnings("ignore::pnp.drivers.result_warning.ResultWarning")
@@ -294,6 +294,21 @@ def test_ctrl_c_of_the_terminal_does_not_reach_the_workers(client):
         time.sleep(0.05)
     assert list(found.values()) == [True, True]
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])  # in the caller it is as before
+
+
+def test_sigterm_leaves_by_way_of_the_workers_and_other_handlers_stay() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        with pytest.raises(SystemExit) as left, exit_at_sigterm():
+            signal.raise_signal(signal.SIGTERM)
+        assert left.value.code == 143 and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        with exit_at_sigterm():
+            signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_threads_are_shared_out_and_the_callers_stay(tmp_path):
