@@ -13,7 +13,7 @@ from .problem import is_hdf5
 
 if TYPE_CHECKING:
     from ..drivers.result import Result
-    from ..io import Measurements
+    from ..io import Measurements, SavedErrorBars
 
 NIFTI = (".nii", ".nii.gz")
 INTERRUPTED = 130
@@ -130,6 +130,7 @@ def save(
     data: Measurements,
     attributes: dict[str, Any],
     overwrite: bool,
+    error_bars: SavedErrorBars | None = None,
 ) -> Path:
     """Write a result: everything to HDF5, only the image or volume to another format. Return the path written."""
     from ..io import write_image, write_result
@@ -164,6 +165,7 @@ def save(
         rejected=result.rejected,
         candidates=result.candidates,
         length_units=data.length_units,
+        error_bars=error_bars,
         overwrite=overwrite and written == output,
     )
     return written
