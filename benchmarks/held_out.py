@@ -4,9 +4,10 @@
     python benchmarks/held_out.py --only synthetic "recipes: tomography"     # a group, or one problem
     python benchmarks/held_out.py --data FOLDER --only data summary          # measured data
 
-Groups: synthetic (128 x 128 pixels), recipes (their problems on half the pixels a side), deepinv (every physics of
-docs/deepinv_physics.md, where deepinv is installed), data (a tooth and discs, where views that are not used are the
-truth, and kappaTNG maps with the noise of COSMOS), summary (of all that ran before). Scores are dB: PSNR for the
+Groups: synthetic (128 x 128 pixels), recipes (their problems on half the pixels a side, SPECT and the likelihood of
+low dose on a quarter), deepinv (every physics of docs/deepinv_physics.md, where deepinv is installed), data (a tooth on
+160 bins and discs, where views that are not used are the truth, and 180 x 180 pixels of kappaTNG maps with the noise of
+COSMOS), summary (of all that ran before). Scores are dB: PSNR for the
 truth's largest value, or the signal-to-noise ratio of mass maps, SPECT volumes and predicted views. The grid has
 strengths of 0.32, 0.56, 1, 1.8 and 3.2. The denoiser's calls are counted: what "auto" costs.
 

@@ -203,10 +203,13 @@ def limited_angle(degrees: float, n_views: int, quick: bool) -> Case:
 
 
 def low_dose(poisson: bool, quick: bool) -> Case:
-    """A chest, 10,000 photons a ray: the likelihood of the counts, or least squares on their logarithm."""
-    side, photons = 32 if quick else 256, 1e4
+    """A chest, 10,000 photons a ray: the likelihood of the counts, or least squares on their logarithm.
+
+    The likelihood's iterations take longer, so that its chest has half as many pixels a side, and half the views.
+    """
+    side, photons = 32 if quick else 128 if poisson else 256, 1e4
     x = chest(side, generator=rng())
-    A = Radon((side, side), views(60 if quick else 360), pitch=400 / side, pixel_size=400 / side)
+    A = Radon((side, side), views(60 if quick else side * 360 // 256), pitch=400 / side, pixel_size=400 / side)
     counts = simulate_counts(A.A(x).clamp(min=0), photons, generator=rng())
     record = line_integrals(counts, i0=photons)
     y, noise = (
@@ -235,8 +238,8 @@ def mass_mapping(quick: bool) -> Case:
 
 
 def spect(isotope: str, quick: bool) -> Case:
-    """The recipe's torso, scored over all voxels."""
-    shape, n_views = ((16, 16, 8), 8) if quick else ((64, 64, 40), 60)
+    """The recipe's torso on voxels of 12.8 mm, scored over all of them."""
+    shape, n_views = ((16, 16, 8), 8) if quick else ((32, 32, 20), 30)
     kind = ISOTOPES[isotope]
 
     def camera(mu: Tensor, size: float) -> Any:
@@ -287,8 +290,11 @@ def deepinv_cases() -> dict[str, Make]:
 
 
 def tooth(path: Path, rings: bool, quick: bool) -> Case:
-    """Even views of a row; odd ones are the truth. With `rings`, a bin's error in an odd view is that of even ones."""
-    scan = read_dxchange(path, rows=slice(0, 1)).row(0)
+    """Even views of a row, on bins of four times the width; odd ones are the truth.
+
+    With `rings`, a bin's error is taken out of the odd views before they are compared.
+    """
+    scan = read_dxchange(path, rows=slice(0, 1)).row(0).binned(4)
     scan = scan.subset(slice(0, None, 12)) if quick else scan
     record = line_integrals(scan)
     offset = offset_from_centre(find_centre(record.y, scan.angles), record.y.shape[-1])
@@ -329,11 +335,11 @@ def disc(path: Path, quick: bool) -> Case:
 
 
 def kappa_tng(folder: Path, name: str, quick: bool) -> Case:
-    """A convergence map of kappaTNG with the noise and the mask of COSMOS."""
+    """A quarter of a convergence map of kappaTNG with the noise and the mask of COSMOS."""
 
     def read(file: str) -> Tensor:
         pixels = torch.from_numpy(np.ascontiguousarray(read_image(folder / file), dtype=np.float32))
-        return pixels[:64, :64] if quick else pixels
+        return pixels[:64, :64] if quick else pixels[:180, :180]
 
     mask, stds = read("cosmos_full_mask_0.29arcmin360.fits"), [read(f"std{i}.fits") for i in (1, 2)]
     noise_std = torch.stack([torch.where((mask > 0) & (std > 0), std, math.inf) for std in stds])[None]

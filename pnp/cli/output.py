@@ -13,7 +13,7 @@ from .problem import is_hdf5
 
 if TYPE_CHECKING:
     from ..drivers.result import Result
-    from ..io import Measurements
+    from ..io import Measurements, SavedErrorBars
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, when the last iterate or the checkpoint has been written."""
@@ -119,6 +119,7 @@ def save(
     data: Measurements,
     attributes: dict[str, Any],
     overwrite: bool,
+    error_bars: SavedErrorBars | None = None,
 ) -> Path:
     """Write a result: everything to HDF5, only the image or volume to another format. Return the path written."""
     from ..io import write_image, write_result
@@ -149,6 +150,7 @@ def save(
         warnings=result.warnings,
         rejected=result.rejected,
         candidates=result.candidates,
+        error_bars=error_bars,
         overwrite=overwrite and written == output,
     )
     return written

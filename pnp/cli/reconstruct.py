@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .error_bars import ErrorBars, Regions, Wanted, remove_checkpoints
 from .option_groups import with_option_groups
 from .options import (
     CheckpointFile,
@@ -46,6 +47,11 @@ if TYPE_CHECKING:
     from ..drivers.result import Result
     from ..io import Measurements
 
+REASONS = {"operator": "states its own geometry"} | dict.fromkeys(
+    ("error_bars", "regions"), "becomes a volume without error bars (those of a slice: pnp.uncertainty.bootstrap)"
+)
+"""Why raw CT scans have no use for an option."""
+
 
 @with_option_groups
 def reconstruct(
@@ -67,6 +73,8 @@ def reconstruct(
     ],
     *,
     solving: SolveOptions,
+    error_bars: ErrorBars = None,
+    regions: Regions = None,
     checkpoint: CheckpointFile = None,
     checkpoint_minutes: CheckpointMinutes = None,
     device: Device = "cpu",
@@ -102,6 +110,7 @@ def reconstruct(
       pnp reconstruct --operator radon measurements.h5 -o result.h5
       pnp reconstruct sinogram.h5 -o slice.tif --bounds 0,inf --denoiser tv
       pnp reconstruct sinogram.h5 -o slice.h5 --robust
+      pnp reconstruct sinogram.h5 -o slice.h5 --error-bars 24 --regions labels.tif
       pnp reconstruct shear.h5 -o kappa.fits --denoiser mlpatch:convergence
       pnp reconstruct --operator spect scan.h5 -o volume.nii.gz --checkpoint volume.checkpoint
     """
@@ -109,6 +118,7 @@ def reconstruct(
         _refuse_for_scans(
             measurements, operator=solving.operator, checkpoint=checkpoint, checkpoint_minutes=checkpoint_minutes
         )
+        _refuse_for_scans(measurements, error_bars=error_bars, regions=regions)
         reconstruct_scan(
             measurements, output, scan, solving, errors, machines, report=report, device=device, overwrite=overwrite
         )
@@ -131,6 +141,7 @@ def reconstruct(
             raise ValueError(f"output {output} holds one image, the result has {data.y.shape[0]}; use an .h5 file")
     check_operator(solving.operator, data, measurements)
     check_common_errors(errors, data, measurements)
+    wanted = Wanted.of(error_bars, regions, output, data, overwrite)
 
     import torch
 
@@ -148,31 +159,29 @@ def reconstruct(
     if std is None and data.noise_std is not None:
         std = torch.as_tensor(data.noise_std, dtype=y.dtype, device=where)
 
-    result = solve(
-        A,
-        y,
-        D,
-        noise_std=std,
-        bounds=(0.0, None) if is_counts(data) and limits is None else limits,
-        data_term=Poisson(background=background(data, y), robust=solving.robust)
+    settings: dict[str, Any] = {
+        "noise_std": std,
+        "bounds": (0.0, None) if is_counts(data) and limits is None else limits,
+        "data_term": Poisson(background=background(data, y), robust=solving.robust)
         if is_counts(data)
         else least_squares(solving.robust, errors),
-        checkpoint=kept,
-        progress=True,
         **solving.solver(),
-    )
+    }
+    result = solve(A, y, D, checkpoint=kept, progress=True, **settings)
     exit_if_interrupted(kept, result)
+    bars = wanted.compute(A, y, D, result, settings, kept)
     label = f"{solving.denoiser}, slices across x, y and z" if volume else solving.denoiser
     with uninterrupted():  # an impatient Ctrl-C must not lose the result
-        written = save(output, result, data, {"denoiser": label}, overwrite)
-        if kept is not None:
-            kept.path.unlink(missing_ok=True)
+        found = wanted.saved(bars)
+        written = save(output, result, data, {"denoiser": label}, overwrite, found)
         noise = _noise_summary(result, data, solving.noise_std, label)
         print(f"{written}: {result.n_iter} iterations, {noise}; {result.stop}")
         if result.choice:
             print(result.choice)
         print_verdict(result)
-    if result.stop.name == "INTERRUPTED":
+        wanted.write(bars, found, output, written, data)
+        remove_checkpoints(kept)
+    if result.stop.name == "INTERRUPTED" or wanted.lacks(bars):
         raise typer.Exit(INTERRUPTED)
     if written != output:
         raise typer.Exit(2)
@@ -182,7 +191,7 @@ def _refuse_for_scans(path: Path, **options: Any) -> None:
     """Refuse options that a raw CT scan has no use for."""
     for name, value in options.items():
         if value is not None:
-            reason = "states its own geometry" if name == "operator" else "resumes without"
+            reason = REASONS.get(name, "resumes without")
             raise ValueError(f"{as_typed(name)}: {path} is a raw CT scan, which {reason}; leave it out")
 
 

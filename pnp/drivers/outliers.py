@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import max_pool2d, pad
+from torch.nn.functional import pad
 
 from ..algorithms.least_squares import LeastSquaresStep
 from ..algorithms.protocols import BoundDataTerm
@@ -255,20 +255,24 @@ def find_impulses(h: BoundDataTerm, counted: Tensor, flatness: float) -> Tensor 
 
 
 def _in_area(y: Tensor, counted: Tensor, found: Tensor, tolerance: Tensor | float) -> Tensor:
-    """Whether a measurement or one beside it is like a third of the 24 around it, and like three.
+    """Whether a measurement, or one beside it that is like it, is like a third of the 24 around it, and like three.
 
     Where noise is clipped, as at the black of a sky, half of them have its value, and the others nearly. Only those
-    that count: what a mask drops is stored as zeros, which are no pepper.
+    that count: what a mask drops is stored as zeros, which are no pepper. Salt beside pepper in black is unlike it.
     """
     inside = pad(torch.where(counted, y, math.nan), (2, 2, 2, 2), value=math.nan)
     height, width = y.shape[-2:]
     same, near = torch.zeros_like(y), torch.zeros_like(y)
+    beside = []
     for i in range(5):
         for j in range(5):
-            around = inside[..., i : i + height, j : j + width]
-            same, near = same + ((around - y).abs() <= tolerance), near + ~around.isnan()
-    core = found & (same >= 4) & (3 * (same - 1) >= near - 1)  # itself among both
-    return found & (max_pool2d(core.to(y.dtype), 3, 1, 1) > 0)
+            window = (..., slice(i, i + height), slice(j, j + width))
+            alike = (inside[window] - y).abs() <= tolerance
+            same, near = same + alike, near + ~inside[window].isnan()
+            if 1 <= i <= 3 and 1 <= j <= 3:
+                beside.append((window, alike))
+    core = pad(found & (same >= 4) & (3 * (same - 1) >= near - 1), (2, 2, 2, 2))  # itself among both
+    return found & torch.stack([core[window] & alike for window, alike in beside]).any(0)
 
 
 def _median_of_noise(r: Tensor) -> float:

@@ -22,13 +22,14 @@ from ..algorithms.protocols import DataTerm, Denoiser, Operator
 from ..algorithms.schedules import Schedule
 from ..checks import check_number
 from .checkpoint import Checkpoint, RunState, checkpointed
-from .held_out import as_held_out, choose
+from .held_out import as_held_out
 from .levels import MAX_ITER, Tuning
 from .monitor import Monitor, as_text
 from .problem import HISTORY, RTOL, Problem, prepare
 from .result import Result, Stop
 from .result_warning import warn_of
 from .solver_state import denoiser_fingerprint, restore_state, save_final, save_state
+from .strength_trials import choose
 from .verdict import judge
 
 
@@ -76,7 +77,7 @@ def solve(
             Default: 1.7 where the measurements determine little of x, down to 1 (see `schedules.relaxation`).
         strength: weight of the prior: alpha_k = lambda strength / sigma_k^2, lambda from `schedules.coupling`; more is
             smoother. "auto": measurements that are held out choose it, for each image; x is then solved for with all
-            measurements. That takes about three to five times as many calls of the denoiser, see
+            measurements. That takes two to three times as many calls of the denoiser, five behind masks, see
             `pnp.drivers.held_out`; `Result.strength_source` says what was held out, or why the default, 1, was taken.
         schedule: noise levels sigma_k in units of x: a `Schedule`, a sequence whose last level is held, or a
             function of k = 0, 1, ..., asked for all k < max_iter at once. None: log-spaced over 12 iterations, 20 for
@@ -91,8 +92,9 @@ def solve(
         max_iter: at most so many iterations. Default 12, for HQS 24.
         rtol: stop once the last noise level is reached and the relative residuals are at most rtol: ||x - z|| (ADMM
             only: HQS keeps a gap) and the change of z. 0: never. Default 1e-3.
-        held_out: what strength="auto" holds out: "blocks" of 4 x 4 measurements (the default for images and sinograms),
-            whole "views", single "measurements" (elsewhere), or "thinning" of counts (for `Poisson`). "sure": nothing,
+        held_out: what strength="auto" holds out: whole "views" (the default for scans of 20 views or more), "blocks" of
+            4 x 4 measurements (for images), single "measurements" (elsewhere), or "thinning" of counts (for `Poisson`,
+            if they are whole). "sure": nothing,
             Stein's estimate by one random probe says what is predicted of A x, in two solves for each strength; behind
             masks single pixels are held out, too, which is the default there.
         check_adjoint: check A_adjoint, and that A is linear, on one random pair: one application of each.

@@ -24,7 +24,8 @@ from .parts import Joined
 from .physics_noise import gain_of, is_sampled, owners_of
 from .problem import Problem
 from .result import ESTIMATED, HIGH_MISFIT, LOW_MISFIT, Stop
-from .sinogram_verdict import drift_of_views, large_errors
+from .sinogram_verdict import drift_of_views, errors_of_bins, large_errors
+from .standard_errors import correlation
 
 HIGH_MISFIT_OF_PIXELS = 5.0
 """HIGH_MISFIT where each measurement has its own pixel, which a denoiser smooths."""
@@ -116,6 +117,7 @@ def judge(problem: Problem, stop: Stop) -> tuple[str, ...]:
         special = (about_y and _few_iterations(problem, stop)) or large_errors(problem) or _truncation(problem)
         special = special or (drift_of_views(problem, residuals, counted) if found.is_sinogram else None)
         special = special or _outliers(problem, residuals, counted) or _impulses(problem, counted)
+        special = special or (errors_of_bins(problem, counted) if found.is_sinogram and not about_y else None)
         about_y = [special] if special else about_y
     said += about_y
     if stop is Stop.MAX_ITER and not said and problem.state is not None and not problem.tuned.tried:
@@ -174,15 +176,15 @@ def about_noise(found: Evidence) -> list[str]:
             return [f"{level}: y varies less than counts do; is it scaled? Give Poisson(gain=...) the unit of a count"]
         return [f"{level}: noise_std is too high by about a factor {found.misfit**-0.5:.2g} or more; lower it"]
     if whiteness > CORRELATED and found.flatness < SMOOTHING:
+        said = f"neighbouring residuals correlate by {whiteness:.2f} where noise would be white: "
+        if not found.is_gaussian:
+            cause = "too few steps (try n_inner=20), an error of A (geometry, background, bins), or x is too smooth"
+            return [f"{said}{cause}; mend A, or lower strength"]
         if found.is_sinogram and found.correlations.index(whiteness) == len(found.correlations) - 2:
             return [
                 f"residuals of one bin correlate from view to view by {whiteness:.2f}: the detector's bins have errors "
                 "common to all views, which make rings; use data_term=LeastSquares(bin_std='estimate')"
             ]
-        said = f"neighbouring residuals correlate by {whiteness:.2f} where noise would be white: "
-        if not found.is_gaussian:
-            cause = "A has an error (geometry, attenuation, background), or x is too smooth"
-            return [f"{said}{cause}; mend A, or lower strength"]
         return [
             f"{said}the noise is correlated, or A has an error (geometry, kernel); whiten y, or raise noise_std if x "
             "shows the noise's texture"
@@ -221,7 +223,7 @@ def gather(problem: Problem, residuals: Tensor, counted: Tensor) -> Evidence:
         problem.misfit(),
         int(counted.sum()),
         estimated,
-        tuple(_correlation(residuals, counted, axis) for axis in _grid_axes(problem, residuals)),
+        tuple(correlation(residuals, counted, axis) for axis in _grid_axes(problem, residuals)),
         contrast,
         min(problem.flatness),
         is_gaussian,
@@ -342,7 +344,8 @@ def _left_out(problem: Problem, counted: Tensor) -> str:
     assert problem.rejected is not None
     return (
         f"of {int(counted.sum())} measurements {int(problem.rejected.sum())} stood out from all others, and were left "
-        "out (result.rejected): outliers, such as cosmic rays or dead pixels; LeastSquares(robust=False) keeps them"
+        "out (result.rejected): outliers, such as cosmic rays or dead pixels, or A has an error there, such as its "
+        "boundary; LeastSquares(robust=False) keeps them"
     )
 
 
@@ -427,14 +430,3 @@ def _spread(operator: Any, y: Tensor) -> float:
 def _grid_axes(problem: Problem, r: Tensor) -> tuple[int, ...]:
     """Axes along which neighbouring measurements are neighbours in space."""
     return tuple(range(2, r.ndim)) if r.ndim > 2 and is_sampled(problem.operator) else ()
-
-
-def _correlation(r: Tensor, counted: Tensor, axis: int) -> float:
-    """Correlation of residuals with their neighbours along an axis, over pairs that both count."""
-    n = r.shape[axis] - 1
-    if n < 1:
-        return 0.0
-    pair = counted.narrow(axis, 0, n) & counted.narrow(axis, 1, n)
-    a, b = r.narrow(axis, 0, n)[pair], r.narrow(axis, 1, n)[pair]
-    size = float(a.abs().square().sum().sqrt()) * float(b.abs().square().sum().sqrt())
-    return float(torch.real(a.conj() * b).sum()) / size if size > 0 and a.numel() >= MIN_MEASUREMENTS else 0.0

@@ -6,6 +6,7 @@
     /history/*       one value per iteration, or one for each image       (result)
     /rejected        (B, C, ...) bool, optional: measurements taken for outliers    (result)
     /candidates/*    (n,), optional: the strengths that were tried (`hdf5_candidates.py`)    (result)
+    /error_bars/*    as /image, optional: standard deviations and intervals (`hdf5_error_bars.py`)    (result)
     /operator        attribute name; parameters: scalars and tuples as attributes, arrays as datasets
     /noise_std       scalar or an array that broadcasts against the measurements; infinity: no information
     /reference       (B, C, H, W), optional
@@ -31,6 +32,7 @@ from ..installation import version
 from .atomic import atomic_hdf5
 from .guards import ALWAYS_ALLOWED_BYTES
 from .hdf5_candidates import Tried, columns_of, rows_of
+from .hdf5_error_bars import SavedErrorBars, read_error_bars, write_error_bars
 from .hdf5_safe import listed, numbers, open_hdf5
 from .hdf5_units import unit_factor, units_of
 
@@ -87,6 +89,7 @@ class SavedResult:
         n_rejected: their number.
         candidates: for each image what strength="auto" tried, the chosen one first, each (strength, n_iter, error,
             standard_error) as in `Result.candidates`; empty where nothing was tried.
+        error_bars: standard deviations and intervals of the pixels, means of regions; None: the file has none.
     """
 
     x: _Array
@@ -100,6 +103,7 @@ class SavedResult:
     rejected: _Array | tuple[_Array | None, ...] | None = None
     n_rejected: int = 0
     candidates: tuple[tuple[Tried, ...], ...] = ()
+    error_bars: SavedErrorBars | None = None
 
 
 def write_measurements(
@@ -157,6 +161,7 @@ def write_result(
     warnings: Sequence[str] | None = None,
     rejected: Any = None,
     candidates: Sequence[Any] = (),
+    error_bars: SavedErrorBars | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write a reconstruction x (B, C, H, W) and how it was made; the file appears whole or not at all.
@@ -174,6 +179,7 @@ def write_result(
         warnings: sentences on what looks wrong, as `Result.warnings`; None: nobody looked.
         rejected: mask of the measurements that were taken for outliers, as `Result.rejected`.
         candidates: what strength="auto" tried, as `Result.candidates`.
+        error_bars: standard deviations and intervals of the pixels, if there are any.
         overwrite: replace a file of that name.
 
     Raises:
@@ -195,6 +201,8 @@ def write_result(
             _write_rejected(file, rejected)
         for name, values in columns_of(candidates).items():
             _store(file, f"candidates/{name}", values)
+        if error_bars is not None:
+            write_error_bars(file, error_bars)
 
 
 def read_measurements(path: str | os.PathLike[str], *, operator: str | None = None) -> Measurements:
@@ -244,6 +252,7 @@ def read_result(path: str | os.PathLike[str]) -> SavedResult:
             rejected=rejected,
             n_rejected=sum(int(mask.sum()) for mask in _parts(rejected) if mask is not None),
             candidates=rows_of(path, tried),
+            error_bars=read_error_bars(path, file, x.shape),
         )
 
 

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from ..io import SavedResult, atomic
 from .candidates import candidate_charts
+from .error_bars import error_bars
 from .facts import notes, parameters_table, run_table, steps_list, summary
 from .history import charts
 from .images import (
@@ -172,6 +173,7 @@ def render(
         scores=scores_table(scores) or "<p>The file holds no truth, so there are no errors.</p>",
         statistics=statistics_table(panels)
         + (table("Peaks", ("picture", "number", "highest (robust std)"), peaks) if lensing else ""),
+        error_bars=error_bars(result),
         history=_history(result),
         facts=run_table(result),
         parameters=parameters_table(

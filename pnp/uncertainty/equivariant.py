@@ -91,7 +91,7 @@ def bootstrap(
 
     Returns:
         Image, standard deviations, intervals and means of regions, see `Bootstrap`. Ctrl-C returns the copies so far,
-        where there are two at least.
+        with as many zoomed ones and held-out measurements as belong to them; the first two copies are needed.
 
     Warns:
         ResultWarning: what `solve` finds wrong with x, and copies that diverged.
@@ -100,6 +100,7 @@ def bootstrap(
         ValueError, TypeError: an argument does not fit; the checkpoint is another run's.
         ImportError: Dask or Zarr is not installed, for n_workers or client.
         RuntimeError: a worker died each time it solved for a copy; the checkpoint has the others.
+        KeyboardInterrupt: Ctrl-C came before two copies were there.
 
     >>> from types import SimpleNamespace
     >>> A = SimpleNamespace(A=lambda x: 2 * x, A_adjoint=lambda y: 2 * y)
@@ -158,6 +159,8 @@ def _record(world: Simulation, runs: Runs, n: int, hold: Any, window: int, resul
     said = []
     if runs.n_diverged:
         said.append(f"{runs.n_diverged} solves of copies diverged, and their errors are in the error bars")
+    if runs.interrupted:
+        said += _missing(world, runs)
     return Bootstrap(
         x=as_given(world.x),
         samples=as_given(runs.errors("copy", world.x)),
@@ -172,3 +175,12 @@ def _record(world: Simulation, runs: Runs, n: int, hold: Any, window: int, resul
         n_asked=n,
         warnings=tuple(said),
     )
+
+
+def _missing(world: Simulation, runs: Runs) -> list[str]:
+    """Return what error bars lack that Ctrl-C ended before a check or a zoomed copy was there."""
+    no_check = world.groups is not None and not runs.found["check"]
+    no_zoom = "zoom" in world.kinds and not runs.found["zoom"]
+    said = ["the factor from held-out measurements is missing, and is taken for 1"] * no_check
+    said += ["zoomed copies are missing"] * no_zoom
+    return [f"Ctrl-C came early: {' and '.join(said)}; the error bars may be too small"] if said else []

@@ -80,14 +80,14 @@ class Runs:
 
 
 def run(world: Simulation, n: int, kept: RunState, progress: bool, client: Any, n_workers: int | None) -> Runs:
-    """Solve for everything that the checkpoint does not have, checks first."""
+    """Solve for everything that the checkpoint does not have, in the order of `in_order`."""
     counts = {
         "check": 0 if world.groups is None else min(N_FOLDS, max(MIN_CHECKS, round(CHECKS_PER_COPY * n))),
         "zoom": max(MIN_ZOOMS, round(ZOOMS_PER_COPY * n)) if "zoom" in world.kinds else 0,
         "copy": n,
     }
     runs = Runs.restored(kept, counts)
-    todo = [Task(kind, i) for kind, m in counts.items() for i in range(m) if i not in runs.found[kind]]
+    todo = [task for task in in_order(counts) if task.i not in runs.found[task.kind]]
     bar: Any = progress_bar("bootstrap", sum(SOLVES[kind] * m for kind, m in counts.items())) if progress else None
     try:
         if bar is not None:
@@ -109,10 +109,26 @@ def run(world: Simulation, n: int, kept: RunState, progress: bool, client: Any, 
     return runs
 
 
+def in_order(counts: dict[str, int]) -> list[Task]:
+    """Return the tasks of each kind: the fewest copies first, then all kinds in proportion.
+
+    After Ctrl-C there are error bars as early as possible, of as many checks and zooms as the copies ask for.
+
+    >>> " ".join(f"{kind} {i}" for kind, i in in_order({"check": 1, "zoom": 2, "copy": 4}))
+    'copy 0 copy 1 check 0 zoom 0 copy 2 zoom 1 copy 3'
+    """
+    when = {
+        Task(kind, i): 0.0 if kind == "copy" and i < MIN_COPIES else max(i, 1e-9) / m
+        for kind, m in counts.items()
+        for i in range(m)
+    }
+    return sorted(when, key=lambda task: when[task])
+
+
 def _too_early(runs: Runs, kept: RunState) -> str:
     """Return what Ctrl-C leaves where there are too few copies for error bars."""
-    n = sum(SOLVES[kind] * len(found) for kind, found in runs.found.items())
-    stopped = f"bootstrap: Ctrl-C came before {MIN_COPIES} copies were there, and there are no error bars"
+    n, copies = sum(SOLVES[kind] * len(found) for kind, found in runs.found.items()), len(runs.found["copy"])
+    stopped = f"bootstrap: Ctrl-C came after {copies} cop{'y' if copies == 1 else 'ies'}, error bars need {MIN_COPIES}"
     if kept.checkpoint is None:
         return f"{stopped}; with checkpoint=path the same call would resume"
     return f"{stopped}; the checkpoint holds {n} solve{'s' * (n > 1)}, and the same call resumes" if n else stopped

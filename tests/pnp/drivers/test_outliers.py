@@ -153,6 +153,17 @@ def test_equal_values_of_an_area_are_no_outliers() -> None:
     assert repeated_values(y, counted).nonzero()[:, 2:].tolist() == [[30, 30], [35, 20], [40, 40]]
 
 
+def test_salt_beside_pepper_in_black_is_suspect() -> None:
+    """Pepper on a nearly black coat is like the pixels around it; white pixels beside it are not."""
+    y = 0.02 + 0.01 * torch.randn(1, 1, 40, 40, generator=seeded(0))
+    pepper, salt = [(i, j) for i in (8, 20, 32) for j in (8, 20, 32)], [(8, 9), (21, 21), (31, 8)]
+    for value, places in ((0.0, pepper), (1.0, salt)):
+        rows, columns = torch.tensor(places).T
+        y[..., rows, columns] = value
+    found = repeated_values(y, torch.ones_like(y, dtype=torch.bool), 0.03)
+    assert found.nonzero()[:, 2:].tolist() == [list(place) for place in salt]
+
+
 def test_noise_that_is_clipped_at_black_is_no_outlier() -> None:
     """Half of a dark sky is exactly 0. A few pixels at its ragged border are like no pixel beside them."""
     x = torch.where(scene() < 0.45, 0.0, scene())

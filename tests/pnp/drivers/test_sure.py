@@ -11,9 +11,10 @@ from toys import SHAPE, Matrix, smooth
 from denoisers import MLPatch
 from operators import Identity, Mask, Radon
 from pnp import LeastSquares, Poisson, solve
-from pnp.drivers.held_out import Trials, hold_out
+from pnp.drivers.held_out import hold_out
 from pnp.drivers.levels import Tuning
 from pnp.drivers.problem import prepare
+from pnp.drivers.strength_trials import Trials
 from pnp.drivers.sure import STEP
 from pnp.metrics import psnr
 from pnp.phantoms import head

@@ -321,6 +321,13 @@ def test_evidence_of_every_kind() -> None:
         assert "count" in sentence and "noise_std" not in sentence
 
 
+def test_correlated_residuals_of_counts_ask_for_more_steps() -> None:
+    """At 10^5 counts a bin and 90 views six inner steps leave a misfit of 2.5, which are no rings; 20 steps 1.0."""
+    found = Evidence(2.5, 4096, math.nan, (0.5, 0.1), math.inf, 0.1, is_gaussian=False, is_sinogram=True)
+    (sentence,) = about_noise(found)
+    assert "n_inner" in sentence and "LeastSquares" not in sentence and len(sentence) < 400
+
+
 def test_few_measurements_and_foreign_data_terms_are_not_judged() -> None:
     few = Mask(torch.arange(N * N).reshape(N, N) % 100 == 0)
     assert solve(few, few.A(scene()), TV(), noise_std=5.0).warnings == ()

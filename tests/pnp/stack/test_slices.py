@@ -116,7 +116,7 @@ def test_slices_choose_their_own_strength(client, tmp_path):
     result = solve_stack(A, y, TV(), output=tmp_path / "x.h5", client=client, **options)
     alone = [solve(A, y[k : k + 1], TV(), **options) for k in range(2)]
     np.testing.assert_array_equal(read_result(result.output).x, np.concatenate([one.x for one in alone]))
-    assert all("in blocks" in one.strength_source for one in alone)
+    assert all("views" in one.strength_source for one in alone)
     assert result.choices == {k: tuple(one.candidates[0]) for k, one in enumerate(alone)}
     assert "chosen for 2 slices" in result.choice
     with h5py.File(result.output) as file:

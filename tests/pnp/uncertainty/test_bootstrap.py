@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -241,12 +242,30 @@ class TestSame:
                 raise KeyboardInterrupt
 
         monkeypatch.setattr(Runs, "keep", interrupted)
-        with pytest.raises(KeyboardInterrupt, match="holds 1 solve, and the same call resumes"):
+        with pytest.raises(KeyboardInterrupt, match=r"after 1 copy, .* need 2; .* holds 1 solve, and the same"):
             bootstrap(A, y, smooth, checkpoint=tmp_path / "copies", moves=("flip",), **options)
         with pytest.raises(KeyboardInterrupt, match="checkpoint=path"):
             bootstrap(A, y, smooth, moves=("flip",), **options)
         monkeypatch.undo()
         assert bootstrap(A, y, smooth, checkpoint=tmp_path / "copies", moves=("flip",), **options).n == 3
+
+    @pytest.mark.parametrize(("solves", "said"), [(3, "factor .* and zoomed copies"), (6, None), (9, None)])
+    def test_ctrl_c_soon_after_two_copies_returns_what_is_there(self, solves, said):
+        """Copies come first, then checks and zooms in proportion: none of them waits for all of another kind."""
+        A, _, y = toy(size=12)
+        calls, options = [], {"n": 12, "noise_std": 0.1, "max_iter": 2}
+
+        def stops(x, sigma):
+            calls.append(1)
+            if len(calls) > 2 * solves:  # iterations of the image, two copies, a check of two solves, a zoom, ...
+                raise KeyboardInterrupt
+            return smooth(x, sigma)
+
+        with pytest.warns(ResultWarning, match=said) if said else nullcontext():
+            found = bootstrap(A, y, stops, **options)
+        assert found.interrupted and 2 <= found.n < 12 and bool(torch.isfinite(found.std).all())
+        assert (len(found.zoomed) > 0, not math.isnan(found.factor_std)) == (not said, not said)
+        assert torch.equal(found.samples, bootstrap(A, y, smooth, **options).samples[: found.n])
 
     def test_images_of_a_batch_have_their_own_factors(self):
         A = Radon((12, 12), torch.arange(12) * math.pi / 12)
