@@ -40,7 +40,7 @@ class TV:
         ValueError: weight or rtol is not positive and finite; max_iter is below 1.
     """
 
-    takes_sigma_per_image = True
+    takes_sigma_per_image = takes_volumes = True
 
     def __init__(self, weight: float = 0.9, *, max_iter: int = 100, rtol: float = 1e-3) -> None:
         self.weight = check_positive("TV", "weight", weight)

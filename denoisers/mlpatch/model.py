@@ -118,6 +118,11 @@ class MLPatch(nn.Module):
         )
         self.stride = self.network.period if stride is None else self._check_stride(stride)
 
+    @property
+    def takes_volumes(self) -> bool:
+        """Whether x is a volume (B, C, D, H, W)."""
+        return self.dimensions == 3
+
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path = "gray") -> MLPatch:
         """Load weights of the package by name, or a `.safetensors` file by its path; frozen, on the CPU.

@@ -146,11 +146,18 @@ def build_operator(name: str, parameters: dict[str, Any]) -> Any:
         raise TypeError(f"/operator ({name}) does not hold its parameters: {error}") from error
 
 
+def in_slices(denoiser: Any) -> bool:
+    """Return whether a denoiser from `build_denoiser` takes volumes slice by slice."""
+    from denoisers.adapters import SliceWise
+
+    return isinstance(denoiser, SliceWise)
+
+
 def build_denoiser(spec: str, device: torch.device, data: Measurements | None = None) -> Any:
     """Construct a denoiser for the images of a problem from "name" or "name:weights".
 
-    It is applied to a volume slice by slice across all three axes, and channel by channel if it has one channel and
-    the image several. Without data the problem has images of one channel.
+    One of images is applied to a volume slice by slice across all three axes, and one of a single channel to an image
+    of several channel by channel. Without data the problem has images of one channel.
     """
     import torch
 
@@ -174,5 +181,5 @@ def build_denoiser(spec: str, device: torch.device, data: Measurements | None = 
     if data is None:
         return D
     if is_volume(data):
-        return SliceWise(D, axes=(0, 1, 2))
+        return D if getattr(D, "takes_volumes", False) else SliceWise(D, axes=(0, 1, 2))
     return PerChannel(D) if image_channels(data) != 1 and getattr(D, "channels", None) == 1 else D

@@ -33,6 +33,7 @@ from .problem import (
     check_operator,
     check_sizes,
     image_channels,
+    in_slices,
     is_counts,
     is_hdf5,
     is_volume,
@@ -170,7 +171,7 @@ def reconstruct(
     result = solve(A, y, D, checkpoint=kept, progress=True, **settings)
     exit_if_interrupted(kept, result)
     bars = wanted.compute(A, y, D, result, settings, kept)
-    label = f"{solving.denoiser}, slices across x, y and z" if volume else solving.denoiser
+    label = f"{solving.denoiser}, slices across x, y and z" if in_slices(D) else solving.denoiser
     with uninterrupted():  # an impatient Ctrl-C must not lose the result
         found = wanted.saved(bars)
         written = save(output, result, data, {"denoiser": label}, overwrite, found)

@@ -18,6 +18,7 @@ from pnp.io import read_image, read_result, write_image
 RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.py") if path.name[0] != "_")
 BASELINES = {
     "calibration": ("FBP", "assumed", "calibrated", "true"),
+    "cone_beam": ("FDK", "TV", "bone volume"),
     "deblurring": ("Wiener filter", "TV"),
     "denoising": ("median", "TV"),
     "error_bars": ("FBP", "parametric", "equivariant, factor", "with zooms", "mean of the central"),
