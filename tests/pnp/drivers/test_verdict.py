@@ -384,3 +384,17 @@ def test_a_network_in_training_mode_is_said() -> None:
     A = Mask(torch.ones(N, N))
     assert any(".eval()" in sentence for sentence in solve(A, y, Net(), noise_std=0.05).warnings)
     assert not any(".eval()" in sentence for sentence in solve(A, y, Net().eval(), noise_std=0.05).warnings)
+
+
+def test_poisson_with_many_counts_is_sent_to_least_squares():
+    """The x-updates of `Poisson` take too few steps then; least squares with the same variances fit."""
+    A, truth = OPERATORS["radon"], head(N)
+    expected = A.A(truth / A.A(truth).max()) * 1e6
+    counts = torch.poisson(expected.clamp(min=0), generator=torch.Generator().manual_seed(0))
+    with pytest.warns(ResultWarning, match="noise_std=sqrt"):
+        poisson = solve(A, counts, DENOISERS["mlpatch"], data_term=Poisson())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResultWarning)
+        gaussian = solve(A, counts, DENOISERS["mlpatch"], noise_std=counts.clamp(min=1).sqrt())
+    error = [float((r.x - truth / A.A(truth).max() * 1e6).norm()) for r in (poisson, gaussian)]
+    assert error[1] < 0.6 * error[0] and gaussian.misfit < 0.1 * poisson.misfit
