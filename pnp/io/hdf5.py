@@ -138,7 +138,8 @@ def write_measurements(
         units: unit of y.
         background: expected counts added to A x, a scalar or an array that broadcasts against y.
         collimator: arguments of `operators.collimator_fwhm`, instead of the parameter fwhm, in mm and 1/mm.
-        length_units: of a cone beam, the unit of the parameters that are lengths: "mm", "cm" or "m"; "": not known.
+        length_units: of a cone beam, the unit of the parameters that are lengths, "mm", "cm" or "m", per which the
+            reference is; "": not known.
         overwrite: replace a file of that name.
 
     Raises:
@@ -187,14 +188,16 @@ def write_result(
         warnings: sentences on what looks wrong, as `Result.warnings`; None: nobody looked.
         rejected: mask of the measurements that were taken for outliers, as `Result.rejected`.
         candidates: what strength="auto" tried, as `Result.candidates`.
-        length_units: of a cone beam, the unit of the parameters that are lengths; "": not known.
+        length_units: of a cone beam, "mm" where its lengths are in mm and x is per mm; "": the unit is not known.
         error_bars: standard deviations and intervals of the pixels, if there are any.
         overwrite: replace a file of that name.
 
     Raises:
         TypeError: a parameter or attribute that HDF5 cannot hold.
-        ValueError: a path that exists or cannot be written.
+        ValueError: a path that exists or cannot be written; another unit of length than mm.
     """
+    if length_units not in ("", "mm"):
+        raise ValueError(f"write_result: length_units must be 'mm' or '', got {length_units!r:.40}; give x per mm")
     with create_result(path, overwrite=overwrite) as file:
         _store(file, "image", x)
         if b_mode is not None:
@@ -314,7 +317,7 @@ def _write_problem(
     group = file.create_group("operator")
     group.attrs["name"] = operator
     if length_units:
-        in_mm("write", operator, {LENGTH_UNITS: length_units})
+        in_mm("write", operator, {LENGTH_UNITS: length_units})  # refuses what cannot be read
         group.attrs[LENGTH_UNITS] = length_units
     _write_parameters(group, operator, parameters)
     for name, values in (("noise_std", noise_std), ("reference", reference)):
@@ -374,7 +377,10 @@ def _read_problem(
     group = file["operator"]
     operator = str(_python(group.attrs.get("name", ""))) or operator
     reference = _dataset(path, file, "reference") if "reference" in file else None
-    parameters, lengths = in_mm(f"{path}: /operator", operator, _read_parameters(path, group, operator))
+    parameters, factor = in_mm(f"{path}: /operator", operator, _read_parameters(path, group, operator))
+    if reference is not None and factor not in (None, 1.0):
+        reference = reference / reference.dtype.type(factor)  # per unit of length, as x
+    lengths = "" if factor is None else "mm"
     return operator, parameters, _scalar_or_array(path, file, "noise_std"), reference, lengths
 
 
