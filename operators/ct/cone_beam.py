@@ -24,6 +24,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -360,6 +361,7 @@ def _counts(name: str, value: Any, names: tuple[str, ...]) -> Any:
 
 def _lengths(name: str, value: Any, names: tuple[str, ...]) -> Any:
     """Return lengths as floats, one for each axis; a number is that of every axis."""
+    value = value.tolist() if isinstance(value, (np.ndarray, Tensor)) else value
     several = tuple(value) if isinstance(value, (tuple, list)) else (value,) * len(names)
     if len(several) != len(names):
         raise ValueError(f"ConeBeam: {name} must be a number or ({', '.join(names)}), got {value!r:.60}")

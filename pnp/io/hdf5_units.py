@@ -64,6 +64,20 @@ def in_mm(where: str, operator: str, parameters: dict[str, Any]) -> tuple[dict[s
     return found, factor
 
 
+def per_mm(x: Any, factor: float | None) -> Any:
+    """Return an array per unit of length, or None, per mm; factor as from `in_mm`."""
+    return x if x is None or factor in (None, 1.0) else x / x.dtype.type(factor)
+
+
+def check_one_unit(where: str, name: str, stated: object, lengths: object) -> None:
+    """Refuse a dataset of a cone beam that states another unit than that of all lengths."""
+    if name in _CONE_LENGTHS and stated not in (None, lengths):
+        raise ValueError(
+            f"{where}/{name} has the units {stated!r:.40}, but all lengths of a cone beam must be in one unit; state "
+            f"it in the attribute {LENGTH_UNITS} of {where.rpartition(' ')[2]}"
+        )
+
+
 def unit_factor(where: str, units: object, known: dict[str, float]) -> float:
     """Return the factor from a unit to ours; refuse a unit that is not among the known ones.
 

@@ -408,6 +408,12 @@ def test_bad_geometry_is_explained(options: dict[str, Any], parts: tuple[str, ..
     assert all(part in message for part in parts), message
 
 
+def test_sizes_may_be_arrays() -> None:
+    op = cone((4, 5, 6), pitch=np.array([1.0, 2.0]), voxel_size=torch.tensor([1.0, 2.0, 3.0]))
+    assert op.pitch == (1.0, 2.0) and op.voxel_size == (1.0, 2.0, 3.0)
+    assert cone((4, 5, 6), pitch=np.float64(2)).pitch == (2.0, 2.0)
+
+
 def test_degrees_and_units_are_noticed_and_helices_are_not() -> None:
     with pytest.warns(UserWarning, match="ConeBeam: angles .*deg2rad"):
         cone(angles=np.arange(360.0))

@@ -73,6 +73,19 @@ def test_a_unit_of_length_needs_a_cone_beam_and_results_are_in_mm(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_length_in_another_unit_than_the_others_is_refused(tmp_path):
+    path = write_cone(tmp_path / "scan.h5", length_units="mm")
+    with h5py.File(path, "a") as f:
+        f["operator/shift"].attrs["units"] = "mm"
+    assert read_measurements(path).length_units == "mm"
+    with h5py.File(path, "a") as f:
+        f["operator/shift"].attrs["units"] = "cm"
+    assert "length_units" in refused(read_measurements, path)
+    with h5py.File(path, "a") as f:
+        del f["operator"].attrs["length_units"]
+    assert "length_units" in refused(read_measurements, path)
+
+
 def test_files_of_others(tmp_path):
     """Tuples as datasets, whole numbers as floats, angles in degrees."""
     with h5py.File(tmp_path / "scan.h5", "w") as f:
