@@ -66,7 +66,7 @@ class TV:
         dtype = torch.promote_types(x.dtype, torch.float32)
         planes = x.flatten(0, 1).to(dtype, copy=True)
         weight = self.weight * sigmas.to(dtype).repeat_interleave(x.shape[1])
-        # No pixel changes by more than 4 lambda: below the rounding of x there is nothing to do. False where x is NaN.
+        # No pixel changes by more than 5 lambda: below the rounding of x there is nothing to do. False where x is NaN.
         noisy = weight > torch.finfo(dtype).eps / 8 * planes.abs().flatten(1).amax(1)
         if bool(noisy.any()):
             planes[noisy] = _minimiser(planes[noisy], weight[noisy], self.max_iter, self.rtol)

@@ -97,7 +97,7 @@ figure.colorbar(shown, ax=axes, shrink=0.5, label="attenuation (1/mm)")
 with atomic(args.output / "cone_beam.png", overwrite=True) as part:
     figure.savefig(part)
 result = entries[-1].result
-parameters = {"shape": A.shape, "angles": A.angles, "detector_shape": A.detector_shape, "length_units": "mm"}
+parameters = {"shape": A.shape, "angles": A.angles, "detector_shape": A.detector_shape}
 parameters |= {"source_origin": float(A.source_origin), "origin_detector": float(A.origin_detector)}
 write_result(
     args.output / "cone_beam.h5",
@@ -112,6 +112,7 @@ write_result(
     warnings=result.warnings,
     rejected=result.rejected,
     candidates=result.candidates,
+    length_units="mm",
     overwrite=True,
 )
 print(f"wrote {args.output / 'cone_beam.png'} and {args.output / 'cone_beam.h5'}")

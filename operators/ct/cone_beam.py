@@ -24,6 +24,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -224,10 +225,11 @@ class ConeBeam(MovableGeometry):
         ]
         grid = Grid(centres[2], -centres[1], centres[0], self.voxel_size, self.detector_shape, self.pitch, centres[0])
         _, *parts = (part.detach().reshape(-1).cpu() for part in self._parts())
-        source, detector, _, _, shift = (part.expand(max(map(len, parts))) for part in parts)
-        # Reach of the farthest slice above or below the source.
+        source, detector, _, row_offset, shift = (part.expand(max(map(len, parts))) for part in parts)
+        # Distance of the farthest slice above or below the source, and on the detector twice that of the farthest row.
         reach = float(grid.z[-1]) + shift.abs()
-        views = zip(source.tolist(), (source + detector).tolist(), reach.tolist(), strict=True)
+        rows = self.detector_shape[0] * self.pitch[0] + 2 * row_offset.abs()
+        views = zip(source.tolist(), (source + detector).tolist(), reach.tolist(), rows.tolist(), strict=True)
         levels = max((levels_for(grid, *view) for view in set(views)), key=len)
         return grid._replace(levels=levels.to(self.angles.device))
 
@@ -359,6 +361,7 @@ def _counts(name: str, value: Any, names: tuple[str, ...]) -> Any:
 
 def _lengths(name: str, value: Any, names: tuple[str, ...]) -> Any:
     """Return lengths as floats, one for each axis; a number is that of every axis."""
+    value = value.tolist() if isinstance(value, (np.ndarray, Tensor)) else value
     several = tuple(value) if isinstance(value, (tuple, list)) else (value,) * len(names)
     if len(several) != len(names):
         raise ValueError(f"ConeBeam: {name} must be a number or ({', '.join(names)}), got {value!r:.60}")

@@ -137,7 +137,7 @@ def sorted_transpose(table: Table, n_columns: int) -> Transposed:
     return Transposed(row.to(key.dtype), starts.to(key.dtype), table.weight.detach().flatten()[order])
 
 
-def levels_for(grid: Grid, source: float, length: float, reach: float) -> Tensor:
+def levels_for(grid: Grid, source: float, length: float, reach: float, rows: float) -> Tensor:
     """Return which magnifications a view needs, from the smallest (0) to the largest (1), float64.
 
     Args:
@@ -145,12 +145,13 @@ def levels_for(grid: Grid, source: float, length: float, reach: float) -> Tensor
         source: distance of the source from the axis.
         length: distance of the source from the detector.
         reach: height of the farthest slice above or below the source.
+        rows: on the detector, twice the height of the farthest row above or below the source, for a margin.
     """
     part = torch.linspace(0, 1, 1025, dtype=torch.float64)
     farthest, nearest = length / (source + grid.radius), length / (source - grid.radius)
     magnification = farthest + part * (nearest - farthest)
     # How many bins, or slices, the farthest slice that the detector sees moves from one magnification to the next.
-    seen = (grid.detector_shape[0] * grid.pitch[0] / magnification).clamp(max=reach)
+    seen = (rows / magnification).clamp(max=reach)
     moved = seen * (nearest - farthest) / (magnification * grid.voxel_size[0]).clamp(min=grid.pitch[0])
     so_far = torch.cumulative_trapezoid(moved, part)
     n = max(2, math.ceil(float(so_far[-1]) / _SHIFT) + 1)

@@ -35,7 +35,7 @@ from .guards import ALWAYS_ALLOWED_BYTES
 from .hdf5_candidates import Tried, columns_of, rows_of
 from .hdf5_error_bars import SavedErrorBars, read_error_bars, write_error_bars
 from .hdf5_safe import listed, numbers, open_hdf5
-from .hdf5_units import LENGTH_UNITS, in_mm, unit_factor, units_of
+from .hdf5_units import LENGTH_UNITS, check_one_unit, in_mm, per_mm, unit_factor, units_of
 
 _Array = npt.NDArray[Any]
 _FORMAT_VERSION = 1
@@ -138,7 +138,7 @@ def write_measurements(
         units: unit of y.
         background: expected counts added to A x, a scalar or an array that broadcasts against y.
         collimator: arguments of `operators.collimator_fwhm`, instead of the parameter fwhm, in mm and 1/mm.
-        length_units: of a cone beam, the unit of the parameters that are lengths: "mm", "cm" or "m"; "": not known.
+        length_units: of a cone beam, the unit of its lengths, "mm", "cm" or "m", and of x, per it; "": not known.
         overwrite: replace a file of that name.
 
     Raises:
@@ -187,14 +187,16 @@ def write_result(
         warnings: sentences on what looks wrong, as `Result.warnings`; None: nobody looked.
         rejected: mask of the measurements that were taken for outliers, as `Result.rejected`.
         candidates: what strength="auto" tried, as `Result.candidates`.
-        length_units: of a cone beam, the unit of the parameters that are lengths; "": not known.
+        length_units: of a cone beam, "mm" where its lengths are in mm and x is per mm; "": the unit is not known.
         error_bars: standard deviations and intervals of the pixels, if there are any.
         overwrite: replace a file of that name.
 
     Raises:
         TypeError: a parameter or attribute that HDF5 cannot hold.
-        ValueError: a path that exists or cannot be written.
+        ValueError: a path that exists or cannot be written; another unit of length than mm.
     """
+    if length_units not in ("", "mm"):
+        raise ValueError(f"write_result: length_units must be 'mm' or '', got {length_units!r:.40}; give x per mm")
     with create_result(path, overwrite=overwrite) as file:
         _store(file, "image", x)
         if b_mode is not None:
@@ -314,7 +316,7 @@ def _write_problem(
     group = file.create_group("operator")
     group.attrs["name"] = operator
     if length_units:
-        in_mm("write", operator, {LENGTH_UNITS: length_units})
+        in_mm("write", operator, {LENGTH_UNITS: length_units})  # refuses what cannot be read
         group.attrs[LENGTH_UNITS] = length_units
     _write_parameters(group, operator, parameters)
     for name, values in (("noise_std", noise_std), ("reference", reference)):
@@ -374,8 +376,9 @@ def _read_problem(
     group = file["operator"]
     operator = str(_python(group.attrs.get("name", ""))) or operator
     reference = _dataset(path, file, "reference") if "reference" in file else None
-    parameters, lengths = in_mm(f"{path}: /operator", operator, _read_parameters(path, group, operator))
-    return operator, parameters, _scalar_or_array(path, file, "noise_std"), reference, lengths
+    parameters, factor = in_mm(f"{path}: /operator", operator, _read_parameters(path, group, operator))
+    noise_std, lengths = _scalar_or_array(path, file, "noise_std"), "" if factor is None else "mm"
+    return operator, parameters, noise_std, per_mm(reference, factor), lengths
 
 
 def _read_parameters(path: str | os.PathLike[str], group: h5py.Group, operator: str) -> dict[str, Any]:
@@ -387,11 +390,11 @@ def _read_parameters(path: str | os.PathLike[str], group: h5py.Group, operator: 
         if name == "collimator" and operator == "spect":
             continue
         values: Any = _dataset(path, group, name)
-        known = units_of(operator, name)
+        known, stated = units_of(operator, name), _python(group[name].attrs.get("units"))
         if known is not None:
-            values = values * unit_factor(
-                f"{path}: {group.name}/{name}", _python(group[name].attrs.get("units")), known
-            )
+            values = values * unit_factor(f"{path}: {group.name}/{name}", stated, known)
+        elif operator == "cone_beam":
+            check_one_unit(f"{path}: {group.name}", name, stated, _python(group.attrs.get(LENGTH_UNITS)))
         few = values.ndim == 0 or name in (*_INTEGER_PARAMETERS, "voxel_size", "pitch")
         parameters[name] = _python(np.asarray(values)) if few else values
     return parameters | {name: _whole(parameters[name]) for name in _INTEGER_PARAMETERS if name in parameters}

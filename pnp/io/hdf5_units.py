@@ -38,25 +38,44 @@ def units_of(operator: str, name: str) -> dict[str, float] | None:
     )
 
 
-def in_mm(where: str, operator: str, parameters: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """Return a cone beam's parameters with their lengths in mm, without the unit, and "mm"; "" where none is stated.
+def in_mm(where: str, operator: str, parameters: dict[str, Any]) -> tuple[dict[str, Any], float | None]:
+    """Return a cone beam's parameters with their lengths in mm, without the unit, and the unit in mm.
 
-    >>> in_mm("scan.h5: /operator", "cone_beam", {"pitch": (1.0, 2.0), "shape": (3, 4, 4), "length_units": "cm"})
-    ({'pitch': (10.0, 20.0), 'shape': (3, 4, 4)}, 'mm')
+    None: no unit is stated, and the parameters are returned as they are. Sizes that are left out are 1 in the unit.
+
+    >>> in_mm("scan.h5: /operator", "cone_beam", {"pitch": (1.0, 2.0), "length_units": "cm"})
+    ({'pitch': (10.0, 20.0), 'voxel_size': 10.0}, 10.0)
     """
-    if operator != "cone_beam" or LENGTH_UNITS not in parameters:
-        return parameters, ""
-    stated = parameters.get(LENGTH_UNITS)
+    if LENGTH_UNITS not in parameters:
+        return parameters, None
+    stated = parameters[LENGTH_UNITS]
+    if operator != "cone_beam":
+        raise ValueError(f"{where}: {LENGTH_UNITS} is for cone_beam, the operator is {operator!r:.40}; leave it out")
     if stated not in _LENGTH_UNITS:
         *others, last = map(repr, _LENGTH_UNITS)
         raise ValueError(f"{where}: {LENGTH_UNITS} must be {', '.join(others)} or {last}, got {stated!r:.40}")
     factor = _LENGTH_UNITS[stated]
-    found = {name: value for name, value in parameters.items() if name != LENGTH_UNITS}
+    found = {"pitch": 1.0, "voxel_size": 1.0} | parameters  # ConeBeam's defaults
+    del found[LENGTH_UNITS]
     for name in _CONE_LENGTHS:
         if name in found:
             value = found[name]
             found[name] = tuple(factor * part for part in value) if isinstance(value, tuple) else factor * value
-    return found, "mm"
+    return found, factor
+
+
+def per_mm(x: Any, factor: float | None) -> Any:
+    """Return an array per unit of length, or None, per mm; factor as from `in_mm`."""
+    return x if x is None or factor in (None, 1.0) else x / x.dtype.type(factor)
+
+
+def check_one_unit(where: str, name: str, stated: object, lengths: object) -> None:
+    """Refuse a dataset of a cone beam that states another unit than that of all lengths."""
+    if name in _CONE_LENGTHS and stated not in (None, lengths):
+        raise ValueError(
+            f"{where}/{name} has the units {stated!r:.40}, but all lengths of a cone beam must be in one unit; state "
+            f"it in the attribute {LENGTH_UNITS} of {where.rpartition(' ')[2]}"
+        )
 
 
 def unit_factor(where: str, units: object, known: dict[str, float]) -> float:

@@ -58,6 +58,8 @@ def write_nifti(
         raise ValueError(f"write_nifti: volume must be (nx, ny, nz), got {values.shape}; use volume[0, 0]")
     if axes not in ("LPS", "RPS"):
         raise ValueError(f"write_nifti: axes must be 'LPS' or 'RPS', got {axes!r:.40}")
+    if unit not in ("mm", "unknown"):
+        raise ValueError(f"write_nifti: unit must be 'mm' or 'unknown', got {unit!r:.40}; give voxel_size_mm in mm")
     image, name = _image(values, _sizes(voxel_size_mm), unit, axes), Path(path).name.lower()
     if not name.endswith(NIFTI):
         raise ValueError(f"write_nifti: path must end with .nii or .nii.gz, got {Path(path).name}")

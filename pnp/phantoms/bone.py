@@ -23,7 +23,7 @@ def bone_core(size: int = 128, *, generator: torch.Generator | None = None) -> T
     """Return a core of spongy bone in a tube (1, 1, size, size, size) in 1/mm; edges averaged over 2 x 2 x 2 samples.
 
     The tube stands along the first axis, 0.9 of the volume wide and 0.84 high; air surrounds it. Trabeculae are rods
-    and plates near the zeros of two random fields, a quarter of the core, about a twentieth of a side apart; they
+    and plates near the zeros of two random fields, a fifth of the core, about a twentieth of a side apart; they
     become thicker from one end to the other. The same generator gives the same core at every size.
 
     Args:

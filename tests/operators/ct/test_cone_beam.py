@@ -57,6 +57,14 @@ def test_an_ellipsoid_has_its_analytic_views(ellipsoid: Ellipsoid, options: dict
         assert float(got[0, 0, v].sum() / want[0, 0, v].sum()) == pytest.approx(1, abs=3e-3)
 
 
+def test_rows_far_from_the_plane_of_the_source() -> None:
+    """A few rows high above the source, as of a part of a scan, see what the same rows of a tall detector see."""
+    x = Ellipsoid((-4, 6, 9), (15, 9, 11), 0.7).raster(cone())
+    few = cone(detector_shape=(6, 61), pitch=(0.5, 1.5), row_offset=60.0, shift=-33.0)
+    tall = cone(detector_shape=(246, 61), pitch=(0.5, 1.5), shift=-33.0)
+    assert rel(few.A(x), tall.A(x)[:, :, :, -6:]) < 0.02  # 0.3 where magnifications are too far apart
+
+
 def test_smooth_volumes_have_their_views_to_a_part_in_a_thousand() -> None:
     """A Gaussian's integral along a ray at distance d from its centre is sqrt(2 pi) s exp(-d^2 / 2 s^2)."""
     op, s, centre = cone(), 5.0, np.array([6.0, -4.0, 7.0])
@@ -398,6 +406,12 @@ def test_bad_geometry_is_explained(options: dict[str, Any], parts: tuple[str, ..
     message = str(error.value)
     assert message.startswith("ConeBeam: ") and len(message) < 400
     assert all(part in message for part in parts), message
+
+
+def test_sizes_may_be_arrays() -> None:
+    op = cone((4, 5, 6), pitch=np.array([1.0, 2.0]), voxel_size=torch.tensor([1.0, 2.0, 3.0]))
+    assert op.pitch == (1.0, 2.0) and op.voxel_size == (1.0, 2.0, 3.0)
+    assert cone((4, 5, 6), pitch=np.float64(2)).pitch == (2.0, 2.0)
 
 
 def test_degrees_and_units_are_noticed_and_helices_are_not() -> None:

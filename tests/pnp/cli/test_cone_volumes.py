@@ -63,6 +63,8 @@ def test_files_without_a_unit_and_arrays(tmp_path):
     save(tmp_path / "x.nii", made, data, {}, False)
     image = nibabel.load(tmp_path / "x.nii")
     assert image.header.get_xyzt_units()[0] == "unknown" and image.header.get_zooms() == pytest.approx(VOXEL[::-1])
+    with pytest.raises(ValueError, match="unit"):
+        write_nifti(tmp_path / "y.nii", blocks()[0, 0], 1.0, unit="cm")
     save(tmp_path / "x.npy", made, data, {}, False)
     np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), blocks()[0, 0])
 

@@ -43,6 +43,49 @@ def test_lengths_in_other_units_are_read_in_mm(tmp_path):
     assert same(data.parameters, ConeBeam(**GEOMETRY | tens | {n: tuple(tens[n]) for n in ("pitch", "voxel_size")}))
 
 
+@pytest.mark.parametrize(("units", "mm"), [("cm", 10.0), ("m", 1000.0)])
+def test_sizes_left_out_and_the_reference_are_in_the_unit_too(tmp_path, units, mm):
+    """y = A x holds in mm as it did in the file's unit: y has no unit, x is per length."""
+    A = ConeBeam((4, 6, 6), [0.0, 1.0], source_origin=20.0, origin_detector=10.0)
+    x = torch.rand(1, 1, 4, 6, 6, dtype=torch.float64)
+    parameters = {"shape": A.shape, "angles": A.angles, "source_origin": 20.0, "origin_detector": 10.0}
+    write_measurements(
+        tmp_path / "y.h5",
+        A.A(x),
+        operator="cone_beam",
+        parameters=parameters,
+        reference=x,
+        length_units=units,
+    )
+    data = read_measurements(tmp_path / "y.h5")
+    read = build_operator("cone_beam", data.parameters)
+    assert read.voxel_size == (mm,) * 3 and read.pitch == (mm,) * 2
+    torch.testing.assert_close(read.A(torch.from_numpy(data.reference)), torch.from_numpy(data.y))
+
+
+def test_a_unit_of_length_needs_a_cone_beam_and_results_are_in_mm(tmp_path):
+    with pytest.raises(ValueError, match="length_units"):
+        write_measurements(
+            tmp_path / "y.h5", np.zeros((1, 1, 2, 9)), operator="radon", parameters={}, length_units="mm"
+        )
+    with pytest.raises(ValueError, match="length_units"):
+        write_result(tmp_path / "x.h5", blocks(), operator="cone_beam", parameters=GEOMETRY, length_units="cm")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_length_in_another_unit_than_the_others_is_refused(tmp_path):
+    path = write_cone(tmp_path / "scan.h5", length_units="mm")
+    with h5py.File(path, "a") as f:
+        f["operator/shift"].attrs["units"] = "mm"
+    assert read_measurements(path).length_units == "mm"
+    with h5py.File(path, "a") as f:
+        f["operator/shift"].attrs["units"] = "cm"
+    assert "length_units" in refused(read_measurements, path)
+    with h5py.File(path, "a") as f:
+        del f["operator"].attrs["length_units"]
+    assert "length_units" in refused(read_measurements, path)
+
+
 def test_files_of_others(tmp_path):
     """Tuples as datasets, whole numbers as floats, angles in degrees."""
     with h5py.File(tmp_path / "scan.h5", "w") as f:
