@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .output import INTERRUPTED, print_error, print_warnings
-from .problem import is_hdf5
+from .output import INTERRUPTED, print_error, print_warnings, write_picture
+from .problem import is_hdf5, read_picture
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -39,7 +39,6 @@ LEVEL = 0.9
 """Probability that the truth lies in an interval."""
 WITHIN_BODY: dict[str, Any] = {"moves": ("shift",), "max_shift": 0.02}
 """Moves of SPECT, whose activity must not leave the body that attenuates it."""
-NIFTI = (".nii", ".nii.gz")
 PACKED = (".gz",)
 
 
@@ -49,11 +48,13 @@ class Wanted:
 
     Attributes:
         n: copies; 0: no error bars.
+        operator: name of the measurements' operator.
         labels: the region of each pixel; None: no regions.
         overwrite: files may be replaced.
     """
 
     n: int
+    operator: str
     labels: Array | None
     overwrite: bool
 
@@ -65,14 +66,14 @@ class Wanted:
         if n is None:
             if regions is not None:
                 raise ValueError(f"--regions {regions} needs --error-bars; give e.g. --error-bars 24, too")
-            return cls(0, None, overwrite)
+            return cls(0, data.operator, None, overwrite)
         if n < 2:
             raise ValueError(f"--error-bars must be 2 copies or more, got {n}; 24 are enough for most images")
         labels = None if regions is None else _read_labels(regions, data)
         if not is_hdf5(output):
             for path in (std_path(output), *([] if labels is None else [regions_path(output)])):
                 check_output(path, overwrite=overwrite)
-        return cls(n, labels, overwrite)
+        return cls(n, data.operator, labels, overwrite)
 
     def compute(
         self, operator: Any, y: Any, denoiser: Any, result: Result, settings: dict[str, Any], kept: Checkpoint | None
@@ -91,7 +92,7 @@ class Wanted:
         if not self.n or result.stop.name == "INTERRUPTED":
             return None
         chosen = {"strength": result.strength} if isinstance(result.strength, float) else {}
-        moves = WITHIN_BODY if y.ndim == 5 else {}
+        moves = WITHIN_BODY if self.operator == "spect" else {}
         path = None if kept is None else Checkpoint(bars_path(kept), minutes=kept.minutes, remove=False)
         options: dict[str, Any] = settings | chosen | moves
         bars, said = None, "bootstrap: interrupted"
@@ -152,17 +153,14 @@ class Wanted:
         """Write the further files of a result that is no HDF5 file, and print what was found."""
         if bars is None or saved is None:
             return
-        from ..io import write_image
-
         print(replace(bars, warnings=()))
         _print_regions(saved.regions)
         print_warnings(replace(bars.result, warnings=bars.warnings))
         if is_hdf5(written):
             print(f"{written}: /error_bars has std, low and high ({100 * LEVEL:.0f} % interval)")
             return
-        std, path = saved.std[0], std_path(output)
-        voxel_mm = data.parameters["voxel_size"] if data.operator == "spect" else None
-        write_image(path, std[0] if len(std) == 1 else std, voxel_size_mm=voxel_mm, overwrite=self.overwrite)
+        path = std_path(output)
+        write_picture(path, saved.std[0], data, self.overwrite)
         print(f"{path}: standard deviation of each pixel; {100 * LEVEL:.0f} % interval: plus or minus 1.645 of it")
         if saved.regions:
             _write_csv(regions_path(output), saved.regions, self.overwrite)
@@ -207,11 +205,9 @@ def _read_labels(path: Path, data: Measurements) -> Array:
     """Read a label image of the size of the reconstruction."""
     import numpy as np
 
-    from ..io import read_image, read_nifti
-
     if path.suffix.lower() in (".png", ".jpg", ".jpeg"):
         raise ValueError(f"--regions {path}: a picture holds [0, 1], not labels; save them as .tif or .npy")
-    found = read_nifti(path)[0] if path.name.lower().endswith(NIFTI) else read_image(path)
+    found = read_picture(path, data.operator)
     shape = tuple(data.parameters["shape"]) if "shape" in data.parameters else data.y.shape[2:]
     if found.shape != shape:
         raise ValueError(f"--regions {path} must have the size of the image, {shape}, got {found.shape}")

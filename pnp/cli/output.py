@@ -9,13 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .problem import is_hdf5
+from .problem import NIFTI, is_hdf5
 
 if TYPE_CHECKING:
     from ..drivers.result import Result
     from ..io import Measurements, SavedErrorBars
 
-NIFTI = (".nii", ".nii.gz")
 INTERRUPTED = 130
 """Exit code after Ctrl-C, when the last iterate or the checkpoint has been written."""
 OPTIONS = {
@@ -124,6 +123,17 @@ def _write_cone_volume(output: Path, x: Any, data: Measurements, overwrite: bool
     write_nifti(output, x.transpose(2, 1, 0), sizes, axes="RPS", unit=unit, overwrite=overwrite)
 
 
+def write_picture(output: Path, x: Any, data: Measurements, overwrite: bool) -> None:
+    """Write an image or volume (C, ...) to a file that is no HDF5, in the operator's frame."""
+    from ..io import write_image
+
+    if data.operator == "cone_beam" and output.name.lower().endswith(NIFTI):
+        _write_cone_volume(output, x[0], data, overwrite)
+        return
+    voxel_mm = data.parameters["voxel_size"] if data.operator == "spect" else None
+    write_image(output, x[0] if len(x) == 1 else x, voxel_size_mm=voxel_mm, overwrite=overwrite)
+
+
 def save(
     output: Path,
     result: Result,
@@ -133,16 +143,12 @@ def save(
     error_bars: SavedErrorBars | None = None,
 ) -> Path:
     """Write a result: everything to HDF5, only the image or volume to another format. Return the path written."""
-    from ..io import write_image, write_result
+    from ..io import write_result
 
     x = result.x.cpu().numpy()
     written = hdf5_fallback_path(output, x)
     if not is_hdf5(written):
-        if data.operator == "cone_beam" and output.name.lower().endswith(NIFTI):
-            _write_cone_volume(output, x[0, 0], data, overwrite)
-            return output
-        voxel_mm = data.parameters["voxel_size"] if data.operator == "spect" else None
-        write_image(output, x[0, 0] if x.shape[1] == 1 else x[0], voxel_size_mm=voxel_mm, overwrite=overwrite)
+        write_picture(output, x[0], data, overwrite)
         return output
     write_result(
         written,

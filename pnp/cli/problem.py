@@ -7,16 +7,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import torch
     from torch import Tensor
 
     from ..io import Measurements
     from .options import CommonErrorOptions
 
+    Array = npt.NDArray[np.floating[Any]]
+
+NIFTI = (".nii", ".nii.gz")
+"""Suffixes of volumes."""
+
 
 def is_volume(data: Measurements) -> bool:
     """Return whether x is a volume."""
     return data.operator in ("cone_beam", "spect")
+
+
+def read_picture(path: Path, operator: str) -> Array:
+    """Read a file of one image or volume, in the axes of this operator."""
+    from ..io import read_image, read_nifti
+
+    if not path.name.lower().endswith(NIFTI):
+        return read_image(path)
+    volume = read_nifti(path)[0]
+    # Turned to LPS, as all volumes; those of a cone beam are RPS, (column, row, slice).
+    return volume[::-1].transpose(2, 1, 0) if operator == "cone_beam" else volume
 
 
 def is_hdf5(path: Path) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .options import Overwrite
-from .problem import build_operator, check_sizes, is_hdf5, read_problem
+from .problem import NIFTI, build_operator, check_sizes, is_hdf5, read_picture, read_problem
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     Array = npt.NDArray[np.floating[Any]]
 
 PAGE_SUFFIXES = (".html", ".htm")
-NIFTI_SUFFIXES = (".nii", ".nii.gz")
 B_MODE_DATASET = "b_mode"
 """Dataset in the file of a mass map that holds its B mode."""
 IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".npy", ".fits", ".nii", ".gz")
@@ -155,19 +154,13 @@ def _read_extras(path: Path) -> tuple[str, Array | None, bool]:
 
 def _read_baseline(path: Path, operator: str) -> Array:
     """Read the image of another result, or of a file of one image or volume, in the axes of this operator."""
-    from ..io import read_image, read_nifti, read_result
+    from ..io import read_result
 
-    if is_hdf5(path):
-        return read_result(path).x
-    if not path.name.lower().endswith(NIFTI_SUFFIXES):
-        return read_image(path)
-    volume = read_nifti(path)[0]
-    # Turned to LPS, as all volumes; those of a cone beam are RPS, (column, row, slice).
-    return volume[::-1].transpose(2, 1, 0) if operator == "cone_beam" else volume
+    return read_result(path).x if is_hdf5(path) else read_picture(path, operator)
 
 
 def _baseline_name(path: Path) -> str:
     """Return the label of a baseline: the name of its file, without suffix."""
-    is_nifti = path.name.lower().endswith(NIFTI_SUFFIXES)
+    is_nifti = path.name.lower().endswith(NIFTI)
     stem = path.name.removesuffix("".join(path.suffixes[-2:])) if is_nifti else path.stem
     return "baseline" if stem in ("reconstruction", "truth", "") else stem

@@ -155,7 +155,7 @@ def hold_out(problem: Problem, how: str | None) -> HeldOut | str:
         if isinstance(found, str) and how == SURE:
             raise ValueError(f"solve: held_out='sure': {found}; use 'blocks' or 'measurements'")
         return found
-    asked, how = how is not None, how or _usual(problem, sampled)
+    asked, how = how is not None, how or _usual(problem, sampled, counted)
     cells = _cells(residuals.shape[1:], how)
     masks = [_pick(cells, one[0], how) for one in images(counted)]
     if min(int(mask.sum()) for mask in masks) < FEWEST:
@@ -236,7 +236,7 @@ def _pick(cells: Tensor, counted: Tensor, how: str) -> Tensor:
     counting: Tensor = torch.unique(cells[counted])
     enough, all_of_them = (ENOUGH_VIEWS, len(counting)) if how == VIEWS else (ENOUGH, max(1, int(counted.sum())))
     fraction = FRACTION if how == MEASUREMENTS else max(FRACTION, min(MAX_FRACTION, enough / all_of_them))
-    n = max(2, round(fraction * len(counting)))
+    n = min(max(2, round(fraction * len(counting))), max(0, len(counting) - 1))  # something remains
     if how == VIEWS:
         order = ((torch.arange(n) + 0.5) * len(counting) / n).long().clamp(max=len(counting) - 1)
     else:
@@ -244,12 +244,14 @@ def _pick(cells: Tensor, counted: Tensor, how: str) -> Tensor:
     return torch.isin(cells, counting[order]) & counted
 
 
-def _usual(problem: Problem, sampled: bool) -> str:
+def _usual(problem: Problem, sampled: bool, counted: Tensor) -> str:
     """Return what is held out unless something is asked for: views of a scan, blocks of images, else single ones."""
     angles, shape = getattr(problem.operator, "angles", None), problem.h.y.shape
     n_views = angles.numel() if isinstance(angles, Tensor) and angles.ndim == 1 else 0
-    if len(shape) > 3 and shape[2] == n_views >= FEWEST_VIEWS:
-        return VIEWS
+    if len(shape) > 3 and shape[2] == n_views:
+        measured = counted.movedim(2, 1).flatten(2).any(2).sum(1)  # views whose noise_std is infinite are none
+        if int(measured.min()) >= FEWEST_VIEWS:
+            return VIEWS
     return BLOCKS if sampled else MEASUREMENTS
 
 

@@ -20,7 +20,8 @@ DRIFT, DRIFT_MISFIT = 0.3, 1.5
 RING_WIDTH = 5
 """Side in pixels of the median that removes rings and arcs a pixel wide from x."""
 MIRRORED = 0.35
-"""Share of a bin's difference from which on the bin on the other side of the axis differs as well, as objects do."""
+"""Share of a bin's difference from which on the bin on the other side of the axis differs as well, as objects do, or
+the bin beside it just before or after."""
 STEADY, LEAST_VIEWS = 0.3, 6
 """Scatter over a run of views, over their median, of an error at most; an edge along the rays rises and falls within a
 few views. The run has at least the views of the scan over the second number."""
@@ -105,6 +106,26 @@ def _without_thin_lines(x: Tensor) -> Tensor:
     return x
 
 
+def _off(r: Tensor) -> Tensor:
+    """Return the differences of residuals (n_views, n_bins) from the mean of the bins on either side."""
+    around = pad(r[None], (NEIGHBOURS, NEIGHBOURS), mode="replicate")[0].unfold(1, 2 * NEIGHBOURS + 1, 1)
+    middle = around[..., NEIGHBOURS]
+    return middle - (around.sum(-1) - middle) / (2 * NEIGHBOURS)
+
+
+def _turns(r: Tensor, run: Run, k: int) -> bool:
+    """Whether a bin beside k differs as well just before the run of views, or behind it.
+
+    What is thin in the object, such as a wire or the wall of a pipe, stays in the bin where its path turns back, and
+    is in the bin beside that before and after: for a third of the run, as the path is a parabola there.
+    """
+    off = _off(r) * math.copysign(1, run.error)
+    n = max(2, (run.last - run.first) // 4)
+    parts = [off[max(0, run.first - n) : run.first], off[run.last : run.last + n]]
+    beside = [k + side for side in (-1, 1) if 0 <= k + side < off.shape[1]]
+    return any(float(part[:, beside].mean(0).max()) > MIRRORED * abs(run.error) for part in parts if len(part))
+
+
 def _is_of_detector(r: Tensor, run: Run, axis: float, k: int) -> bool:
     """Whether bin k differs steadily from its neighbours in a run of views, and the bin across the axis does not.
 
@@ -113,14 +134,11 @@ def _is_of_detector(r: Tensor, run: Run, axis: float, k: int) -> bool:
         run: the views.
         axis: of rotation, in bins. Where the bin across it lies outside the detector, nothing is known.
     """
-    around = pad(r[None, run.first : run.last], (NEIGHBOURS, NEIGHBOURS), mode="replicate")[0]
-    around = around.unfold(1, 2 * NEIGHBOURS + 1, 1)
-    middle = around[..., NEIGHBOURS]
-    off = middle - (around.sum(-1) - middle) / (2 * NEIGHBOURS)
+    off = _off(r[run.first : run.last])
     typical = off.median(0).values
     size = abs(float(typical[k]))
     is_short, scatter = LEAST_VIEWS * len(off) < len(r), float((off[:, k] - typical[k]).square().mean().sqrt())
-    if len(off) < len(r) and (is_short or scatter > STEADY * size):
+    if len(off) < len(r) and (is_short or scatter > STEADY * size or _turns(r, run, k)):
         return False
     across = round(2 * axis - k)
     found = typical[max(0, across - 1) : max(0, across + 2)]

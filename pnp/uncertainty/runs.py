@@ -115,14 +115,13 @@ def in_order(counts: dict[str, int]) -> list[Task]:
     After Ctrl-C there are error bars as early as possible, of as many checks and zooms as the copies ask for.
 
     >>> " ".join(f"{kind} {i}" for kind, i in in_order({"check": 1, "zoom": 2, "copy": 4}))
-    'copy 0 copy 1 check 0 zoom 0 copy 2 zoom 1 copy 3'
+    'copy 0 copy 1 check 0 zoom 0 zoom 1 copy 2 copy 3'
     """
-    when = {
-        Task(kind, i): 0.0 if kind == "copy" and i < MIN_COPIES else max(i, 1e-9) / m
-        for kind, m in counts.items()
-        for i in range(m)
-    }
-    return sorted(when, key=lambda task: when[task])
+
+    def when(task: Task) -> tuple[bool, float]:
+        return task.kind != "copy" or task.i >= MIN_COPIES, task.i / counts[task.kind]
+
+    return sorted((Task(kind, i) for kind, m in counts.items() for i in range(m)), key=when)
 
 
 def _too_early(runs: Runs, kept: RunState) -> str:

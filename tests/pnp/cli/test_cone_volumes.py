@@ -102,3 +102,18 @@ def test_one_order_of_axes_for_ct_and_spect():
 def centroid(view):
     rows, columns = (torch.arange(n, dtype=view.dtype) for n in view.shape)
     return torch.stack([view.sum(1) @ rows, view.sum(0) @ columns]) / view.sum()
+
+
+def test_error_bars_and_regions_are_in_the_frame_of_the_volume(monkeypatch, file, tmp_path, capsys):
+    """Of a label image in that frame the mean is that of the labelled voxels; the copies are moved as images are."""
+    labels = np.zeros(SHAPE, np.float32)
+    labels[1:3, 2:4, 3:9] = 1
+    write_nifti(tmp_path / "labels.nii", labels.transpose(2, 1, 0), VOXEL[::-1], axes="RPS")
+    options = ("--denoiser", "tv", "--max-iter", 1, "--error-bars", 2, "--regions", tmp_path / "labels.nii")
+    assert run(monkeypatch, "reconstruct", file, "-o", tmp_path / "x.nii", *options) == 0
+    assert "flip" in capsys.readouterr().out
+    x, std = (nibabel.load(tmp_path / name) for name in ("x.nii", "x_std.nii"))
+    np.testing.assert_array_equal(std.affine, x.affine)
+    assert std.header.get_xyzt_units() == x.header.get_xyzt_units() and std.shape == x.shape
+    (row,) = np.genfromtxt(tmp_path / "x_regions.csv", delimiter=",", names=True, ndmin=1)
+    assert row["mean"] == pytest.approx(x.get_fdata()[labels.transpose(2, 1, 0) == 1].mean(), rel=1e-4)

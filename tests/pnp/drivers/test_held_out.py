@@ -107,6 +107,23 @@ def test_what_suits_the_measurements_is_held_out_and_the_source_says_why():
     assert [" in blocks, since " in one for one in found] == [False, False, True, True]
 
 
+@pytest.mark.parametrize(("n", "how"), [(20, "views"), (19, "blocks")])
+def test_views_without_weight_are_no_views(n, how):
+    """Of a scan that has noise_std infinite in all but n views the choice is that of a scan of n views."""
+    _, A, y = scan()
+    std = torch.full((1, 1, 40, 1), math.inf)
+    std[:, :, :n] = 0.02
+    assert hold_out(prepared(A, y, noise_std=std.expand(y.shape)), None).kind == how
+
+
+def test_something_remains_of_two_views():
+    _, A, y = scan()
+    std = torch.full(y.shape, math.inf)
+    std[:, :, [3, 17]] = 0.02
+    held = hold_out(prepared(A, y, noise_std=std), "views")
+    assert held.masks[0].any(-1).sum() == 1 and held.train.curvature() > 0
+
+
 def test_the_true_image_is_predicted_to_the_noise_and_another_to_its_error():
     x, A, y = scan()
     held = hold_out(prepared(A, y), None)

@@ -68,6 +68,17 @@ def test_sound_detectors_are_not_blamed(make: Callable[[int], Any], picture: Cal
     assert "of the detector" not in said(*measured(make, picture))
 
 
+def test_a_thin_wall_where_its_path_turns_back_is_no_error() -> None:
+    """It stays in one bin for many views; before and after it is in the bin beside that."""
+    angles = torch.arange(60, dtype=F64) * (math.pi / 60)
+    A, fine = (Radon((n, n), angles, n_detectors=48, pixel_size=32 / n) for n in (32, 64))
+    t = (torch.arange(64) - 31.5) / 32
+    radius = torch.hypot(t[:, None], t - 0.15)
+    clean = fine.A(((radius > 0.55) & (radius < 0.6)).float()[None, None])
+    y = clean / clean.max() + 0.1 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(1))
+    assert "of the detector" not in " ".join(solve(A, y, TV(), noise_std=0.1).warnings)
+
+
 @pytest.mark.parametrize(("make", "views"), [(parallel, slice(None)), (off_axis, slice(30, 60)), (fan, slice(30, 60))])
 def test_a_bin_that_is_off_is_named(make: Callable[[int], Any], views: slice) -> None:
     """In all views, and in a run of them; the residuals of x alone show little of it."""
