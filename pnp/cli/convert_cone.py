@@ -61,4 +61,5 @@ def _axis(scan: CtScan, centre: float | None) -> tuple[float, tuple[str, ...]]:
     places = range(n_rows) if numbers is None else numbers
     nearest = min(range(n_rows), key=lambda k: abs(places[k] - middle))
     prepared = prepare_scan(scan.row(nearest), centre=centre)
-    return float(prepared.centre[0]), prepared.steps
+    said = prepared.steps[1:-1]  # the first and the last are of a scan of this row alone, and of a slice
+    return float(prepared.centre[0]), (f"Detector row {places[nearest]}, nearest to the plane of the source:", *said)

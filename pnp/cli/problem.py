@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,16 +112,16 @@ def _check_cone_sizes(operator: Any, data: Measurements, path: Path) -> None:
             "add or move axes"
         )
     views, *bins = data.y.shape[2:]
+    if views != len(operator.angles):
+        raise ValueError(
+            f"{path}: /measurements has {views} views, /operator/angles has {len(operator.angles)}; give one angle for "
+            "each view, measurements being (B, 1, n_angles, rows, columns)"
+        )
     if tuple(bins) != operator.detector_shape:
         source = "says" if "detector_shape" in data.parameters else "has no detector_shape, whose default is"
         raise ValueError(
             f"{path}: /measurements has {tuple(bins)} rows and columns, /operator {source} {operator.detector_shape}; "
             f"set the attribute detector_shape of /operator to {tuple(bins)}"
-        )
-    if views != len(operator.angles):
-        raise ValueError(
-            f"{path}: /measurements has {views} views, /operator/angles has {len(operator.angles)}; give one angle for "
-            "each view, measurements being (B, 1, n_angles, rows, columns)"
         )
 
 
@@ -161,7 +162,8 @@ def build_operator(name: str, parameters: dict[str, Any]) -> Any:
     try:
         return OPERATORS[name](**arguments)
     except TypeError as error:
-        raise TypeError(f"/operator ({name}) does not hold its parameters: {error}") from error
+        text = re.sub(r"^\w+\.__init__\(\) missing \d+ required .*arguments?: ", "missing ", str(error))
+        raise TypeError(f"/operator ({name}) does not hold its parameters: {text}; see docs/hdf5_layout.md") from error
 
 
 def in_slices(denoiser: Any) -> bool:

@@ -63,6 +63,7 @@ def report(
         raise ValueError(_of_folder(result))
     saved = read_result(result)
     units, b_mode, has_data = _read_extras(result)
+    units = units or ("1/mm" if saved.length_units == "mm" else "")  # of a cone beam
     source = measurements or (result if has_data else None)
     compared = {_baseline_name(path): _read_baseline(path, saved.operator) for path in baseline or []}
     if len(compared) < len(baseline or []):

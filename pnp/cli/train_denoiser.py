@@ -9,7 +9,7 @@ import typer
 
 from .option_groups import with_option_groups
 from .options import choose_device
-from .output import command_line
+from .output import command_line, print_warning
 from .training_options import Budget, RunOptions, WeightsFile, checkpoint_of, exit_on_interrupt, print_trained
 
 if TYPE_CHECKING:
@@ -193,11 +193,15 @@ def train_denoiser(
             return
         state = training.load_checkpoint(checkpoint)
         length = f"{state['step']} steps, {state['seconds'] / 60:.1f} minutes"
-        value = f"{job.measure} {job.validate(model):.3f}"
+        score = job.validate(model)
+        value = f"{job.measure} {score:.3f}"
         about = {"command": command_line(), "data": job.about, "length": length, "held out": value}
         model.save(output, about={**about, "processes": str(processes.size())})
         what = "volumes" if kind == "volume" else "images"
-        print_trained(output, length, value, f"{job.n_held_out} {what}", f"noisy {job.validate(_Unchanged()):.3f}")
+        noisy = job.validate(_Unchanged())
+        print_trained(output, length, value, f"{job.n_held_out} {what}", f"noisy {noisy:.3f}")
+        if job.measure.startswith("PSNR") and not score > noisy:
+            print_warning("this network does not denoise yet; train on, with --resume and more --minutes or --steps")
 
 
 class _Unchanged:

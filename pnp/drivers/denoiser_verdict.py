@@ -121,6 +121,8 @@ def denoiser_faults(
     sigmas = torch.as_tensor(state.sigma).flatten().expand(len(v)).tolist()
     for b, (start, end) in enumerate(zip(first, last, strict=True)):
         if min(start.n, end.n) < MIN_PIXELS:
+            if (said := _on_a_bound(end, _real(v[b]), sigmas[b])) is not None:
+                return [said]
             continue
         end = end if finished[b] in (0, state.k) else start
         said = _other_values(start, end) or _added(start) or _unchanged(start, end, v[b], sigmas[b])
@@ -143,6 +145,18 @@ def _other_values(first: Answer, last: Answer) -> str | None:
         f"the denoiser {what}, which no denoiser does: it is made for another value range or wants sigma in other "
         "units, or returns the noise; wrap it in denoisers.Rescaled, e.g. with sigma_scale=255, or return x minus the "
         "noise"
+    )
+
+
+def _on_a_bound(last: Answer, v: Tensor, sigma: float) -> str | None:
+    """Say that the answer lies on a bound everywhere, where the input is an image."""
+    if last.n > 0 or v.numel() < MIN_PIXELS or not sigma > 0 or not float(v.std(correction=0)) > FAR * sigma:
+        return None
+    low, high = (float(f"{value:.2g}") for value in (v.min(), v.max()))
+    return (
+        "the denoiser answers with values on or beyond the bounds alone, where its input is an image with values from "
+        f"{low:g} to {high:g}: it is made for another value range; wrap it in denoisers.Rescaled, e.g. "
+        "Rescaled(D, low, high, made_for=(0, 255)) with low and high of your image"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from arrays import rand, rel
@@ -50,3 +51,20 @@ def test_a_volume_comes_out(monkeypatch: pytest.MonkeyPatch, scan: Path, capsys:
         x = read_result(output).x[0, 0] if name == "x.h5" else np.load(output)
         assert x.shape == (8, 10, 9)
         assert rel(x, BALL.raster(ConeBeam(**PARAMETERS))[0, 0].numpy()) < 0.35
+
+
+def test_swapped_axes_and_a_missing_length_are_named(
+    monkeypatch: pytest.MonkeyPatch, scan: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with h5py.File(scan, "r+") as file:
+        y = file["measurements"][:]
+        del file["measurements"]
+        file["measurements"] = y.swapaxes(2, 3)  # (rows, n_angles, columns)
+    assert run(monkeypatch, "reconstruct", scan, "-o", scan.with_name("x.h5")) == 2
+    said = capsys.readouterr().err
+    assert "n_angles, rows, columns" in said and "detector_shape" not in said
+    with h5py.File(scan, "r+") as file:
+        del file["operator"].attrs["origin_detector"]
+    assert run(monkeypatch, "reconstruct", scan, "-o", scan.with_name("x.h5")) == 2
+    said = capsys.readouterr().err
+    assert "missing 'origin_detector'" in said and "__init__" not in said

@@ -50,6 +50,7 @@ def test_everything_in_hdf5_and_a_page_of_three_planes(monkeypatch, file, tmp_pa
     run(monkeypatch, "report", path, "-o", page, "--measurements", file, "--baseline", volume)
     assert "MB" in capsys.readouterr().out
     read = Page(page.read_text(encoding="utf-8"))
+    assert read.data["units"] == "1/mm"
     assert read.data["shape"] == [1, *SHAPE[::-1]] and read.data["spacing"] == pytest.approx([1.0, 1.25, 1.5])
     shown = read.pictures
     np.testing.assert_allclose(shown["truth"][0], blocks()[0, 0].numpy().transpose(2, 1, 0), atol=1e-4)

@@ -22,7 +22,9 @@ def test_from_a_scan_to_a_file_for_cone_beam(monkeypatch, scanned, tmp_path, cap
     """The axis is given a bin beside the middle: the spot is seen a bin farther."""
     path = tmp_path / "scan.h5"
     assert run(monkeypatch, "convert", scanned, "-o", path, "--cone", "--centre", 38.5) == 0
-    assert "4 views of 30 rows and 80 bins, for a volume of 40 x 80 x 80 voxels" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "4 views of 30 rows and 80 bins, for a volume of 40 x 80 x 80 voxels" in out
+    assert "Detector row 14" in out and "1 of 1 detector row" not in out and "A slice has" not in out
     data = read_problem(path)
     assert data.operator == "cone_beam" and data.length_units == "mm" and data.noise_std.shape == data.y.shape
     A = build_operator(data.operator, data.parameters)

@@ -32,6 +32,7 @@ def test_volumes_train_and_resume(
     assert run("--steps", "1", "--anisotropy", "1.5") == 0
     out, err = capsys.readouterr()
     assert "1 held-out volumes" in out and "step 1, loss" in err
+    assert "warning: this network does not denoise yet" in err and "--resume" in err
     assert MLPatch.from_pretrained(folder / "w.safetensors").dimensions == 3
     assert b"synthetic volumes of this package, seed 0" in (folder / "w.safetensors").read_bytes()
     assert run("--steps", "2", "--resume", "--anisotropy", "1.5") == 0

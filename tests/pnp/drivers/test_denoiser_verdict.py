@@ -148,6 +148,29 @@ def test_bounds_do_not_hide_that_an_input_is_returned(name: str) -> None:
     assert len(said(solved(name, lambda x, sigma: x.clone(), bounds=(0.0, None)))) == 1
 
 
+@pytest.mark.parametrize("name", ["mask", "radon"])
+def test_bounds_do_not_hide_an_answer_of_zeros(name: str) -> None:
+    """A denoiser of 0 to 255 that rounds: nothing is left of an image in [0, 0.06], and all pixels are on the bound."""
+
+    def network(x: Tensor, sigma: float) -> Tensor:
+        return TV()(x, max(sigma, 5.0)).clamp(0, 255).round()
+
+    result = solved(name, network, unit=0.06, bounds=(0.0, None))
+    (found,) = said(result)
+    assert "Rescaled" in found and result.warnings == (found,)
+    assert said(solved(name, Rescaled(network, 0.0, 0.06, made_for=(0, 255)), unit=0.06, bounds=(0.0, None))) == []
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_an_image_that_is_empty_may_lie_on_its_bound(name: str) -> None:
+    A = OPERATORS[name]
+    y = 0.02 * rand(*A.A(scene()).shape, seed=5, dtype=F64)
+    y = A.A(y) if name == "mask" else y
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResultWarning)
+        assert said(solve(A, y - 0.02, TV(), noise_std=0.02, bounds=(0.0, None))) == []
+
+
 def test_a_network_for_pictures_fails_in_hounsfield_units_until_it_is_rescaled() -> None:
     """Images of [-1000, 1000] for a denoiser that answers in [0, 1]."""
 
