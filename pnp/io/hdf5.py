@@ -34,7 +34,7 @@ from .atomic import atomic_hdf5
 from .guards import ALWAYS_ALLOWED_BYTES
 from .hdf5_candidates import Tried, columns_of, rows_of
 from .hdf5_error_bars import SavedErrorBars, read_error_bars, write_error_bars
-from .hdf5_safe import listed, numbers, open_hdf5
+from .hdf5_safe import listed, numbers, open_hdf5, plain, whole
 from .hdf5_units import LENGTH_UNITS, check_one_unit, in_mm, per_mm, unit_factor, units_of
 
 _Array = npt.NDArray[Any]
@@ -231,7 +231,7 @@ def read_measurements(path: str | os.PathLike[str], *, operator: str | None = No
         if not name:
             raise ValueError(f"{path}: /operator must have the attribute 'name', e.g. 'radon'; see docs/hdf5_layout.md")
         y = _dataset(path, file, "measurements")
-        units = str(_python(file["measurements"].attrs.get("units", "1")))
+        units = str(plain(file["measurements"].attrs.get("units", "1")))
         background = _scalar_or_array(path, file, "background")
         group = file["operator"].get("collimator")
         collimator = _read_parameters(path, group, name) if isinstance(group, h5py.Group) else {}
@@ -248,7 +248,7 @@ def read_result(path: str | os.PathLike[str]) -> SavedResult:
         x = _dataset(path, file, "image")
         operator, parameters, noise_std, reference, lengths = _read_problem(path, file)
         history, tried = _columns(path, file, "history"), _columns(path, file, "candidates")
-        attributes = {name: _python(value) for name, value in file.attrs.items()}
+        attributes = {name: plain(value) for name, value in file.attrs.items()}
         warnings, rejected = attributes.pop("warnings", None), _read_rejected(path, file)
         attributes.pop("n_rejected", None)  # the mask has it
         return SavedResult(
@@ -342,7 +342,7 @@ def _read_rejected(path: str | os.PathLike[str], file: h5py.File) -> _Array | tu
     held = file.get("rejected")
     if not isinstance(held, h5py.Group):
         return None if held is None else _dataset(path, file, "rejected").astype(bool)
-    n_parts = int(_python(held.attrs.get("n_parts", len(held))))
+    n_parts = int(plain(held.attrs.get("n_parts", len(held))))
     names = [str(k) for k in range(min(n_parts, MAX_PARTS))]
     return tuple(_dataset(path, held, name).astype(bool) if name in held else None for name in names)
 
@@ -374,7 +374,7 @@ def _read_problem(
     if not isinstance(file.get("operator"), h5py.Group):
         raise ValueError(f"{path} must have a group /operator, it holds {listed(file)}; see docs/hdf5_layout.md")
     group = file["operator"]
-    operator = str(_python(group.attrs.get("name", ""))) or operator
+    operator = str(plain(group.attrs.get("name", ""))) or operator
     reference = _dataset(path, file, "reference") if "reference" in file else None
     parameters, factor = in_mm(f"{path}: /operator", operator, _read_parameters(path, group, operator))
     noise_std, lengths = _scalar_or_array(path, file, "noise_std"), "" if factor is None else "mm"
@@ -382,7 +382,7 @@ def _read_problem(
 
 
 def _read_parameters(path: str | os.PathLike[str], group: h5py.Group, operator: str) -> dict[str, Any]:
-    parameters: dict[str, Any] = {name: _python(value) for name, value in group.attrs.items() if name != "name"}
+    parameters: dict[str, Any] = {name: plain(value) for name, value in group.attrs.items() if name != "name"}
     for name in parameters:
         if (known := units_of(operator, name)) is not None:  # an attribute cannot state its unit
             unit_factor(f"{path}: {group.name}/{name} must be a dataset, not an attribute, and", None, known)
@@ -390,14 +390,14 @@ def _read_parameters(path: str | os.PathLike[str], group: h5py.Group, operator: 
         if name == "collimator" and operator == "spect":
             continue
         values: Any = _dataset(path, group, name)
-        known, stated = units_of(operator, name), _python(group[name].attrs.get("units"))
+        known, stated = units_of(operator, name), plain(group[name].attrs.get("units"))
         if known is not None:
             values = values * unit_factor(f"{path}: {group.name}/{name}", stated, known)
         elif operator == "cone_beam":
-            check_one_unit(f"{path}: {group.name}", name, stated, _python(group.attrs.get(LENGTH_UNITS)))
+            check_one_unit(f"{path}: {group.name}", name, stated, plain(group.attrs.get(LENGTH_UNITS)))
         few = values.ndim == 0 or name in (*_INTEGER_PARAMETERS, "voxel_size", "pitch")
-        parameters[name] = _python(np.asarray(values)) if few else values
-    return parameters | {name: _whole(parameters[name]) for name in _INTEGER_PARAMETERS if name in parameters}
+        parameters[name] = plain(np.asarray(values)) if few else values
+    return parameters | {name: whole(parameters[name]) for name in _INTEGER_PARAMETERS if name in parameters}
 
 
 def _columns(path: str | os.PathLike[str], file: h5py.File, name: str) -> dict[str, _Array]:
@@ -436,22 +436,3 @@ def _set_attribute(group: h5py.Group, name: str, value: Any) -> None:
         group.attrs[name] = value
     except TypeError:
         raise TypeError(f"HDF5: '{name}' must be a number, a string or a tuple of them, got {value!r:.100}") from None
-
-
-def _python(value: Any) -> Any:
-    """Turn an HDF5 attribute into a plain Python value, whatever form the writer chose.
-
-    Text may be bytes (Fortran, MATLAB), and a single value an array of one.
-    """
-    if isinstance(value, np.ndarray):
-        return _python(value.reshape(-1)[0]) if value.size == 1 else tuple(_python(part) for part in value)
-    if isinstance(value, np.generic):
-        value = value.item()
-    return value.decode(errors="replace") if isinstance(value, bytes) else value
-
-
-def _whole(value: Any) -> Any:
-    """Turn floats without a fraction into integers."""
-    if isinstance(value, tuple):
-        return tuple(_whole(part) for part in value)
-    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -151,3 +151,22 @@ def _external_reference(file: h5py.File) -> tuple[str, str] | None:
 def _text(name: bytes | str) -> str:
     text = name.decode("utf-8", "replace") if isinstance(name, bytes) else name
     return f"'{one_line(text, 60)}'"
+
+
+def plain(value: Any) -> Any:
+    """Turn an HDF5 attribute into a plain Python value, whatever form the writer chose.
+
+    Text may be bytes (Fortran, MATLAB), and a single value an array of one.
+    """
+    if isinstance(value, np.ndarray):
+        return plain(value.reshape(-1)[0]) if value.size == 1 else tuple(plain(part) for part in value)
+    if isinstance(value, np.generic):
+        value = value.item()
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+
+def whole(value: Any) -> Any:
+    """Turn floats without a fraction into integers."""
+    if isinstance(value, tuple):
+        return tuple(whole(part) for part in value)
+    return int(value) if isinstance(value, float) and value.is_integer() else value
