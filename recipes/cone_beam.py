@@ -78,10 +78,8 @@ for entry in entries:
     )
 
 # Figure: the three planes through the middle of the volume
-names, volumes = (
-    ["truth", *(entry.name for entry in entries)],
-    [truth[0, 0].cpu(), *(entry.image[0, 0].cpu() for entry in entries)],
-)
+names = ["truth", *(entry.name for entry in entries)]
+volumes = [v[0, 0].cpu().numpy() for v in (truth, *(entry.image for entry in entries))]
 figure = Figure(figsize=(3.2 * len(names), 9.6), dpi=110, layout="constrained")
 figure.suptitle(f"Cone beam: a core of spongy bone, {args.views} views, {args.photons:g} photons a bin")
 axes = figure.subplots(3, len(names))
