@@ -39,6 +39,44 @@ class Leaves(NamedTuple):
     """Radius of each leaf in samples; half the width of the picture for the ground."""
 
 
+_BALL = {2: math.pi, 3: 4 / 3 * math.pi}
+"""Area or volume of the unit ball."""
+
+
+def power_law_radii(
+    n: int,
+    smallest: float,
+    largest: float,
+    rng: np.random.Generator,
+    *,
+    exponent: float,
+    cover: float,
+    dimensions: int,
+    most: int,
+) -> NDArray[np.float64]:
+    """Draw radii of density r^-exponent, as many as cover a picture of n samples a side so many times.
+
+    Args:
+        n: samples on a side.
+        smallest, largest: limits of the radii in samples.
+        rng: draws them.
+        exponent: of the density.
+        cover: area, or volume, of the balls with these radii over that of the picture.
+        dimensions: of the picture, 2 or 3.
+        most: radii at most.
+    """
+    edges = np.geomspace(smallest, largest, 257)
+    middle = np.sqrt(edges[1:] * edges[:-1])
+    # Times the area from which a leaf reaches into the picture.
+    density = middle ** (1 - exponent) * (n + 2 * middle) ** dimensions
+    density /= density.sum()
+    ball = _BALL[dimensions] * middle**dimensions
+    reached = float(density @ (ball * n**dimensions / (n + 2 * middle) ** dimensions))
+    count = int(min(most, max(1, cover * n**dimensions / reached)))
+    radii: NDArray[np.float64] = rng.choice(middle, count, p=density) * rng.uniform(0.99, 1.01, count)
+    return radii
+
+
 def dead_leaves(
     n: int,
     smallest: float,
@@ -59,14 +97,8 @@ def dead_leaves(
         cover: area of all leaves' circumscribed discs over that of the picture; at most 20000 leaves are drawn.
         shapes: shares of ellipses, rectangles and polygons.
     """
-    edges = np.geomspace(smallest, largest, 257)
-    middle = np.sqrt(edges[1:] * edges[:-1])
-    # Times the area from which a leaf reaches into the picture.
-    density = middle ** (1 - exponent) * (n + 2 * middle) ** 2
-    density /= density.sum()
-    reached = float(density @ (math.pi * middle**2 * n**2 / (n + 2 * middle) ** 2))
-    count = int(min(_MAX_LEAVES, max(1, cover * n**2 / reached)))
-    radius = rng.choice(middle, count, p=density) * rng.uniform(0.99, 1.01, count)
+    radius = power_law_radii(n, smallest, largest, rng, exponent=exponent, cover=cover, dimensions=2, most=_MAX_LEAVES)
+    count = len(radius)
     x, y = rng.uniform(-radius, n + radius), rng.uniform(-radius, n + radius)
     kind = rng.choice(3, count, p=shapes)
     turn = rng.uniform(0, 2 * math.pi, count)

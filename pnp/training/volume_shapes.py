@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import fft
 from scipy.ndimage import map_coordinates
 
+from .dead_leaves import power_law_radii
 from .textures import unit
 
 Floats = NDArray[np.float32]
@@ -70,14 +71,8 @@ def dead_leaves(
         thinnest: least ratio of a leaf's half axes to its largest one.
         aligned: whether the leaves' axes are those of the volume.
     """
-    edges = np.geomspace(smallest, largest, 257)
-    middle = np.sqrt(edges[1:] * edges[:-1])
-    # Times the volume from which a leaf reaches into the picture.
-    density = middle ** (1 - exponent) * (n + 2 * middle) ** 3
-    density /= density.sum()
-    reached = float(density @ (4 / 3 * math.pi * middle**3 * n**3 / (n + 2 * middle) ** 3))
-    count = int(min(_MAX_LEAVES, max(1, cover * n**3 / reached)))
-    radius = rng.choice(middle, count, p=density) * rng.uniform(0.99, 1.01, count)
+    radius = power_law_radii(n, smallest, largest, rng, exponent=exponent, cover=cover, dimensions=3, most=_MAX_LEAVES)
+    count = len(radius)
     kind = rng.choice(3, count, p=shapes)
     # Half axes over the radius of the sphere around the leaf.
     axes = np.exp(rng.uniform(math.log(thinnest), 0, (count, 3)))
