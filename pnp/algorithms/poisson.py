@@ -111,9 +111,9 @@ class Poisson:
         x <- (-q + sqrt(q^2 + 4 alpha x e)) / (2 alpha),
 
     each of which lowers the objective, and the less the more counts there are: from some thousand in a measurement on,
-    `LeastSquares` with noise_std = sqrt(gain y) gives a better image (docs/results.md). A and A* must have non-negative
-    entries, except for a little ringing, as of a Radon transform by Fourier slices: x e is clamped at 0, and
-    measurements with an expected count below a millionth of the mean count are taken for unseen.
+    `LeastSquares` with noise_std = sqrt(gain max(y, gain)) gives a better image (docs/results.md). A and A* must have
+    non-negative entries, except for a little ringing, as of a Radon transform by Fourier slices: x e is clamped at 0,
+    and measurements with an expected count below a millionth of the mean count are taken for unseen.
 
     Args:
         background: expected background r >= 0, a number or broadcasting to y.

@@ -353,7 +353,7 @@ def _many_counts(problem: Problem) -> str | None:
     return (
         f"misfit {problem.misfit():.2g} where about 1 is expected: Poisson's steps are too few for "
         f"{counts.median():.2g} counts in a measurement, which are nearly Gaussian: use solve(A, y - background, D, "
-        "noise_std=sqrt(gain * y)); or A has an error (geometry, background, gain)"
+        "noise_std=sqrt(gain * max(y, gain))); or A has an error (geometry, background, gain)"
     )
 
 
