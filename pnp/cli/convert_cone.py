@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .convert_ct import RECONSTRUCT_ONLY, CtOptions, check_flats
+from .options import as_typed
 from .scan_options import naming_options, parse_rows
 
 if TYPE_CHECKING:
@@ -23,8 +24,9 @@ def convert_cone(path: Path, output: Path, options: CtOptions, *, overwrite: boo
 
     for name in ("paganin", "rings", "beam_hardening"):
         if getattr(options, name) is not None:
-            option = f"--{name.replace('_', '-')}"
-            raise ValueError(f"{option} is for rows, not for --cone; filter the line integrals in Python (pnp.ct)")
+            raise ValueError(
+                f"{as_typed(name)} is for rows, not for --cone; filter the line integrals in Python (pnp.ct)"
+            )
     with naming_options(RECONSTRUCT_ONLY):
         scan = read_scan(path, rows=parse_rows(options.rows), pixel_size_mm=options.pixel_size)
         check_flats(scan)
