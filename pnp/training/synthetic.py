@@ -23,11 +23,11 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from ..phantoms import chest, head
-from . import processes
 from .dead_leaves import dead_leaves
 from .images import Crops
 from .photographs import TrainingSet, check_crop, image_set
-from .textures import fractal, halve, rough, strokes, text, tiles, unit, waves
+from .renewed import Renewed
+from .textures import fractal, halve, log_uniform, rough, strokes, text, tiles, unit, waves
 
 Floats = NDArray[np.float32]
 
@@ -101,36 +101,34 @@ class SyntheticImages:
         _check("SyntheticImages", size, channels, seed)
         if not 1 <= crop <= size:
             raise ValueError(f"SyntheticImages: crop must be 1 to size, {size} pixels, got {crop}")
-        if kept < 1 or every < 1:
-            raise ValueError(f"SyntheticImages: kept and every must be at least 1, got {kept} and {every}")
-        self.crop, self.channels, self.seed, self.size, self.kept, self.every = crop, channels, seed, size, kept, every
-        self.calls = 0
-        self.images: dict[int, Tensor] = {}
+        self.crop, self.channels, self.size = crop, channels, size
+        self._renewed = Renewed(
+            "SyntheticImages",
+            self._make,
+            seed=seed,
+            n_first=_N_FIRST,
+            kept=kept,
+            every=every,
+        )
+
+    @property
+    def images(self) -> dict[int, Tensor]:
+        """Images in memory, by their numbers."""
+        return self._renewed.items
 
     def seek(self, calls: int) -> None:
         """Continue as after this number of calls."""
-        self.calls = calls
-        self._forget()
+        self._renewed.seek(calls)
+
+    def _make(self, entropy: tuple[int, ...]) -> Tensor:
+        return _draw(entropy, self.size, self.channels)
 
     def __call__(self, batch: int, /, *, generator: torch.Generator) -> Tensor:
         """Draw crops (batch, channels, crop, crop), float32 in [0, 1], in all eight positions."""
-        count = min(self.kept, _N_FIRST + self.calls)
-        picked = self.calls // self.every + torch.randint(count, (batch,), generator=generator)
-        crops = [Crops([self._image(k)], self.crop)(1, generator=generator) for k in picked.tolist()]
-        self.calls += 1
-        self._forget()
+        picked = self._renewed.pick(batch, generator)
+        crops = [Crops([self._renewed[k]], self.crop)(1, generator=generator) for k in picked]
+        self._renewed.seek(self._renewed.calls + 1)
         return torch.cat(crops)
-
-    def _forget(self) -> None:
-        first = self.calls // self.every
-        for number in [k for k in self.images if not first <= k < first + self.kept]:
-            del self.images[number]
-
-    def _image(self, number: int) -> Tensor:
-        if number not in self.images:
-            # The third number tells training images from those of `synthetic_image`.
-            self.images[number] = _draw((self.seed, number, 1 + processes.rank()), self.size, self.channels)
-        return self.images[number]
 
 
 def synthetic_set(*, channels: int = 1, crop: int = 96, seed: int = 0) -> TrainingSet:
@@ -150,10 +148,6 @@ def synthetic_set(*, channels: int = 1, crop: int = 96, seed: int = 0) -> Traini
     validation = [synthetic_image(k, channels=channels).float() / 255 for k in range(_N_HELD_OUT)]
     sampler, about = SyntheticImages(crop, channels, seed=seed), f"synthetic images of this package, seed {seed}"
     return image_set(sampler, validation, about, channels=channels, crop=crop)
-
-
-def _log_uniform(low: float, high: float, rng: np.random.Generator) -> float:
-    return math.exp(rng.uniform(math.log(low), math.log(high)))
 
 
 def _scene(n: int, channels: int, rng: np.random.Generator, *, depth: int = 0) -> Floats:
@@ -178,9 +172,9 @@ def _behind(n: int, channels: int, rng: np.random.Generator) -> Floats:
         m = dead_leaves(2 * n, 0.1 * n, n, rng, cover=rng.uniform(0.3, 1.2)).labels > 0
         mask = halve(_bent(m, rng).astype(np.float32))
     else:
-        steep = _log_uniform(2, 60, rng)
+        steep = log_uniform(2, 60, rng)
         mask = 0.5 + 0.5 * np.tanh(steep * (fractal(n, rng.uniform(1.5, 2.5), rng) - rng.normal(0, 0.5)))
-    sigma, kind = _log_uniform(0.7, 8, rng), rng.random()
+    sigma, kind = log_uniform(0.7, 8, rng), rng.random()
     if kind < 0.6:
         back = gaussian_filter(back, (0, sigma, sigma))
     elif kind < 0.8:
@@ -195,7 +189,7 @@ def _colours(count: int, channels: int, rng: np.random.Generator) -> Floats:
     if kind < 0.35:
         grey = rng.random(count)
     elif kind < 0.7:
-        grey = rng.beta(_log_uniform(0.5, 4, rng), _log_uniform(0.5, 4, rng), count)
+        grey = rng.beta(log_uniform(0.5, 4, rng), log_uniform(0.5, 4, rng), count)
     elif kind < 0.85:  # a few paints
         paints = rng.random(int(rng.integers(2, 6)))
         grey = rng.choice(paints, count) + 0.05 * rng.standard_normal(count)
@@ -205,7 +199,7 @@ def _colours(count: int, channels: int, rng: np.random.Generator) -> Floats:
         return grey[None].astype(np.float32)
     hue = rng.normal(0, 1, (3, 1)) * rng.uniform(0, 1) + rng.standard_normal((3, count))
     hue -= hue.mean(0)
-    chroma = _log_uniform(0.02, 0.6, rng) * rng.random(count)
+    chroma = log_uniform(0.02, 0.6, rng) * rng.random(count)
     coloured: Floats = (grey + chroma * (0.2 + grey) * hue).astype(np.float32)
     return coloured
 
@@ -213,7 +207,7 @@ def _colours(count: int, channels: int, rng: np.random.Generator) -> Floats:
 def _bent(labels: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
     """Move samples (m, m) by a random field, smooth or ragged."""
     m = len(labels)
-    amount, slope = _log_uniform(1, 30, rng), rng.uniform(1.4, 3)
+    amount, slope = log_uniform(1, 30, rng), rng.uniform(1.4, 3)
     down, right = (np.rint(amount * fractal(m // 2, slope, rng)).astype(np.int32) for _ in range(2))
     down, right = (f.repeat(2, 0).repeat(2, 1) for f in (down, right))
     t = np.arange(m, dtype=np.int32)
@@ -229,7 +223,7 @@ def _texture(n: int, rng: np.random.Generator) -> Floats:
         return waves(n, rng)
     if kind < 0.82:
         return unit(tiles(n, rng) + rng.uniform(0, 0.6) * rough(n, rng, steepest=1.0))
-    found = dead_leaves(n, 1.0, _log_uniform(2, 12, rng), rng)
+    found = dead_leaves(n, 1.0, log_uniform(2, 12, rng), rng)
     micro = rng.standard_normal(len(found.x)).astype(np.float32)[found.labels]
     return unit(gaussian_filter(micro, rng.uniform(0.3, 0.8)))
 
@@ -237,7 +231,7 @@ def _texture(n: int, rng: np.random.Generator) -> Floats:
 def _leaves(n: int, channels: int, rng: np.random.Generator) -> Floats:
     """Return dead leaves of colours of their own, shaded linearly and textured, averaged over 2 x 2 samples."""
     m = 2 * n
-    smallest = _log_uniform(2, 6, rng) if rng.random() < 0.4 else _log_uniform(6, 80, rng)
+    smallest = log_uniform(2, 6, rng) if rng.random() < 0.4 else log_uniform(6, 80, rng)
     found = dead_leaves(
         m,
         smallest,
@@ -256,7 +250,7 @@ def _leaves(n: int, channels: int, rng: np.random.Generator) -> Floats:
     colour = colour + towards * (slow[:, cell[0], cell[1]] - colour)
 
     textures = np.stack([np.zeros((n, n), np.float32)] + [_texture(n, rng) for _ in range(_N_TEXTURES)])
-    strength = _log_uniform(0.015, 0.2, rng) * np.exp(rng.normal(0, 0.6, count))
+    strength = log_uniform(0.015, 0.2, rng) * np.exp(rng.normal(0, 0.6, count))
     which = rng.integers(1, _N_TEXTURES + 1, count) * (rng.random(count) < rng.uniform(0.2, 0.9))
     shade = np.exp(rng.normal(math.log(0.1), 0.7, (2, count))) * rng.choice([-1, 1], (2, count))
     gx, gy = (shade / np.maximum(found.radius, 8.0)).astype(np.float32)
@@ -274,7 +268,7 @@ def _leaves(n: int, channels: int, rng: np.random.Generator) -> Floats:
 def _painted(field: Floats, channels: int, rng: np.random.Generator) -> Floats:
     """Return a field of unit variance in shades between colours, (channels, n, n)."""
     low, high = _colours(2, channels, rng).T
-    share = 0.5 + _log_uniform(0.1, 0.5, rng) * field
+    share = 0.5 + log_uniform(0.1, 0.5, rng) * field
     x: Floats = (low[:, None, None] + (high - low)[:, None, None] * share).astype(np.float32)
     return x
 
@@ -325,10 +319,10 @@ def _expose(x: Floats, rng: np.random.Generator) -> Floats:
         x = x * np.exp(rng.uniform(0.1, 0.4) * fractal(n, 2.5, rng))
     kind = rng.random()
     if kind < 0.5:
-        sigma = rng.uniform(0.3, 0.8) if kind < 0.4 else _log_uniform(0.8, 2.5, rng)
+        sigma = rng.uniform(0.3, 0.8) if kind < 0.4 else log_uniform(0.8, 2.5, rng)
         x = gaussian_filter(x, (0, sigma, sigma))
     if rng.random() < 0.15:  # out of focus in parts
-        sigma = _log_uniform(1, 6, rng)
+        sigma = log_uniform(1, 6, rng)
         where = 0.5 + 0.5 * np.tanh(2 * fractal(n, 2.5, rng))
         x = x + where * (gaussian_filter(x, (0, sigma, sigma)) - x)
     if rng.random() < 0.25:

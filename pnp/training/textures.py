@@ -45,19 +45,29 @@ def fractal(n: int, slope: float, rng: np.random.Generator, *, aspect: float = 1
     return unit(fft.irfft2(noise, (n, n)))
 
 
+def log_uniform(low: float, high: float, rng: np.random.Generator) -> float:
+    """Draw a number whose logarithm is uniform."""
+    return math.exp(rng.uniform(math.log(low), math.log(high)))
+
+
+def reshaped(x: Floats, kind: float, bounds: tuple[float, float, float], rng: np.random.Generator) -> Floats:
+    """Return x of unit variance as it is, as ridges, peaks or plateaus, by where kind lies among rising bounds."""
+    plain, ridges, peaks = bounds
+    if kind < plain:
+        return x
+    if kind < ridges:
+        return unit(-np.abs(x))
+    if kind < peaks:
+        return unit(np.exp(rng.uniform(0.3, 0.9) * x))
+    return unit(np.tanh(rng.uniform(1.5, 6) * (x - rng.uniform(-0.8, 0.8))))
+
+
 def rough(n: int, rng: np.random.Generator, *, steepest: float = 2.0) -> Floats:
     """Return fractal noise of random slope, direction and histogram: clouds, grain, wood, ridges, foam."""
     aspect = 1.0 if rng.random() < 0.6 else math.exp(rng.uniform(0.3, 1.6))
     longest = math.exp(rng.uniform(math.log(0.03), 0))
     x = fractal(n, rng.uniform(0.5, steepest), rng, aspect=aspect, longest=longest)
-    kind = rng.random()
-    if kind < 0.5:
-        return x
-    if kind < 0.65:
-        return unit(-np.abs(x))
-    if kind < 0.8:
-        return unit(np.exp(rng.uniform(0.3, 0.9) * x))
-    return unit(np.tanh(rng.uniform(1.5, 6) * (x - rng.uniform(-0.8, 0.8))))
+    return reshaped(x, rng.random(), (0.5, 0.65, 0.8), rng)
 
 
 def waves(n: int, rng: np.random.Generator) -> Floats:

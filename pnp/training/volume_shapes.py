@@ -15,7 +15,7 @@ from scipy import fft
 from scipy.ndimage import map_coordinates
 
 from .dead_leaves import power_law_radii
-from .textures import unit
+from .textures import reshaped, unit
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int32]
@@ -187,13 +187,7 @@ def texture(n: int, rng: np.random.Generator) -> Floats:
         return layers(n, rng)
     stretch = 1.0 if rng.random() < 0.6 else math.exp(rng.uniform(0.3, 1.8) * rng.choice([-1, 1]))
     x = noise(n, rng, slope=rng.uniform(0.6, 2.4), longest=math.exp(rng.uniform(math.log(0.04), 0)), stretch=stretch)
-    if kind < 0.6:
-        return x
-    if kind < 0.7:
-        return unit(-np.abs(x))
-    if kind < 0.8:
-        return unit(np.exp(rng.uniform(0.3, 0.9) * x))
-    return unit(np.tanh(rng.uniform(1.5, 6) * (x - rng.uniform(-0.8, 0.8))))
+    return reshaped(x, kind, (0.6, 0.7, 0.8), rng)
 
 
 def layers(n: int, rng: np.random.Generator) -> Floats:

@@ -24,10 +24,11 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from ..phantoms import chest, head
-from . import processes
 from .denoiser import denoising_psnr
 from .options import NoiseLevels, TrainingOptions
 from .photographs import TrainingSet
+from .renewed import Renewed
+from .textures import log_uniform
 from .volume_shapes import coverage, dead_leaves, drilled, noise, sponge, texture
 
 Floats = NDArray[np.float32]
@@ -82,7 +83,7 @@ def _draw(entropy: tuple[int, ...], size: int, anisotropy: float) -> Tensor:
     n = size + size % 2
     x = torch.from_numpy(_show(_scene(n, rng), rng))[None, :size, :size, :size]
     if anisotropy > 1 and rng.random() < 0.5:
-        thick = max(1, round(size / _log_uniform(1, anisotropy, rng)))
+        thick = max(1, round(size / log_uniform(1, anisotropy, rng)))
         x = F.interpolate(x[None], size=(thick, size, size), mode="area")[0]
     return x.half()
 
@@ -115,45 +116,39 @@ class SyntheticVolumes:
             raise ValueError(
                 f"SyntheticVolumes: crop must be 1 to size / anisotropy, {size / anisotropy:g} voxels, got {crop}"
             )
-        if kept < 1 or every < 1:
-            raise ValueError(f"SyntheticVolumes: kept and every must be at least 1, got {kept} and {every}")
-        self.crop, self.seed, self.size, self.anisotropy, self.kept, self.every = (
-            crop, seed, size, anisotropy, kept, every
-        )  # fmt: skip
-        self.calls = 0
-        self.volumes: dict[int, Tensor] = {}
+        self.crop, self.size, self.anisotropy = crop, size, anisotropy
+        self._renewed = Renewed(
+            "SyntheticVolumes",
+            self._make,
+            seed=seed,
+            n_first=_N_FIRST,
+            kept=kept,
+            every=every,
+        )
+
+    @property
+    def volumes(self) -> dict[int, Tensor]:
+        """Volumes in memory, by their numbers."""
+        return self._renewed.items
 
     def seek(self, calls: int) -> None:
         """Continue as after this number of calls."""
-        self.calls = calls
-        self._forget()
+        self._renewed.seek(calls)
+
+    def _make(self, entropy: tuple[int, ...]) -> Tensor:
+        return _draw(entropy, self.size, self.anisotropy)
 
     def __call__(self, batch: int, /, *, generator: torch.Generator) -> Tensor:
         """Draw crops (batch, 1, crop, crop, crop), float32 in [0, 1], in all 48 positions."""
-        count, crops = min(self.kept, _N_FIRST + self.calls), []
-        picked = self.calls // self.every + torch.randint(count, (batch,), generator=generator)
-        for number, (*at, order, flips) in zip(
-            picked.tolist(), torch.rand(batch, 5, generator=generator).tolist(), strict=True
-        ):
-            x = self._volume(number)
+        picked, crops = self._renewed.pick(batch, generator), []
+        for number, (*at, order, flips) in zip(picked, torch.rand(batch, 5, generator=generator).tolist(), strict=True):
+            x = self._renewed[number]
             for axis, u in enumerate(at, 1):
                 x = x.narrow(axis, int(u * (x.shape[axis] - self.crop + 1)), self.crop)
             x = x.permute(0, *(1 + axis for axis in _ORDERS[int(6 * order)]))
             crops.append(x.flip([axis for axis in (1, 2, 3) if int(8 * flips) >> (axis - 1) & 1]))
-        self.calls += 1
-        self._forget()
+        self._renewed.seek(self._renewed.calls + 1)
         return torch.stack(crops).float()
-
-    def _forget(self) -> None:
-        first = self.calls // self.every
-        for number in [k for k in self.volumes if not first <= k < first + self.kept]:
-            del self.volumes[number]
-
-    def _volume(self, number: int) -> Tensor:
-        if number not in self.volumes:
-            # The third number tells training volumes from those of `synthetic_volume`.
-            self.volumes[number] = _draw((self.seed, number, 1 + processes.rank()), self.size, self.anisotropy)
-        return self.volumes[number]
 
 
 def volume_set(*, crop: int = 48, seed: int = 0, anisotropy: float = 1.0) -> TrainingSet:
@@ -186,17 +181,13 @@ def volume_set(*, crop: int = 48, seed: int = 0, anisotropy: float = 1.0) -> Tra
     )
 
 
-def _log_uniform(low: float, high: float, rng: np.random.Generator) -> float:
-    return math.exp(rng.uniform(math.log(low), math.log(high)))
-
-
 def _greys(count: int, rng: np.random.Generator) -> Floats:
     """Return grey values (count,) of one volume: any, a few materials, or near one another."""
     kind = rng.random()
     if kind < 0.3:
         grey = rng.random(count)
     elif kind < 0.5:
-        grey = rng.beta(_log_uniform(0.5, 4, rng), _log_uniform(0.5, 4, rng), count)
+        grey = rng.beta(log_uniform(0.5, 4, rng), log_uniform(0.5, 4, rng), count)
     elif kind < 0.8:  # materials
         grey = rng.choice(rng.random(int(rng.integers(2, 6))), count)
         grey = grey + rng.choice([0.0, 0.02]) * rng.standard_normal(count)
@@ -225,7 +216,7 @@ def _mask(n: int, rng: np.random.Generator) -> Floats:
     if kind < 0.75:
         return _halved((dead_leaves(2 * n, 0.2 * n, n, rng, cover=rng.uniform(0.3, 1.5)).labels > 0).astype(np.float32))
     x = noise(n, rng, slope=rng.uniform(2, 3.5)) - np.float32(rng.normal(0, 0.5))
-    return coverage(x) if kind < 0.9 else (0.5 + 0.5 * np.tanh(_log_uniform(1, 10, rng) * x)).astype(np.float32)
+    return coverage(x) if kind < 0.9 else (0.5 + 0.5 * np.tanh(log_uniform(1, 10, rng) * x)).astype(np.float32)
 
 
 def _halved(x: Floats) -> Floats:
@@ -250,7 +241,7 @@ def _leaves(n: int, rng: np.random.Generator) -> Floats:
     """Return dead leaves of greys of their own, shaded linearly and textured; some drawn at twice the resolution."""
     fine = 2 if rng.random() < 0.4 else 1
     m = fine * n
-    smallest = fine * (_log_uniform(1.0, 2.5, rng) if rng.random() < 0.4 else _log_uniform(2.5, 20, rng))
+    smallest = fine * (log_uniform(1.0, 2.5, rng) if rng.random() < 0.4 else log_uniform(2.5, 20, rng))
     found = dead_leaves(
         m,
         smallest,
@@ -269,7 +260,7 @@ def _leaves(n: int, rng: np.random.Generator) -> Floats:
     grey = (grey + rng.uniform(0, 0.8) * (slow - grey)).astype(np.float32)
     textures = np.stack([np.zeros((n, n, n), np.float32)] + [texture(n, rng) for _ in range(_N_TEXTURES)])
     paint = _Paint(
-        (_log_uniform(0.015, 0.2, rng) * np.exp(rng.normal(0, 0.6, count))).astype(np.float32),
+        (log_uniform(0.015, 0.2, rng) * np.exp(rng.normal(0, 0.6, count))).astype(np.float32),
         rng.integers(1, _N_TEXTURES + 1, count) * (rng.random(count) < rng.uniform(0.2, 0.9)),
         (
             rng.normal(0, rng.choice([0.0, 0.1]), (count, 3)) / np.maximum(found.radius, 4.0 * fine)[:, None]
@@ -294,9 +285,9 @@ def _painted(part: Floats, rng: np.random.Generator) -> Floats:
     low, high = _greys(2, rng)
     x: Floats = low + (high - low) * part
     if rng.random() < 0.5:
-        x = x + part * (np.float32(_log_uniform(0.01, 0.15, rng)) * texture(len(part), rng))
+        x = x + part * (np.float32(log_uniform(0.01, 0.15, rng)) * texture(len(part), rng))
     if rng.random() < 0.3:
-        x = x + (1 - part) * (np.float32(_log_uniform(0.01, 0.15, rng)) * texture(len(part), rng))
+        x = x + (1 - part) * (np.float32(log_uniform(0.01, 0.15, rng)) * texture(len(part), rng))
     return x
 
 
@@ -305,7 +296,7 @@ def _surface(n: int, rng: np.random.Generator) -> Floats:
     x = noise(n, rng, slope=rng.uniform(1.2, 3.0)) if rng.random() < 0.5 else texture(n, rng)
     if rng.random() < 0.5:
         x = x + np.float32(rng.uniform(0.1, 1)) * texture(n, rng)
-    return (0.5 + np.float32(_log_uniform(0.1, 0.4, rng)) * x).astype(np.float32)
+    return (0.5 + np.float32(log_uniform(0.1, 0.4, rng)) * x).astype(np.float32)
 
 
 def _material(n: int, rng: np.random.Generator) -> Floats:
@@ -320,7 +311,7 @@ def _fibres(n: int, rng: np.random.Generator) -> Floats:
     """Return sparse long fibres, grains or pores in a body: leaves that cover little."""
     kind, m = rng.random(), 2 * n
     fibres = kind < 0.6
-    radius = _log_uniform(16, 80, rng) if fibres else _log_uniform(3, 16, rng)
+    radius = log_uniform(16, 80, rng) if fibres else log_uniform(3, 16, rng)
     found = dead_leaves(
         m,
         radius,
@@ -366,7 +357,7 @@ def _show(x: Floats, rng: np.random.Generator) -> Floats:
         x = x * np.exp(np.float32(rng.uniform(0.1, 0.4)) * noise(n, rng, slope=3.5))
     kind = rng.random()
     if kind < 0.6:
-        sigma = rng.uniform(0.3, 0.8) if kind < 0.45 else _log_uniform(0.8, 2.0, rng)
+        sigma = rng.uniform(0.3, 0.8) if kind < 0.45 else log_uniform(0.8, 2.0, rng)
         x = gaussian_filter(x, sigma, truncate=3)
     if rng.random() < 0.2:
         x = x + np.float32(rng.uniform(0.2, 0.8)) * (x - gaussian_filter(x, 1.0, truncate=3))
