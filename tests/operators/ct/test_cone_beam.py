@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import pickle
 import warnings
 from typing import Any
 
@@ -15,6 +14,7 @@ from arrays import F64, rand, rel, uniform
 from ellipsoids import Ellipsoid, cone_views
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from operator_copies import check_copies
 from torch import Tensor
 
 from operators import ConeBeam, FanBeam, Radon
@@ -336,15 +336,7 @@ def test_memory_does_not_grow_with_the_number_of_views() -> None:
 def test_copies_and_moves_keep_the_geometry() -> None:
     op = cone((5, 7, 6), offset=0.4, row_offset=0.3, shift=1.0)
     x = rand(1, 1, 5, 7, 6)
-    want = op.A(x)
-    for twin in (
-        copy.deepcopy(op),
-        pickle.loads(pickle.dumps(op)),
-        copy.deepcopy(op).to(torch.float32),
-        eval(repr(op)),
-    ):
-        assert torch.equal(twin.A(x), want)
-        assert repr(twin) == repr(op)
+    check_copies(op, x, op.A(x))
     assert set(op.state_dict()) == set(op.TENSORS)
     assert "shift=<array>" in repr(cone(shift=[0.0] * 5))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import pickle
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ import torch
 from arrays import F64, rand, rel
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from operator_copies import check_copies
 from radon_truth import SHEPP_LOGAN, Ellipse, shepp_logan, some_angles, tensor, truth, turn
 from torch import Tensor
 
@@ -225,14 +225,7 @@ def test_copies_and_moves_keep_the_geometry() -> None:
     want = op.A(x)  # fills the cache, whose plans cannot be copied
     op.fbp(want)
     op.preconditioner(torch.tensor(1.0, dtype=F64))
-    for twin in (
-        copy.deepcopy(op),
-        pickle.loads(pickle.dumps(op)),
-        copy.deepcopy(op).to(torch.float32),
-        eval(repr(op)),
-    ):
-        assert torch.equal(twin.A(x), want)
-        assert repr(twin) == repr(op)
+    check_copies(op, x, want)
     assert set(op.state_dict()) == {"angles", "offset"}
 
 
