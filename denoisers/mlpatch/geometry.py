@@ -98,6 +98,9 @@ def mirrored(x: Tensor, *ranges: tuple[int, int]) -> Tensor:
     # Read only the part that is used: a strip of a wide image would be larger than a tile.
     first = [int(i.min()) for i in indices]
     x = window(x, first, [int(i.max()) + 1 - f for i, f in zip(indices, first, strict=True)])
-    for axis, (i, f) in enumerate(zip(indices, first, strict=True), 2):
-        x = x.index_select(axis, (i - f).to(x.device))
+    # The last axis first: it is the slowest to gather, and the part is then smallest.
+    for axis in range(x.ndim - 1, 1, -1):
+        at = indices[axis - 2] - first[axis - 2]
+        if not torch.equal(at, torch.arange(x.shape[axis])):
+            x = x.index_select(axis, at.to(x.device))
     return x

@@ -33,6 +33,10 @@ from .geometry import CHANNELS_LAST, convolve, convolve_transpose, grid_taps, ta
 from .lattices import Change, Stage, changes_between
 
 
+READ_PLANES = 8
+"""Planes of queries of a volume whose features are read at once."""
+
+
 class Folded(NamedTuple):
     """The network's matrices in the dtype of the computation, as convolution kernels; the shapes are those of images.
 
@@ -56,6 +60,12 @@ def _add_level(z: Tensor, level: Tensor | None, v: Tensor | None) -> Tensor:
     if level is None or v is None:
         return z
     return z + (level[:, None] * v).reshape(len(level), -1, *[1] * (z.ndim - 2)).to(z.dtype)
+
+
+def _in_sigmas(y: Tensor, offset: Tensor | None, sigma: Tensor) -> Tensor:
+    """Return (y - offset) / sigma; 0 where sigma is 0."""
+    noisy = sigma > torch.finfo(y.dtype).tiny
+    return torch.where(noisy, y if offset is None else y - offset, 0) / torch.where(noisy, sigma, 1)
 
 
 def _covered(f: Tensor, kernel: Tensor, step: int) -> Tensor:
@@ -239,14 +249,7 @@ class Network(nn.Module):
         Returns:
             Features (N, features, H', W'), N = B `cases(stride)`: first those of the first case for all images.
         """
-        d = self.dimensions
-        z = self._in_sigmas(y, sigma.reshape(-1, *[1] * (d + 1)))
-        edge = self.support // 2 if padded else 0
-        read, bias = folded.read
-        if len(self.stages) > 1:  # faster on the CPU, as the features come in this order; one lattice keeps its bits
-            read = read.to(memory_format=CHANNELS_LAST[d])
-        f = _add_level(convolve(z, read, bias, stride=min(stride, self.spacing), padding=edge), level, self.level)
-        f = f.to(folded.dtype, memory_format=CHANNELS_LAST[d])
+        f = self._read(y, sigma.reshape(-1, *[1] * (self.dimensions + 1)), level, stride, folded, padded=padded)
         blocks = iter(zip(self._blocks(), folded.blocks, strict=True))
         at, left = 0, list[tuple[Tensor, int]]()
         for k, stage in enumerate(self.stages):
@@ -272,22 +275,48 @@ class Network(nn.Module):
                 at += 0 if padded else stage.spacing * block.dilation
         return f
 
+    def _read(
+        self, y: Tensor, sigma: Tensor, level: Tensor | None, stride: int, folded: Folded, *, padded: bool
+    ) -> Tensor:
+        """Return W_r z(q + taps) + b_r at the queries of the finest lattice, in the dtype of the blocks."""
+        d, step = self.dimensions, min(stride, self.spacing)
+        kernel, bias = folded.read
+        # Faster on the CPU, as the features come in this order; images on one lattice keep their bits.
+        if len(self.stages) > 1 or d > 2:
+            kernel = kernel.to(memory_format=CHANNELS_LAST[d])
+        offset = self._offset(y)
+
+        def read(part: Tensor) -> Tensor:
+            z = _in_sigmas(part, offset, sigma)
+            f = convolve(z, kernel, bias, stride=step, padding=self.support // 2 if padded else 0)
+            return _add_level(f, level, self.level).to(folded.dtype, memory_format=CHANNELS_LAST[d])
+
+        if d == 2 or padded or torch.is_grad_enabled():
+            return read(y)
+        # In slabs: z, and all features in the dtype of y, would take more memory than what comes after them.
+        sizes = [(n - self.support) // step + 1 for n in y.shape[2:]]
+        shape, options = (len(y), len(kernel), *sizes), {"dtype": folded.dtype, "device": y.device}
+        f = torch.empty(shape, **options, memory_format=CHANNELS_LAST[d])
+        for first in range(0, sizes[0], READ_PLANES):
+            n = min(READ_PLANES, sizes[0] - first)
+            f.narrow(2, first, n).copy_(read(y.narrow(2, first * step, (n - 1) * step + self.support)))
+        return f
+
     def cases(self, stride: int) -> int:
         """Return how many cases of features a query of the finest lattice has: shifts of the coarser lattices."""
         return int(max(self.period // max(stride, self.spacing), 1) ** self.dimensions)
 
-    def _in_sigmas(self, y: Tensor, sigma: Tensor) -> Tensor:
-        """Return y / sigma; in the unit-free scheme relative to y's mean.
+    def _offset(self, y: Tensor) -> Tensor | None:
+        """Return y's mean over all but the batch, 0 where it is not finite; None in the absolute scheme.
 
         The rows of W_r sum to zero, so the mean changes nothing but the rounding: in the ten bits of a GPU's TF32
         products an offset of a thousand sigmas would be noise.
         """
-        if self.zero_sum:
-            mean = y.detach().mean(tuple(range(1, y.ndim)), keepdim=True)
-            # Values that are not finite stay where they are.
-            y = y - torch.where(mean.isfinite(), mean, 0)
-        noisy = sigma > torch.finfo(y.dtype).tiny
-        return torch.where(noisy, y, 0) / torch.where(noisy, sigma, 1)
+        if not self.zero_sum:
+            return None
+        mean = y.detach().mean(tuple(range(1, y.ndim)), keepdim=True)
+        # Values that are not finite stay where they are.
+        return torch.where(mean.isfinite(), mean, 0)
 
     def margins(self, stride: int) -> tuple[int, int]:
         """Return the input samples needed before and, at most, after the samples of g that `forward` returns."""

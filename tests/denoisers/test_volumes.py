@@ -1,6 +1,9 @@
 """MLPatch in three dimensions: its equations against those of images, tiles, locality, units, sizes, memory."""
 
 import pickle
+import subprocess
+import sys
+from itertools import accumulate
 
 import pytest
 import torch
@@ -165,6 +168,45 @@ def test_the_memory_is_that_of_a_tile(monkeypatch):
             model(torch.zeros(1, 1, n, n, n), 0.1)
         found.append(largest.found)
     assert 0 < found[0] == found[1]
+
+
+def peak_bytes(call):
+    """Return the largest number of bytes of tensors that are alive at one time during a call, beyond those before."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        call()
+    steps = [e.nbytes() for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    return max(accumulate(steps))
+
+
+def test_tensors_that_live_at_one_time_are_those_of_a_tile_and_the_output(monkeypatch):
+    monkeypatch.setitem(tiles.TILE, 3, (4, 4, 4))
+    model, extra = model_of(TWO).float(), []
+    sizes = [(16, 16, 16), (16, 16, 48), (48, 16, 16)]
+    for size in sizes:
+        x = torch.rand(1, 1, *size)
+        extra.append(peak_bytes(lambda x=x: model(x, 0.1)) - x.nbytes)
+    assert min(extra) > 0 and max(extra) < 1.05 * min(extra)
+
+
+@pytest.mark.slow
+def test_resident_memory_is_flat_from_two_tiles_on():
+    script = """
+import re, sys, torch
+from pathlib import Path
+from denoisers import MLPatch
+from denoisers.mlpatch import ARCHITECTURES
+torch.set_num_threads(1)
+model, x = MLPatch(**ARCHITECTURES["volume"]).requires_grad_(False), torch.rand(1, 1, 128, 128, int(sys.argv[1]))
+def status(name):
+    return int(re.search(name + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+Path("/proc/self/clear_refs").write_text("5")
+before = status("VmRSS")
+model(x, 0.1)
+print(status("VmHWM") - before - x.nbytes)
+"""
+    calls = [[sys.executable, "-c", script, str(n)] for n in (256, 768)]
+    short, long = (int(subprocess.run(c, capture_output=True, check=True, text=True).stdout) for c in calls)
+    assert 2**24 < short and long < 1.2 * short
 
 
 def test_the_architecture_of_the_weights_is_light():
