@@ -16,6 +16,7 @@ and Harmeling (CVPR 2012): overlapping output patches; DnCNN (Zhang et al., TIP 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +223,28 @@ class MLPatch(nn.Module):
         s = check_sigma("MLPatch", sigma, x, self.sigma_range)
         stride = self.stride if stride is None else self._check_stride(stride)
         return evaluate(self, x, s, stride, progress=progress)
+
+    def part(self, x: Tensor, sigma: float | Tensor, starts: Sequence[int], sizes: Sequence[int]) -> Tensor:
+        """Denoise a part of x, which sees what lies around it: that part of `forward(x, sigma)`, at its own cost.
+
+        Args:
+            x: noisy images (B, C, H, W), or volumes (B, C, D, H, W).
+            sigma: as in `forward`.
+            starts: first pixel of the part along each axis, multiples of the stride.
+            sizes: its sizes.
+
+        Raises:
+            TypeError, ValueError: as `forward`; the part is not within x, or not on the lattice.
+        """
+        check_image("MLPatch.part", x, self.channels, self.dimensions)
+        s = check_sigma("MLPatch.part", sigma, x, self.sigma_range)
+        spans = list(zip(starts, sizes, x.shape[2:], strict=True))
+        if not all(0 <= at < at + size <= n and at % self.stride == 0 for at, size, n in spans):
+            raise ValueError(
+                f"MLPatch.part: starts must be multiples of the stride {self.stride}, and the part lie within "
+                f"{tuple(x.shape[2:])}, got {tuple(starts)} and sizes {tuple(sizes)}"
+            )
+        return evaluate(self, x, s, self.stride, part=(starts, sizes))
 
     def valid(self, x: Tensor, sigma: Tensor, *, border: int | None = None) -> tuple[Tensor, int]:
         """Denoise the inside of x (B, C, H, W) or (B, C, D, H, W), sigma (B,); return it and its offset in x.

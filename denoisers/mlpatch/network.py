@@ -32,7 +32,6 @@ from ..weight_files import RenamedLayers
 from .geometry import CHANNELS_LAST, convolve, convolve_transpose, grid_taps, tap_matrix, window
 from .lattices import Change, Stage, changes_between
 
-
 READ_PLANES = 8
 """Planes of queries of a volume whose features are read at once."""
 

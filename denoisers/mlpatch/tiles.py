@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import product
 
 import torch
@@ -19,17 +20,28 @@ Smaller images share a tile.
 """
 
 
-def evaluate(model: LocalModel, x: Tensor, sigma: Tensor, stride: int, *, progress: bool = False) -> Tensor:
-    """Denoise x (B, C, H, W) or (B, C, D, H, W) tile by tile, or in one piece where gradients are wanted."""
+def evaluate(
+    model: LocalModel,
+    x: Tensor,
+    sigma: Tensor,
+    stride: int,
+    *,
+    part: tuple[Sequence[int], Sequence[int]] | None = None,
+    progress: bool = False,
+) -> Tensor:
+    """Denoise x (B, C, H, W) or (B, C, D, H, W) tile by tile, or in one piece where gradients are wanted.
+
+    `part` holds the starts, multiples of the stride, and the sizes of what is denoised; None: all of x.
+    """
     wanted = x.requires_grad or sigma.requires_grad or any(p.requires_grad for p in model.parameters())
     if torch.is_grad_enabled() and not wanted:
         with torch.no_grad():
-            return evaluate(model, x, sigma, stride, progress=progress)
+            return evaluate(model, x, sigma, stride, part=part, progress=progress)
     folded = model.fold(x)
     before, after = model.network.margins(stride)
-    sizes = x.shape[2:]
+    starts, sizes = part or ([0] * (x.ndim - 2), x.shape[2:])
     if torch.is_grad_enabled():
-        y = mirrored(x, *((-before, n + after) for n in sizes))
+        y = mirrored(x, *((at - before, at + n + after) for at, n in zip(starts, sizes, strict=True)))
         return window(model.estimate(y, sigma, stride, folded), 0, sizes)
     largest = [queries * min(stride, model.network.spacing) for queries in TILE[len(sizes)]]
     sides = [_tile(n, side, stride) for n, side in zip(sizes, largest, strict=True)]
@@ -37,10 +49,11 @@ def evaluate(model: LocalModel, x: Tensor, sigma: Tensor, stride: int, *, progre
     images = max(1, math.prod(n + halo for n in largest) // math.prod(n + halo for n in sides))
     along = (range(0, n, side) for n, side in zip(sizes, sides, strict=True))
     corners = list(product(range(0, len(x), images), *along))
-    out = torch.empty_like(x)
+    out = x.new_empty(*x.shape[:2], *sizes)
     for b, *corner in tqdm(corners, desc="MLPatch", unit="tile", disable=not progress):  # on stderr
         inside = [min(side, n - at) for side, n, at in zip(sides, sizes, corner, strict=True)]
-        ranges = ((at - before, at + n + after) for at, n in zip(corner, inside, strict=True))
+        first = [start + at for start, at in zip(starts, corner, strict=True)]
+        ranges = ((at - before, at + n + after) for at, n in zip(first, inside, strict=True))
         piece = model.estimate(mirrored(x[b : b + images], *ranges), sigma[b : b + images], stride, folded)
         window(out[b : b + images], corner, inside).copy_(window(piece, 0, inside))
     return out

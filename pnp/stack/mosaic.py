@@ -1,4 +1,4 @@
-"""Run `pnp.solve` on an image larger than memory.
+"""Run `pnp.solve` on an image, or a volume, larger than memory.
 
     x = h(z - u; alpha)     pixel by pixel (`mosaic_mask`); local operators in tiles with a halo (`mosaic_operator`)
     v = rho x + (1 - rho) z + u
@@ -45,7 +45,8 @@ def solve_mosaic(
     *,
     noise_std: Any,
     output: str | os.PathLike[str],
-    tile: int = 2048,
+    dimensions: int | None = None,
+    tile: int | None = None,
     halo: int | None = None,
     client: Any = None,
     algorithm: str = "admm",
@@ -57,7 +58,7 @@ def solve_mosaic(
     overwrite: bool = False,
     progress: bool = False,
 ) -> Result:
-    """Reconstruct an image larger than memory from masked, weighted, blurred or noisy pixels, as `solve`.
+    """Reconstruct an image or a volume larger than memory from masked, weighted, blurred or noisy pixels, as `solve`.
 
     The result equals that of `solve` up to rounding for masks of 0 and 1 with one noise level, or for HQS with given
     noise levels. Otherwise alpha and the last noise level differ by about 1 %, for large images by less: `solve`
@@ -65,17 +66,18 @@ def solve_mosaic(
     random images of a part.
 
     Args:
-        operator: the gain m >= 0 of each pixel, shaped as y, (H, W) or (1, H, W): 1 measured, 0 not; or a number. Or
-            a function that makes a local operator for images of any shape (height, width), which keeps their shape:
-            `lambda shape: Blur(kernel, shape, boundary="reflect")`; on a cluster, workers must be able to import it.
-        y: measurements (H, W) or (C, H, W), float32 or float64 (others become float32). Like gains and noise_std, a
-            Zarr array's path, "file.h5::name", a Dask or a numpy array.
-        denoiser: local, D(x, sigma) on (B, C, H, W).
+        operator: the gain m >= 0 of each pixel, shaped as y or as one of its channels: 1 measured, 0 not; or a number.
+            Or a function that makes a local operator for images of any shape (height, width), or volumes (depth,
+            height, width), which keeps their shape: `lambda shape: Blur(kernel, shape, boundary="reflect")`; on a
+            cluster, workers must be able to import it.
+        y: measurements (H, W) or (C, H, W), of a volume (D, H, W) or (C, D, H, W), float32 or float64 (others become
+            float32). Like gains and noise_std, a Zarr array's path, "file.h5::name", a Dask or a numpy array.
+        denoiser: local, D(x, sigma) on (B, C, H, W) or (B, C, D, H, W).
         noise_std: standard deviation of the noise in units of y: a number, or an array like the gains. Where it is
             infinite, y is not used and may be NaN.
         output: path of a Zarr array to create, of y's shape; it is written atomically. Meanwhile four images are
             kept beside it.
-        tile, halo, client: see `denoise_mosaic`.
+        dimensions, tile, halo, client: see `denoise_mosaic`. Each process holds a few tiles in memory.
         algorithm, strength, schedule, bounds, max_iter, rtol: see `solve`.
         overwrite: replace an existing Zarr array.
         progress: show a bar of iterations on stderr.
@@ -107,7 +109,7 @@ def solve_mosaic(
     rtol = check_number("rtol", RTOL if rtol is None else rtol, above=0, or_equal=True, caller=caller)
     limits = as_bounds(bounds, caller)
     source = as_source(y, caller, "y")
-    tiling = tiling_for(source, denoiser, tile, halo, caller)
+    tiling = tiling_for(source, denoiser, tile, halo, caller, dimensions)
     folder = free_folder(output, caller, overwrite=overwrite)
     tiles = Tiles(source, noise_std, tiling, client, caller)
     problem: Problem = LocalOperator(tiles, operator) if callable(operator) else Pixels(tiles, operator)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .mosaic_tiles import Array, Bounds, Tiles, as_column, clipped, square
+from .mosaic_tiles import Array, Bounds, Tiles, as_column, clipped, space, square
 
 MEAN_SHARE = 1e-3
 """Share of alpha below which the mean of a channel counts as not measured, as in `LeastSquaresStep.initial`."""
@@ -36,7 +36,8 @@ class Pixels:
         self.coverage = float(normal.sum() / (self.curvature * tiles.size))
         self._alpha = 0.01 * self.curvature
         seen = normal > MEAN_SHARE * self._alpha * tiles.size / channels
-        self._constants = np.where(seen, back / np.where(seen, normal, 1), 0).astype(tiles.dtype)[:, None, None]
+        self._constants = np.where(seen, back / np.where(seen, normal, 1), 0).astype(tiles.dtype)
+        self._constants = self._constants.reshape(-1, *[1] * (len(tiles.shape) - 1))
 
     def initial(self, bounds: Bounds) -> Any:
         """See `Problem`."""
@@ -60,7 +61,7 @@ def _moments(y: Array, m: Array, w: Array) -> Array:
     """Return the count of used pixels, sum of w, largest m^2; per channel the sums of m w y, m^2 w, (m^2 w)^2."""
     y, m, w = (a.astype(np.float64) for a in (y, m, w))
     normal = m**2 * w
-    sums = [s for values in (m * w * y, normal, normal**2) for s in values.sum(axis=(1, 2))]
+    sums = [s for values in (m * w * y, normal, normal**2) for s in values.sum(axis=space(y))]
     return as_column(((w > 0) & (m != 0)).sum(), w.sum(), (m**2 * (w > 0)).max(), *sums)
 
 

@@ -18,22 +18,22 @@ from ..algorithms.least_squares import LeastSquares, LeastSquaresStep
 from ..algorithms.protocols import Operator
 from ..drivers.arguments import as_operator
 from .mosaic_mask import MEAN_SHARE
-from .mosaic_tiles import Array, Bounds, Tiles, as_column, clipped, square
+from .mosaic_tiles import Array, Bounds, Tiles, as_column, clipped, space, square
 from .tiling import as_delayed
 
-MakeOperator = Callable[[tuple[int, int]], Operator]
+MakeOperator = Callable[[tuple[int, ...]], Operator]
 
 TAIL_SHARE = {np.dtype(np.float32): 1e-6, np.dtype(np.float64): 1e-11}
 """Share of a response, in the sum of its magnitudes, that tiles may cut off: that of rounding."""
-PROBE_SIDE = 1024
-"""Largest side in pixels of the image on which responses are measured; wider ones are not local."""
+PROBE_SIDE = {2: 1024, 3: 128}
+"""Largest side of the image, and of the volume, on which responses are measured; wider ones are not local."""
 
 
 class LocalOperator:
     """A local operator, made for each shape of tile, and the overlaps that the tiles need.
 
     Attributes:
-        curvature, spectral_flatness, coverage: those of `LeastSquaresStep` on a probe of at most 1024 x 1024 pixels,
+        curvature, spectral_flatness, coverage: those of `LeastSquaresStep` on a probe of at most `PROBE_SIDE`,
             coverage times the share of pixels with a weight.
         solver: conjugate gradients, where there is no closed form; seams are then as large as their residual.
     """
@@ -41,8 +41,7 @@ class LocalOperator:
     def __init__(self, tiles: Tiles, make_operator: MakeOperator) -> None:
         self.tiles, self.solver = tiles, LeastSquares(rtol=TAIL_SHARE[tiles.dtype], max_iter=500)
         self._make, self._task = make_operator, as_delayed(make_operator)
-        sides = tuple(min(n, PROBE_SIDE) for n in tiles.shape[1:])
-        self._probe_shape = (sides[0], sides[1])
+        self._probe_shape = tuple(min(n, PROBE_SIDE[tiles.tiling.ndim - 1]) for n in tiles.shape[1:])
         least, greatest, total = tiles.sums(_weighed, 3, tiles.w)
         self._uniform = float(least.min()) == float(greatest.max())
         mean_w = float(total.sum() / tiles.n_live)
@@ -85,7 +84,8 @@ class LocalOperator:
             sums.append(t.sums(_by_channel, t.shape[0], image).sum(axis=1))
         back, normal = sums
         seen = normal > MEAN_SHARE * self._alpha * t.size / t.shape[0]
-        return np.where(seen, back / np.where(seen, normal, 1), 0).astype(t.dtype)[:, None, None]
+        means = np.where(seen, back / np.where(seen, normal, 1), 0).astype(t.dtype)
+        return means.reshape(-1, *[1] * (t.tiling.ndim - 1))
 
     def _bound(self, y: Tensor, w: float) -> LeastSquaresStep:
         caller = self.tiles.caller
@@ -106,14 +106,14 @@ class LocalOperator:
     def _pixel(self) -> Tensor:
         """Return one bright pixel in the middle of the probe."""
         one = torch.zeros(1, 1, *self._probe_shape, dtype=torch.float64)
-        one[..., self._probe_shape[0] // 2, self._probe_shape[1] // 2] = 1
+        one[(0, 0, *(n // 2 for n in self._probe_shape))] = 1
         return one
 
     def _radius(self, response: Tensor, what: str) -> int:
-        """Return half the side of the central square that holds all of a response but `TAIL_SHARE`."""
+        """Return half the side of the central square, or cube, that holds all of a response but `TAIL_SHARE`."""
         a = response[0, 0].abs()
-        far = [(torch.arange(n) - n // 2).abs() for n in a.shape]
-        distance = torch.maximum(far[0][:, None], far[1]).flatten()
+        far = torch.meshgrid(*((torch.arange(n) - n // 2).abs() for n in a.shape), indexing="ij")
+        distance = torch.stack(far).amax(0).flatten()
         shells = torch.zeros(int(distance.max()) + 1, dtype=a.dtype).index_add_(0, distance, a.flatten())
         beyond = shells.flip(0).cumsum(0).flip(0)
         radius = int((beyond > TAIL_SHARE[self.tiles.dtype] * beyond[0]).sum())
@@ -142,7 +142,7 @@ def _x_update(
     y: Array, w: Array, v: Array, *, make: MakeOperator, uniform: bool, solver: LeastSquares, alpha: float
 ) -> Array:
     data, weights, at = _tensors(y, w, v)
-    A = as_operator(make((y.shape[1], y.shape[2])))
+    A = as_operator(make(y.shape[1:]))
     with torch.no_grad():
         h = solver.bind(A, data, weights.flatten()[0] if uniform else weights)
         x: Array = h(at, torch.tensor(alpha, dtype=data.dtype))[0].numpy()
@@ -151,25 +151,25 @@ def _x_update(
 
 def _residual(z: Array, y: Array, w: Array, *, make: MakeOperator) -> Array:
     x, data, weights = _tensors(z, y, w)
-    r: Array = (weights.sqrt() * (make((y.shape[1], y.shape[2])).A(x) - data))[0].numpy()
+    r: Array = (weights.sqrt() * (make(y.shape[1:]).A(x) - data))[0].numpy()
     return r
 
 
 def _back(y: Array, w: Array, *, make: MakeOperator) -> Array:
     data, weights = _tensors(y, w)
-    b: Array = make((y.shape[1], y.shape[2])).A_adjoint(weights * data)[0].numpy()
+    b: Array = make(y.shape[1:]).A_adjoint(weights * data)[0].numpy()
     return b
 
 
 def _seen(y: Array, w: Array, *, make: MakeOperator) -> Array:
     (weights,) = _tensors(w)
-    A = make((y.shape[1], y.shape[2]))
+    A = make(y.shape[1:])
     n: Array = A.A_adjoint(weights * A.A(torch.ones_like(weights)))[0].numpy()
     return n
 
 
 def _by_channel(x: Array) -> Array:
-    return as_column(*x.astype(np.float64).sum(axis=(1, 2)))
+    return as_column(*x.astype(np.float64).sum(axis=space(x)))
 
 
 def _filled(y: Array, *, constants: Array) -> Array:

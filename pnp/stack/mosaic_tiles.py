@@ -1,8 +1,9 @@
-"""Tiles of an image larger than memory, on disk: one iteration on them, and sums over them."""
+"""Tiles of an image, or a volume, larger than memory, on disk: one iteration on them, and sums over them."""
 
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -39,7 +40,7 @@ class Problem(Protocol):
 
 
 class Tiles:
-    """Measurements y in tiles (C, h, w), with the axes of y.
+    """Measurements y in tiles (C, h, w), or blocks (C, d, h, w) of a volume, with the axes of y.
 
     Attributes:
         size: number of pixels in all channels.
@@ -49,7 +50,7 @@ class Tiles:
 
     def __init__(self, y: Any, noise_std: Any, tiling: Tiling, client: Any, caller: str) -> None:
         self.tiling, self.client, self.caller = tiling, client, caller
-        self.shape, self.dtype, self.size = (1, *y.shape)[-3:], y.dtype, math.prod(y.shape)
+        self.shape, self.dtype, self.size = (1, *y.shape)[-tiling.ndim :], y.dtype, math.prod(y.shape)
         raw, std = as_mosaic(y, tiling), self.like("noise_std", noise_std)
         bad, n_live, energy, least_std = self.sums(_survey, 4, raw, std)
         if not least_std.min() > 0:
@@ -71,7 +72,7 @@ class Tiles:
     def keep_first(self, problem: Problem, path: Path, bounds: Bounds) -> float:
         """Write the first estimate; return its sum of squares."""
         z = problem.initial(bounds)
-        self.run(zarr_writer(z, self._new(path)))
+        self.run(self._writer(z, path))
         return float(self.sums(square, 1, self.read(path))[0].sum())
 
     def iterate(
@@ -106,10 +107,10 @@ class Tiles:
         x = problem.x_update(z_old if u is None else z_old - u, alpha)
         v = x if u is None else self.map(_relaxed, x, z_old, rho=relaxation) + u
         z = self.tiling.denoise(v, denoiser, sigma, *bounds)
-        tasks = [self.map(_norms, x, z, z_old, n=5), zarr_writer(z, self._new(new[0]))]
+        tasks = [self.map(_norms, x, z, z_old, n=5), self._writer(z, new[0])]
         if new[1] is not None:
-            tasks.append(zarr_writer(v - z, self._new(new[1])))
-        sums: Array = self.run(*tasks)[0].sum(axis=(1, 2))
+            tasks.append(self._writer(v - z, new[1]))
+        sums: Array = self.run(*tasks)[0].reshape(5, -1).sum(axis=1)
         return [math.sqrt(s) for s in sums]
 
     def sample(self, z: Path) -> torch.Tensor:
@@ -128,23 +129,24 @@ class Tiles:
         return as_mosaic(FileSource(path, self.caller), self.tiling)
 
     def shaped(self, z: Path, path: Path, ndim: int) -> Path:
-        """Return the path of z with the axes of y; if y is (H, W), z is copied to `path`."""
-        if ndim == 3:
+        """Return the path of z with the axes of y, ndim of them; if y has none for channels, z is copied to `path`."""
+        if ndim == self.tiling.ndim:
             return z
         sides = tuple(sizes[0] for sizes in self.tiling.chunks[1:])
         new_array(path, self.shape[1:], sides, self.dtype, 0)
-        self.run(zarr_writer(self.read(z), path, 2))
+        self.run(zarr_writer(self.read(z), path, ndim))
         return path
 
     def like(self, name: str, value: Any) -> Any:
-        """Return a number or an array (shaped as y, (H, W) or (1, H, W)) as a Dask array of y's shape."""
+        """Return a number, or an array shaped as y or as one of its channels, as a Dask array of y's shape."""
         import dask.array as da
 
         if isinstance(value, (int, float, np.number)):
             return da.full(self.shape, value, dtype=self.dtype, chunks=self.tiling.chunks)
         source = as_source(value, self.caller, name)
-        shape = (1, *source.shape)[-3:]
-        if source.ndim not in (2, 3) or shape[1:] != self.shape[1:] or shape[0] not in (1, self.shape[0]):
+        axes = self.tiling.ndim
+        shape = (1, *source.shape)[-axes:]
+        if source.ndim not in (axes - 1, axes) or shape[1:] != self.shape[1:] or shape[0] not in (1, self.shape[0]):
             raise ValueError(
                 f"{self.caller}: {name} must be a number or have y's shape {self.shape}, got {tuple(source.shape)}"
             )
@@ -155,8 +157,12 @@ class Tiles:
         """Apply a function tile by tile; with n, the function returns n numbers per tile."""
         import dask.array as da
 
-        chunks = self.tiling.chunks if n is None else ((n,), *((1,) * len(sizes) for sizes in self.tiling.chunks[1:]))
-        meta = np.empty((0, 0, 0), self.dtype if n is None else np.float64)
+        tiling = self.tiling
+        if n is None:
+            chunks, meta = tiling.chunks, np.empty((0,) * tiling.ndim, self.dtype)
+        else:
+            chunks, meta = ((n,), *((1,) * len(sizes) for sizes in tiling.chunks[1:])), np.empty((0,) * tiling.ndim)
+            function = partial(_column, function)
         return da.map_blocks(function, *arrays, **options, dtype=meta.dtype, chunks=chunks, meta=meta)
 
     def sums(self, function: Any, n: int, *arrays: Any) -> Array:
@@ -166,7 +172,10 @@ class Tiles:
 
     def run(self, *tasks: Any) -> list[Any]:
         """Compute Dask arrays together."""
-        return run(list(tasks), self.client, False)
+        return run(list(tasks), self.client)
+
+    def _writer(self, x: Any, path: Path) -> Any:
+        return zarr_writer(x, self._new(path), self.tiling.ndim)
 
     def _new(self, path: Path) -> Path:
         new_array(path, self.shape, tuple(sizes[0] for sizes in self.tiling.chunks), self.dtype, 0)
@@ -177,8 +186,19 @@ class Tiles:
 
 
 def as_column(*values: Any) -> Array:
-    """Return the numbers of one tile in the shape that `Tiles.sums` expects."""
-    return np.array(values, dtype=np.float64).reshape(-1, 1, 1)
+    """Return the numbers of one tile, as `Tiles.sums` expects them."""
+    return np.array(values, dtype=np.float64).ravel()
+
+
+def space(x: Array) -> tuple[int, ...]:
+    """Return the axes of space of an image (C, H, W) or a volume (C, D, H, W)."""
+    return tuple(range(1, x.ndim))
+
+
+def _column(function: Any, *tiles: Array, **options: Any) -> Array:
+    """Return the numbers of one tile along the first of as many axes as the tile has."""
+    column: Array = function(*tiles, **options)
+    return column.reshape(-1, *[1] * (tiles[0].ndim - 1))
 
 
 def square(x: Array) -> Array:
@@ -219,5 +239,9 @@ def _norms(x: Array, z: Array, z_old: Array) -> Array:
 
 def _pick(block: Array, corner: tuple[int, ...], shape: tuple[int, ...], stride: int) -> Array:
     """Return the values whose index in the whole image, flattened, is a multiple of the stride."""
-    c, i, j = np.ogrid[tuple(slice(o, o + n) for o, n in zip(corner, block.shape, strict=True))]
-    return block[((c * shape[1] + i) * shape[2] + j) % stride == 0]  # type: ignore[no-any-return]
+    index = 0
+    for along, n in zip(
+        np.ogrid[tuple(slice(o, o + k) for o, k in zip(corner, block.shape, strict=True))], shape, strict=True
+    ):
+        index = index * n + along
+    return block[index % stride == 0]  # type: ignore[no-any-return,operator]

@@ -108,7 +108,7 @@ class Parts:
             raise ValueError(f"{caller}: output {folder} exists and holds no stack; choose another name")
         if held["settings"] != settings:
             if not overwrite:
-                changed = _changed(held["settings"], settings)
+                changed = changed_settings(held["settings"], settings)
                 raise ValueError(
                     f"{caller}: output {folder} holds a run with other settings ({changed}); "
                     "choose another name, or overwrite=True to restart"
@@ -213,10 +213,10 @@ class Parts:
         return {int(k): float(values[k]) for k in np.flatnonzero(self.ledger() == DONE)}
 
 
-def _changed(old: dict[str, str], new: dict[str, str]) -> str:
+def changed_settings(old: dict[str, str], new: dict[str, str]) -> str:
     """Return which settings differ, for a message: short ones with their values, others by name alone.
 
-    >>> _changed({"max_iter": "8", "data_term": "LeastSquares " + 90 * "x"}, {"max_iter": "10"})
+    >>> changed_settings({"max_iter": "8", "data_term": "LeastSquares " + 90 * "x"}, {"max_iter": "10"})
     'max_iter was 8, is 10; data_term differs'
     """
     changed = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
