@@ -26,6 +26,7 @@ from ..algorithms.protocols import Denoiser
 from ..checks import check_number
 from ..drivers.denoising import as_denoiser
 from ..drivers.fingerprint import fingerprint
+from ..io.atomic import atomic_hdf5, check_output
 from ..io.lock import exclusive, part_path, remove_renamed
 from .cluster import require
 from .results_store import DONE, OPEN, changed_settings, free_folder, new_array
@@ -65,14 +66,15 @@ def denoise_mosaic(
             a Zarr array's path, "file.h5::name", a Dask or a numpy array.
         denoiser: local, D(x, sigma) on (B, C, H, W) or (B, C, D, H, W).
         sigma: standard deviation of the noise, in units of the image: one number for the whole.
-        output: path of a Zarr array to create, of the image's shape; it is written atomically.
+        output: path of a Zarr array to create, of the image's shape, or of an .h5 file, to whose dataset `image` it is
+            copied at the end; it is written atomically.
         dimensions: 2 for images, 3 for volumes. None: those of the denoiser, `MLPatch.dimensions`; 2 if it has none and
             the image less than four axes.
         tile: approximate side of the tiles in pixels; None: 2048, of volumes 256. Each process holds one tile in
             memory.
         halo: pixels beyond a tile that the denoiser sees; None: half its `receptive_field`.
         client: a `distributed.Client`. None: this process, with all of torch's threads.
-        overwrite: replace an existing Zarr array, or an unfinished run with other settings.
+        overwrite: replace an existing output, or an unfinished run with other settings.
         progress: show a bar of tiles on stderr.
 
     Returns:
@@ -94,7 +96,11 @@ def denoise_mosaic(
     sigma = check_number("sigma", sigma, above=0, or_equal=True, caller=caller)
     source = as_source(image, caller, "image")
     tiling = tiling_for(source, denoiser, tile, halo, caller, dimensions)
-    folder = free_folder(output, caller, overwrite=overwrite)
+    is_hdf5 = Path(output).suffix.lower() in (".h5", ".hdf5")
+    if is_hdf5:
+        folder = check_output(Path(output).resolve(), overwrite=overwrite)
+    else:
+        folder = free_folder(output, caller, overwrite=overwrite)
     settings = {
         "denoiser": fingerprint(denoiser),
         "image": _content(source),
@@ -108,7 +114,10 @@ def denoise_mosaic(
         with _bar(len(ledger), len(ledger) - len(todo), progress) as bar:
             for _ in _computed(job, todo, client, caller):
                 bar.update()
-        publish(run / "image", folder, caller, overwrite=overwrite)
+        if is_hdf5:
+            _to_hdf5(run, folder, tiling, overwrite)
+        else:
+            publish(run / "image", folder, caller, overwrite=overwrite)
     return folder
 
 
@@ -248,6 +257,18 @@ def _create(run: Path, folder: Path, settings: dict[str, str], source: Any, tili
         os.rename(part, run)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _to_hdf5(run: Path, path: Path, tiling: Tiling, overwrite: bool) -> None:
+    """Copy the image tile by tile to an HDF5 file, which appears when it is whole."""
+    import zarr
+
+    image = zarr.open_array(str(run / "image"), mode="r")
+    with atomic_hdf5(path, overwrite=overwrite) as file:
+        copied = file.create_dataset("image", image.shape, image.dtype, chunks=image.chunks)
+        for k in range(math.prod(tiling.counts)):
+            at = (..., *tiling.tile(k)[0])
+            copied[at] = image[at]
 
 
 def _content(source: Any) -> str:

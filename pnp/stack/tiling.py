@@ -210,8 +210,9 @@ def denoise_tile(
     sigma: float,
     bounds: tuple[float | None, float | None] = (None, None),
 ) -> Array:
-    """Return D(x; sigma) inside a tile x (C, ...) with its halo, within the bounds."""
-    image = torch.from_numpy(np.array(x, order="C"))[None]
+    """Return D(x; sigma) inside a tile x (C, ...) with its halo, within the bounds, computed where the denoiser is."""
+    weight = next(denoiser.parameters(), None) if isinstance(denoiser, torch.nn.Module) else None
+    image = torch.from_numpy(np.array(x, order="C"))[None].to("cpu" if weight is None else weight.device)
     starts, sizes = [s.start for s in inside], [s.stop - s.start for s in inside]
     with torch.no_grad():
         if hasattr(denoiser, "part"):  # no second halo
@@ -223,7 +224,7 @@ def denoise_tile(
             z = z[(slice(None), *inside)]
     if bounds != (None, None):
         z = z.clamp(*bounds)
-    return z.numpy().astype(x.dtype, copy=False)  # type: ignore[no-any-return]
+    return z.cpu().numpy().astype(x.dtype, copy=False)  # type: ignore[no-any-return]
 
 
 def _denoise_block(x: Array, *, cut: int, block_info: Any = None, **options: Any) -> Array:

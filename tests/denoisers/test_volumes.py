@@ -145,6 +145,17 @@ def test_with_gradients_and_inside_the_result_is_the_same():
     assert at == 3 and part.shape[2:] == (26, 22, 22)  # of the multiples of four
 
 
+@pytest.mark.parametrize("options", [ONE, TWO], ids=["one lattice", "two lattices"])
+def test_a_part_is_that_part_of_the_whole(options):
+    model, x = model_of(options), volumes(1, 1, 30, 17, 22)
+    starts, sizes = (8, 0, 12), (9, 17, 10)
+    inside = (..., *(slice(at, at + n) for at, n in zip(starts, sizes, strict=True)))
+    torch.testing.assert_close(model.part(x, 0.1, starts, sizes), model(x, 0.1)[inside], rtol=1e-11, atol=1e-11)
+    for bad in ((8, 0, 11), (24, 0, 12), (-4, 0, 12)):
+        with pytest.raises(ValueError, match="starts"):
+            model.part(x, 0.1, bad, sizes)
+
+
 class Largest(TorchDispatchMode):
     """Bytes of the largest block of memory of all tensors, other than blocks of a given size."""
 

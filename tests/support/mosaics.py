@@ -11,10 +11,13 @@ from operators import Blur
 from operators.blur import gaussian_kernel
 
 
-def network(channels: int = 1, spacing: int = 2) -> MLPatch:
+def network(
+    channels: int = 1, spacing: int = 2, *, dimensions: int = 2, dilations: tuple[int, ...] = (1, 2)
+) -> MLPatch:
     """A small MLPatch with random weights, a field of 17 pixels at spacing 2, in float32 on any processor."""
     torch.manual_seed(0)
-    model = MLPatch(channels, taps=3, margin=0, features=6, hidden=5, dilations=(1, 2), spacing=spacing)
+    sizes = {"taps": 3, "margin": 0, "features": 6, "hidden": 5, "dilations": dilations}
+    model = MLPatch(channels, dimensions=dimensions, spacing=spacing, **sizes)
     model.precision = "float32"
     return model.requires_grad_(False)
 
