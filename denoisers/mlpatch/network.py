@@ -294,8 +294,8 @@ class Network(nn.Module):
             return read(y)
         # In slabs: z, and all features in the dtype of y, would take more memory than what comes after them.
         sizes = [(n - self.support) // step + 1 for n in y.shape[2:]]
-        shape, options = (len(y), len(kernel), *sizes), {"dtype": folded.dtype, "device": y.device}
-        f = torch.empty(shape, **options, memory_format=CHANNELS_LAST[d])
+        shape = (len(y), len(kernel), *sizes)
+        f: Tensor = torch.empty(shape, dtype=folded.dtype, device=y.device, memory_format=CHANNELS_LAST[d])
         for first in range(0, sizes[0], READ_PLANES):
             n = min(READ_PLANES, sizes[0] - first)
             f.narrow(2, first, n).copy_(read(y.narrow(2, first * step, (n - 1) * step + self.support)))

@@ -239,9 +239,9 @@ def _norms(x: Array, z: Array, z_old: Array) -> Array:
 
 def _pick(block: Array, corner: tuple[int, ...], shape: tuple[int, ...], stride: int) -> Array:
     """Return the values whose index in the whole image, flattened, is a multiple of the stride."""
-    index = 0
+    index: Any = 0
     for along, n in zip(
         np.ogrid[tuple(slice(o, o + k) for o, k in zip(corner, block.shape, strict=True))], shape, strict=True
     ):
         index = index * n + along
-    return block[index % stride == 0]  # type: ignore[no-any-return,operator]
+    return block[index % stride == 0]  # type: ignore[no-any-return]
