@@ -7,8 +7,11 @@ the field, and averaged in square pixels with their weights w:
     n_eff = (sum w)^2 / sum w^2,
 
 where m is the weighted mean of the multiplicative bias of all galaxies: that of the few in a pixel is too noisy to
-divide by (Miller et al. 2013, MNRAS 429, 2858). sigma_c is the weighted scatter of component c over the field, without
-outliers; it includes the scatter of the shear, a tenth of that of real shapes.
+divide by (Miller et al. 2013, MNRAS 429, 2858). sigma_c is the scatter of component c over the field, without outliers,
+weighted by w^2 as the variance of a mean is, so that weights may follow each galaxy's own dispersion (Heymans et al.
+2012, MNRAS 427, 146); it includes the scatter of the shear, a tenth of that of real shapes:
+
+    sigma_c^2 = sum w^2 (e_c - <e_c>)^2 / sum w^2.
 
 Shear is measured against the axes of the sky, north and east, at each galaxy. In the plane these axes turn: north leans
 
@@ -282,12 +285,15 @@ def _dispersion(e: _Array, w: _Array, noise: str | float, given: _Array | float 
 
 
 def _scatter(values: _Array, w: _Array) -> float:
-    """Return the weighted standard deviation of the values within five robust ones of the median."""
+    """Return (sum w^2 (e - <e>)^2 / sum w^2)^(1/2) of the values within five robust standard deviations of the median.
+
+    sum w^2 e^2 is what the variance of the mean, sum w e / sum w, is made of: galaxies of small weight scatter more.
+    """
     away = np.abs(values - np.median(values))
     robust = 1.4826 * float(np.median(away))
     kept = away <= _CLIPPING * robust if robust > 0 else np.ones(len(values), dtype=bool)
     values, w = values[kept], w[kept]
-    return math.sqrt(float(np.average((values - np.average(values, weights=w)) ** 2, weights=w)))
+    return math.sqrt(float(np.average((values - np.average(values, weights=w)) ** 2, weights=w**2)))
 
 
 def _mean_variance(

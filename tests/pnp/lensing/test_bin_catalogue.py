@@ -87,6 +87,21 @@ def test_noise_is_the_scatter_of_the_map():
     assert map_catalogue(spoilt, 1.0).sigma_e == pytest.approx(m.sigma_e, rel=0.01)
 
 
+@pytest.mark.parametrize("spread", [0.0, 0.7])
+def test_noise_is_right_where_weights_follow_each_galaxys_own(spread):
+    """w = 1/s_i^2 as of lensfit, metacal or HSC: the mean of a pixel has the variance sum w^2 s^2 / (sum w)^2."""
+    n = 60_000
+    rng = np.random.default_rng(8)
+    s = np.hypot(0.27, np.exp(rng.normal(math.log(0.35), spread, n)))
+    e1, e2 = s * rng.standard_normal((2, n))
+    c = galaxies(n, e1=e1, e2=e2, weight=1 / s**2, max_e=math.inf)
+    m = map_catalogue(c, 2.0, dtype=torch.float64)
+    seen = m.mask.expand_as(m.shear)
+    assert float((m.shear / m.noise_std)[seen].square().mean()) == pytest.approx(1, rel=0.06)
+    want = math.sqrt((c.weight**2 * s**2).sum() / (c.weight**2).sum())  # in closed form
+    assert m.sigma_e == pytest.approx((want, want), rel=0.02)
+
+
 def test_noise_may_be_known():
     c = galaxies()
     n_eff = map_catalogue(c, 10.0, noise=1.0, dtype=torch.float64).noise_std ** -2
