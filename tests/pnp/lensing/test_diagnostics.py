@@ -10,6 +10,7 @@ import torch
 from arrays import seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from skimage import measure, morphology
 
 from operators import KaiserSquires
 from pnp.lensing import OddGrid, pixel_spectrum, survey_noise
@@ -259,8 +260,39 @@ def test_peaks_are_sorted_and_edges_and_masked_neighbours_are_not():
     assert find_peaks(x, threshold=0.5, mask=mask).row.tolist() == [8]
     noisy = find_peaks(x, threshold=5, noise_std=torch.tensor(0.5))
     assert noisy.height.tolist() == [6.0]
-    assert find_peaks(torch.ones(1, 1, 8, 8)).row.numel() == 0  # a plateau is no peak
+    assert find_peaks(torch.ones(1, 1, 8, 8)).row.numel() == 0  # a plateau at the edge
     assert find_peaks(torch.rand(1, 1, 2, 9)).row.numel() == 0
+
+
+def test_one_pixel_of_a_plateau_is_its_peak():
+    x = torch.zeros(2, 1, 12, 14)
+    x[0, 0, 3:6, 4:7] = 2.0  # nine pixels: the middle one
+    x[0, 0, 8, 9] = x[0, 0, 9, 10] = 1.0  # two that touch at a corner
+    x[1, 0, 4, 4:8] = 1.0
+    x[1, 0, 5, 8] = 3.0  # higher beside it: a terrace
+    x[1, 0, 0, 11:13] = x[1, 0, 1, 12] = 5.0  # it reaches the edge
+    peaks = find_peaks(x, threshold=0.5)
+    assert peaks.image.tolist() == [0, 0, 1] and peaks.height.tolist() == [2.0, 1.0, 3.0]
+    assert (int(peaks.row[0]), int(peaks.column[0])) == (4, 5)
+    assert (int(peaks.row[1]), int(peaks.column[1])) in [(8, 9), (9, 10)]
+    assert (int(peaks.row[2]), int(peaks.column[2])) == (5, 8)
+    mask = torch.ones(1, 1, 12, 14)
+    mask[..., 2, 5] = 0  # beside the plateau of nine
+    assert find_peaks(x, threshold=0.5, mask=mask).height.tolist() == [1.0, 3.0]
+
+
+@settings(max_examples=15, deadline=None)
+@given(levels=st.integers(2, 12), seed=st.integers(0, 999))
+def test_peaks_of_a_rounded_map_are_those_of_scikit_image(levels, seed):
+    """Against regional maxima by flooding, another definition of a plateau's peak."""
+    x = (torch.rand(1, 1, 24, 26, generator=seeded(seed)) * levels).floor()
+    regions = measure.label(
+        morphology.local_maxima(x[0, 0].numpy(), connectivity=2, allow_borders=False), connectivity=2
+    )
+    found = find_peaks(x)
+    inner = [r for r in measure.regionprops(regions) if r.bbox[0] > 0 and r.bbox[1] > 0]
+    inner = [r for r in inner if r.bbox[2] < 24 and r.bbox[3] < 26]
+    assert sorted(regions[found.row.numpy(), found.column.numpy()].tolist()) == sorted(r.label for r in inner)
 
 
 def test_peaks_ignore_nan_outside_the_mask():
