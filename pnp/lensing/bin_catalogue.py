@@ -73,8 +73,8 @@ def map_catalogue(
         swap: exchange e1 and e2 before that.
         convention: the `operators.KaiserSquires` convention that the signed components follow on this map's pixels.
         axes: axes of e1 and e2: "sky", north and east at each galaxy; "plane", rows and columns of an image.
-        east: "left", as the sky is seen, or "right": right ascension grows with the columns, and e2 has the opposite
-            sign.
+        east: "left", as the sky is seen, or "right": right ascension grows with the columns. The mass is the same,
+            mirrored: signs and convention are those of east to the left, and on axes of the sky e2 changes its sign.
         noise: dispersion of a galaxy's components: "scatter": `catalogue.sigma_e`, estimated where that is None; a
             number: this dispersion; "weights": the weights are inverse variances.
         max_side: largest side of the map in pixels.
@@ -112,7 +112,8 @@ def map_catalogue(
     e = np.stack([(galaxies.e1 - galaxies.c1)[inside], (galaxies.e2 - galaxies.c2)[inside]][:: -1 if swap else 1])
     e = np.array(signs)[:, None] * e
     if axes == "sky":
-        e = _turned(e, _lean(galaxies, grid.centre, inside), handedness=math.prod(SIGNS[convention]), east=east)
+        e = _turned(e, _lean(galaxies, grid.centre, inside), handedness=math.prod(SIGNS[convention]))
+        e[1] *= -1 if east == "right" else 1  # a mirror
     response = 1 + float(np.average(m, weights=w))
 
     def total(values: _Array) -> _Array:
@@ -255,13 +256,13 @@ def _lean(galaxies: ShearCatalogue, centre: tuple[float, float], inside: _Array)
     return np.arctan2(np.sin(a) * math.sin(dec0), np.cos(a))
 
 
-def _turned(e: _Array, lean: _Array, *, handedness: int, east: str) -> _Array:
+def _turned(e: _Array, lean: _Array, *, handedness: int) -> _Array:
     """Return components (2, n) on the axes of the plane, given those on the axes of the sky at angle `lean`.
 
-    The local axes are turned by phi from columns towards rows: -psi with west to the right, psi with east. e1 + i e2
-    turns by 2 phi, its conjugate (handedness -1) by -2 phi.
+    The local axes are turned by phi = -psi from columns, which run to the west, towards rows. e1 + i e2 turns by 2 phi,
+    its conjugate (handedness -1) by -2 phi.
     """
-    phi = lean * (-1 if east == "left" else 1) * handedness
+    phi = -lean * handedness
     turned = (e[0] + 1j * e[1]) * np.exp(2j * phi)
     return np.stack([turned.real, turned.imag])
 
