@@ -43,7 +43,9 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--mask", help="mask, a map that is 1 where observed")
     p.add_argument("--catalogue", help="galaxies instead of maps: FITS, CSV or HDF5 with ra, dec, e1, e2, weight")
     p.add_argument(
-        "--pixel-arcmin", type=float, help="side of a pixel; required with --catalogue (default: the file's, or 0.29)"
+        "--pixel-arcmin",
+        type=float,
+        help="side of a pixel; required with --catalogue (default: the file's; simulated survey: 0.29)",
     )
     p.add_argument("--convention", choices=("lenspack", "conjugate", "transposed"), help="convention of the components")
     p.add_argument("--signs", nargs=2, type=int, choices=(1, -1), help="signs of e1 and e2 (default: from the data)")
@@ -65,7 +67,10 @@ def find_survey(args: argparse.Namespace, generator: torch.Generator) -> ShearMa
         maps = {"e1": args.e1, "e2": args.e2, "mask": args.mask}
         maps["noise_std"] = None if not noise else noise[0] if len(noise) == 1 else tuple(noise)
         given = {name: part for name, part in maps.items() if part is not None}
-        return read_shear_maps(args.input, **given, pixel_arcmin=args.pixel_arcmin, convention=args.convention)
+        found = read_shear_maps(args.input, **given, pixel_arcmin=args.pixel_arcmin, convention=args.convention)
+        if found.pixel_arcmin is None:
+            raise ValueError(f"{found.path}: the side of a pixel is not known; give --pixel-arcmin")
+        return found
     shape = (64, 64) if args.smoke else (args.size, args.size)
     pixel = args.pixel_arcmin or PIXEL_ARCMIN
     wide, field = wide_sky(shape), (..., slice(shape[0]), slice(shape[1]))

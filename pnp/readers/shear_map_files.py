@@ -34,6 +34,8 @@ _MAP_NAMES: Mapping[str, tuple[str, ...]] = {
     "kappa": ("kappa", "convergence"),
 }
 _Part = str | tuple[str, str] | float | None
+_SQUARE = 0.01
+"""Largest relative difference of the two sides of a pixel."""
 
 
 def read_shear_maps(
@@ -62,14 +64,15 @@ def read_shear_maps(
         weight: in place of noise_std: inverse variance of both components, or of each; 0 where not observed.
         mask: observed where not 0; None: wherever there are shear and noise.
         kappa: true convergence, of simulations.
-        pixel_arcmin: side of a pixel in arcminutes; None: from the file's world coordinates, if it has them.
+        pixel_arcmin: side of a pixel in arcminutes; None: from the file's world coordinates, if it has them, whose
+            pixels must then be square.
         convention: the `operators.KaiserSquires` convention that the maps follow; None: what `write_shear_maps` noted
             in the file, otherwise "lenspack".
         dtype: of the result.
 
     Raises:
         ValueError: a file or a map is missing, damaged or of another shape; noise is missing, negative, or 0 where
-            observed; the mask and the shear have no pixel in common.
+            observed; the mask and the shear have no pixel in common; pixels are not square.
     """
     given = {"e1": e1, "e2": e2, "noise_std": noise_std, "weight": weight, "mask": mask, "kappa": kappa}
     where = "read_shear_maps" if path is None else str(path)
@@ -101,8 +104,10 @@ def read_shear_maps(
     if header is not None:
         with reading(where, "FITS"):
             wcs = celestial_wcs(header)
-            side = header.get("PIXARCMN") if wcs is None else _pixel_arcmin(wcs)
+            side = header.get("PIXARCMN")
             noted = str(header.get("SHEARCON", "lenspack"))
+        if pixel_arcmin is None and wcs is not None:
+            side = _pixel_arcmin(where, wcs)
         if pixel_arcmin is None and side is not None:
             pixel_arcmin = _positive(where, side)
         if convention is None:
@@ -265,7 +270,14 @@ def _positive(where: str, side: Any) -> float:
     return float(side)
 
 
-def _pixel_arcmin(wcs: Any) -> float:
+def _pixel_arcmin(where: str, wcs: Any) -> float:
+    """Return the side of a pixel in arcminutes; pixels must be square."""
     from astropy.wcs.utils import proj_plane_pixel_scales
 
-    return float(np.sqrt(np.prod(proj_plane_pixel_scales(wcs.celestial)))) * 60
+    sides = 60 * proj_plane_pixel_scales(wcs.celestial)
+    if not abs(sides[0] - sides[1]) <= _SQUARE * max(sides):
+        raise ValueError(
+            f"{where}: pixels must be square, got {sides[0]:.4g} x {sides[1]:.4g} arcmin by its WCS; bin the catalogue "
+            "in square pixels (map_catalogue), regrid the maps, or give pixel_arcmin= if the WCS is wrong"
+        )
+    return float(np.sqrt(np.prod(sides)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import os
 import subprocess
 import sys
@@ -140,3 +142,17 @@ def test_missing_maps_are_one_sentence(survey, tmp_path):
     command = [sys.executable, str(RECIPE), "--smoke", "--e1", str(folder / "e1.fits"), "--output", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and "e2" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_maps_without_a_size_stop_and_ask(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "recipes")
+    survey, p = importlib.import_module("_survey"), argparse.ArgumentParser()
+    p.add_argument("input")
+    survey.add_arguments(p)
+    path = tmp_path / "maps.fits"
+    parts = [fits.ImageHDU(np.ones((20, 20), "f4"), name=name) for name in ("E1", "E2", "STD")]
+    fits.HDUList([fits.PrimaryHDU(), *parts]).writeto(path)
+    with pytest.raises(ValueError, match="--pixel-arcmin") as caught:
+        survey.find_survey(p.parse_args([str(path)]), torch.Generator())
+    assert len(str(caught.value)) < 400
+    assert survey.find_survey(p.parse_args([str(path), "--pixel-arcmin", "2"]), torch.Generator()).pixel_arcmin == 2

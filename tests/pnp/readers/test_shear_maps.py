@@ -116,6 +116,36 @@ def test_pixels_without_a_value_are_counted(tmp_path):
     assert "pixels without shear or noise" in repr(m)
 
 
+def on_the_sky(folder, **cards):
+    """The maps with world coordinates of these cards, in every extension."""
+    path = write_maps(folder, E1=E1, E2=E2, STD=STD)
+    with fits.open(path, mode="update") as parts:
+        for part in parts[1:]:
+            part.header.update(CTYPE1="RA---TAN", CTYPE2="DEC--TAN", CRVAL1=150.0, CRVAL2=2.0, **cards)
+    return path
+
+
+@pytest.mark.parametrize(
+    "cards",
+    [
+        {"CDELT1": -0.6 / 60, "CDELT2": 0.3 / 60},
+        {"CD1_1": -0.01, "CD1_2": 0.0, "CD2_1": 0.0, "CD2_2": 0.0102},
+    ],
+)
+def test_pixels_that_are_not_square_are_refused(tmp_path, cards):
+    """Their Kaiser-Squires kernel is another: on square ones the mass is wrong, with a third as much B as E."""
+    path = on_the_sky(tmp_path, **cards)
+    said = refused(read_shear_maps, path)
+    assert "square" in said and "0.6 x" in said
+    assert read_shear_maps(path, pixel_arcmin=0.3).pixel_arcmin == 0.3  # where the WCS is known to be wrong
+
+
+def test_square_pixels_may_be_turned(tmp_path):
+    c, s = 0.005 * np.cos(0.4), 0.005 * np.sin(0.4)
+    m = read_shear_maps(on_the_sky(tmp_path, CD1_1=-c, CD1_2=s, CD2_1=s, CD2_2=c * 1.004))
+    assert m.pixel_arcmin == pytest.approx(0.3, rel=0.005)
+
+
 def test_maps_are_written_and_read_back(tmp_path):
     g = torch.Generator().manual_seed(0)
     std = survey_noise((24, 20), generator=g, holes=2)
