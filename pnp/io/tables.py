@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
@@ -20,6 +21,8 @@ from .guards import reading
 from .hdf5_safe import check_stored, listed, open_hdf5
 
 _Path = str | os.PathLike[str]
+_MAX_NAMES, _MAX_LENGTH = 8, 180
+"""Largest number of names of columns in a message, and of their characters."""
 _PACKED_MAGIC = (b"\x1f", b"BZh", b"\xfd7zXZ", b"PK\x03\x04", b"\x28\xb5\x2f\xfd")
 """First bytes of gzip, compress, bzip2, xz, zip and zstd."""
 
@@ -68,10 +71,17 @@ def open_table(source: Any, where: str, table: str | int | None) -> Iterator[Col
         raise TypeError(f"read_catalogue: source must be a path or an astropy Table, got {type(source).__name__}")
 
 
-def first_names(names: Mapping[str, Any]) -> str:
-    """Return the first few names, for a message."""
-    shown, more = ", ".join(f"{name:.24}" for name in list(names)[:8]), len(names) - 8
-    return (shown or "no columns") + (f" and {more} more" if more > 0 else "")
+def first_names(names: Mapping[str, Any], like: str = "") -> str:
+    """Return a few names, whole, for a message: those like a given one first."""
+    held = list(names)
+    near = get_close_matches(like, held, n=3, cutoff=0.5) if like else []
+    shown: list[str] = []
+    for name in [*near, *(n for n in held if n not in near)]:
+        if shown and (len(shown) == _MAX_NAMES or len(", ".join([*shown, name])) > _MAX_LENGTH):
+            break
+        shown.append(name)
+    more = len(held) - len(shown)
+    return (", ".join(shown) or "no columns") + (f" and {more} more" if more > 0 else "")
 
 
 def _read_text(path: _Path, kind: str) -> Any:

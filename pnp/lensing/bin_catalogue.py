@@ -3,11 +3,12 @@
 Galaxies are projected gnomonically (TAN, Calabretta and Greisen 2002, A&A 395, 1077, section 5.1.3) about the centre of
 the field, and averaged in square pixels with their weights w:
 
-    gamma_c = sum w (e_c - bias_c) / ((1 + m) sum w),   noise_std_c = sigma_c / ((1 + m) sqrt(n_eff)),
+    gamma = R^-1 sum w (e - R c) / ((1 + m) sum w),   noise_std_c = sigma_c / (R_cc (1 + m) sqrt(n_eff)),
     n_eff = (sum w)^2 / sum w^2,
 
-where m is the weighted mean of the multiplicative bias of all galaxies: that of the few in a pixel is too noisy to
-divide by (Miller et al. 2013, MNRAS 429, 2858). sigma_c is the scatter of component c over the field, without outliers,
+where m and R are the weighted means of the multiplicative bias and of the response, a number or a matrix, of all
+galaxies: those of the few in a pixel are too noisy to divide by (Miller et al. 2013, MNRAS 429, 2858; Sheldon and Huff
+2017, ApJ 841, 24). sigma_c is the scatter of component c over the field, without outliers,
 weighted by w^2 as the variance of a mean is, so that weights may follow each galaxy's own dispersion (Heymans et al.
 2012, MNRAS 427, 146); it includes the scatter of the shear, a tenth of that of real shapes:
 
@@ -37,6 +38,7 @@ from torch import Tensor
 from operators.lensing.kaiser_squires import SIGNS
 
 from ..checks import check_number
+from ..readers.shear_calibration import mean_response
 from ..readers.shear_catalogue import ShearCatalogue, read_catalogue
 from ..readers.shear_map import ShearMap, check_convention, check_signs
 
@@ -108,13 +110,15 @@ def map_catalogue(
             "several; take smaller pixels"
         )
 
-    w, m = galaxies.weight[inside], np.asarray(galaxies.m)[inside]
-    e = np.stack([(galaxies.e1 - galaxies.c1)[inside], (galaxies.e2 - galaxies.c2)[inside]][:: -1 if swap else 1])
+    w = galaxies.weight[inside]
+    R = None if galaxies.response is None else galaxies.response[inside]
+    response, matrix = mean_response("map_catalogue", np.asarray(galaxies.m)[inside], R, w)
+    e, gain = _calibrated(galaxies, inside, R, matrix)
+    e, gain = (v[:: -1 if swap else 1] for v in (e, gain))
     e = np.array(signs)[:, None] * e
     if axes == "sky":
         e = _turned(e, _lean(galaxies, grid.centre, inside), handedness=math.prod(SIGNS[convention]))
         e[1] *= -1 if east == "right" else 1  # a mirror
-    response = 1 + float(np.average(m, weights=w))
 
     def total(values: _Array) -> _Array:
         return np.bincount(index, weights=values, minlength=n_pixels)
@@ -127,6 +131,8 @@ def map_catalogue(
     variance = _mean_variance(
         w, sigma_e, noise, None if galaxies.sigma_e is None else np.asarray(galaxies.sigma_e)[inside], total
     )
+    if noise != "scatter" or galaxies.sigma_e is not None:  # the dispersion of shapes before the matrix
+        variance = variance * gain[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):
         noise_std = np.where(seen, np.sqrt(variance) / (divisor * response), np.inf)
     dropped = dict(galaxies.dropped) | ({"outside the map": n} if (n := int((~inside).sum())) else {})
@@ -146,7 +152,9 @@ def map_catalogue(
         signs=(int(signs[0]), int(signs[1])),
         swap=bool(swap),
         sigma_e=sigma_e,
-        facts={"dropped": dropped, "columns": galaxies.columns, "response": response},
+        facts={"dropped": dropped, "columns": galaxies.columns, "response": response}
+        | ({} if matrix is None else {"response_matrix": (response * matrix).tolist()})
+        | ({"unused": galaxies.unused} if galaxies.unused else {}),
         path=galaxies.path,
     )
 
@@ -248,6 +256,25 @@ def _check_width(galaxies: ShearCatalogue, centre: tuple[float, float]) -> None:
 
 
 # ------------------------------------------------------------------------------------------- shapes and noise
+
+
+def _calibrated(
+    galaxies: ShearCatalogue, inside: _Array, R: _Array | None, matrix: _Array | None
+) -> tuple[_Array, _Array]:
+    """Return M^-1 (e - R c), (2, n), with M of `mean_response`, and the factors (2,) of a component's variance."""
+    e, c = (
+        np.stack([np.broadcast_to(v, galaxies.e1.shape)[inside] for v in pair])
+        for pair in ((galaxies.e1, galaxies.e2), (galaxies.c1, galaxies.c2))
+    )
+    w = galaxies.weight[inside]
+    if R is None:
+        return e - c, np.ones(2)
+    mean = np.average(R, axis=0, weights=w)
+    if matrix is None:
+        return e - mean * c, np.ones(2)
+    inverse = np.linalg.inv(matrix)
+    mean = np.diag(mean) if mean.ndim == 1 else mean
+    return inverse @ (e - mean @ c), np.square(inverse).sum(1)
 
 
 def _lean(galaxies: ShearCatalogue, centre: tuple[float, float], inside: _Array) -> _Array:

@@ -14,6 +14,7 @@ from astropy.table import MaskedColumn, QTable, Table
 from reader_files import refused
 
 import pnp.readers.shear_catalogue
+import pnp.readers.shear_surveys
 from pnp.readers import read_catalogue
 
 N = 30
@@ -45,7 +46,8 @@ def write_table(folder, suffix, table):
                 if values.unit is not None:
                     file[f"galaxies/{name}"].attrs["units"] = str(values.unit)
     elif suffix == ".h5":
-        del table["name"]
+        if "name" in table.colnames:
+            del table["name"]
         table.write(path, format="hdf5", path="galaxies", serialize_meta=True)
     else:
         kind = {".csv": "ascii.csv", ".ecsv": "ascii.ecsv"}.get(suffix, "fits")
@@ -144,7 +146,6 @@ def test_other_names_may_be_told(tmp_path):
             "e1, gamma1",
         ),
         ({"weight": 1}, {}, "w, weight"),
-        ({"z_spec": 1}, {}, "z_b, z_spec"),
         ({"ra": None}, {}, "ra='...'"),
         ({"e2": None}, {}, "e1='e1'"),
         ({}, {"e1": "shape"}, "'shape' for e1"),
@@ -156,6 +157,89 @@ def test_wrong_columns_are_refused(tmp_path, change, arguments, part):
     held = columns(**{k: np.full(N, v, dtype=float) for k, v in change.items() if v is not None})
     path = write_table(tmp_path, ".csv", {k: v for k, v in held.items() if change.get(k, 0) is not None})
     assert part in refused(read_catalogue, path, **arguments)
+
+
+def test_columns_that_hold_equal_numbers_are_no_ambiguity(tmp_path):
+    held = columns()
+    twice = columns(raj2000=held["ra"] * (1 + 1e-9), decj2000=held["dec"])
+    assert read_catalogue(write_table(tmp_path, ".fits", twice)).columns["ra"] == "ra"
+    apart = write_table(tmp_path, ".csv", columns(raj2000=held["ra"] + 0.01))
+    assert "ra, raj2000" in refused(read_catalogue, apart)
+
+
+def test_redshifts_are_asked_for_where_they_are_used(tmp_path):
+    c = read_catalogue(write_table(tmp_path, ".fits", columns(z_spec=np.ones(N))))
+    assert c.z is None and "z" not in c.columns
+    assert "z='...'" in refused(c.select, z_max=1)
+
+
+def test_messages_name_whole_columns():
+    """Names of HSC differ after 24 characters, and what is copied from a message must exist."""
+    names = ["ishape_hsm_regauss_derived_shape_weight", "ishape_hsm_regauss_derived_sigma_e"]
+    table = Table(columns() | {name: np.ones(N) for name in names})
+    said = refused(read_catalogue, table, weight="ishape_hsm_regauss_derived_weight")
+    assert names[0] in said and len(said) < 400
+    wide = Table({f"a_column_with_a_name_that_is_rather_long_{k}": np.ones(3) for k in range(99)})
+    said = refused(read_catalogue, wide)
+    assert "_0, a_column" in said and "more" in said and len(said) < 400
+
+
+@pytest.mark.parametrize("suffix", [".fits", ".h5", ".ecsv"])
+def test_components_of_vectors(tmp_path, suffix):
+    held = columns()
+    table = Table(columns(g=np.stack([held["e1"], held["e2"]], 1), R=np.tile(0.5 * np.eye(2), (N, 1, 1))))
+    path = write_table(tmp_path, suffix, table)
+    c = read_catalogue(path, e1="g[0]", response="R")
+    np.testing.assert_array_equal(c.e2, held["e2"])
+    assert c.columns["e2"] == "g[1]" and c.response.shape == (N, 2, 2)
+    assert set(read_catalogue(path, response="R[0,0]").response) == {0.5}
+    assert "component" in refused(read_catalogue, path, e1="g[2]", e2="g[1]", response=1)
+
+
+@pytest.mark.parametrize(
+    ("names", "arguments"),
+    [
+        (["m", "c1", "c2"], {"m": "m", "c1": 0, "c2": "c2"}),
+        (["R11", "R22"], {"response": ("R11", "R22")}),
+        (["mcal_r_11"], {"response": 1.0}),
+        (["responsivity"], {"response": "responsivity"}),
+        (["i_hsmshaperegauss_derived_shear_bias_m"], {"m": 0}),
+    ],
+)
+def test_calibration_that_is_not_used_is_named(tmp_path, names, arguments):
+    path = write_table(tmp_path, ".fits", columns(**{name: np.full(N, 0.5) for name in names}))
+    with pytest.warns(UserWarning, match=names[0]) as caught:
+        c = read_catalogue(path)
+    assert set(c.unused) == set(names) and all(len(str(w.message)) < 400 for w in caught)
+    assert "not used" in repr(c)
+    assert read_catalogue(path, **arguments).unused == ()
+
+
+@pytest.mark.parametrize("survey", sorted(pnp.readers.shear_surveys.SURVEYS))
+def test_presets_read_the_columns_of_their_release(tmp_path, survey):
+    arguments, _, source = pnp.readers.shear_surveys.SURVEYS[survey]
+    held, given = columns(), dict(arguments)
+    given.pop("table", None)
+    plain = {name: given[name] for name in ("ra", "dec", "e1", "e2") if name in given}
+    table = {column: held[name] for name, column in plain.items()} | {"other": held["w"]}
+    for name in ("weight", "z", "m", "c1", "c2", "rms_e"):
+        if isinstance(given.get(name), str):
+            table[given[name]] = np.full(N, 0.3)
+    table |= {
+        column: np.full(N, 0.6 if column in ("R11", "R22") else 0.0)
+        for row in given.get("response", ())
+        for column in row
+    }
+    c = read_catalogue(write_table(tmp_path, ".fits", Table(table)), survey=survey)
+    assert c.unused == () and {c.columns[name] for name in plain} == set(plain.values())
+    np.testing.assert_array_equal(c.e2, held["e2"])
+    assert source and read_catalogue(Table(table), survey=survey, weight="other").columns["weight"] == "other"
+
+
+def test_unknown_surveys_are_refused():
+    assert "kids-1000" in refused(read_catalogue, Table(columns()), survey="lsst-y10")
+    assert "response" in refused(read_catalogue, Table(columns()), response=1, rms_e=0.3)
+    assert "response='R11'" in refused(read_catalogue, Table(columns(R11=np.ones(N))), m="R11")
 
 
 def test_text_and_vectors_are_refused(tmp_path):
