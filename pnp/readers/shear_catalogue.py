@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -29,6 +28,7 @@ from .shear_calibration import (
     unused_calibration,
     unused_sentence,
 )
+from .shear_columns import column_of, column_values, hold_alike, is_component
 from .shear_surveys import survey_arguments
 
 _Array = npt.NDArray[np.float64]
@@ -47,7 +47,6 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
 """Names by which columns are found; the name of e2 is that of e1 with 2 in place of its last 1."""
 
 _OPTIONAL_COLUMNS = ("weight", "z", "kappa")
-_COMPONENT = re.compile(r"(.+)\[(\d+(?:,\d+)?)\]")
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,11 +238,11 @@ def read_catalogue(
         columns |= {name: _existing(where, held, name, v) for name, v in simple.items()}
         unused = unused_calibration((name for name in held if name not in columns.values()), numbers)
         values, of_response = response_columns(
-            numbers.pop("response"), lambda name: _values(held, _existing(where, held, "response", name))
+            numbers.pop("response"), lambda name: column_values(held, _existing(where, held, "response", name))
         )
         fields = {name: v for name, v in numbers.items() if v is not None}
-        fields |= {name: _values(held, column) for name, column in columns.items()}
-        units = {name: held[_stem(held, columns[name])].unit for name in ("ra", "dec")}
+        fields |= {name: column_values(held, column) for name, column in columns.items()}
+        units = {name: held[column_of(held, columns[name])].unit for name in ("ra", "dec")}
     if (rms := fields.pop("rms_e", None)) is not None:
         values = 2 * (1 - np.square(np.ma.asarray(rms, dtype=np.float64)))
     if of_response:
@@ -272,7 +271,7 @@ def _named(where: str, held: Columns, wanted: dict[str, str | None]) -> dict[str
             given = _partner(where, held, found["e1"])
         if given == "auto":
             fitting = [column for column in held if column.lower() in ALIASES.get(name, ())]
-            if len(fitting) > 1 and _alike(held, fitting):
+            if len(fitting) > 1 and hold_alike(held, fitting):
                 del fitting[1:]
             if len(fitting) > 1 and name == "z":  # only `select` needs it
                 continue
@@ -313,38 +312,9 @@ def _existing(where: str, held: Columns, name: str, given: str) -> str:
     alike = [column for column in held if column.lower() == given.lower()]
     if len(alike) == 1:
         return alike[0]
-    if (part := _COMPONENT.fullmatch(given)) and part[1] in held:
+    if is_component(held, given):
         return given
     raise ValueError(f"{where}: there is no column {given!r:.60} for {name}; it holds {first_names(held, like=given)}")
-
-
-def _stem(held: Columns, name: str) -> str:
-    """Return the column that holds "g" or its component "g[0]"."""
-    return name if name in held else name.partition("[")[0]
-
-
-def _values(held: Columns, name: str) -> Any:
-    """Return the values of a column, or of a component of a column of vectors or matrices: "g[0]", "R[0,1]"."""
-    if name in held:
-        return held[name].values
-    stem, _, index = name[:-1].partition("[")
-    values, at = held[stem].values, tuple(int(k) for k in index.split(","))
-    if any(k >= size for k, size in zip(at, values.shape[1:], strict=False)) or len(at) != values.ndim - 1:
-        raise ValueError(
-            f"column {stem} has no component [{index}], got shape {values.shape} of galaxies and components"
-        )
-    return values[(slice(None), *at)]
-
-
-def _alike(held: Columns, names: list[str]) -> bool:
-    """Return whether columns hold equal numbers, but for rounding, in equal units."""
-    if len({str(held[name].unit) for name in names}) > 1:
-        return False
-    arrays = [np.ma.asarray(held[name].values) for name in names]
-    if any(a.dtype.kind not in "fiu" or a.shape != arrays[0].shape for a in arrays):
-        return False
-    first, *others = (a.astype(np.float64).filled(np.nan) for a in arrays)
-    return all(np.allclose(first, other, rtol=1e-6, atol=0, equal_nan=True) for other in others)
 
 
 def _column(where: str, name: str, values: Any, n: int | None = None) -> _Array:
