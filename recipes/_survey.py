@@ -141,7 +141,7 @@ def write_survey(
         table["ra"].unit = table["dec"].unit = "deg"
     for name, value in {"kappa": mass.kappa_e, "error": error, "snr_ks": snr_ks}.items():
         table[name] = value[0, 0].cpu().numpy()[row, column]
-    table["snr"] = peaks.height.cpu().numpy()  # relative to the uniform error map
+    table["height_over_error"] = peaks.height.cpu().numpy()  # no Gaussian significance: of the uniform error map
     with atomic(stem.with_name(f"{stem.name}_peaks.ecsv"), overwrite=True) as part:
         table.write(part, format="ascii.ecsv")
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from _common import Entry, parser, print_verdict, timed
 from _survey import SIMULATED, add_arguments, find_survey, print_table, wide_sky, write_survey
-from _survey_errors import add_error_arguments, from_bootstrap, from_simulations, smoothed_noise, wiener_error
+from _survey_errors import add_error_arguments, from_bootstrap, from_simulations, wiener_error
 from _survey_figures import draw_iterations, draw_survey
 
 from denoisers import MLPatch
@@ -37,6 +37,7 @@ from pnp.lensing import (
     pixel_spectrum,
     score_conventions,
     smoothed_kaiser_squires,
+    smoothed_noise,
     whitened_chi2,
     wiener,
 )

@@ -103,7 +103,7 @@ def test_maps_are_on_the_surveys_pixels_and_sky(survey, found):
 def test_peaks_have_a_place_on_the_sky(found):
     _, out = found
     peaks, E = Table.read(out / "shear_survey_peaks.ecsv"), fits.getdata(out / "shear_survey.fits", "KAPPA_E")
-    assert len(peaks) > 0 and (np.diff(peaks["snr"]) <= 1e-6).all()
+    assert len(peaks) > 0 and (np.diff(peaks["height_over_error"]) <= 1e-6).all()
     np.testing.assert_allclose(peaks["kappa"], E[peaks["row"], peaks["column"]], rtol=1e-6)
     assert abs(peaks["ra"].data - 150).max() < 0.3 and abs(peaks["dec"].data - 2).max() < 0.3
     assert (out / "shear_survey.png").stat().st_size > 10_000
