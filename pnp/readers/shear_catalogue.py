@@ -1,4 +1,4 @@
-"""Catalogues of galaxies with their shapes: FITS, CSV, ECSV and HDF5 tables, as surveys publish them.
+"""Catalogues of galaxies with their shapes: FITS, CSV, ECSV, VOTable, Parquet, HDF5 and text tables, as published.
 
 Every survey names its columns in its own way. Those in `ALIASES` are found, whatever their case; several that fit
 and differ are an error, never a guess. `SURVEYS` holds the columns of published catalogues. Angles are in the unit of
@@ -181,10 +181,11 @@ def read_catalogue(
     table: str | int | None = None,
     max_e: float | None = None,
 ) -> ShearCatalogue:
-    """Read galaxies from a FITS, CSV, ECSV or HDF5 file, or from an astropy Table, for instance one that you have cut.
+    """Read galaxies from a file, or from an astropy Table, for instance one that you have cut.
 
     Args:
-        source: .fits (also .gz), .csv, .ecsv, .h5 or .hdf5; or a Table.
+        source: .fits (also .gz), .csv, .ecsv, .txt (.dat, .asc, .tsv), .vot (.xml), .parquet (with pyarrow), .h5 or
+            .hdf5; or a Table.
         survey: one of `SURVEYS`, e.g. "kids-1000": columns and calibration that are not given are those of its release.
         ra: name of the column; "auto" finds it by `ALIASES`. "g[0]" is the first component of a column of vectors.
         dec: likewise.

@@ -1,8 +1,8 @@
 """Shear maps as surveys and simulations publish them: e1, e2, their noise, a mask; one file or several.
 
-Maps are FITS images or HDF5 datasets of any byte order, named like "e1.fits", "maps.fits[E1]", "maps.fits[2]" or
-"maps.h5[shear/e1]". Pixels without a value, without a finite noise or outside the mask are not observed: there shear is
-0, noise_std infinite and the mask False, as `pnp.solve` expects.
+Maps are FITS images, HDF5 datasets or NumPy arrays of any byte order, named like "e1.fits", "maps.fits[E1]",
+"maps.fits[2]", "maps.h5[shear/e1]" or "e1.npy". Pixels without a value, without a finite noise or outside the mask are
+not observed: there shear is 0, noise_std infinite and the mask False, as `pnp.solve` expects.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from ..checks import check_number
-from ..io.fits import celestial_wcs, contents, image, images_in, native, open_fits, write_fits_maps
-from ..io.guards import check_real, reading
+from ..io.fits import celestial_wcs, contents, image, images_in, native, open_fits, refuse_healpix, write_fits_maps
+from ..io.guards import check_file, check_real, reading
 from ..io.hdf5_safe import listed, numbers, open_hdf5
 from .shear_map import ShearMap, check_convention
 
@@ -196,6 +196,7 @@ def _parts(path: str | os.PathLike[str]) -> list[str]:
             file.visititems(lambda name, node: found.append(name) if isinstance(node, h5py.Dataset) else None)
         return found
     with open_fits(path) as parts:
+        refuse_healpix(str(path), parts)
         return [str(part.name or k) for k, part in enumerate(parts) if part.is_image and part.header.get("NAXIS")]
 
 
@@ -212,8 +213,13 @@ def _load(place: str) -> tuple[npt.NDArray[np.float64], Any]:
                 )
             check_real(place, dataset.dtype)
             array = numbers(file, dataset)
+    elif file.lower().endswith(".npy"):
+        with reading(check_file(file), "NumPy"):
+            array = np.load(file, allow_pickle=False)
+        check_real(place, array.dtype)
     else:
         with open_fits(file) as parts:
+            refuse_healpix(file, parts)
             found = [
                 p
                 for k, p in images_in(parts).items()

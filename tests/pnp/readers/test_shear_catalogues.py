@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 
 import h5py
@@ -15,10 +16,11 @@ from reader_files import refused
 
 import pnp.readers.shear_catalogue
 import pnp.readers.shear_surveys
-from pnp.readers import read_catalogue
+from pnp.readers import read_catalogue, read_shear_maps
 
 N = 30
-FORMATS = [".fits", ".fits.gz", ".csv", ".ecsv", ".h5", "/h5"]  # "/h5": a group of datasets, as h5py users write
+# "/h5": a group of datasets, as h5py users write; ".dat": a commented header, as of numpy.savetxt
+FORMATS = [".fits", ".fits.gz", ".csv", ".ecsv", ".h5", "/h5", ".vot", ".xml", ".txt", ".dat", ".tsv"]
 
 
 def columns(**changes):
@@ -50,8 +52,9 @@ def write_table(folder, suffix, table):
             del table["name"]
         table.write(path, format="hdf5", path="galaxies", serialize_meta=True)
     else:
-        kind = {".csv": "ascii.csv", ".ecsv": "ascii.ecsv"}.get(suffix, "fits")
-        table.write(path, format=kind)
+        kinds = {".csv": "ascii.csv", ".ecsv": "ascii.ecsv", ".vot": "votable", ".xml": "votable", ".tsv": "ascii.tab"}
+        kinds |= {".txt": "ascii.basic", ".dat": "ascii.commented_header"}
+        table.write(path, format=kinds.get(suffix, "fits"))
     return path
 
 
@@ -301,7 +304,8 @@ def test_one_of_several_tables(tmp_path):
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_empty_and_damaged_tables_are_one_sentence(tmp_path, suffix):
     path = write_table(tmp_path, suffix, Table(columns())[:0])
-    assert "a galaxy" in refused(read_catalogue, path)
+    # astropy finds no columns in a commented header alone
+    assert ("a galaxy" if suffix != ".dat" else "text table") in refused(read_catalogue, path)
     path.unlink()
     whole = write_table(tmp_path, suffix, columns(e1=np.full(N, 0.1))).read_bytes()
     for cut in (0, 10, len(whole) // 2):
@@ -321,8 +325,63 @@ def test_what_is_no_table(tmp_path):
     assert "is a folder" in refused(read_catalogue, tmp_path)
     fits.PrimaryHDU(np.ones((4, 4))).writeto(tmp_path / "map.fits")
     assert "table" in refused(read_catalogue, tmp_path / "map.fits")
-    (tmp_path / "a.parquet").write_bytes(b"PAR1")
-    assert ".hdf5" in refused(read_catalogue, tmp_path / "a.parquet")
+    (tmp_path / "a.xlsx").write_bytes(b"PK")
+    assert ".h5" in refused(read_catalogue, tmp_path / "a.xlsx")
+
+
+def test_a_votable_written_by_hand(tmp_path):
+    """By the standard (VOTable 1.4, section 4), as archives send it: units, a name beside the ID, two tables."""
+    fields = "".join(
+        f'<FIELD ID="c{k}" name="{name}" datatype="double"{unit}/>'
+        for k, (name, unit) in enumerate([("ra", ' unit="arcmin"'), ("dec", ' unit="arcmin"'), ("e1", ""), ("e2", "")])
+    )
+    rows = "".join(f"<TR><TD>{60 * (150 + k)}</TD><TD>120</TD><TD>0.1</TD><TD>-0.{k}</TD></TR>" for k in range(3))
+    table = f'<TABLE name="shapes">{fields}<DATA><TABLEDATA>{rows}</TABLEDATA></DATA></TABLE>'
+    xml = '<?xml version="1.0"?><VOTABLE version="1.4" xmlns="http://www.ivoa.net/xml/VOTable/v1.3"><RESOURCE>{}'
+    path = tmp_path / "archive.xml"
+    path.write_text((xml + "</RESOURCE></VOTABLE>").format(table))
+    c = read_catalogue(path)
+    assert c.ra.tolist() == pytest.approx([150, 151, 152]) and c.e2.tolist() == [0, -0.1, -0.2]
+    path.write_text((xml + "</RESOURCE></VOTABLE>").format(table + table.replace("shapes", "stars")))
+    assert "table=0" in refused(read_catalogue, path)
+    assert len(read_catalogue(path, table="shapes")) == len(read_catalogue(path, table=1)) == 3
+
+
+def test_text_without_names_is_read_by_number(tmp_path):
+    path = tmp_path / "shapes.txt"
+    path.write_text("# made by hand\n150.0 2.0 0.1 0.2\n150.1 2.1 -0.1 0.0\n")
+    assert "col1" in refused(read_catalogue, path)
+    c = read_catalogue(path, ra="col1", dec="col2", e1="col3", e2="col4")
+    assert c.e1.tolist() == [0.1, -0.1]
+
+
+def test_parquet(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    from pyarrow import parquet
+
+    held = columns()
+    vector = [list(pair) for pair in zip(held["e1"], held["e2"], strict=True)]
+    arrays = {name: pyarrow.array(np.asarray(held[name]).astype(float)) for name in ("ra", "dec", "w", "z_b")}
+    parquet.write_table(pyarrow.table(arrays | {"g": pyarrow.array(vector)}), tmp_path / "shapes.parquet")
+    c = read_catalogue(tmp_path / "shapes.parquet", e1="g[0]")
+    np.testing.assert_array_equal(c.e2, held["e2"])
+
+
+def test_parquet_without_pyarrow_names_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    path = tmp_path / "shapes.parquet"
+    path.write_bytes(b"PAR1")
+    assert "pyarrow" in refused(read_catalogue, path)
+
+
+def test_healpix_maps_are_recognised(tmp_path):
+    """Cards of a map of the sphere as healpy writes them."""
+    hdu = fits.BinTableHDU(Table({"Q_POLARISATION": np.zeros(12, "f4"), "U_POLARISATION": np.zeros(12, "f4")}))
+    hdu.header.update(PIXTYPE="HEALPIX", ORDERING="RING", NSIDE=1, INDXSCHM="IMPLICIT", COORDSYS="C")
+    hdu.writeto(tmp_path / "sphere.fits")
+    for read in (read_catalogue, read_shear_maps):
+        said = refused(read, tmp_path / "sphere.fits", e1="Q_POLARISATION", e2="U_POLARISATION")
+        assert "HEALPix" in said and "tangent" in said
 
 
 def test_aliases_are_lower_case_and_unique():

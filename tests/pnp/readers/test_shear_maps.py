@@ -100,6 +100,18 @@ def test_a_file_for_each_map_and_zeros_outside_the_mask(tmp_path):
     assert "noise_std" in message and "give the mask=" in message
 
 
+@pytest.mark.parametrize("dtype", [">f4", "<f8"])
+def test_maps_of_numpy(tmp_path, dtype):
+    for name, values in {"e1": E1, "e2": E2, "std": STD, "mask": MASK * 1}.items():
+        np.save(tmp_path / f"{name}.npy", values.astype(dtype))
+    files = {name: str(tmp_path / f"{name}.npy") for name in ("e1", "e2", "mask")}
+    m = read_shear_maps(**files, noise_std=str(tmp_path / "std.npy"), pixel_arcmin=0.5)
+    check(m)
+    assert m.pixel_arcmin == 0.5 and m.wcs is None
+    np.save(tmp_path / "e1.npy", np.array([{}], dtype=object))
+    assert "e1.npy" in refused(read_shear_maps, **files, noise_std=1.0)
+
+
 def test_noise_may_be_weights_or_a_number(tmp_path):
     path = write_maps(tmp_path, e1=E1, e2=E2, weight=MASK / STD**2)
     check(read_shear_maps(path))
