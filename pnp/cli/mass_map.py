@@ -120,18 +120,16 @@ def _maps(
     std = grid.embed(survey.noise_std, torch.inf).to(device)
     A = survey.operator(grid.shape).to(device)
     generator = torch.Generator().manual_seed(mapping.seed)
-    spectrum, interrupted = None, False
-    if mapping.method != "kaiser-squires":
-        spectrum = measured_spectrum(A, y, std).spectrum
-    if mapping.method == "mlpatch":
+    interrupted = False
+    reconstruct: Callable[[Tensor, Tensor], Tensor]
+    spectrum = None if mapping.method == "kaiser-squires" else measured_spectrum(A, y, std).spectrum
+    if spectrum is not None and mapping.method == "mlpatch":
         solve = _mlpatch(survey, mapping, float(spectrum.mean()) ** 0.5, device)
         found = solve(y, std, reduced=mapping.reduced, progress=True)
         E, B, interrupted = found.kappa_e, found.kappa_b, found.stop.name == "INTERRUPTED"
         for warning in found.warnings:
             print_warning(warning)
-
-        def reconstruct(y: Tensor, std: Tensor) -> Tensor:
-            return solve(y, std, b_mode=False).kappa_e  # type: ignore[no-any-return]
+        reconstruct = lambda y, std: solve(y, std, b_mode=False).kappa_e  # noqa: E731
     else:
         reconstruct = _linear(A, mapping.method, smoothing_px, spectrum)
         E, B = (_shear_of(mapping, reconstruct, *shear) for shear in ((y, std), (rotated(y), std.flip(1))))

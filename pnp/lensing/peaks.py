@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -54,8 +54,8 @@ def find_peaks(
         flat[..., 1:-1, 1:-1] |= (centre == x[around]) & highest[..., 1:-1, 1:-1]
     counts = highest & ~flat
     if bool(flat.any()):
-        for image, row, column in _plateaus(x, highest, flat):
-            counts[image, 0, row, column] = True
+        for b, i, j in _plateaus(x, highest, flat):
+            counts[b, 0, i, j] = True
     if threshold is not None:
         counts &= x > threshold
     image, _, row, column = counts.nonzero(as_tuple=True)
@@ -65,7 +65,7 @@ def find_peaks(
     return Peaks(image[order], row[order], column[order], height[order])
 
 
-def _windows(x: Tensor) -> Iterator[tuple[object, slice, slice]]:
+def _windows(x: Tensor) -> Iterator[Any]:
     """Yield the parts of maps that hold the eight neighbours of all inner pixels, one neighbour at a time."""
     height, width = x.shape[-2:]
     for down in (0, 1, 2):

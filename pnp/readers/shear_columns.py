@@ -40,7 +40,7 @@ def hold_alike(held: Columns, names: list[str]) -> bool:
     """Return whether columns hold equal numbers, but for rounding, in equal units."""
     if len({str(held[name].unit) for name in names}) > 1:
         return False
-    arrays = [np.ma.asarray(held[name].values) for name in names]
+    arrays: list[Any] = [np.ma.asarray(held[name].values) for name in names]
     if any(a.dtype.kind not in "fiu" or a.shape != arrays[0].shape for a in arrays):
         return False
     first, *others = (a.astype(np.float64).filled(np.nan) for a in arrays)
