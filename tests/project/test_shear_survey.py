@@ -156,3 +156,21 @@ def test_maps_without_a_size_stop_and_ask(tmp_path, monkeypatch):
         survey.find_survey(p.parse_args([str(path)]), torch.Generator())
     assert len(str(caught.value)) < 400
     assert survey.find_survey(p.parse_args([str(path), "--pixel-arcmin", "2"]), torch.Generator()).pixel_arcmin == 2
+
+
+def test_columns_and_units_may_be_named(tmp_path, monkeypatch):
+    """Two right ascensions that differ, and a field in arcminutes, as of simulated catalogues."""
+    monkeypatch.syspath_prepend(ROOT / "recipes")
+    survey, p = importlib.import_module("_survey"), argparse.ArgumentParser()
+    survey.add_arguments(p)
+    rng = np.random.default_rng(0)
+    x, y, e1, e2 = (rng.uniform(0, 60, 500), rng.uniform(0, 60, 500), *rng.normal(0, 0.2, (2, 500)))
+    table = Table({"ra": x, "raj2000": x + 1, "dec": y, "e1": e1, "e2": e2, "R": np.full(500, 0.5)})
+    table.write(tmp_path / "shapes.fits")
+    base = ["--catalogue", str(tmp_path / "shapes.fits"), "--pixel-arcmin", "5", "--columns"]
+    given = p.parse_args([*base, "ra=ra", "unit=arcmin", "response=R", "max_e=0.8"])
+    m = survey.find_survey(given, torch.Generator())
+    assert m.facts["columns"]["ra"] == "ra" and m.facts["response"] == 0.5 and max(m.shape) <= 13
+    for wrong in ("ra", "right=ra"):
+        with pytest.raises(ValueError, match="--columns"):
+            survey.find_survey(p.parse_args([*base, wrong]), torch.Generator())
