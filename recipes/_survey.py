@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import shlex
 import sys
 from collections.abc import Mapping
@@ -27,7 +28,7 @@ from pnp.lensing import (
     whitened_chi2,
 )
 from pnp.metrics import nrmse, pearson_r, psnr
-from pnp.readers import ShearMap, read_shear_maps
+from pnp.readers import ShearMap, read_catalogue, read_shear_maps
 
 PIXEL_ARCMIN = 0.29  # pixel of the maps that the convergence weights were trained on
 SIMULATED = "simulated survey"  # in place of a path
@@ -42,8 +43,18 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--mask", help="mask, a map that is 1 where observed")
     p.add_argument("--catalogue", help="galaxies instead of maps: FITS, CSV or HDF5 with ra, dec, e1, e2, weight")
+    p.add_argument("--survey", help="release whose columns are known, e.g. kids-1000")
     p.add_argument(
-        "--pixel-arcmin", type=float, help="side of a pixel; required with --catalogue (default: the file's, or 0.29)"
+        "--columns",
+        nargs="+",
+        default=[],
+        metavar="NAME=COLUMN",
+        help="columns of the catalogue, numbers and units: ra=RAJ2000 m=-0.01 response=R11,R22 unit=arcmin",
+    )
+    p.add_argument(
+        "--pixel-arcmin",
+        type=float,
+        help="side of a pixel; required with --catalogue (default: the file's; simulated survey: 0.29)",
     )
     p.add_argument("--convention", choices=("lenspack", "conjugate", "transposed"), help="convention of the components")
     p.add_argument("--signs", nargs=2, type=int, choices=(1, -1), help="signs of e1 and e2 (default: from the data)")
@@ -58,14 +69,16 @@ def find_survey(args: argparse.Namespace, generator: torch.Generator) -> ShearMa
         if args.pixel_arcmin is None or len(noise) > 1 or any(isinstance(part, str) for part in noise):
             raise ValueError("--catalogue needs --pixel-arcmin, and --noise-std at most one number, that of a galaxy")
         convention = args.convention or "lenspack"
-        return map_catalogue(
-            args.catalogue, args.pixel_arcmin, convention=convention, noise=noise[0] if noise else "scatter"
-        )
+        galaxies = read_catalogue(args.catalogue, survey=args.survey, **_columns(args.columns))
+        return map_catalogue(galaxies, args.pixel_arcmin, convention=convention, noise=noise[0] if noise else "scatter")
     if args.input or args.e1:
         maps = {"e1": args.e1, "e2": args.e2, "mask": args.mask}
         maps["noise_std"] = None if not noise else noise[0] if len(noise) == 1 else tuple(noise)
         given = {name: part for name, part in maps.items() if part is not None}
-        return read_shear_maps(args.input, **given, pixel_arcmin=args.pixel_arcmin, convention=args.convention)
+        found = read_shear_maps(args.input, **given, pixel_arcmin=args.pixel_arcmin, convention=args.convention)
+        if found.pixel_arcmin is None:
+            raise ValueError(f"{found.path}: the side of a pixel is not known; give --pixel-arcmin")
+        return found
     shape = (64, 64) if args.smoke else (args.size, args.size)
     pixel = args.pixel_arcmin or PIXEL_ARCMIN
     wide, field = wide_sky(shape), (..., slice(shape[0]), slice(shape[1]))
@@ -80,6 +93,17 @@ def find_survey(args: argparse.Namespace, generator: torch.Generator) -> ShearMa
 def wide_sky(shape: tuple[int, int]) -> tuple[int, int]:
     """Return the shape of a periodic sky so large that a part of this shape (H, W) is not periodic."""
     return 2 * shape[0], 2 * shape[1]
+
+
+def _columns(given: list[str]) -> dict[str, Any]:
+    """Return arguments of `read_catalogue` written as name=column, name=number or name=column,column."""
+    if bad := [part for part in given if "=" not in part]:
+        raise ValueError(f"--columns must be NAME=COLUMN, e.g. ra=RAJ2000, got {bad[0]!r:.40}")
+    pairs = dict(part.split("=", 1) for part in given)
+    if unknown := set(pairs) - set(inspect.signature(read_catalogue).parameters):
+        raise ValueError(f"--columns: {min(unknown)!r:.40} is no argument of read_catalogue, such as ra, e1, m, unit")
+    found = {name: tuple(_number(p) for p in value.split(",")) for name, value in pairs.items()}
+    return {name: value if len(value) > 1 else value[0] for name, value in found.items()}
 
 
 def _number(part: str) -> float | str:
@@ -136,7 +160,7 @@ def write_survey(
         table["ra"].unit = table["dec"].unit = "deg"
     for name, value in {"kappa": mass.kappa_e, "error": error, "snr_ks": snr_ks}.items():
         table[name] = value[0, 0].cpu().numpy()[row, column]
-    table["snr"] = peaks.height.cpu().numpy()  # relative to the uniform error map
+    table["height_over_error"] = peaks.height.cpu().numpy()  # no Gaussian significance: of the uniform error map
     with atomic(stem.with_name(f"{stem.name}_peaks.ecsv"), overwrite=True) as part:
         table.write(part, format="ascii.ecsv")
 

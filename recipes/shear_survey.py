@@ -18,8 +18,8 @@ from pathlib import Path
 
 import torch
 from _common import Entry, parser, print_verdict, timed
-from _survey import PIXEL_ARCMIN, SIMULATED, add_arguments, find_survey, print_table, wide_sky, write_survey
-from _survey_errors import add_error_arguments, from_bootstrap, from_simulations, smoothed_noise, wiener_error
+from _survey import SIMULATED, add_arguments, find_survey, print_table, wide_sky, write_survey
+from _survey_errors import add_error_arguments, from_bootstrap, from_simulations, wiener_error
 from _survey_figures import draw_iterations, draw_survey
 
 from denoisers import MLPatch
@@ -37,6 +37,7 @@ from pnp.lensing import (
     pixel_spectrum,
     score_conventions,
     smoothed_kaiser_squires,
+    smoothed_noise,
     whitened_chi2,
     wiener,
 )
@@ -77,7 +78,7 @@ truth = None if survey.kappa is None else grid.embed(survey.kappa, 0.0).to(args.
 
 # Operator, prior and simulator of similar skies
 A, wide = (KaiserSquires(s, convention=survey.convention).to(args.device) for s in (grid.shape, wide_sky(grid.shape)))
-pixel = survey.pixel_arcmin or PIXEL_ARCMIN
+pixel = survey.pixel_arcmin
 measured = measured_spectrum(A, y, noise_std)
 std = args.std or (0.02 if survey.path == SIMULATED else math.sqrt(float(measured.spectrum.mean())))
 spectrum = pixel_spectrum(grid.shape, pixel)

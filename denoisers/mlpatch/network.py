@@ -51,7 +51,8 @@ class Folded(NamedTuple):
     write: Tensor
     """Kernel (features, channels, patch, patch)."""
     dtype: torch.dtype
-    """Dtype of the blocks; the patch is read in the image's own dtype, as its offset may be large."""
+    """Dtype of the blocks. The patch is read in the image's own dtype, as its offset may be large, and output patches
+    are summed in it: the answer has its resolution."""
 
 
 def _add_level(z: Tensor, level: Tensor | None, v: Tensor | None) -> Tensor:
@@ -208,7 +209,7 @@ class Network(nn.Module):
         return divisors + sorted({stage.spacing for stage in self.stages[1:]} - {self.spacing})
 
     def fold(self, wide: torch.dtype, dtype: torch.dtype) -> Folded:
-        """Return the kernels: the first in dtype `wide`, with the taps folded in, the others in `dtype`."""
+        """Return the kernels: the first, with the taps folded in, and the last in `wide`, the others in `dtype`."""
         c, support, patch = self.channels, [self.support] * self.dimensions, [self.patch] * self.dimensions
         w = self.read.weight.to(wide)
         if self.zero_sum:
@@ -218,7 +219,7 @@ class Network(nn.Module):
             (w.reshape(-1, c, *support), self.read.bias.to(wide)),
             tuple(b.fold(dtype) for b in self._blocks()),
             tuple(change.fold(dtype) for change in self._changes()),
-            self.write.weight.to(dtype).T.reshape(-1, c, *patch),
+            self.write.weight.to(wide).T.reshape(-1, c, *patch),
             dtype,
         )
 
@@ -339,6 +340,7 @@ class Network(nn.Module):
         f = self.features(y, sigma, level, stride, folded)
         if len(f) > len(y):
             f = f.reshape(-1, len(y), *f.shape[1:]).mean(0)
+        f = f.to(folded.write.dtype)
         step = min(stride, self.spacing)
         crop, lead = self.patch - step, self._lead(stride)
         # The patches overlap (spacing / step)^2 times as often as they do at the largest stride.
@@ -353,6 +355,7 @@ class Network(nn.Module):
     def padded(self, y: Tensor, sigma: Tensor, level: Tensor | None, folded: Folded) -> Tensor:
         """Return g on all of y, whose sides are multiples of the period; features and patches end at its edges."""
         f, step = self.features(y, sigma, level, self.period, folded, padded=True), self.spacing
+        f = f.to(folded.write.dtype)
         return convolve_transpose(f, folded.write, stride=step, padding=self.patch // 2, output_padding=step - 1)
 
 

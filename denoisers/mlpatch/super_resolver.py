@@ -296,7 +296,8 @@ class SuperResolver(nn.Module):
         h = torch.addcmul(bias, h, 1 + gain).relu()
         for layer in self._inner():
             h = F.linear(h, layer.weight.to(dtype), layer.bias.to(dtype)).relu()
-        g = F.linear(h, self.write.weight.to(dtype), self.write.bias.to(dtype)).to(centre.dtype)
+        # The answer has the resolution of its input, not of the products.
+        g = F.linear(h.to(centre.dtype), self.write.weight.to(centre.dtype), self.write.bias.to(centre.dtype))
         return centre + base + scale * g
 
 

@@ -1,4 +1,4 @@
-"""The `pnp` command: reconstruct, reconstruct-stack, osem, convert, denoise, report, train, info.
+"""The `pnp` command: reconstruct, reconstruct-stack, osem, mass-map, convert, denoise, report, train, info.
 
 Heavy packages are imported inside the commands: `pnp --help` loads neither PyTorch nor SciPy. Bad input and a full disk
 are one sentence on stderr and exit code 2. What looks wrong in a result is a line "warning: ..." on stderr, with exit
@@ -19,6 +19,7 @@ from ..drivers.result_warning import ignore_result_warnings
 from .convert import convert
 from .denoise import denoise
 from .info import info
+from .mass_map import mass_map
 from .osem import osem
 from .output import print_error
 from .reconstruct import reconstruct
@@ -63,6 +64,7 @@ def _pnp(
 app.command()(reconstruct)
 app.command()(reconstruct_stack)
 app.command()(osem)
+app.command(name="mass-map")(mass_map)
 app.command()(convert)
 app.command()(denoise)
 app.command()(report)

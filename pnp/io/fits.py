@@ -130,6 +130,16 @@ def images_in(parts: Any) -> dict[int, Any]:
     return {k: part for k, part in enumerate(parts) if part.is_image and part.shape and 0 not in part.shape}
 
 
+def refuse_healpix(where: str, parts: Any) -> None:
+    """Refuse a FITS file that holds a HEALPix map, by its cards (Gorski et al. 2005, ApJ 622, 759)."""
+    for part in parts:
+        if str(part.header.get("PIXTYPE", "")).strip().upper() == "HEALPIX":
+            raise ValueError(
+                f"{where} is a HEALPix map of the sphere (NSIDE {part.header.get('NSIDE')!s:.8}), expected a plane; "
+                "bin the catalogue of a field (map_catalogue), or project a field, with its axes, on its tangent plane"
+            )
+
+
 def image(path: str | os.PathLike[str], part: Any) -> npt.NDArray[Any]:
     """Return the pixels of a part, in native byte order, unless they claim more than the file or the memory can hold.
 

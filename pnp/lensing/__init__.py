@@ -5,7 +5,7 @@ from ..installation import hidden_package
 if hidden_package("operators", "denoisers"):
     raise ImportError(hidden_package("operators", "denoisers"))
 
-from .baselines import best_smoothing, smoothed_kaiser_squires, wiener
+from .baselines import best_smoothing, smoothed_kaiser_squires, smoothed_noise, wiener
 from .bin_catalogue import map_catalogue
 from .comparison import Comparison, MethodScore, compare_mass_maps
 from .diagnostics import BModeNull, b_mode_null, power_ratio, whitened_chi2
@@ -15,6 +15,7 @@ from .padding import OddGrid, next_fast_odd
 from .peaks import Peaks, find_peaks, match_peaks, peak_counts
 from .prior import PriorFit, ScaledPrior, check_prior
 from .reduced_shear import reduced_to_shear, shear_to_reduced, undo_reduction
+from .rotated_shapes import rotated_std
 from .sign_conventions import ConventionScore, ConventionScores, score_conventions
 from .simulate import LognormalKappa, kappa_spectrum, pixel_spectrum, survey_noise
 from .spectrum import BandPowers, MeasuredSpectrum, band_powers, gaussian_maps, measured_spectrum
@@ -57,10 +58,12 @@ __all__ = [
     "pixel_spectrum",
     "power_ratio",
     "reduced_to_shear",
+    "rotated_std",
     "score_conventions",
     "shear_to_reduced",
     "simulated_errors",
     "smoothed_kaiser_squires",
+    "smoothed_noise",
     "starlet_inverse",
     "starlet_map",
     "starlet_transform",

@@ -37,6 +37,26 @@ def smoothed_kaiser_squires(operator: Operator, y: Tensor, noise_std: Tensor, sm
     return Gaussian((int(kappa.shape[-2]), int(kappa.shape[-1])), smoothing_px, like=kappa)(kappa)
 
 
+def smoothed_noise(operator: Operator, noise_std: Tensor, smoothing_px: float) -> Tensor:
+    """Return the noise (1, 1, H, W) of the smoothed Kaiser-Squires map: variances convolved with the squared response.
+
+    Args:
+        operator: convergence to shear, shift-invariant.
+        noise_std: (1, 2, H, W), infinity where not observed.
+        smoothing_px: standard deviation of the Gaussian in pixels.
+    """
+    shape = (int(noise_std.shape[-2]), int(noise_std.shape[-1]))
+    variance = torch.zeros(1, 1, *shape, dtype=noise_std.dtype, device=noise_std.device)
+    seen = torch.where(noise_std.isfinite(), noise_std, 0)
+    for c in (0, 1):
+        point = torch.zeros_like(noise_std)
+        point[:, c, 0, 0] = 1
+        response = smoothed_kaiser_squires(operator, point, torch.ones_like(point), smoothing_px)
+        spectrum = torch.fft.rfft2(response.square()) * torch.fft.rfft2(seen[:, c : c + 1].square())
+        variance += torch.fft.irfft2(spectrum, s=shape)
+    return variance.clamp(min=0).sqrt()
+
+
 def best_smoothing(
     operator: Operator,
     maps: Tensor,

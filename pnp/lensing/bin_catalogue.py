@@ -3,12 +3,16 @@
 Galaxies are projected gnomonically (TAN, Calabretta and Greisen 2002, A&A 395, 1077, section 5.1.3) about the centre of
 the field, and averaged in square pixels with their weights w:
 
-    gamma_c = sum w (e_c - bias_c) / ((1 + m) sum w),   noise_std_c = sigma_c / ((1 + m) sqrt(n_eff)),
+    gamma = R^-1 sum w (e - R c) / ((1 + m) sum w),   noise_std_c = sigma_c / (R_cc (1 + m) sqrt(n_eff)),
     n_eff = (sum w)^2 / sum w^2,
 
-where m is the weighted mean of the multiplicative bias of all galaxies: that of the few in a pixel is too noisy to
-divide by (Miller et al. 2013, MNRAS 429, 2858). sigma_c is the weighted scatter of component c over the field, without
-outliers; it includes the scatter of the shear, a tenth of that of real shapes.
+where m and R are the weighted means of the multiplicative bias and of the response, a number or a matrix, of all
+galaxies: those of the few in a pixel are too noisy to divide by (Miller et al. 2013, MNRAS 429, 2858; Sheldon and Huff
+2017, ApJ 841, 24). sigma_c is the scatter of component c over the field, without outliers,
+weighted by w^2 as the variance of a mean is, so that weights may follow each galaxy's own dispersion (Heymans et al.
+2012, MNRAS 427, 146); it includes the scatter of the shear, a tenth of that of real shapes:
+
+    sigma_c^2 = sum w^2 (e_c - <e_c>)^2 / sum w^2.
 
 Shear is measured against the axes of the sky, north and east, at each galaxy. In the plane these axes turn: north leans
 
@@ -34,6 +38,7 @@ from torch import Tensor
 from operators.lensing.kaiser_squires import SIGNS
 
 from ..checks import check_number
+from ..readers.shear_calibration import mean_response
 from ..readers.shear_catalogue import ShearCatalogue, read_catalogue
 from ..readers.shear_map import ShearMap, check_convention, check_signs
 
@@ -70,8 +75,8 @@ def map_catalogue(
         swap: exchange e1 and e2 before that.
         convention: the `operators.KaiserSquires` convention that the signed components follow on this map's pixels.
         axes: axes of e1 and e2: "sky", north and east at each galaxy; "plane", rows and columns of an image.
-        east: "left", as the sky is seen, or "right": right ascension grows with the columns, and e2 has the opposite
-            sign.
+        east: "left", as the sky is seen, or "right": right ascension grows with the columns. The mass is the same,
+            mirrored: signs and convention are those of east to the left, and on axes of the sky e2 changes its sign.
         noise: dispersion of a galaxy's components: "scatter": `catalogue.sigma_e`, estimated where that is None; a
             number: this dispersion; "weights": the weights are inverse variances.
         max_side: largest side of the map in pixels.
@@ -105,12 +110,15 @@ def map_catalogue(
             "several; take smaller pixels"
         )
 
-    w, m = galaxies.weight[inside], np.asarray(galaxies.m)[inside]
-    e = np.stack([(galaxies.e1 - galaxies.c1)[inside], (galaxies.e2 - galaxies.c2)[inside]][:: -1 if swap else 1])
+    w = galaxies.weight[inside]
+    R = None if galaxies.response is None else galaxies.response[inside]
+    response, matrix = mean_response("map_catalogue", np.asarray(galaxies.m)[inside], R, w)
+    e, gain = _calibrated(galaxies, inside, R, matrix)
+    e, gain = (v[:: -1 if swap else 1] for v in (e, gain))
     e = np.array(signs)[:, None] * e
     if axes == "sky":
-        e = _turned(e, _lean(galaxies, grid.centre, inside), handedness=math.prod(SIGNS[convention]), east=east)
-    response = 1 + float(np.average(m, weights=w))
+        e = _turned(e, _lean(galaxies, grid.centre, inside), handedness=math.prod(SIGNS[convention]))
+        e[1] *= -1 if east == "right" else 1  # a mirror
 
     def total(values: _Array) -> _Array:
         return np.bincount(index, weights=values, minlength=n_pixels)
@@ -123,6 +131,8 @@ def map_catalogue(
     variance = _mean_variance(
         w, sigma_e, noise, None if galaxies.sigma_e is None else np.asarray(galaxies.sigma_e)[inside], total
     )
+    if noise != "scatter" or galaxies.sigma_e is not None:  # the dispersion of shapes before the matrix
+        variance = variance * gain[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):
         noise_std = np.where(seen, np.sqrt(variance) / (divisor * response), np.inf)
     dropped = dict(galaxies.dropped) | ({"outside the map": n} if (n := int((~inside).sum())) else {})
@@ -142,7 +152,9 @@ def map_catalogue(
         signs=(int(signs[0]), int(signs[1])),
         swap=bool(swap),
         sigma_e=sigma_e,
-        facts={"dropped": dropped, "columns": galaxies.columns, "response": response},
+        facts={"dropped": dropped, "columns": galaxies.columns, "response": response}
+        | ({} if matrix is None else {"response_matrix": (response * matrix).tolist()})
+        | ({"unused": galaxies.unused} if galaxies.unused else {}),
         path=galaxies.path,
     )
 
@@ -246,19 +258,38 @@ def _check_width(galaxies: ShearCatalogue, centre: tuple[float, float]) -> None:
 # ------------------------------------------------------------------------------------------- shapes and noise
 
 
+def _calibrated(
+    galaxies: ShearCatalogue, inside: _Array, R: _Array | None, matrix: _Array | None
+) -> tuple[_Array, _Array]:
+    """Return M^-1 (e - R c), (2, n), with M of `mean_response`, and the factors (2,) of a component's variance."""
+    e, c = (
+        np.stack([np.broadcast_to(v, galaxies.e1.shape)[inside] for v in pair])
+        for pair in ((galaxies.e1, galaxies.e2), (galaxies.c1, galaxies.c2))
+    )
+    w = galaxies.weight[inside]
+    if R is None:
+        return e - c, np.ones(2)
+    mean = np.average(R, axis=0, weights=w)
+    if matrix is None:
+        return e - mean * c, np.ones(2)
+    inverse = np.linalg.inv(matrix)
+    mean = np.diag(mean) if mean.ndim == 1 else mean
+    return inverse @ (e - mean @ c), np.square(inverse).sum(1)
+
+
 def _lean(galaxies: ShearCatalogue, centre: tuple[float, float], inside: _Array) -> _Array:
     """Return psi, radians: the angle of north in the plane, from up towards the west, at each galaxy."""
     a, dec0 = np.radians(galaxies.ra[inside] - centre[0]), math.radians(centre[1])
     return np.arctan2(np.sin(a) * math.sin(dec0), np.cos(a))
 
 
-def _turned(e: _Array, lean: _Array, *, handedness: int, east: str) -> _Array:
+def _turned(e: _Array, lean: _Array, *, handedness: int) -> _Array:
     """Return components (2, n) on the axes of the plane, given those on the axes of the sky at angle `lean`.
 
-    The local axes are turned by phi from columns towards rows: -psi with west to the right, psi with east. e1 + i e2
-    turns by 2 phi, its conjugate (handedness -1) by -2 phi.
+    The local axes are turned by phi = -psi from columns, which run to the west, towards rows. e1 + i e2 turns by 2 phi,
+    its conjugate (handedness -1) by -2 phi.
     """
-    phi = lean * (-1 if east == "left" else 1) * handedness
+    phi = -lean * handedness
     turned = (e[0] + 1j * e[1]) * np.exp(2j * phi)
     return np.stack([turned.real, turned.imag])
 
@@ -282,12 +313,15 @@ def _dispersion(e: _Array, w: _Array, noise: str | float, given: _Array | float 
 
 
 def _scatter(values: _Array, w: _Array) -> float:
-    """Return the weighted standard deviation of the values within five robust ones of the median."""
+    """Return (sum w^2 (e - <e>)^2 / sum w^2)^(1/2) of the values within five robust standard deviations of the median.
+
+    sum w^2 e^2 is what the variance of the mean, sum w e / sum w, is made of: galaxies of small weight scatter more.
+    """
     away = np.abs(values - np.median(values))
     robust = 1.4826 * float(np.median(away))
     kept = away <= _CLIPPING * robust if robust > 0 else np.ones(len(values), dtype=bool)
     values, w = values[kept], w[kept]
-    return math.sqrt(float(np.average((values - np.average(values, weights=w)) ** 2, weights=w)))
+    return math.sqrt(float(np.average((values - np.average(values, weights=w)) ** 2, weights=w**2)))
 
 
 def _mean_variance(

@@ -6,15 +6,24 @@ of (gamma2, -gamma1): noise, and E modes that the mask turned into B.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from operators import KaiserSquires
+from operators.lensing.kaiser_squires import SIGNS
+
 from ..algorithms.protocols import Operator
 from ..checks import check_number
+from .padding import next_fast_odd
 from .shear import check_shear, noise_like
-from .spectrum import b_mode, band_powers, gaussian_maps, shear_window
+from .spectrum import b_mode, band_powers, gaussian_maps, on_grid, shear_window
+
+_SKY_OVER_FIELD = 2
+"""Least width of a simulated sky over that of the field: opposite edges of the field are then far apart."""
 
 
 class BModeNull(NamedTuple):
@@ -79,22 +88,31 @@ def b_mode_null(
     spectrum: Tensor | None = None,
     draws: int = 100,
     n_bands: int = 12,
+    make_operator: Callable[[tuple[int, int]], Operator] | None = None,
 ) -> BModeNull:
     """Test whether the B modes of the shear are its noise.
 
     The band powers of the B map of v gamma, v the weights 1/noise_std^2, are compared with those of simulated shear:
-    noise, and convergence where a spectrum is given, since the mask turns some E into B. One half of the simulations
-    gives mean and spread of each band, the other half ranks chi2. So the p-value holds for few draws, and for bands
-    that are neither Gaussian nor independent: where B is noise, P(p <= q) <= q.
+    noise, and convergence where a spectrum is given, since the mask turns some E into B, and so do the edges of a
+    field, which unlike a periodic map lacks the mass around it. Simulated skies are therefore at least twice as wide
+    as the observed field, which is cut from them. One half of the simulations gives mean and spread of each band, the
+    other half ranks chi2. So the p-value holds for few draws, and for bands that are neither Gaussian nor independent:
+    where B is noise, P(p <= q) <= q, apart from the error of a spectrum that is not exactly known.
 
     Args:
         operator: convergence to shear.
         y: shear (B, 2, H, W); ignored where noise_std is infinite.
         noise_std: noise standard deviation per component, broadcasts against y.
         generator: source of randomness of the simulations.
-        spectrum: (H, W) power of the convergence; None: noise alone, too little at large scales behind a mask.
+        spectrum: (H, W) power of the convergence, isotropic; None: noise alone, too little at large scales behind a
+            mask or at edges.
         draws: number of simulations, at least 20; the least p-value is 1/(draws/2 + 1).
         n_bands: number of bands, as in `band_powers`.
+        make_operator: called with the (height, width) of a simulated sky, returns the operator there; None:
+            `KaiserSquires` in the convention that `operator` follows.
+
+    Raises:
+        ValueError: an argument does not fit, or the operator is none of `KaiserSquires` and make_operator is not given.
     """
     weights = check_shear("b_mode_null", y, noise_std).expand(y.shape)
     check_number("draws", draws, above=20, or_equal=True, integer=True, caller="b_mode_null")
@@ -105,12 +123,15 @@ def b_mode_null(
         return torch.cat([b.frequency[None], b.power.mean(0, keepdim=True)])
 
     frequency, power = bands(torch.where(weights > 0, y, torch.zeros_like(y)))
+    height, width = y.shape[-2:]
+    if spectrum is not None:
+        wide, spectrum = _sky(operator, spectrum, v > 0, make_operator)
     simulated = []
     for _ in range(draws):
         shear = noise_like(y, noise_std, generator=generator)
         if spectrum is not None:
             kappa = gaussian_maps(spectrum, len(y), generator=generator, dtype=y.dtype)
-            shear = shear + operator.A(kappa.to(y.device))
+            shear = shear + wide.A(kappa.to(y.device))[..., :height, :width]
         simulated.append(bands(shear)[1])
     first, second = torch.stack(simulated[: draws // 2]), simulated[draws // 2 :]
     expected, spread = first.mean(0), first.std(0)
@@ -121,3 +142,38 @@ def b_mode_null(
     found = chi2(power)
     p_value = (1 + sum(chi2(p) >= found for p in second)) / (len(second) + 1)
     return BModeNull(found, len(power), p_value, frequency, power, expected, spread)
+
+
+def _sky(
+    operator: Operator,
+    spectrum: Tensor,
+    seen: Tensor,
+    make_operator: Callable[[tuple[int, int]], Operator] | None,
+) -> tuple[Operator, Tensor]:
+    """Return the operator and the spectrum of a sky at least twice as wide as the field seen (1, 1, H, W)."""
+    shape = (int(seen.shape[-2]), int(seen.shape[-1]))
+    if spectrum.shape != shape:
+        raise ValueError(f"b_mode_null: spectrum must be {shape}, like y, got {tuple(spectrum.shape)}")
+    hit = [seen[0, 0].any(axis).nonzero() for axis in (1, 0)]
+    least = [_SKY_OVER_FIELD * (int(at.max() - at.min()) + 1) for at in hit]
+    if all(n >= m for n, m in zip(shape, least, strict=True)):
+        return operator, spectrum
+    height, width = (next_fast_odd(max(n, m)) for n, m in zip(shape, least, strict=True))
+    make = make_operator or _maker(operator, seen)
+    wide = make((height, width))
+    return (wide.to(seen.device) if isinstance(wide, torch.nn.Module) else wide), on_grid(spectrum, (height, width))
+
+
+def _maker(operator: Operator, seen: Tensor) -> Callable[[tuple[int, int]], Operator]:
+    """Return what makes `KaiserSquires` in the convention that the operator follows, found by its shear of a point."""
+    shape = (int(seen.shape[-2]), int(seen.shape[-1]))
+    point = torch.zeros(1, 1, *shape, device=seen.device)
+    point[..., shape[0] // 3, shape[1] // 3] = 1
+    shear = operator.A(point)
+    for convention in SIGNS:
+        if torch.allclose(KaiserSquires(shape, convention=convention).to(seen.device).A(point), shear, atol=1e-4):
+            return partial(KaiserSquires, convention=convention)
+    raise ValueError(
+        f"b_mode_null: operator must be KaiserSquires, whose skies can be made wider than the field, got "
+        f"{type(operator).__name__}; give make_operator=, called with a shape (height, width)"
+    )

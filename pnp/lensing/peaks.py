@@ -1,9 +1,11 @@
-"""Peaks of a mass map: pixels higher than their eight neighbours."""
+"""Peaks of a mass map: pixels higher than their eight neighbours, and one pixel of each plateau that is."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,6 +28,7 @@ def find_peaks(
 ) -> Peaks:
     """Return the local maxima of maps (B, 1, H, W): pixels above all of their eight neighbours.
 
+    Of a plateau, pixels of one value that touch, whose neighbours are all lower, the pixel nearest its centre counts.
     A peak and its neighbours must lie inside the map and the mask: at an edge a slope would look like a peak.
 
     Args:
@@ -39,16 +42,20 @@ def find_peaks(
         check_number("threshold", threshold, above=-float("inf"), caller="find_peaks")
     if noise_std is not None:
         x = x / noise_std
-    counts = torch.zeros(x.shape, dtype=torch.bool, device=x.device)
+    highest = torch.zeros(x.shape, dtype=torch.bool, device=x.device)
     if min(x.shape[-2:]) >= 3:
-        counts[..., 1:-1, 1:-1] = True
-    centre = x[..., 1:-1, 1:-1]
-    inside = torch.ones_like(counts) if mask is None else (mask != 0).expand(x.shape)
-    for down in (0, 1, 2):
-        for right in (0, 1, 2):
-            window = (..., slice(down, x.shape[-2] - 2 + down), slice(right, x.shape[-1] - 2 + right))
-            higher = (centre > x[window]) if (down, right) != (1, 1) else torch.isfinite(centre)
-            counts[..., 1:-1, 1:-1] &= inside[window] & higher
+        highest[..., 1:-1, 1:-1] = True
+    inside = torch.ones_like(highest) if mask is None else (mask != 0).expand(x.shape)
+    centre, flat = x[..., 1:-1, 1:-1], torch.zeros_like(highest)
+    for around in _windows(x):
+        highest[..., 1:-1, 1:-1] &= inside[around] & (centre >= x[around])
+    highest &= inside & x.isfinite()
+    for around in _windows(x):
+        flat[..., 1:-1, 1:-1] |= (centre == x[around]) & highest[..., 1:-1, 1:-1]
+    counts = highest & ~flat
+    if bool(flat.any()):
+        for b, i, j in _plateaus(x, highest, flat):
+            counts[b, 0, i, j] = True
     if threshold is not None:
         counts &= x > threshold
     image, _, row, column = counts.nonzero(as_tuple=True)
@@ -56,6 +63,40 @@ def find_peaks(
     order = torch.argsort(height, descending=True, stable=True)
     order = order[torch.argsort(image[order], stable=True)]
     return Peaks(image[order], row[order], column[order], height[order])
+
+
+def _windows(x: Tensor) -> Iterator[Any]:
+    """Yield the parts of maps that hold the eight neighbours of all inner pixels, one neighbour at a time."""
+    height, width = x.shape[-2:]
+    for down in (0, 1, 2):
+        for right in (0, 1, 2):
+            if (down, right) != (1, 1):
+                yield ..., slice(down, height - 2 + down), slice(right, width - 2 + right)
+
+
+def _plateaus(x: Tensor, highest: Tensor, flat: Tensor) -> Iterator[tuple[int, int, int]]:
+    """Yield image, row and column of one pixel of each plateau.
+
+    Args:
+        x: maps.
+        highest: pixels that no neighbour exceeds; two of them that touch are equal.
+        flat: those of them that have an equal neighbour.
+    """
+    from scipy import ndimage
+
+    # Where an equal neighbour has a higher one, or lies at an edge, the plateau is a terrace of a slope.
+    open_ = torch.zeros_like(flat)
+    for around in _windows(x):
+        open_[..., 1:-1, 1:-1] |= flat[..., 1:-1, 1:-1] & (x[..., 1:-1, 1:-1] == x[around]) & ~highest[around]
+    for image in flat.flatten(1).any(1).nonzero().flatten().tolist():
+        label, _ = ndimage.label(flat[image, 0].cpu().numpy(), np.ones((3, 3)))
+        terraces = set(label[open_[image, 0].cpu().numpy()].tolist())
+        for k, place in enumerate(ndimage.find_objects(label), 1):
+            if k in terraces:
+                continue
+            at = np.argwhere(label[place] == k)
+            row, column = at[np.square(at - at.mean(0)).sum(1).argmin()]
+            yield image, int(row) + place[0].start, int(column) + place[1].start
 
 
 def peak_counts(x: Tensor, edges: Tensor, *, mask: Tensor | None = None, noise_std: Tensor | None = None) -> Tensor:

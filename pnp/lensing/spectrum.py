@@ -125,6 +125,35 @@ def gaussian_maps(
     return maps
 
 
+def on_grid(spectrum: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Return an isotropic spectrum (H, W), as `pixel_spectrum`, at the frequencies of a map of another shape.
+
+    Its means over rings half a frequency wide are interpolated; below the least frequency a power law goes on.
+    """
+    f, p = (t.flatten().double().cpu().numpy() for t in (_frequency(spectrum.shape), spectrum))
+    band = np.rint(f * 2 * max(spectrum.shape)).astype(int)
+    n = np.bincount(band)
+    kept = (np.arange(len(n)) > 0) & (n > 0)  # frequency zero is not measured
+    at, power = (np.bincount(band, weights=v)[kept] / n[kept] for v in (f, p))
+    if len(at) > 1 and min(power[0], power[1]) > 0:
+        slope = math.log(power[1] / power[0]) / math.log(at[1] / at[0])
+        low = min(at[0] / 2, 1 / max(shape))
+        at, power = np.append(low, at), np.append(power[0] * (low / at[0]) ** slope, power)
+    wanted = _frequency(shape).numpy()
+    wanted[0, 0] = at[0]
+    floor = np.finfo(np.float64).tiny
+    found = np.exp(np.interp(np.log(wanted), np.log(at), np.log(np.maximum(power, floor))))
+    found[found < 2 * floor] = 0
+    found[0, 0] = 0
+    return torch.from_numpy(found)
+
+
+def _frequency(shape: tuple[int, ...]) -> Tensor:
+    """Return the frequencies of a map's FFT, (H, W) float64, cycles per pixel."""
+    k2, k1 = (torch.fft.fftfreq(n, dtype=torch.float64) for n in shape)
+    return torch.hypot(k2[:, None], k1)
+
+
 @torch.no_grad()
 def measured_spectrum(operator: Operator, y: Tensor, noise_std: Tensor, *, n_bands: int = 20) -> MeasuredSpectrum:
     """Measure the power spectrum of the convergence, and the noise level, from the shear.

@@ -1,14 +1,15 @@
-"""Catalogues of galaxies with their shapes: FITS, CSV, ECSV and HDF5 tables, as surveys publish them.
+"""Catalogues of galaxies with their shapes: FITS, CSV, ECSV, VOTable, Parquet, HDF5 and text tables, as published.
 
 Every survey names its columns in its own way. Those in `ALIASES` are found, whatever their case; several that fit
-are an error, never a guess. Angles are in the unit of the file, degrees where it states none. Rows that cannot be used
-are left out and counted in `ShearCatalogue.dropped`.
+and differ are an error, never a guess. `SURVEYS` holds the columns of published catalogues. Angles are in the unit of
+the file, degrees where it states none. Rows that cannot be used are left out and counted in `ShearCatalogue.dropped`.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,6 +20,16 @@ import numpy.typing as npt
 from ..checks import short
 from ..io.guards import check_file, check_real
 from ..io.tables import Columns, first_names, open_table
+from .shear_calibration import (
+    as_response,
+    is_response,
+    mean_response,
+    response_columns,
+    unused_calibration,
+    unused_sentence,
+)
+from .shear_columns import column_of, column_values, hold_alike, is_component
+from .shear_surveys import survey_arguments
 
 _Array = npt.NDArray[np.float64]
 
@@ -53,12 +64,16 @@ class ShearCatalogue:
         z: redshift; None: not known.
         kappa: true convergence, in simulations; None: not known.
         sigma_e: dispersion of one component of each galaxy's shape and its measurement; a number: the same for all.
-        m: multiplicative bias, e = (1 + m) shear + c; an array or a number.
+        m: multiplicative bias, e = R ((1 + m) shear + c); an array or a number. Only its mean counts: a galaxy's may be
+            below -1.
         c1: additive bias of e1; an array or a number.
         c2: additive bias of e2; an array or a number.
+        response: R, whose mean counts: (n,); (n, 2), of e1 and e2; or (n, 2, 2), de_i/dshear_j; a number, two, or 2 x 2
+            of them; None: 1.
         max_e: galaxies with e1^2 + e2^2 > max_e^2 are left out; None: they are an error beyond 1; infinity: all stay.
         dropped: reason to number of rows left out so far.
         columns: which column of the file became what.
+        unused: columns of the file that hold a calibration and were not used.
         path: the file, for messages.
 
     Raises:
@@ -77,9 +92,11 @@ class ShearCatalogue:
     m: _Array | float = field(default=0.0, repr=False)
     c1: _Array | float = field(default=0.0, repr=False)
     c2: _Array | float = field(default=0.0, repr=False)
+    response: Any = field(default=None, repr=False)
     max_e: float | None = field(default=None, repr=False)
     dropped: dict[str, int] = field(default_factory=dict)
     columns: dict[str, str] = field(default_factory=dict)
+    unused: tuple[str, ...] = ()
     path: str = ""
 
     def __post_init__(self) -> None:
@@ -90,11 +107,19 @@ class ShearCatalogue:
             if (value := getattr(self, name)) is not None:
                 arrays[name] = _column(where, name, value, n)
         arrays.setdefault("weight", np.ones(n))
+        if self.response is not None:
+            arrays["response"] = as_response(where, self.response, n)
         lengths = {name: len(values) for name, values in arrays.items()}
         if set(lengths.values()) != {n}:
             raise ValueError(f"{where}: columns must be of one length, got {lengths}; give one value per galaxy")
 
-        finite = np.logical_and.reduce([np.isfinite(values) for name, values in arrays.items() if name != "z"])
+        finite = np.logical_and.reduce(
+            [
+                np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
+                for name, values in arrays.items()
+                if name != "z"
+            ]
+        )
         keep, dropped = finite & (arrays["weight"] != 0), dict(self.dropped)
         _count(dropped, "not finite", ~finite)
         _count(dropped, "weight 0", finite & ~keep)
@@ -106,6 +131,7 @@ class ShearCatalogue:
             raise ValueError(f"{where} must hold a galaxy, got {_summary(n, dropped)}; see its columns and weights")
         for name, values in arrays.items():
             object.__setattr__(self, name, values[keep])
+        mean_response(where, self.m, self.response, self.weight)
         object.__setattr__(self, "dropped", dropped)
 
     def __len__(self) -> int:
@@ -113,20 +139,23 @@ class ShearCatalogue:
 
     def __repr__(self) -> str:
         given = [name for name in ("z", "kappa", "sigma_e") if getattr(self, name) is not None]
-        return f"ShearCatalogue({_summary(len(self), self.dropped)}; {', '.join(['ra, dec, e1, e2, weight', *given])})"
+        unused = f"; calibration not used: {', '.join(self.unused)}" if self.unused else ""
+        given = ["ra, dec, e1, e2, weight", *given]
+        return f"ShearCatalogue({_summary(len(self), self.dropped)}; {', '.join(given)}{unused})"
 
     def select(self, *, z_min: float = -math.inf, z_max: float = math.inf) -> ShearCatalogue:
         """Return the galaxies of a redshift bin, z_min <= z < z_max; the others, and those without z, are counted."""
         if self.z is None:
             raise ValueError(
-                f"{self.path or 'ShearCatalogue'}: select needs redshifts, there is no column z; name it, z='...'"
+                f"{self.path or 'ShearCatalogue'}: select needs redshifts, there is no column z, or several fit; name "
+                "it, z='...'"
             )
         if not z_min < z_max:
             raise ValueError(f"ShearCatalogue.select: z_min must be below z_max, got {z_min!r} and {z_max!r}")
         keep = (self.z >= z_min) & (self.z < z_max)
         dropped = dict(self.dropped)
         _count(dropped, f"z outside [{z_min:g}, {z_max:g})", ~keep)
-        names = ("ra", "dec", "e1", "e2", "weight", "z", "kappa", "sigma_e", "m", "c1", "c2")
+        names = ("ra", "dec", "e1", "e2", "weight", "z", "kappa", "sigma_e", "m", "c1", "c2", "response")
         kept = {name: values[keep] for name in names if (values := getattr(self, name)) is not None}
         return replace(self, **kept, dropped=dropped)
 
@@ -134,6 +163,7 @@ class ShearCatalogue:
 def read_catalogue(
     source: str | os.PathLike[str] | Any,
     *,
+    survey: str | None = None,
     ra: str = "auto",
     dec: str = "auto",
     e1: str = "auto",
@@ -142,32 +172,43 @@ def read_catalogue(
     z: str | None = "auto",
     kappa: str | None = "auto",
     sigma_e: str | float | None = None,
-    m: str | float = 0.0,
-    c1: str | float = 0.0,
-    c2: str | float = 0.0,
+    m: str | float | None = None,
+    c1: str | float | None = None,
+    c2: str | float | None = None,
+    response: Any = None,
+    rms_e: str | float | None = None,
     unit: str | tuple[str, str] | None = None,
     table: str | int | None = None,
     max_e: float | None = None,
 ) -> ShearCatalogue:
-    """Read galaxies from a FITS, CSV, ECSV or HDF5 file, or from an astropy Table, for instance one that you have cut.
+    """Read galaxies from a file, or from an astropy Table, for instance one that you have cut.
 
     Args:
-        source: .fits (also .gz), .csv, .ecsv, .h5 or .hdf5; or a Table.
-        ra: name of the column; "auto" finds it by `ALIASES`.
+        source: .fits (also .gz), .csv, .ecsv, .txt (.dat, .asc, .tsv), .vot (.xml), .parquet (with pyarrow), .h5 or
+            .hdf5; or a Table.
+        survey: one of `SURVEYS`, e.g. "kids-1000": columns and calibration that are not given are those of its release.
+        ra: name of the column; "auto" finds it by `ALIASES`. "g[0]" is the first component of a column of vectors.
         dec: likewise.
         e1: likewise.
         e2: likewise; "auto" is the partner of e1.
         weight: likewise; None, or no such column: all galaxies count alike.
-        z: redshift, likewise; None: not read.
+        z: redshift, likewise; None, or several that differ: not read.
         kappa: true convergence of simulations, likewise.
         sigma_e: column or number: dispersion of one component.
-        m: column or number: multiplicative bias.
-        c1: column or number: additive bias of e1.
-        c2: column or number: additive bias of e2.
+        m: column or number: multiplicative bias; None: 0.
+        c1: column or number: additive bias of e1; None: 0.
+        c2: column or number: additive bias of e2; None: 0.
+        response: column or number, of both components; a pair, of each; or two pairs, the rows of a matrix:
+            (("R11", "R12"), ("R21", "R22")); None: 1.
+        rms_e: in place of response, of distortions: column or number, their root mean square per component; the
+            response is then 2 (1 - rms_e^2).
         unit: of ra and dec, or a pair (of ra, of dec), as astropy spells them: "deg", "rad", "hourangle"; None: the
             file's, degrees where it has none.
         table: extension of a FITS file (name or number), or path in an HDF5 file, where there are several.
         max_e: see `ShearCatalogue`.
+
+    Warns:
+        UserWarning: columns hold a calibration that is not used, such as m, c1, c2, R11: `ShearCatalogue.unused`.
 
     Raises:
         TypeError: a column holds no real numbers.
@@ -176,23 +217,48 @@ def read_catalogue(
     """
     is_file = isinstance(source, str | os.PathLike)
     where = str(source) if is_file else "Table"
+    preset = {} if survey is None else survey_arguments(survey)
     named = {"ra": ra, "dec": dec, "e1": e1, "e2": e2, "weight": weight, "z": z, "kappa": kappa}
-    numbers: dict[str, Any] = {"sigma_e": sigma_e, "m": m, "c1": c1, "c2": c2}
+    named = {name: preset.get(name, given) if given == "auto" else given for name, given in named.items()}
+    numbers: dict[str, Any] = {"sigma_e": sigma_e, "m": m, "c1": c1, "c2": c2, "response": response, "rms_e": rms_e}
+    numbers = {name: preset.get(name) if given is None else given for name, given in numbers.items()}
+    if response is not None and rms_e is not None:
+        raise ValueError("read_catalogue: response and rms_e must not both be given, got two; rms_e is of distortions")
+    if response is not None or rms_e is not None:  # one of them replaces the preset's
+        numbers["response" if response is None else "rms_e"] = None
     for name, given in named.items():
         if not isinstance(given, str) and (given is not None or name not in _OPTIONAL_COLUMNS):
             raise TypeError(f"read_catalogue: {name} must be the name of a column, got {given!r:.40}")
+    if isinstance(m, str) and is_response(m):
+        raise ValueError(f"read_catalogue: m must be a bias, e = (1 + m) shear, got {m!r:.40}; give response={m!r:.40}")
+    is_hdf5 = where.lower().endswith((".h5", ".hdf5"))
+    table = preset.get("table") if table is None and is_hdf5 else table
     with open_table(check_file(source) if is_file else source, where, table) as held:
         columns = _named(where, held, named)
-        columns |= {name: _existing(where, held, name, v) for name, v in numbers.items() if isinstance(v, str)}
-        fields = numbers | {name: held[column].values for name, column in columns.items()}
-        units = {name: held[columns[name]].unit for name in ("ra", "dec")}
+        simple = {name: v for name, v in numbers.items() if name != "response" and isinstance(v, str)}
+        columns |= {name: _existing(where, held, name, v) for name, v in simple.items()}
+        unused = unused_calibration((name for name in held if name not in columns.values()), numbers)
+        values, of_response = response_columns(
+            numbers.pop("response"), lambda name: column_values(held, _existing(where, held, "response", name))
+        )
+        fields = {name: v for name, v in numbers.items() if v is not None}
+        fields |= {name: column_values(held, column) for name, column in columns.items()}
+        units = {name: held[column_of(held, columns[name])].unit for name in ("ra", "dec")}
+    if (rms := fields.pop("rms_e", None)) is not None:
+        values = 2 * (1 - np.square(np.ma.asarray(rms, dtype=np.float64)))
+    if of_response:
+        columns["response"] = ", ".join(of_response)
+    if unused:
+        warnings.warn(unused_sentence(where, unused), stacklevel=2)
     if unit is not None:
         units = dict(zip(("ra", "dec"), unit if isinstance(unit, tuple) else (unit, unit), strict=True))
     for name, said in units.items():
         fields[name] = _degrees(f"{where}: {columns[name]}", fields[name], said)
     if not any(units.values()):
         _check_degrees(where, fields["ra"], fields["dec"])
-    return ShearCatalogue(**fields, max_e=max_e, columns=columns, path=where if is_file else "")
+    return ShearCatalogue(
+        **fields, response=values, max_e=max_e, columns=columns, unused=tuple(unused), path=where if is_file else ""
+    )
 
 
 # ------------------------------------------------------------------------------------------- columns
@@ -206,6 +272,10 @@ def _named(where: str, held: Columns, wanted: dict[str, str | None]) -> dict[str
             given = _partner(where, held, found["e1"])
         if given == "auto":
             fitting = [column for column in held if column.lower() in ALIASES.get(name, ())]
+            if len(fitting) > 1 and hold_alike(held, fitting):
+                del fitting[1:]
+            if len(fitting) > 1 and name == "z":  # only `select` needs it
+                continue
             if len(fitting) > 1:
                 leave = f" or leave it out, {name}=None" if name in _OPTIONAL_COLUMNS else ""
                 raise ValueError(
@@ -225,6 +295,8 @@ def _named(where: str, held: Columns, wanted: dict[str, str | None]) -> dict[str
 
 def _partner(where: str, held: Columns, e1: str) -> str:
     """Return the second component's column: the first's with 2 in place of its last 1."""
+    if e1 not in held and e1.endswith("[0]"):
+        return f"{e1[:-3]}[1]"
     head, one, tail = e1.rpartition("1")
     for column in held:
         if one and column.lower() == f"{head}2{tail}".lower():
@@ -241,7 +313,9 @@ def _existing(where: str, held: Columns, name: str, given: str) -> str:
     alike = [column for column in held if column.lower() == given.lower()]
     if len(alike) == 1:
         return alike[0]
-    raise ValueError(f"{where}: there is no column {given!r:.40} for {name}; it holds {first_names(held)}")
+    if is_component(held, given):
+        return given
+    raise ValueError(f"{where}: there is no column {given!r:.60} for {name}; it holds {first_names(held, like=given)}")
 
 
 def _column(where: str, name: str, values: Any, n: int | None = None) -> _Array:
@@ -306,18 +380,15 @@ def _check_degrees(where: str, ra: Any, dec: Any) -> None:
 
 
 def _check(where: str, arrays: dict[str, _Array]) -> None:
-    """Refuse impossible angles, weights and biases."""
+    """Refuse impossible angles, weights and dispersions."""
     limits = {"ra": (-360.0, 360.0), "dec": (-90.0, 90.0), "weight": (0.0, math.inf), "sigma_e": (0.0, math.inf)}
     remedies = {
         "weight": "set it to 0 where a galaxy is not to count",
         "sigma_e": "it is a standard deviation",
-        "m": "e = (1 + m) shear + c",
     }
     for name, values in arrays.items():
         low, high = limits.get(name, (-math.inf, math.inf))
         bad = (values < low) | (values > high)
-        if name == "m":
-            low, bad = -1.0, values <= -1
         if name == "sigma_e":
             bad |= values == 0
         if bad.any():

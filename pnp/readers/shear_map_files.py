@@ -1,8 +1,8 @@
 """Shear maps as surveys and simulations publish them: e1, e2, their noise, a mask; one file or several.
 
-Maps are FITS images or HDF5 datasets of any byte order, named like "e1.fits", "maps.fits[E1]", "maps.fits[2]" or
-"maps.h5[shear/e1]". Pixels without a value, without a finite noise or outside the mask are not observed: there shear is
-0, noise_std infinite and the mask False, as `pnp.solve` expects.
+Maps are FITS images, HDF5 datasets or NumPy arrays of any byte order, named like "e1.fits", "maps.fits[E1]",
+"maps.fits[2]", "maps.h5[shear/e1]" or "e1.npy". Pixels without a value, without a finite noise or outside the mask are
+not observed: there shear is 0, noise_std infinite and the mask False, as `pnp.solve` expects.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from ..checks import check_number
-from ..io.fits import celestial_wcs, contents, image, images_in, native, open_fits, write_fits_maps
-from ..io.guards import check_real, reading
+from ..io.fits import celestial_wcs, contents, image, images_in, native, open_fits, refuse_healpix, write_fits_maps
+from ..io.guards import check_file, check_real, reading
 from ..io.hdf5_safe import listed, numbers, open_hdf5
 from .shear_map import ShearMap, check_convention
 
@@ -34,6 +34,8 @@ _MAP_NAMES: Mapping[str, tuple[str, ...]] = {
     "kappa": ("kappa", "convergence"),
 }
 _Part = str | tuple[str, str] | float | None
+_SQUARE = 0.01
+"""Largest relative difference of the two sides of a pixel."""
 
 
 def read_shear_maps(
@@ -62,14 +64,15 @@ def read_shear_maps(
         weight: in place of noise_std: inverse variance of both components, or of each; 0 where not observed.
         mask: observed where not 0; None: wherever there are shear and noise.
         kappa: true convergence, of simulations.
-        pixel_arcmin: side of a pixel in arcminutes; None: from the file's world coordinates, if it has them.
+        pixel_arcmin: side of a pixel in arcminutes; None: from the file's world coordinates, if it has them, whose
+            pixels must then be square.
         convention: the `operators.KaiserSquires` convention that the maps follow; None: what `write_shear_maps` noted
             in the file, otherwise "lenspack".
         dtype: of the result.
 
     Raises:
         ValueError: a file or a map is missing, damaged or of another shape; noise is missing, negative, or 0 where
-            observed; the mask and the shear have no pixel in common.
+            observed; the mask and the shear have no pixel in common; pixels are not square.
     """
     given = {"e1": e1, "e2": e2, "noise_std": noise_std, "weight": weight, "mask": mask, "kappa": kappa}
     where = "read_shear_maps" if path is None else str(path)
@@ -101,8 +104,10 @@ def read_shear_maps(
     if header is not None:
         with reading(where, "FITS"):
             wcs = celestial_wcs(header)
-            side = header.get("PIXARCMN") if wcs is None else _pixel_arcmin(wcs)
+            side = header.get("PIXARCMN")
             noted = str(header.get("SHEARCON", "lenspack"))
+        if pixel_arcmin is None and wcs is not None:
+            side = _pixel_arcmin(where, wcs)
         if pixel_arcmin is None and side is not None:
             pixel_arcmin = _positive(where, side)
         if convention is None:
@@ -191,6 +196,7 @@ def _parts(path: str | os.PathLike[str]) -> list[str]:
             file.visititems(lambda name, node: found.append(name) if isinstance(node, h5py.Dataset) else None)
         return found
     with open_fits(path) as parts:
+        refuse_healpix(str(path), parts)
         return [str(part.name or k) for k, part in enumerate(parts) if part.is_image and part.header.get("NAXIS")]
 
 
@@ -207,8 +213,13 @@ def _load(place: str) -> tuple[npt.NDArray[np.float64], Any]:
                 )
             check_real(place, dataset.dtype)
             array = numbers(file, dataset)
+    elif file.lower().endswith(".npy"):
+        with reading(check_file(file), "NumPy"):
+            array = np.load(file, allow_pickle=False)
+        check_real(place, array.dtype)
     else:
         with open_fits(file) as parts:
+            refuse_healpix(file, parts)
             found = [
                 p
                 for k, p in images_in(parts).items()
@@ -265,7 +276,14 @@ def _positive(where: str, side: Any) -> float:
     return float(side)
 
 
-def _pixel_arcmin(wcs: Any) -> float:
+def _pixel_arcmin(where: str, wcs: Any) -> float:
+    """Return the side of a pixel in arcminutes; pixels must be square."""
     from astropy.wcs.utils import proj_plane_pixel_scales
 
-    return float(np.sqrt(np.prod(proj_plane_pixel_scales(wcs.celestial)))) * 60
+    sides = 60 * proj_plane_pixel_scales(wcs.celestial)
+    if not abs(sides[0] - sides[1]) <= _SQUARE * max(sides):
+        raise ValueError(
+            f"{where}: pixels must be square, got {sides[0]:.4g} x {sides[1]:.4g} arcmin by its WCS; bin the catalogue "
+            "in square pixels (map_catalogue), regrid the maps, or give pixel_arcmin= if the WCS is wrong"
+        )
+    return float(np.sqrt(np.prod(sides)))

@@ -177,6 +177,21 @@ def test_an_offset_far_above_the_noise_is_harmless_in_single_precision(offset):
     assert float((shifted - expected).square().mean().sqrt()) < 0.1 * (0.02 + offset * 1e-6)
 
 
+@pytest.mark.parametrize(("weights", "levels"), [("convergence", (0.01, 0.05, 0.5)), ("gray", (0.002, 0.1, 5.0))])
+def test_products_in_bfloat16_do_not_round_the_answer(weights, levels):
+    """Values stay apart as in single precision, at every noise level, also where x has few values of its own."""
+    model = MLPatch.from_pretrained(weights)
+    x = (uniform(1, 1, 80, 80, dtype=torch.float32) > 0.5).float()
+    for sigma in levels:
+        model.precision = "float32"
+        single = model(sigma * x, sigma)
+        model.precision = "bfloat16"
+        z = model(sigma * x, sigma)
+        cropped = model.valid(sigma * x, torch.tensor([sigma]), border=8)[0]  # as training sees it
+        assert len(z.unique()) > 0.9 * len(single.unique()) and len(cropped.unique()) > 0.9 * cropped.numel()
+        assert float((z - single).square().mean().sqrt()) < 0.02 * sigma
+
+
 def test_many_small_images_share_tiles_of_bounded_memory(monkeypatch):
     model, seen = random_model(), []
     estimate = model.estimate

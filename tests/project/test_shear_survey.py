@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import os
 import subprocess
 import sys
@@ -101,7 +103,7 @@ def test_maps_are_on_the_surveys_pixels_and_sky(survey, found):
 def test_peaks_have_a_place_on_the_sky(found):
     _, out = found
     peaks, E = Table.read(out / "shear_survey_peaks.ecsv"), fits.getdata(out / "shear_survey.fits", "KAPPA_E")
-    assert len(peaks) > 0 and (np.diff(peaks["snr"]) <= 1e-6).all()
+    assert len(peaks) > 0 and (np.diff(peaks["height_over_error"]) <= 1e-6).all()
     np.testing.assert_allclose(peaks["kappa"], E[peaks["row"], peaks["column"]], rtol=1e-6)
     assert abs(peaks["ra"].data - 150).max() < 0.3 and abs(peaks["dec"].data - 2).max() < 0.3
     assert (out / "shear_survey.png").stat().st_size > 10_000
@@ -140,3 +142,35 @@ def test_missing_maps_are_one_sentence(survey, tmp_path):
     command = [sys.executable, str(RECIPE), "--smoke", "--e1", str(folder / "e1.fits"), "--output", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and "e2" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_maps_without_a_size_stop_and_ask(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "recipes")
+    survey, p = importlib.import_module("_survey"), argparse.ArgumentParser()
+    p.add_argument("input")
+    survey.add_arguments(p)
+    path = tmp_path / "maps.fits"
+    parts = [fits.ImageHDU(np.ones((20, 20), "f4"), name=name) for name in ("E1", "E2", "STD")]
+    fits.HDUList([fits.PrimaryHDU(), *parts]).writeto(path)
+    with pytest.raises(ValueError, match="--pixel-arcmin") as caught:
+        survey.find_survey(p.parse_args([str(path)]), torch.Generator())
+    assert len(str(caught.value)) < 400
+    assert survey.find_survey(p.parse_args([str(path), "--pixel-arcmin", "2"]), torch.Generator()).pixel_arcmin == 2
+
+
+def test_columns_and_units_may_be_named(tmp_path, monkeypatch):
+    """Two right ascensions that differ, and a field in arcminutes, as of simulated catalogues."""
+    monkeypatch.syspath_prepend(ROOT / "recipes")
+    survey, p = importlib.import_module("_survey"), argparse.ArgumentParser()
+    survey.add_arguments(p)
+    rng = np.random.default_rng(0)
+    x, y, e1, e2 = (rng.uniform(0, 60, 500), rng.uniform(0, 60, 500), *rng.normal(0, 0.2, (2, 500)))
+    table = Table({"ra": x, "raj2000": x + 1, "dec": y, "e1": e1, "e2": e2, "R": np.full(500, 0.5)})
+    table.write(tmp_path / "shapes.fits")
+    base = ["--catalogue", str(tmp_path / "shapes.fits"), "--pixel-arcmin", "5", "--columns"]
+    given = p.parse_args([*base, "ra=ra", "unit=arcmin", "response=R", "max_e=0.8"])
+    m = survey.find_survey(given, torch.Generator())
+    assert m.facts["columns"]["ra"] == "ra" and m.facts["response"] == 0.5 and max(m.shape) <= 13
+    for wrong in ("ra", "right=ra"):
+        with pytest.raises(ValueError, match="--columns"):
+            survey.find_survey(p.parse_args([*base, wrong]), torch.Generator())

@@ -7,13 +7,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from astropy.table import Table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reader_files import refused
 
 from operators import KaiserSquires
 from pnp.lensing.bin_catalogue import map_catalogue
-from pnp.readers import ShearCatalogue, ShearMap
+from pnp.readers import ShearCatalogue, ShearMap, read_catalogue
 
 
 def galaxies(n=400, *, ra0=150.0, dec0=2.0, side_deg=1.0, seed=0, **changes):
@@ -87,6 +88,21 @@ def test_noise_is_the_scatter_of_the_map():
     assert map_catalogue(spoilt, 1.0).sigma_e == pytest.approx(m.sigma_e, rel=0.01)
 
 
+@pytest.mark.parametrize("spread", [0.0, 0.7])
+def test_noise_is_right_where_weights_follow_each_galaxys_own(spread):
+    """w = 1/s_i^2 as of lensfit, metacal or HSC: the mean of a pixel has the variance sum w^2 s^2 / (sum w)^2."""
+    n = 60_000
+    rng = np.random.default_rng(8)
+    s = np.hypot(0.27, np.exp(rng.normal(math.log(0.35), spread, n)))
+    e1, e2 = s * rng.standard_normal((2, n))
+    c = galaxies(n, e1=e1, e2=e2, weight=1 / s**2, max_e=math.inf)
+    m = map_catalogue(c, 2.0, dtype=torch.float64)
+    seen = m.mask.expand_as(m.shear)
+    assert float((m.shear / m.noise_std)[seen].square().mean()) == pytest.approx(1, rel=0.06)
+    want = math.sqrt((c.weight**2 * s**2).sum() / (c.weight**2).sum())  # in closed form
+    assert m.sigma_e == pytest.approx((want, want), rel=0.02)
+
+
 def test_noise_may_be_known():
     c = galaxies()
     n_eff = map_catalogue(c, 10.0, noise=1.0, dtype=torch.float64).noise_std ** -2
@@ -112,6 +128,48 @@ def test_bias_is_taken_out():
     torch.testing.assert_close(mended.shear, right.shear / response)
     torch.testing.assert_close(mended.noise_std, right.noise_std / response)
     assert mended.facts["response"] == pytest.approx(response)
+
+
+@pytest.mark.parametrize("kind", ["number", "pair", "matrix"])
+@pytest.mark.parametrize("swap", [False, True])
+def test_the_mean_response_is_taken_out(kind, swap):
+    """e = R (shear (1 + m) + c), R noisy and in many galaxies below 0: the mean shear and its noise come back."""
+    n, rng = 30_000, np.random.default_rng(9)
+    R = {"number": 0.65, "pair": np.diag([0.7, 0.5]), "matrix": np.array([[0.7, 0.05], [-0.1, 0.5]])}[kind]
+    shear, c, m = np.array([0.05, -0.03]), np.array([0.01, 0.02]), -0.1
+    shapes = 0.1 * rng.standard_normal((2, n))
+    e = R * ((1 + m) * shear + c)[:, None] if kind == "number" else (R @ ((1 + m) * shear + c))[:, None]
+    each = R + 0.6 * rng.standard_normal((n, *np.shape(R)))
+    each = np.diagonal(each, axis1=1, axis2=2) if kind == "pair" else each
+    assert (np.reshape(each, (n, -1))[:, 0] < 0).any()
+    cat = galaxies(
+        n, e1=e[0] + shapes[0], e2=e[1] + shapes[1], m=m + 2 * rng.standard_normal(n), c1=c[0], c2=c[1], response=each
+    )
+    found = map_catalogue(cat, 10.0, axes="plane", swap=swap, dtype=torch.float64)
+    want = torch.from_numpy(shear[:: -1 if swap else 1].copy())
+    mean = (found.shear * found.counts).sum((0, 2, 3)) / found.counts.sum()
+    torch.testing.assert_close(mean, want, rtol=0.06, atol=2e-3)
+    seen = found.mask.expand_as(found.shear)
+    assert float(((found.shear - want[:, None, None]) / found.noise_std)[seen].square().mean()) == pytest.approx(
+        1, abs=0.35
+    )
+    known = map_catalogue(cat, 10.0, axes="plane", swap=swap, noise=0.1, dtype=torch.float64)
+    torch.testing.assert_close(known.noise_std, found.noise_std, rtol=0.03, atol=0)
+    assert ("response_matrix" in found.facts) == (kind != "number")
+
+
+def test_distortions_have_the_response_of_their_dispersion():
+    """Ellipses of axis ratio q, |e| = (1 - q^2)/(1 + q^2), sheared exactly: the response is 2 (1 - e_rms^2)."""
+    n, g = 200_000, 0.03
+    rng = np.random.default_rng(10)
+    size, angle = 0.5 * np.sqrt(rng.random(n)), math.pi * rng.random(n)
+    eps = size * np.exp(2j * angle)  # (1 - q)/(1 + q)
+    eps = (eps + g) / (1 + g * eps)
+    e = 2 * eps / (1 + np.abs(eps) ** 2)
+    rms = math.sqrt(float(np.mean(np.abs(2 * size / (1 + size**2)) ** 2)) / 2)
+    table = Table({"ra": 150 + rng.random(n), "dec": rng.random(n), "e1": e.real, "e2": e.imag, "rms": np.full(n, rms)})
+    m = map_catalogue(read_catalogue(table, rms_e="rms"), 30.0, axes="plane", dtype=torch.float64)
+    assert float((m.shear[:, 0] * m.counts[:, 0]).sum() / m.counts.sum()) == pytest.approx(g, rel=0.03)
 
 
 def test_truth_is_averaged_and_units_do_not_matter():
@@ -166,7 +224,9 @@ def test_north_is_up_and_east_to_the_left_or_right():
     (ra, dec), (west, _), (_, north) = (m.wcs.wcs_pix2world(*p, 0) for p in ((0, 0), (1, 0), (0, 1)))
     assert west < ra and north > dec
     torch.testing.assert_close(right.counts, m.counts.flip(-1))
-    torch.testing.assert_close(right.shear, m.shear.flip(-1), rtol=1e-2, atol=1e-4)  # sky axes lean the other way
+    mirrored = m.shear.flip(-1) * torch.tensor([1.0, -1.0])[:, None, None]
+    torch.testing.assert_close(right.shear, mirrored)
+    torch.testing.assert_close(right.noise_std, m.noise_std.flip(-1))
 
 
 def lens(ra0, dec0, *, hand=1, radius_deg=1.0, n=20_000):
@@ -187,15 +247,27 @@ def lens(ra0, dec0, *, hand=1, radius_deg=1.0, n=20_000):
 @pytest.mark.parametrize("east", ["left", "right"])
 @pytest.mark.parametrize(("ra0", "dec0"), [(40.0, 0.0), (0.0, -60.0), (200.0, 89.5), (10.0, 90.0)])
 def test_a_lens_is_an_e_mode_wherever_it_is(ra0, dec0, east, hand, convention):
-    """Shear around a lens is tangential on the sky, hence in the plane: in the middle of a field near a pole, too."""
-    if east == "right":
-        hand = -hand  # columns run to the east
+    """Shear around a lens is tangential on the sky, hence in the plane: in the middle of a field near a pole, too.
+
+    With east to the right the same galaxies, in the same convention, show the same mass.
+    """
     m = map_catalogue(
         lens(ra0, dec0, hand=hand), 4.0, convention=convention, east=east, centre=(ra0, dec0), shape=(41, 41)
     )
     E, B = KaiserSquires(m.shape, convention=m.convention).inverse_eb(m.shear)[0]
     assert float(B.norm() / E.norm()) < 0.1
     assert float(E[20, 20]) == float(E.max()) > 0
+
+
+@pytest.mark.parametrize("convention", ["lenspack", "conjugate", "transposed"])
+@pytest.mark.parametrize("dec0", [0.0, 85.0])
+def test_east_to_the_right_is_the_mirrored_mass(convention, dec0):
+    c = lens(40.0, dec0)
+    options = {"convention": convention, "centre": (40.1, dec0 - 0.2), "shape": (41, 41), "dtype": torch.float64}
+    left, right = (map_catalogue(c, 4.0, east=east, **options) for east in ("left", "right"))
+    assert left.signs == right.signs == (1, 1)
+    kappa, mirrored = (KaiserSquires(m.shape, convention=convention).inverse(m.shear) for m in (left, right))
+    torch.testing.assert_close(mirrored.flip(-1), kappa, rtol=1e-9, atol=1e-12)
 
 
 def test_near_a_pole_the_plane_turns():
@@ -281,6 +353,10 @@ def test_repr_tells_what_matters():
         ({"e1": np.full(400, 1.5)}, "400 of 400"),
         ({"max_e": 0.0}, "max_e"),
         ({"m": -1.5}, ": m "),
+        ({"response": -0.5}, "response"),
+        ({"response": (0.7, -0.1)}, "response"),
+        ({"response": (0.7, 0.7, 0.7)}, "response"),
+        ({"response": np.ones((400, 3))}, "response"),
         ({"sigma_e": 0.0}, "sigma_e"),
         ({"ra": np.ones((400, 2))}, ": ra "),
     ],

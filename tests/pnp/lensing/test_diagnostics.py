@@ -10,9 +10,10 @@ import torch
 from arrays import seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from skimage import measure, morphology
 
 from operators import KaiserSquires
-from pnp.lensing import pixel_spectrum, survey_noise
+from pnp.lensing import OddGrid, pixel_spectrum, survey_noise
 from pnp.lensing.diagnostics import b_mode_null, power_ratio, whitened_chi2
 from pnp.lensing.peaks import find_peaks, match_peaks, peak_counts
 from pnp.lensing.shear import noise_like
@@ -25,6 +26,7 @@ from pnp.lensing.spectrum import (
     band_powers,
     gaussian_maps,
     measured_spectrum,
+    on_grid,
     rotated,
     shear_window,
 )
@@ -166,6 +168,75 @@ def test_b_mode_p_values_are_uniform_under_the_null():
     assert float((values <= 0.1).float().mean()) < 0.2
 
 
+@pytest.mark.parametrize("convention", ["lenspack", "conjugate"])
+@pytest.mark.parametrize("margin", [0, 12])
+def test_b_modes_at_the_edges_of_a_field_cut_from_a_larger_sky_are_expected(convention, margin):
+    """Pure lensing, a sky of three times the width: its mass outside makes B in a field that is not periodic."""
+    n, noise = 32, 0.01
+    sky = KaiserSquires((3 * n, 3 * n), convention=convention)
+    truth = pixel_spectrum(sky.shape, 1.0)
+    grid = OddGrid((n, n), margin_px=margin)
+    A = KaiserSquires(grid.shape, convention=convention)
+    std, g, p = grid.embed(torch.full((1, 2, n, n), noise), math.inf), seeded(11), []
+    for _ in range(24):
+        field = sky.A(gaussian_maps(truth, 1, generator=g))[..., :n, :n]
+        y = grid.embed(field + noise * torch.randn(field.shape, generator=g), 0.0)
+        spectrum = pixel_spectrum(grid.shape, 1.0)
+        p.append(b_mode_null(A, y, std, generator=g, spectrum=spectrum, draws=38, n_bands=6).p_value)
+    assert sum(q <= 0.1 for q in p) <= 5, p
+    assert 0.3 < sum(p) / len(p) < 0.7
+
+
+def test_a_field_in_a_grid_of_twice_its_width_is_simulated_there():
+    """The other way to the same skies: operator and spectrum on a grid that is large enough."""
+    n = 15
+    y, std = torch.zeros(1, 2, 2 * n, 2 * n), torch.full((1, 2, 2 * n, 2 * n), math.inf)
+    std[..., :n, :n] = 0.05
+    made = []
+
+    def make(shape):
+        made.append(shape)
+        return KaiserSquires(shape)
+
+    options = {"draws": 20, "n_bands": 4, "make_operator": make}
+    b_mode_null(KaiserSquires((2 * n, 2 * n)), y, std, generator=seeded(), spectrum=torch.ones(2 * n, 2 * n), **options)
+    assert made == []
+    b_mode_null(
+        KaiserSquires((n, n)),
+        y[..., :n, :n],
+        std[..., :n, :n],
+        generator=seeded(),
+        spectrum=torch.ones(n, n),
+        **options,
+    )
+    assert made == [(33, 33)]
+
+
+def test_skies_of_an_operator_that_is_not_known_need_make_operator():
+    class Other:
+        def A(self, x):
+            return torch.cat([x, x], 1)
+
+        def A_adjoint(self, y):
+            return y.sum(1, keepdim=True)
+
+    arguments = Other(), torch.zeros(1, 2, 8, 8), torch.ones(1, 2, 8, 8)
+    with pytest.raises(ValueError, match="make_operator") as caught:
+        b_mode_null(*arguments, generator=seeded(), spectrum=torch.ones(8, 8), draws=20)
+    assert len(str(caught.value)) < 400
+    assert b_mode_null(*arguments, generator=seeded(), draws=20).dof > 0  # noise alone needs no sky
+
+
+@pytest.mark.parametrize(("shape", "wide"), [((32, 32), (64, 64)), ((24, 40), (81, 63)), ((33, 21), (21, 33))])
+def test_an_isotropic_spectrum_is_the_same_on_another_grid(shape, wide):
+    want, found = pixel_spectrum(wide, 1.0), on_grid(pixel_spectrum(shape, 1.0), wide)
+    k2, k1 = (torch.fft.fftfreq(n, dtype=torch.float64) for n in wide)
+    known = torch.hypot(k2[:, None], k1) > 0.7 / max(shape)
+    torch.testing.assert_close(found[known], want[known], rtol=0.06, atol=0)
+    torch.testing.assert_close(found, want, rtol=0.3, atol=0)  # at the least frequencies a power law goes on
+    assert not on_grid(torch.zeros(shape), wide).any()
+
+
 def test_power_ratio_of_a_scaled_map():
     x = torch.randn(2, 1, 32, 32, generator=seeded())
     mask = torch.ones(1, 1, 32, 32)
@@ -189,8 +260,39 @@ def test_peaks_are_sorted_and_edges_and_masked_neighbours_are_not():
     assert find_peaks(x, threshold=0.5, mask=mask).row.tolist() == [8]
     noisy = find_peaks(x, threshold=5, noise_std=torch.tensor(0.5))
     assert noisy.height.tolist() == [6.0]
-    assert find_peaks(torch.ones(1, 1, 8, 8)).row.numel() == 0  # a plateau is no peak
+    assert find_peaks(torch.ones(1, 1, 8, 8)).row.numel() == 0  # a plateau at the edge
     assert find_peaks(torch.rand(1, 1, 2, 9)).row.numel() == 0
+
+
+def test_one_pixel_of_a_plateau_is_its_peak():
+    x = torch.zeros(2, 1, 12, 14)
+    x[0, 0, 3:6, 4:7] = 2.0  # nine pixels: the middle one
+    x[0, 0, 8, 9] = x[0, 0, 9, 10] = 1.0  # two that touch at a corner
+    x[1, 0, 4, 4:8] = 1.0
+    x[1, 0, 5, 8] = 3.0  # higher beside it: a terrace
+    x[1, 0, 0, 11:13] = x[1, 0, 1, 12] = 5.0  # it reaches the edge
+    peaks = find_peaks(x, threshold=0.5)
+    assert peaks.image.tolist() == [0, 0, 1] and peaks.height.tolist() == [2.0, 1.0, 3.0]
+    assert (int(peaks.row[0]), int(peaks.column[0])) == (4, 5)
+    assert (int(peaks.row[1]), int(peaks.column[1])) in [(8, 9), (9, 10)]
+    assert (int(peaks.row[2]), int(peaks.column[2])) == (5, 8)
+    mask = torch.ones(1, 1, 12, 14)
+    mask[..., 2, 5] = 0  # beside the plateau of nine
+    assert find_peaks(x, threshold=0.5, mask=mask).height.tolist() == [1.0, 3.0]
+
+
+@settings(max_examples=15, deadline=None)
+@given(levels=st.integers(2, 12), seed=st.integers(0, 999))
+def test_peaks_of_a_rounded_map_are_those_of_scikit_image(levels, seed):
+    """Against regional maxima by flooding, another definition of a plateau's peak."""
+    x = (torch.rand(1, 1, 24, 26, generator=seeded(seed)) * levels).floor()
+    regions = measure.label(
+        morphology.local_maxima(x[0, 0].numpy(), connectivity=2, allow_borders=False), connectivity=2
+    )
+    found = find_peaks(x)
+    inner = [r for r in measure.regionprops(regions) if r.bbox[0] > 0 and r.bbox[1] > 0]
+    inner = [r for r in inner if r.bbox[2] < 24 and r.bbox[3] < 26]
+    assert sorted(regions[found.row.numpy(), found.column.numpy()].tolist()) == sorted(r.label for r in inner)
 
 
 def test_peaks_ignore_nan_outside_the_mask():
