@@ -156,8 +156,8 @@ def test_a_source_or_a_volume_beside_the_axis():
     def beside(s):
         return s + np.stack([np.cos(ANGLES), np.sin(ANGLES), 0 * ANGLES], 1) * 3
 
-    off = astra.create_vol_geom(10, 12, 8, -9.0, 9.0, -5.0, 11.0, -5.0, 7.0)
-    for geometry, volume, moved in ((vec(source=beside), VOLUME, 0), (vec(), off, 3)):
+    off = astra.create_vol_geom(10, 12, 8, -9.0, 9.0, -6.0, 10.0, -5.0, 7.0)
+    for geometry, volume, moved in ((vec(source=beside), VOLUME, 0), (vec(), off, 2)):
         ours = cone_from_astra(geometry, volume)
         shifted = geometry["Vectors"].copy()
         shifted[:, [1, 4]] -= moved
