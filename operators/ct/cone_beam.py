@@ -12,8 +12,8 @@ source is at (source_origin sin(theta), -source_origin cos(theta), shift), the d
 
     u = offset + pitch_c (c - (columns-1)/2),    v = row_offset + pitch_r (r - (rows-1)/2)
 
-from the point of the detector opposite the source. It may be turned in its plane, tilted, or a cylinder about the source;
-see `cone_detector.py`. Slice by slice this is the frame of Radon and FanBeam; rows of the
+from the point of the detector opposite the source. It may be turned in its plane, tilted, or a cylinder about the
+source; see `cone_detector.py`. Slice by slice this is the frame of Radon and FanBeam; rows of the
 detector and slices of the volume run the same way. x is attenuation per unit length, y has no unit.
 """
 
@@ -223,7 +223,7 @@ class ConeBeam(MovableGeometry):
         return (corners.amin(1), corners.amax(1)), (low.amin(1), high.amax(1))
 
     def _edges(self, axis: int) -> Ends:
-        """Return the detector's ends along v (axis 0) or u (axis 1), () or (n_angles,); of a turned one in its middle."""
+        """Return the detector's ends along v (axis 0) or u (axis 1), () or (n_angles,); if turned, of its middle."""
         if self._is_turned():
             views = self._orbit(fixed=True).different()
             ends = [middle_ends(self._bins(), self.pitch, view)[axis] for view in views]

@@ -11,11 +11,11 @@ view is two sparse matrices, one for the stacks of voxels and one for the slices
 
     y[v, u] = O[v, u] sum_{k, z} R[v, (k, z)] sum_{stacks} C[(u, k), stack] x[stack, z],
 
-with O = sqrt(1 + v^2/(L^2 + u^2)) for the rays' slope. Between magnifications a slice's shadow is blurred by half the
-distance that it moves from one to the next. They are so close that this is at most the larger of a bin and a slice where
-these are of similar size, else the smaller, and half of that where all rows are above or all below the source's plane:
-those may see no more than the edge of an object. Where the slope of the rays is small, a view's sum over its bins is
-exact. Both matrices are made for one view in a fraction of the time that they save, and are differentiable in its geometry.
+with O = sqrt(1 + v^2/(L^2 + u^2)) for the rays' slope. Between magnifications a slice's shadow is blurred by up to half
+the way that it moves from one to the next. This way is at most the larger of a bin and a slice where these are alike,
+else the smaller, and half of that where all rows are above or all below the source's plane: those may see no more than
+the edge of an object. Where the slope of the rays is small, a view's sum over its bins is exact. Both matrices are made
+for one view in a fraction of the time that they save, and are differentiable in its geometry.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 
 _ALIKE = 2.0
-"""Largest ratio of bins and slices on the detector up to which the larger limits a slice's way between magnifications."""
+"""Largest ratio of bins and slices on the detector up to which they are alike."""
 _NARROWEST = 1e-5
 """Smallest width of a trapezoid's slopes over its own width."""
 _CHUNK_BYTES = 2**22

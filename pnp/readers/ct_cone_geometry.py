@@ -282,8 +282,8 @@ def _turns(caller: str, u: Floats, v: Floats, describe: Callable[[int], str]) ->
     if most[k] > MAX_TURN:
         cause, values = describe(k), ", ".join(f"{name} {np.degrees(turn[k]):.3g}" for name, turn in found.items())
         raise ValueError(
-            f"{caller}: the detector must be turned by at most 45 degrees from perpendicular to the line from source to "
-            f"axis, that of view {k}{f' ({cause})' if cause else ''} has {values}; exchange rows and columns, or "
+            f"{caller}: the detector must be turned by at most 45 degrees from perpendicular to the line from source "
+            f"to axis, that of view {k}{f' ({cause})' if cause else ''} has {values}; exchange rows and columns, or "
             "resample the views"
         )
     return {name: 0.0 if np.abs(turn).max() < _LEAST_TURN else _one(turn, np.ones(1)) for name, turn in found.items()}

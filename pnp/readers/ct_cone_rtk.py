@@ -8,7 +8,8 @@ In rotated coordinates Rz(-InPlaneAngle) Rx(-OutOfPlaneAngle) Ry(-GantryAngle) (
 (SourceOffsetX, SourceOffsetY, SourceToIsocenterDistance), the columns of a projection lie along the first axis, its
 rows along the second, and its point (0, 0) is at (ProjectionOffsetX, ProjectionOffsetY, SourceToIsocenterDistance -
 SourceToDetectorDistance). What a <Projection> does not state is as in the one before; what the file does not state is
-0. A cylindrical detector about the source counts u along its arc. RTK documentation, "3D Circular Projection Geometry"; rtk::ThreeDCircularProjectionGeometry and its XML reader.
+0. A cylindrical detector about the source counts u along its arc. RTK documentation, "3D Circular Projection
+Geometry"; rtk::ThreeDCircularProjectionGeometry and its XML reader.
 
 As arrays (`itk.array_from_image`), projections are (angles, rows, columns) and volumes (z, y, x). Ours are (y, z, x):
 slices along RTK's y, rows along its z.

@@ -1,4 +1,4 @@
-"""Detectors that are rolled, tilted, slanted or curved, and rows far above the source: analytic views, adjoints, FDK."""
+"""Detectors that are rolled, tilted, slanted or curved, and rows far above the source: views, adjoints, FDK."""
 
 from __future__ import annotations
 

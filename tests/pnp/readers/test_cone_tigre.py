@@ -97,7 +97,9 @@ def test_points_are_seen_where_tigre_sees_them(changes):
 def test_a_small_shift_of_the_axis_is_left_out_on_demand():
     """COR puts the source off the axis: a slant of arctan(COR / DSO)."""
     geometry = tigre(COR=2.0)
-    assert np.degrees(cone_from_tigre(geometry, ANGLES).slant) == pytest.approx(-np.degrees(np.arctan(2 / 240)), abs=1e-9)
+    assert np.degrees(cone_from_tigre(geometry, ANGLES).slant) == pytest.approx(
+        -np.degrees(np.arctan(2 / 240)), abs=1e-9
+    )
     ours = cone_from_tigre(geometry, ANGLES, tolerance=0.3)
     assert ours.slant == 0.0
     np.testing.assert_allclose(shadows(ours.operator()), seen_by_tigre(geometry, ANGLES), atol=2 * CLOSE)
