@@ -143,7 +143,7 @@ def flat_resampling(grid: Grid, bins: Bins, view: View, flat: View, dtype: torch
         middle + _centred(n, size, view.angle)
         for middle, n, size in zip((flat.row_offset, flat.offset), grid.detector_shape, grid.pitch, strict=True)
     )
-    V, U = torch.broadcast_tensors(V[:, None], U)
+    V, U = V[:, None].expand(grid.detector_shape), U.expand(grid.detector_shape)
     if bins.is_curved:
         gamma = torch.atan2(U, view.length)
         b, a = V * gamma.cos() - view.row_offset, view.length * gamma - view.offset
