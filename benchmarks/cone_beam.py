@@ -4,7 +4,9 @@ Claims: A and A* at least five times as fast as planes that are rotated and magn
 as 16 rays a bin. "rays" samples the volume by trilinear interpolation along the rays, which is what most projectors in
 torch do; "rotated planes" turns the volume by area weights, scales every plane that is parallel to the detector by
 matrices of overlaps, and sums the planes. The floor is one copy of the volume a view: each voxel is read, and written.
-itk-rtk and diffct are no requirement of this package, and are not timed here; ASTRA's cone beam needs CUDA.
+"peers" compares with itk-rtk, diffct and mbirjax where they are installed, none of them a requirement of this package:
+error against the analytic views, error of FDK of analytic views, and CPU time of the process, which a busy machine
+distorts little, on one thread. ASTRA's cone beam needs CUDA.
 """
 
 from __future__ import annotations
@@ -12,10 +14,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
+from time import process_time
 from typing import Any
 
 import numpy as np
 import torch
+from cone_peers import Peer, peers
 from numpy.typing import NDArray
 from radon import on_one_thread
 from report import Row, main
@@ -189,5 +193,58 @@ def _every(project: Callable[[Tensor, float], Tensor], x: Tensor, angles: list[f
     return [project(x, angle) for angle in angles]
 
 
+def peer_errors(quick: bool) -> Iterator[Row]:
+    """Yield errors of other packages beside ours; none where none is installed."""
+    n, n_views = (16, 8) if quick else (64, 120)
+    angles = tuple(2 * math.pi * k / n_views for k in range(n_views))
+    op, x = scanner(n, angles), volume(n).numpy()
+    everyone = _everyone(op)
+    if len(everyone) == 1:
+        return
+    y = np.stack([truth(op, angle, 2).numpy() for angle in angles]).astype(np.float32)
+    for who, one in everyone.items():
+        yield Row(f"A x against analytic views, {n}^3", who, _error(one.project(x), y), "")
+        yield Row(f"FDK of analytic views, {n}^3, {n_views} views", who, _error(one.fdk(y), x), "")
+        Ax, Aty = one.project(x), one.backproject(y)
+        inner = tuple(float(np.vdot(a.astype(np.float64), b)) for a, b in ((Ax, y), (x, Aty)))
+        yield Row(f"<A x, y> / <x, A* y> - 1, {n}^3", who, Spread((inner[0] / inner[1] - 1,)), "")
+
+
+def peer_times(quick: bool) -> Iterator[Row]:
+    """Yield CPU times of other packages beside ours; none where none is installed."""
+    n, n_views, rounds = (16, 4, 1) if quick else (128, 4, 3)
+    op, x = scanner(n, [0.3 + 2 * math.pi * k / n_views for k in range(n_views)]), volume(n, 1).numpy()
+    y = op.A(torch.from_numpy(x)[None, None])[0, 0].numpy()
+    everyone, ours = _everyone(op), {}
+    for who, one in everyone.items() if len(everyone) > 1 else ():
+        calls = {"A": partial(one.project, x), "A*": partial(one.backproject, y), "FDK": partial(one.fdk, y)}
+        for what, call in calls.items():
+            call()
+            found = Spread(tuple(_cpu_seconds(call) / n_views for _ in range(rounds)))
+            ours.setdefault(what, found)
+            ratio = None if who == "ours" else found / ours[what]
+            yield Row(f"{what}, CPU time a view, {n}^3, {op.detector_shape[0]}^2 bins", who, found, ratio=ratio)
+
+
+def _everyone(op: ConeBeam) -> dict[str, Peer]:
+    def call(apply: Callable[[Tensor], Tensor]) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+        return lambda values: apply(torch.from_numpy(np.ascontiguousarray(values))[None, None])[0, 0].numpy()
+
+    return {"ours": Peer(call(op.A), call(op.A_adjoint), call(partial(op.fbp, extend=False)))} | peers(op)
+
+
+def _error(got: NDArray[np.float32], want: NDArray[np.float32]) -> Spread:
+    return Spread((float(np.linalg.norm(got - want) / np.linalg.norm(want)),))
+
+
+def _cpu_seconds(call: Callable[[], Any]) -> float:
+    start = process_time()
+    on_one_thread(call)()
+    return process_time() - start
+
+
 if __name__ == "__main__":
-    main("ConeBeam: accuracy and time of a view", {"accuracy": accuracy, "times": times})
+    main(
+        "ConeBeam: accuracy and time of a view",
+        {"accuracy": accuracy, "times": times, "peers: errors": peer_errors, "peers: times": peer_times},
+    )

@@ -1,4 +1,4 @@
-"""Cone-beam transform of a volume: a point source and a flat detector that turn around it, on a circle or a helix.
+"""Cone-beam transform of a volume: a point source and a detector that turn around it, on a circle or a helix.
 
     y[v, r, c] = 1/(pitch_r pitch_c) int_bin p_v(u, v) du dv
 
@@ -12,7 +12,8 @@ source is at (source_origin sin(theta), -source_origin cos(theta), shift), the d
 
     u = offset + pitch_c (c - (columns-1)/2),    v = row_offset + pitch_r (r - (rows-1)/2)
 
-from the point of the detector opposite the source. Slice by slice this is the frame of Radon and FanBeam; rows of the
+from the point of the detector opposite the source. It may be turned in its plane, tilted, or a cylinder about the
+source; see `cone_detector.py`. Slice by slice this is the frame of Radon and FanBeam; rows of the
 detector and slices of the volume run the same way. x is attenuation per unit length, y has no unit.
 """
 
@@ -30,10 +31,11 @@ from torch import Tensor
 
 from ..base import check_images, length, warn_of_degrees
 from ..sizes import Sizes
+from .cone_detector import MAX_TURN, check_bins, margins, middle_ends
 from .cone_projector import Orbit, backproject, linear, project
-from .cone_tables import Grid, levels_for
+from .cone_tables import Bins, Grid, levels_for
 from .fan_beam import FanBeam
-from .fdk import fan_twin, fdk
+from .fdk import fan_twin, fdk, flat_views
 from .geometry import MovableGeometry
 from .projector import MAX_WIDTH, MIN_WIDTH, WINDOWS
 
@@ -62,8 +64,21 @@ class ConeBeam(MovableGeometry):
         offset: position of the detector's centre along u, or (n_angles,).
         row_offset: position of the detector's centre along v, or (n_angles,).
         shift: height Z of the source, or (n_angles,) for a helix. The detector moves with it.
+        roll: radians by which the detector is turned in its plane, from u to v, about its own middle: its columns
+            follow each other along (cos(roll), sin(roll)) in (u, v), its rows along (-sin(roll), cos(roll)); or
+            (n_angles,), as the next two. At most 45 degrees each.
+        tilt: radians by which its rows, in the order of v, lead away from the source.
+        slant: radians by which its columns, in the order of u, do. A detector is first tilted, then slanted, then
+            rolled.
+        curved: whether the detector is a cylinder about the source, parallel to the axis, with u and the pitch of
+            columns counted along the arc: equiangular columns. It has no roll, tilt or slant.
 
-    angles, distances, offsets and shift are kept in float64. A tensor that requires grad is kept as it is.
+    angles, distances, offsets, shift and turns are kept in float64. A tensor that requires grad is kept as it is.
+
+    Measured against exact bin averages of the voxels' line integrals, a view is off by 0.1 to 1.6 % of its norm, for
+    rays of up to 45 degrees, and for rows far above or below the source's plane; by 2.1 % where bins are a third of
+    the slices, the object is a disc of three slices, and rays cross it at 34 degrees, since the shadow of a slice has
+    no slopes. The voxels' own staircase is 1 to 4 % of a smooth object's view.
 
     Raises:
         TypeError, ValueError: an argument is no number, has the wrong shape or cannot be right.
@@ -73,8 +88,8 @@ class ConeBeam(MovableGeometry):
     torch.Size([1, 1, 2, 5, 9])
     """
 
-    SIZES = ("detector_shape", "pitch", "voxel_size")
-    TENSORS = ("angles", "source_origin", "origin_detector", "offset", "row_offset", "shift")
+    SIZES = ("detector_shape", "pitch", "voxel_size", "curved")
+    TENSORS = ("angles", "source_origin", "origin_detector", "offset", "row_offset", "shift", "roll", "tilt", "slant")
     shape: tuple[int, int, int]  # type: ignore[assignment]
     """(D, H, W) of the volumes."""
     source_origin: Tensor
@@ -82,6 +97,9 @@ class ConeBeam(MovableGeometry):
     offset: Tensor
     row_offset: Tensor
     shift: Tensor
+    roll: Tensor
+    tilt: Tensor
+    slant: Tensor
     y_is_sampled = True
 
     def __init__(
@@ -97,6 +115,10 @@ class ConeBeam(MovableGeometry):
         offset: Any = 0.0,
         row_offset: Any = 0.0,
         shift: Any = 0.0,
+        roll: Any = 0.0,
+        tilt: Any = 0.0,
+        slant: Any = 0.0,
+        curved: bool = False,
     ) -> None:
         super().__init__()
         self._cache = {}
@@ -107,11 +129,13 @@ class ConeBeam(MovableGeometry):
         if self.angles.ndim != 1 or self.angles.numel() == 0:
             got = tuple(self.angles.shape)
             raise ValueError(f"ConeBeam: angles must be a non-empty 1-D array of radians, got shape {got}")
-        given = (source_origin, origin_detector, offset, row_offset, shift)
+        self.curved = bool(curved)
+        given = (source_origin, origin_detector, offset, row_offset, shift, roll, tilt, slant)
         for name, value in zip(self.TENSORS[1:], given, strict=True):
             self._keep(name, value)
             self._check_part(name)
         self._check_distances()
+        self._check_turns(detector_shape)
         if self.shift.ndim == 0:  # helices have many turns
             span = float(self.angles.detach().max() - self.angles.detach().min())
             warn_of_degrees("ConeBeam", span, stacklevel=2)
@@ -120,6 +144,9 @@ class ConeBeam(MovableGeometry):
             rows = _odd(along, self.row_offset, self.pitch[0])
             detector_shape = rows, _odd(across, self.offset, self.pitch[1])
         self.detector_shape = _counts("detector_shape", detector_shape, ("rows", "columns"))
+        if self._is_turned():
+            for v, view in enumerate(self._orbit(fixed=True).different()):
+                check_bins(self._bins(), self.pitch, view, v)
         self._check_field(across, along)
 
     # ---------------------------------------------------------------- the geometry
@@ -157,12 +184,38 @@ class ConeBeam(MovableGeometry):
                 "subtract source_origin from the distance between source and detector"
             )
 
+    def _check_turns(self, detector_shape: Any) -> None:
+        for name in ("roll", "tilt", "slant"):
+            turn = getattr(self, name).detach()
+            largest = float(turn.abs().max())
+            if largest > MAX_TURN:
+                raise ValueError(
+                    f"ConeBeam: {name} must be in radians, at most {MAX_TURN:.4g} (45 degrees) to either side, got "
+                    f"{largest:.6g}; convert degrees with np.deg2rad, or exchange rows and columns of the views"
+                )
+            if self.curved and largest > 0:
+                raise ValueError(f"ConeBeam: {name} of a curved detector must be 0, got {largest:.6g}; resample y")
+        if detector_shape is None and self._is_turned():
+            raise ValueError(
+                "ConeBeam: detector_shape must be given for a detector that is curved, rolled, tilted or slanted, "
+                "got None; give (rows, columns)"
+            )
+
+    def _is_turned(self) -> bool:
+        """Whether the detector is another than the flat one opposite the source, or gradients may turn it."""
+        turns = (self.roll, self.tilt, self.slant)
+        return self.curved or any(turn.requires_grad or bool(turn.any()) for turn in turns)
+
+    def _bins(self) -> Bins:
+        return Bins(self.detector_shape, self.curved)
+
     def _shadow(self) -> tuple[Ends, Ends]:
         """Return the ends of the volume's shadow in each view, (n_angles,) each, along u and along v."""
         _, height, width = (n * size / 2 for n, size in zip(self.shape, self.voxel_size, strict=True))
         x = self.angles.new_tensor([-width, width, -width, width], dtype=torch.float64)
         y = self.angles.new_tensor([-height, -height, height, height], dtype=torch.float64)
-        angle, source, detector, _, _, shift = (part.detach().expand_as(self.angles)[:, None] for part in self._parts())
+        parts = (part.detach().expand_as(self.angles)[:, None] for part in self._parts()[:6])
+        angle, source, detector, _, _, shift = parts
         magnification = (source + detector) / (source + y * angle.cos() - x * angle.sin())
         corners = (x * angle.cos() + y * angle.sin()) * magnification
         half = self.shape[0] * self.voxel_size[0] / 2
@@ -170,7 +223,11 @@ class ConeBeam(MovableGeometry):
         return (corners.amin(1), corners.amax(1)), (low.amin(1), high.amax(1))
 
     def _edges(self, axis: int) -> Ends:
-        """Return the detector's ends along v (axis 0) or u (axis 1), () or (n_angles,)."""
+        """Return the detector's ends along v (axis 0) or u (axis 1), () or (n_angles,); if turned, of its middle."""
+        if self._is_turned():
+            views = self._orbit(fixed=True).different()
+            ends = [middle_ends(self._bins(), self.pitch, view)[axis] for view in views]
+            return torch.stack([end[0] for end in ends]), torch.stack([end[1] for end in ends])
         middle = (self.row_offset, self.offset)[axis].detach()
         half = self.detector_shape[axis] * self.pitch[axis] / 2
         return middle - half, middle + half
@@ -216,20 +273,28 @@ class ConeBeam(MovableGeometry):
     def _grid(self) -> Grid:
         """Return the voxels and the bins."""
         self._refresh()
-        return self._cached("grid", self._make_grid)
+        return self._cached(("grid", self._is_turned()), self._make_grid)
 
     def _make_grid(self) -> Grid:
         centres = [
             (torch.arange(n, device=self.angles.device, dtype=torch.float64) - (n - 1) / 2) * size
             for n, size in zip(self.shape, self.voxel_size, strict=True)
         ]
-        grid = Grid(centres[2], -centres[1], centres[0], self.voxel_size, self.detector_shape, self.pitch, centres[0])
-        _, *parts = (part.detach().reshape(-1).cpu() for part in self._parts())
+        shape, bins = self.detector_shape, None
+        if self._is_turned():
+            bins = self._bins()
+            more = [margins(bins, self.pitch, view) for view in self._orbit(fixed=True).different()]
+            shape = shape[0] + 2 * max(rows for rows, _ in more), shape[1] + 2 * max(columns for _, columns in more)
+        grid = Grid(centres[2], -centres[1], centres[0], self.voxel_size, shape, self.pitch, centres[0], bins)
+        _, *parts = (part.detach().reshape(-1).cpu() for part in self._parts()[:6])
         source, detector, _, row_offset, shift = (part.expand(max(map(len, parts))) for part in parts)
-        # Distance of the farthest slice above or below the source, and on the detector twice that of the farthest row.
+        # Distance of the farthest slice above or below the source; on the detector those of the nearest row and of the
+        # farthest, which counts twice.
         reach = float(grid.z[-1]) + shift.abs()
-        rows = self.detector_shape[0] * self.pitch[0] + 2 * row_offset.abs()
-        views = zip(source.tolist(), (source + detector).tolist(), reach.tolist(), rows.tolist(), strict=True)
+        tall = shape[0] * self.pitch[0] / 2
+        nearest, farthest = (row_offset.abs() - tall).clamp(min=0), 2 * tall + 2 * row_offset.abs()
+        rows = zip(nearest.tolist(), farthest.tolist(), strict=True)
+        views = zip(source.tolist(), (source + detector).tolist(), reach.tolist(), rows, strict=True)
         levels = max((levels_for(grid, *view) for view in set(views)), key=len)
         return grid._replace(levels=levels.to(self.angles.device))
 
@@ -310,29 +375,31 @@ class ConeBeam(MovableGeometry):
         check_images("ConeBeam.fbp", "y", y, self.y_shape, like=self.angles)
         if window not in WINDOWS:
             raise ValueError(f"ConeBeam.fbp: window must be one of {sorted(WINDOWS)}, got {window!r}")
-        grid, orbit = self._grid(), self._orbit(fixed=True)
-        ends = self._fan()._open_ends(y[:, 0].transpose(1, 2)) if extend else [(False, False)] * len(y)
+        flat, grid, orbit = flat_views(y[:, 0], self._grid(), self._orbit(fixed=True))
+        open_ends = fan_twin(grid, orbit)._open_ends
+        ends = open_ends(flat.transpose(1, 2)) if extend else [(False, False)] * len(y)
         if any(map(any, ends)):  # each image has its own ellipse
-            images = [
-                fdk(views[:, 0], grid, orbit, window, end) for views, end in zip(torch.split(y, 1), ends, strict=True)
-            ]
+            images = [fdk(views, grid, orbit, window, end) for views, end in zip(flat.split(1), ends, strict=True)]
             return torch.cat(images)[:, None]
-        return fdk(y[:, 0], grid, orbit, window, (False, False))[:, None]
+        return fdk(flat, grid, orbit, window, (False, False))[:, None]
 
     def is_truncated(self, y: Tensor) -> list[bool]:
         """Whether the object of each volume of y (B, 1, n_angles, rows, columns) reaches beyond the columns.
 
         The mean of y over the rows is judged as `FanBeam.is_truncated` judges it.
         """
-        return [any(ends) for ends in self._fan()._open_ends(y[:, 0].transpose(1, 2))]
+        views, fan = self._fan(y)
+        return [any(ends) for ends in fan._open_ends(views)]
 
     def image_size(self, y: Tensor) -> int:
         """Return how many voxels the sides of square slices need to hold the object; a guess where it is truncated."""
-        return self._fan().image_size(y[:, 0].transpose(1, 2))
+        views, fan = self._fan(y)
+        return fan.image_size(views)
 
-    def _fan(self) -> FanBeam:
-        """Return the fan in the plane of the orbit."""
-        return fan_twin(self._grid(), self._orbit(fixed=True))
+    def _fan(self, y: Tensor) -> tuple[Tensor, FanBeam]:
+        """Return views as those of a fan whose images are the rows, and the fan in the plane of the orbit."""
+        flat, grid, orbit = flat_views(y[:, 0], self._grid(), self._orbit(fixed=True))
+        return flat.transpose(1, 2), fan_twin(grid, orbit)
 
     def __repr__(self) -> str:
         """Return the constructor call, without what varies from view to view."""

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .cone_detector import Resampling, resampling_for
 from .cone_tables import Grid, Table, View, slice_table, slope, stack_table
 
 _TOGETHER = 2**20
@@ -28,6 +29,10 @@ class Orbit(NamedTuple):
         """Return the geometry of view v."""
         return View(*(part[v] if part.ndim else part for part in self.parts))
 
+    def different(self) -> list[View]:
+        """Return the views that differ in more than their angles: of a circle, one."""
+        return [self.view(v) for v in range(1 if self.is_circle else self.n_angles)]
+
     @property
     def is_circle(self) -> bool:
         """Whether views differ in their angles alone."""
@@ -38,21 +43,24 @@ def project(x: Tensor, grid: Grid, orbit: Orbit) -> Tensor:
     """Return the views (B, n_angles, rows, columns) of volumes (B, D, H, W)."""
     dtype, (rows, columns) = torch.promote_types(x.dtype, torch.float32), grid.detector_shape
     stacks = [volume.to(dtype).flatten(1).t().contiguous() for volume in x]
-    y = x.new_zeros(len(x), orbit.n_angles, rows, columns)
+    y = x.new_zeros(len(x), orbit.n_angles, *(grid.bins.shape if grid.bins else (rows, columns)))
     levels_and_slices = grid.n_levels * len(grid.z)
     together = _parts(columns, levels_and_slices)
-    slices = oblique = None
+    slices = oblique = bins = None
     for v in range(orbit.n_angles):
         view = orbit.view(v)
         if slices is None or oblique is None or not orbit.is_circle:
             slices = slice_table(grid, view, dtype).transposed(rows)
-            oblique = slope(grid, view).to(dtype)
+            oblique, bins = slope(grid, view).to(dtype), resampling_for(grid, view, dtype)
         table = stack_table(grid, view, dtype).transposed(columns * grid.n_levels)
         for volume, views in zip(stacks, y, strict=True):
+            flat = views[v] if bins is None else oblique.new_empty(rows, columns)
             for some in together:  # of the columns: what is between both tables stays small
                 part = table.rows(some.start * grid.n_levels, some.stop * grid.n_levels)
                 planes = part.times(volume).view(-1, levels_and_slices).t().contiguous()
-                views[v, :, some] = slices.times(planes) * oblique[:, some]
+                flat[:, some] = slices.times(planes) * oblique[:, some]
+            if bins is not None:
+                views[v] = bins.times(flat)
     return y
 
 
@@ -61,17 +69,23 @@ def backproject(y: Tensor, grid: Grid, orbit: Orbit) -> Tensor:
     dtype = torch.promote_types(y.dtype, torch.float32)
     stacks = y.new_zeros(len(y), len(grid.y) * len(grid.x), len(grid.z), dtype=dtype)
     planes = stacks.new_empty(grid.detector_shape[1], grid.n_levels * len(grid.z))
-    slices = oblique = None
+    slices = oblique = bins = None
     for v in range(orbit.n_angles):
         view = orbit.view(v)
         if slices is None or oblique is None or not orbit.is_circle:
             slices, oblique = slice_table(grid, view, dtype), slope(grid, view).to(dtype)
+            bins = resampling_for(grid, view, dtype)
         table = stack_table(grid, view, dtype)
         for volume, views in zip(stacks, y, strict=True):
-            spread(views[v].to(dtype) * oblique, slices, planes)
+            spread(_on_flat(views[v].to(dtype), bins) * oblique, slices, planes)
             table.add_times(planes.view(-1, len(grid.z)), volume)
     volumes = stacks.mT.reshape(len(y), len(grid.z), len(grid.y), len(grid.x))
     return volumes.to(y.dtype).contiguous()
+
+
+def _on_flat(view: Tensor, bins: Resampling | None) -> Tensor:
+    """Return the transpose of a view's resampling, applied to it."""
+    return view if bins is None else bins.transposed_times(view)
 
 
 def spread(view: Tensor, slices: Table, planes: Tensor) -> None:
@@ -95,14 +109,14 @@ def geometry_gradients(x: Tensor, y: Tensor, grid: Grid, orbit: Orbit, wanted: S
         with torch.enable_grad():
             leaves = View(*(p.detach().requires_grad_(w) for p, w in zip(orbit.view(v), wanted, strict=True)))
             slices, oblique = slice_table(grid, leaves, dtype), slope(grid, leaves).to(dtype)
-            table = stack_table(grid, leaves, dtype)
+            table, bins = stack_table(grid, leaves, dtype), resampling_for(grid, leaves, dtype)
             total = torch.zeros((), device=x.device, dtype=torch.float64)
             for volume, views in zip(stacks, y, strict=True):
-                planes = slices.times(views[v].to(dtype) * oblique)
+                planes = slices.times(_on_flat(views[v].to(dtype), bins) * oblique)
                 back = table.times(planes.t().reshape(-1, len(grid.z)))
                 total = total + (back * volume).sum(dtype=torch.float64)
         names = [name for name, want in zip(View._fields, wanted, strict=True) if want]
-        gradients = torch.autograd.grad(total, [getattr(leaves, name) for name in names])
+        gradients = torch.autograd.grad(total, [getattr(leaves, name) for name in names], materialize_grads=True)
         for name, gradient in zip(names, gradients, strict=True):
             part = found[View._fields.index(name)]
             if part is not None:

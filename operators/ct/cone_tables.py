@@ -11,9 +11,11 @@ view is two sparse matrices, one for the stacks of voxels and one for the slices
 
     y[v, u] = O[v, u] sum_{k, z} R[v, (k, z)] sum_{stacks} C[(u, k), stack] x[stack, z],
 
-with O = sqrt(1 + v^2/(L^2 + u^2)) for the rays' slope. Magnifications are so close that neighbouring ones move no slice
-that the detector sees by more than a bin. Where the slope of the rays is small, a view's sum over its bins is exact.
-Both matrices are made for one view in a fraction of the time that they save, and are differentiable in its geometry.
+with O = sqrt(1 + v^2/(L^2 + u^2)) for the rays' slope. Between magnifications a slice's shadow is blurred by up to half
+the way that it moves from one to the next. This way is at most the larger of a bin and a slice where these are alike,
+else the smaller, and half of that where all rows are above or all below the source's plane: those may see no more than
+the edge of an object. Where the slope of the rays is small, a view's sum over its bins is exact. Both matrices are made
+for one view in a fraction of the time that they save, and are differentiable in its geometry.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 
-_SHIFT = 1.0
-"""Largest distance, in bins or slices, that a slice moves between neighbouring magnifications."""
+_ALIKE = 2.0
+"""Largest ratio of bins and slices on the detector up to which they are alike."""
 _NARROWEST = 1e-5
 """Smallest width of a trapezoid's slopes over its own width."""
 _CHUNK_BYTES = 2**22
@@ -45,6 +47,9 @@ class View(NamedTuple):
     offset: Tensor
     row_offset: Tensor
     shift: Tensor
+    roll: Tensor
+    tilt: Tensor
+    slant: Tensor
 
     @property
     def length(self) -> Tensor:
@@ -52,8 +57,17 @@ class View(NamedTuple):
         return self.source_origin + self.origin_detector
 
 
+class Bins(NamedTuple):
+    """A detector that is not the flat one opposite the source."""
+
+    shape: tuple[int, int]
+    """Numbers of rows and columns."""
+    is_curved: bool
+    """Whether it is a cylinder about the source."""
+
+
 class Grid(NamedTuple):
-    """Voxels and bins."""
+    """Voxels and bins of the flat detector opposite the source."""
 
     x: Tensor
     """(W,), float64: positions of the voxels, as those below."""
@@ -69,6 +83,8 @@ class Grid(NamedTuple):
     """Sides of a bin along a column and along a row."""
     levels: Tensor
     """(levels,), float64: the magnifications, from 0 for the smallest to 1 for the largest."""
+    bins: Bins | None = None
+    """The detector, where it is another; see `cone_detector.py`."""
 
     @property
     def n_levels(self) -> int:
@@ -137,7 +153,7 @@ def sorted_transpose(table: Table, n_columns: int) -> Transposed:
     return Transposed(row.to(key.dtype), starts.to(key.dtype), table.weight.detach().flatten()[order])
 
 
-def levels_for(grid: Grid, source: float, length: float, reach: float, rows: float) -> Tensor:
+def levels_for(grid: Grid, source: float, length: float, reach: float, rows: tuple[float, float]) -> Tensor:
     """Return which magnifications a view needs, from the smallest (0) to the largest (1), float64.
 
     Args:
@@ -145,16 +161,19 @@ def levels_for(grid: Grid, source: float, length: float, reach: float, rows: flo
         source: distance of the source from the axis.
         length: distance of the source from the detector.
         reach: height of the farthest slice above or below the source.
-        rows: on the detector, twice the height of the farthest row above or below the source, for a margin.
+        rows: on the detector, the height of the nearest row above or below the source, 0 where rows are on both sides,
+            and twice that of the farthest one, for a margin.
     """
     part = torch.linspace(0, 1, 1025, dtype=torch.float64)
     farthest, nearest = length / (source + grid.radius), length / (source - grid.radius)
     magnification = farthest + part * (nearest - farthest)
-    # How many bins, or slices, the farthest slice that the detector sees moves from one magnification to the next.
-    seen = (rows / magnification).clamp(max=reach)
-    moved = seen * (nearest - farthest) / (magnification * grid.voxel_size[0]).clamp(min=grid.pitch[0])
-    so_far = torch.cumulative_trapezoid(moved, part)
-    n = max(2, math.ceil(float(so_far[-1]) / _SHIFT) + 1)
+    # How far the farthest slice that the detector sees moves from one magnification to the next, over what is allowed.
+    seen = (rows[1] / magnification).clamp(max=reach)
+    slices = magnification * grid.voxel_size[0]
+    larger, smaller = slices.clamp(min=grid.pitch[0]), slices.clamp(max=grid.pitch[0])
+    allowed = smaller / 2 if rows[0] > 0 else torch.where(larger > _ALIKE * smaller, smaller, larger)
+    so_far = torch.cumulative_trapezoid(seen * (nearest - farthest) / allowed, part)
+    n = max(2, math.ceil(float(so_far[-1])) + 1)
     wanted = np.linspace(0, max(float(so_far[-1]), 1e-30), n)[1:-1]
     between = np.interp(wanted, so_far.numpy(), part[1:].numpy())
     return torch.from_numpy(np.concatenate([[0.0], between, [1.0]]))

@@ -5,6 +5,7 @@
 with s the distance of r from the source along the central ray, (u, v) where its ray meets the detector, and w_v the
 view's share of the circle, split between opposite rays as in `FanBeam.fbp`. It is exact in the plane of a circular
 orbit. Slices that some views do not see, and all slices of a helix, are divided by the share of the views that do.
+Views of a detector that is turned, tilted or curved are first interpolated on the flat one opposite the source.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from .cone_detector import flat_resampling, middle_ends
 from .cone_projector import Orbit
 from .cone_tables import Grid, columns_at, slice_points, slope, stack_levels, stack_points
 from .fan_beam import FanBeam
@@ -47,6 +49,37 @@ class FanTwin(FanBeam):
 
     def _check_field(self) -> None:
         pass
+
+
+def flattened(grid: Grid, orbit: Orbit) -> tuple[Grid, Orbit]:
+    """Return the flat detector that reaches from end to end of the middle row and column of each view's own."""
+    if grid.bins is None:
+        return grid, orbit
+    ends = [middle_ends(grid.bins, grid.pitch, view) for view in orbit.different()]
+    # Along v and along u: (n_angles, 2) each, of a circle (1, 2).
+    along, across = (torch.stack([torch.stack(end[axis]) for end in ends]) for axis in (0, 1))
+    shape = [
+        max(1, int(float((end[:, 1] - end[:, 0]).min()) / size + 0.5))
+        for end, size in zip((along, across), grid.pitch, strict=True)
+    ]
+    if orbit.is_circle:
+        along, across = along[0], across[0]
+    parts = list(orbit.parts)
+    parts[3], parts[4] = across.mean(-1), along.mean(-1)
+    return grid._replace(detector_shape=(shape[0], shape[1])), Orbit(tuple(parts))
+
+
+def flat_views(y: Tensor, grid: Grid, orbit: Orbit) -> tuple[Tensor, Grid, Orbit]:
+    """Return views (B, n_angles, rows, columns) on the flat detector, with its grid and orbit."""
+    if grid.bins is None:
+        return y, grid, orbit
+    flat, moved = flattened(grid, orbit)
+    dtype, table, views = torch.promote_types(y.dtype, torch.float32), None, []
+    for v in range(orbit.n_angles):
+        if table is None or not orbit.is_circle:
+            table = flat_resampling(flat, grid.bins, orbit.view(v), moved.view(v), dtype)
+        views.append(torch.stack([table.times(view[v].to(dtype)) for view in y]))
+    return torch.stack(views, 1).to(y.dtype), flat, moved
 
 
 def fdk(y: Tensor, grid: Grid, orbit: Orbit, window: str, open_ends: tuple[bool, bool]) -> Tensor:
@@ -107,7 +140,7 @@ def _ray_weights(grid: Grid, orbit: Orbit, fan: FanBeam) -> Tensor:
 
 def _sees_parts(grid: Grid, orbit: Orbit) -> bool:
     """Whether some view misses a part of the volume above or below."""
-    source, detector, _, offset, shift = orbit.parts[1:]
+    source, detector, _, offset, shift = orbit.parts[1:6]
     half = (len(grid.z) - 1) * grid.voxel_size[0] / 2
     largest = (source + detector) / (source - grid.radius)
     reach = largest * (half + shift.abs()) + offset.abs()

@@ -33,7 +33,7 @@ _OTHERS = {
     "parallel3d_vec": "parallel: use Radon, slice by slice",
     "fanflat": "a fan: use FanBeam",
     "fanflat_vec": "a fan: use FanBeam",
-    "cyl_cone_vec": "a curved detector: resample the views to a flat one",
+    "cyl_cone_vec": "curved: where it is a cylinder about the source use ConeBeam(..., curved=True), else resample",
 }
 
 
@@ -45,10 +45,11 @@ def cone_from_astra(
     Args:
         projection: of `astra.create_proj_geom("cone", ...)` or `("cone_vec", ...)`, also after `geom_postalignment`.
         volume: of `astra.create_vol_geom(rows, columns, slices, ...)`; None: give shape and voxel_size to `operator`.
-        tolerance: largest shift of a bin, in bins, by a tilt of the detector that is left out.
+        tolerance: largest shift of a bin, in bins, by turns of the detector that are left out.
 
     Raises:
-        ValueError: another type of geometry, an entry is missing or no number, or the detector is tilted.
+        ValueError: another type of geometry, an entry is missing or no number, or the detector is turned by more than
+            45 degrees or no rectangle.
 
     >>> vectors = [[0, -200, 0, 0, 100, 0, 1.5, 0, 0, 0, 0, 1.5]]
     >>> astra = {"type": "cone_vec", "DetectorRowCount": 5, "DetectorColCount": 9, "Vectors": vectors}

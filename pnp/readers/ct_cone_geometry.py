@@ -2,13 +2,12 @@
 
 Every description ends as vectors, one set for each view, in the frame of `ConeBeam`, from the middle of the volume: the
 source S, the middle of the detector C, and the steps u from column to column and v from row to row. The operator turns
-so that its source is S exactly; its detector is perpendicular to the line from S to the axis. What is left is a tilt of
-the detector, measured by how far it moves the outermost bins along the rays.
+so that its source is S exactly. Its detector is perpendicular to the line from S to the axis, or, where that moves the
+outermost bins along the rays, rolled, tilted and slanted against it.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -18,11 +17,15 @@ import numpy.typing as npt
 from torch import Tensor
 
 from operators import ConeBeam
+from operators.ct.cone_detector import MAX_TURN
 
 TOLERANCE = 0.01
-"""Largest shift of a bin, in bins, by a tilt of the detector that is taken for rounding."""
+"""Largest shift of a bin, in bins, by turns of the detector that are taken for rounding."""
 Floats = npt.NDArray[np.float64]
 _Array = TypeVar("_Array", Tensor, npt.NDArray[Any])
+_LEAST_TURN = 1e-12
+"""Radians that are taken for rounding."""
+_TURNS = ("roll", "tilt", "slant")
 _PARTS = ("source_origin", "origin_detector", "offset", "row_offset", "shift")
 
 
@@ -72,6 +75,10 @@ class ConeGeometry:
         voxel_size: (depth, height, width) of a voxel; None: not described.
         views: order of the axes (n_angles, rows, columns) of projections.
         volume: order of the axes (D, H, W) of volumes.
+        roll: turn of the detector in its plane, a number or (n_angles,), as the next two.
+        tilt: turn of its rows away from the source.
+        slant: turn of its columns away from the source.
+        curved: whether it is a cylinder about the source.
     """
 
     angles: Floats
@@ -86,6 +93,10 @@ class ConeGeometry:
     voxel_size: tuple[float, float, float] | None = None
     views: AxisOrder = AxisOrder()
     volume: AxisOrder = AxisOrder()
+    roll: float | Floats = 0.0
+    tilt: float | Floats = 0.0
+    slant: float | Floats = 0.0
+    curved: bool = False
 
     def geometry(
         self,
@@ -107,6 +118,8 @@ class ConeGeometry:
             if value is None:
                 raise ValueError(f"ConeGeometry: {name} must be given, the description has no volume; give {name}=")
         parts = {name: getattr(self, name) for name in ("angles", *_PARTS)}
+        parts |= {name: turn for name in _TURNS if np.any(turn := getattr(self, name))}
+        parts |= {"curved": True} if self.curved else {}
         return {"shape": shape, **parts, "detector_shape": self.detector_shape, "pitch": self.pitch, "voxel_size": size}
 
     def operator(
@@ -159,7 +172,7 @@ def fit_cone(
     views: AxisOrder,
     **others: Any,
 ) -> ConeGeometry:
-    """Return the geometry whose source is that of the vectors, and whose detector is theirs up to a tilt.
+    """Return the geometry whose source and detector are those of the vectors, but for turns below the tolerance.
 
     A detector scaled along the rays measures the same: a pitch that varies becomes a distance that varies, and a
     detector in front of the axis is scaled to it.
@@ -168,14 +181,14 @@ def fit_cone(
         caller: start of messages.
         vectors: the views.
         detector_shape: (rows, columns).
-        tolerance: largest shift of a bin, in bins, by the tilt that is left out.
+        tolerance: largest shift of a bin, in bins, by turns of the detector that are left out.
         given: (n_angles,), angles, radians, in whose turn the fitted ones are returned; None: -pi to pi.
         describe: what view k has that tilts it, for the message.
         views: order of the axes of projections, were columns and rows along u and v.
         others: further fields of `ConeGeometry`.
 
     Raises:
-        ValueError: a source on the axis, a detector behind it, or one that is tilted.
+        ValueError: a source on the axis, a detector behind it, turned by more than 45 degrees, or not rectangular.
     """
     if not 0 <= tolerance < np.inf:
         raise ValueError(f"{caller}: tolerance must be a non-negative number of bins, got {tolerance!r:.40}")
@@ -199,9 +212,15 @@ def fit_cone(
         place = np.array(side) * (np.array(detector_shape[::-1]) - 1) / 2
         corner = centre + place[0] * u + place[1] * v
         moved = np.maximum(moved, _off(corner, distance, middle + place * signs * pitch) / size)
-    k = int(moved.argmax())
-    if not moved[k] <= tolerance:
-        raise ValueError(f"{caller}: {_tilted(k, signs[0] * u[k], signs[1] * v[k], float(moved[k]), describe(k))}")
+    if not moved.max() <= tolerance:
+        u, v = signs[0] * u, signs[1] * v
+        _check_rectangle(caller, u, v, detector_shape, tolerance)
+        others |= _turns(caller, u, v, describe)
+        sizes = np.linalg.norm(u, axis=1)
+        scale = sizes[0] / sizes
+        scale = scale * max(1.0, float((radius / (scale * centre[:, 2])).max()))
+        pitch = np.array([sizes[0], np.linalg.norm(v[0])]) * scale[0]
+        middle, distance = centre[:, :2] * scale[:, None], centre[:, 2] * scale
     turns = 0 if given is None else np.round((given - theta) / (2 * np.pi))
     against = {axis for axis, sign in ((1, signs[1]), (2, signs[0])) if sign < 0}
     return ConeGeometry(
@@ -234,20 +253,40 @@ def _off(corner: Floats, distance: Floats, expected: Floats) -> Floats:
     return np.where(ahead, np.abs(met - expected).max(1), np.inf)
 
 
-def _tilted(k: int, u: Floats, v: Floats, moved: float, cause: str) -> str:
-    """Return the sentence that refuses view k."""
-    normal = np.cross(u, v)
-    turned = np.degrees(np.arctan2(u[1], u[0]))
-    tilt = np.degrees(np.arctan2(np.hypot(normal[0], normal[1]), normal[2]))
-    sentence = (
-        "the detector must be perpendicular to the line from source to axis, its rows along the axis; that of view "
-        f"{k}{f' ({cause})' if cause else ''} is tilted by {tilt:.3g} degrees and turned in its plane by {turned:.3g}, "
-        f"which moves bins by up to {moved:.3g}; resample the views"
-    )
-    if moved >= 1:
-        return sentence
-    digits = 1 - math.floor(math.log10(moved))
-    return f"{sentence}, or leave that out with tolerance={math.ceil(moved * 10**digits) / 10**digits:g}"
+def _check_rectangle(caller: str, u: Floats, v: Floats, shape: tuple[int, int], tolerance: float) -> None:
+    """Refuse rows and columns that are not at right angles, or whose pitches have no one ratio."""
+    nu, nv = np.linalg.norm(u, axis=1), np.linalg.norm(v, axis=1)
+    skew = np.abs((u * v).sum(1)) / (nu * np.minimum(nu, nv)) * shape[0] / 2
+    stretched = np.abs(nv / nu / (nv[0] / nu[0]) - 1) * shape[0] / 2
+    for what, moved in (("at right angles", skew), ("of one ratio of pitches in all views", stretched)):
+        if not moved.max() <= max(tolerance, TOLERANCE):
+            k = int(moved.argmax())
+            raise ValueError(
+                f"{caller}: rows and columns of the detector must be {what}, those of view {k} move bins by up to "
+                f"{moved[k]:.3g} bins; resample the views"
+            )
+
+
+def _turns(caller: str, u: Floats, v: Floats, describe: Callable[[int], str]) -> dict[str, Any]:
+    """Return roll, tilt and slant of detectors with rows along u and columns along v, (n_angles, 3), as one looks on.
+
+    The axes (u, v, d) are those of `ConeBeam`, d away from the source; it is tilted first, then slanted, then rolled.
+    """
+    (a, b, c), (x, y, z) = (w.T / np.linalg.norm(w, axis=1) for w in (u, v))
+    roll, slant = np.arctan2(b, a), np.arcsin(np.clip(c, -1, 1))
+    back = np.cos(roll) * x + np.sin(roll) * y
+    tilt = np.arctan2(np.cos(slant) * z - np.sin(slant) * back, np.cos(roll) * y - np.sin(roll) * x)
+    found = {"roll": roll, "tilt": tilt, "slant": slant}
+    most = np.max([np.abs(turn) for turn in found.values()], axis=0)
+    k = int(most.argmax())
+    if most[k] > MAX_TURN:
+        cause, values = describe(k), ", ".join(f"{name} {np.degrees(turn[k]):.3g}" for name, turn in found.items())
+        raise ValueError(
+            f"{caller}: the detector must be turned by at most 45 degrees from perpendicular to the line from source "
+            f"to axis, that of view {k}{f' ({cause})' if cause else ''} has {values}; exchange rows and columns, or "
+            "resample the views"
+        )
+    return {name: 0.0 if np.abs(turn).max() < _LEAST_TURN else _one(turn, np.ones(1)) for name, turn in found.items()}
 
 
 def _one(values: Floats, sizes: Floats) -> float | Floats:

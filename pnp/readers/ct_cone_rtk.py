@@ -8,7 +8,8 @@ In rotated coordinates Rz(-InPlaneAngle) Rx(-OutOfPlaneAngle) Ry(-GantryAngle) (
 (SourceOffsetX, SourceOffsetY, SourceToIsocenterDistance), the columns of a projection lie along the first axis, its
 rows along the second, and its point (0, 0) is at (ProjectionOffsetX, ProjectionOffsetY, SourceToIsocenterDistance -
 SourceToDetectorDistance). What a <Projection> does not state is as in the one before; what the file does not state is
-0. RTK documentation, "3D Circular Projection Geometry"; rtk::ThreeDCircularProjectionGeometry and its XML reader.
+0. A cylindrical detector about the source counts u along its arc. RTK documentation, "3D Circular Projection
+Geometry"; rtk::ThreeDCircularProjectionGeometry and its XML reader.
 
 As arrays (`itk.array_from_image`), projections are (angles, rows, columns) and volumes (z, y, x). Ours are (y, z, x):
 slices along RTK's y, rows along its z.
@@ -74,11 +75,12 @@ def read_rtk_geometry(
         first_bin: (v, u) of the middle of bin (0, 0), v along the rows, u along the columns: ITK's GetOrigin(), which
             has u first. None: the middle of a projection is its point (0, 0).
         angles: "rad" where the file, against RTK's rule, holds radians.
-        tolerance: largest shift of a bin, in bins, by a tilt of the detector that is left out.
+        tolerance: largest shift of a bin, in bins, by turns of the detector that are left out.
 
     Raises:
         ValueError: the file is missing, broken, of another kind or version, lacks an entry, or holds what is no number
-            or what ConeBeam does not have: a tilted or curved detector, a source off the axis, a parallel beam.
+            or what ConeBeam does not have: turns by more than 45 degrees, a cylinder that is not about the source, a
+            parallel beam.
     """
     file = check_file(path)
     where = str(file)
@@ -88,7 +90,8 @@ def read_rtk_geometry(
     corner = corner if first_bin is None else tuple(entry_numbers(where, "first_bin", first_bin, ((2,),)).tolist())
     if angles not in (None, "deg", "rad"):
         raise ValueError(f"{where}: angles must be 'deg' or 'rad', the unit of the file's, got {angles!r:.40}")
-    values, doubts = _Reader(file, 180 / np.pi if angles == "rad" else 1.0).read()
+    reader = _Reader(file, 180 / np.pi if angles == "rad" else 1.0)
+    values, doubts = reader.read()
     n = len(values["GantryAngle"])
     turns = {name: np.deg2rad(values[name]) for name in _ANGLES}
     if angles is None:
@@ -119,6 +122,7 @@ def read_rtk_geometry(
         describe=causes,
         views=AxisOrder(),
         volume=AxisOrder((1, 0, 2)),
+        curved=reader.radius > 0,
     )
 
 
@@ -137,6 +141,7 @@ class _Reader:
         self.matrices: list[Floats | None] = []
         self.found: list[dict[str, float]] = []
         self.is_collimated = False
+        self.radius = 0.0
 
     def read(self) -> tuple[dict[str, Floats], list[str]]:
         """Return the values of every parameter, (n,) each, and sentences on what is not applied."""
@@ -168,6 +173,12 @@ class _Reader:
             if not (distance > 0).all():
                 parallel = "is a parallel beam: use Radon" if name == "SourceToDetectorDistance" else "is no distance"
                 raise ValueError(f"{self.file}: {name} must be positive, got {distance.min():g}, which {parallel}")
+        turns = ("SourceOffsetX", "InPlaneAngle", "OutOfPlaneAngle")
+        if self.radius and (np.abs(far / self.radius - 1).max() > 1e-6 or any(values[name].any() for name in turns)):
+            raise ValueError(
+                f"{self.file}: RadiusCylindricalDetector must be 0, a flat detector, or SourceToDetectorDistance, a "
+                f"cylinder about the source, with {', '.join(turns)} of 0, got {self.radius:g}; resample the views"
+            )
         for k, stated in enumerate(self.matrices):
             if stated is None:
                 continue
@@ -204,10 +215,8 @@ class _Reader:
         key = name.lower()
         if key in _NAMES:
             self.current[_NAMES[key]] = self._numbers(name, 1)[0]
-        elif key == "radiuscylindricaldetector" and (radius := self._numbers(name, 1)[0]) != 0:
-            raise ValueError(
-                f"{self.file}: {name} must be 0, a flat detector, got {radius:g}; resample the views to a flat one"
-            )
+        elif key == "radiuscylindricaldetector":
+            self.radius = self._numbers(name, 1)[0]
         elif key in _COLLIMATION:
             self.is_collimated |= self._numbers(name, 1)[0] < 1e300
         elif key == "matrix":

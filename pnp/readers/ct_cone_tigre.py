@@ -44,11 +44,11 @@ def cone_from_tigre(geometry: Any, angles: npt.ArrayLike, *, tolerance: float = 
         geometry: `tigre.geometry(...)`, or any object with its attributes: DSO, DSD, nDetector, dDetector, nVoxel and
             dVoxel; optional are offDetector, offOrigin, rotDetector, COR and mode.
         angles: (n,), radians, or (n, 3), of `tigre.Ax(volume, geometry, angles)`.
-        tolerance: largest shift of a bin, in bins, by a tilt of the detector that is left out, such as one by COR.
+        tolerance: largest shift of a bin, in bins, by turns of the detector that are left out.
 
     Raises:
-        ValueError: an attribute is missing, no number or of a wrong shape, the beam is parallel, or what ConeBeam does
-            not have (COR, rotDetector, offOrigin off the axis, tilted axes) moves bins by more than the tolerance.
+        ValueError: an attribute is missing, no number or of a wrong shape, the beam is parallel, or rotDetector, COR,
+            offOrigin and tilted axes turn the detector by more than 45 degrees.
     """
     mode = getattr(geometry, "mode", None)
     if mode not in (None, "cone"):

@@ -55,6 +55,18 @@ class Ellipsoid(NamedTuple):
         return self._replace(density=1.0).scaled(s).raster(op, 2) == 0
 
 
+def _turned(roll: float, tilt: float, slant: float) -> Array:
+    """Return the rotation of (u, v, d): tilt from v to d first, then slant from u to d, then roll from u to v."""
+
+    def plane(i: int, j: int, angle: float) -> Array:
+        turn = np.eye(3)
+        turn[i, i] = turn[j, j] = math.cos(angle)
+        turn[j, i], turn[i, j] = math.sin(angle), -math.sin(angle)
+        return turn
+
+    return plane(0, 1, roll) @ plane(0, 2, slant) @ plane(1, 2, tilt)
+
+
 def cone_views(op: ConeBeam, *ellipsoids: Ellipsoid, fine: int = 3) -> Tensor:
     """Return the line integrals (1, 1, n_angles, rows, columns), averaged over fine^2 rays a bin."""
     views = []
@@ -63,12 +75,19 @@ def cone_views(op: ConeBeam, *ellipsoids: Ellipsoid, fine: int = 3) -> Tensor:
         for n, pitch in zip(op.detector_shape, op.pitch, strict=True)
     )
     parts = [getattr(op, name).detach().double().expand_as(op.angles).numpy() for name in op.TENSORS]
-    for angle, source_origin, origin_detector, offset, row_offset, shift in zip(*parts, strict=True):
+    for angle, source_origin, origin_detector, offset, row_offset, shift, *turns in zip(*parts, strict=True):
         across = np.array([math.cos(angle), math.sin(angle), 0.0])
         towards = np.array([-math.sin(angle), math.cos(angle), 0.0])
         source = -source_origin * towards + np.array([0, 0, shift])
-        rays = (source_origin + origin_detector) * towards + (columns + offset)[:, None] * across
-        rays = rays + (rows + row_offset)[:, None, None] * np.array([0, 0, 1.0])
+        length = source_origin + origin_detector
+        local = np.array(np.broadcast_arrays(columns, rows[:, None], 0.0))
+        if op.curved:
+            gamma = (local[0] + offset) / length
+            points = np.array([length * np.sin(gamma), local[1] + row_offset, length * np.cos(gamma)])
+        else:
+            middle = np.array([offset, row_offset, length])
+            points = middle[:, None, None] + np.tensordot(_turned(*turns), local, 1)
+        rays = np.tensordot(points, np.array([across, [0, 0, 1.0], towards]), (0, 0))
         rays = rays / np.linalg.norm(rays, axis=-1, keepdims=True)
         total = np.zeros(rays.shape[:2])
         for ellipsoid in ellipsoids:

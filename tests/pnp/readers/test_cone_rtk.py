@@ -17,17 +17,48 @@ def read(path, **options):
     return read_rtk_geometry(path, DETECTOR, PITCH, **options)
 
 
-def test_points_are_seen_where_rtk_sees_them(tmp_path):
-    ours = read(write_rtk(tmp_path / "geometry.xml"), first_bin=CORNER)
-    np.testing.assert_allclose(ours.angles, np.deg2rad([view["GantryAngle"] for view in VIEWS]), atol=1e-12)
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"InPlaneAngle": -7.0},
+        {"OutOfPlaneAngle": 3.0},
+        {"SourceOffsetX": 5.0},
+        {"InPlaneAngle": 12.0, "OutOfPlaneAngle": -4.0, "SourceOffsetX": -3.0},
+    ],
+    ids=str,
+)
+def test_points_are_seen_where_rtk_sees_them(tmp_path, change):
+    # What a projection does not state is as in the one before.
+    views = [VIEWS[0], VIEWS[1] | change, VIEWS[2] | dict.fromkeys(change, 0.0)]
+    ours = read(write_rtk(tmp_path / "geometry.xml", views), first_bin=CORNER)
+    if not change:
+        np.testing.assert_allclose(ours.angles, np.deg2rad([view["GantryAngle"] for view in VIEWS]), atol=1e-12)
     found = np.empty((len(VOXELS), len(VIEWS), 2))
     for j, (slice_, row, column) in enumerate(VOXELS):
         d, h, w = (size * (k - (n - 1) / 2) for k, n, size in zip((slice_, row, column), SHAPE, VOXEL, strict=True))
         point = np.array([w, d, h, 1.0])  # RTK's x, y, z: columns, slices, rows
-        for k, view in enumerate(VIEWS):
+        for k, view in enumerate(views):
             u, v, scale = matrix(view) @ point
             found[j, k] = (v / scale - CORNER[0]) / PITCH[0], (u / scale - CORNER[1]) / PITCH[1]
     np.testing.assert_allclose(shadows(ours.operator(SHAPE, voxel_size=VOXEL)), found, atol=CLOSE)
+
+
+def test_a_cylinder_about_the_source(tmp_path):
+    """Columns are counted along the arc from the ray to RTK's point (0, 0), rows along the axis."""
+    ours = read(write_rtk(tmp_path / "geometry.xml", RadiusCylindricalDetector=400.0), first_bin=CORNER)
+    found = np.empty((len(VOXELS), len(VIEWS), 2))
+    for j, (slice_, row, column) in enumerate(VOXELS):
+        d, h, w = (size * (k - (n - 1) / 2) for k, n, size in zip((slice_, row, column), SHAPE, VOXEL, strict=True))
+        for k, view in enumerate(VIEWS):
+            gantry = np.deg2rad(view["GantryAngle"])
+            x, z = np.cos(gantry) * w - np.sin(gantry) * h, np.sin(gantry) * w + np.cos(gantry) * h
+            depth, rise = 240.0 - z, d - view["SourceOffsetY"]
+            arc = 400.0 * np.arctan2(x, depth) - view["ProjectionOffsetX"]
+            up = view["SourceOffsetY"] + rise * 400.0 / np.hypot(x, depth) - view["ProjectionOffsetY"]
+            found[j, k] = (up - CORNER[0]) / PITCH[0], (arc - CORNER[1]) / PITCH[1]
+    np.testing.assert_allclose(shadows(ours.operator(SHAPE, voxel_size=VOXEL)), found, atol=CLOSE)
+    assert ours.geometry(SHAPE, voxel_size=VOXEL)["curved"] is True
 
 
 def test_a_projection_about_its_point_0_and_entries_of_the_one_before(tmp_path):
@@ -56,10 +87,9 @@ def test_versions_and_old_names(tmp_path):
 @pytest.mark.parametrize(
     ("change", "parts"),
     [
-        ({"OutOfPlaneAngle": 2.0}, ("OutOfPlaneAngle = 2", "tilted by 2 degrees")),
-        ({"InPlaneAngle": -3.0}, ("InPlaneAngle = -3", "turned in its plane by -3")),
-        ({"SourceOffsetX": 5.0}, ("SourceOffsetX = 5",)),
-        ({"RadiusCylindricalDetector": 400.0}, ("RadiusCylindricalDetector", "400")),
+        ({"InPlaneAngle": -53.0}, ("InPlaneAngle = -53", "45 degrees")),
+        ({"RadiusCylindricalDetector": 300.0}, ("RadiusCylindricalDetector", "300")),
+        ({"RadiusCylindricalDetector": 400.0, "InPlaneAngle": 1.0}, ("RadiusCylindricalDetector", "InPlaneAngle")),
         ({"SourceToDetectorDistance": 0.0}, ("SourceToDetectorDistance", "Radon")),
         ({"SourceToIsocenterDistance": -240.0}, ("SourceToIsocenterDistance",)),
         ({"GantryAngle": "nan"}, ("GantryAngle", "projection 1")),
