@@ -27,6 +27,7 @@ OPERATOR_NAMES = (
     "kaiser_squires",
     "kaiser_squires_eb",
     "mask",
+    "parallel_beam",
     "radon",
     "spect",
 )
@@ -42,7 +43,7 @@ Denoiser = Annotated[
     str,
     typer.Option(
         help="Denoiser, with its weights after a colon: mlpatch:gray, mlpatch:color, mlpatch:convergence, mlpatch:FILE "
-        "or tv."
+        "or tv; the names of weights alone do, too."
     ),
 ]
 NoiseStd = Annotated[
