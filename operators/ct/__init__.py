@@ -1,4 +1,4 @@
-"""X-ray projectors: parallel and fan beams by Fourier slices, cone beams by footprints, and filtered back-projection."""
+"""X-ray projectors: parallel and fan beams by Fourier slices, cone beams by footprints; filtered back-projection."""
 
 from .cone_beam import ConeBeam
 from .fan_beam import FanBeam

@@ -89,6 +89,15 @@ Drift = Annotated[
         show_default=False,
     ),
 ]
+Volume = Annotated[
+    bool | None,
+    typer.Option(
+        "--volume",
+        help="Solve the slices of a parallel beam as one volume, denoised across slices, too, or in slabs where memory "
+        "does not hold it; a denoiser of volumes implies it.",
+        show_default=False,
+    ),
+]
 Workers = Annotated[
     int | None,
     typer.Option(

@@ -14,6 +14,7 @@ from .options import (
     CommonErrorOptions,
     Device,
     SolveOptions,
+    Volume,
     WorkerOptions,
     choose_device,
     least_squares,
@@ -55,18 +56,12 @@ def reconstruct_stack(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Restart a run that had other settings; replace an .h5 file.")
     ] = False,
-    volume: Annotated[
-        bool,
-        typer.Option(
-            "--volume",
-            help="Solve the slices of radon as one volume, denoised across slices, too, in slabs where memory does not "
-            "hold it; a denoiser of volumes implies it.",
-        ),
-    ] = False,
+    volume: Volume = None,
 ) -> None:
-    """Reconstruct every slice of a stack by itself, or all as a volume.
+    """Reconstruct every slice of a stack by itself.
 
-    The entries of a file may also be the fields of a survey. After a stop of any kind the same command resumes:
+    With --volume the slices of radon are one volume, with a prior across slices, as they are with a denoiser of
+    volumes. The entries of a file may also be the fields of a survey. After a stop of any kind the same command resumes:
     finished slices are not computed again, failed slices are retried. The median of the misfits is printed, and each
     distinct warning once, as "warning: ..." on stderr, with its slices. The exit code is 0 if all slices are finished,
     with or without warnings, 1 if some failed, 130 after Ctrl-C.
@@ -97,7 +92,7 @@ def reconstruct_stack(
     A = build_operator(data.operator, data.parameters)
     check_sizes(A, data, measurements)
     D = build_denoiser(solving.denoiser, choose_device("cpu"))
-    volume = volume or needs_volumes(D)
+    volume = bool(volume) or needs_volumes(D)
     if volume:
         check_stack_as_volume(data, measurements)
     D = build_denoiser(solving.denoiser, choose_device("cpu"), data, volume=volume)

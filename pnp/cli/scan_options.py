@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .options import Volume
 from .output import INTERRUPTED, print_error, print_warning
 
 OPTIONS: dict[str, str | Callable[[re.Match[str]], str]] = {
@@ -79,15 +80,7 @@ class ScanOptions:
         ),
     ] = None
     entry: Annotated[str | None, typer.Option(help="Entry of an NXtomo file that holds several scans.")] = None
-    volume: Annotated[
-        bool | None,
-        typer.Option(
-            "--volume",
-            help="Solve the slices of a parallel beam as one volume, denoised across slices, too, in slabs where "
-            "memory does not hold it; a denoiser of volumes implies it.",
-            show_default=False,
-        ),
-    ] = None
+    volume: Volume = None
     i0: Annotated[
         float | None, typer.Option(help="Counts of the open beam, as read, with the dark, of a scan without flats.")
     ] = None

@@ -1,7 +1,8 @@
 """Units of operator parameters in HDF5 files, and their factors to ours: rad, mm, 1/mm.
 
 Only the parameters listed here have a unit in files. The first unit of each table is ours, and is written. The lengths
-of a cone beam or a parallel beam of volumes may be in any one unit; the attribute length_units of /operator says which, and they are read in mm then.
+of a cone beam, and of a parallel beam of volumes, may be in any one unit; the attribute length_units of /operator says
+which, and they are read in mm then.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def units_of(operator: str, name: str) -> dict[str, float] | None:
 
 
 def in_mm(where: str, operator: str, parameters: dict[str, Any]) -> tuple[dict[str, Any], float | None]:
-    """Return the parameters of a cone beam, or a parallel beam of volumes, with their lengths in mm, without the unit, and the unit in mm.
+    """Return parameters of an operator of IN_SLICES with their lengths in mm, without the unit, and the unit in mm.
 
     None: no unit is stated, and the parameters are returned as they are. Sizes that are left out are 1 in the unit.
 

@@ -90,11 +90,12 @@ def plan(n: int, slice_shape: tuple[int, ...], views_shape: tuple[int, ...], n_w
     needed = 4 * (_VOLUMES * math.prod(slice_shape) + _VIEWS * math.prod(views_shape))
     memory = usable_memory()
     held = n if memory == math.inf else int(_SHARE * memory / n_workers / needed)
-    if held < min(n, 3 * HALO):
+    least, gib = min(n, 3 * HALO), 2**30
+    if held < least:
         raise ValueError(
-            f"a volume of {n} slices of {slice_shape[0]} x {slice_shape[1]} needs {needed * min(n, 3 * HALO) / 2**30:.3g}"
-            f" GiB for slabs of {min(n, 3 * HALO)} slices, {_SHARE * memory / n_workers / 2**30:.3g} GiB of memory may "
-            "be used for each; leave --volume out, take fewer workers, or solve every slice by itself"
+            f"a volume of slices of {slice_shape[0]} x {slice_shape[1]} takes {needed * least / gib:.3g} GiB in slabs of "
+            f"{least} slices, and memory has {_SHARE * memory / n_workers / gib:.3g} for each; leave --volume out, or "
+            "take fewer workers"
         )
     if held >= n:
         return Slabs(n, n, 0)
