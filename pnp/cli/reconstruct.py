@@ -97,8 +97,8 @@ def reconstruct(
     resumes. With --volume the slices of a parallel beam are one volume, with a prior across slices.
 
     SPECT measurements, and measurements with a background, are counts: the data term is their Poisson likelihood, and
-    the default of --bounds is 0,inf. Volumes, of SPECT, cone_beam and parallel_beam, are denoised slice by slice, across all
-    three axes.
+    the default of --bounds is 0,inf. Volumes, of SPECT, cone_beam and parallel_beam, are denoised slice by slice,
+    across all three axes.
 
     The misfit, about 1 where the image explains the measurements up to their noise, is printed, and what looks wrong,
     as "warning: ..." on stderr. Warnings leave the exit code 0.

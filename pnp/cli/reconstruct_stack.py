@@ -61,10 +61,10 @@ def reconstruct_stack(
     """Reconstruct every slice of a stack by itself.
 
     With --volume the slices of radon are one volume, with a prior across slices, as they are with a denoiser of
-    volumes. The entries of a file may also be the fields of a survey. After a stop of any kind the same command resumes:
-    finished slices are not computed again, failed slices are retried. The median of the misfits is printed, and each
-    distinct warning once, as "warning: ..." on stderr, with its slices. The exit code is 0 if all slices are finished,
-    with or without warnings, 1 if some failed, 130 after Ctrl-C.
+    volumes. The entries of a file may also be the fields of a survey. After a stop of any kind the same command
+    resumes: finished slices are not computed again, failed slices are retried. The median of the misfits is printed,
+    and each distinct warning once, as "warning: ..." on stderr, with its slices. The exit code is 0 if all slices are
+    finished, with or without warnings, 1 if some failed, 130 after Ctrl-C.
 
     \b
     Examples:

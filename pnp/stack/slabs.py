@@ -93,9 +93,9 @@ def plan(n: int, slice_shape: tuple[int, ...], views_shape: tuple[int, ...], n_w
     least, gib = min(n, 3 * HALO), 2**30
     if held < least:
         raise ValueError(
-            f"a volume of slices of {slice_shape[0]} x {slice_shape[1]} takes {needed * least / gib:.3g} GiB in slabs of "
-            f"{least} slices, and memory has {_SHARE * memory / n_workers / gib:.3g} for each; leave --volume out, or "
-            "take fewer workers"
+            f"a volume of slices of {slice_shape[0]} x {slice_shape[1]} takes {needed * least / gib:.3g} GiB in "
+            f"slabs of {least} slices, and memory has {_SHARE * memory / n_workers / gib:.3g} for each; leave "
+            "--volume out, or take fewer workers"
         )
     if held >= n:
         return Slabs(n, n, 0)

@@ -22,7 +22,7 @@ from pnp.uncertainty import bootstrap
 N_VIEWS = 20
 ANGLES = torch.arange(N_VIEWS, dtype=torch.float64) * (torch.pi / N_VIEWS)
 TABLE: dict[str, Callable[[], LinearOperator]] = {
-    "cone": lambda: ConeBeam((6, 10, 10), 2 * ANGLES, source_origin=60.0, origin_detector=0.0, detector_shape=(6, 13)),
+    "cone": lambda: ConeBeam((6, 10, 10), 2 * ANGLES, source_origin=60.0, origin_detector=0.0, detector_shape=(8, 15)),
     "parallel": lambda: ParallelBeam((6, 10, 10), ANGLES, n_detectors=15),
     "parallel, an axis that leans": lambda: ParallelBeam(
         (6, 10, 10), ANGLES, n_detectors=17, offset=torch.linspace(-1, 1, 6)
@@ -63,7 +63,7 @@ def test_bounds_and_numpy(op: LinearOperator) -> None:
 
 
 def test_the_noise_is_estimated(op: LinearOperator) -> None:
-    assert solved(op, measured(op), noise_std=None).noise_std == pytest.approx(STD, rel=0.3)
+    assert solved(op, measured(op), noise_std=None).noise_std == pytest.approx(STD, rel=0.35)
 
 
 def test_an_array_of_noise_marks_what_was_not_measured(op: LinearOperator) -> None:
