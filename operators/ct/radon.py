@@ -66,8 +66,6 @@ class Radon(Projector):
     """
 
     SIZES = ("n_detectors", "pitch", "pixel_size")
-    _spread = 0.0
-    """How far the offsets of channels are from `offset`, of subclasses whose channels have their own."""
 
     def __init__(
         self,
@@ -84,6 +82,11 @@ class Radon(Projector):
             n_detectors = bins_for(self.shape, self.pitch, self.pixel_size, float(self.offset.detach()))
         self.n_detectors = self._count(n_detectors)
         self._check_field()
+
+    @property
+    def _spread(self) -> float:
+        """How far the offsets of channels are from `offset`, of subclasses whose channels have their own."""
+        return 0.0
 
     def _shadow(self) -> tuple[Tensor, Tensor]:
         height, width = self.shape
