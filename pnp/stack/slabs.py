@@ -27,11 +27,11 @@ from .sources import FileSource, content_hash
 from .stack_result import StackResult
 
 HALO = 8
-"""Slices at an end of a slab that its neighbour keeps."""
+"""Slices at an end of a slab that its neighbour keeps; chosen, not measured."""
 _SHARE = 0.6
 """Share of the memory that slabs may take."""
 _VOLUMES, _VIEWS = 20, 10
-"""Volumes and sets of views, in float32, that a solve holds at most."""
+"""Volumes and sets of views, in float32, that a solve is reckoned to hold; counted with a margin, not measured."""
 
 
 @dataclass(frozen=True)

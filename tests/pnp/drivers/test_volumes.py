@@ -13,7 +13,7 @@ from report_page import Page
 from torch import Tensor
 
 from denoisers import TV
-from operators import SPECT, ConeBeam, LinearOperator, ParallelBeam
+from operators import SPECT, ConeBeam, FanBeam, LinearOperator, ParallelBeam
 from pnp import Checkpoint, LeastSquares, Poisson, solve
 from pnp.io import SavedResult
 from pnp.report import write_report
@@ -158,6 +158,8 @@ def test_one_order_of_axes() -> None:
         assert centroid(plane[0, 0]) == pytest.approx([0, t], abs=0.05)
         cone = ConeBeam(shape, one, detector_shape=(25, 61), **options)
         assert centroid(cone.A(volume[None, None])[0, 0, 0]) == pytest.approx([scale * place[0], scale * t], abs=0.1)
+        fan = FanBeam(shape[1:], one, n_detectors=61, **options)
+        assert centroid(fan.A(volume[6][None, None])[0, 0]) == pytest.approx([0, scale * t], abs=0.1)
         square = torch.zeros(1, 1, 23, 23, 9, dtype=torch.float64)
         square[0, 0, :, 1:22] = volume.permute(2, 1, 0)
         camera = SPECT((23, 23, 9), -one, voxel_size=1.0)
