@@ -8,7 +8,7 @@ from __future__ import annotations
 from .algebra import stack
 from .base import LinearOperator
 from .blur import Blur, gaussian_kernel
-from .ct import ConeBeam, FanBeam, Radon
+from .ct import ConeBeam, FanBeam, ParallelBeam, Radon
 from .downsample import Downsample
 from .identity import Identity
 from .lensing import KaiserSquires, KaiserSquiresEB
@@ -27,6 +27,7 @@ __all__ = [
     "KaiserSquiresEB",
     "LinearOperator",
     "Mask",
+    "ParallelBeam",
     "Radon",
     "camera_response",
     "collimator_fwhm",
@@ -52,6 +53,7 @@ OPERATORS: dict[str, type[LinearOperator]] = _Names(
     kaiser_squires=KaiserSquires,
     kaiser_squires_eb=KaiserSquiresEB,
     mask=Mask,
+    parallel_beam=ParallelBeam,
     radon=Radon,
     spect=SPECT,
 )

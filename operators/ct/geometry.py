@@ -29,9 +29,14 @@ class MovableGeometry(LinearOperator):
     angles: Tensor
     _cache: dict[object, Any]
 
+    @property
+    def _name(self) -> str:
+        """What messages call the operator."""
+        return type(self).__name__
+
     def _keep(self, name: str, value: Any) -> None:
         """Register a part of the geometry as float64, or the caller's own tensor where it requires grad."""
-        caller = type(self).__name__
+        caller = self._name
         value = as_buffer(caller, name, value)
         if not value.requires_grad:
             if value.is_complex() or value.dtype == torch.bool:
@@ -50,7 +55,7 @@ class MovableGeometry(LinearOperator):
 
     def _refresh(self) -> bool:
         """Clear the cache if the geometry was changed; return whether gradients to the geometry are wanted."""
-        parts = [getattr(self, name) for name in self.TENSORS]
+        parts = [part for name in self.TENSORS if (part := getattr(self, name)) is not None]
         moved = tuple((id(t), 0 if t.is_inference() else t._version) for t in parts)
         versions = (self.shape, *(getattr(self, name) for name in self.SIZES), *moved)
         if self._cache.get("versions") != versions:

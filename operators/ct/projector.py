@@ -67,7 +67,7 @@ class Projector(MovableGeometry):
         self, shape: tuple[int, int], angles: Any, *, pitch: float, offset: float | Tensor, pixel_size: float
     ) -> None:
         super().__init__()
-        name = type(self).__name__
+        name = self._name
         self.shape = check_shape(name, shape)
         self.pitch = length(name, "pitch", pitch)
         self.pixel_size = length(name, "pixel_size", pixel_size)
@@ -94,9 +94,9 @@ class Projector(MovableGeometry):
         try:
             n = op.index(n_detectors)
         except TypeError:
-            raise TypeError(f"{type(self).__name__}: n_detectors must be an integer, got {n_detectors!r}") from None
+            raise TypeError(f"{self._name}: n_detectors must be an integer, got {n_detectors!r}") from None
         if n < 1:
-            raise ValueError(f"{type(self).__name__}: n_detectors must be at least 1, got {n_detectors}")
+            raise ValueError(f"{self._name}: n_detectors must be at least 1, got {n_detectors}")
         return n
 
     def _edges(self) -> tuple[float, float]:
@@ -116,7 +116,7 @@ class Projector(MovableGeometry):
     def _check_field(self) -> None:
         """Raise where no ray meets the image; warn where the detector's width hardly fits it."""
         (low, high), (left, right) = self._edges(), self._shadow()
-        name = type(self).__name__
+        name = self._name
         if not bool(((left < high) & (right > low)).any()):
             raise ValueError(
                 f"{name}: no ray meets the image: the detector reaches from {low:.4g} to {high:.4g}, the image's "
@@ -281,7 +281,7 @@ class Projector(MovableGeometry):
             window: one of WINDOWS.
             finer: samples returned for each bin, from the first bin's centre on, interpolated by Fourier series.
         """
-        return ramp_filtered(type(self).__name__, y, window, finer)
+        return ramp_filtered(self._name, y, window, finer)
 
     # ---------------------------------------------------------------- printing
 
@@ -292,4 +292,4 @@ class Projector(MovableGeometry):
             angles = [*angles[:2], "...", angles[-1]]
         values = {name: getattr(self, name) for name in self.SIZES} | {"offset": float(self.offset.detach())}
         options = ", ".join(f"{name}={value}" for name, value in values.items())
-        return f"{type(self).__name__}({self.shape}, [{', '.join(angles)}], {options})"
+        return f"{self._name}({self.shape}, [{', '.join(angles)}], {options})"

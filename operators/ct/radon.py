@@ -79,10 +79,14 @@ class Radon(Projector):
     ) -> None:
         super().__init__(shape, angles, pitch=pitch, offset=offset, pixel_size=pixel_size)
         if n_detectors is None:
-            reach = math.hypot(*self.shape) * self.pixel_size + 2 * abs(float(self.offset.detach()))
-            n_detectors = 2 * math.ceil((reach / self.pitch - 1) / 2) + 1
+            n_detectors = bins_for(self.shape, self.pitch, self.pixel_size, float(self.offset.detach()))
         self.n_detectors = self._count(n_detectors)
         self._check_field()
+
+    @property
+    def _spread(self) -> float:
+        """How far the offsets of channels are from `offset`, of subclasses whose channels have their own."""
+        return 0.0
 
     def _shadow(self) -> tuple[Tensor, Tensor]:
         height, width = self.shape
@@ -99,11 +103,17 @@ class Radon(Projector):
             TypeError, ValueError: x has another shape, is not floating point or is on another device.
         """
         check_images("Radon.A", "x", x, ("C", *self.shape), like=self.angles)
-        g = self._slices()
+        return self._project(x, self._slices())
+
+    def _project(self, x: Tensor, g: _Slices, phases: Tensor | None = None) -> Tensor:
+        """Return A x; phases (C, 1, n_omega) shift the detector of each channel."""
         real = torch.promote_types(x.dtype, torch.float32)
         spectrum = g.nufft.type2(x.to(real.to_complex()).reshape(-1, *self.shape), g.points)
         spectrum = spectrum * g.gain.to(spectrum.dtype)
-        fine: Tensor = torch.fft.irfft(spectrum.reshape(*x.shape[:2], len(self.angles), -1), n=g.n_fft)
+        spectrum = spectrum.reshape(*x.shape[:2], len(self.angles), -1)
+        if phases is not None:
+            spectrum = spectrum * phases.to(spectrum.dtype)
+        fine: Tensor = torch.fft.irfft(spectrum, n=g.n_fft)
         return fine[..., : g.stride * self.n_detectors : g.stride].to(x.dtype)
 
     def A_adjoint(self, y: Tensor, /) -> Tensor:
@@ -116,13 +126,18 @@ class Radon(Projector):
         g = self._slices()
         return self._backproject(y, g, g.gain)
 
-    def _backproject(self, y: Tensor, g: _Slices, gain: Tensor) -> Tensor:
-        """Sum over the views of y, Fourier-interpolated and weighted with the conjugate gain: (B, C, H, W)."""
+    def _backproject(self, y: Tensor, g: _Slices, gain: Tensor, phases: Tensor | None = None) -> Tensor:
+        """Sum over the views of y, Fourier-interpolated and weighted with the conjugate gain: (B, C, H, W).
+
+        phases are those of `_project`.
+        """
         fine = y.to(torch.promote_types(y.dtype, torch.float32))
         if g.stride > 1:
             fine = nn.functional.pad(fine[..., None], (0, g.stride - 1)).flatten(-2)
         # The adjoint of irfft: every omega > 0 counts for -omega too.
         spectrum = torch.fft.rfft(fine, n=g.n_fft)[..., : len(g.omega)] * (self._multiplicity(g) / g.n_fft).to(fine)
+        if phases is not None:
+            spectrum = spectrum * phases.conj().to(spectrum.dtype)
         spectrum = spectrum.reshape(-1, gain.numel()) * gain.conj().to(spectrum.dtype)
         return g.nufft.type1(spectrum, g.points).real.reshape(*y.shape[:2], *self.shape).to(y.dtype)
 
@@ -132,9 +147,9 @@ class Radon(Projector):
         Where the detector truncates the image, its bins are wider than 1.25 pixels, or gradients to the angles or
         the offset are wanted, this is A_adjoint(A(x)).
         """
-        g = self._slices()
-        if not g.whole or g.stride > 1 or g.points.requires_grad or g.gain.requires_grad:
+        if not self._is_convolution():
             return self.A_adjoint(self.A(x))
+        g = self._slices()
         check_images("Radon.A_adjoint_A", "x", x, ("C", *self.shape), like=self.angles)
         kernel, size = self._kernel(g)
         real = torch.promote_types(x.dtype, torch.float32)
@@ -145,6 +160,11 @@ class Radon(Projector):
         rows = torch.fft.ifft(spectrum, dim=-2)[..., :height, :]
         out: Tensor = torch.fft.irfft(rows, n=size[1])[..., :width]
         return out.to(x.dtype)
+
+    def _is_convolution(self) -> bool:
+        """Whether A* A is one, and no gradients to the geometry are wanted."""
+        g = self._slices()
+        return g.whole and g.stride == 1 and not (g.points.requires_grad or g.gain.requires_grad)
 
     def preconditioner(self, weights: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         """Return M(r, alpha), approximately (A* W A + alpha)^-1 r: one circulant, so two FFTs of H x W.
@@ -246,7 +266,7 @@ class Radon(Projector):
             n_bins = self.n_detectors
         else:
             # Copies of the image, one period away, stay clear of the detector's far end.
-            n_bins = math.ceil((reach + half + abs(offset)) / pitch) + 4
+            n_bins = math.ceil((reach + half + abs(offset) + self._spread / self.pixel_size) / pitch) + 4
             n_bins = next(n for n in range(n_bins | 1, 3 * n_bins + 3, 2) if is_smooth(n))
         n_fft = n_bins * stride
         # The highest frequency of an even period is left out: a real FFT keeps only half of it.
@@ -301,3 +321,9 @@ class Radon(Projector):
             kernel = (1 - share) * kernel.index_select(axis, m) + share * behind
         eigenvalues: Tensor = torch.fft.rfft2(kernel).real
         return eigenvalues.clamp(min=0)
+
+
+def bins_for(shape: tuple[int, int], pitch: float, pixel_size: float, offset: float) -> int:
+    """Return the smallest odd number of bins that see the whole image from all directions."""
+    reach = math.hypot(*shape) * pixel_size + 2 * abs(offset)
+    return 2 * math.ceil((reach / pitch - 1) / 2) + 1

@@ -27,6 +27,7 @@ OPERATOR_NAMES = (
     "kaiser_squires",
     "kaiser_squires_eb",
     "mask",
+    "parallel_beam",
     "radon",
     "spect",
 )
@@ -42,7 +43,7 @@ Denoiser = Annotated[
     str,
     typer.Option(
         help="Denoiser, with its weights after a colon: mlpatch:gray, mlpatch:color, mlpatch:convergence, mlpatch:FILE "
-        "or tv."
+        "or tv; the names of weights alone do, too."
     ),
 ]
 NoiseStd = Annotated[
@@ -85,6 +86,15 @@ Drift = Annotated[
         "--drift/--no-drift",
         help="Take errors that all detector bins of a view have in common, as of a beam that drifts, for noise; "
         "default: of raw CT scans only.",
+        show_default=False,
+    ),
+]
+Volume = Annotated[
+    bool | None,
+    typer.Option(
+        "--volume",
+        help="Solve the slices of a parallel beam as one volume, denoised across slices, too, or in slabs where memory "
+        "does not hold it; a denoiser of volumes implies it.",
         show_default=False,
     ),
 ]

@@ -113,7 +113,7 @@ def _strength(result: Result) -> dict[str, Any]:
     return {"strength": result.strength, "strength_source": result.strength_source}
 
 
-def _write_cone_volume(output: Path, x: Any, data: Measurements, overwrite: bool) -> None:
+def _write_volume(output: Path, x: Any, data: Measurements, overwrite: bool) -> None:
     """Write a volume (D, H, W) as (x, y, z) = (column, row, slice), with its voxels in mm where that is known."""
     from ..io import write_nifti
 
@@ -126,9 +126,10 @@ def _write_cone_volume(output: Path, x: Any, data: Measurements, overwrite: bool
 def write_picture(output: Path, x: Any, data: Measurements, overwrite: bool) -> None:
     """Write an image or volume (C, ...) to a file that is no HDF5, in the operator's frame."""
     from ..io import write_image
+    from ..io.hdf5_units import IN_SLICES
 
-    if data.operator == "cone_beam" and output.name.lower().endswith(NIFTI):
-        _write_cone_volume(output, x[0], data, overwrite)
+    if data.operator in IN_SLICES and output.name.lower().endswith(NIFTI):
+        _write_volume(output, x[0], data, overwrite)
         return
     voxel_mm = data.parameters["voxel_size"] if data.operator == "spect" else None
     write_image(output, x[0] if len(x) == 1 else x, voxel_size_mm=voxel_mm, overwrite=overwrite)

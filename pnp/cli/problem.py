@@ -24,18 +24,21 @@ NIFTI = (".nii", ".nii.gz")
 
 def is_volume(data: Measurements) -> bool:
     """Return whether x is a volume."""
-    return data.operator in ("cone_beam", "spect")
+    from ..io.hdf5_units import IN_SLICES
+
+    return data.operator in (*IN_SLICES, "spect")
 
 
 def read_picture(path: Path, operator: str) -> Array:
     """Read a file of one image or volume, in the axes of this operator."""
     from ..io import read_image, read_nifti
+    from ..io.hdf5_units import IN_SLICES
 
     if not path.name.lower().endswith(NIFTI):
         return read_image(path)
     volume = read_nifti(path)[0]
-    # Turned to LPS, as all volumes; those of a cone beam are RPS, (column, row, slice).
-    return volume[::-1].transpose(2, 1, 0) if operator == "cone_beam" else volume
+    # Turned to LPS, as all volumes; those of CT are RPS, (column, row, slice).
+    return volume[::-1].transpose(2, 1, 0) if operator in IN_SLICES else volume
 
 
 def is_hdf5(path: Path) -> bool:
@@ -86,8 +89,8 @@ def check_sizes(operator: Any, data: Measurements, path: Path) -> None:
         data: its measurements, or the first of them.
         path: the file, for the message.
     """
-    if data.operator == "cone_beam":
-        _check_cone_sizes(operator, data, path)
+    if is_volume(data) and data.operator != "spect":
+        _check_volume_sizes(operator, data, path)
         return
     if data.operator not in ("radon", "fan_beam") or data.y.ndim != 4:
         return
@@ -105,10 +108,10 @@ def check_sizes(operator: Any, data: Measurements, path: Path) -> None:
         )
 
 
-def _check_cone_sizes(operator: Any, data: Measurements, path: Path) -> None:
+def _check_volume_sizes(operator: Any, data: Measurements, path: Path) -> None:
     if data.y.ndim != 5 or data.y.shape[1] != 1:
         raise ValueError(
-            f"{path}: /measurements of a cone beam must be (B, 1, n_angles, rows, columns), got {data.y.shape}; "
+            f"{path}: /measurements of {data.operator} must be (B, 1, n_angles, rows, columns), got {data.y.shape}; "
             "add or move axes"
         )
     views, *bins = data.y.shape[2:]
@@ -117,6 +120,14 @@ def _check_cone_sizes(operator: Any, data: Measurements, path: Path) -> None:
             f"{path}: /measurements has {views} views, /operator/angles has {len(operator.angles)}; give one angle for "
             "each view, measurements being (B, 1, n_angles, rows, columns)"
         )
+    if data.operator == "parallel_beam":
+        rows, columns = operator.shape[0], operator.n_detectors
+        if tuple(bins) != (rows, columns):
+            raise ValueError(
+                f"{path}: /measurements has {tuple(bins)} rows and columns, /operator sees {(rows, columns)}: rows are "
+                f"slices, shape[0]; set the attributes shape[0] to {bins[0]} and n_detectors to {bins[1]}"
+            )
+        return
     if tuple(bins) != operator.detector_shape:
         source = "says" if "detector_shape" in data.parameters else "has no detector_shape, whose default is"
         raise ValueError(
@@ -127,10 +138,11 @@ def _check_cone_sizes(operator: Any, data: Measurements, path: Path) -> None:
 
 def check_common_errors(errors: CommonErrorOptions, data: Measurements, path: Path) -> None:
     """Refuse --rings and --drift for measurements that have no bins and views, or whose noise is that of counts."""
-    if (errors.rings or errors.drift) and (is_counts(data) or data.operator not in ("radon", "fan_beam")):
+    scans = ("radon", "fan_beam", "parallel_beam", "cone_beam")
+    if (errors.rings or errors.drift) and (is_counts(data) or data.operator not in scans):
         what = "counts" if is_counts(data) else f"measurements of {data.operator}"
         option = "--rings" if errors.rings else "--drift"
-        raise ValueError(f"{option} is for line integrals of radon and fan_beam, {path} holds {what}; leave it out")
+        raise ValueError(f"{option} is for line integrals of CT, {path} holds {what}; leave it out")
 
 
 def is_counts(data: Measurements) -> bool:
@@ -166,6 +178,11 @@ def build_operator(name: str, parameters: dict[str, Any]) -> Any:
         raise TypeError(f"/operator ({name}) does not hold its parameters: {text}; see docs/hdf5_layout.md") from error
 
 
+def needs_volumes(denoiser: Any) -> bool:
+    """Return whether a denoiser takes volumes alone."""
+    return getattr(denoiser, "dimensions", 2) == 3
+
+
 def in_slices(denoiser: Any) -> bool:
     """Return whether a denoiser from `build_denoiser` takes volumes slice by slice."""
     from denoisers.adapters import SliceWise
@@ -173,18 +190,29 @@ def in_slices(denoiser: Any) -> bool:
     return isinstance(denoiser, SliceWise)
 
 
-def build_denoiser(spec: str, device: torch.device, data: Measurements | None = None) -> Any:
-    """Construct a denoiser for the images of a problem from "name" or "name:weights".
+def build_denoiser(
+    spec: str, device: torch.device, data: Measurements | None = None, *, volume: bool | None = None
+) -> Any:
+    """Construct a denoiser for the images of a problem from "name" or "name:weights", or the name of MLPatch's weights.
 
     One of images is applied to a volume slice by slice across all three axes, and one of a single channel to an image
-    of several channel by channel. Without data the problem has images of one channel.
+    of several channel by channel. Without data the problem has images of one channel, or volumes.
+
+    Args:
+        spec: name, and weights after a colon.
+        device: where it computes.
+        data: the problem.
+        volume: whether x is a volume; None: as data says, and without data as the denoiser needs it.
     """
     import torch
 
     from denoisers import DENOISERS
     from denoisers.adapters import PerChannel, SliceWise
+    from denoisers.weight_files import FOLDER
 
     name, _, weights = spec.partition(":")
+    if name not in DENOISERS and not weights and (FOLDER / f"{name}.safetensors").is_file():
+        name, weights = "mlpatch", name
     if name not in DENOISERS:
         raise ValueError(
             f"--denoiser {spec}: the name must be one of {', '.join(sorted(DENOISERS))}, got {name!r}; "
@@ -198,8 +226,15 @@ def build_denoiser(spec: str, device: torch.device, data: Measurements | None = 
     else:
         D = kind()
     D = D.to(device) if isinstance(D, torch.nn.Module) else D
+    if volume is None:
+        volume = needs_volumes(D) if data is None else is_volume(data)
+    if volume:
+        return D if getattr(D, "takes_volumes", False) else SliceWise(D, axes=(0, 1, 2))
     if data is None:
         return D
-    if is_volume(data):
-        return D if getattr(D, "takes_volumes", False) else SliceWise(D, axes=(0, 1, 2))
+    if needs_volumes(D):
+        raise ValueError(
+            f"--denoiser {spec} is for volumes, {data.operator} measures images; slices of a stack become a volume by "
+            "--volume of pnp reconstruct-stack, or take a denoiser of images, such as mlpatch:gray"
+        )
     return PerChannel(D) if image_channels(data) != 1 and getattr(D, "channels", None) == 1 else D

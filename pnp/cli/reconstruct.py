@@ -94,11 +94,11 @@ def reconstruct(
     with errors of the bins, which make rings, and of the views, as of a beam that drifts, as part of the noise. What
     was done is printed and written to a report page beside the output. Values are attenuation in 1/mm, or in 1/pixel
     where the file states no length; the default of --bounds is 0,inf. After a stop of any kind the same command
-    resumes.
+    resumes. With --volume the slices of a parallel beam are one volume, with a prior across slices.
 
     SPECT measurements, and measurements with a background, are counts: the data term is their Poisson likelihood, and
-    the default of --bounds is 0,inf. Volumes, of SPECT and of a cone beam, are denoised slice by slice, across all
-    three axes.
+    the default of --bounds is 0,inf. Volumes, of SPECT, cone_beam and parallel_beam, are denoised slice by slice,
+    across all three axes.
 
     The misfit, about 1 where the image explains the measurements up to their noise, is printed, and what looks wrong,
     as "warning: ..." on stderr. Warnings leave the exit code 0.
@@ -107,6 +107,7 @@ def reconstruct(
     Examples:
       pnp reconstruct scan.h5 -o first.tif --rows 100
       pnp reconstruct scan.h5 -o volume.zarr
+      pnp reconstruct scan.h5 -o volume.nii.gz --volume --denoiser tv
       pnp reconstruct htc2022_ta_full.mat -o slice.nii.gz
       pnp reconstruct projections/ -o slices/ --angles 0:180:181 --flat flats/ --dark darks/ --pixel-size 0.01
       pnp reconstruct --operator radon measurements.h5 -o result.h5

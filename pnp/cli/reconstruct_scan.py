@@ -23,8 +23,9 @@ from .options import (
     parse_bounds,
 )
 from .output import command_line, print_warning
-from .problem import build_denoiser, is_hdf5
+from .problem import build_denoiser, is_hdf5, needs_volumes
 from .reconstruct_stack import connect, print_summary
+from .reconstruct_volume import check_scan_as_volume, dead_rows_sentence, solve_volume
 from .scan_options import ScanOptions, naming_options, parse_rows, parse_search, read_angles
 
 if TYPE_CHECKING:
@@ -78,7 +79,8 @@ def reconstruct_scan(
     from ..stack.write_volume import set_attributes
 
     choose_device(device)  # a device that this machine lacks, its workers lack too
-    D = build_denoiser(solving.denoiser, choose_device("cpu"))
+    D = build_denoiser(solving.denoiser, choose_device("cpu"), volume=options.volume)
+    volume = bool(options.volume) or needs_volumes(D)
     solver = solving.solver() | {"bounds": limits, "data_term": least_squares(solving.robust, errors)}
     files = [str(path), options.flat, options.dark, options.angles, solving.denoiser.partition(":")[2]]
     stamps = [_stamp(name) for name in files if name]
@@ -90,20 +92,25 @@ def reconstruct_scan(
     prepared = _prepared(path, working, rows, options)
     if modelled := _common_errors(errors):
         prepared = replace(prepared, steps=(*prepared.steps, modelled))
+    if volume:
+        check_scan_as_volume(prepared, path)
+        steps = ("The slices are one volume, with a prior across slices.", dead_rows_sentence(prepared))
+        prepared = replace(prepared, steps=(*prepared.steps, *filter(None, steps)), unmeasured=())
     for sentence in prepared.steps:
         print(sentence)
     with ExitStack() as opened:
-        result = solve_stack(
+        result = (solve_volume if volume else solve_stack)(
             prepared.operator,
             prepared.y,
             D,
             output=folder,
             client=None if machines.scheduler is None else opened.enter_context(connect(machines.scheduler)),
-            n_workers=_workers(machines, len(prepared.rows), cores()),
+            n_workers=machines.workers if volume else _workers(machines, len(prepared.rows), cores()),
             noise_std=prepared.noise_std if solving.noise_std is None else solving.noise_std,
             device=device,
             overwrite=overwrite,
             progress=True,
+            **({"depth": _depth(prepared)} if volume else {}),
             **solver,
         )
     result = replace(result, output=output)
@@ -126,6 +133,11 @@ def reconstruct_scan(
             shutil.rmtree(folder)
         working.unlink()
     print_summary(replace(result, failed=failed))
+
+
+def _depth(prepared: PreparedScan) -> float | None:
+    """Return the distance of the slices, in the operator's unit; None: not known."""
+    return None if prepared.voxel_size_mm is None else prepared.voxel_size_mm[0]
 
 
 def _common_errors(errors: CommonErrorOptions) -> str:

@@ -14,6 +14,7 @@ from .options import (
     CommonErrorOptions,
     Device,
     SolveOptions,
+    Volume,
     WorkerOptions,
     choose_device,
     least_squares,
@@ -27,8 +28,10 @@ from .problem import (
     check_operator,
     check_sizes,
     is_counts,
+    needs_volumes,
     read_problem,
 )
+from .reconstruct_volume import check_stack_as_volume, solve_volume
 
 if TYPE_CHECKING:
     from ..algorithms.poisson import Poisson
@@ -53,18 +56,21 @@ def reconstruct_stack(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Restart a run that had other settings; replace an .h5 file.")
     ] = False,
+    volume: Volume = None,
 ) -> None:
     """Reconstruct every slice of a stack by itself.
 
-    The entries of a file may also be the fields of a survey. After a stop of any kind the same command resumes:
-    finished slices are not computed again, failed slices are retried. The median of the misfits is printed, and each
-    distinct warning once, as "warning: ..." on stderr, with its slices. The exit code is 0 if all slices are finished,
-    with or without warnings, 1 if some failed, 130 after Ctrl-C.
+    With --volume the slices of radon are one volume, with a prior across slices, as they are with a denoiser of
+    volumes. The entries of a file may also be the fields of a survey. After a stop of any kind the same command
+    resumes: finished slices are not computed again, failed slices are retried. The median of the misfits is printed,
+    and each distinct warning once, as "warning: ..." on stderr, with its slices. The exit code is 0 if all slices are
+    finished, with or without warnings, 1 if some failed, 130 after Ctrl-C.
 
     \b
     Examples:
       pnp reconstruct-stack scan.h5 -o volume.zarr --workers 2 --bounds 0,inf
       pnp reconstruct-stack scan.h5 -o volume.zarr --robust
+      pnp reconstruct-stack scan.h5 -o volume.zarr --volume --denoiser tv
       pnp reconstruct-stack survey.h5 -o maps.h5 --denoiser mlpatch:convergence
       pnp reconstruct-stack scan.h5 -o volume.zarr --scheduler tcp://head:8786
     """
@@ -85,7 +91,11 @@ def reconstruct_stack(
     check_common_errors(errors, data, measurements)
     A = build_operator(data.operator, data.parameters)
     check_sizes(A, data, measurements)
-    D = build_denoiser(solving.denoiser, choose_device("cpu"), data)
+    D = build_denoiser(solving.denoiser, choose_device("cpu"))
+    volume = bool(volume) or needs_volumes(D)
+    if volume:
+        check_stack_as_volume(data, measurements)
+    D = build_denoiser(solving.denoiser, choose_device("cpu"), data, volume=volume)
     options = {name: value for name, value in solving.solver().items() if value is not None}
     if is_counts(data):
         options |= {"data_term": PoissonFromFile(measurements.resolve(), robust=solving.robust), "bounds": (0.0, None)}
@@ -93,7 +103,7 @@ def reconstruct_stack(
         options |= {"data_term": least_squares(solving.robust, errors)}
     options |= {} if limits is None else {"bounds": limits}
     with ExitStack() as opened:
-        result = solve_stack(
+        result = (solve_volume if volume else solve_stack)(
             A,
             measurements,
             D,

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .options import Volume
 from .output import INTERRUPTED, print_error, print_warning
 
 OPTIONS: dict[str, str | Callable[[re.Match[str]], str]] = {
@@ -79,6 +80,7 @@ class ScanOptions:
         ),
     ] = None
     entry: Annotated[str | None, typer.Option(help="Entry of an NXtomo file that holds several scans.")] = None
+    volume: Volume = None
     i0: Annotated[
         float | None, typer.Option(help="Counts of the open beam, as read, with the dark, of a scan without flats.")
     ] = None

@@ -153,6 +153,11 @@ def file_within(folder: Path, name: str) -> Path | None:
         return None
 
 
+def usable_memory() -> float:
+    """Return the bytes of memory that this process may use, infinity where the system does not say."""
+    return _memory()
+
+
 def _memory() -> float:
     """Return the bytes of memory that this process may use, infinity where the system does not say."""
     if not hasattr(os, "sysconf"):

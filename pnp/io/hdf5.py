@@ -35,7 +35,7 @@ from .guards import ALWAYS_ALLOWED_BYTES
 from .hdf5_candidates import Tried, columns_of, rows_of
 from .hdf5_error_bars import SavedErrorBars, read_error_bars, write_error_bars
 from .hdf5_safe import listed, numbers, open_hdf5, plain, whole
-from .hdf5_units import LENGTH_UNITS, check_one_unit, in_mm, per_mm, unit_factor, units_of
+from .hdf5_units import IN_SLICES, LENGTH_UNITS, check_one_unit, in_mm, per_mm, unit_factor, units_of
 
 _Array = npt.NDArray[Any]
 _FORMAT_VERSION = 1
@@ -393,7 +393,7 @@ def _read_parameters(path: str | os.PathLike[str], group: h5py.Group, operator: 
         known, stated = units_of(operator, name), plain(group[name].attrs.get("units"))
         if known is not None:
             values = values * unit_factor(f"{path}: {group.name}/{name}", stated, known)
-        elif operator == "cone_beam":
+        elif operator in IN_SLICES:
             check_one_unit(f"{path}: {group.name}", name, stated, plain(group.attrs.get(LENGTH_UNITS)))
         few = values.ndim == 0 or name in (*_INTEGER_PARAMETERS, "voxel_size", "pitch")
         parameters[name] = plain(np.asarray(values)) if few else values

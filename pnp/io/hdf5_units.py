@@ -1,7 +1,8 @@
 """Units of operator parameters in HDF5 files, and their factors to ours: rad, mm, 1/mm.
 
 Only the parameters listed here have a unit in files. The first unit of each table is ours, and is written. The lengths
-of a cone beam may be in any one unit; the attribute length_units of /operator says which, and they are read in mm then.
+of a cone beam, and of a parallel beam of volumes, may be in any one unit; the attribute length_units of /operator says
+which, and they are read in mm then.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ _LENGTH_PARAMETERS = ("voxel_size", "fwhm", "radius", "hole_diameter", "hole_len
 _CONE_LENGTHS = ("source_origin", "origin_detector", "pitch", "voxel_size", "offset", "row_offset", "shift")
 LENGTH_UNITS = "length_units"
 """Attribute of /operator."""
+IN_SLICES = ("cone_beam", "parallel_beam")
+"""Operators whose volumes are (D, H, W), slices along the axis of rotation, and whose lengths have one unit."""
 
 
 def units_of(operator: str, name: str) -> dict[str, float] | None:
@@ -39,7 +42,7 @@ def units_of(operator: str, name: str) -> dict[str, float] | None:
 
 
 def in_mm(where: str, operator: str, parameters: dict[str, Any]) -> tuple[dict[str, Any], float | None]:
-    """Return a cone beam's parameters with their lengths in mm, without the unit, and the unit in mm.
+    """Return parameters of an operator of IN_SLICES with their lengths in mm, without the unit, and the unit in mm.
 
     None: no unit is stated, and the parameters are returned as they are. Sizes that are left out are 1 in the unit.
 
@@ -49,13 +52,15 @@ def in_mm(where: str, operator: str, parameters: dict[str, Any]) -> tuple[dict[s
     if LENGTH_UNITS not in parameters:
         return parameters, None
     stated = parameters[LENGTH_UNITS]
-    if operator != "cone_beam":
-        raise ValueError(f"{where}: {LENGTH_UNITS} is for cone_beam, the operator is {operator!r:.40}; leave it out")
+    if operator not in IN_SLICES:
+        raise ValueError(
+            f"{where}: {LENGTH_UNITS} is for {' and '.join(IN_SLICES)}, the operator is {operator!r:.40}; leave it out"
+        )
     if stated not in _LENGTH_UNITS:
         *others, last = map(repr, _LENGTH_UNITS)
         raise ValueError(f"{where}: {LENGTH_UNITS} must be {', '.join(others)} or {last}, got {stated!r:.40}")
     factor = _LENGTH_UNITS[stated]
-    found = {"pitch": 1.0, "voxel_size": 1.0} | parameters  # ConeBeam's defaults
+    found = {"pitch": 1.0, "voxel_size": 1.0} | parameters  # the defaults of both
     del found[LENGTH_UNITS]
     for name in _CONE_LENGTHS:
         if name in found:
@@ -70,10 +75,10 @@ def per_mm(x: Any, factor: float | None) -> Any:
 
 
 def check_one_unit(where: str, name: str, stated: object, lengths: object) -> None:
-    """Refuse a dataset of a cone beam that states another unit than that of all lengths."""
+    """Refuse a dataset of such an operator that states another unit than that of all lengths."""
     if name in _CONE_LENGTHS and stated not in (None, lengths):
         raise ValueError(
-            f"{where}/{name} has the units {stated!r:.40}, but all lengths of a cone beam must be in one unit; state "
+            f"{where}/{name} has the units {stated!r:.40}, but all lengths must be in one unit; state "
             f"it in the attribute {LENGTH_UNITS} of {where.rpartition(' ')[2]}"
         )
 

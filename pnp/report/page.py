@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..io import SavedResult, atomic
+from ..io.hdf5_units import IN_SLICES
 from .candidates import candidate_charts
 from .error_bars import error_bars
 from .facts import notes, parameters_table, run_table, steps_list, summary
@@ -191,7 +192,7 @@ def _spacing(result: SavedResult) -> list[float]:
         transaxial, axial = size
         if transaxial > 0 and 0.01 < axial / transaxial < 100:
             return [1.0, 1.0, axial / transaxial]
-    if result.operator == "cone_beam" and isinstance(size, (tuple, list)) and len(size) == 3:
+    if result.operator in IN_SLICES and isinstance(size, (tuple, list)) and len(size) == 3:
         depth, height, width = size
         if all(isinstance(side, (int, float)) for side in size) and all(0.01 * s < width < 100 * s for s in size):
             return [1.0, height / width, depth / width]

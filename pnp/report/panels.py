@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ..io import SavedResult
+from ..io.hdf5_units import IN_SLICES
 
 Array = npt.NDArray[Any]
 LENSING_OPERATORS = ("kaiser_squires", "kaiser_squires_eb")
-VOLUME_OPERATORS = ("spect", "cone_beam")
+VOLUME_OPERATORS = ("spect", *IN_SLICES)
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Panel:
         role: "input" (a first estimate), "baseline", "reconstruction" or "truth".
         name: label on the page.
         values: images (N, H, W) or volumes (N, nx, ny, nz), real; N runs through the batch and its channels. Of a
-            cone-beam volume (D, H, W), x is the column, y the row and z the slice.
+            volume (D, H, W) of CT, x is the column, y the row and z the slice.
         mode: "E" or "B" for mass maps, else "".
     """
 
@@ -48,7 +49,7 @@ def find_panels(
 ) -> list[Panel]:
     """Return the pictures of a result in the order of the page.
 
-    Images are (B, C, H, W), volumes (B, C, nx, ny, nz), of a cone beam (B, C, D, H, W); missing leading axes are
+    Images are (B, C, H, W), volumes (B, C, nx, ny, nz), of CT (B, C, D, H, W); missing leading axes are
     added. Mass maps with two channels are E and B modes.
 
     Args:
@@ -70,7 +71,7 @@ def find_panels(
         array = _real(name, values)
         if not lensing:
             items = _items(name, array, result.operator in VOLUME_OPERATORS)
-            found.append(Panel(role, name, items.transpose(0, 3, 2, 1) if result.operator == "cone_beam" else items))
+            found.append(Panel(role, name, items.transpose(0, 3, 2, 1) if result.operator in IN_SLICES else items))
             continue
         both = array.ndim == 4 and array.shape[1] == 2
         found.append(Panel(role, f"{name}, E mode", _items(name, array[:, :1] if both else array, False), "E"))
@@ -117,6 +118,6 @@ def _items(name: str, array: Array, volume: bool) -> Array:
     """Return images as (N, H, W) or volumes as (N, nx, ny, nz)."""
     n_axes = 3 if volume or array.ndim == 5 else 2
     if not n_axes <= array.ndim <= n_axes + 2 or array.size == 0:
-        axes = "(B, C, nx, ny, nz), of a cone beam (B, C, D, H, W)," if n_axes == 3 else "(B, C, H, W)"
+        axes = "(B, C, nx, ny, nz), of CT (B, C, D, H, W)," if n_axes == 3 else "(B, C, H, W)"
         raise ValueError(f"report: {name!r:.120} must be {axes} and not empty, got {array.shape}")
     return array.reshape(-1, *array.shape[array.ndim - n_axes :])

@@ -21,6 +21,7 @@ from operators import (
     KaiserSquiresEB,
     LinearOperator,
     Mask,
+    ParallelBeam,
     Radon,
     gaussian_kernel,
 )
@@ -86,6 +87,10 @@ ROWS = {
             row_offset=-0.3,
             shift=torch.linspace(-2, 2, 5),
         ),
+    ),
+    "parallel-beam": Row(lambda: ParallelBeam((3, 6, 5), angles(5), pitch=1.2, voxel_size=(2.0, 1.5, 1.5))),
+    "parallel-beam-rows": Row(
+        lambda: ParallelBeam((4, 6, 5), angles(7), n_detectors=5, offset=torch.tensor([0.5, -0.2, 0.0, 1.1])),
     ),
     "radon-odd": Row(lambda: Radon((7, 7), angles(6))),
     "radon-even": Row(lambda: Radon((6, 8), angles(5), pitch=0.8, pixel_size=2.0), 2),

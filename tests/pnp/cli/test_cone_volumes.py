@@ -74,7 +74,6 @@ def test_files_without_a_unit_and_arrays(tmp_path):
     ("output", "options", "part"),
     [
         ("x.png", (), "volumes"),
-        ("x.h5", ("--rings",), "--rings"),
         ("x.h5", ("--operator", "spect"), "--operator"),
     ],
 )

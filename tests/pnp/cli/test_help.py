@@ -50,6 +50,7 @@ def test_options_of_two_commands_with_one_name_have_one_help() -> None:
     shared = set(one) & set(other) - {"measurements", "output", "overwrite"}
     common = {
         "rings",
+        "volume",
         "drift",
         "workers",
         "scheduler",

@@ -1,0 +1,261 @@
+"""A parallel-beam stack as volumes: slabs of neighbouring slices, each solved at once, with a prior across its slices.
+
+A stack that fits into memory is one slab. A larger one is cut into slabs of one size that overlap; of an overlap each
+slab keeps the half that is farther from its end, since a prior across slices lacks neighbours there. Every slab is an
+entry of `solve_stack`, so that runs resume, and failures stay where they are.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from operators import ParallelBeam, Radon
+
+from ..drivers.fingerprint import fingerprint
+from ..io.guards import usable_memory
+from .results_store import CHOICE, DONE, FACTS, FAILED, Parts, Summary
+from .slices import _result, solve_stack
+from .sources import FileSource, content_hash
+from .stack_result import StackResult
+
+HALO = 8
+"""Slices at an end of a slab that its neighbour keeps; chosen, not measured."""
+_SHARE = 0.6
+"""Share of the memory that slabs may take."""
+_VOLUMES, _VIEWS = 20, 10
+"""Volumes and sets of views, in float32, that a solve is reckoned to hold; counted with a margin, not measured."""
+
+
+@dataclass(frozen=True)
+class Slabs:
+    """Slabs of equal size that cover n slices.
+
+    Attributes:
+        n: slices of the stack.
+        size: slices of a slab.
+        halo: slices that are not kept at an end that is not the stack's.
+
+    >>> slabs = Slabs(20, 10, 2)
+    >>> [(slabs.rows(k), slabs.kept(k)) for k in range(len(slabs))]
+    [(slice(0, 10, None), slice(0, 8, None)), (slice(6, 16, None), slice(8, 14, None)), \
+(slice(10, 20, None), slice(14, 20, None))]
+    """
+
+    n: int
+    size: int
+    halo: int
+
+    def __post_init__(self) -> None:
+        if self.size < self.n and self.size <= 2 * self.halo:
+            raise ValueError(f"slabs of {self.size} slices must have more than {2 * self.halo}, their overlaps")
+
+    def __len__(self) -> int:
+        return 1 if self.size >= self.n else 1 + math.ceil((self.n - self.size) / self._step)
+
+    @property
+    def _step(self) -> int:
+        return self.size - 2 * self.halo
+
+    def rows(self, k: int) -> slice:
+        """Return the slices of slab k."""
+        first = min(k * self._step, self.n - self.size) if len(self) > 1 else 0
+        return slice(first, min(first + self.size, self.n))
+
+    def kept(self, k: int) -> slice:
+        """Return those that are kept: slabs cover every slice once."""
+        first = 0 if k == 0 else k * self._step + self.halo
+        return slice(first, self.n if k == len(self) - 1 else (k + 1) * self._step + self.halo)
+
+
+def plan(n: int, slice_shape: tuple[int, ...], views_shape: tuple[int, ...], n_workers: int) -> Slabs:
+    """Return the largest slabs that fit into memory.
+
+    Args:
+        n: slices.
+        slice_shape: (H, W).
+        views_shape: (n_angles, n_detectors) of a slice.
+        n_workers: slabs that are solved at a time.
+
+    Raises:
+        ValueError: memory holds no slab with its overlaps.
+    """
+    needed = 4 * (_VOLUMES * math.prod(slice_shape) + _VIEWS * math.prod(views_shape))
+    memory = usable_memory()
+    held = n if memory == math.inf else int(_SHARE * memory / n_workers / needed)
+    least, gib = min(n, 3 * HALO), 2**30
+    if held < least:
+        raise ValueError(
+            f"a volume of slices of {slice_shape[0]} x {slice_shape[1]} takes {needed * least / gib:.3g} GiB in "
+            f"slabs of {least} slices, and memory has {_SHARE * memory / n_workers / gib:.3g} for each; leave "
+            "--volume out, or take fewer workers"
+        )
+    if held >= n:
+        return Slabs(n, n, 0)
+    number = math.ceil((n - 2 * HALO) / (held - 2 * HALO))  # of nearly the same size
+    return Slabs(n, min(held, math.ceil((n - 2 * HALO) / number) + 2 * HALO), HALO)
+
+
+class SlabSource(FileSource):
+    """Views (n_slabs, 1, n_angles, size, n_detectors) of a file of sinograms (n, 1, n_angles, n_detectors).
+
+    Args:
+        path, caller: as of `FileSource`.
+        slabs: which slices belong to which slab.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], caller: str, slabs: Slabs) -> None:
+        super().__init__(path, caller)
+        if self.ndim != 4 or self.shape[0] not in (1, slabs.n) or self.shape[1] != 1:
+            raise ValueError(
+                f"{path}: '{self.dataset}' must be ({slabs.n}, 1, n_angles, n_detectors), got {self.shape}"
+            )
+        self._slabs, self._alike = slabs, self.shape[0] != slabs.n
+        self.shape = (len(slabs), 1, self.shape[2], slabs.size, self.shape[3])
+        self.ndim = 5
+
+    def __getitem__(self, part: Any) -> np.ndarray[Any, Any]:
+        """Read slabs, a slice of them."""
+        read = [super(SlabSource, self).__getitem__(self._rows(k)) for k in range(*part.indices(len(self._slabs)))]
+        slabs = [np.broadcast_to(v, (self.shape[3], *v.shape[1:])) for v in read]
+        return np.ascontiguousarray(np.stack([v[:, 0].swapaxes(0, 1)[None] for v in slabs]))
+
+    def _rows(self, k: int) -> slice:
+        return slice(0, 1) if self._alike else self._slabs.rows(k)
+
+    def sibling(self, name: str) -> Any:
+        """Return another dataset of the file, as a number or slabs of it; None if there is none."""
+        found = super().sibling(name)
+        return SlabSource(f"{self.path}::{name}", self.path.name, self._slabs) if hasattr(found, "shape") else found
+
+
+class SlabOperators:
+    """The operator of slab k.
+
+    Args:
+        operator: of the slices: `Radon`, or a function of the slice number that returns one; only offsets may differ.
+        slabs: which slices belong to which slab.
+        depth: distance of the slices.
+    """
+
+    def __init__(self, operator: Radon | Callable[[int], Any], slabs: Slabs, depth: float | None) -> None:
+        self._operator, self._slabs, self._depth = operator, slabs, depth
+
+    def __call__(self, k: int) -> ParallelBeam:
+        """Return the operator of slab k."""
+        rows = self._slabs.rows(k)
+        one: Any = self._operator
+        each = [one] if isinstance(one, Radon) else [one(d) for d in range(rows.start, rows.stop)]
+        first = each[0]
+        offset = first.offset if len(each) == 1 else np.array([float(op.offset) for op in each])
+        side = first.pixel_size
+        return ParallelBeam(
+            (rows.stop - rows.start, *first.shape),
+            first.angles,
+            n_detectors=first.n_detectors,
+            pitch=first.pitch,
+            offset=offset,
+            voxel_size=(side if self._depth is None else self._depth, side, side),
+        )
+
+
+def solve_slabs(
+    operator: Any,
+    y: str | os.PathLike[str],
+    denoiser: Any,
+    *,
+    output: str | os.PathLike[str],
+    slabs: Slabs,
+    noise_std: Any = None,
+    depth: float | None = None,
+    client: Any = None,
+    n_workers: int | None = None,
+    device: str = "cpu",
+    overwrite: bool = False,
+    progress: bool = False,
+    **options: Any,
+) -> StackResult:
+    """Run `solve_stack` on slabs of a stack, and write the slices that they keep as its run on slices would.
+
+    Args:
+        operator: `Radon`, or a function of the slice number that returns one.
+        y: path of sinograms (n, 1, n_angles, n_detectors).
+        denoiser: D(x, sigma) of volumes (B, 1, D, H, W).
+        output: the Zarr group of the slices; that of the slabs, output + ".slabs", is removed once they are finished.
+        slabs: how the stack is cut.
+        noise_std: a number, or the path of noise levels like y; None: those of the file, or estimated slab by slab.
+        depth: distance of the slices, in the operator's unit; None: a pixel's side.
+        client, n_workers, device, overwrite, progress, options: as of `solve_stack`.
+    """
+    folder = Path(output).resolve()
+    working = folder.with_name(folder.name + ".slabs")
+    views = SlabSource(y, "solve_slabs", slabs)
+    noise = SlabSource(noise_std, "solve_slabs", slabs) if isinstance(noise_std, (str, os.PathLike)) else noise_std
+    settings = {name: fingerprint(value) for name, value in options.items()}
+    settings |= {"slabs": str(slabs), "operator": fingerprint(operator), "denoiser": fingerprint(denoiser)}
+    settings |= {"measurements": content_hash(views)}
+    settings["noise_std"] = content_hash(noise) if isinstance(noise, SlabSource) else fingerprint(noise)
+    parts = Parts.resume(folder, settings, overwrite=overwrite, caller="solve_slabs")
+    if parts is not None and not (parts.ledger() != DONE).any():
+        return _result(parts, folder, 0, 0.0, None)
+    result = solve_stack(
+        SlabOperators(operator, slabs, depth),
+        views,
+        denoiser,
+        output=working,
+        client=client,
+        n_workers=n_workers,
+        noise_std=noise,
+        device=device,
+        overwrite=overwrite,
+        progress=progress,
+        **options,
+    )
+    if not working.exists():  # Ctrl-C before anything was solved
+        return replace(result, output=folder, n=slabs.n)
+    found = Parts(working)
+    if parts is None:
+        image = found.array("image")
+        parts = Parts.create(folder, slabs.n, (1, *image.shape[-2:]), image.dtype, settings)
+    computed = _spread(found, parts, slabs)
+    if result.stop is None and not result.failed:
+        shutil.rmtree(working)
+    return _result(parts, folder, computed, result.seconds, result.stop)
+
+
+def _spread(found: Parts, parts: Parts, slabs: Slabs) -> int:
+    """Copy the slices that slabs keep, with what is known of their slab; return how many were new."""
+    ledger, reasons, warnings, choices = found.ledger(), found.reasons(), found.warnings(), found.choices()
+    facts, rejected, done = np.asarray(found.array("facts")[:]), found.n_rejected(), parts.ledger() == DONE
+    new = 0
+    for k, state in enumerate(ledger):
+        kept, first = slabs.kept(k), slabs.rows(k).start
+        fresh = [d for d in range(kept.start, kept.stop) if not done[d]]
+        if state == FAILED:
+            for d in fresh:
+                parts.finish(Summary(d, None, reasons[k]))
+        if state != DONE or not fresh:
+            continue
+        images = np.asarray(found.array("image")[k])
+        for d in fresh:
+            own = d == kept.start  # what concerns the slab is told once
+            choice = choices.get(k)
+            parts.finish(
+                Summary(
+                    d,
+                    tuple(facts[k][: len(FACTS)]),
+                    warnings=warnings.get(k, ()) if own else (),
+                    n_rejected=int(rejected[k]) if own else 0,
+                    choice=None if choice is None else tuple(choice[: len(CHOICE)]),  # type: ignore[arg-type]
+                ),
+                images[None, :, d - first],
+            )
+            new += 1
+    return new
