@@ -35,6 +35,10 @@ def seen_from(phi: int, volume: np.ndarray = VOLUME) -> np.ndarray:
     return side if phi % 360 == 90 else side[:, ::-1]
 
 
+QUARTERS = np.stack([seen_from(phi) for phi in (0, 90, 180, 270)])
+"""What the eye sees from behind the patient, from his left, from before him and from his right."""
+
+
 def items(*contents: dict[str, Any]) -> Sequence:
     found = []
     for content in contents:

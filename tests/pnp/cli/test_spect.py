@@ -30,6 +30,7 @@ from operators import SPECT, collimator_fwhm
 from pnp import osem
 from pnp.cli.problem import build_operator, read_problem
 from pnp.io import read_nifti, read_result, write_measurements, write_nifti
+from pnp.spect import intrinsic_fwhm, lead_attenuation
 
 
 @pytest.fixture
@@ -239,7 +240,9 @@ def test_from_simind_with_its_collimator_and_a_ct(monkeypatch, scan, tmp_path, c
     np.testing.assert_array_equal(data.y, y)
     assert data.parameters["angles"] == pytest.approx(ANGLES.numpy())  # clockwise from the feet: to the left first
     np.testing.assert_allclose(np.unique(data.parameters["attenuation"]), [0, 0.0135], rtol=2e-3)
-    expected = collimator_fwhm(24, 230.0, voxel_size=VOXEL, hole_diameter=2.94, hole_length=40.64, intrinsic=3.8)
+    sheet = {"hole_diameter": 2.94, "hole_length": 40.64, "septal_attenuation": lead_attenuation(208.0)}
+    sheet["intrinsic"] = intrinsic_fwhm(3.8, 208.0)
+    expected = collimator_fwhm(24, 230.0, voxel_size=VOXEL, **sheet)
     np.testing.assert_allclose(data.parameters["fwhm"], expected.expand(VIEWS, -1), rtol=1e-6)
 
 
