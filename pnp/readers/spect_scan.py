@@ -229,3 +229,25 @@ class SpectScan:
 
     def _listed(self) -> str:
         return ", ".join(f"{k}: {w.name[:24]} {w.energies}" for k, w in enumerate(self.windows[:4]))
+
+
+def join_windows(*scans: SpectScan) -> SpectScan:
+    """Return one scan with the energy windows of several files of it, in their order; all else is the first's.
+
+    Raises:
+        ValueError: the files are of different scans: other angles, bins or sizes.
+    """
+    first = scans[0]
+    for other in scans[1:]:
+        for what, mine, its in (
+            ("bins", first.y.shape[1:], other.y.shape[1:]),
+            ("pixel_size_mm", first.pixel_size_mm, other.pixel_size_mm),
+            ("angles", first.angles, other.angles),
+        ):
+            if np.shape(mine) != np.shape(its) or not np.allclose(mine, its, rtol=1e-5, atol=1e-5):
+                raise ValueError(
+                    f"{other.path}: {what} must be as in {first.path}, of which it is another energy window; got "
+                    f"{str(its)[:60]} for {str(mine)[:60]}"
+                )
+    windows = tuple(window for scan in scans for window in scan.windows)
+    return replace(first, y=np.concatenate([scan.y for scan in scans]), windows=windows)
