@@ -143,6 +143,24 @@ def write_picture(output: Path, x: Any, data: Measurements, overwrite: bool) -> 
     )
 
 
+def write_dicom(output: Path, result: Result, data: Measurements, like: Path | None, overwrite: bool) -> Path:
+    """Write a volume of SPECT as DICOM NM, in the study of a DICOM file if one is given."""
+    from ..io.dicom_nm import write_dicom_nm
+
+    size, x = data.parameters["voxel_size"], result.x.cpu().numpy()
+    write_dicom_nm(
+        output,
+        x[0, 0],
+        size,
+        centre_mm=data.centre_mm,
+        like=like,
+        description=ACTIVITY[:64],
+        unit="{counts}",
+        overwrite=overwrite,
+    )
+    return output
+
+
 def save(
     output: Path,
     result: Result,

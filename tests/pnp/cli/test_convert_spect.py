@@ -7,12 +7,13 @@ from typing import Any
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 from command import run
-from spect_files import QUARTERS, write_interfile, write_nm
+from spect_files import QUARTERS, placed, write_interfile, write_nm
 
 from pnp.cli.problem import read_problem
-from pnp.io import read_measurements
+from pnp.io import read_measurements, read_result
 from pnp.readers import join_windows, read_interfile
 from pnp.spect import lead_attenuation
 
@@ -158,3 +159,27 @@ def test_a_ct_with_another_origin_is_not_taken_as_centred(monkeypatch, capsys, t
     assert code == 2 and "--volume-centre" in err[-1]
     code, _, err = ends(monkeypatch, capsys, *options, "--volume-centre", "900,0,0")
     assert code == 2 and "not at one place" in err[-1]
+
+
+def test_from_views_in_a_study_to_volumes_in_it(monkeypatch, capsys, tmp_path):
+    """The axis at (12, -7), the views' middle at 900: NIfTI, HDF5 and DICOM have the volume there."""
+    place = placed(180, (12.0, -7.0, 900.0))
+    views = write_nm(tmp_path / "a.dcm", QUARTERS, detector=place, PatientID="17", FrameOfReferenceUID="1.2.6")
+    assert ends(monkeypatch, capsys, views, "-o", tmp_path / "y.h5")[0] == 0
+    osem = ("osem", tmp_path / "y.h5", "--iterations", 2, "--subsets", 2, "-o")
+    for name, more in (("x.nii.gz", ()), ("x.h5", ()), ("x.dcm", ("--like", views))):
+        assert run(monkeypatch, *osem, tmp_path / name, *more) == 0
+        said = capsys.readouterr()
+        assert "OSEM, 2 iterations of 2 subsets of 2 views, 4 updates" in said.out and "rtol" not in said.out + said.err
+    image = nibabel.load(tmp_path / "x.nii.gz")
+    np.testing.assert_allclose(image.affine @ [2.5, 2.5, 1, 1], [-12, 7, 900, 1], atol=1e-3)
+    assert int(image.header["sform_code"]) == 1 and b"counts" in image.header["descrip"].item()
+    assert read_result(tmp_path / "x.h5").centre_mm == pytest.approx((12, -7, 900), abs=1e-3)
+    data = pydicom.dcmread(tmp_path / "x.dcm")
+    first = np.array(data.DetectorInformationSequence[0].ImagePositionPatient, float)
+    np.testing.assert_allclose(first + np.array([12.0, 12.0, 5.0]), [12, -7, 900], atol=1e-3)
+    assert (data.PatientID, data.FrameOfReferenceUID) == ("17", "1.2.6")
+    values = data.pixel_array.transpose(2, 1, 0) * float(data.RescaleSlope)
+    np.testing.assert_allclose(values, image.get_fdata(), atol=float(data.RescaleSlope))
+    assert run(monkeypatch, *osem, tmp_path / "z.nii", "--like", views) == 2
+    assert "--like" in capsys.readouterr().err

@@ -210,7 +210,10 @@ def test_from_a_dicom_file_to_a_volume(monkeypatch, scan, tmp_path, capsys):
     )
     options = (*options, *mu, "--attenuation-unit", "1/cm")
     assert run(monkeypatch, "convert", tmp_path / "a.dcm", "-o", tmp_path / "y.h5", *options) == 0
-    assert "with attenuation and scatter of 177-187 keV and 227-237 keV (peak 187-227 keV) and the resp" in capsys.readouterr().out
+    assert (
+        "with attenuation and scatter of 177-187 keV and 227-237 keV (peak 187-227 keV) and the resp"
+        in capsys.readouterr().out
+    )
     data = read_problem(tmp_path / "y.h5")
     np.testing.assert_array_equal(data.y, y)
     np.testing.assert_allclose(data.background, scatter, rtol=0.1)  # rounded to whole counts in the narrow windows

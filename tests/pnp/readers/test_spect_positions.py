@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from reader_files import refused
-from spect_files import NX, NZ, QUARTERS, VOLUME, items, seen_from, write_interfile, write_nm
+from spect_files import NX, NZ, QUARTERS, VOLUME, items, placed, seen_from, write_interfile, write_nm
 
 from pnp.readers import SpectScan, read_dicom_nm, read_interfile
 
@@ -138,20 +138,6 @@ def test_simind_start_angles_in_both_senses(tmp_path):
 
 
 # ------------------------------------------------------------------------------------------- the study's frame
-
-
-def placed(start: int, centre: tuple[float, float, float], radius: float = 230.0) -> dict[str, Any]:
-    """A detector at DICOM's angle whose first pixel is where an axis through this centre puts it."""
-    phi = np.deg2rad(start)
-    outwards = np.array([np.sin(phi), np.cos(phi), 0.0])
-    along, down = np.array([-np.cos(phi), np.sin(phi), 0.0]), np.array([0, 0, -1.0])
-    first = np.array(centre) + radius * outwards - along * 4.8 * (NX - 1) / 2 - down * 5.0 * (NZ - 1) / 2
-    return {
-        "StartAngle": str(start),
-        "RadialPosition": [str(radius)],
-        "ImagePositionPatient": [f"{v:.4f}" for v in first],
-        "ImageOrientationPatient": [f"{v:.6f}" for v in (*along, *down)],
-    }
 
 
 @pytest.mark.parametrize("start", [0, 90, 180, 225])
