@@ -94,6 +94,7 @@ _REMEDIES = {
     r"give the (?:volume's )?centre\b(?: if it is elsewhere)?": "give --volume-centre x,y,z",
     r"^SpectScan\.scatter: ": "",
     r"\bGive the collimator in mm\b": "Give --collimator in mm",
+    r"give ct_kev\b": "give --ct-kev",
     r"radius_mm must be": "--radius must be",
 }
 """Options for what warnings and errors say in Python."""
@@ -305,6 +306,8 @@ def _attenuation(options: SpectOptions, energy: float | None, scan: SpectScan) -
     found, unit = read_attenuation(path), options.attenuation_unit
     if unit not in (None, "HU", *PER_MM):
         raise ValueError(f"--attenuation-unit must be 1/mm, 1/cm or HU, got {unit!r}")
+    if options.ct_kev is not None:
+        found = found._replace(notes=tuple(note for note in found.notes if "ct_kev" not in note))
     values, unit = found.values, unit or found.unit or "1/mm"
     for option, value in (("--energy", energy), ("--ct-kev", options.ct_kev)):
         if unit != "HU" and value is not None:

@@ -24,6 +24,8 @@ from .spect_header import Header
 
 _Array = npt.NDArray[Any]
 _TYPES = {"short float": "f", "float": "f", "long float": "f", "signed integer": "i", "unsigned integer": "u"}
+TUBE_KV = 120.0
+"""Voltage of a tube whose effective energy is the 70 keV of `pnp.spect.attenuation_from_hu`."""
 _MIN_OVERLAP = 0.5
 """Part of a map's attenuation that must lie inside the volume, or of the volume inside the map."""
 
@@ -150,7 +152,21 @@ def _dicom(path: Path) -> PlacedMap:
     matrix = np.eye(4)
     matrix[:3, 0], matrix[:3, 1] = axes[:3] * dx, axes[3:] * dy
     matrix[:3, 2], matrix[:3, 3] = np.cross(axes[:3], axes[3:]) * dz, first
-    return PlacedMap(slices.volume.transpose(2, 1, 0), matrix, True, slices.unit)
+    return PlacedMap(slices.volume.transpose(2, 1, 0), matrix, True, slices.unit, _of_tube(path))
+
+
+def _of_tube(path: Path) -> tuple[str, ...]:
+    """Return a sentence where the tube's voltage is not the one for which the conversion's default energy is."""
+    from pydicom import dcmread
+
+    file = path if path.is_file() else min(f for f in path.iterdir() if f.is_file() and not f.name.startswith("."))
+    with reading(file, "DICOM"):
+        voltage = dcmread(file, stop_before_pixels=True, specific_tags=["KVP"], force=True).get("KVP")
+    if voltage is None or voltage == "" or float(voltage) == TUBE_KV:
+        return ()
+    return (
+        f"the CT's tube was at {float(voltage):g} kV; the effective energy taken, 70 keV, is that of 120 kV: give ct_kev",
+    )
 
 
 def _interfile(path: Path) -> PlacedMap:

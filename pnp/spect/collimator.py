@@ -55,9 +55,8 @@ def intrinsic_fwhm(fwhm_mm: float, energy_kev: float) -> float:
     7.6
     """
     energy = check_number("energy_kev", energy_kev, above=0, caller="intrinsic_fwhm")
-    return check_number("fwhm_mm", fwhm_mm, above=0, or_equal=True, caller="intrinsic_fwhm") * math.sqrt(
-        REFERENCE_KEV / energy
-    )
+    at_reference = check_number("fwhm_mm", fwhm_mm, above=0, or_equal=True, caller="intrinsic_fwhm")
+    return float(at_reference) * math.sqrt(REFERENCE_KEV / float(energy))
 
 
 def collimator_doubt(collimator_mm: Mapping[str, float]) -> str:

@@ -72,7 +72,7 @@ def _same_grid(
     last = np.array(shape) - 1
     if len(set(order.tolist())) < 3 or np.abs((step[:3, :3] - exact) @ np.diag(last)).max() > _EQUAL:
         return None
-    turned = np.flip(volume.transpose(order), [k for k in range(3) if signs[k] < 0])
+    turned = np.flip(volume.transpose(order), tuple(k for k in range(3) if signs[k] < 0))
     first = np.array([0 if signs[k] > 0 else last[k] for k in range(3)], dtype=np.float64)
     if turned.shape != shape or np.abs(step[order, 3] - first).max() > _EQUAL:
         return None

@@ -8,7 +8,7 @@ import pytest
 from reader_files import refused
 from spect_files import QUARTERS, write_nm
 
-from pnp.io.dicom_nm import write_dicom_nm
+from pnp.io import write_dicom_nm
 
 X = np.random.default_rng(3).random((5, 5, 4)).astype("f4") * 7
 

@@ -124,7 +124,7 @@ def test_shifts_and_places_that_are_not_known(tmp_path):
     assert "(12, 0, 0)" in said[0]
 
 
-def ct_series(folder: Path, *, reverse: bool = False) -> None:
+def ct_series(folder: Path, *, reverse: bool = False, kvp: str = "120") -> None:
     """A CT of the box as PS3.3 C.7.6.2 has it: the first pixel's centre, and the directions of rows and columns."""
     folder.mkdir()
     shape, size, dz = (48, 44, 30), 2.0, 2.5
@@ -142,7 +142,7 @@ def ct_series(folder: Path, *, reverse: bool = False) -> None:
         data.Rows, data.Columns, data.PixelSpacing = shape[1], shape[0], [str(size)] * 2
         data.ImagePositionPatient = [f"{v:g}" for v in first + np.array([0, 0, k * dz])]
         data.ImageOrientationPatient = ["1", "0", "0", "0", "1", "0"]
-        data.SliceThickness, data.RescaleSlope, data.RescaleIntercept = str(dz), "1", "-1024"
+        data.KVP, data.SliceThickness, data.RescaleSlope, data.RescaleIntercept = kvp, str(dz), "1", "-1024"
         data.BitsAllocated = data.BitsStored = 16
         data.HighBit, data.PixelRepresentation, data.SamplesPerPixel = 15, 0, 1
         data.PhotometricInterpretation = "MONOCHROME2"
@@ -158,6 +158,8 @@ def test_a_ct_series_by_its_positions(tmp_path, reverse):
     result, said = placed(tmp_path / "ct", lambda hu: 0.015 * (1 + hu / 1000))
     assert_in_place(result, rtol=0.05)
     assert said == []
+    ct_series(tmp_path / "low", kvp="80")
+    assert "80 kV" in placed(tmp_path / "low", lambda hu: 0.015 * (1 + hu / 1000))[1][0]
 
 
 HV = """!INTERFILE :=
