@@ -165,7 +165,8 @@ def _of_tube(path: Path) -> tuple[str, ...]:
     if voltage is None or voltage == "" or float(voltage) == TUBE_KV:
         return ()
     return (
-        f"the CT's tube was at {float(voltage):g} kV; the effective energy taken, 70 keV, is that of 120 kV: give ct_kev",
+        f"the CT's tube was at {float(voltage):g} kV; the effective energy taken, 70 keV, is that of {TUBE_KV:g} kV: "
+        "give ct_kev",
     )
 
 
