@@ -43,6 +43,8 @@ SETTINGS = {
     "max_iter": "--max-iter",
 } | {name: f"--{name}" for name in ("denoiser", "bounds", "strength", "algorithm")}
 """Where the settings of a run are from, by the names that a folder of slices holds."""
+ACTIVITY = "SPECT: expected counts in a view, without attenuation, per voxel"
+"""What the numbers of a SPECT volume are, for the header of its file."""
 MAX_MESSAGE_LENGTH = 398
 """Maximum length of a message on stderr, in characters."""
 
@@ -131,8 +133,33 @@ def write_picture(output: Path, x: Any, data: Measurements, overwrite: bool) -> 
     if data.operator in IN_SLICES and output.name.lower().endswith(NIFTI):
         _write_volume(output, x[0], data, overwrite)
         return
-    voxel_mm = data.parameters["voxel_size"] if data.operator == "spect" else None
-    write_image(output, x[0] if len(x) == 1 else x, voxel_size_mm=voxel_mm, overwrite=overwrite)
+    is_spect = data.operator == "spect"
+    write_image(
+        output,
+        x[0] if len(x) == 1 else x,
+        voxel_size_mm=data.parameters["voxel_size"] if is_spect else None,
+        centre_mm=data.centre_mm if is_spect else None,
+        description=ACTIVITY if is_spect else "",
+        overwrite=overwrite,
+    )
+
+
+def write_dicom(output: Path, result: Result, data: Measurements, like: Path | None, overwrite: bool) -> Path:
+    """Write a volume of SPECT as DICOM NM, in the study of a DICOM file if one is given."""
+    from ..io.dicom_nm import write_dicom_nm
+
+    size, x = data.parameters["voxel_size"], result.x.cpu().numpy()
+    write_dicom_nm(
+        output,
+        x[0, 0],
+        size,
+        centre_mm=data.centre_mm,
+        like=like,
+        description=ACTIVITY[:64],
+        unit="{counts}",
+        overwrite=overwrite,
+    )
+    return output
 
 
 def save(
@@ -173,6 +200,7 @@ def save(
         candidates=result.candidates,
         length_units=data.length_units,
         error_bars=error_bars,
+        centre_mm=data.centre_mm,
         overwrite=overwrite and written == output,
     )
     return written

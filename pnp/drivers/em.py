@@ -45,6 +45,11 @@ Measured on simulated SPECT scans, at misfits above 3: by 0.69/k or more where A
 over five decades); by less than the limit after 4 to 24 iterations where views are in the wrong order, the background
 is wrong or a pixel is hot.
 """
+UNEXPLAINED, UNEXPLAINED_SIGMAS = 0.1, 4.0
+"""Part of the counts, and their standard deviations, by which those that x explains may differ from those measured.
+
+Measured on 790 counts in 60 views: 1 % of the counts in MLEM, 3 % for 4 subsets, 29 % for 30, 32 % for 60.
+"""
 CONCENTRATED = 0.4
 """Share of the misfit in the largest 1 % of the residuals from which on these are outliers.
 
@@ -221,7 +226,8 @@ def _em(
     expected = operator.A(x) + r if expected is None else expected
     misfit = _pearson(y, expected)
     n_seen = int(reduce(torch.logical_or, (s.seen for s in subsets)).sum())
-    said = _judge(misfit, y, expected, monitor.history["deviance"], n_seen)
+    said = _doubt_of_subsets(n_subsets, y, expected, r, n_seen)
+    said = said or _judge(misfit, y, expected, monitor.history["deviance"], n_seen)
     answer = x.cpu().numpy() if is_numpy else x
     return Result(answer, monitor.n_iter, monitor.stop, monitor.history, None, None, misfit, said)
 
@@ -269,6 +275,19 @@ def _pearson(y: Tensor, expected: Tensor) -> float:
     m = expected.double()
     reached = m > 0
     return float(((m - y).square() / m)[reached].mean()) if bool(reached.any()) else 0.0
+
+
+def _doubt_of_subsets(n: int, y: Tensor, expected: Tensor, r: Tensor, n_seen: int) -> tuple[str, ...]:
+    """Return what is wrong where so few counts are in a subset that the last one decides how many x holds."""
+    counts, explained = float(y.sum(dtype=torch.float64)), float(expected.sum(dtype=torch.float64))
+    off = explained - counts
+    is_off = abs(off) > max(UNEXPLAINED * counts, UNEXPLAINED_SIGMAS * math.sqrt(counts))
+    if n == 1 or not is_off or counts / n > n_seen or float(r.sum(dtype=torch.float64)) >= counts:
+        return ()
+    return (
+        f"x explains {abs(off) / counts:.0%} {'more' if off > 0 else 'fewer'} counts than were measured: {n} subsets "
+        f"are too many for {counts:.4g} counts, {counts / n:.3g} in each; use fewer, or mlem, which keeps the total",
+    )
 
 
 def _judge(misfit: float, y: Tensor, expected: Tensor, deviance: list[float], n_unknown: int) -> tuple[str, ...]:

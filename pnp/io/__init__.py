@@ -1,6 +1,7 @@
 """Read and write files: images in common formats, measurements and results in one HDF5 layout."""
 
 from .atomic import atomic, check_output
+from .dicom_nm import write_dicom_nm
 from .fits import read_fits_maps, write_fits_maps
 from .hdf5 import Measurements, SavedResult, read_measurements, read_result, write_measurements, write_result
 from .hdf5_error_bars import SavedErrorBars
@@ -21,6 +22,7 @@ __all__ = [
     "read_measurements",
     "read_nifti",
     "read_result",
+    "write_dicom_nm",
     "write_fits_maps",
     "write_image",
     "write_measurements",

@@ -11,6 +11,7 @@
     /noise_std       scalar or an array that broadcasts against the measurements; infinity: no information
     /reference       (B, C, H, W), optional
     /background      expected counts added to A x, a scalar or an array that broadcasts, optional    (measurements)
+    /centre_mm       (3,), optional: the middle of a volume of SPECT in the study's frame (`hdf5_place.py`)
 
 Angles are stored with their unit, "rad" or "deg", and are read in radians; the lengths and attenuations of SPECT with
 theirs, and are read in mm and 1/mm; the lengths of a cone beam are in one unit, which the attribute length_units of
@@ -34,6 +35,7 @@ from .atomic import atomic_hdf5
 from .guards import ALWAYS_ALLOWED_BYTES
 from .hdf5_candidates import Tried, columns_of, rows_of
 from .hdf5_error_bars import SavedErrorBars, read_error_bars, write_error_bars
+from .hdf5_place import read_centre, write_centre
 from .hdf5_safe import listed, numbers, open_hdf5, plain, whole
 from .hdf5_units import IN_SLICES, LENGTH_UNITS, check_one_unit, in_mm, per_mm, unit_factor, units_of
 
@@ -52,8 +54,7 @@ class Measurements:
     Attributes:
         y: measurements (B, C, ...).
         operator: the operator's name, a key of `operators.OPERATORS`, e.g. "radon".
-        parameters: the arguments of its constructor; angles in radians; for SPECT, lengths in mm and
-            attenuation in 1/mm.
+        parameters: the arguments of its constructor; angles in radians; for SPECT, in mm and 1/mm.
         noise_std: noise standard deviation, a number or an array that broadcasts against y; None: not known.
         reference: the true image (B, C, H, W) where it is known, for a figure of merit only.
         units: unit of y, "1" where it has none.
@@ -61,6 +62,7 @@ class Measurements:
         collimator: SPECT's collimator, where the file has it instead of fwhm: radius, a number or (n_views,),
             hole_diameter, hole_length and further arguments of `operators.collimator_fwhm`, in mm and 1/mm.
         length_units: of a cone beam, "mm" where the file states the unit of its lengths, else "".
+        centre_mm: of SPECT, where the volume's middle lies in the study's frame (DICOM's); None: not known.
     """
 
     y: _Array
@@ -72,6 +74,7 @@ class Measurements:
     background: float | _Array | None = None
     collimator: dict[str, Any] = field(default_factory=dict)
     length_units: str = ""
+    centre_mm: tuple[float, float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,7 @@ class SavedResult:
             standard_error) as in `Result.candidates`; empty where nothing was tried.
         length_units: of a cone beam, "mm" where the file states the unit of its lengths, else "".
         error_bars: standard deviations and intervals of the pixels, means of regions; None: the file has none.
+        centre_mm: as that of `Measurements`.
     """
 
     x: _Array
@@ -109,6 +113,7 @@ class SavedResult:
     candidates: tuple[tuple[Tried, ...], ...] = ()
     length_units: str = ""
     error_bars: SavedErrorBars | None = None
+    centre_mm: tuple[float, float, float] | None = None
 
 
 def write_measurements(
@@ -123,6 +128,7 @@ def write_measurements(
     background: npt.ArrayLike | None = None,
     collimator: Mapping[str, Any] | None = None,
     length_units: str = "",
+    centre_mm: tuple[float, float, float] | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write measurements and what is needed to invert them; the file appears whole or not at all.
@@ -132,13 +138,13 @@ def write_measurements(
         y: measurements (B, C, ...), floating point.
         operator: name of the operator, e.g. "radon".
         parameters: the operator's constructor arguments, angles in radians; for SPECT, in mm and 1/mm.
-        noise_std: noise standard deviation, in the units of y: a scalar or an array that broadcasts against
-            y.
+        noise_std: noise standard deviation, in the units of y: a scalar or an array that broadcasts.
         reference: the true image (B, C, H, W), if known.
         units: unit of y.
         background: expected counts added to A x, a scalar or an array that broadcasts against y.
         collimator: arguments of `operators.collimator_fwhm`, instead of the parameter fwhm, in mm and 1/mm.
         length_units: of a cone beam, the unit of its lengths, "mm", "cm" or "m", and of x, per it; "": not known.
+        centre_mm: of SPECT, where the volume's middle lies in the study's frame (DICOM's); None: not known.
         overwrite: replace a file of that name.
 
     Raises:
@@ -150,6 +156,7 @@ def write_measurements(
         _write_problem(file, operator, parameters, noise_std, reference, length_units)
         if background is not None:
             _store(file, "background", background, units=units)
+        write_centre(file, centre_mm)
         if collimator:
             _write_parameters(file.create_group("operator/collimator"), operator, collimator)
 
@@ -170,6 +177,7 @@ def write_result(
     candidates: Sequence[Any] = (),
     length_units: str = "",
     error_bars: SavedErrorBars | None = None,
+    centre_mm: tuple[float, float, float] | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write a reconstruction x (B, C, H, W) and how it was made; the file appears whole or not at all.
@@ -189,6 +197,7 @@ def write_result(
         candidates: what strength="auto" tried, as `Result.candidates`.
         length_units: of a cone beam, "mm" where its lengths are in mm and x is per mm; "": the unit is not known.
         error_bars: standard deviations and intervals of the pixels, if there are any.
+        centre_mm: as in `write_measurements`.
         overwrite: replace a file of that name.
 
     Raises:
@@ -212,6 +221,7 @@ def write_result(
             _write_rejected(file, rejected)
         for name, values in columns_of(candidates).items():
             _store(file, f"candidates/{name}", values)
+        write_centre(file, centre_mm)
         if error_bars is not None:
             write_error_bars(file, error_bars)
 
@@ -235,7 +245,8 @@ def read_measurements(path: str | os.PathLike[str], *, operator: str | None = No
         background = _scalar_or_array(path, file, "background")
         group = file["operator"].get("collimator")
         collimator = _read_parameters(path, group, name) if isinstance(group, h5py.Group) else {}
-        return Measurements(y, name, parameters, noise_std, reference, units, background, collimator, lengths)
+        known = y, name, parameters, noise_std, reference, units, background, collimator, lengths
+        return Measurements(*known, read_centre(path, file))
 
 
 def read_result(path: str | os.PathLike[str]) -> SavedResult:
@@ -265,6 +276,7 @@ def read_result(path: str | os.PathLike[str]) -> SavedResult:
             candidates=rows_of(path, tried),
             length_units=lengths,
             error_bars=read_error_bars(path, file, x.shape),
+            centre_mm=read_centre(path, file),
         )
 
 

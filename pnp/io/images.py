@@ -93,6 +93,8 @@ def write_image(
     dataset: str = "image",
     bits: Literal[8, 16] = 8,
     voxel_size_mm: float | tuple[float, ...] | None = None,
+    centre_mm: tuple[float, float, float] | None = None,
+    description: str = "",
     overwrite: bool = False,
 ) -> None:
     """Write an image (H, W) or (C, H, W) to a PNG, TIFF, NPY, FITS or HDF5 file, a volume to NIfTI, NPY or HDF5.
@@ -106,6 +108,8 @@ def write_image(
         dataset: name of the dataset in an HDF5 file.
         bits: bits of a PNG's channels, 8 or 16 (0..65535).
         voxel_size_mm: side of a volume's voxel, or (transaxial, axial) or (x, y, z), in mm. Only NIfTI keeps it.
+        centre_mm: where the volume's middle lies in the study, as in `write_nifti`, which alone keeps it.
+        description: what the numbers of a volume are, likewise.
         overwrite: replace a file of that name.
 
     Raises:
@@ -122,7 +126,7 @@ def write_image(
     channels = 1 if pixels.ndim == 2 else pixels.shape[0]
     name = check_image_output(path, channels, volume=is_volume, overwrite=overwrite).name.lower()
     if voxel_size_mm is not None and name.endswith(NIFTI):
-        write_nifti(path, pixels, voxel_size_mm, overwrite=overwrite)
+        write_nifti(path, pixels, voxel_size_mm, centre_mm=centre_mm, description=description, overwrite=overwrite)
         return
     if name.endswith(".png") and not np.isfinite(pixels).all():
         raise ValueError("write_image: PNG has no place for NaN or infinity; use .tif, .npy or .h5")

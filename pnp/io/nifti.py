@@ -4,7 +4,9 @@ NIfTI's world is RAS+, x to the right and y to the front, in mm: a voxel (i, j, 
 
     -dx (i - (nx-1)/2),  -dy (j - (ny-1)/2),  dz (k - (nz-1)/2),
 
-the middle of the grid, where the axis of rotation runs, at the origin. A cone-beam volume (D, H, W) has the same order
+the middle of the grid, where the axis of rotation runs, at the origin, or where the study's own frame has it: only
+then do the codes say that these are the scanner's coordinates (1); else sform_code is 0 and qform_code 2, the
+directions of the patient's axes with an origin of our own. A cone-beam volume (D, H, W) has the same order
 of axes, (x, y, z) = (column, row, slice), and dx in place of -dx: the world is X, Y, Z of `ConeBeam`. R. W. Cox et al.,
 A (sort of) new image data format standard: NIfTI-1, NeuroImage 22 (2004) e1440.
 """
@@ -27,6 +29,8 @@ from .guards import check_claim, check_file, check_memory, reading
 
 NIFTI = (".nii", ".nii.gz")
 _MM_PER_UNIT = {"mm": 1.0, "unknown": 1.0, "meter": 1000.0, "micron": 1e-3}
+_DESCRIPTION_BYTES = 79
+"""Bytes of NIfTI's `descrip`, less the one that ends it."""
 _MAX_OBLIQUENESS = 1e-3
 """Largest deviation of an axis from one of the patient's, over its length, that is taken for rounding."""
 
@@ -38,6 +42,8 @@ def write_nifti(
     *,
     axes: Literal["LPS", "RPS"] = "LPS",
     unit: Literal["mm", "unknown"] = "mm",
+    centre_mm: tuple[float, float, float] | None = None,
+    description: str = "",
     overwrite: bool = False,
 ) -> None:
     """Write a volume (nx, ny, nz) as float32, in the axes of SPECT; the file appears whole or not at all.
@@ -48,6 +54,9 @@ def write_nifti(
         voxel_size_mm: side of a voxel in mm; or (transaxial, axial), or (x, y, z).
         axes: where x, y and z point: "LPS", left, back and head, of SPECT; "RPS" of a cone-beam volume, transposed.
         unit: "unknown" where voxel_size_mm are in another unit, which the file then says.
+        centre_mm: where the middle of the volume lies in the scanner's frame of the study, x to the left, y back and z
+            to the head (DICOM's); None: not known.
+        description: what the numbers are, with their unit, at most 80 characters: `descrip`.
         overwrite: replace a file of that name.
 
     Raises:
@@ -60,7 +69,10 @@ def write_nifti(
         raise ValueError(f"write_nifti: axes must be 'LPS' or 'RPS', got {axes!r:.40}")
     if unit not in ("mm", "unknown"):
         raise ValueError(f"write_nifti: unit must be 'mm' or 'unknown', got {unit!r:.40}; give voxel_size_mm in mm")
-    image, name = _image(values, _sizes(voxel_size_mm), unit, axes), Path(path).name.lower()
+    if centre_mm is not None and not (axes == "LPS" and len(centre_mm) == 3 and np.isfinite(centre_mm).all()):
+        raise ValueError(f"write_nifti: centre_mm must be (x, y, z) in mm, with axes 'LPS', got {centre_mm!r:.60}")
+    image, name = _image(values, _sizes(voxel_size_mm), unit, axes, centre_mm), Path(path).name.lower()
+    image.header["descrip"] = description.encode("ascii", "replace")[:_DESCRIPTION_BYTES]
     if not name.endswith(NIFTI):
         raise ValueError(f"write_nifti: path must end with .nii or .nii.gz, got {Path(path).name}")
     content = image.to_bytes()
@@ -100,17 +112,26 @@ def write_nifti_slices(
                 file.write(np.ascontiguousarray(values, dtype="<f4").tobytes())
 
 
-def _image(values: npt.NDArray[np.float32], sizes: tuple[float, float, float], unit: str, axes: str = "LPS") -> Any:
+def _image(
+    values: npt.NDArray[np.float32],
+    sizes: tuple[float, float, float],
+    unit: str,
+    axes: str = "LPS",
+    centre_mm: tuple[float, float, float] | None = None,
+) -> Any:
     """Return an image in these axes, with its header."""
     import nibabel
 
     nifti1: Any = nibabel.nifti1  # its functions have no types
     affine = np.diag([sizes[0] if axes == "RPS" else -sizes[0], -sizes[1], sizes[2], 1.0])
     affine[:3, 3] = -affine.diagonal()[:3] * (np.array(values.shape) - 1) / 2
+    if centre_mm is not None:
+        affine[:3, 3] += np.array(centre_mm) * (-1, -1, 1)
     image = nifti1.Nifti1Image(values, affine)
     image.header.set_xyzt_units(unit)
-    image.set_sform(affine, code="scanner")
-    image.set_qform(affine, code="scanner")
+    is_placed = axes == "RPS" or centre_mm is not None
+    image.set_sform(affine, code="scanner" if is_placed else "unknown")
+    image.set_qform(affine, code="scanner" if is_placed else "aligned")
     return image
 
 
@@ -132,6 +153,52 @@ def read_nifti(path: str | os.PathLike[str]) -> tuple[npt.NDArray[np.float32], t
     import nibabel
 
     orientations: Any = nibabel.orientations  # its functions have no types
+    values, affine, unit, _ = _load(path)
+    directions = affine[:3, :3]
+    with np.errstate(over="ignore"):  # infinite, which is refused
+        sizes = np.linalg.norm(directions, axis=0)
+    along, distinct = np.abs(directions).max(0), len(set(np.abs(directions).argmax(0).tolist())) == 3
+    if (
+        not (distinct and np.isfinite(sizes).all() and sizes.min() > 0)
+        or (along < sizes * (1 - _MAX_OBLIQUENESS**2)).any()
+    ):
+        raise ValueError(f"{path}: the axes of the volume must be the patient's, its affine turns them; resample it")
+    to_ours = orientations.ornt_transform(
+        orientations.io_orientation(affine), orientations.axcodes2ornt(("L", "P", "S"))
+    )
+    turned = orientations.apply_orientation(values, to_ours)
+    ours = np.empty(3)
+    ours[to_ours[:, 0].astype(int)] = sizes * unit
+    return np.ascontiguousarray(turned), (float(ours[0]), float(ours[1]), float(ours[2]))
+
+
+def read_placed_nifti(
+    path: str | os.PathLike[str],
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64], bool]:
+    """Read a volume as it is stored, with its place in DICOM's frame (x to the left, y back, z to the head).
+
+    Args:
+        path: a .nii or .nii.gz file of one volume.
+
+    Returns:
+        (nx, ny, nz) float32; the matrix (4, 4) from its indices to mm; and whether the file states that place, as its
+        codes say: without, the matrix is that of a grid in the middle of the frame.
+
+    Raises:
+        ValueError: as `read_nifti`, but oblique axes are taken; the matrix is singular.
+    """
+    values, affine, unit, is_placed = _load(path)
+    placed = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    placed[:3] *= unit
+    if not (np.isfinite(placed).all() and abs(np.linalg.det(placed[:3, :3])) > 0):
+        raise ValueError(f"{path}: the affine must be finite and invertible, got {affine[:3].tolist()!s:.90}")
+    return values, placed, is_placed
+
+
+def _load(path: str | os.PathLike[str]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64], float, bool]:
+    """Return the volume as it is stored, its affine (RAS+), mm per unit, and whether the file states the affine."""
+    import nibabel
+
     path = Path(path)
     check_file(path)
     if not path.name.lower().endswith(NIFTI):
@@ -156,22 +223,11 @@ def read_nifti(path: str | os.PathLike[str]) -> tuple[npt.NDArray[np.float32], t
     bad = values.size - int(np.isfinite(values).sum())
     if bad:
         raise ValueError(f"{path} must be finite, got NaN or infinity in {bad} of {values.size} voxels; replace them")
-    directions = affine[:3, :3]
-    with np.errstate(over="ignore"):  # infinite, which is refused
-        sizes = np.linalg.norm(directions, axis=0)
-    along, distinct = np.abs(directions).max(0), len(set(np.abs(directions).argmax(0).tolist())) == 3
-    if (
-        not (distinct and np.isfinite(sizes).all() and sizes.min() > 0)
-        or (along < sizes * (1 - _MAX_OBLIQUENESS**2)).any()
-    ):
-        raise ValueError(f"{path}: the axes of the volume must be the patient's, its affine turns them; resample it")
-    to_ours = orientations.ornt_transform(
-        orientations.io_orientation(affine), orientations.axcodes2ornt(("L", "P", "S"))
-    )
-    turned = orientations.apply_orientation(values, to_ours)
-    ours = np.empty(3)
-    ours[to_ours[:, 0].astype(int)] = sizes * unit
-    return np.ascontiguousarray(turned), (float(ours[0]), float(ours[1]), float(ours[2]))
+    codes = {int(header["sform_code"]), int(header["qform_code"])}
+    middle = affine @ np.array([*((n - 1) / 2 for n in values.shape), 1.0])
+    # Codes of another space (aligned, a template) place the grid where it is not in the middle.
+    is_away = max(codes) > 0 and bool(np.abs(middle[:3]).max() > np.abs(affine[:3, :3]).max() / 2)
+    return values, affine, unit, 1 in codes or is_away
 
 
 def _sizes(voxel_size_mm: float | tuple[float, ...]) -> tuple[float, float, float]:

@@ -31,7 +31,7 @@ from .shear_map import ShearMap
 from .shear_map_files import read_shear_maps, write_shear_maps
 from .spect_dicom import read_dicom_nm
 from .spect_interfile import read_interfile
-from .spect_scan import EnergyWindow, SpectScan
+from .spect_scan import EnergyWindow, SpectScan, join_windows
 from .tiff_stack import read_tiff_stack, write_tiff_stack
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "SpectScan",
     "cone_from_astra",
     "cone_from_tigre",
+    "join_windows",
     "read_catalogue",
     "read_dicom",
     "read_dicom_nm",

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -50,12 +50,14 @@ class Slices:
             For a single slice, z is its thickness.
         unit: "HU", or "" where the file does not say so.
         positions_mm: (n, 3), mm, in the patient's frame: the centre of every slice's first pixel; NaN where not known.
+        orientation: (6,), the directions of a row and of a column in that frame; NaN where not known.
     """
 
     volume: npt.NDArray[np.float32]
     spacing_mm: tuple[float, float, float]
     unit: str
     positions_mm: npt.NDArray[np.float64]
+    orientation: npt.NDArray[np.float64] = field(default_factory=lambda: np.full(6, math.nan))
 
 
 class _Groups(NamedTuple):
@@ -145,7 +147,8 @@ def read_dicom(path: str | os.PathLike[str], *, series: str | None = None) -> Sl
     volume = np.empty(shape, np.float32)
     for file, wanted in files.items():
         _read_frames(file, wanted, volume)
-    return Slices(volume, (z, *first.spacing), first.unit, np.stack([header.position for header in headers]))
+    positions = np.stack([header.position for header in headers])
+    return Slices(volume, (z, *first.spacing), first.unit, positions, first.orientation)
 
 
 def check_deflated(path: str | os.PathLike[str], file: BinaryIO, *, force: bool = False) -> None:

@@ -8,6 +8,7 @@ is at (sin(theta), -cos(theta)): before the breastbone at 0, at the patient's le
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -23,19 +24,40 @@ from operators.base import warn_of_degrees
 
 from ..io.guards import check_finite, check_real, to_float32
 from ..spect import triple_energy_window
+from ..spect.collimator import warn_of_collimator
 
 
 class EnergyWindow(NamedTuple):
-    """A range of photon energies; NaN where the file does not state them."""
+    """A window of photon energies; NaN where the file does not state them.
+
+    Attributes:
+        name: as the file has it.
+        low_kev: lowest energy.
+        high_kev: highest energy.
+        ranges: (low, high) of each range, where the window has several, as those of 111In at 171 and 245 keV.
+    """
 
     name: str
     low_kev: float
     high_kev: float
+    ranges: tuple[tuple[float, float], ...] = ()
 
     @property
     def width_kev(self) -> float:
-        """Width of the window in keV."""
-        return self.high_kev - self.low_kev
+        """Width of the window in keV, without the gaps between its ranges; what two ranges share counts once."""
+        if not self.ranges:
+            return self.high_kev - self.low_kev
+        width, covered = 0.0, -math.inf
+        for low, high in sorted(self.ranges):
+            width += max(high - max(low, covered), 0.0)
+            covered = max(covered, high)
+        return width
+
+    @property
+    def energies(self) -> str:
+        """The ranges in words, "157-185 + 225-265 keV"."""
+        ranges = self.ranges or ((self.low_kev, self.high_kev),)
+        return " + ".join(f"{low:g}-{high:g}" for low, high in ranges) + " keV"
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +71,8 @@ class SpectScan:
         pixel_size_mm: (transaxial, axial) size of a bin.
         radius_mm: (n_views,), distance from the axis of rotation to the collimator's face; None: not known.
         windows: an `EnergyWindow` per window.
+        centre_mm: where the middle of the volume, on the axis of rotation, lies in the study's own frame (x to the
+            left, y back, z to the head, as ImagePositionPatient), in mm; None: not known.
         isotope: as the file names it, or "".
         facts: further entries of the file.
         path: the file, for messages.
@@ -65,6 +89,7 @@ class SpectScan:
     isotope: str = ""
     facts: dict[str, Any] = field(default_factory=dict, repr=False)
     path: str = ""
+    centre_mm: tuple[float, float, float] | None = None
 
     def __post_init__(self) -> None:
         where = self.path or "SpectScan"
@@ -118,6 +143,9 @@ class SpectScan:
             lower: number of the one below it.
             upper: number of the one above it; None: nothing scatters from above.
 
+        Warns:
+            UserWarning: a window has several ranges: which energies are used.
+
         Raises:
             ValueError: the file does not give the windows' energies, or they are in another order.
         """
@@ -127,10 +155,18 @@ class SpectScan:
         windows = [self.windows[k] for k in chosen]
         edges = [(w.low_kev + w.high_kev) / 2 for w in windows]
         if not all(a < b for a, b in pairwise(edges)):  # NaN fails too
-            got = ", ".join(f"{w.low_kev:g} to {w.high_kev:g}" for w in windows)
+            got = ", ".join(w.energies for w in windows)
             raise ValueError(
-                f"SpectScan.scatter: lower, peak and upper must be windows of rising energy, got {got} keV; these are "
+                f"SpectScan.scatter: lower, peak and upper must be windows of rising energy, got {got}; these are "
                 f"{self._listed()}"
+            )
+        if any(len(w.ranges) > 1 for w in windows):
+            sides = " and ".join(self.windows[k].energies for k in chosen if k != peak)
+            warnings.warn(
+                f"SpectScan.scatter: the photopeak's window is {self.windows[peak].energies}, "
+                f"{self.windows[peak].width_kev:g} keV wide without gaps; its scatter is a straight line across it, "
+                f"from {sides}",
+                stacklevel=2,
             )
         below, above = self.y[lower][None], None if upper is None else self.y[upper][None]
         return triple_energy_window(below, above, [w.width_kev for w in windows])
@@ -168,6 +204,7 @@ class SpectScan:
                 raise ValueError(
                     "SpectScan.operator: collimator needs radius_mm, got None; use replace(scan, radius_mm=)"
                 )
+            warn_of_collimator("SpectScan.operator", collimator)
             ny, size = arguments["shape"][1], self.pixel_size_mm[0]
             options["fwhm"] = collimator_fwhm(ny, self.radius_mm, voxel_size=size, **collimator)
         return SPECT(**arguments, attenuation=attenuation, **options)
@@ -191,4 +228,26 @@ class SpectScan:
             )
 
     def _listed(self) -> str:
-        return ", ".join(f"{k}: {w.name[:24]} {w.low_kev:g}-{w.high_kev:g} keV" for k, w in enumerate(self.windows[:4]))
+        return ", ".join(f"{k}: {w.name[:24]} {w.energies}" for k, w in enumerate(self.windows[:4]))
+
+
+def join_windows(*scans: SpectScan) -> SpectScan:
+    """Return one scan with the energy windows of several files of it, in their order; all else is the first's.
+
+    Raises:
+        ValueError: the files are of different scans: other angles, bins or sizes.
+    """
+    first = scans[0]
+    for other in scans[1:]:
+        for what, mine, its in (
+            ("bins", first.y.shape[1:], other.y.shape[1:]),
+            ("pixel_size_mm", first.pixel_size_mm, other.pixel_size_mm),
+            ("angles", first.angles, other.angles),
+        ):
+            if np.shape(mine) != np.shape(its) or not np.allclose(mine, its, rtol=1e-5, atol=1e-5):
+                raise ValueError(
+                    f"{other.path}: {what} must be as in {first.path}, of which it is another energy window; got "
+                    f"{str(its)[:60]} for {str(mine)[:60]}"
+                )
+    windows = tuple(window for scan in scans for window in scan.windows)
+    return replace(first, y=np.concatenate([scan.y for scan in scans]), windows=windows)

@@ -4,6 +4,7 @@
 """
 
 from .attenuation import attenuation_from_hu
+from .collimator import intrinsic_fwhm, lead_attenuation
 from .scatter import triple_energy_window
 
-__all__ = ["attenuation_from_hu", "triple_energy_window"]
+__all__ = ["attenuation_from_hu", "intrinsic_fwhm", "lead_attenuation", "triple_energy_window"]

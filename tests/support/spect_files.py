@@ -35,6 +35,10 @@ def seen_from(phi: int, volume: np.ndarray = VOLUME) -> np.ndarray:
     return side if phi % 360 == 90 else side[:, ::-1]
 
 
+QUARTERS = np.stack([seen_from(phi) for phi in (0, 90, 180, 270)])
+"""What the eye sees from behind the patient, from his left, from before him and from his right."""
+
+
 def items(*contents: dict[str, Any]) -> Sequence:
     found = []
     for content in contents:
@@ -77,6 +81,20 @@ def write_nm(path: Path, frames: np.ndarray, **changes: Any) -> Path:
     data.StudyDescription = "torso"
     data.PixelData = np.ascontiguousarray(frames, dtype=np.uint16).tobytes()
     return save_dicom(path, data, changes)
+
+
+def placed(start: int, centre: tuple[float, float, float], radius: float = 230.0) -> dict[str, Any]:
+    """A detector at DICOM's angle whose first pixel is where an axis through this centre puts it."""
+    phi = np.deg2rad(start)
+    outwards = np.array([np.sin(phi), np.cos(phi), 0.0])
+    along, down = np.array([-np.cos(phi), np.sin(phi), 0.0]), np.array([0, 0, -1.0])
+    first = np.array(centre) + radius * outwards - along * 4.8 * (NX - 1) / 2 - down * 5.0 * (NZ - 1) / 2
+    return {
+        "StartAngle": str(start),
+        "RadialPosition": [str(radius)],
+        "ImagePositionPatient": [f"{v:.4f}" for v in first],
+        "ImageOrientationPatient": [f"{v:.6f}" for v in (*along, *down)],
+    }
 
 
 SIMIND = """!INTERFILE :=

@@ -30,6 +30,7 @@ from operators import SPECT, collimator_fwhm
 from pnp import osem
 from pnp.cli.problem import build_operator, read_problem
 from pnp.io import read_nifti, read_result, write_measurements, write_nifti
+from pnp.spect import intrinsic_fwhm, lead_attenuation
 
 
 @pytest.fixture
@@ -209,7 +210,10 @@ def test_from_a_dicom_file_to_a_volume(monkeypatch, scan, tmp_path, capsys):
     )
     options = (*options, *mu, "--attenuation-unit", "1/cm")
     assert run(monkeypatch, "convert", tmp_path / "a.dcm", "-o", tmp_path / "y.h5", *options) == 0
-    assert "with attenuation and scatter and the response of the collimator" in capsys.readouterr().out
+    assert (
+        "with attenuation and scatter of 177-187 keV and 227-237 keV (peak 187-227 keV) and the resp"
+        in capsys.readouterr().out
+    )
     data = read_problem(tmp_path / "y.h5")
     np.testing.assert_array_equal(data.y, y)
     np.testing.assert_allclose(data.background, scatter, rtol=0.1)  # rounded to whole counts in the narrow windows
@@ -227,19 +231,25 @@ def test_from_simind_with_its_collimator_and_a_ct(monkeypatch, scan, tmp_path, c
     mu = A.attenuation.numpy()
     write_nifti(tmp_path / "ct.nii", np.where(mu > 0, 0.0, -1000.0), VOXEL)
     arguments = ("convert", tmp_path / "a.h00", "-o", tmp_path / "y.h5", "--attenuation", tmp_path / "ct.nii")
-    fails(monkeypatch, capsys, "--energy", *arguments, "--attenuation-unit", "HU")
+    # The header has the photon's energy.
+    assert run(monkeypatch, *arguments, "--attenuation-unit", "HU", "--overwrite") == 0
+    of_header = read_problem(tmp_path / "y.h5").parameters["attenuation"]
     for values, unit, said in (
         (mu, ("HU", "--energy", 208), "--attenuation-unit"),
         (mu / 10, ("1/mm",), "--attenuation-unit"),
     ):
         write_nifti(tmp_path / "mu.nii", values, VOXEL, overwrite=True)
-        fails(monkeypatch, capsys, said, *arguments[:-1], tmp_path / "mu.nii", "--attenuation-unit", *unit)
-    assert run(monkeypatch, *arguments, "--attenuation-unit", "HU", "--energy", 208) == 0
+        maps = (*arguments[:-1], tmp_path / "mu.nii", "--overwrite")
+        fails(monkeypatch, capsys, said, *maps, "--attenuation-unit", *unit)
+    assert run(monkeypatch, *arguments, "--attenuation-unit", "HU", "--energy", 208, "--overwrite") == 0
     data = read_problem(tmp_path / "y.h5")
+    np.testing.assert_array_equal(data.parameters["attenuation"], of_header)
     np.testing.assert_array_equal(data.y, y)
     assert data.parameters["angles"] == pytest.approx(ANGLES.numpy())  # clockwise from the feet: to the left first
     np.testing.assert_allclose(np.unique(data.parameters["attenuation"]), [0, 0.0135], rtol=2e-3)
-    expected = collimator_fwhm(24, 230.0, voxel_size=VOXEL, hole_diameter=2.94, hole_length=40.64, intrinsic=3.8)
+    sheet = {"hole_diameter": 2.94, "hole_length": 40.64, "septal_attenuation": lead_attenuation(208.0)}
+    sheet["intrinsic"] = intrinsic_fwhm(3.8, 208.0)
+    expected = collimator_fwhm(24, 230.0, voxel_size=VOXEL, **sheet)
     np.testing.assert_allclose(data.parameters["fwhm"], expected.expand(VIEWS, -1), rtol=1e-6)
 
 
@@ -255,7 +265,8 @@ def test_convert_refuses(monkeypatch, scan, tmp_path, capsys):
         ("--scatter", *peak, "--scatter", "1,2,3"),
         ("--scatter", *peak, "--scatter", "0,3"),
         ("energy", *peak, "--scatter", "3,1"),
-        ("16 x 16 x 16", *peak, "--attenuation", tmp_path / "other.nii"),
+        ("--attenuation-unit", *peak, "--attenuation", tmp_path / "other.nii"),
+        ("--energy", *peak, "--attenuation", tmp_path / "mu.nii", "--attenuation-unit", "HU"),
         ("--attenuation-unit", *peak, "--attenuation", tmp_path / "mu.nii", "--attenuation-unit", "m"),
         ("no such file", *peak, "--attenuation", tmp_path / "absent.nii"),
         ("--collimator", *peak, "--collimator", "2.94"),

@@ -109,3 +109,18 @@ def test_the_adjoint_is_checked_once_on_all_views(n: int) -> None:
     A = WrongAdjoint(M)
     osem(A, y, n_subsets=n, max_iter=2, check_adjoint=False)
     assert A.calls == (2 if n > 1 else 4)  # the first check and the misfit; an iteration uses subsets
+
+
+@pytest.mark.parametrize(("n_subsets", "is_too_many"), [(1, False), (4, False), (30, True), (60, True)])
+def test_too_many_subsets_for_the_counts_are_named(n_subsets, is_too_many):
+    """790 counts in 60 views: the last of 30 subsets decides how many counts x holds, 17 a view for 13."""
+    A = SPECT((24, 24, 8), torch.arange(60) * (2 * math.pi / 60), voxel_size=4.8, fwhm=10.0)
+    x = torch.zeros(1, 1, 24, 24, 8)
+    x[..., 8:16, 8:16, 2:6] = 0.05
+    y = torch.poisson(A.A(x), generator=torch.Generator().manual_seed(0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = osem(A, y, n_subsets=n_subsets, max_iter=3)
+    assert [f"{n_subsets} subsets are too many" in text for text in result.warnings] == [True] * is_too_many
+    if is_too_many:
+        assert abs(float(result.x.sum()) / float(y.sum() / 60) - 1) > 0.1

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from reader_files import refused
 
 from pnp.io import check_image_output, read_image, read_nifti, write_image, write_nifti
+from pnp.io.nifti import read_placed_nifti
 
 RNG = np.random.default_rng(0)
 VOLUME = RNG.random((4, 5, 3)).astype(np.float32)
@@ -26,8 +27,8 @@ def test_every_voxel_is_where_it_was(tmp_path, suffix, voxel):
     image = nibabel.load(path)
     assert nibabel.aff2axcodes(image.affine) == ("L", "P", "S")
     assert image.header.get_xyzt_units()[0] == "mm" and image.get_data_dtype() == np.float32
-    assert image.header["sform_code"] == image.header["qform_code"] == 1
-    np.testing.assert_allclose(image.get_qform(), image.get_sform(), atol=1e-5)
+    # The patient's axes, but no place in a scanner: a code of 1 would say so.
+    assert (int(image.header["sform_code"]), int(image.header["qform_code"])) == (0, 2)
     dz = voxel if isinstance(voxel, float) else voxel[-1]
     for i, j, k in [(0, 0, 0), (3, 0, 1), (1, 4, 2)]:
         left, back, head = 4.8 * (i - 1.5), 4.8 * (j - 2), dz * (k - 1)
@@ -36,6 +37,25 @@ def test_every_voxel_is_where_it_was(tmp_path, suffix, voxel):
     again, size = read_nifti(path)
     np.testing.assert_array_equal(again, VOLUME)
     assert size == pytest.approx((4.8, 4.8, dz), rel=1e-6)
+
+
+def test_a_volume_in_the_study_is_where_the_scanner_had_it(tmp_path):
+    """DICOM's frame has x to the left and y to the back, NIfTI's x to the right and y to the front."""
+    path = tmp_path / "x.nii"
+    write_nifti(path, VOLUME, (4.8, 5.0), centre_mm=(12.0, -7.0, 900.0), description="MBq/ml of 177Lu")
+    image = nibabel.load(path)
+    assert int(image.header["sform_code"]) == int(image.header["qform_code"]) == 1
+    np.testing.assert_allclose(image.get_qform(), image.get_sform(), atol=1e-4)
+    middle = (np.array(VOLUME.shape) - 1) / 2
+    np.testing.assert_allclose(image.affine @ [*middle, 1], [-12, 7, 900, 1], atol=1e-4)
+    assert image.header["descrip"].item() == b"MBq/ml of 177Lu" and nibabel.aff2axcodes(image.affine) == ("L", "P", "S")
+    values, placed, is_placed = read_placed_nifti(path)
+    np.testing.assert_array_equal(values, VOLUME)
+    np.testing.assert_allclose(placed @ [*middle, 1], [12, -7, 900, 1], atol=1e-4)
+    assert is_placed
+    write_nifti(tmp_path / "y.nii", VOLUME, 4.8)
+    assert not read_placed_nifti(tmp_path / "y.nii")[2]
+    assert "centre_mm" in refused(write_nifti, tmp_path / "z.nii", VOLUME, 4.8, centre_mm=(1.0, 2.0))
 
 
 @settings(deadline=None, max_examples=40)
