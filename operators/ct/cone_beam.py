@@ -379,7 +379,7 @@ class ConeBeam(MovableGeometry):
         open_ends = fan_twin(grid, orbit)._open_ends
         ends = open_ends(flat.transpose(1, 2)) if extend else [(False, False)] * len(y)
         if any(map(any, ends)):  # each image has its own ellipse
-            images = [fdk(views, grid, orbit, window, end) for views, end in zip(flat.split(1), ends, strict=True)]
+            images = [fdk(flat[b : b + 1], grid, orbit, window, end) for b, end in enumerate(ends)]
             return torch.cat(images)[:, None]
         return fdk(flat, grid, orbit, window, (False, False))[:, None]
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import math
 import operator as op
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -150,6 +150,38 @@ class ParallelBeam(LinearOperator):
             n_detectors = bins_for(plane, pitch, side, float(offset.detach().abs().max()))
         options = {"n_detectors": n_detectors, "pitch": pitch, "pixel_size": side}
         self.plane = RowsRadon(plane, angles, offset=mean, offsets=offsets, **options)
+
+    @classmethod
+    def from_slices(cls, slices: Sequence[Radon], *, depth: float | None = None) -> ParallelBeam:
+        """Return the operator of a volume from those of its slices, which differ in nothing but their offsets.
+
+        Args:
+            slices: one operator for each slice.
+            depth: distance of the slices, in the unit of `pitch`; None: a pixel's side.
+
+        Raises:
+            ValueError: there are no slices, or one has another grid, detector or other angles than the first.
+        """
+        if not slices:
+            raise ValueError("ParallelBeam.from_slices: slices is empty; give one operator for each slice")
+        first = slices[0]
+        for d, one in enumerate(slices):
+            sizes = [(a.shape, a.n_detectors, a.pitch, a.pixel_size) for a in (one, first)]
+            if sizes[0] != sizes[1] or not torch.equal(one.angles, first.angles):
+                raise ValueError(
+                    f"ParallelBeam.from_slices: slice {d} has another grid, detector or other angles than slice 0; a "
+                    "volume has those of one scan"
+                )
+        offsets = torch.stack([one.offset.detach().double() for one in slices])
+        alike = bool((offsets == offsets[0]).all())
+        return cls(
+            (len(slices), *first.shape),
+            first.angles,
+            n_detectors=first.n_detectors,
+            pitch=first.pitch,
+            offset=float(offsets[0]) if alike else offsets,
+            voxel_size=(first.pixel_size if depth is None else depth, first.pixel_size, first.pixel_size),
+        )
 
     @property
     def angles(self) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,8 @@ def solve_volume(
         n_workers: slabs at a time; None: one, and as many as workers on a cluster, which may be on one machine.
         depth: distance of the slices, in the operator's unit; None: a pixel's side.
     """
+    from operators import ParallelBeam
+
     from ..io import check_output
     from ..stack.results_store import Parts
     from ..stack.slabs import plan, solve_slabs
@@ -90,7 +93,7 @@ def solve_volume(
         slabs=slabs,
         client=client,
         n_workers=min(at_a_time, len(slabs)) if client is None else None,
-        depth=depth,
+        volume_of=partial(ParallelBeam.from_slices, depth=depth),
         overwrite=overwrite,
         **options,
     )

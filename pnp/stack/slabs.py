@@ -17,8 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from operators import ParallelBeam, Radon
-
 from ..drivers.fingerprint import fingerprint
 from ..io.guards import usable_memory
 from .results_store import CHOICE, DONE, FACTS, FAILED, Parts, Summary
@@ -140,30 +138,19 @@ class SlabOperators:
     """The operator of slab k.
 
     Args:
-        operator: of the slices: `Radon`, or a function of the slice number that returns one; only offsets may differ.
+        operator: of the slices, or a function of the slice number that returns one.
+        volume_of: takes the operators of neighbouring slices, and returns that of their volume.
         slabs: which slices belong to which slab.
-        depth: distance of the slices.
     """
 
-    def __init__(self, operator: Radon | Callable[[int], Any], slabs: Slabs, depth: float | None) -> None:
-        self._operator, self._slabs, self._depth = operator, slabs, depth
+    def __init__(self, operator: Any, volume_of: Callable[[list[Any]], Any], slabs: Slabs) -> None:
+        self._operator, self._volume_of, self._slabs = operator, volume_of, slabs
 
-    def __call__(self, k: int) -> ParallelBeam:
+    def __call__(self, k: int) -> Any:
         """Return the operator of slab k."""
         rows = self._slabs.rows(k)
-        one: Any = self._operator
-        each = [one] if isinstance(one, Radon) else [one(d) for d in range(rows.start, rows.stop)]
-        first = each[0]
-        offset = first.offset if len(each) == 1 else np.array([float(op.offset) for op in each])
-        side = first.pixel_size
-        return ParallelBeam(
-            (rows.stop - rows.start, *first.shape),
-            first.angles,
-            n_detectors=first.n_detectors,
-            pitch=first.pitch,
-            offset=offset,
-            voxel_size=(side if self._depth is None else self._depth, side, side),
-        )
+        one = self._operator
+        return self._volume_of([one if hasattr(one, "A") else one(d) for d in range(rows.start, rows.stop)])
 
 
 def solve_slabs(
@@ -171,10 +158,10 @@ def solve_slabs(
     y: str | os.PathLike[str],
     denoiser: Any,
     *,
+    volume_of: Callable[[list[Any]], Any],
     output: str | os.PathLike[str],
     slabs: Slabs,
     noise_std: Any = None,
-    depth: float | None = None,
     client: Any = None,
     n_workers: int | None = None,
     device: str = "cpu",
@@ -185,13 +172,13 @@ def solve_slabs(
     """Run `solve_stack` on slabs of a stack, and write the slices that they keep as its run on slices would.
 
     Args:
-        operator: `Radon`, or a function of the slice number that returns one.
+        operator: of the slices, or a function of the slice number that returns one.
         y: path of sinograms (n, 1, n_angles, n_detectors).
         denoiser: D(x, sigma) of volumes (B, 1, D, H, W).
+        volume_of: takes the operators of neighbouring slices, and returns that of their volume.
         output: the Zarr group of the slices; that of the slabs, output + ".slabs", is removed once they are finished.
         slabs: how the stack is cut.
         noise_std: a number, or the path of noise levels like y; None: those of the file, or estimated slab by slab.
-        depth: distance of the slices, in the operator's unit; None: a pixel's side.
         client, n_workers, device, overwrite, progress, options: as of `solve_stack`.
     """
     folder = Path(output).resolve()
@@ -206,7 +193,7 @@ def solve_slabs(
     if parts is not None and not (parts.ledger() != DONE).any():
         return _result(parts, folder, 0, 0.0, None)
     result = solve_stack(
-        SlabOperators(operator, slabs, depth),
+        SlabOperators(operator, volume_of, slabs),
         views,
         denoiser,
         output=working,

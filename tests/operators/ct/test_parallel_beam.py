@@ -142,3 +142,22 @@ def test_stacks_of_images_are_refused(method: str) -> None:
     op = ParallelBeam(SHAPE, ANGLES)
     with pytest.raises(ValueError, match=rf"ParallelBeam\.{method}: [xy]"):
         getattr(op, method)(rand(5, 1, 8, 7, dtype=F64))
+
+
+def test_a_volume_has_the_offsets_of_its_slices() -> None:
+    slices = [Radon(SHAPE[1:], ANGLES, n_detectors=17, offset=float(o), pixel_size=1.3) for o in OFFSETS]
+    op, x = ParallelBeam.from_slices(slices, depth=2.0), rand(1, 1, *SHAPE, dtype=F64)
+    assert op.voxel_size == (2.0, 1.3, 1.3)
+    expected = torch.stack([one.A(x[:, :, d]) for d, one in enumerate(slices)], 3)
+    assert rel(op.A(x), expected) < 1e-11
+    alike = ParallelBeam.from_slices([slices[1]] * 3)
+    assert alike.offset.shape == () and alike.shape == (3, 8, 7) and alike.voxel_size == (1.3, 1.3, 1.3)
+
+
+@pytest.mark.parametrize("other", [{"n_detectors": 15}, {"pitch": 2.0}, {"pixel_size": 1.0}, {"angles": ANGLES + 0.1}])
+def test_slices_of_different_scans_are_no_volume(other: dict[str, Any]) -> None:
+    one = {"shape": SHAPE[1:], "angles": ANGLES, "n_detectors": 17, "pixel_size": 1.3}
+    with pytest.raises(ValueError, match="slice 1"):
+        ParallelBeam.from_slices([Radon(**one), Radon(**one | other)])
+    with pytest.raises(ValueError, match="slices"):
+        ParallelBeam.from_slices([])
