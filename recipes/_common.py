@@ -17,6 +17,7 @@ import skimage.transform
 import torch
 from torch import Tensor
 
+from denoisers import MLPatch, SliceWise
 from pnp import Result
 from pnp.drivers.result_warning import ignore_result_warnings
 from pnp.io import read_image, write_result
@@ -52,6 +53,8 @@ class Parser(argparse.ArgumentParser):
         try:
             if args.input:
                 self.reads(args.input)
+            if hasattr(args, "weights"):
+                MLPatch.from_pretrained(args.weights)
             args.output.mkdir(parents=True, exist_ok=True)
         except ValueError as error:
             self.exit(2, f"{self.prog}: {error}\n")
@@ -69,6 +72,7 @@ def parser(
     reads: Callable[[str], object] = read_image,
     accepts: str = "your image: PNG, TIFF, NPY, HDF5 or FITS (default: built in)",
     strength: bool = False,
+    weights: str | None = "gray",
 ) -> argparse.ArgumentParser:
     """Return a parser with the arguments that all recipes share.
 
@@ -78,6 +82,7 @@ def parser(
         reads: function that reads the input file, to check it.
         accepts: help on the input file.
         strength: whether there is an argument --strength, for recipes that call `solve`.
+        weights: default of --weights, those of MLPatch; None: no such argument.
     """
     p = Parser(description=description.splitlines()[0])
     p.reads = reads
@@ -93,6 +98,10 @@ def parser(
             default=1.0,
             help="strength of the priors, see solve; auto: measurements that are held out choose it (default 1)",
         )
+    if weights is not None:
+        p.add_argument(
+            "--weights", default=weights, help=f"weights of MLPatch: a packaged name or a file (default: {weights})"
+        )
     p.add_argument("--seed", type=int, default=0, help="seed of the simulated measurements")
     p.add_argument("--device", default="cpu", help="cpu or cuda")
     p.add_argument(
@@ -104,6 +113,12 @@ def parser(
     )
     p.add_argument("--smoke", action="store_true", help="small, quick run to test that everything works")
     return p
+
+
+def volume_prior(args: argparse.Namespace) -> MLPatch | SliceWise:
+    """Return a denoiser of volumes: MLPatch with --weights of its own for volumes, or on slices across all axes."""
+    D = MLPatch.from_pretrained(args.weights)
+    return (D if D.takes_volumes else SliceWise(D, axes=(0, 1, 2))).to(args.device)
 
 
 def number_or_auto(text: str) -> float | str:

@@ -85,7 +85,7 @@ def bars(error: Tensor) -> Tensor:
 
 
 # Calibrate
-D = MLPatch.from_pretrained("gray").to(args.device)
+D = MLPatch.from_pretrained(args.weights).to(args.device)
 options = {"bounds": (0.0, None), "max_iter": max_iter, "progress": True}
 calibration_options = options | {"max_iter": 31 if args.smoke else None}  # the denoiser is used from iteration 31 on
 for name, denoiser in (("views alone", None), ("with MLPatch", D)):

@@ -12,10 +12,10 @@ import shlex
 import sys
 
 import torch
-from _common import data_range, parser, timed
+from _common import data_range, parser, timed, volume_prior
 from matplotlib.figure import Figure
 
-from denoisers import TV, MLPatch, SliceWise
+from denoisers import TV
 from operators import ConeBeam
 from pnp import solve
 from pnp.ct import line_integrals, simulate_counts
@@ -58,7 +58,7 @@ print(
 )
 
 # Solve
-D = SliceWise(MLPatch.from_pretrained("gray"), axes=(0, 1, 2)).to(args.device)
+D = volume_prior(args)
 options = {"noise_std": noise_std, "bounds": (0.0, None), "strength": args.strength, "max_iter": max_iter}
 entries = [
     timed("FDK", lambda: A.fbp(y)),

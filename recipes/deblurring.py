@@ -51,7 +51,7 @@ def wiener() -> torch.Tensor:
 
 
 # Solve
-D = MLPatch.from_pretrained("gray").to(args.device)
+D = MLPatch.from_pretrained(args.weights).to(args.device)
 options = {"noise_std": noise_std, "strength": args.strength, "max_iter": max_iter, "progress": True}
 entries = [
     timed("Wiener filter", wiener),

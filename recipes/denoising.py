@@ -26,7 +26,7 @@ y = truth + sigma * torch.randn(truth.shape, generator=generator).to(args.device
 print(f"image {shape}, noise {sigma:.3g}")
 
 # Denoise
-D = MLPatch.from_pretrained("gray").to(args.device)
+D = MLPatch.from_pretrained(args.weights).to(args.device)
 with torch.no_grad():
     entries = [
         timed("noisy", lambda: y),

@@ -47,7 +47,7 @@ y = clean + noise_std * torch.randn(clean.shape, generator=generator).to(args.de
 print(f"image {shape}, {args.views} views, noise {noise_std:.3g}")
 
 # Solve, then the error bars of what was found
-D = MLPatch.from_pretrained("gray").to(args.device)
+D = MLPatch.from_pretrained(args.weights).to(args.device)
 options = {"noise_std": noise_std, "max_iter": max_iter}
 entries = [timed("FBP", lambda: A.fbp(y)), timed("ADMM + MLPatch", lambda: solve(A, y, D, **options))]
 result = entries[-1].result

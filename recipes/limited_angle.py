@@ -110,7 +110,7 @@ def score(x: torch.Tensor) -> float:
 
 
 # Solve, scan by scan
-D = MLPatch.from_pretrained("gray").to(args.device)
+D = MLPatch.from_pretrained(args.weights).to(args.device)
 panels = {"segmentation": ACRYLIC * torch.from_numpy(truth).float()[None, None]}
 for label in args.scans:
     part = part_of(label)

@@ -64,7 +64,7 @@ print(
 )
 
 # Solve for each dose; the PSNR's data range is the largest attenuation, the error of soft tissue a root mean square
-D = MLPatch.from_pretrained("gray").to(args.device)
+D = MLPatch.from_pretrained(args.weights).to(args.device)
 peak = float(truth.max())
 soft = (truth > 0.88 * WATER) & (truth < 1.25 * WATER)
 panels: dict[str, torch.Tensor] = {}

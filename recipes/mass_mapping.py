@@ -18,7 +18,7 @@ from operators import KaiserSquires
 from pnp.io import read_image
 from pnp.lensing import LognormalKappa, compare_mass_maps, map_mass, pixel_spectrum, survey_noise, whitened_chi2
 
-p = parser(__doc__, image=None)
+p = parser(__doc__, image=None, weights="convergence")
 p.add_argument("--noise", type=float, default=0.17, help="median noise of a shear component in a pixel")
 p.add_argument(
     "--std", type=float, default=0.02, help="standard deviation of simulated maps; depends on source redshifts"
@@ -52,7 +52,7 @@ mask = observed[:, :1]
 print(f"map {shape}, {100 * float(mask.float().mean()):.0f} % observed, noise {args.noise:g} per pixel and component")
 
 # Solve
-D = MLPatch.from_pretrained("convergence").to(args.device)
+D = MLPatch.from_pretrained(args.weights).to(args.device)
 solve = partial(map_mass, denoiser=D, max_iter=2 if args.smoke else None)
 spectrum = pixel_spectrum(shape, args.pixel_arcmin)
 spectrum *= args.std**2 / spectrum.mean()

@@ -42,7 +42,8 @@ from pnp.lensing import (
     wiener,
 )
 
-p = parser(__doc__, image=None, reads=str, accepts="all maps in one file, FITS or HDF5 (default: a simulated survey)")
+ACCEPTS = "all maps in one file, FITS or HDF5 (default: a simulated survey)"
+p = parser(__doc__, image=None, reads=str, accepts=ACCEPTS, weights=None)
 add_arguments(p)
 p.add_argument(
     "--std", type=float, help="standard deviation of simulated convergence (default: measured; simulated survey: 0.02)"

@@ -15,13 +15,12 @@ import sys
 
 import numpy as np
 import torch
-from _common import Entry, parser, timed
+from _common import Entry, parser, timed, volume_prior
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from denoisers import MLPatch, SliceWise
 from operators import SPECT, camera_response, spect_camera
 from pnp import Poisson, osem, solve
 from pnp.io import write_result
@@ -62,7 +61,7 @@ print(
 
 # Solve
 network = UnrolledEM.from_pretrained(args.isotope).to(args.device)
-D = SliceWise(MLPatch.from_pretrained("gray"), axes=(0, 1, 2)).to(args.device)
+D = volume_prior(args)
 options = {"bounds": (0.0, None), "strength": args.strength, "max_iter": max_iter, "progress": True}
 em = timed(
     "OSEM", lambda: osem(A, y, n_subsets=min(4, args.views), background=scatter, max_iter=em_max_iter, progress=True)

@@ -12,7 +12,7 @@ from torch.nn.functional import interpolate
 
 from denoisers import SuperResolver
 
-p = parser(__doc__, image="astronaut")
+p = parser(__doc__, image="astronaut", weights=None)
 p.add_argument("--factor", type=float, default=4.0, help="enlargement along each side (default 4)")
 p.add_argument("--enlarge", action="store_true", help="enlarge the picture itself, without a truth to compare with")
 args = p.parse_args()

@@ -40,7 +40,7 @@ y = clean + noise_std * torch.randn(clean.shape, generator=generator).to(args.de
 print(f"image {shape}, sinogram {tuple(y.shape[-2:])}, noise {noise_std:.3g} ({args.snr:g} dB)")
 
 # Solve
-D = MLPatch.from_pretrained("gray").to(args.device)
+D = MLPatch.from_pretrained(args.weights).to(args.device)
 options = {"noise_std": noise_std, "bounds": bounds, "strength": args.strength, "max_iter": max_iter, "progress": True}
 entries = [
     timed("FBP", lambda: A.fbp(y)),

@@ -74,7 +74,7 @@ def data(views: slice) -> tuple[Tensor, Tensor]:
 
 
 # Solve, from all views and from the even ones
-D = MLPatch.from_pretrained("gray").to(args.device)
+D = MLPatch.from_pretrained(args.weights).to(args.device)
 METHODS = ("FBP, axis at the middle", "FBP", "FBP, Hann window", "ADMM + MLPatch", "the same, rings modelled")
 
 
