@@ -5,8 +5,7 @@ scoring: Osborne, Int. Stat. Rev. 60 (1992) 99). A step d solves, by at most `MA
 
     (A*(W/E)A + alpha) d = -(A* W (1 - y/E) + alpha (x - v)),
 
-with E of the weights not below a floor, a count and a tenth of the mean count: smaller ones are of no use to a step,
-and make the system stiff. d is shortened until the objective does not rise. Two kinds of operators:
+with E of the weights not below a floor, a count and a fraction of the mean count: smaller ones make the system stiff. d is shortened until the objective does not rise. Two kinds of operators:
 
 - Where the operator has a preconditioner, x is free, and f goes on as the parabola of curvature W/floor where E is
   below the floor. Such operators may ring about zero, and one photon where next to nothing is expected would outweigh
@@ -31,13 +30,14 @@ from .protocols import Operator
 MAX_CG, REDUCTION = 10, 0.02
 """Conjugate gradients of a step end after so many iterations, or at this fraction of the first residual."""
 RTOL = 1e-5
-"""An image is left as it is where its gradient is below this fraction of its parts."""
-FLOOR = 0.1
-"""The floor's fraction of the mean count."""
+"""An image is left as it is where its gradient is below this fraction of the prior's, or is rounding."""
+FLOOR, FLOOR_OF_BOUNDED = 0.1, 0.02
+"""The floor's fraction of the mean count: where the operator has a preconditioner, and where x >= 0, whose parabolas
+would be too flat with a higher one."""
 NEAR_ZERO = 1e-2
 """Fraction of the mean pixel that is added to those of EM's preconditioner: one at 0 may leave."""
 MAX_TRIALS = 4
-MAX_STEPS_OF_GRAPH, MAX_CG_OF_GRAPH = 30, 100
+MAX_STEPS_OF_GRAPH, MAX_CG_OF_GRAPH = 12, 100
 
 
 class Counts(NamedTuple):
@@ -121,6 +121,11 @@ def differentiable(counts: Counts, x: Tensor, v: Tensor, alpha: Tensor) -> Tenso
     return x + (d - d.detach())
 
 
+def floor_of(operator: Operator, gain: Tensor, mean: Tensor) -> Tensor:
+    """Return the expected counts below which weights do not grow; gain and mean are those of the counts."""
+    return gain + (FLOOR if has_preconditioner(operator) else FLOOR_OF_BOUNDED) * mean
+
+
 def has_preconditioner(operator: Operator) -> bool:
     """Return whether the operator has a preconditioner of its own."""
     return hasattr(operator, "preconditioner")
@@ -130,7 +135,7 @@ def objective_change(counts: Counts, x0: Tensor, x1: Tensor, v: Tensor, alpha: T
     """Return the objective at x1 less that at x0, of each image, (B, 1, ...)."""
     before, after = (counts.operator.A(x) + counts.background for x in (x0, x1))
     bounded = not has_preconditioner(counts.operator)
-    return _change(counts, before, after, bounded)[0] + _pull(x0, x1, v, alpha)
+    return _like(_change(counts, before, after, bounded)[0], x0) + _pull(x0, x1, v, alpha)
 
 
 def _look(counts: Counts, x: Tensor, expected: Tensor, v: Tensor, alpha: Tensor, bounded: bool) -> _Point:
@@ -146,8 +151,9 @@ def _look(counts: Counts, x: Tensor, expected: Tensor, v: Tensor, alpha: Tensor,
     if bounded:
         scaled = x * _em_curvature(counts, x, alpha)
         free = torch.where((gradient > 0) & (scaled <= gradient), 0, free)
-    size = _norms(counts.sensitivity.expand(x.shape)) + _norms(push)
-    return _Point(x, expected, gradient, free.detach(), (_norms(free * gradient) > RTOL * size).detach())
+    rounding = 4 * torch.finfo(x.dtype).eps * _norms(counts.sensitivity.expand(x.shape))
+    moving = _norms(free * gradient) > RTOL * _norms(push) + rounding
+    return _Point(x, expected, gradient, free.detach(), moving.detach())
 
 
 def _em_curvature(counts: Counts, x: Tensor, alpha: Tensor) -> Tensor:
@@ -188,7 +194,7 @@ def _search(
         trial = x + 4.0**-k * d
         trial = trial.clamp(min=0) if bounded else trial
         there = A(trial) + counts.background if along is None else expected + 4.0**-k * along
-        change, rounding = _change(counts, expected, there, bounded)
+        change, rounding = (_like(total, x) for total in _change(counts, expected, there, bounded))
         falls = ~done & (change + _pull(x, trial, v, alpha) <= rounding)
         best = torch.where(falls, trial, best)
         best_expected = torch.where(_like(falls, expected), there, best_expected)
@@ -213,7 +219,7 @@ def _change(counts: Counts, before: Tensor, after: Tensor, bounded: bool) -> tup
         below = [torch.minimum(E, smallest) for E in (before, after)]
         terms = terms + (below[1] - below[0]) * (below[1] + below[0] - 2 * y) / (2 * smallest)
     size = _sums(W * ((high - low).abs() + log.abs()), before)
-    return tuple(_like(total, before) for total in (_sums(W * terms, before), torch.finfo(y.dtype).eps * size))  # type: ignore[return-value]
+    return _sums(W * terms, before), torch.finfo(y.dtype).eps * size
 
 
 def _pull(x0: Tensor, x1: Tensor, v: Tensor, alpha: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor
 from ..checks import as_tensor, broadcasts, check_number, short
 from .batch import each, images, operator_norms, per_image, together
 from .count_statistics import are_whole, concerns_of_counts, deviance_residuals
-from .count_newton import FLOOR, MAX_CG, MAX_CG_OF_GRAPH, MAX_STEPS_OF_GRAPH, Counts, differentiable, minimise
+from .count_newton import MAX_CG, MAX_CG_OF_GRAPH, MAX_STEPS_OF_GRAPH, Counts, differentiable, floor_of, minimise
 from .least_squares import apply_normal, estimate_spectrum
 from .protocols import Operator
 
@@ -242,7 +242,7 @@ class PoissonStep:
         least = torch.as_tensor(self._least, dtype=self.y.dtype, device=self.y.device)
         mean = least / MIN_EXPECTED
         return Counts(
-            self.operator, self._counts, self._weights, self._r, self.gain + FLOOR * mean, least, self.sensitivity,
+            self.operator, self._counts, self._weights, self._r, floor_of(self.operator, self.gain, mean), least, self.sensitivity,
             lambda x, v, alpha: em_update(self._em(x), self.sensitivity, v, alpha),
         )  # fmt: skip
 

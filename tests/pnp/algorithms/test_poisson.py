@@ -45,7 +45,7 @@ def test_the_poisson_step_descends_to_the_dense_minimiser() -> None:
         return float((expected - torch.xlogy(y, expected)).sum() + alpha / 2 * ((x - v) ** 2).sum())
 
     h = Poisson(background=r, n_inner=1).bind(operator, y, torch.ones(()))
-    values = [objective(h.initial())] + [objective(h(v, alpha)) for _ in range(1500)]
+    values = [objective(h.initial())] + [objective(h(v, alpha)) for _ in range(60)]
     assert all(b <= a + 1e-12 * abs(a) for a, b in pairwise(values))
 
     def value_and_gradient(x: np.ndarray) -> tuple[float, np.ndarray]:
@@ -141,7 +141,7 @@ def test_gain_and_read_noise_may_be_arrays() -> None:
     gain = 0.1 + uniform(40, seed=4)
     h = Poisson(background=r * gain, gain=gain).bind(operator, gain * y, ONE)
     v, alpha = 5 * rand(1, 1, *SHAPE, seed=7), torch.tensor(10.0, dtype=y.dtype)
-    for _ in range(1500):
+    for _ in range(20):
         x = h(v, alpha)
     # A row times gain, and counts times gain: the gradient of the same likelihood with the rows M/gain.
     expected = operator.A(x) / gain + r
