@@ -178,9 +178,7 @@ def _preconditioner(counts: Counts, weights: Tensor, at: _Point, alpha: Tensor, 
     return None if M is None else lambda r: M(r, alpha)
 
 
-def _search(
-    counts: Counts, at: _Point, d: Tensor, v: Tensor, alpha: Tensor, bounded: bool
-) -> tuple[Tensor, Tensor]:
+def _search(counts: Counts, at: _Point, d: Tensor, v: Tensor, alpha: Tensor, bounded: bool) -> tuple[Tensor, Tensor]:
     """Return x and E after 1, 1/4, 1/16, ... of the step d, for each image the first where the objective does not rise.
 
     Where none is left, an image takes a step of EM if x >= 0, and stays as it is otherwise.

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from ..checks import as_tensor, broadcasts, check_number, short
 from .batch import each, images, operator_norms, per_image, together
-from .count_statistics import are_whole, concerns_of_counts, deviance_residuals
 from .count_newton import MAX_CG, MAX_CG_OF_GRAPH, MAX_STEPS_OF_GRAPH, Counts, differentiable, floor_of, minimise
+from .count_statistics import are_whole, concerns_of_counts, deviance_residuals
 from .least_squares import apply_normal, estimate_spectrum
 from .protocols import Operator
 
@@ -333,9 +333,7 @@ class PoissonStep:
                 "Poisson: rejected must leave some counts of each image in y, got all of them; check y and the operator"
             )
         levels = {"gain": self.gain, "read_noise": self.read_noise}
-        step = PoissonStep(
-            self.operator, self.y, self.background, n_inner=self.n_inner, rejected=out, **levels
-        )
+        step = PoissonStep(self.operator, self.y, self.background, n_inner=self.n_inner, rejected=out, **levels)
         step.last_x = self.last_x
         return step
 
