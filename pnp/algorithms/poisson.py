@@ -242,7 +242,8 @@ class PoissonStep:
         least = torch.as_tensor(self._least, dtype=self.y.dtype, device=self.y.device)
         mean = least / MIN_EXPECTED
         return Counts(
-            self.operator, self._counts, self._weights, self._r, floor_of(self.operator, self.gain, mean), least, self.sensitivity,
+            self.operator, self._counts, self._weights, self._r,
+            floor_of(self.operator, self.gain, mean), least, self.sensitivity,
             lambda x, v, alpha: em_update(self._em(x), self.sensitivity, v, alpha),
         )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Newton steps for counts: the conditions of the minimum, a dense solution, few counts, monotony, batches, derivatives."""
+"""Newton steps for counts: conditions of the minimum, a dense solution, few counts, monotony, batches, derivatives."""
 
 from __future__ import annotations
 
