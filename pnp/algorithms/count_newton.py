@@ -5,7 +5,8 @@ scoring: Osborne, Int. Stat. Rev. 60 (1992) 99). A step d solves, by at most `MA
 
     (A*(W/E)A + alpha) d = -(A* W (1 - y/E) + alpha (x - v)),
 
-with E of the weights not below a floor, a count and a fraction of the mean count: smaller ones make the system stiff. d is shortened until the objective does not rise. Two kinds of operators:
+with E of the weights not below a floor, a count and a fraction of the mean count: smaller ones make the system stiff.
+d is shortened until the objective does not rise. Two kinds of operators:
 
 - Where the operator has a preconditioner, x is free, and f goes on as the parabola of curvature W/floor where E is
   below the floor. Such operators may ring about zero, and one photon where next to nothing is expected would outweigh
