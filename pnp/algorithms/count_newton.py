@@ -38,7 +38,7 @@ would be too flat with a higher one."""
 NEAR_ZERO = 1e-2
 """Fraction of the mean pixel that is added to those of EM's preconditioner: one at 0 may leave."""
 MAX_TRIALS = 4
-MAX_STEPS_OF_GRAPH, MAX_CG_OF_GRAPH = 12, 100
+MAX_STEPS_OF_GRAPH, MAX_CG_OF_GRAPH = 30, 100
 
 
 class Counts(NamedTuple):
