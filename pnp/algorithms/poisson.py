@@ -1,4 +1,4 @@
-"""Poisson data term of counts y ~ Poisson(A x + r), its regularised EM update, and checks of counts.
+"""Poisson data term of counts y ~ Poisson(A x + r), its x-update, the EM update, and checks of counts.
 
 With a gain g and read noise of standard deviation s, y = g Poisson((A x + r)/g) + s N(0, 1), all in units of y. The
 first part has the variance g (A x + r). Counts that are shifted by the variance of the read noise,
@@ -12,6 +12,7 @@ is that of plain counts, with weights 1/g and with s^2/g added to y and r.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from ..checks import as_tensor, broadcasts, check_number, short
 from .batch import each, images, operator_norms, per_image, together
+from .count_newton import MAX_CG, MAX_CG_OF_GRAPH, MAX_STEPS_OF_GRAPH, Counts, differentiable, floor_of, minimise
 from .count_statistics import are_whole, concerns_of_counts, deviance_residuals
 from .least_squares import apply_normal, estimate_spectrum
 from .protocols import Operator
@@ -105,15 +107,17 @@ class Poisson:
     Am. A 10 (1993) 1014). Raising y to 0 biases a measurement by up to a tenth of a count where fewer than three are
     expected and read_noise is below two gains, and by less elsewhere.
 
-    The x-update takes EM-surrogate steps (De Pierro 1995; Z. Li, Y. K. Dewaraja and J. A. Fessler, arXiv 2301.09710,
-    equation 8): with s = A*(1/gain), e = A*(y / (A x + r) / gain) and q = s - alpha v,
+    The x-update takes Newton steps from the last x, with the expected Hessian A*(A / (gain (A x + r))), none of which
+    raises the objective (`count_newton`). For operators with a preconditioner, such as Radon transforms and blurs, x is
+    free, `solve(bounds=(0, None))` bounds z, and f is continued by a parabola where fewer than a count and a tenth of
+    the mean count are expected: such A may ring about zero. For others x >= 0 and f is exact; there a step of EM (De
+    Pierro 1995; Z. Li, Y. K. Dewaraja and J. A. Fessler, arXiv 2301.09710, equation 8) comes first, with
+    s = A*(1/gain), e = A*(y / (A x + r) / gain) and q = s - alpha v,
 
         x <- (-q + sqrt(q^2 + 4 alpha x e)) / (2 alpha),
 
-    each of which lowers the objective, and the less the more counts there are: from some thousand in a measurement on,
-    `LeastSquares` with noise_std = sqrt(gain max(y, gain)) gives a better image (docs/results.md). A and A* must have
-    non-negative entries, except for a little ringing, as of a Radon transform by Fourier slices: x e is clamped at 0,
-    and measurements with an expected count below a millionth of the mean count are taken for unseen.
+    which is exact for masks. A and A* must have non-negative entries, except for a little ringing. The x-update is
+    differentiable in v, alpha and what the operator depends on, by one more solve.
 
     Args:
         background: expected background r >= 0, a number or broadcasting to y.
@@ -121,7 +125,8 @@ class Poisson:
             physics have it, or 1 where it has none. It is never taken from there unasked.
         read_noise: standard deviation of Gaussian noise that was added to the counts, >= 0, a number or broadcasting to
             y. None: the sigma of `operator.noise_model`, where it has a gain too, or 0.
-        n_inner: surrogate steps in each x-update.
+        n_inner: largest number of Newton steps in each x-update, and one more in the first; fewer where the gradient
+            vanishes. Each takes at most ten conjugate gradient iterations. One is enough: the next update goes on.
         robust: whether `solve` looks for outliers and leaves them out.
     """
 
@@ -133,7 +138,7 @@ class Poisson:
         background: float | Tensor = 0.0,
         gain: float | Tensor | None = 1.0,
         read_noise: float | Tensor | None = 0.0,
-        n_inner: int = 6,
+        n_inner: int = 1,
         robust: bool = False,
     ):
         _check_level("background", background, "expected counts added to A x")
@@ -181,13 +186,13 @@ class Poisson:
 
 
 class PoissonStep:
-    """h(v, alpha) = argmin_{x >= 0} f(x) + alpha/2 ||x - v||^2, approached by EM steps; f as in `Poisson`.
+    """h(v, alpha) = argmin_{x >= 0} f(x) + alpha/2 ||x - v||^2, by Newton steps from the last x; f as in `Poisson`.
 
     Args:
         operator: A.
         y: measurements, as the user gave them.
         background, gain, read_noise: as in `Poisson`, tensors that broadcast to y.
-        n_inner: surrogate steps in each x-update.
+        n_inner: largest number of Newton steps in each x-update.
         rejected: measurements that are left out, a mask of y's shape; None: none.
     """
 
@@ -204,7 +209,7 @@ class PoissonStep:
     ):
         self.operator, self.y, self.background = operator, y, background
         self.gain, self.read_noise, self.rejected = gain, read_noise, rejected
-        self.inner_iterations = n_inner
+        self.n_inner, self.inner_iterations = n_inner, 0
         self._kept = torch.ones_like(y, dtype=torch.bool) if rejected is None else ~rejected
         self._weights = self._kept / gain
         shift = read_noise.square() / gain
@@ -223,12 +228,24 @@ class PoissonStep:
         self.last_x: Tensor | None = None
 
     def __call__(self, v: Tensor, alpha: Tensor, /) -> Tensor:
-        """Return x after n_inner surrogate steps from the last one."""
-        x = self.initial() if self.last_x is None else self.last_x
-        for _ in range(self.inner_iterations):
-            x = em_update(self._em(x), self.sensitivity, v, alpha)
-        self.last_x = x.detach()
-        return x
+        """Return x after the Newton steps, with its derivative in grad mode, where x is solved for more exactly."""
+        x = self.initial().detach() if self.last_x is None else self.last_x.expand(v.shape)
+        graph = torch.is_grad_enabled()
+        n_steps = MAX_STEPS_OF_GRAPH if graph else self.n_inner + (self.last_x is None)
+        max_cg = MAX_CG_OF_GRAPH if graph else MAX_CG
+        found = minimise(self._problem, x, v.detach(), alpha.detach(), n_steps=n_steps, max_cg=max_cg)
+        self.last_x, self.inner_iterations = found.x, found.n_iter
+        return differentiable(self._problem, found.x, v, alpha) if graph else found.x
+
+    @cached_property
+    def _problem(self) -> Counts:
+        least = torch.as_tensor(self._least, dtype=self.y.dtype, device=self.y.device)
+        mean = least / MIN_EXPECTED
+        return Counts(
+            self.operator, self._counts, self._weights, self._r,
+            floor_of(self.operator, self.gain, mean), least, self.sensitivity,
+            lambda x, v, alpha: em_update(self._em(x), self.sensitivity, v, alpha),
+        )  # fmt: skip
 
     def _em(self, x: Tensor) -> Tensor:
         """Return x e, e = A*(y / (A x + r) / gain), with 0 for y / 0: no pixel contributes to such a measurement."""
@@ -317,9 +334,7 @@ class PoissonStep:
                 "Poisson: rejected must leave some counts of each image in y, got all of them; check y and the operator"
             )
         levels = {"gain": self.gain, "read_noise": self.read_noise}
-        step = PoissonStep(
-            self.operator, self.y, self.background, n_inner=self.inner_iterations, rejected=out, **levels
-        )
+        step = PoissonStep(self.operator, self.y, self.background, n_inner=self.n_inner, rejected=out, **levels)
         step.last_x = self.last_x
         return step
 

@@ -280,7 +280,7 @@ def _thinned(problem: Problem, h: BoundDataTerm, counted: Tensor) -> HeldOut | s
             problem.operator,
             n * h.gain / p,
             h.background,
-            n_inner=h.inner_iterations,
+            n_inner=h.n_inner,
             gain=h.gain / p,
             read_noise=h.read_noise,
             rejected=h.rejected,

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from ..algorithms.noise_estimate import estimate_noise_std, least_noise_std
-from ..algorithms.poisson import PoissonStep
 from .denoiser_verdict import UPPER_QUARTILE, denoiser_faults, in_training, roughness
 from .outliers import FAR_OUT, find_impulses, find_outliers
 from .parts import Joined
@@ -51,8 +50,6 @@ MIN_IMPULSES, IMPULSES = 10, 0.001
 """So many measurements, and such a fraction, stand out as impulses; thin lines of clipped pictures are fewer."""
 FEW_ITERATIONS = 8
 """With fewer iterations x may leave y unexplained that more of them would explain."""
-MANY_COUNTS = 1000
-"""Median counts of a measurement from which on the steps of `Poisson` may be too few (docs/results.md)."""
 MIN_MEASUREMENTS = 100
 """Fewer measurements do not determine a misfit."""
 UNEVEN = 8.0
@@ -118,7 +115,6 @@ def judge(problem: Problem, stop: Stop) -> tuple[str, ...]:
         about_y = [uneven]
     elif not about_noise(replace(found, misfit=1.0, correlations=())):  # which is about y alone
         special = (about_y and _few_iterations(problem, stop)) or large_errors(problem) or _truncation(problem)
-        special = special or _many_counts(problem)
         special = special or (drift_of_views(problem, residuals, counted) if found.is_sinogram else None)
         special = special or _outliers(problem, residuals, counted) or _impulses(problem, counted)
         special = special or (errors_of_bins(problem, counted) if found.is_sinogram and not about_y else None)
@@ -182,7 +178,7 @@ def about_noise(found: Evidence) -> list[str]:
     if whiteness > CORRELATED and found.flatness < SMOOTHING:
         said = f"neighbouring residuals correlate by {whiteness:.2f} where noise would be white: "
         if not found.is_gaussian:
-            cause = "too few steps (try n_inner=20), an error of A (geometry, background, bins), or x is too smooth"
+            cause = "an error of A (geometry, background, bins), or x is too smooth"
             return [f"{said}{cause}; mend A, or lower strength"]
         if found.is_sinogram and found.correlations.index(whiteness) == len(found.correlations) - 2:
             return [
@@ -340,20 +336,6 @@ def _few_iterations(problem: Problem, stop: Stop) -> str | None:
     return (
         f"not converged: misfit {problem.misfit():.2g}, where about 1 is expected, after {problem.state.k} iterations; "
         "raise max_iter to 12 or more"
-    )
-
-
-def _many_counts(problem: Problem) -> str | None:
-    """Say that the steps of `Poisson` are too few for so many counts, where its x does not explain them."""
-    if not isinstance(problem.h, PoissonStep) or not problem.misfit() > HIGH_MISFIT:
-        return None
-    counts = (problem.h.y / problem.h.gain)[problem.h.y > 0]
-    if counts.numel() == 0 or float(counts.median()) < MANY_COUNTS:
-        return None
-    return (
-        f"misfit {problem.misfit():.2g} where about 1 is expected: Poisson's steps are too few for "
-        f"{counts.median():.2g} counts in a measurement, which are nearly Gaussian: use solve(A, y - background, D, "
-        "noise_std=sqrt(gain * max(y, gain))); or A has an error (geometry, background, gain)"
     )
 
 

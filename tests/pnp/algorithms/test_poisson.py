@@ -45,7 +45,7 @@ def test_the_poisson_step_descends_to_the_dense_minimiser() -> None:
         return float((expected - torch.xlogy(y, expected)).sum() + alpha / 2 * ((x - v) ** 2).sum())
 
     h = Poisson(background=r, n_inner=1).bind(operator, y, torch.ones(()))
-    values = [objective(h.initial())] + [objective(h(v, alpha)) for _ in range(1500)]
+    values = [objective(h.initial())] + [objective(h(v, alpha)) for _ in range(60)]
     assert all(b <= a + 1e-12 * abs(a) for a, b in pairwise(values))
 
     def value_and_gradient(x: np.ndarray) -> tuple[float, np.ndarray]:
@@ -62,15 +62,17 @@ def test_the_poisson_step_descends_to_the_dense_minimiser() -> None:
     assert h(v, alpha).min() >= 0
 
 
-def test_the_poisson_step_does_not_cancel() -> None:
+def test_em_does_not_cancel() -> None:
     # Tiny alpha: the naive root -q + sqrt(q^2 + small) would be pure rounding in float32.
     operator, y, r = poisson_problem()
-    alphas = [torch.tensor(1e-12, dtype=d) for d in (torch.float32, torch.float64)]
-    v = torch.zeros(1, 1, *SHAPE, dtype=torch.float64)
-    single, double = (
-        Poisson(background=r).bind(operator, y.to(a.dtype), torch.ones(()))(v.to(a.dtype), a) for a in alphas
-    )
-    assert rel(single.double(), double) < 1e-4
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        counts = Poisson(background=r).bind(operator, y.to(dtype), torch.ones(()))._problem
+        x, v = torch.ones(1, 1, *SHAPE, dtype=dtype), torch.zeros(1, 1, *SHAPE, dtype=dtype)
+        for _ in range(16):
+            x = counts.em(x, v, torch.tensor(1e-12, dtype=dtype))
+        found.append(x.double())
+    assert rel(*found) < 1e-4
 
 
 def test_poisson_solve_beats_nothing_but_the_counts() -> None:
@@ -139,7 +141,7 @@ def test_gain_and_read_noise_may_be_arrays() -> None:
     gain = 0.1 + uniform(40, seed=4)
     h = Poisson(background=r * gain, gain=gain).bind(operator, gain * y, ONE)
     v, alpha = 5 * rand(1, 1, *SHAPE, seed=7), torch.tensor(10.0, dtype=y.dtype)
-    for _ in range(1500):
+    for _ in range(20):
         x = h(v, alpha)
     # A row times gain, and counts times gain: the gradient of the same likelihood with the rows M/gain.
     expected = operator.A(x) / gain + r
@@ -341,7 +343,7 @@ def test_a_checkpoint_tells_the_options_apart() -> None:
 
 
 def test_repr_is_the_call() -> None:
-    assert repr(Poisson()) == "Poisson(background=0.0, n_inner=6)"
+    assert repr(Poisson()) == "Poisson(background=0.0, n_inner=1)"
     for term in (Poisson(background=1.0, robust=True), Poisson(gain=0.1, read_noise=2.0), Poisson(gain=None)):
         assert repr(eval(repr(term))) == repr(term) != repr(Poisson())
     assert "robust=True" in repr(Poisson(robust=True))

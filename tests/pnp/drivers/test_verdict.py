@@ -321,11 +321,11 @@ def test_evidence_of_every_kind() -> None:
         assert "count" in sentence and "noise_std" not in sentence
 
 
-def test_correlated_residuals_of_counts_ask_for_more_steps() -> None:
-    """At 10^5 counts a bin and 90 views six inner steps leave a misfit of 2.5, which are no rings; 20 steps 1.0."""
+def test_correlated_residuals_of_counts_are_no_rings() -> None:
     found = Evidence(2.5, 4096, math.nan, (0.5, 0.1), math.inf, 0.1, is_gaussian=False, is_sinogram=True)
     (sentence,) = about_noise(found)
-    assert "n_inner" in sentence and "LeastSquares" not in sentence and len(sentence) < 400
+    assert "strength" in sentence and "background" in sentence and len(sentence) < 400
+    assert "LeastSquares" not in sentence and "n_inner" not in sentence  # more steps change nothing
 
 
 def test_few_measurements_and_foreign_data_terms_are_not_judged() -> None:
@@ -386,15 +386,13 @@ def test_a_network_in_training_mode_is_said() -> None:
     assert not any(".eval()" in sentence for sentence in solve(A, y, Net().eval(), noise_std=0.05).warnings)
 
 
-def test_poisson_with_many_counts_is_sent_to_least_squares():
-    """The x-updates of `Poisson` take too few steps then; least squares with the same variances fit."""
+def test_poisson_explains_many_counts_as_least_squares_does():
     A, truth = OPERATORS["radon"], head(N)
     expected = A.A(truth / A.A(truth).max()) * 1e6
     counts = torch.poisson(expected.clamp(min=0), generator=torch.Generator().manual_seed(0))
-    with pytest.warns(ResultWarning, match="noise_std=sqrt"):
-        poisson = solve(A, counts, DENOISERS["mlpatch"], data_term=Poisson())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResultWarning)
+        poisson = solve(A, counts, DENOISERS["mlpatch"], data_term=Poisson())
         gaussian = solve(A, counts, DENOISERS["mlpatch"], noise_std=counts.clamp(min=1).sqrt())
     error = [float((r.x - truth / A.A(truth).max() * 1e6).norm()) for r in (poisson, gaussian)]
-    assert error[1] < 0.6 * error[0] and gaussian.misfit < 0.1 * poisson.misfit
+    assert error[0] < 1.05 * error[1]
