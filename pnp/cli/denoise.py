@@ -40,7 +40,7 @@ def denoise(
     device: Device = "cpu",
     overwrite: Overwrite = False,
 ) -> None:
-    """Remove white Gaussian noise from an image, or from a volume with weights for volumes.
+    """Remove white Gaussian noise from an image or a volume.
 
     Channels are denoised one by one, or together by weights for colour. PNG and JPEG images are scaled to [0, 1];
     TIFF, NPY, FITS and HDF5 keep their values: 8-bit TIFF images are 0 to 255. PNG images of 16 bits are written with

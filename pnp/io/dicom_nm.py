@@ -90,7 +90,8 @@ def write_dicom_nm(
     data.NumberOfFrames, data.Rows, data.Columns = nz, ny, nx
     data.FrameIncrementPointer, data.SliceVector = 0x00540080, list(range(1, nz + 1))
     data.NumberOfSlices = nz
-    data.PixelSpacing, data.SliceThickness, data.SpacingBetweenSlices = [f"{transaxial:.10g}"] * 2, axial, axial
+    data.PixelSpacing = [f"{transaxial:.10g}"] * 2
+    data.SliceThickness = data.SpacingBetweenSlices = f"{axial:.10g}"
     data.SamplesPerPixel, data.PhotometricInterpretation, data.PixelRepresentation = 1, "MONOCHROME2", 0
     data.BitsAllocated = data.BitsStored = 16
     data.HighBit = 15

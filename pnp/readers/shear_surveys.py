@@ -30,10 +30,9 @@ SURVEYS: Mapping[str, Survey] = {
             "weight": "weight",
             "z": "Z_B",
             "m": "m",
-            "c2": "c2",
         },
-        "",
-        "Heymans et al. 2012 (MNRAS 427, 146), Miller et al. 2013 (MNRAS 429, 2858)",
+        "subtract the additive bias of e2 (Heymans et al. 2012, equation 19): c2= takes a column or a number",
+        "Heymans et al. 2012 (MNRAS 427, 146), Miller et al. 2013 (MNRAS 429, 2858); columns as in dsigma",
     ),
     "des-y1": Survey(
         {"ra": "ra", "dec": "dec", "e1": "e1", "e2": "e2", "weight": None, "response": _METACAL},

@@ -22,8 +22,8 @@ _LYING = {"supine": 0.0, "prone": 180.0, "right": -90.0, "left": 90.0}
 _DICOM = {"S": "supine", "P": "prone", "DR": "right", "DL": "left"}
 _CODES = {
     "F-10310": "prone", "1240000": "prone", "F-10340": "supine", "40199007": "supine",
-    "F-10317": "right", "102536004": "right", "F-10319": "left", "102535000": "left",
-    "F-10470": "head", "102540001": "head", "F-10480": "feet", "102541002": "feet",
+    "F-10317": "right", "102535000": "right", "F-10319": "left", "102536004": "left",
+    "F-10470": "head", "102540008": "head", "F-10480": "feet", "102541007": "feet",
 }  # fmt: skip
 """Codes of PS3.16, CID 20 and 21, in SRT (or SNM3) and SNOMED CT."""
 
@@ -81,10 +81,9 @@ def _word(meaning: str) -> str:
 
 
 def interfile_position(first: str, lying: str) -> Position | None:
-    """Return the position of `patient orientation` and `patient rotation`; None where they are others."""
-    ends, sides = {"head_in": "head", "feet_in": "feet"}, {"supine": "supine", "prone": "prone"}
-    known = ends.get(first.lower()), sides.get(lying.lower())
-    return Position(*known) if all(known) else None  # type: ignore[arg-type]
+    """Return the position of `patient orientation` and `patient rotation`, also STIR's left, right; None: others."""
+    end, side = {"head_in": "head", "feet_in": "feet"}.get(first.lower()), lying.lower()
+    return Position(end, side) if end and side in _LYING else None
 
 
 def sentence(position: Position, taken: AnglesFrom, standard: AnglesFrom) -> str:

@@ -199,6 +199,16 @@ def test_bfloat16_is_close_to_float32():
         assert float((model(x + 1000, factor=2) - 1000 - expected).abs().mean()) < 0.02
 
 
+def test_products_in_bfloat16_do_not_round_the_answer():
+    """Where nothing is added to the network's output, it has the digits of its input, not bfloat16's."""
+    model = random_model(3, taps=7, hidden=64, precision="bfloat16").float()
+    samples = uniform(200, 3, 51, dtype=torch.float32)
+    samples[..., -2:] = 0  # no base and no mean: of a standard deviation of 1 the answer is the output itself
+    with torch.no_grad():
+        g = model._combine(torch.zeros(200, 3), samples, torch.ones(200, 3), torch.zeros(1, 2))
+    assert g.dtype == torch.float32 and float((g != g.bfloat16().float()).float().mean()) > 0.9
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [

@@ -89,7 +89,7 @@ def test_metadata_agree(project):
 
 
 def test_imported_packages_are_declared(project):
-    declared = {requirement.name for requirement in requirements(project, "stack", "ct")}
+    declared = {requirement.name for requirement in requirements(project, "stack", "ct", "parquet")}
     found = {}
     for path in sources():
         if path.suffix != ".py":

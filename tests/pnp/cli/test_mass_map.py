@@ -11,6 +11,8 @@ from astropy.table import Table
 from astropy.wcs import WCS
 from command import run
 
+import pnp.lensing
+from denoisers import MLPatch
 from pnp.cli.mass_map_options import CatalogueOptions, MassMapOptions, as_option
 
 RESPONSE, CORE, EINSTEIN = 0.65, 3.0, 3.0  # arcmin
@@ -87,6 +89,35 @@ def test_the_learned_prior_and_a_cut_in_redshift(monkeypatch, capsys, galaxies, 
         assert (parts["ERROR"].data > 0).all()
     assert run(monkeypatch, "mass-map", galaxies, "-o", out, *BASE) == 2
     assert "--overwrite" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("calls", [1, 3])
+def test_ctrl_c_keeps_the_map_so_far(monkeypatch, capsys, galaxies, tmp_path, calls):
+    """The map of the last iteration is written, and the exit code says that it is not the end."""
+    out, called, forward = tmp_path / "mass.fits", [0], MLPatch.forward
+
+    def interrupted(self, *arguments, **options):
+        called[0] += 1
+        if called[0] > calls:
+            raise KeyboardInterrupt
+        return forward(self, *arguments, **options)
+
+    monkeypatch.setattr(MLPatch, "forward", interrupted)
+    assert run(monkeypatch, "mass-map", galaxies, "-o", out, *BASE, "--signs", "1,-1", "--rotations", 5) == 130
+    assert "mass.fits: KAPPA_E" in capsys.readouterr().out
+    with fits.open(out) as parts:
+        assert np.isfinite(parts["KAPPA_E"].data).all() and parts["KAPPA_E"].data.std() > 0
+        assert "NOISE" not in parts
+
+
+def test_ctrl_c_in_the_error_leaves_no_file(monkeypatch, galaxies, tmp_path):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pnp.lensing, "wiener_std", interrupted)
+    out = tmp_path / "mass.fits"
+    assert run(monkeypatch, "mass-map", galaxies, "-o", out, *BASE, "--signs", "1,-1", "--method", "wiener") == 130
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

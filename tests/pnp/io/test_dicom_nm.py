@@ -60,3 +60,17 @@ def test_it_refuses(tmp_path):
     assert ".dcm" in refused(write_dicom_nm, tmp_path / "x.nii", X, 4.8)
     assert "DICOM" in refused(write_dicom_nm, tmp_path / "x.dcm", X, 4.8, like=tmp_path / "text")
     assert not (tmp_path / "x.dcm").exists()
+
+
+def test_decimal_strings_are_at_most_16_bytes(tmp_path):
+    """Sizes such as 4.795199871063232 mm, as cameras state them, and places of many digits (PS3.5, 6.2)."""
+    path = tmp_path / "a.dcm"
+    values = -np.random.default_rng(0).random((3, 4, 5)) / 3e20
+    write_dicom_nm(path, values, (4.795199871063232, 1 / 3), centre_mm=(-1e-7 / 3, -200 / 3, 1e5 / 3))
+    texts = [
+        str(value)
+        for element in pydicom.dcmread(path).iterall()
+        if element.VR == "DS"
+        for value in (element.value if element.VM > 1 else [element.value])
+    ]
+    assert len(texts) == 15 and max(map(len, texts)) <= 16

@@ -8,10 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydicom.dataset import Dataset
+from pydicom.sr._snomed_dict import mapping as snomed_mapping
+from pydicom.sr.codedict import codes
 from reader_files import refused
 from spect_files import NX, NZ, QUARTERS, VOLUME, items, placed, seen_from, write_interfile, write_nm
 
 from pnp.readers import SpectScan, read_dicom_nm, read_interfile
+from pnp.readers.spect_position import dicom_position
 
 # The patient's left, back and head in the gantry's axes X, Y and Z: those of a patient on his back, head first.
 LYING = {
@@ -75,7 +79,7 @@ def code(value: str, meaning: str, **more: Any) -> Any:
     ("elements", "said"),
     [
         ({"PatientGantryRelationshipCodeSequence": code("F-10480", "feet-first")}, "feet first, supine"),
-        ({"PatientGantryRelationshipCodeSequence": code("102541002", "Patient feet-first")}, "feet first, supine"),
+        ({"PatientGantryRelationshipCodeSequence": code("102541007", "")}, "feet first, supine"),
         (
             {
                 "PatientOrientationCodeSequence": code(
@@ -106,7 +110,25 @@ def test_dicom_on_his_back_says_nothing(tmp_path):
     assert quiet(read_dicom_nm, path)[1] == []
 
 
-@pytest.mark.parametrize("position", list(LYING)[:4], ids=" ".join)
+@pytest.mark.parametrize("concept", ["Prone", "Supine", "RightLateralDecubitus", "LeftLateralDecubitus"])
+@pytest.mark.parametrize("scheme", ["SCT", "SRT"])
+def test_codes_of_positions_are_those_of_the_standard(concept, scheme):
+    """pydicom has the codes of PS3.16, CID 20 and 21; the words beside them are left out."""
+    ways, words = (("Headfirst", "head"), ("FeetFirst", "feet")), concept.lower()
+    lying = next(word for word in ("prone", "supine", "right", "left") if words.startswith(word))
+    for name, first in ways:
+        values = [getattr(codes.CID20, concept).value, getattr(codes.CID21, name).value]
+        if scheme == "SRT":
+            values = [snomed_mapping["SCT"][value] for value in values]
+        data = Dataset()
+        data.PatientOrientationCodeSequence = code(
+            "F-10450", "recumbent", PatientOrientationModifierCodeSequence=code(values[0], "")
+        )
+        data.PatientGantryRelationshipCodeSequence = code(values[1], "")
+        assert dicom_position(data) == (first, lying)
+
+
+@pytest.mark.parametrize("position", LYING, ids=" ".join)
 def test_interfile_angles_are_the_gantrys(tmp_path, position):
     """From above the table, counter-clockwise seen from where the feet are head first: DICOM's 180 to 270."""
     frames = np.stack([seen_from(180 + 90 * k, on_the_table(position)) for k in range(4)])
