@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ..readers import ShearCatalogue, ShearMap
 
 FITS = (".fits", ".fit", ".fits.gz")
+SPARSE = 0.05
+"""Part of the pixels with galaxies, below which the unit of positions and the size of pixels are questioned."""
 FIGURES = (".png", ".pdf", ".svg")
 
 
@@ -103,6 +105,11 @@ def _survey(catalogue: Path, columns: CatalogueOptions, mapping: MassMapOptions)
                 "the signs of e1 and e2 are taken as they are, since the data do not decide them; give --signs"
             )
     print(survey)
+    if (observed := float(survey.mask.float().mean())) < SPARSE:
+        print_warning(
+            f"only {100 * observed:.2g} % of the {survey.shape[0]} x {survey.shape[1]} pixels hold galaxies; give "
+            "--unit if ra and dec are in another unit, or larger pixels, --pixel-arcmin"
+        )
     return survey
 
 

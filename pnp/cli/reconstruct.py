@@ -129,7 +129,12 @@ def reconstruct(
         return
     for option, value in (vars(scan) | vars(machines) | {"report": report}).items():
         if value is not None:
-            raise ValueError(f"{as_typed(option)} is for raw CT scans, which {measurements} is not; leave it out")
+            remedy = (
+                "; leave it out, or for a stack of slices use pnp reconstruct-stack"
+                if option == "volume"
+                else "; leave it out"
+            )
+            raise ValueError(f"{as_typed(option)} is for raw CT scans, which {measurements} is not{remedy}")
     from ..io import check_image_output, check_output
 
     check_output(output, overwrite=overwrite)

@@ -315,7 +315,10 @@ def _existing(where: str, held: Columns, name: str, given: str) -> str:
         return alike[0]
     if is_component(held, given):
         return given
-    raise ValueError(f"{where}: there is no column {given!r:.60} for {name}; it holds {first_names(held, like=given)}")
+    raise ValueError(
+        f"{where}: there is no column {given!r:.60} for {name}; name it, {name}='...'; it holds "
+        f"{first_names(held, like=given)}"
+    )
 
 
 def _column(where: str, name: str, values: Any, n: int | None = None) -> _Array:
@@ -349,7 +352,8 @@ def _degrees(where: str, values: Any, unit: Any) -> Any:
         factor = units.Unit(name.get(str(unit).lower(), unit)).to(units.deg)
     except (ValueError, TypeError, units.UnitConversionError):
         raise ValueError(
-            f"{where}: its unit {str(unit)!r:.40} is not an angle; give unit='deg', 'rad' or ('hourangle', 'deg')"
+            f"{where}: its unit {str(unit)!r:.40} is not an angle; give unit='deg', unit='rad' or "
+            "unit=('hourangle', 'deg')"
         ) from None
     check_real(where, np.asarray(values).dtype)
     return values if factor == 1 else np.ma.asarray(values) * factor

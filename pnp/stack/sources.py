@@ -43,7 +43,9 @@ class FileSource:
             with open_hdf5(self.path) as file:
                 if self.dataset not in file or not hasattr(file[self.dataset], "shape"):
                     held = listed(file)
-                    raise ValueError(f"{name} must have a dataset '{self.dataset}', it holds {held}; name one after ::")
+                    raise ValueError(
+                        f"{self.path} must have a dataset '{self.dataset}', it holds {held}; name one after ::"
+                    )
                 self.shape, dtype = tuple(file[self.dataset].shape), file[self.dataset].dtype
         else:
             array = self._zarr(named=bool(dataset))

@@ -114,3 +114,12 @@ def test_bad_input_is_one_sentence(monkeypatch, tmp_path, weights, change, messa
     error = capsys.readouterr().err
     assert message in error and len(error) < 400 and error.count("\n") == 1
     assert not any(p.name.startswith(("z", ".z")) for p in tmp_path.iterdir())
+
+
+def test_a_dataset_that_is_not_there_is_no_damage(monkeypatch, tmp_path, options, capsys):
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["volume"] = picture(8, 8, 8)
+    for source in (tmp_path / "x.h5", f"{tmp_path / 'x.h5'}::raw"):
+        assert run(monkeypatch, "denoise", source, "-o", tmp_path / "o.h5", *options) == 2
+        message = capsys.readouterr().err
+        assert "'volume'" in message and "::" in message and "damaged" not in message

@@ -166,3 +166,23 @@ def test_options_are_the_arguments_of_the_reader():
     assert MassMapOptions(2.0, "kaiser-squires", smoothing_fwhm=4.0).smoothing_px() == pytest.approx(4 / 2.35482 / 2)
     said = "read_catalogue: name it, z='...', or weight=None; give unit=('hourangle', 'deg')"
     assert as_option(said) == "name it, --z COLUMN, or --weight none; give --unit hourangle,deg"
+
+
+def test_a_field_that_is_nearly_empty_is_questioned(monkeypatch, capsys, tmp_path):
+    rng = np.random.default_rng(0)
+    minutes = {name: rng.uniform(-5, 5, 300) for name in ("ra", "dec")}  # read as degrees
+    path = tmp_path / "flat.csv"
+    Table({**minutes, "e1": rng.normal(0, 0.1, 300), "e2": rng.normal(0, 0.1, 300)}).write(path)
+    how = ("-o", tmp_path / "m.fits", "--pixel-arcmin", 2, "--signs", "1,1", "--method", "kaiser-squires")
+    assert run(monkeypatch, "mass-map", path, *how, "--smoothing-sigma", 2, "--overwrite", "--unit", "deg") == 0
+    assert "--unit" in capsys.readouterr().err
+    assert run(monkeypatch, "mass-map", path, *how, "--smoothing-sigma", 2, "--overwrite", "--unit", "arcmin") == 0
+    assert "--unit" not in capsys.readouterr().err
+
+
+def test_remedies_name_options(monkeypatch, capsys, galaxies, tmp_path):
+    how = ("mass-map", galaxies, "-o", tmp_path / "m.fits", *BASE)
+    assert run(monkeypatch, *how, "--unit", "furlong") == 2
+    assert "--unit hourangle,deg" in capsys.readouterr().err
+    assert run(monkeypatch, *how, "--survey", "kids-1000") == 2
+    assert "--ra COLUMN" in capsys.readouterr().err

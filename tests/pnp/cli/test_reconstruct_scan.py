@@ -333,6 +333,8 @@ def test_options_of_scans_are_refused_for_measurements(tmp_path, monkeypatch, ca
     write_measurements(y, np.ones((1, 1, 4, 4), np.float32), operator="identity", parameters={})
     assert run(monkeypatch, "reconstruct", y, "-o", tmp_path / "x.h5", "--rows", "1") == 2
     assert re.search("--rows .*raw CT scans", capsys.readouterr().err)
+    assert run(monkeypatch, "reconstruct", y, "-o", tmp_path / "x.h5", "--volume") == 2
+    assert "reconstruct-stack" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
