@@ -12,8 +12,10 @@ distorts little, on one thread. ASTRA's cone beam needs CUDA.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from time import process_time
 from typing import Any
 
@@ -29,6 +31,7 @@ from torch import Tensor, nn
 from operators import ConeBeam
 from operators.spect.rotation import Rotation
 
+SUPPORT = Path(__file__).parents[1] / "tests" / "support"
 SIZE_MM, SOURCE_ORIGIN_MM, ORIGIN_DETECTOR_MM = 64.0, 300.0, 200.0
 DETECTOR_MM = 134.4
 ELLIPSOIDS = (  # density, centre, half-axes, rotation about Z
@@ -159,6 +162,29 @@ def accuracy(quick: bool) -> Iterator[Row]:
         yield Row(f"||A x - truth|| / ||truth||, {n}^3", who, Spread(errors), "")
 
 
+def turned(quick: bool) -> Iterator[Row]:
+    """Yield errors of detectors that are turned, relative to an ellipsoid's analytic views."""
+    sys.path.insert(0, str(SUPPORT))
+    from ellipsoids import Ellipsoid, cone_views
+
+    n = 16 if quick else 48
+    ball = Ellipsoid((-3 * n / 48, 5 * n / 48, 7 * n / 48), (14 * n / 48, 8 * n / 48, 11 * n / 48), 0.7)
+    for degrees in (0.0, 0.3, 10.0, 40.0):
+        for name in ("roll", "tilt", "slant") if degrees else ("roll",):
+            op = ConeBeam(
+                (n, n, n),
+                [0.0, 0.4, 2.3],
+                source_origin=2.5 * n,
+                origin_detector=1.25 * n,
+                detector_shape=(2 * n + 5, 2 * n + 5),
+                pitch=1.5,
+                **{name: math.radians(degrees)},
+            )
+            got, want = op.A(ball.raster(op)), cone_views(op, ball)
+            error = float((got - want).norm() / want.norm())
+            yield Row(f"||A x - truth|| / ||truth||, {n}^3", f"{name}, {degrees:g} degrees", Spread((error,)), "")
+
+
 def times(quick: bool) -> Iterator[Row]:
     """Yield the time of a view, over views that share nothing."""
     for n in (16,) if quick else (64, 128, 256):
@@ -246,5 +272,11 @@ def _cpu_seconds(call: Callable[[], Any]) -> float:
 if __name__ == "__main__":
     main(
         "ConeBeam: accuracy and time of a view",
-        {"accuracy": accuracy, "times": times, "peers: errors": peer_errors, "peers: times": peer_times},
+        {
+            "accuracy": accuracy,
+            "turned": turned,
+            "times": times,
+            "peers: errors": peer_errors,
+            "peers: times": peer_times,
+        },
     )

@@ -25,11 +25,20 @@ from .sources import FileSource, content_hash
 from .stack_result import StackResult
 
 HALO = 8
-"""Slices at an end of a slab that its neighbour keeps; chosen, not measured."""
+"""Slices at an end of a slab that its neighbour keeps.
+
+On noisy cylinders of 40 x 16 x 16, cut in the middle, the outermost slice that is kept differs from that of the whole
+by 0.3 % after TV, 0.06 % after MLPatch without training, and 0.08 % after a solve with TV; without a halo by 2.9, 2.8
+and 1.3 %.
+"""
 _SHARE = 0.6
 """Share of the memory that slabs may take."""
-_VOLUMES, _VIEWS = 20, 10
-"""Volumes and sets of views, in float32, that a solve is reckoned to hold; counted with a margin, not measured."""
+_VOLUMES, _VIEWS = 40, 20
+"""Volumes and sets of views, in float32, that a solve is reckoned to hold.
+
+Of 192 and 384 slices of 128 x 128, by the growth of the resident peak: 39 volumes with TV, 31 without a denoiser, and
+17 sets of views, in one iteration of ADMM with Gaussian noise.
+"""
 
 
 @dataclass(frozen=True)

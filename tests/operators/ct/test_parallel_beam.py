@@ -68,6 +68,14 @@ def test_gradients_flow_to_the_geometry(each: bool) -> None:
     assert torch.autograd.gradcheck(value, (angles, offset), eps=1e-5, atol=1e-5)
 
 
+def test_the_normal_operator_hands_gradients_to_offsets() -> None:
+    """Its value does not depend on them where no view is truncated: they are 0, not missing."""
+    offset, x = OFFSETS.clone().requires_grad_(), rand(1, 1, *SHAPE, dtype=F64)
+    size = ParallelBeam(SHAPE, ANGLES, offset=offset, n_detectors=17).A_adjoint_A(x).square().sum()
+    (found,) = torch.autograd.grad(size, offset)
+    assert float(found.abs().max()) < 1e-6 * float(size.detach())
+
+
 def test_an_offset_that_moves_is_followed() -> None:
     offset = torch.nn.Parameter(OFFSETS.clone())
     op, x = ParallelBeam(SHAPE, ANGLES, offset=offset, n_detectors=15), rand(1, 1, *SHAPE, dtype=F64)
@@ -128,6 +136,7 @@ def test_every_slice_has_the_ellipse_of_its_truncated_views() -> None:
         ({"voxel_size": (1.0, 1.0, 2.0)}, "voxel_size"),
         ({"n_detectors": 2.5}, "n_detectors"),
         ({"offset": 100.0, "n_detectors": 5}, "offset"),
+        ({"offset": [-100.0, 0.0, 0.0, 100.0], "n_detectors": 5}, "row 0"),
     ],
 )
 def test_what_cannot_be_right_is_refused(arguments: dict[str, Any], name: str) -> None:
