@@ -129,6 +129,8 @@ class ConeBeam(MovableGeometry):
         if self.angles.ndim != 1 or self.angles.numel() == 0:
             got = tuple(self.angles.shape)
             raise ValueError(f"ConeBeam: angles must be a non-empty 1-D array of radians, got shape {got}")
+        if isinstance(curved, str) or curved not in (False, True):
+            raise TypeError(f"ConeBeam: curved must be True or False, got {curved!r:.60}")
         self.curved = bool(curved)
         given = (source_origin, origin_detector, offset, row_offset, shift, roll, tilt, slant)
         for name, value in zip(self.TENSORS[1:], given, strict=True):

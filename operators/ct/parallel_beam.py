@@ -44,24 +44,25 @@ class RowsRadon(Radon):
             self.register_buffer("offsets", None)
         else:
             self._keep("offsets", offsets)
-            self._check_rows()
+        if self.offsets is not None:
+            self._check_rows(self.offsets)
 
-    def _check_rows(self) -> None:
+    def _check_rows(self, offsets: Tensor) -> None:
         """Raise where a row sees nothing of its slice."""
         (low, high), (left, right) = self._edges(), self._shadow()
-        moved = self._shifts(slice(None))[:, None]
+        moved = self._shifts(offsets)[:, None]
         sees = ((left < high + moved) & (right > low + moved)).any(1)
         if not bool(sees.all()):
             d = int(sees.int().argmin())
             raise ValueError(
-                f"ParallelBeam: no ray of row {d} meets its slice: offset is {float(self.offsets[d].detach()):.4g} "
+                f"ParallelBeam: no ray of row {d} meets its slice: offset is {float(offsets[d].detach()):.4g} "
                 f"there, the slice's shadow reaches from {float(left.min()):.4g} to {float(right.max()):.4g}; check "
                 "offset, pitch and voxel_size, in one unit"
             )
 
-    def _shifts(self, part: slice) -> Tensor:
-        """Return how far the offsets of a part of the slices are from `offset`."""
-        return self.offsets[part].double() - self.offset.detach()
+    def _shifts(self, offsets: Tensor) -> Tensor:
+        """Return how far the offsets of slices are from `offset`."""
+        return offsets.double() - self.offset.detach()
 
     @property
     def _name(self) -> str:
@@ -70,7 +71,7 @@ class RowsRadon(Radon):
     @property
     def _spread(self) -> float:
         """How far offsets are from `offset`."""
-        return 0.0 if self.offsets is None else float(self._shifts(slice(None)).detach().abs().max())
+        return 0.0 if self.offsets is None else float(self._shifts(self.offsets).detach().abs().max())
 
     @property
     def sees_whole_image(self) -> bool:
@@ -82,7 +83,7 @@ class RowsRadon(Radon):
         """Return exp(i omega (offset_d - offset)) of the slices of a part, (n, 1, n_omega)."""
         if self.offsets is None:
             return None
-        return torch.exp(1j * (self._shifts(part) / self.pixel_size)[:, None, None] * omega)
+        return torch.exp(1j * (self._shifts(self.offsets[part]) / self.pixel_size)[:, None, None] * omega)
 
     def _is_convolution(self) -> bool:
         return super()._is_convolution() and not (self.offsets is not None and self.offsets.requires_grad)

@@ -232,7 +232,8 @@ def _sums(values: Tensor, like: Tensor) -> Tensor:
 
 
 def _norms(values: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(values.flatten(1), dim=1).reshape(-1, *[1] * (values.ndim - 1))
+    norms: Tensor = torch.linalg.vector_norm(values.flatten(1), dim=1)
+    return norms.reshape(-1, *[1] * (values.ndim - 1))
 
 
 def _like(values: Tensor, like: Tensor) -> Tensor:

@@ -136,7 +136,10 @@ def convert(
             convert_ct(views, output, for_ct, overwrite=overwrite)
         return
     if cone:
-        raise ValueError(f"--cone: an option of CT, but {views} is no CT scan; leave it out")
+        raise ValueError(
+            f"--cone: {views} is no CT scan with its views; for a geometry file alone see pnp.readers, "
+            "read_rtk_geometry, cone_from_tigre and cone_from_astra, which make the operator"
+        )
     if for_ct.given():
         raise ValueError(f"{', '.join(for_ct.given())}: options of CT, but {views} is no CT scan; leave them out")
     convert_spect(views, output, energy, for_spect, overwrite=overwrite)

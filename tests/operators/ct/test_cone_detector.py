@@ -211,3 +211,9 @@ def test_bad_detectors_are_explained(options: dict[str, Any], parts: tuple[str, 
         cone(**options)
     message = str(error.value)
     assert len(message) < 400 and all(part in message for part in parts), message
+
+
+@pytest.mark.parametrize("curved", ["no", "yes", 2, None])
+def test_whether_a_detector_is_curved_is_true_or_false(curved: object) -> None:
+    with pytest.raises(TypeError, match="curved"):
+        ConeBeam((4, 4, 4), [0.0, 1.0], source_origin=20.0, origin_detector=5.0, detector_shape=(6, 6), curved=curved)
