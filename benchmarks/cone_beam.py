@@ -171,6 +171,7 @@ def turned(quick: bool) -> Iterator[Row]:
     ball = Ellipsoid((-3 * n / 48, 5 * n / 48, 7 * n / 48), (14 * n / 48, 8 * n / 48, 11 * n / 48), 0.7)
     for degrees in (0.0, 0.3, 10.0, 40.0):
         for name in ("roll", "tilt", "slant") if degrees else ("roll",):
+            turn: dict[str, Any] = {name: math.radians(degrees)}
             op = ConeBeam(
                 (n, n, n),
                 [0.0, 0.4, 2.3],
@@ -178,7 +179,7 @@ def turned(quick: bool) -> Iterator[Row]:
                 origin_detector=1.25 * n,
                 detector_shape=(2 * n + 5, 2 * n + 5),
                 pitch=1.5,
-                **{name: math.radians(degrees)},
+                **turn,
             )
             got, want = op.A(ball.raster(op)), cone_views(op, ball)
             error = float((got - want).norm() / want.norm())

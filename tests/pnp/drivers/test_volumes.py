@@ -91,7 +91,8 @@ def test_errors_of_bins_are_no_rings(op: LinearOperator) -> None:
     known = solved(op, y + bins, data_term=LeastSquares(bin_std=1.0))
     found = solved(op, y + bins, data_term=LeastSquares(bin_std="estimate"))
     assert known.common_errors.shape[-2:] == y.shape[-2:]
-    assert error(known.x) < 0.92 * plain and error(found.x) < 0.92 * plain  # measured 0.86 and 0.83 in a cone beam
+    # Measured 0.86 and 0.83 in the cone beam, of eight draws of the errors 0.49 to 0.89; 0.5 to 0.6 in parallel beams.
+    assert error(known.x) < 0.92 * plain and error(found.x) < 0.92 * plain
 
 
 def test_errors_of_views_are_no_streaks(op: LinearOperator) -> None:
@@ -127,7 +128,7 @@ def test_the_strength_is_chosen(op: LinearOperator) -> None:
 
 
 def test_error_bars(op: LinearOperator) -> None:
-    found = bootstrap(op, measured(op), D, noise_std=STD, n=2, max_iter=2, bounds=(0, None))
+    found = bootstrap(op, measured(op), D, noise_std=STD, n=2, max_iter=1)
     assert found.std.shape == (1, 1, 6, 10, 10) and float(found.std.max()) > 0
 
 
