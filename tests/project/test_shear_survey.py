@@ -125,7 +125,9 @@ def test_the_bootstrap_makes_the_error_map_of_the_same_mass_map(survey, found, t
     assert 0 < cards[1]["COVERAGE"] < 1
     peaks = Table.read(tmp_path / "shear_survey_peaks.ecsv")
     assert len(peaks) > 0
-    unit = E[peaks["row"], peaks["column"]] / peaks["snr"]  # the noise is uniform, and so is the error, nearly
+    unit = (
+        E[peaks["row"], peaks["column"]] / peaks["height_over_error"]
+    )  # the noise is uniform, and so is the error, nearly
     np.testing.assert_allclose(unit, np.sqrt(np.mean(error[mask > 0] ** 2)), rtol=0.3)
     np.testing.assert_allclose(peaks["error"], error[peaks["row"], peaks["column"]], rtol=1e-6)
     assert (tmp_path / "shear_survey.png").read_bytes() != (found[1] / "shear_survey.png").read_bytes()

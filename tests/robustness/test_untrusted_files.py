@@ -227,21 +227,38 @@ def interfile(folder: Path, key: str, name: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("key", ["!name of data file", "non-uniform orbit file"])
-@pytest.mark.parametrize(
+OUTSIDE = pytest.mark.parametrize(
     "name", ["../outside.a00", "{}/outside.a00", "..\\outside.a00", "a/../../outside.a00", "linked.a00"]
 )
-def test_interfile_reads_its_own_folder_only(tmp_path, key, name):
-    good = interfile(tmp_path, "!name of data file", "views.a00")
-    content = (good.parent / "views.a00").read_bytes() if key.startswith("!") else b"23.0\n" * 4
-    (tmp_path / "outside.a00").write_bytes(content)  # all that the header wants, but elsewhere
-    os.symlink(tmp_path / "outside.a00", good.parent / "linked.a00")
+
+
+def elsewhere(tmp_path: Path, key: str, name: str, content: bytes) -> Path:
+    """A scan whose header names a file, which has all that is wanted, outside its folder, or by a link."""
     path = interfile(tmp_path, key, name.format(tmp_path))
+    (tmp_path / "outside.a00").write_bytes(content)
+    os.symlink(tmp_path / "outside.a00", path.parent / "linked.a00")
+    return path
+
+
+@OUTSIDE
+def test_interfile_reads_its_own_folder_only(tmp_path, name):
+    content = (interfile(tmp_path, "!name of data file", "views.a00").parent / "views.a00").read_bytes()
+    path = elsewhere(tmp_path, "!name of data file", name, content)
     assert "other places" in refused(read_interfile, path)
     (path.parent / "linked.a00").unlink()
     for inside in ("outside.a00", "linked.a00"):  # beside the header it may be, whatever folder the header says
         (path.parent / inside).write_bytes(content)
     assert read_interfile(path).y.shape[2] == 4
+
+
+@OUTSIDE
+def test_interfile_reads_no_orbit_file_elsewhere(tmp_path, name):
+    path = elsewhere(tmp_path, "non-uniform orbit file", name, b"17.0\n" * 4)
+    np.testing.assert_allclose(read_interfile(path).radius_mm, 230)  # the header's own radius
+    (path.parent / "linked.a00").unlink()
+    for inside in ("outside.a00", "linked.a00"):
+        (path.parent / inside).write_bytes(b"17.0\n" * 4)
+    np.testing.assert_allclose(read_interfile(path).radius_mm, 170)
 
 
 def test_interfile_names_that_no_file_system_takes(tmp_path):
