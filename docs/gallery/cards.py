@@ -25,7 +25,8 @@ LINK = re.compile(
 """Matches relative links of Markdown, with their anchors, and code, which is skipped."""
 MIRRORS = (
     "CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/README.md", "recipes/README.md", "recipes/talk/README.md",
-    "denoisers/weights/gray.md", "denoisers/weights/color.md", "denoisers/weights/convergence.md",
+    "denoisers/weights/gray.md", "denoisers/weights/gray-open.md", "denoisers/weights/color.md",
+    "denoisers/weights/convergence.md",
     "denoisers/weights/super_resolution.md", "pnp/learned/weights/lu177.md", "pnp/learned/weights/y90.md",
 )  # fmt: skip
 """Pages outside docs/ that are copied into the documentation."""

@@ -42,8 +42,8 @@ Operator = Annotated[
 Denoiser = Annotated[
     str,
     typer.Option(
-        help="Denoiser, with its weights after a colon: mlpatch:gray, mlpatch:color, mlpatch:convergence, mlpatch:FILE "
-        "or tv; the names of weights alone do, too."
+        help="Denoiser, with its weights after a colon: mlpatch:gray, mlpatch:gray-open, mlpatch:color, "
+        "mlpatch:convergence, mlpatch:FILE or tv; the names of weights alone do, too."
     ),
 ]
 NoiseStd = Annotated[
