@@ -84,7 +84,7 @@ def test_info_lists_all_weights_with_their_terms(
     found = {
         line.partition(":")[2].partition(":")[0]: lines[k + 1]
         for k, line in enumerate(lines[:-1])
-        if re.match(r"\w+:\w+: ", line)
+        if re.match(r"\w+:[\w-]+: ", line)
     }
     assert set(found) == weights
     assert all(re.search(r"BSD-3-Clause|BSDS500", terms) for terms in found.values()), found
