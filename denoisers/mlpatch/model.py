@@ -335,3 +335,6 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     },
 }
 """Constructor arguments of the weight sets that come with the package, by name."""
+
+# Weights under the terms of the code alone.
+ARCHITECTURES["gray-open"] = ARCHITECTURES["two-lattices"]
