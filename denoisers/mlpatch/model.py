@@ -293,20 +293,22 @@ def _plain(value: Any) -> Any:
     return [_plain(v) for v in value] if isinstance(value, tuple) else value
 
 
+# Two lattices at the price of twelve blocks on the finer one: a field of 83 pixels.
+_TWO_LATTICES: dict[str, Any] = {
+    "taps": 9,
+    "margin": 0,
+    "features": (80, 160, 80),
+    "hidden": (64, 128, 64),
+    "dilations": ((1,) * 4,) * 3,
+    "spacing": (2, 4, 2),
+    "patch": 7,
+}
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     # Photographs and anatomy, any unit: twelve blocks, a field of 61 pixels.
     "gray": {},
-    # Two lattices at the price of twelve blocks on the finer one: a field of 83 pixels.
-    "two-lattices": {
-        "taps": 9,
-        "margin": 0,
-        "features": (80, 160, 80),
-        "hidden": (64, 128, 64),
-        "dilations": ((1,) * 4,) * 3,
-        "spacing": (2, 4, 2),
-        "patch": 7,
-    },
-    # The same with four times as many multiplications: a field of 127 pixels.
+    "two-lattices": _TWO_LATTICES,
+    "gray-open": _TWO_LATTICES,
+    # Two lattices with four times as many multiplications: a field of 127 pixels.
     "gray-hq": {
         "margin": 0,
         "features": (112, 224, 112),
@@ -335,6 +337,3 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     },
 }
 """Constructor arguments of the weight sets that come with the package, by name."""
-
-# Weights under the terms of the code alone.
-ARCHITECTURES["gray-open"] = ARCHITECTURES["two-lattices"]

@@ -29,7 +29,7 @@ from ..drivers.fingerprint import fingerprint
 from ..io.atomic import atomic_hdf5, check_output
 from ..io.lock import exclusive, part_path, remove_renamed
 from .cluster import require
-from .results_store import DONE, OPEN, changed_settings, free_folder, new_array
+from .results_store import DONE, OPEN, changed_settings, free_folder, new_array, settings_of_run
 from .sources import DaskSource, FileSource, as_source
 from .tasks import Shared, run_tasks, shared
 from .tiling import Array, Tiling, denoise_tile, publish, refused, tiling_for
@@ -227,19 +227,13 @@ def _kept(
 
 
 def _settings(run: Path) -> dict[str, str] | None:
-    """Return the settings of an unfinished run; None if there is none, or it cannot be read."""
-    import zarr
-
+    """Return the settings of an unfinished run; None if there is none. What cannot be read is removed."""
     if not run.exists():
         return None
-    try:
-        held = dict(zarr.open_group(str(run), mode="r").attrs)
-    except (OSError, ValueError, KeyError):  # what Zarr 2 and 3 raise where there is no group
-        held = {}
-    if held.get("format") != FORMAT:
+    held = settings_of_run(run, FORMAT)
+    if held is None:
         remove_renamed(run)
-        return None
-    return dict(held["settings"])
+    return held
 
 
 def _create(run: Path, folder: Path, settings: dict[str, str], source: Any, tiling: Tiling) -> None:

@@ -51,6 +51,17 @@ class CannotWrite(OSError):
     """The folder cannot be written, so the whole run has failed, not one slice."""
 
 
+def settings_of_run(folder: Path, form: str) -> dict[str, str] | None:
+    """Return the settings of the run in a folder; None if it holds no run of this format."""
+    import zarr
+
+    try:
+        held = dict(zarr.open_group(str(folder), mode="r").attrs)
+    except (OSError, ValueError, KeyError):  # what Zarr 2 and 3 raise where there is no group
+        return None
+    return dict(held["settings"]) if held.get("format") == form else None
+
+
 class Parts:
     """An existing folder of a run.
 
@@ -96,19 +107,14 @@ class Parts:
         Raises:
             ValueError: the folder holds something else, or a run with other settings and overwrite is False.
         """
-        import zarr
-
         if not folder.exists():
             return None
-        try:
-            held = dict(zarr.open_group(str(folder), mode="r").attrs)
-        except (OSError, ValueError, KeyError):  # what Zarr 2 and 3 raise where there is no group
-            held = {}
-        if held.get("format") != FORMAT:
+        held = settings_of_run(folder, FORMAT)
+        if held is None:
             raise ValueError(f"{caller}: output {folder} exists and holds no stack; choose another name")
-        if held["settings"] != settings:
+        if held != settings:
             if not overwrite:
-                changed = changed_settings(held["settings"], settings)
+                changed = changed_settings(held, settings)
                 raise ValueError(
                     f"{caller}: output {folder} holds a run with other settings ({changed}); "
                     "choose another name, or overwrite=True to restart"
