@@ -90,6 +90,13 @@ def train_denoiser(
             "two-lattices."
         ),
     ] = None,
+    coloured: Annotated[
+        float,
+        typer.Option(
+            help="Part of the examples, 0 to 1, whose noise is not white but streaky, smooth, rough or uneven, as the "
+            "errors within solve are. 0.5 suits weights for solve."
+        ),
+    ] = 0.0,
     anisotropy: Annotated[
         float, typer.Option(help="Largest ratio of a voxel's sides in the volumes; above 1, half of them have cubes.")
     ] = 1.0,
@@ -154,7 +161,7 @@ def train_denoiser(
         raise ValueError(f"--data must be synthetic for --kind volume, got {data}; volumes are not read from a folder")
     if kind != "volume" and anisotropy != 1:
         raise ValueError(f"--anisotropy is of voxels, for --kind volume alone, got {anisotropy:g}; leave it out")
-    given = budget.arguments() | {"optimizer": optimizer, "seed": run.seed}
+    given = budget.arguments() | {"optimizer": optimizer, "seed": run.seed, "coloured": coloured}
     given |= {} if border is None else {"border": border}
     given |= {} if batch is None else {"batch": batch}
     training.TrainingOptions(**given)

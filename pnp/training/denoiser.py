@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .coloured_noise import colour
 from .images import Sampler
 from .loop import train
 from .muon import fast_bfloat16
@@ -99,7 +100,10 @@ class DenoisingTask(Task):
     def draw(self, batch: int, *, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Draw clean images x, y = x + sigma n, and sigma (batch,)."""
         x, sigma = self.sampler(batch, generator=generator), self.levels(batch, generator=generator)
-        return x, x + sigma.reshape(-1, *[1] * (x.ndim - 1)) * torch.randn(x.shape, generator=generator), sigma
+        n = torch.randn(x.shape, generator=generator)
+        if self.options.coloured > 0:
+            n = colour(n, self.options.coloured, generator=generator)
+        return x, x + sigma.reshape(-1, *[1] * (x.ndim - 1)) * n, sigma
 
     def seek(self, step: int) -> None:
         """Let a sampler whose images change by step, such as `SyntheticImages`, continue there: one call a step."""

@@ -62,6 +62,7 @@ class TrainingOptions:
         border: pixels that a denoiser's loss leaves out at the edges of the crops. None: of a model that has `valid`,
             those whose receptive field leaves the crop; of others, none. With a number, features beyond the crop count
             as zero, so that a model with a wide field learns from more of a crop.
+        coloured: part of a denoiser's examples, 0 to 1, whose noise is not white: `pnp.training.coloured_noise`.
         mixed_precision: train networks without a `compute_dtype` of their own under autocast to bfloat16, where the
             processor multiplies it natively.
         seed: seed of crops and noise; the initial weights do not depend on it.
@@ -79,6 +80,7 @@ class TrainingOptions:
     loss_power: float = 1.0
     loss_scale: float = 0.1
     border: int | None = None
+    coloured: float = 0.0
     mixed_precision: bool = True
     seed: int = 0
 
@@ -91,7 +93,8 @@ class TrainingOptions:
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"TrainingOptions: {name} must be finite and above 0, got {value}")
-
+        if not 0 <= self.coloured <= 1:
+            raise ValueError(f"TrainingOptions: coloured must be a part of the examples, 0 to 1, got {self.coloured}")
         if self.border is not None and not (isinstance(self.border, int) and self.border >= 0):
             raise ValueError(f"TrainingOptions: border must be a whole number of pixels from 0 up, got {self.border!r}")
 
