@@ -317,7 +317,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "spacing": (2, 4, 2),
     },
     "color": {"channels": 3, "features": 96, "hidden": 64},
-    # Volumes, any unit: six blocks, a field of 33 voxels, 45 thousand multiply-adds a voxel.
+    # Volumes, any unit: six blocks, a field of 35 voxels, 44 thousand multiply-adds a voxel.
     "volume": {"dimensions": 3, "taps": 5, "features": 48, "hidden": 40, "dilations": (1,) * 6},
     # Convergence maps, where the noise is ten times the signal: neighbours up to sixteen pixels away, a field of
     # 121 pixels. Units of convergence.
