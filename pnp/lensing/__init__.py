@@ -20,6 +20,7 @@ from .sign_conventions import ConventionScore, ConventionScores, score_conventio
 from .simulate import LognormalKappa, kappa_spectrum, pixel_spectrum, survey_noise
 from .spectrum import BandPowers, MeasuredSpectrum, band_powers, gaussian_maps, measured_spectrum
 from .starlet import StarletMap, starlet_inverse, starlet_map, starlet_transform
+from .statistics import Moments, minima_counts, moments, starlet_l1_norm, starlet_peak_counts, starlet_std
 from .wiener_errors import wiener_samples, wiener_std
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "MassMap",
     "MeasuredSpectrum",
     "MethodScore",
+    "Moments",
     "OddGrid",
     "Peaks",
     "PriorFit",
@@ -53,6 +55,8 @@ __all__ = [
     "map_mass",
     "match_peaks",
     "measured_spectrum",
+    "minima_counts",
+    "moments",
     "next_fast_odd",
     "peak_counts",
     "pixel_spectrum",
@@ -65,7 +69,10 @@ __all__ = [
     "smoothed_kaiser_squires",
     "smoothed_noise",
     "starlet_inverse",
+    "starlet_l1_norm",
     "starlet_map",
+    "starlet_peak_counts",
+    "starlet_std",
     "starlet_transform",
     "survey_noise",
     "undo_reduction",

@@ -37,7 +37,7 @@ def find_peaks(
         mask: true where observed, broadcasts against x.
         noise_std: the map's own noise per pixel, broadcasts against x: peaks are then found in x/noise_std.
     """
-    _check_maps("find_peaks", x)
+    check_maps("find_peaks", x)
     if threshold is not None:
         check_number("threshold", threshold, above=-float("inf"), caller="find_peaks")
     if noise_std is not None:
@@ -108,8 +108,7 @@ def peak_counts(x: Tensor, edges: Tensor, *, mask: Tensor | None = None, noise_s
         mask: as in `find_peaks`.
         noise_std: as in `find_peaks`.
     """
-    if not isinstance(edges, Tensor) or edges.ndim != 1 or len(edges) < 2 or not bool((edges.diff() > 0).all()):
-        raise ValueError(f"peak_counts: edges must be a rising 1D tensor of two or more, got {short(repr(edges), 80)}")
+    check_edges("peak_counts", edges)
     peaks = find_peaks(x, mask=mask, noise_std=noise_std)
     n = len(edges) - 1
     bins = torch.bucketize(peaks.height, edges.to(peaks.height), right=True) - 1
@@ -139,7 +138,14 @@ def match_peaks(peaks: Peaks, truth: Peaks, *, radius_px: float) -> int:
     return len(taken[0])
 
 
-def _check_maps(caller: str, x: Tensor) -> None:
+def check_edges(caller: str, edges: Tensor) -> None:
+    """Raise unless the edges of bins rise."""
+    if not isinstance(edges, Tensor) or edges.ndim != 1 or len(edges) < 2 or not bool((edges.diff() > 0).all()):
+        raise ValueError(f"{caller}: edges must be a rising 1D tensor of two or more, got {short(repr(edges), 80)}")
+
+
+def check_maps(caller: str, x: Tensor) -> None:
+    """Raise unless x is maps (B, 1, H, W)."""
     if not isinstance(x, Tensor) or x.ndim != 4 or x.shape[1] != 1:
         got = tuple(x.shape) if isinstance(x, Tensor) else short(repr(x), 60)
         raise ValueError(f"{caller}: x must be maps (B, 1, H, W), got {got}; use x[None, None] for one map")

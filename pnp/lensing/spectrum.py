@@ -26,7 +26,8 @@ import torch
 from torch import Tensor
 
 from ..algorithms.protocols import Operator
-from ..checks import check_number, short
+from ..checks import check_number
+from .peaks import check_maps
 from .shear import check_shear
 
 _Array: TypeAlias = "npt.NDArray[np.float64]"
@@ -88,9 +89,7 @@ def band_powers(x: Tensor, *, mask: Tensor | None = None, n_bands: int = 12) -> 
         n_bands: number of bands between one cycle per side and the Nyquist frequency; the corners beyond, and bands
             without modes, are left out.
     """
-    if not isinstance(x, Tensor) or x.ndim != 4 or x.shape[1] != 1:
-        got = tuple(x.shape) if isinstance(x, Tensor) else short(repr(x), 60)
-        raise ValueError(f"band_powers: x must be maps (B, 1, H, W), got {got}; use x[None, None] for one map")
+    check_maps("band_powers", x)
     v = torch.ones_like(x) if mask is None else mask.to(x.dtype).expand_as(x)
     x = torch.where(v != 0, x, torch.zeros_like(x))
     total = v.sum((-3, -2, -1), keepdim=True)

@@ -52,7 +52,7 @@ def _spectrum(size: tuple[int, ...], generator: torch.Generator) -> Tensor:
     k = torch.stack(torch.meshgrid(*grids, indexing="ij"), -1)
     radius = k.norm(dim=-1)
     radius[(0,) * len(size)] = 1 / max(size)
-    h = radius ** _uniform(*_POWERS, generator)
+    h: Tensor = radius ** _uniform(*_POWERS, generator)
     directed, blurred = (torch.rand(2, generator=generator) < 0.4).tolist()
     if directed:
         h *= _uniform(0.05, 0.4, generator) + _directions(k / radius[..., None], generator)

@@ -189,6 +189,15 @@ def test_the_benchmark_runs():
 
 
 @pytest.mark.slow
+def test_the_benchmark_of_statistics_runs():
+    script = ROOT / "benchmarks" / "map_statistics.py"
+    done = subprocess.run([sys.executable, str(script), "--smoke"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "| error of | Kaiser-Squires | smoothed | Wiener | MLPatch |" in done.stdout
+    assert "| l1-norm, 16 px |" in done.stdout
+
+
+@pytest.mark.slow
 def test_the_benchmark_of_whole_maps_runs():
     script = ROOT / "benchmarks" / "mass_mapping_step.py"
     command = [sys.executable, str(script), "--cost", "48", "96", "--iterations", "1"]
