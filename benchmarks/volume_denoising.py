@@ -4,6 +4,7 @@
     python benchmarks/volume_denoising.py --weights mine.safetensors --size 64 --sigmas 25
     python benchmarks/volume_denoising.py --only torso mni           # some volumes
     python benchmarks/volume_denoising.py --anisotropy 3             # voxels three times as long from slice to slice
+    python benchmarks/volume_denoising.py --memory 128 256 512       # time and peak memory by size, on one thread
 
 Volumes: cells (Voronoi), their walls, a gyroid, bubbles with shells, braided tubes, Shepp and Logan's head in space,
 this package's torsos (activity and attenuation) and its perforated disc; nilearn's MNI template, a real head, where
@@ -11,12 +12,14 @@ nilearn is installed. Range 1, output clipped to [0, 1]; noise of volume i from 
 
 Peers: `gray` slice by slice along one axis, and the mean of that over the three axes; total variation in space, with
 the best of four weights for each noise level by the mean PSNR, hence with the truth; BM4D where `bm4d` is installed
-(its licence is non-commercial). Time is processor time of all threads for one volume, the mean over the volumes.
+(its licence is non-commercial). Time is processor time of all threads for one volume, the mean over the volumes. Memory
+is the peak of a fresh process beyond the model, input and output.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import time
 from collections.abc import Callable
@@ -26,6 +29,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from skimage.restoration import denoise_tv_chambolle
+from timing import fresh_process, peak_growth
 from torch import Tensor
 
 from denoisers import MLPatch, SliceWise
@@ -198,13 +202,40 @@ def main() -> None:
     p.add_argument("--sigmas", type=float, nargs="+", default=[15, 25, 50], help="noise levels times 255")
     p.add_argument("--only", nargs="+", choices=VOLUMES, default=list(VOLUMES), help="these volumes")
     p.add_argument("--anisotropy", type=float, default=1.0, help="ratio of the voxels' sides along the first axis")
+    p.add_argument("--memory", type=int, nargs="+", metavar="SIZE", help="time and peak memory at these sizes instead")
+    p.add_argument("--child", type=int, help=argparse.SUPPRESS)
     args = p.parse_args()
+    if args.child is not None:
+        child(args.weights, args.child)
+        return
+    if args.memory is not None:
+        memory(args.weights, args.memory)
+        return
     made = {name: VOLUMES[name](args.size) for name in args.only}
     for name in [name for name, x in made.items() if x is None]:
         print(f"{name} is left out: its package is not installed")
     truth = {name: thicker(x, args.anisotropy) for name, x in made.items() if x is not None}
     for sigma in args.sigmas:
         table(truth, peers(args.weights), sigma)
+
+
+def memory(weights: str, sizes: list[int]) -> None:
+    """Print CPU time and peak memory beyond input and output for volumes of several sizes."""
+    print("| side | CPU time | memory |\n|---|---|---|")
+    for n in sizes:
+        got = fresh_process(__file__, "--child", str(n), "--weights", weights, limit_s=3600)
+        row = got if isinstance(got, str) else f"{got['seconds']:.2f} s | {got['bytes'] / 2**20:.0f} MiB"
+        print(f"| {n} | {row} |", flush=True)
+
+
+def child(weights: str, n: int) -> None:
+    """Print time and memory of one call as JSON; the input is loaded before, and only the output is subtracted."""
+    torch.set_num_threads(1)
+    D, x = MLPatch.from_pretrained(weights), torch.rand(1, 1, n, n, n)
+    D(x[..., :8, :8, :8], 0.1)
+    start = time.process_time()
+    growth = peak_growth(lambda: D(x, 0.1))
+    print(json.dumps({"seconds": time.process_time() - start, "bytes": growth - 4 * n**3}))
 
 
 def table(truth: dict[str, Volume], denoisers: dict[str, Callable[[Tensor, float], Tensor]], sigma: float) -> None:
