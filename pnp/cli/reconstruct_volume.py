@@ -68,7 +68,7 @@ def solve_volume(
 
     from ..io import check_output
     from ..stack.results_store import Parts
-    from ..stack.slabs import plan, solve_slabs
+    from ..stack.slabs import number_at_a_time, plan, resumed_plan, solve_slabs
     from ..stack.sources import FileSource
     from ..stack.to_hdf5 import to_hdf5
 
@@ -76,13 +76,17 @@ def solve_volume(
     n, _, *views = source.shape
     one: Any = operator if hasattr(operator, "A") else operator(0)
     at_a_time = (n_workers or 1) if client is None else max(1, len(client.scheduler_info()["workers"]))
-    slabs = plan(n, one.shape, tuple(views), at_a_time)
+    folder = output.with_name(output.name + ".parts") if is_hdf5(output) else output
+    slabs = resumed_plan(folder, n)
+    if slabs is None:
+        slabs = plan(n, one.shape, tuple(views), at_a_time)
+    elif client is None:
+        at_a_time = min(at_a_time, number_at_a_time(slabs, one.shape, tuple(views)))
     if len(slabs) > 1:
         print(
             f"The volume is solved in {len(slabs)} slabs of {slabs.size} slices, which memory holds; slabs overlap by "
             f"{2 * slabs.halo} slices"
         )
-    folder = output.with_name(output.name + ".parts") if is_hdf5(output) else output
     if folder != output:
         check_output(output, overwrite=overwrite)
     result = solve_slabs(

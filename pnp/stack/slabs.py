@@ -19,7 +19,7 @@ import numpy as np
 
 from ..drivers.fingerprint import fingerprint
 from ..io.guards import usable_memory
-from .results_store import CHOICE, DONE, FACTS, FAILED, Parts, Summary
+from .results_store import CHOICE, DONE, FACTS, FAILED, FORMAT, Parts, Summary, settings_of_run
 from .slices import _result, solve_stack
 from .sources import FileSource, content_hash
 from .stack_result import StackResult
@@ -94,20 +94,52 @@ def plan(n: int, slice_shape: tuple[int, ...], views_shape: tuple[int, ...], n_w
     Raises:
         ValueError: memory holds no slab with its overlaps.
     """
-    needed = 4 * (_VOLUMES * math.prod(slice_shape) + _VIEWS * math.prod(views_shape))
-    memory = usable_memory()
-    held = n if memory == math.inf else int(_SHARE * memory / n_workers / needed)
+    needed, memory = _needed(slice_shape, views_shape), _SHARE * usable_memory() / n_workers
+    held = n if memory == math.inf else int(memory / needed)
     least, gib = min(n, 3 * HALO), 2**30
     if held < least:
         raise ValueError(
             f"a volume of slices of {slice_shape[0]} x {slice_shape[1]} takes {needed * least / gib:.3g} GiB in "
-            f"slabs of {least} slices, and memory has {_SHARE * memory / n_workers / gib:.3g} for each; leave "
+            f"slabs of {least} slices, and memory has {memory / gib:.3g} for each; leave "
             "--volume out, or take fewer workers"
         )
     if held >= n:
         return Slabs(n, n, 0)
     number = math.ceil((n - 2 * HALO) / (held - 2 * HALO))  # of nearly the same size
     return Slabs(n, min(held, math.ceil((n - 2 * HALO) / number) + 2 * HALO), HALO)
+
+
+def _needed(slice_shape: tuple[int, ...], views_shape: tuple[int, ...]) -> int:
+    """Return the bytes that a slice of a slab takes, see `plan`."""
+    return 4 * (_VOLUMES * math.prod(slice_shape) + _VIEWS * math.prod(views_shape))
+
+
+def number_at_a_time(slabs: Slabs, slice_shape: tuple[int, ...], views_shape: tuple[int, ...]) -> int:
+    """Return how many slabs fit into memory together, at least 1; arguments as of `plan`."""
+    memory = _SHARE * usable_memory() / (slabs.size * _needed(slice_shape, views_shape))
+    return max(1, int(min(memory, len(slabs))))
+
+
+def resumed_plan(output: str | os.PathLike[str], n: int) -> Slabs | None:
+    """Return the plan of an unfinished run: with other workers or less memory than before, its slabs stay.
+
+    Args:
+        output: as of `solve_slabs`.
+        n: slices of the stack; a run of another number is none to resume.
+    """
+    working = _working(Path(output).resolve())
+    if settings_of_run(working, FORMAT) is None:
+        return None
+    n_slabs, _, size = Parts(working).array("image").shape[:3]
+    halo = HALO if n_slabs > 1 else 0
+    if size > n or (size < n and size <= 2 * halo) or len(Slabs(n, size, halo)) != n_slabs:
+        return None
+    return Slabs(n, size, halo)
+
+
+def _working(folder: Path) -> Path:
+    """Return the Zarr group of the slabs, beside that of the slices."""
+    return folder.with_name(folder.name + ".slabs")
 
 
 class SlabSource(FileSource):
@@ -191,15 +223,19 @@ def solve_slabs(
         client, n_workers, device, overwrite, progress, options: as of `solve_stack`.
     """
     folder = Path(output).resolve()
-    working = folder.with_name(folder.name + ".slabs")
+    working = _working(folder)
     views = SlabSource(y, "solve_slabs", slabs)
     noise = SlabSource(noise_std, "solve_slabs", slabs) if isinstance(noise_std, (str, os.PathLike)) else noise_std
     settings = {name: fingerprint(value) for name, value in options.items()}
-    settings |= {"slabs": str(slabs), "operator": fingerprint(operator), "denoiser": fingerprint(denoiser)}
-    settings |= {"measurements": content_hash(views)}
-    settings["noise_std"] = content_hash(noise) if isinstance(noise, SlabSource) else fingerprint(noise)
+    # The plan is not a setting: a finished run stays one whatever the workers, `resumed_plan` has that of the others.
+    settings |= {"operator": fingerprint(operator), "denoiser": fingerprint(denoiser)}
+    settings |= {"measurements": content_hash(FileSource(y, "solve_slabs"))}
+    files = isinstance(noise_std, (str, os.PathLike))
+    settings["noise_std"] = content_hash(FileSource(noise_std, "solve_slabs")) if files else fingerprint(noise_std)
     parts = Parts.resume(folder, settings, overwrite=overwrite, caller="solve_slabs")
     if parts is not None and not (parts.ledger() != DONE).any():
+        if settings_of_run(working, FORMAT) is not None:  # the run was killed before it removed them
+            shutil.rmtree(working)
         return _result(parts, folder, 0, 0.0, None)
     result = solve_stack(
         SlabOperators(operator, volume_of, slabs),

@@ -8,12 +8,18 @@ from pnp.io import write_image
 
 
 @pytest.fixture(scope="module")
-def scheduler():
-    """The address of a cluster that the tests of a file share."""
+def client():
+    """A cluster of two workers that the tests of a file share."""
     from pnp.stack.cluster import engine
 
     with engine(None, 2, "tests") as (client, _):
-        yield ("--scheduler", client.scheduler.address)
+        yield client
+
+
+@pytest.fixture(scope="module")
+def scheduler(client):
+    """Its address."""
+    return ("--scheduler", client.scheduler.address)
 
 
 @pytest.fixture(scope="module")

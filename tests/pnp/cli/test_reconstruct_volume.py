@@ -19,7 +19,7 @@ from operators import FanBeam, ParallelBeam, Radon
 from pnp import solve
 from pnp.io import guards, read_result, write_measurements
 from pnp.stack import slabs as slabs_module
-from pnp.stack.slabs import Slabs, plan
+from pnp.stack.slabs import Slabs, number_at_a_time, plan, resumed_plan, solve_slabs
 
 ANGLES = np.arange(12) * np.pi / 12
 QUICK = ("--denoiser", "tv", "--max-iter", "3", "--noise-std", "0.05")
@@ -85,6 +85,68 @@ def test_slabs_fit_into_memory_or_are_refused(monkeypatch):
     with pytest.raises(ValueError, match="--volume") as error:
         plan(100, (64, 64), (30, 64), 2)
     assert len(str(error.value)) < 400
+
+
+def in_slabs(stack, out, workers=1, **options):
+    """Solve the stack in the slabs that two workers leave memory for, or in those of the run that is resumed."""
+    slabs = resumed_plan(out, 7) or Slabs(7, {1: 7, 2: 5}[workers], {1: 0, 2: 2}[workers])
+    volume_of = ParallelBeam.from_slices
+    options = {"noise_std": 0.05, "max_iter": 2, "n_workers": workers} | options
+    return slabs, solve_slabs(
+        Radon((12, 12), ANGLES), stack, TV(), volume_of=volume_of, output=out, slabs=slabs, **options
+    )
+
+
+def test_a_run_resumes_with_other_workers(stack, client, tmp_path, monkeypatch):
+    path, _ = stack
+    monkeypatch.setattr(slabs_module, "HALO", 2)
+    two = {"workers": 2, "client": client, "n_workers": None}
+    _, whole = in_slabs(path, tmp_path / "whole.zarr", **two)
+
+    def killed(*_):
+        raise SystemExit  # the slabs are solved, the slices not yet written
+
+    with monkeypatch.context() as broken:
+        broken.setattr(slabs_module, "_spread", killed)
+        with pytest.raises(SystemExit):
+            in_slabs(path, tmp_path / "x.zarr", **two)
+    assert (tmp_path / "x.zarr.slabs").exists()
+    slabs, result = in_slabs(path, tmp_path / "x.zarr", **two | {"workers": 1})
+    assert slabs == Slabs(7, 5, 2) and result.done == 7
+    images = [zarr.open_array(str(folder / "image"))[:] for folder in (whole.output, result.output)]
+    assert np.array_equal(*images)
+    assert not (tmp_path / "x.zarr.slabs").exists()
+    _, again = in_slabs(path, tmp_path / "x.zarr", **two | {"workers": 1})  # finished, whatever the plan
+    assert again.computed == 0 and again.done == 7
+
+
+def test_slabs_that_a_killed_run_left_are_removed(stack, client, tmp_path, monkeypatch):
+    path, _ = stack
+    monkeypatch.setattr(slabs_module, "HALO", 2)
+    options = {"workers": 2, "client": client, "n_workers": None}
+    with monkeypatch.context() as broken:
+        broken.setattr(slabs_module.shutil, "rmtree", lambda *_, **__: None)
+        in_slabs(path, tmp_path / "x.zarr", **options)
+    assert (tmp_path / "x.zarr.slabs").exists()
+    in_slabs(path, tmp_path / "x.zarr", **options)
+    assert not (tmp_path / "x.zarr.slabs").exists()
+
+
+def test_a_plan_is_of_a_run_of_as_many_slices(stack, client, tmp_path, monkeypatch):
+    path, _ = stack
+    monkeypatch.setattr(slabs_module, "HALO", 2)
+    with monkeypatch.context() as broken:
+        broken.setattr(slabs_module.shutil, "rmtree", lambda *_, **__: None)
+        in_slabs(path, tmp_path / "x.zarr", workers=2, client=client, n_workers=None)
+    assert resumed_plan(tmp_path / "x.zarr", 7) == Slabs(7, 5, 2)
+    assert resumed_plan(tmp_path / "x.zarr", 30) is None and resumed_plan(tmp_path / "x.zarr", 4) is None
+    assert resumed_plan(tmp_path / "none.zarr", 7) is None
+
+
+def test_slabs_of_an_earlier_run_are_solved_as_many_at_a_time_as_fit(monkeypatch):
+    needed = 4 * (slabs_module._VOLUMES * 64 * 64 + slabs_module._VIEWS * 30 * 64)
+    monkeypatch.setattr(guards, "_memory", lambda: 85 * needed / slabs_module._SHARE)
+    assert [number_at_a_time(Slabs(100, n, 8), (64, 64), (30, 64)) for n in (20, 40, 84, 99)] == [4, 2, 1, 1]
 
 
 def test_a_scan_is_a_volume_with_the_axis_of_each_row(scheduler, tmp_path, monkeypatch, capsys):
