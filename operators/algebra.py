@@ -260,7 +260,7 @@ class Adjoint(LinearOperator):
         self.operator = operator
         sizes = self.x_shape
         if sizes is not None and all(isinstance(n, int) for n in sizes[1:]):
-            self.shape = sizes[1:]  # type: ignore[assignment]  # as many axes as the measurements have
+            self.shape = sizes[1:]  # as many axes as the measurements have
 
     @property
     def x_shape(self) -> Sizes | None:

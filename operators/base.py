@@ -52,8 +52,8 @@ class LinearOperator(nn.Module):
 
     __array_ufunc__ = None  # so that numpy's numbers and arrays leave `c * A` and `M @ A` to A
 
-    shape: tuple[int, int]
-    """Height and width (H, W) of the images the operator acts on, in pixels."""
+    shape: tuple[int, ...]
+    """Sizes (H, W) of the images the operator acts on, in pixels, or (D, H, W) of volumes."""
     y_is_sampled: bool | None = False
     """Whether neighbours along the last axes of y are neighbours in an image or a sinogram, so that second differences
     of y show its noise. None: as its input, of operators that act pixel by pixel. False, the default: `solve` asks for
@@ -144,6 +144,23 @@ def check_shape(caller: str, shape: object) -> tuple[int, int]:
     return height, width
 
 
+def check_sizes(caller: str, shape: Any) -> tuple[int, ...]:
+    """Return the shape of images, (H, W), or of volumes, (D, H, W), or explain what is wrong with it.
+
+    >>> check_sizes("Blur", (2, 3, 4))
+    (2, 3, 4)
+    """
+    if not hasattr(shape, "__len__") or len(shape) != 3:
+        return check_shape(caller, shape)
+    try:
+        sizes = tuple(op.index(n) for n in shape)
+    except TypeError:
+        raise TypeError(f"{caller}: shape must be integers, got {shape!r}") from None
+    if min(sizes) < 1:
+        raise ValueError(f"{caller}: shape must be positive, got {sizes}")
+    return sizes
+
+
 def as_buffer(caller: str, name: str, value: Any) -> Tensor:
     """Return a tensor of the operator's own from an array; a tensor that requires grad is not copied.
 
@@ -228,6 +245,11 @@ def length(caller: str, name: str, value: Any, *, zero: bool = False) -> float:
     return number
 
 
-def pixel_mean(weights: Tensor) -> Tensor:
-    """Return the mean over the last two axes, which are kept, of weights that broadcast against (B, C, H, W)."""
-    return weights.mean(dim=tuple(range(-min(2, weights.ndim), 0)), keepdim=True) if weights.ndim else weights
+def pixel_mean(weights: Tensor, dimensions: int = 2) -> Tensor:
+    """Return the mean over the last axes, which are kept, of weights that broadcast against (B, C, H, W).
+
+    Args:
+        weights: a number or a tensor.
+        dimensions: number of those axes, 3 for volumes (B, C, D, H, W).
+    """
+    return weights.mean(dim=tuple(range(-min(dimensions, weights.ndim), 0)), keepdim=True) if weights.ndim else weights

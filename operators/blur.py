@@ -12,12 +12,13 @@ for a kernel of kh x kw taps of either parity; x beyond its edges follows the bo
 
 The first two are `scipy.ndimage.convolve` with mode "wrap" and "reflect", the third is
 `scipy.signal.convolve2d` with mode "valid". Reflect is valid after padding; its adjoint folds the padding.
+Volumes have a third axis, and so has their kernel, in front; all else is the same.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from scipy.fft import next_fast_len
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .base import LinearOperator, as_buffer, check_images, check_shape, pixel_mean
+from .base import LinearOperator, as_buffer, check_images, check_sizes, pixel_mean
 from .psf import PsfReport, kernel_concerns, kernel_from_psf
 from .sizes import Sizes
 
@@ -39,10 +40,11 @@ class Blur(LinearOperator):
     """Convolve every channel with one kernel.
 
     Args:
-        kernel: (kh, kw) or (1, 1, kh, kw), real, at most as large as the image, its centre at
-            (kh // 2, kw // 2). It is used as given (not normalised, see `from_psf`) and in the input's dtype; gradients
-            flow to it where it requires them. Whole numbers are taken in torch's default dtype.
-        shape: (H, W) of the images in pixels.
+        kernel: (kh, kw) or (1, 1, kh, kw), for volumes (kd, kh, kw) or (1, 1, kd, kh, kw), real, at most as large as
+            the image, its centre at (kh // 2, kw // 2). It is used as given (not normalised, see `from_psf`) and in the
+            input's dtype; gradients flow to it where it requires them. Whole numbers are taken in torch's default
+            dtype.
+        shape: (H, W) of the images in pixels, or (D, H, W) of volumes.
         boundary: "circular", "reflect" or "valid", as the module describes.
 
     Attributes:
@@ -62,28 +64,30 @@ class Blur(LinearOperator):
     psf_report: PsfReport | None = None
     y_is_sampled = True
 
-    def __init__(self, kernel: Tensor | NDArray[Any], shape: tuple[int, int], boundary: str = "circular") -> None:
+    def __init__(self, kernel: Tensor | NDArray[Any], shape: tuple[int, ...], boundary: str = "circular") -> None:
         super().__init__()
-        self.shape = check_shape("Blur", shape)
+        self.shape = check_sizes("Blur", shape)
         if boundary not in _BOUNDARIES:
             raise ValueError(f"Blur: boundary must be one of {', '.join(_BOUNDARIES)}, got {boundary!r}")
         self.boundary = boundary
         self.register_buffer("kernel", _check_kernel(kernel, self.shape))
 
-        (height, width), (kh, kw) = self.shape, self.kernel.shape
-        self._y_shape = (height - kh + 1, width - kw + 1) if boundary == "valid" else self.shape
-        self._padding = (0, 0, 0, 0)  # pixels left, right, above, below
+        taps = tuple(self.kernel.shape)
+        self._axes = tuple(range(-len(taps), 0))
+        self._y_shape = self.shape
+        if boundary == "valid":
+            self._y_shape = tuple(n - k + 1 for n, k in zip(self.shape, taps, strict=True))
+        self._padding = [(0, 0)] * len(taps)  # pixels before and after, along each axis
         if boundary == "reflect":  # x[i + ca - a] reaches from i - (kh - 1 - ca) to i + ca
-            self._padding = ((kw - 1) // 2, kw // 2, (kh - 1) // 2, kh // 2)
-        left, right, above, below = self._padding
-        self._padded = (height + above + below, width + left + right)
+            self._padding = [((k - 1) // 2, k // 2) for k in taps]
+        self._padded = tuple(n + sum(margins) for n, margins in zip(self.shape, self._padding, strict=True))
         self._grid = tuple(next_fast_len(n, real=True) for n in self._padded)  # of the FFTs, unless circular
 
     @classmethod
     def from_psf(
         cls,
         psf: Tensor | NDArray[Any],
-        shape: tuple[int, int],
+        shape: tuple[int, ...],
         boundary: str = "circular",
         *,
         pedestal: float | None = None,
@@ -95,9 +99,10 @@ class Blur(LinearOperator):
         place, same brightness. No gradient flows to the PSF.
 
         Args:
-            psf: (h, w) or (1, 1, h, w), any real dtype, such as a camera's counts; at least 5 pixels along each edge,
-                and background all around the peak. The centroid of an asymmetric PSF, such as motion, is centred too.
-            shape: (H, W) of the images in pixels.
+            psf: (h, w) or (1, 1, h, w), of volumes (d, h, w) or (1, 1, d, h, w), any real dtype, such as a camera's
+                counts; at least 5 pixels along each edge, and background all around the peak. The centroid of an
+                asymmetric PSF, such as motion, is centred too.
+            shape: (H, W) of the images in pixels, or (D, H, W) of volumes.
             boundary: "circular", "reflect" or "valid".
             pedestal: the background in units of the PSF; None: the median of the border.
 
@@ -112,7 +117,7 @@ class Blur(LinearOperator):
         >>> print(A.psf_report)
         PSF: pedestal 100 (scatter 0) subtracted, moved by (-0.33, -0.50) px, divided by its sum 150
         """
-        size = check_shape("Blur.from_psf", shape)
+        size = check_sizes("Blur.from_psf", shape)
         if pedestal is not None and (isinstance(pedestal, bool) or not isinstance(pedestal, _NUMBERS)):
             raise TypeError(f"Blur.from_psf: pedestal must be a number in units of psf or None, got {pedestal!r}")
         if pedestal is not None and not math.isfinite(pedestal):
@@ -124,7 +129,7 @@ class Blur(LinearOperator):
 
     @property
     def y_shape(self) -> Sizes:
-        """Sizes (C, H, W) of an image's measurements, (C, H - kh + 1, W - kw + 1) for "valid"."""
+        """Sizes (C, H, W) or (C, D, H, W) of an image's measurements, (C, H - kh + 1, W - kw + 1) for "valid"."""
         return ("C", *self._y_shape)
 
     def A(self, x: Tensor, /) -> Tensor:
@@ -157,7 +162,7 @@ class Blur(LinearOperator):
         kernel equal to its mirror images.
         """
         self._check("data_step", "y", y, self._y_shape)
-        if any(n > 1 for n in weights.shape[-2:]) or not self._is_diagonal():
+        if any(n > 1 for n in weights.shape[-len(self.shape) :]) or not self._is_diagonal():
             return None
         w = weights.to(y.dtype)
         A_W_y, M = self.A_adjoint(w * y), self.preconditioner(w)
@@ -170,17 +175,19 @@ class Blur(LinearOperator):
         images): the inverse itself where A*A is diagonal and the weights do not vary. For "valid" the gain is
         modest (a fifth to a third of the iterations): the model ignores the border, which few outputs measure.
         """
-        (height, width), reflect = self.shape, self.boundary == "reflect"
-        size = (2 * height, 2 * width) if reflect else self.shape
-        power = _abs2(torch.fft.rfft2(self.kernel.to(weights.dtype), s=size))
+        reflect, axes = self.boundary == "reflect", self._axes
+        size = tuple(2 * n for n in self.shape) if reflect else self.shape
+        power = _abs2(torch.fft.rfftn(self.kernel.to(weights.dtype), s=size, dim=axes))
         if reflect:  # |K|^2 in the cosine basis: its mean over the quadrants
-            power = (power + power.flip(0).roll(1, 0)) / 2
-        A_W_A = pixel_mean(weights) * power
+            for axis in axes[:-1]:
+                power = (power + power.flip(axis).roll(1, axis)) / 2
+        A_W_A = pixel_mean(weights, len(axes)) * power
 
         def M(r: Tensor, alpha: Tensor) -> Tensor:
-            r = _reflect(r, (0, width, 0, height)) if reflect else r
-            x: Tensor = torch.fft.irfft2(torch.fft.rfft2(r) / (A_W_A.to(r.dtype) + alpha), s=size)
-            return x[..., :height, :width]
+            r = _reflect(r, [(0, n) for n in self.shape]) if reflect else r
+            spectrum = torch.fft.rfftn(r, dim=axes) / (A_W_A.to(r.dtype) + alpha)
+            x: Tensor = torch.fft.irfftn(spectrum, s=size, dim=axes)
+            return _cropped(x, [(0, n) for n in self.shape])
 
         return M
 
@@ -199,14 +206,14 @@ class Blur(LinearOperator):
         kernel = f"<{tuple(self.kernel.shape)} {self.kernel.dtype}>"
         return f"kernel={kernel}, shape={self.shape}, boundary={self.boundary!r}"
 
-    def _check(self, method: str, name: str, x: Tensor, shape: tuple[int, int]) -> None:
-        if name == "y" and shape != self.shape and getattr(x, "shape", ())[-2:] == self.shape:
-            (height, width), (kh, kw) = shape, self.kernel.shape
-            top, left = (kh - 1) // 2, (kw - 1) // 2  # where "valid" starts in an image that was blurred as a whole
+    def _check(self, method: str, name: str, x: Tensor, shape: tuple[int, ...]) -> None:
+        if name == "y" and shape != self.shape and getattr(x, "shape", ())[-len(shape) :] == self.shape:
+            starts = [(k - 1) // 2 for k in self.kernel.shape]  # of "valid" in an image that was blurred as a whole
+            crop = ", ".join(f"{at}:{at + n}" for at, n in zip(starts, shape, strict=True))
             raise ValueError(
-                f'Blur.{method}: y must be (B, C, {height}, {width}) for boundary="valid", where all taps fall on the '
-                f"image, got the image's size {tuple(x.shape)}; crop it, y[..., {top}:{top + height}, "
-                f'{left}:{left + width}], or use boundary="reflect"'
+                f'Blur.{method}: y must be (B, C, {", ".join(map(str, shape))}) for boundary="valid", where all taps '
+                f"fall on the image, got the image's size {tuple(x.shape)}; crop it, y[..., {crop}], or use "
+                'boundary="reflect"'
             )
         check_images(f"Blur.{method}", name, x, ("C", *shape), like=self.kernel)
 
@@ -217,80 +224,104 @@ class Blur(LinearOperator):
             # The closed form holds for symmetric kernels only, and a gradient includes directions that break the
             # symmetry: the value would be right, the gradient wrong.
             return self.boundary == "circular"
-        odd = k.shape[0] % 2 == 1 and k.shape[1] % 2 == 1
-        asymmetry = torch.maximum((k - k.flip(0)).abs().max(), (k - k.flip(1)).abs().max())
-        return odd and bool(asymmetry <= 4 * torch.finfo(k.dtype).eps * k.abs().max())
+        odd = all(n % 2 == 1 for n in k.shape)
+        asymmetry = max(float((k - k.flip(axis)).abs().max()) for axis in self._axes)
+        return odd and asymmetry <= float(4 * torch.finfo(k.dtype).eps * k.abs().max())
 
     def _otf(self, dtype: torch.dtype) -> Tensor:
         """Return K (H, W//2 + 1), the transfer function of the circular boundary."""
-        (height, width), (kh, kw) = self.shape, self.kernel.shape
-        k = pad(self.kernel.to(dtype), (0, width - kw, 0, height - kh))
-        otf: Tensor = torch.fft.rfft2(k.roll((-(kh // 2), -(kw // 2)), (0, 1)))  # the centre at pixel (0, 0)
+        taps = self.kernel.shape
+        missing = [(0, n - k) for n, k in zip(self.shape, taps, strict=True)]
+        k = _with_zeros(self.kernel.to(dtype), missing)
+        otf: Tensor = torch.fft.rfftn(k.roll([-(n // 2) for n in taps], self._axes), dim=self._axes)  # centre at 0
         return otf
 
     def _filter(self, x: Tensor, response: Tensor) -> Tensor:
-        y: Tensor = torch.fft.irfft2(torch.fft.rfft2(x) * response, s=self.shape)
+        spectrum = torch.fft.rfftn(x, dim=self._axes) * response
+        y: Tensor = torch.fft.irfftn(spectrum, s=self.shape, dim=self._axes)
         return y
 
     def _padded_otf(self, dtype: torch.dtype) -> Tensor:
         """Return the transfer function about tap (0, 0), on an FFT grid that holds the padded image."""
-        otf: Tensor = torch.fft.rfft2(self.kernel.to(dtype), s=self._grid)
+        otf: Tensor = torch.fft.rfftn(self.kernel.to(dtype), s=self._grid, dim=self._axes)
         return otf
 
     def _valid(self, x: Tensor, otf: Tensor) -> Tensor:
         """Pad x by the boundary, convolve, and keep the outputs that no wrap-around reaches."""
-        (height, width), (kh, kw) = self._padded, self.kernel.shape
-        spectrum = torch.fft.rfft2(_reflect(x, self._padding), s=self._grid)
-        full: Tensor = torch.fft.irfft2(spectrum * otf, s=self._grid)
-        return full[..., kh - 1 : height, kw - 1 : width]
+        spectrum = torch.fft.rfftn(_reflect(x, self._padding), s=self._grid, dim=self._axes)
+        full: Tensor = torch.fft.irfftn(spectrum * otf, s=self._grid, dim=self._axes)
+        return _cropped(full, [(k - 1, n) for k, n in zip(self.kernel.shape, self._padded, strict=True)])
 
     def _valid_adjoint(self, y: Tensor, otf: Tensor) -> Tensor:
         """Undo `_valid` step by step: zeros where it cropped, correlate, fold the padding back."""
-        (height, width), (kh, kw) = self._padded, self.kernel.shape
-        spectrum = torch.fft.rfft2(pad(y, (kw - 1, 0, kh - 1, 0)), s=self._grid)
-        full = torch.fft.irfft2(spectrum * otf.conj(), s=self._grid)
-        return _reflect_adjoint(full[..., :height, :width], self._padding)
+        whole = _with_zeros(y, [(k - 1, 0) for k in self.kernel.shape])
+        spectrum = torch.fft.rfftn(whole, s=self._grid, dim=self._axes)
+        full = torch.fft.irfftn(spectrum * otf.conj(), s=self._grid, dim=self._axes)
+        return _reflect_adjoint(_cropped(full, [(0, n) for n in self._padded]), self._padding)
 
 
-def gaussian_kernel(std_px: float, *, dtype: torch.dtype = torch.float32) -> Tensor:
+def gaussian_kernel(std_px: float | Sequence[float], *, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return a Gaussian kernel that sums to 1, sampled at pixel centres out to 4 standard deviations.
 
     Args:
-        std_px: standard deviation in pixels, > 0.
+        std_px: standard deviation in pixels, > 0; of volumes, and where it differs between axes, one for each axis.
         dtype: floating dtype of the kernel.
 
     Returns:
-        (n, n) with odd n = 2 ceil(4 std_px) + 1.
+        (n, n) with odd n = 2 ceil(4 std_px) + 1, or one such n for each number of a sequence.
 
     Raises:
-        ValueError: std_px is not a positive number.
+        ValueError: std_px is not a positive number, or two or three of them.
 
     >>> gaussian_kernel(1.0).shape
     torch.Size([9, 9])
+    >>> gaussian_kernel((2.0, 0.8, 0.8)).shape
+    torch.Size([17, 9, 9])
     """
-    if not (math.isfinite(std_px) and std_px > 0):
-        raise ValueError(f"gaussian_kernel: std_px must be a positive number of pixels, got {std_px!r}")
-    radius = math.ceil(4 * std_px)
-    g = [math.exp(-((k / std_px) ** 2) / 2) for k in range(-radius, radius + 1)]
-    total = math.fsum(g)
-    return torch.tensor([[a / total * (b / total) for b in g] for a in g], dtype=dtype)
+    stds = tuple(std_px) if isinstance(std_px, Sequence) else (std_px, std_px)
+    if len(stds) not in (2, 3) or not all(math.isfinite(s) and s > 0 for s in stds):
+        raise ValueError(
+            "gaussian_kernel: std_px must be a positive number of pixels, or one for each of 2 or 3 axes, got "
+            f"{std_px!r}"
+        )
+    kernel = torch.ones((), dtype=torch.float64)
+    for s in stds:
+        radius = math.ceil(4 * s)
+        g = [math.exp(-((k / s) ** 2) / 2) for k in range(-radius, radius + 1)]
+        total = math.fsum(g)
+        kernel = kernel[..., None] * torch.tensor([a / total for a in g], dtype=torch.float64)
+    return kernel.to(dtype)
 
 
 def _abs2(z: Tensor) -> Tensor:
     return z.real.square() + z.imag.square()
 
 
-def _reflect(x: Tensor, padding: tuple[int, int, int, int]) -> Tensor:
-    """Extend x (..., H, W) by half-sample symmetric copies of its edges."""
-    left, right, above, below = padding
-    x = torch.cat([x[..., :above, :].flip(-2), x, x[..., x.shape[-2] - below :, :].flip(-2)], -2)
-    return torch.cat([x[..., :left].flip(-1), x, x[..., x.shape[-1] - right :].flip(-1)], -1)
+def _with_zeros(x: Tensor, margins: Sequence[tuple[int, int]]) -> Tensor:
+    """Pad the last axes of x by zeros, along each so many before and after."""
+    return pad(x, [n for before_and_after in reversed(margins) for n in before_and_after])
 
 
-def _reflect_adjoint(p: Tensor, padding: tuple[int, int, int, int]) -> Tensor:
+def _cropped(x: Tensor, ranges: Sequence[tuple[int, int]]) -> Tensor:
+    """Return the last axes of x, each from its first number to before its second."""
+    for axis, (start, stop) in zip(range(-len(ranges), 0), ranges, strict=True):
+        x = x.narrow(axis, start, stop - start)
+    return x
+
+
+def _reflect(x: Tensor, padding: Sequence[tuple[int, int]]) -> Tensor:
+    """Extend x (..., H, W) by half-sample symmetric copies of its edges, along each axis before and after."""
+    for axis, (before, after) in zip(range(-len(padding), 0), padding, strict=True):
+        n = x.shape[axis]
+        x = torch.cat([x.narrow(axis, 0, before).flip(axis), x, x.narrow(axis, n - after, after).flip(axis)], axis)
+    return x
+
+
+def _reflect_adjoint(p: Tensor, padding: Sequence[tuple[int, int]]) -> Tensor:
     """Fold the margins of p back onto the pixels that `_reflect` copied them from."""
-    left, right, above, below = padding
-    return _fold(_fold(p, left, right).mT, above, below).mT
+    for axis, (before, after) in zip(range(-1, -len(padding) - 1, -1), reversed(padding), strict=True):
+        p = _fold(p.movedim(axis, -1), before, after).movedim(-1, axis)
+    return p
 
 
 def _fold(p: Tensor, before: int, after: int) -> Tensor:
@@ -300,7 +331,7 @@ def _fold(p: Tensor, before: int, after: int) -> Tensor:
     return core + pad(head.flip(-1), (0, n - before)) + pad(tail.flip(-1), (n - after, 0))
 
 
-def _check_kernel(kernel: object, shape: tuple[int, int]) -> Tensor:
+def _check_kernel(kernel: object, shape: tuple[int, ...]) -> Tensor:
     """Return the operator's own copy of the kernel, or raise with what is wrong."""
     k = as_buffer("Blur", "kernel", kernel)
     if k.is_complex() or k.dtype == torch.bool:
@@ -309,13 +340,13 @@ def _check_kernel(kernel: object, shape: tuple[int, int]) -> Tensor:
     if not k.is_floating_point():
         k = _whole_numbers(k)
     sizes = tuple(k.shape)
-    if k.ndim == 4 and sizes[:2] == (1, 1):
+    if k.ndim == len(shape) + 2 and sizes[:2] == (1, 1):
         k = k[0, 0]
-    if k.ndim != 2 or 0 in k.shape:
-        raise ValueError(
-            f"Blur: kernel must be (height, width) or (1, 1, height, width), got {sizes}; one kernel blurs all channels"
-        )
-    if k.shape[0] > shape[0] or k.shape[1] > shape[1]:
+    if k.ndim != len(shape) or 0 in k.shape:
+        axes = "height, width" if len(shape) == 2 else "depth, height, width"
+        remedy = "one kernel blurs all channels" if len(shape) == 2 else "for images give shape as (H, W)"
+        raise ValueError(f"Blur: kernel must be ({axes}) or (1, 1, {axes}), got {sizes}; {remedy}")
+    if any(m > n for m, n in zip(k.shape, shape, strict=True)):
         raise ValueError(f"Blur: kernel must fit in the image {shape}, got {tuple(k.shape)}; crop the kernel")
     if not torch.isfinite(k).all():
         raise ValueError("Blur: kernel must be finite, got NaN or infinite entries")

@@ -52,6 +52,7 @@ class Downsample(LinearOperator):
     tensor([[[[2.5000, 4.5000]]]])
     """
 
+    shape: tuple[int, int]
     y_is_sampled = True
 
     def __init__(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from .base import LinearOperator, check_images, check_shape
+from .base import LinearOperator, check_images, check_sizes
 from .sizes import Sizes
 
 
@@ -14,7 +14,7 @@ class Identity(LinearOperator):
     """Leave images as they are, y = x.
 
     Args:
-        shape: (H, W) of the images in pixels.
+        shape: (H, W) of the images in pixels, or (D, H, W) of volumes.
 
     >>> import torch
     >>> A = Identity((1, 2))
@@ -24,18 +24,18 @@ class Identity(LinearOperator):
 
     y_is_sampled = None
 
-    def __init__(self, shape: tuple[int, int]) -> None:
+    def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
-        self.shape = check_shape("Identity", shape)
+        self.shape = check_sizes("Identity", shape)
 
     @property
     def y_shape(self) -> Sizes:
-        """Sizes (C, H, W) of an image's measurements."""
+        """Sizes (C, H, W) of an image's measurements, (C, D, H, W) of a volume's."""
         return self.x_shape
 
     @property
     def x_shape(self) -> Sizes:
-        """Sizes (C, H, W) of an image."""
+        """Sizes (C, H, W) of an image, (C, D, H, W) of a volume."""
         return ("C", *self.shape)
 
     def A(self, x: Tensor, /) -> Tensor:

@@ -30,6 +30,7 @@ class Mask(LinearOperator):
         mask: (H, W), (1, H, W), (C, H, W) or (1, C, H, W), bool or finite real >= 0: True or 1 where a pixel is
             measured, 0 where it is not; any other value is the pixel's gain. (H, W) and (1, H, W) accept images with
             any number of channels.
+        dimensions: 3 for volumes (B, C, D, H, W): mask then has D as well, (D, H, W) and so on.
 
     Raises:
         TypeError: mask is neither an array or tensor, nor bool or real floating point.
@@ -44,21 +45,23 @@ class Mask(LinearOperator):
     mask: Tensor
     y_is_sampled = None
 
-    def __init__(self, mask: Tensor | NDArray[Any]) -> None:
+    def __init__(self, mask: Tensor | NDArray[Any], *, dimensions: int = 2) -> None:
         super().__init__()
-        self.register_buffer("mask", _check_mask(mask))
-        height, width = self.mask.shape[-2:]
-        self.shape = (height, width)
+        if dimensions not in (2, 3):
+            raise ValueError(f"Mask: dimensions must be 2 for images or 3 for volumes, got {dimensions!r}")
+        self.register_buffer("mask", _check_mask(mask, dimensions))
+        self.shape = tuple(self.mask.shape[-dimensions:])
 
     @property
     def x_shape(self) -> Sizes:
-        """Sizes (C, H, W) of an image, C the mask's where it has channels."""
-        channels = self.mask.shape[0] if self.mask.ndim == 3 and self.mask.shape[0] > 1 else "C"
+        """Sizes (C, H, W) of an image, (C, D, H, W) of a volume, C the mask's where it has channels."""
+        has_channels = self.mask.ndim > len(self.shape) and self.mask.shape[0] > 1
+        channels = self.mask.shape[0] if has_channels else "C"
         return (channels, *self.shape)
 
     @property
     def y_shape(self) -> Sizes:
-        """Sizes (C, H, W) of an image's measurements."""
+        """Sizes (C, H, W) of an image's measurements, (C, D, H, W) of a volume's."""
         return self.x_shape
 
     def A(self, x: Tensor, /) -> Tensor:
@@ -117,8 +120,9 @@ class Mask(LinearOperator):
         ]
 
     def extra_repr(self) -> str:
-        """Describe the constructor's argument."""
-        return f"mask=<{tuple(self.mask.shape)} {self.mask.dtype}>"
+        """Describe the constructor's arguments."""
+        volumes = ", dimensions=3" if len(self.shape) == 3 else ""
+        return f"mask=<{tuple(self.mask.shape)} {self.mask.dtype}>{volumes}"
 
     def _check(self, method: str, name: str, x: Tensor) -> None:
         check_images(f"Mask.{method}", name, x, self.x_shape, like=self.mask)
@@ -130,20 +134,23 @@ def _some(values: Tensor) -> Tensor:
     return values[values.isfinite()]
 
 
-def _check_mask(mask: object) -> Tensor:
+def _check_mask(mask: object, dimensions: int) -> Tensor:
     """Return the operator's own copy of the mask, or raise with what is wrong."""
     m = as_buffer("Mask", "mask", mask)
     if not (m.dtype == torch.bool or m.dtype.is_floating_point):
         raise TypeError(f"Mask: mask must be bool or real floating point, got {m.dtype}; use mask > 0")
-    if m.ndim == 4 and m.shape[0] == 1:
+    sizes = "H, W" if dimensions == 2 else "D, H, W"
+    want = f"({sizes}), (1, {sizes}) or (C, {sizes})"
+    if m.ndim == dimensions + 2 and m.shape[0] == 1:
         m = m[0]
-    if m.ndim == 4 and 0 not in m.shape:
+    if m.ndim == dimensions + 2 and 0 not in m.shape:
         raise ValueError(
-            f"Mask: mask must be the same for all images of a batch, (H, W), (1, H, W) or (C, H, W), got "
+            f"Mask: mask must be the same for all images of a batch, {want}, got "
             f"{tuple(m.shape)}; solve image by image, with Mask(mask[i]) and y[i : i + 1]"
         )
-    if m.ndim not in (2, 3) or 0 in m.shape:
-        raise ValueError(f"Mask: mask must be (H, W), (1, H, W) or (C, H, W), got {tuple(m.shape)}")
+    if m.ndim not in (dimensions, dimensions + 1) or 0 in m.shape:
+        remedy = "; give dimensions=3 for a volume" if m.ndim == 5 and dimensions == 2 else ""
+        raise ValueError(f"Mask: mask must be {want}, got {tuple(m.shape)}{remedy}")
     if not (torch.isfinite(m) & (m >= 0)).all():
         raise ValueError("Mask: mask must be finite and >= 0, got NaN, infinite or negative values; zero them")
     if not m.any():

@@ -9,6 +9,8 @@ the pedestal of n pixels takes the share n pedestal/(n pedestal + F) of x's brig
     c           the centroid; where there is noise, within a disc that holds all that stands out from it
     q           (p - pedestal)/F, 0 beyond that disc, moved to (h // 2, w // 2) by whole pixels and for the rest by
                 the phase of its Fourier transform
+
+A volume of a bead, (d, h, w), has a shell for its border and a ball for the disc; all else is the same.
 """
 
 from __future__ import annotations
@@ -62,7 +64,8 @@ class PsfReport:
     Attributes:
         pedestal: what was subtracted, in units of the PSF.
         pedestal_std: the noise of one pixel of the background, from the differences of neighbours along the border.
-        shift_px: (down, right) in pixels, by which the PSF was moved so that its centroid is the kernel's centre.
+        shift_px: (down, right) in pixels, of volumes (deeper, down, right), by which the PSF was moved so that its
+            centroid is the kernel's centre.
         sum: what the PSF summed to above its pedestal; the kernel sums to 1.
         radius_px: radius of the disc about the centroid beyond which the kernel is 0; infinite without noise.
         reaches_background: False where the border still holds light of the PSF, so that the pedestal is too high.
@@ -70,18 +73,18 @@ class PsfReport:
 
     pedestal: float
     pedestal_std: float
-    shift_px: tuple[float, float]
+    shift_px: tuple[float, ...]
     sum: float
     radius_px: float
     reaches_background: bool
 
     def __str__(self) -> str:
-        down, right = (round(s, 2) + 0.0 for s in self.shift_px)  # no minus before zero
+        shift = ", ".join(f"{round(s, 2) + 0.0:+.2f}" for s in self.shift_px)  # no minus before zero
         kept = "" if self.radius_px == math.inf else f", set to 0 beyond {self.radius_px:.1f} px"
         warning = "" if self.reaches_background else f"; {self.concern()}"
         return (
-            f"PSF: pedestal {self.pedestal:.4g} (scatter {self.pedestal_std:.2g}) subtracted, moved by ({down:+.2f}, "
-            f"{right:+.2f}) px, divided by its sum {self.sum:.5g}{kept}{warning}"
+            f"PSF: pedestal {self.pedestal:.4g} (scatter {self.pedestal_std:.2g}) subtracted, moved by ({shift}) px, "
+            f"divided by its sum {self.sum:.5g}{kept}{warning}"
         )
 
     def concern(self) -> str:
@@ -93,14 +96,14 @@ class PsfReport:
 
 
 def kernel_from_psf(
-    psf: Tensor | NDArray[Any], shape: tuple[int, int], pedestal: float | None
+    psf: Tensor | NDArray[Any], shape: tuple[int, ...], pedestal: float | None
 ) -> tuple[Tensor, PsfReport]:
     """Return the kernel of a measured PSF, and what was done; arguments and errors are those of `Blur.from_psf`."""
-    tensor, raw = _as_image(psf)
+    tensor, raw = _as_image(psf, len(shape))
     _check_size(raw, shape)
     border = _ring(raw, 0)
     level = float(np.median(border)) if pedestal is None else pedestal
-    scatter = 1.4826 / math.sqrt(2) * float(np.median(np.abs(np.diff(border))))
+    scatter = 1.4826 / math.sqrt(2) * float(np.median(np.abs(np.diff(border))))  # neighbours, but for a few
     p = raw - level
     peak = float(p.max())
     _check_peak(p, peak, scatter, raw)
@@ -108,27 +111,28 @@ def kernel_from_psf(
     centre, radius = _centroid(p, scatter)
     p = np.where(_distance(p.shape, centre) <= radius, p, 0.0)
     total = float(p.sum())
-    shift = (p.shape[0] // 2 - centre[0], p.shape[1] // 2 - centre[1])
+    shift = tuple(n // 2 - c for n, c in zip(p.shape, centre, strict=True))
     kernel = _move(p / total, shift)
     report = PsfReport(level, scatter, shift, total, radius, reaches)
     dtype = tensor.dtype if tensor.dtype in (torch.float32, torch.float64) else torch.get_default_dtype()
     return torch.tensor((kernel / kernel.sum()).tolist(), dtype=dtype, device=tensor.device), report
 
 
-def _as_image(psf: Any) -> tuple[Tensor, _Array]:
-    """Return the PSF (h, w) as given and in float64, or raise with what is wrong."""
+def _as_image(psf: Any, dimensions: int) -> tuple[Tensor, _Array]:
+    """Return the PSF (h, w) or (d, h, w) as given and in float64, or raise with what is wrong."""
     if isinstance(psf, np.ma.MaskedArray) and np.ma.getmaskarray(psf).any():
         raise TypeError(f"{_CALLER}: psf must be a plain array, got a masked one; fill it, e.g. from neighbours")
     tensor = as_buffer(_CALLER, "psf", psf).detach()
     if tensor.is_complex():
         raise TypeError(f"{_CALLER}: psf must be real, got {tensor.dtype}; use the intensity, psf.abs() ** 2")
     sizes = tuple(tensor.shape)
-    if tensor.ndim == 4 and sizes[:2] == (1, 1):
+    if tensor.ndim == dimensions + 2 and sizes[:2] == (1, 1):
         tensor = tensor[0, 0]
-    if tensor.ndim != 2 or min(tensor.shape) < SMALLEST:
+    if tensor.ndim != dimensions or min(tensor.shape) < SMALLEST:
+        axes = "(height, width)" if dimensions == 2 else "(depth, height, width)"
         raise ValueError(
-            f"{_CALLER}: psf must be (height, width), at least {SMALLEST} pixels each, got {sizes}; give the image of "
-            "one bead or star with background around it"
+            f"{_CALLER}: psf must be {axes}, at least {SMALLEST} pixels each, got {sizes}; give the image of one bead "
+            "or star with background around it"
         )
     cpu = tensor.cpu()  # NumPy has no bfloat16, and Apple's GPUs have no float64
     image = (cpu.float() if cpu.dtype == torch.bfloat16 else cpu).numpy().astype(np.float64)
@@ -139,9 +143,9 @@ def _as_image(psf: Any) -> tuple[Tensor, _Array]:
     return tensor, image
 
 
-def _check_size(p: _Array, shape: tuple[int, int]) -> None:
+def _check_size(p: _Array, shape: tuple[int, ...]) -> None:
     """Refuse a PSF larger than the image, with the cut that fits."""
-    if p.shape[0] <= shape[0] and p.shape[1] <= shape[1]:
+    if all(n <= size for n, size in zip(p.shape, shape, strict=True)):
         return
     at = np.unravel_index(int(p.argmax()), p.shape)
     cuts = []
@@ -174,7 +178,7 @@ def _check_peak(p: _Array, peak: float, scatter: float, raw: _Array) -> None:
         )
     # A component of a pixel or two below fainter light is a hot pixel.
     for share, smallest in (*((share, math.inf) for share in SECOND_PEAK), (FAINT, 2)):
-        labels, n = ndimage.label(p > max(share * peak, 8 * scatter), np.ones((3, 3)))
+        labels, n = ndimage.label(p > max(share * peak, 8 * scatter), np.ones((3,) * p.ndim))
         own = labels == labels.flat[p.argmax()]
         light = float(p[labels > 0].sum())
         if own.sum() <= smallest and light - float(p[own].sum()) > OTHER_LIGHT * light:
@@ -188,12 +192,13 @@ def _check_peak(p: _Array, peak: float, scatter: float, raw: _Array) -> None:
 def _n_saturated(raw: _Array, scatter: float) -> int:
     """Return the pixels of a flat top at a camera's largest value, 0 where there is none.
 
-    Four or fewer equal maxima of an image that equals its mirror images are a computed PSF centred between pixels.
+    Four or fewer equal maxima, eight of a volume, of an image that equals its mirror images are a computed PSF centred
+    between pixels.
     """
     top = float(raw.max())
     n = int((raw == top).sum())
-    mirrored = np.array_equal(raw, raw[::-1]) and np.array_equal(raw, raw[:, ::-1])
-    if n < 2 or (n <= 4 and mirrored):
+    mirrored = all(np.array_equal(raw, np.flip(raw, axis)) for axis in range(raw.ndim))
+    if n < 2 or (n <= 2**raw.ndim and mirrored):
         return 0
     if (raw == np.round(raw)).all():
         # Five equal counts at the top of noise of three or more are a full well, or were clipped.
@@ -202,16 +207,17 @@ def _n_saturated(raw: _Array, scatter: float) -> int:
     return n if n >= 3 and not mirrored and scatter > 1e-6 * top else 0
 
 
-def _centroid(p: _Array, scatter: float) -> tuple[tuple[float, float], float]:
-    """Return the centroid (row, column) and the radius of the disc about it that was counted: all, without noise.
+def _centroid(p: _Array, scatter: float) -> tuple[tuple[float, ...], float]:
+    """Return the centroid, (row, column) or (slice, row, column), and the radius of the disc that was counted.
 
-    A disc about the centroid is not biased by noise, as the pixels above a threshold would be. It holds the pixels that
-    stand out and are connected to the peak, and grows by rings of a pixel while their mean stands out.
+    That is all, without noise. A disc about the centroid is not biased by noise, as the pixels above a threshold would
+    be. It holds the pixels that stand out and are connected to the peak, and grows by rings of a pixel while their mean
+    stands out.
     """
     centre = ndimage.center_of_mass(p)
     if scatter <= 1e-7 * p.max():
-        return (float(centre[0]), float(centre[1])), math.inf
-    labels, _ = ndimage.label(p > SIGNIFICANT * scatter, np.ones((3, 3)))
+        return tuple(map(float, centre)), math.inf
+    labels, _ = ndimage.label(p > SIGNIFICANT * scatter, np.ones((3,) * p.ndim))
     light = labels == labels.flat[p.argmax()]
     centre = ndimage.center_of_mass(np.where(light, p, 0.0))
     for _ in range(10):
@@ -222,17 +228,17 @@ def _centroid(p: _Array, scatter: float) -> tuple[tuple[float, float], float]:
         ):
             radius += 1
         centre = ndimage.center_of_mass(np.where(distance <= radius, p, 0.0))
-    return (float(centre[0]), float(centre[1])), radius
+    return tuple(map(float, centre)), radius
 
 
 def _distance(shape: tuple[int, ...], centre: tuple[float, ...]) -> _Array:
-    rows, columns = (np.arange(n) - c for n, c in zip(shape, centre, strict=True))
-    distance: _Array = np.hypot(rows[:, None], columns)
-    return distance
+    offsets = np.ix_(*(np.arange(n) - c for n, c in zip(shape, centre, strict=True)))
+    distance: _Array = np.hypot(*offsets[-2:])
+    return np.hypot(offsets[0], distance) if len(shape) == 3 else distance
 
 
-def _move(q: _Array, shift: tuple[float, float]) -> _Array:
-    """Return q moved by (down, right) pixels: whole ones with zeros moving in, the rest by the Fourier transform."""
+def _move(q: _Array, shift: tuple[float, ...]) -> _Array:
+    """Return q moved by (down, right) or (deeper, down, right) pixels: zeros move in, parts of one by Fourier."""
     whole = [round(s) for s in shift]
     out = np.zeros_like(q)
     to, of = ([slice(max(s, 0), n + min(s, 0)) for s, n in zip(sign, q.shape, strict=True)] for sign in _both(whole))
@@ -240,7 +246,7 @@ def _move(q: _Array, shift: tuple[float, float]) -> _Array:
     rest = [s - w for s, w in zip(shift, whole, strict=True)]
     if max(map(abs, rest)) < 1e-6:
         return out
-    moved: _Array = np.fft.ifft2(ndimage.fourier_shift(np.fft.fft2(out), rest)).real
+    moved: _Array = np.fft.ifftn(ndimage.fourier_shift(np.fft.fftn(out), rest)).real
     return moved
 
 
@@ -249,8 +255,11 @@ def _both(shift: list[int]) -> tuple[list[int], list[int]]:
 
 
 def _ring(p: _Array, depth: int) -> _Array:
-    """Return the pixels at a depth of whole pixels from the border."""
-    inner = p[depth : p.shape[0] - depth, depth : p.shape[1] - depth]
+    """Return the pixels at a depth of whole pixels from the border: the edges of an image, the faces of a volume."""
+    inner = p[tuple(slice(depth, n - depth) for n in p.shape)]
+    if p.ndim == 3:
+        edges = [_ring(plane, 0) for plane in inner[1:-1]]
+        return np.concatenate([inner[0].ravel(), inner[-1].ravel(), *edges])
     return np.concatenate([inner[0], inner[-1], inner[1:-1, 0], inner[1:-1, -1]])
 
 

@@ -90,7 +90,7 @@ class ConeBeam(MovableGeometry):
 
     SIZES = ("detector_shape", "pitch", "voxel_size", "curved")
     TENSORS = ("angles", "source_origin", "origin_detector", "offset", "row_offset", "shift", "roll", "tilt", "slant")
-    shape: tuple[int, int, int]  # type: ignore[assignment]
+    shape: tuple[int, int, int]
     """(D, H, W) of the volumes."""
     source_origin: Tensor
     origin_detector: Tensor

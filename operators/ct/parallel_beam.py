@@ -142,7 +142,7 @@ class ParallelBeam(LinearOperator):
     torch.Size([1, 1, 2, 4, 9])
     """
 
-    shape: tuple[int, int, int]  # type: ignore[assignment]
+    shape: tuple[int, int, int]
     """(D, H, W) of the volumes."""
     y_is_sampled = True
 

@@ -59,6 +59,7 @@ class Projector(MovableGeometry):
     Subclasses set `n_detectors` and implement `A`, `A_adjoint`, `fbp` and `_shadow`.
     """
 
+    shape: tuple[int, int]
     offset: Tensor
     n_detectors: int
     y_is_sampled = True

@@ -69,7 +69,7 @@ class SPECT(LinearOperator):
     torch.Size([1, 1, 2, 4, 3])
     """
 
-    shape: tuple[int, int, int]  # type: ignore[assignment]
+    shape: tuple[int, int, int]
     """(nx, ny, nz) of the volumes."""
     angles: Tensor
     attenuation: Tensor | None

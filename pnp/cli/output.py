@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .problem import NIFTI, is_hdf5
+from .problem import NIFTI, is_hdf5, is_stack_of_pictures
 
 if TYPE_CHECKING:
     from ..drivers.result import Result
@@ -137,6 +137,7 @@ def write_picture(output: Path, x: Any, data: Measurements, overwrite: bool) -> 
     write_image(
         output,
         x[0] if len(x) == 1 else x,
+        slices=is_stack_of_pictures(data),
         voxel_size_mm=data.parameters["voxel_size"] if is_spect else None,
         centre_mm=data.centre_mm if is_spect else None,
         description=ACTIVITY if is_spect else "",

@@ -26,7 +26,14 @@ def is_volume(data: Measurements) -> bool:
     """Return whether x is a volume."""
     from ..io.hdf5_units import IN_SLICES
 
-    return data.operator in (*IN_SLICES, "spect")
+    return data.operator in (*IN_SLICES, "spect") or is_stack_of_pictures(data)
+
+
+def is_stack_of_pictures(data: Measurements) -> bool:
+    """Return whether x is a volume (D, H, W) whose voxels have no known size, as a microscope's stack."""
+    from ..io.hdf5_units import OF_PICTURES
+
+    return data.operator in OF_PICTURES and data.y.ndim == 5
 
 
 def read_picture(path: Path, operator: str) -> Array:
@@ -89,7 +96,9 @@ def check_sizes(operator: Any, data: Measurements, path: Path) -> None:
         data: its measurements, or the first of them.
         path: the file, for the message.
     """
-    if is_volume(data) and data.operator != "spect":
+    from ..io.hdf5_units import IN_SLICES
+
+    if data.operator in IN_SLICES:
         _check_volume_sizes(operator, data, path)
         return
     if data.operator not in ("radon", "fan_beam") or data.y.ndim != 4:

@@ -36,6 +36,7 @@ from .problem import (
     in_slices,
     is_counts,
     is_hdf5,
+    is_stack_of_pictures,
     is_volume,
     read_problem,
 )
@@ -143,7 +144,8 @@ def reconstruct(
     data = read_problem(measurements, solving.operator)
     volume = is_volume(data)
     if not is_hdf5(output):
-        check_image_output(output, image_channels(data), volume=volume, overwrite=overwrite)
+        slices = is_stack_of_pictures(data)
+        check_image_output(output, image_channels(data), volume=volume, slices=slices, overwrite=overwrite)
         if data.y.ndim >= 4 and data.y.shape[0] != 1:
             raise ValueError(f"output {output} holds one image, the result has {data.y.shape[0]}; use an .h5 file")
     check_operator(solving.operator, data, measurements)

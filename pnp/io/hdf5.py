@@ -43,7 +43,7 @@ _Array = npt.NDArray[Any]
 _FORMAT_VERSION = 1
 MAX_PARTS = 1000
 """Maximum number of parts of measurements whose masks are read."""
-_INTEGER_PARAMETERS = ("shape", "n_detectors", "factor", "detector_shape")
+_INTEGER_PARAMETERS = ("shape", "n_detectors", "factor", "detector_shape", "dimensions")
 """Names of operator parameters that are whole numbers, whichever type a file stores them in."""
 
 

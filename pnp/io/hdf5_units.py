@@ -20,6 +20,8 @@ LENGTH_UNITS = "length_units"
 """Attribute of /operator."""
 IN_SLICES = ("cone_beam", "parallel_beam")
 """Operators whose volumes are (D, H, W), slices along the axis of rotation, and whose lengths have one unit."""
+OF_PICTURES = ("mask", "blur", "identity")
+"""Operators of images (B, C, H, W) whose images may be volumes (B, C, D, H, W) as well, in no unit."""
 
 
 def units_of(operator: str, name: str) -> dict[str, float] | None:

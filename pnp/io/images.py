@@ -32,6 +32,7 @@ _PNG, _TIFF, _NPY, _FITS, _HDF5 = (
 )
 _FORMATS = "PNG, TIFF, NPY, FITS or HDF5 (.png, .tif, .npy, .fits, .h5)"
 _VOLUMES = "NIfTI, NPY or HDF5 (.nii.gz, .npy, .h5)"
+_STACKS = "TIFF, NPY, FITS or HDF5 (.tif, .npy, .fits, .h5)"
 
 
 def read_image(path: str | os.PathLike[str], *, dataset: str = "image") -> npt.NDArray[np.float32]:
@@ -95,6 +96,7 @@ def write_image(
     voxel_size_mm: float | tuple[float, ...] | None = None,
     centre_mm: tuple[float, float, float] | None = None,
     description: str = "",
+    slices: bool = False,
     overwrite: bool = False,
 ) -> None:
     """Write an image (H, W) or (C, H, W) to a PNG, TIFF, NPY, FITS or HDF5 file, a volume to NIfTI, NPY or HDF5.
@@ -110,6 +112,7 @@ def write_image(
         voxel_size_mm: side of a volume's voxel, or (transaxial, axial) or (x, y, z), in mm. Only NIfTI keeps it.
         centre_mm: where the volume's middle lies in the study, as in `write_nifti`, which alone keeps it.
         description: what the numbers of a volume are, likewise.
+        slices: the image is a stack of slices (D, H, W), not D channels: not for PNG.
         overwrite: replace a file of that name.
 
     Raises:
@@ -124,7 +127,7 @@ def write_image(
     if is_volume and pixels.ndim != 3:
         raise ValueError(f"write_image: with voxel_size_mm, image must be a volume (nx, ny, nz), got {pixels.shape}")
     channels = 1 if pixels.ndim == 2 else pixels.shape[0]
-    name = check_image_output(path, channels, volume=is_volume, overwrite=overwrite).name.lower()
+    name = check_image_output(path, channels, volume=is_volume, slices=slices, overwrite=overwrite).name.lower()
     if voxel_size_mm is not None and name.endswith(NIFTI):
         write_nifti(path, pixels, voxel_size_mm, centre_mm=centre_mm, description=description, overwrite=overwrite)
         return
@@ -140,7 +143,7 @@ def write_image(
         elif name.endswith(_TIFF):
             import tifffile
 
-            if channels == 3:
+            if channels == 3 and not slices:
                 tifffile.imwrite(part, pixels, photometric="rgb", planarconfig="separate")
             else:
                 tifffile.imwrite(part, pixels, photometric="minisblack")
@@ -153,7 +156,12 @@ def write_image(
 
 
 def check_image_output(
-    path: str | os.PathLike[str], channels: int, *, volume: bool = False, overwrite: bool = False
+    path: str | os.PathLike[str],
+    channels: int,
+    *,
+    volume: bool = False,
+    slices: bool = False,
+    overwrite: bool = False,
 ) -> Path:
     """Return the path of an image to be written, or explain why it cannot be; worth calling before a long computation.
 
@@ -161,6 +169,7 @@ def check_image_output(
         path: the file to write.
         channels: number of channels of the image.
         volume: the output is a volume (nx, ny, nz), not an image.
+        slices: it is a stack of slices (D, H, W) without a size of its voxels, not an image of D channels.
         overwrite: a file of that name may be replaced.
 
     Raises:
@@ -168,6 +177,10 @@ def check_image_output(
     """
     path = check_output(path, overwrite=overwrite)
     name = path.name.lower()
+    if slices:
+        if not name.endswith((*_TIFF, *_NPY, *_FITS, *_HDF5)):
+            raise ValueError(f"write_image: the format of {path} is not one of stacks of slices: {_STACKS}")
+        return path
     if volume:
         if not name.endswith((*NIFTI, *_NPY, *_HDF5)):
             raise ValueError(f"write_image: the format of {path} is not one of volumes: {_VOLUMES}")

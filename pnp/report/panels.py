@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..io import SavedResult
-from ..io.hdf5_units import IN_SLICES
+from ..io.hdf5_units import IN_SLICES, OF_PICTURES
 
 Array = npt.NDArray[Any]
 LENSING_OPERATORS = ("kaiser_squires", "kaiser_squires_eb")
@@ -25,7 +25,7 @@ class Panel:
         role: "input" (a first estimate), "baseline", "reconstruction" or "truth".
         name: label on the page.
         values: images (N, H, W) or volumes (N, nx, ny, nz), real; N runs through the batch and its channels. Of a
-            volume (D, H, W) of CT, x is the column, y the row and z the slice.
+            volume (D, H, W), as of CT, x is the column, y the row and z the slice.
         mode: "E" or "B" for mass maps, else "".
     """
 
@@ -71,7 +71,8 @@ def find_panels(
         array = _real(name, values)
         if not lensing:
             items = _items(name, array, result.operator in VOLUME_OPERATORS)
-            found.append(Panel(role, name, items.transpose(0, 3, 2, 1) if result.operator in IN_SLICES else items))
+            in_slices = result.operator in IN_SLICES or (result.operator in OF_PICTURES and items.ndim == 4)
+            found.append(Panel(role, name, items.transpose(0, 3, 2, 1) if in_slices else items))
             continue
         both = array.ndim == 4 and array.shape[1] == 2
         found.append(Panel(role, f"{name}, E mode", _items(name, array[:, :1] if both else array, False), "E"))

@@ -160,7 +160,7 @@ def weights_for(y: Tensor) -> dict[str, Tensor]:
     return {
         "scalar": torch.tensor(1.7, dtype=F64),
         "per item": torch.tensor([0.4, 2.5], dtype=F64).reshape(-1, *[1] * (y.ndim - 1)),
-        "per channel": torch.linspace(0.5, 1.5, y.shape[1], dtype=F64).reshape(1, -1, 1, 1),
+        "per channel": torch.linspace(0.5, 1.5, y.shape[1], dtype=F64).reshape(1, -1, *[1] * (y.ndim - 2)),
         "per column": rand(y.shape[-1], seed=8).abs(),
         "array": array,
     }
