@@ -118,7 +118,12 @@ def parser(
 def volume_prior(args: argparse.Namespace) -> MLPatch | SliceWise:
     """Return a denoiser of volumes: MLPatch with --weights of its own for volumes, or on slices across all axes."""
     D = MLPatch.from_pretrained(args.weights)
-    return (D if D.takes_volumes else SliceWise(D, axes=(0, 1, 2))).to(args.device)
+    return D.to(args.device) if D.takes_volumes else slices_prior(args.weights, args.device)
+
+
+def slices_prior(weights: str, device: str) -> SliceWise:
+    """Return weights for images as a denoiser of volumes: on their slices across all three axes, averaged."""
+    return SliceWise(MLPatch.from_pretrained(weights), axes=(0, 1, 2)).to(device)
 
 
 def number_or_auto(text: str) -> float | str:

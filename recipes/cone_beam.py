@@ -1,8 +1,8 @@
 """Cone-beam CT: a core of spongy bone, 128 x 128 x 128 voxels, from 90 views of a flat detector over a whole turn.
 
 Counts of an open beam of --photons a bin become line integrals with a noise level for every ray; x is attenuation in
-1/mm. FDK, and plug-and-play ADMM with total variation in space and with MLPatch, trained on photographs, slice by slice
-across all three axes. The views are simulated on voxels of half the side; no setting uses the true volume.
+1/mm. FDK, and plug-and-play ADMM with total variation in space, with MLPatch, trained on photographs, slice by slice
+across all three axes, and with MLPatch trained on volumes. The views are simulated on voxels of half the side; no setting uses the true volume.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 import shlex
 import sys
+from pathlib import Path
 
 import torch
-from _common import data_range, parser, timed, volume_prior
+from _common import data_range, parser, slices_prior, timed, volume_prior
 from matplotlib.figure import Figure
 
 from denoisers import TV
@@ -24,7 +25,7 @@ from pnp.io.atomic import atomic
 from pnp.metrics import psnr
 from pnp.phantoms import TRABECULA, bone_core
 
-p = parser(__doc__, image=None, accepts="not used: the core is simulated", strength=True)
+p = parser(__doc__, image=None, accepts="not used: the core is simulated", strength=True, weights="volume")
 p.add_argument("--views", type=int, default=90, help="number of angles over a whole turn")
 p.add_argument("--size", type=int, default=128, help="voxels on a side of the volume, and bins of the detector")
 p.add_argument("--voxel-size", type=float, default=0.05, help="side of a voxel in mm")
@@ -58,13 +59,14 @@ print(
 )
 
 # Solve
-D = volume_prior(args)
+slices, D = slices_prior("gray", args.device), volume_prior(args)
 options = {"noise_std": noise_std, "bounds": (0.0, None), "strength": args.strength, "max_iter": max_iter}
 entries = [
     timed("FDK", lambda: A.fbp(y)),
     timed("FDK, Hann window", lambda: A.fbp(y, window="hann")),
     timed("ADMM + TV", lambda: solve(A, y, TV(), progress=True, **options)),
-    timed("ADMM + MLPatch, slices", lambda: solve(A, y, D, progress=True, **options)),
+    timed("ADMM + gray, slices", lambda: solve(A, y, slices, progress=True, **options)),
+    timed(f"ADMM + {Path(args.weights).stem}", lambda: solve(A, y, D, progress=True, **options)),
 ]
 
 # Numbers: PSNR, and the fraction of bone within the core, which is what the scan is for
@@ -105,7 +107,7 @@ write_result(
     noise_std=noise_std.cpu().numpy(),
     history=result.history,
     reference=truth.cpu().numpy(),
-    attributes={"denoiser": "mlpatch:gray, slices across three axes", "misfit": result.misfit}
+    attributes={"denoiser": f"mlpatch:{args.weights}", "misfit": result.misfit}
     | {"strength": result.strength, "strength_source": result.strength_source, "command": shlex.join(sys.argv)},
     warnings=result.warnings,
     rejected=result.rejected,
