@@ -186,6 +186,7 @@ def _convert(views: Path, output: Path, energy: float | None, options: SpectOpti
         background=background,
         collimator=collimator,
         centre_mm=only.centre_mm,
+        acquisition=only.acquisition,
         overwrite=overwrite,
     )
     n_views, nx, nz = only.y.shape[-3:]

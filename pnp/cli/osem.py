@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from .option_groups import with_option_groups
 from .options import (
     CheckpointFile,
     CheckpointMinutes,
@@ -18,17 +19,21 @@ from .options import (
 )
 from .output import INTERRUPTED, print_verdict, save, write_dicom
 from .problem import background, build_operator, check_sizes, is_hdf5, is_volume, read_problem
+from .quantity import QuantityOptions
+from .quantity import activity as activity_of
 
 MORE_ITERATIONS = "more of them resolve finer detail, and more noise"
 """What ends EM: nothing but the number of iterations."""
 
 
+@with_option_groups
 def osem(
     measurements: Annotated[Path, typer.Argument(help="HDF5 file of counts (docs/hdf5_layout.md); see pnp convert.")],
     output: Annotated[
         Path,
         typer.Option("--output", "-o", help="Volume: .nii.gz, .nii, .npy, .dcm (DICOM NM), or .h5 with everything."),
     ],
+    *,
     subsets: Annotated[int, typer.Option(help="Number of subsets of the views; 1 is MLEM.")] = 4,
     iterations: Annotated[int, typer.Option(help="Number of iterations, each through all subsets.")] = 16,
     checkpoint: CheckpointFile = None,
@@ -39,6 +44,7 @@ def osem(
             help="DICOM file of the study (the views, a CT slice), whose patient and frame a .dcm output takes."
         ),
     ] = None,
+    quantity: QuantityOptions,
     device: Device = "cpu",
     overwrite: Overwrite = False,
 ) -> None:
@@ -49,11 +55,15 @@ def osem(
     not be a multiple of the number of subsets: some subsets then have one view more. The misfit is printed with its
     verdict, and what looks wrong, as "warning: ..." on stderr; warnings leave the exit code 0.
 
+    With --calibration x is the activity in MBq/ml at the scan's start, or at --reference-time; the seconds of a view
+    and the isotope are from the file, where pnp convert found them. DICOM files have Bq/ml.
+
     \b
     Examples:
       pnp osem scan.h5 -o volume.nii.gz --subsets 4 --iterations 16
       pnp osem scan.h5 -o mlem.h5 --subsets 1 --iterations 64 --device cuda
       pnp osem scan.h5 -o volume.dcm --like lu177.dcm
+      pnp osem scan.h5 -o activity.nii.gz --calibration 9.2 --reference-time=-24h
       pnp osem scan.h5 -o volume.nii.gz --checkpoint volume.checkpoint
     """
     from ..io import check_image_output, check_output
@@ -71,6 +81,7 @@ def osem(
             check_image_output(output, 1, volume=is_volume(data), overwrite=overwrite)
         if len(data.y) != 1:
             raise ValueError(f"output {output} holds one volume, the result has {len(data.y)}; use an .h5 file")
+    activity = activity_of(quantity, data)
 
     import torch
 
@@ -92,11 +103,13 @@ def osem(
         progress=True,
     )
     exit_if_interrupted(kept, result)
+    if activity is not None:
+        result, data = activity.of(result), activity.of_data(data)
     with uninterrupted():  # what took the time is not lost to an impatient Ctrl-C
         if is_dicom:
-            written = write_dicom(output, result, data, like, overwrite)
+            written = write_dicom(output, result, data, like, overwrite, activity)
         else:
-            written = save(output, result, data, {"n_subsets": subsets}, overwrite)
+            written = save(output, result, data, {"n_subsets": subsets}, overwrite, activity=activity)
         if kept is not None:
             kept.path.unlink(missing_ok=True)
         sizes = sorted({len(range(b, y.shape[2], subsets)) for b in range(subsets)})
@@ -106,6 +119,8 @@ def osem(
         how = str(result.stop) if result.stop.name == "INTERRUPTED" else MORE_ITERATIONS
         updates = f"{result.n_iter * subsets} updates" if subsets > 1 else "no prior"
         print(f"{written}: {name}, {views}, {updates}, background {floor}; {how}")
+        if activity is not None:
+            print(activity.how)
         print_verdict(result)
     if result.stop.name == "INTERRUPTED":
         raise typer.Exit(INTERRUPTED)
