@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import re
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .convert_spect import spect_measurements
 from .option_groups import with_option_groups
 from .options import (
     CheckpointFile,
@@ -18,33 +22,59 @@ from .options import (
     exit_if_interrupted,
 )
 from .output import INTERRUPTED, print_verdict, save, write_dicom
-from .problem import background, build_operator, check_sizes, is_hdf5, is_volume, read_problem
+from .problem import background, build_operator, check_sizes, is_hdf5, is_volume, read_problem, with_response
 from .quantity import QuantityOptions
 from .quantity import activity as activity_of
+from .spect_options import SpectOptions
+
+if TYPE_CHECKING:
+    from ..io import Measurements
 
 MORE_ITERATIONS = "more of them resolve finer detail, and more noise"
 """What ends EM: nothing but the number of iterations."""
+_MM = {"mm": 1.0, "cm": 10.0}
+_CAMERA = ("dicom_nm", "interfile")
+"""Kinds of files that are converted first."""
 
 
 @with_option_groups
 def osem(
-    measurements: Annotated[Path, typer.Argument(help="HDF5 file of counts (docs/hdf5_layout.md); see pnp convert.")],
-    output: Annotated[
+    measurements: Annotated[
         Path,
-        typer.Option("--output", "-o", help="Volume: .nii.gz, .nii, .npy, .dcm (DICOM NM), or .h5 with everything."),
+        typer.Argument(
+            help="HDF5 file of counts (docs/hdf5_layout.md; see pnp convert), or the DICOM NM file or Interfile header "
+            "of a camera."
+        ),
+    ],
+    output: Annotated[
+        list[Path],
+        typer.Option(
+            "--output",
+            "-o",
+            help="Volume: .nii.gz, .nii, .npy, .dcm (DICOM NM), or .h5 with everything; repeat it for several files.",
+        ),
     ],
     *,
+    files: SpectOptions,
+    energy: Annotated[
+        float | None, typer.Option(help="SPECT: photon energy in keV, needed with a CT in HU (140.5, 208, ...).")
+    ] = None,
     subsets: Annotated[int, typer.Option(help="Number of subsets of the views; 1 is MLEM.")] = 4,
     iterations: Annotated[int, typer.Option(help="Number of iterations, each through all subsets.")] = 16,
+    post_filter: Annotated[
+        str | None,
+        typer.Option(help="Smooth the volume by a Gaussian of this FWHM, such as 8mm or 1cm.", show_default=False),
+    ] = None,
+    quantity: QuantityOptions,
     checkpoint: CheckpointFile = None,
     checkpoint_minutes: CheckpointMinutes = None,
     like: Annotated[
         Path | None,
         typer.Option(
-            help="DICOM file of the study (the views, a CT slice), whose patient and frame a .dcm output takes."
+            help="DICOM file of the study (a CT slice), whose patient and frame a .dcm output takes; default: the "
+            "views in DICOM."
         ),
     ] = None,
-    quantity: QuantityOptions,
     device: Device = "cpu",
     overwrite: Overwrite = False,
 ) -> None:
@@ -55,6 +85,8 @@ def osem(
     not be a multiple of the number of subsets: some subsets then have one view more. The misfit is printed with its
     verdict, and what looks wrong, as "warning: ..." on stderr; warnings leave the exit code 0.
 
+    Files of a camera are taken as pnp convert takes them, with the options that begin with "SPECT:".
+
     With --calibration x is the activity in MBq/ml at the scan's start, or at --reference-time; the seconds of a view
     and the isotope are from the file, where pnp convert found them. DICOM files have Bq/ml.
 
@@ -64,29 +96,29 @@ def osem(
       pnp osem scan.h5 -o mlem.h5 --subsets 1 --iterations 64 --device cuda
       pnp osem scan.h5 -o volume.dcm --like lu177.dcm
       pnp osem scan.h5 -o activity.nii.gz --calibration 9.2 --reference-time=-24h
+      pnp osem lu177.dcm -o x.nii.gz -o x.dcm --mu ct/ --energy 208 --photopeak 2 --scatter 1,3 --calibration 9.2
+      pnp osem scan.h5 -o smooth.nii.gz --post-filter 8mm
       pnp osem scan.h5 -o volume.nii.gz --checkpoint volume.checkpoint
     """
-    from ..io import check_image_output, check_output
+    from ..io import check_output
 
-    check_output(output, overwrite=overwrite)
-    kept = as_checkpoint(checkpoint, checkpoint_minutes, output)
-    data = read_problem(measurements)
-    is_dicom = output.suffix.lower() == ".dcm"
-    if like is not None and not is_dicom:
-        raise ValueError(f"--like is for a .dcm output, got {output.name}; leave it out")
-    if is_dicom and data.operator != "spect":
-        raise ValueError(f"output {output}: DICOM NM is for volumes of SPECT, this is {data.operator}; use .h5")
-    if not is_hdf5(output):
-        if not is_dicom:
-            check_image_output(output, 1, volume=is_volume(data), overwrite=overwrite)
-        if len(data.y) != 1:
-            raise ValueError(f"output {output} holds one volume, the result has {len(data.y)}; use an .h5 file")
+    for path in output:
+        check_output(path, overwrite=overwrite)
+    if len({path.resolve() for path in output}) < len(output):
+        raise ValueError("--output: each file must have a name of its own")
+    kept, *_ = [as_checkpoint(checkpoint, checkpoint_minutes, path) for path in output]
+    width = None if post_filter is None else _width_mm(post_filter)
+    data, like = _read(measurements, energy, files, output, like)
+    _check_outputs(output, data, like, overwrite)
+    if width is not None and data.operator != "spect":
+        raise ValueError(f"--post-filter is for volumes of SPECT, this is {data.operator}; leave it out")
     activity = activity_of(quantity, data)
 
     import torch
 
     from ..drivers.em import osem as reconstruct
     from ..drivers.signals import uninterrupted
+    from ..spect import post_filter as smooth
 
     where = choose_device(device)
     A = build_operator(data.operator, data.parameters).to(where)
@@ -103,13 +135,21 @@ def osem(
         progress=True,
     )
     exit_if_interrupted(kept, result)
+    attributes: dict[str, Any] = {"n_subsets": subsets}
     if activity is not None:
         result, data = activity.of(result), activity.of_data(data)
+    note = ""
+    if width is not None:
+        result = replace(result, x=smooth(result.x, width, data.parameters["voxel_size"]))
+        attributes, note = attributes | {"post_filter_fwhm_mm": width}, f"; FWHM {width:g} mm"
     with uninterrupted():  # what took the time is not lost to an impatient Ctrl-C
-        if is_dicom:
-            written = write_dicom(output, result, data, like, overwrite, activity)
-        else:
-            written = save(output, result, data, {"n_subsets": subsets}, overwrite, activity=activity)
+        for path in output:
+            if _is_dicom(path):
+                write_dicom(path, result, data, like, overwrite, activity, note)
+        written = [
+            path if _is_dicom(path) else save(path, result, data, attributes, overwrite, activity=activity, note=note)
+            for path in output
+        ]
         if kept is not None:
             kept.path.unlink(missing_ok=True)
         sizes = sorted({len(range(b, y.shape[2], subsets)) for b in range(subsets)})
@@ -118,9 +158,60 @@ def osem(
         floor = "0" if data.background is None else "from the file"
         how = str(result.stop) if result.stop.name == "INTERRUPTED" else MORE_ITERATIONS
         updates = f"{result.n_iter * subsets} updates" if subsets > 1 else "no prior"
-        print(f"{written}: {name}, {views}, {updates}, background {floor}; {how}")
+        print(f"{', '.join(map(str, written))}: {name}, {views}, {updates}, background {floor}; {how}")
         if activity is not None:
             print(activity.how)
+        if width is not None:
+            print(f"smoothed by a Gaussian of {width:g} mm FWHM; the misfit is that before it")
         print_verdict(result)
     if result.stop.name == "INTERRUPTED":
         raise typer.Exit(INTERRUPTED)
+
+
+def _is_dicom(path: Path) -> bool:
+    return path.suffix.lower() == ".dcm"
+
+
+def _read(
+    path: Path, energy: float | None, files: SpectOptions, output: list[Path], like: Path | None
+) -> tuple[Measurements, Path | None]:
+    """Return the measurements of an HDF5 file or of a camera's, and the DICOM file whose study an output takes."""
+    from ..io.file_kinds import file_kind
+
+    kind = file_kind(path) if path.is_file() else ""
+    if kind in _CAMERA:
+        data, said = spect_measurements(path, energy, files)
+        print(f"{path}: {said}")
+        if like is None and kind == "dicom_nm" and any(map(_is_dicom, output)):
+            like = path
+        return with_response(path, data), like
+    given = files.given() + (["--energy"] if energy is not None else [])
+    if given:
+        what = ", ".join("further files" if name == "--more" else name for name in given)
+        raise ValueError(f"{what}: for the files of a camera, {path} is none; leave it out, or name the camera's file")
+    return read_problem(path), like
+
+
+def _check_outputs(output: list[Path], data: Measurements, like: Path | None, overwrite: bool) -> None:
+    """Refuse outputs that have no place for the volume, before it is computed."""
+    from ..io import check_image_output
+
+    if like is not None and not any(map(_is_dicom, output)):
+        raise ValueError(f"--like is for a .dcm output, got {output[0].name}; leave it out")
+    for path in output:
+        if _is_dicom(path) and data.operator != "spect":
+            raise ValueError(f"output {path}: DICOM NM is for volumes of SPECT, this is {data.operator}; use .h5")
+        if not is_hdf5(path):
+            if not _is_dicom(path):
+                check_image_output(path, 1, volume=is_volume(data), overwrite=overwrite)
+            if len(data.y) != 1:
+                raise ValueError(f"output {path} holds one volume, the result has {len(data.y)}; use an .h5 file")
+
+
+def _width_mm(text: str) -> float:
+    """Return a width such as 8mm in mm."""
+    found = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*(mm|cm)", text.strip())
+    width = float(found[1]) * _MM[found[2]] if found else math.nan
+    if not width > 0:  # NaN fails too
+        raise ValueError(f"--post-filter must be a width above 0 with its unit, such as 8mm or 1cm, got {text!r:.40}")
+    return width

@@ -155,7 +155,13 @@ def write_picture(output: Path, x: Any, data: Measurements, overwrite: bool, des
 
 
 def write_dicom(
-    output: Path, result: Result, data: Measurements, like: Path | None, overwrite: bool, activity: Activity | None
+    output: Path,
+    result: Result,
+    data: Measurements,
+    like: Path | None,
+    overwrite: bool,
+    activity: Activity | None,
+    note: str = "",
 ) -> Path:
     """Write a volume of SPECT as DICOM NM, in the study of a DICOM file if one is given; activity in Bq/ml."""
     from ..io.dicom_nm import write_dicom_nm
@@ -169,7 +175,7 @@ def write_dicom(
         size,
         centre_mm=data.centre_mm,
         like=like,
-        description=(ACTIVITY if activity is None else activity.description.replace("MBq", "Bq"))[:64],
+        description=f"SPECT: {'counts in a view' if activity is None else 'activity in Bq/ml'}{note}"[:64],
         unit="{counts}" if activity is None else "Bq/ml",
         corrected=[name for name, is_done in corrected.items() if is_done],
         decay_time="" if activity is None else activity.reference,
@@ -186,17 +192,19 @@ def save(
     overwrite: bool,
     error_bars: SavedErrorBars | None = None,
     activity: Activity | None = None,
+    note: str = "",
 ) -> Path:
     """Write a result: everything to HDF5, only the image or volume to another format. Return the path written.
 
-    With activity, x and the error bars are in MBq/ml already, and the file says so.
+    With activity, x and the error bars are in MBq/ml already, and the file says so. A note ends the description of a
+    volume.
     """
     from ..io import write_result
 
     x = result.x.cpu().numpy()
     written = hdf5_fallback_path(output, x)
     if not is_hdf5(written):
-        write_picture(output, x[0], data, overwrite, ACTIVITY if activity is None else activity.description)
+        write_picture(output, x[0], data, overwrite, (ACTIVITY if activity is None else activity.description) + note)
         return output
     write_result(
         written,

@@ -7,6 +7,7 @@ from .attenuation import attenuation_from_hu
 from .collimator import intrinsic_fwhm, lead_attenuation
 from .quantity import HALF_LIFE_S, activity_scale, half_life, isotope_name
 from .scatter import triple_energy_window
+from .smoothing import post_filter
 
 __all__ = [
     "HALF_LIFE_S",
@@ -16,5 +17,6 @@ __all__ = [
     "intrinsic_fwhm",
     "isotope_name",
     "lead_attenuation",
+    "post_filter",
     "triple_energy_window",
 ]

@@ -130,7 +130,7 @@ def test_wrong_options_are_one_sentence(monkeypatch, scan, file, capsys):
         monkeypatch,
         capsys,
         "pnp convert a.h00",
-        "osem",
+        "reconstruct",
         file.with_name("a.h00"),
         "-o",
         output,
