@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .convert_spect import spect_measurements
+from .error_bars import ErrorBars, Regions, Wanted
 from .option_groups import with_option_groups
 from .options import (
     CheckpointFile,
@@ -23,7 +24,7 @@ from .options import (
 )
 from .output import INTERRUPTED, print_verdict, save, write_dicom
 from .problem import background, build_operator, check_sizes, is_hdf5, is_volume, read_problem, with_response
-from .quantity import QuantityOptions
+from .quantity import UNIT, QuantityOptions
 from .quantity import activity as activity_of
 from .spect_options import SpectOptions
 
@@ -66,6 +67,8 @@ def osem(
         typer.Option(help="Smooth the volume by a Gaussian of this FWHM, such as 8mm or 1cm.", show_default=False),
     ] = None,
     quantity: QuantityOptions,
+    error_bars: ErrorBars = None,
+    regions: Regions = None,
     checkpoint: CheckpointFile = None,
     checkpoint_minutes: CheckpointMinutes = None,
     like: Annotated[
@@ -90,6 +93,8 @@ def osem(
     With --calibration x is the activity in MBq/ml at the scan's start, or at --reference-time; the seconds of a view
     and the isotope are from the file, where pnp convert found them. DICOM files have Bq/ml.
 
+    With --error-bars and --regions the errors are those of the counts' noise (parametric bootstrap).
+
     \b
     Examples:
       pnp osem scan.h5 -o volume.nii.gz --subsets 4 --iterations 16
@@ -98,6 +103,7 @@ def osem(
       pnp osem scan.h5 -o activity.nii.gz --calibration 9.2 --reference-time=-24h
       pnp osem lu177.dcm -o x.nii.gz -o x.dcm --mu ct/ --energy 208 --photopeak 2 --scatter 1,3 --calibration 9.2
       pnp osem scan.h5 -o smooth.nii.gz --post-filter 8mm
+      pnp osem scan.h5 -o act.h5 --calibration 9.2 --error-bars 24 --regions organs.nii.gz
       pnp osem scan.h5 -o volume.nii.gz --checkpoint volume.checkpoint
     """
     from ..io import check_output
@@ -113,6 +119,9 @@ def osem(
     if width is not None and data.operator != "spect":
         raise ValueError(f"--post-filter is for volumes of SPECT, this is {data.operator}; leave it out")
     activity = activity_of(quantity, data)
+    if error_bars is not None and _is_dicom(_main(output)):
+        raise ValueError("--error-bars: DICOM has no place for them; name an .h5 or .nii.gz file as well, -o twice")
+    wanted = Wanted.of(error_bars, regions, _main(output), data, overwrite)
 
     import torch
 
@@ -125,31 +134,27 @@ def osem(
     check_sizes(A, data, measurements)
     y = torch.from_numpy(data.y).to(where)
     y = y if y.dtype == torch.float64 else y.float()
-    result = reconstruct(
-        A,
-        y,
-        n_subsets=subsets,
-        background=background(data, y),
-        max_iter=iterations,
-        checkpoint=kept,
-        progress=True,
-    )
+    settings: dict[str, Any] = {"n_subsets": subsets, "background": background(data, y), "max_iter": iterations}
+    result = reconstruct(A, y, **settings, checkpoint=kept, progress=True)
     exit_if_interrupted(kept, result)
+    bars = wanted.compute_osem(A, y, result, settings)
     attributes: dict[str, Any] = {"n_subsets": subsets}
     if activity is not None:
-        result, data = activity.of(result), activity.of_data(data)
+        result, bars, data = activity.of(result), activity.of_bars(bars), activity.of_data(data)
     note = ""
     if width is not None:
-        result = replace(result, x=smooth(result.x, width, data.parameters["voxel_size"]))
+        size = data.parameters["voxel_size"]
+        result = replace(result, x=smooth(result.x, width, size))
+        if bars is not None:
+            bars = replace(bars, x=result.x, samples=smooth(bars.samples, width, size))
         attributes, note = attributes | {"post_filter_fwhm_mm": width}, f"; FWHM {width:g} mm"
     with uninterrupted():  # what took the time is not lost to an impatient Ctrl-C
+        found = wanted.saved(bars)
         for path in output:
             if _is_dicom(path):
                 write_dicom(path, result, data, like, overwrite, activity, note)
-        written = [
-            path if _is_dicom(path) else save(path, result, data, attributes, overwrite, activity=activity, note=note)
-            for path in output
-        ]
+            else:
+                save(path, result, data, attributes, overwrite, found, activity, note)
         if kept is not None:
             kept.path.unlink(missing_ok=True)
         sizes = sorted({len(range(b, y.shape[2], subsets)) for b in range(subsets)})
@@ -158,18 +163,24 @@ def osem(
         floor = "0" if data.background is None else "from the file"
         how = str(result.stop) if result.stop.name == "INTERRUPTED" else MORE_ITERATIONS
         updates = f"{result.n_iter * subsets} updates" if subsets > 1 else "no prior"
-        print(f"{', '.join(map(str, written))}: {name}, {views}, {updates}, background {floor}; {how}")
+        print(f"{', '.join(map(str, output))}: {name}, {views}, {updates}, background {floor}; {how}")
         if activity is not None:
             print(activity.how)
         if width is not None:
             print(f"smoothed by a Gaussian of {width:g} mm FWHM; the misfit is that before it")
         print_verdict(result)
-    if result.stop.name == "INTERRUPTED":
+        wanted.write(bars, found, _main(output), _main(output), data, "" if activity is None else UNIT)
+    if result.stop.name == "INTERRUPTED" or wanted.lacks(bars):
         raise typer.Exit(INTERRUPTED)
 
 
 def _is_dicom(path: Path) -> bool:
     return path.suffix.lower() == ".dcm"
+
+
+def _main(output: list[Path]) -> Path:
+    """Return the output that error bars are written to or beside: .h5, which has a place for them, else no DICOM."""
+    return min(output, key=lambda path: (not is_hdf5(path), _is_dicom(path)))
 
 
 def _read(

@@ -39,7 +39,7 @@ from .problem import (
     is_volume,
     read_problem,
 )
-from .quantity import QuantityOptions
+from .quantity import UNIT, QuantityOptions
 from .quantity import activity as activity_of
 from .reconstruct_scan import is_scan, reconstruct_scan
 from .scan_options import ScanOptions
@@ -198,7 +198,7 @@ def reconstruct(
         if result.choice:
             print(result.choice)
         print_verdict(result)
-        wanted.write(bars, found, output, written, data)
+        wanted.write(bars, found, output, written, data, "" if activity is None else UNIT)
         remove_checkpoints(kept)
     if result.stop.name == "INTERRUPTED" or wanted.lacks(bars):
         raise typer.Exit(INTERRUPTED)
