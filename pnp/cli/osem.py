@@ -1,4 +1,4 @@
-"""The command `pnp osem`: expectation maximisation for emission scans."""
+"""The command `pnp osem`: expectation maximisation for emission scans, also with a prior."""
 
 from __future__ import annotations
 
@@ -62,6 +62,10 @@ def osem(
     ] = None,
     subsets: Annotated[int, typer.Option(help="Number of subsets of the views; 1 is MLEM.")] = 4,
     iterations: Annotated[int, typer.Option(help="Number of iterations, each through all subsets.")] = 16,
+    beta: Annotated[
+        float | None,
+        typer.Option(help="BSREM in place of OSEM: weight of the relative difference prior, such as 0.01."),
+    ] = None,
     post_filter: Annotated[
         str | None,
         typer.Option(help="Smooth the volume by a Gaussian of this FWHM, such as 8mm or 1cm.", show_default=False),
@@ -81,12 +85,15 @@ def osem(
     device: Device = "cpu",
     overwrite: Overwrite = False,
 ) -> None:
-    """Reconstruct emission counts by OSEM or MLEM.
+    """Reconstruct emission counts by OSEM, MLEM or BSREM.
 
     Ordered-subsets expectation maximisation uses no prior, and nothing but --iterations ends it: detail and noise grow
     with the number of updates, iterations x subsets. With few counts use few subsets, or 1. The number of views need
     not be a multiple of the number of subsets: some subsets then have one view more. The misfit is printed with its
     verdict, and what looks wrong, as "warning: ..." on stderr; warnings leave the exit code 0.
+
+    With --beta it is BSREM, which maximises the likelihood with the relative difference prior: neighbours may differ in
+    proportion to their values, and more iterations add no noise.
 
     Files of a camera are taken as pnp convert takes them, with the options that begin with "SPECT:".
 
@@ -103,6 +110,7 @@ def osem(
       pnp osem scan.h5 -o activity.nii.gz --calibration 9.2 --reference-time=-24h
       pnp osem lu177.dcm -o x.nii.gz -o x.dcm --mu ct/ --energy 208 --photopeak 2 --scatter 1,3 --calibration 9.2
       pnp osem scan.h5 -o smooth.nii.gz --post-filter 8mm
+      pnp osem scan.h5 -o bsrem.nii.gz --beta 0.01 --iterations 40
       pnp osem scan.h5 -o act.h5 --calibration 9.2 --error-bars 24 --regions organs.nii.gz
       pnp osem scan.h5 -o volume.nii.gz --checkpoint volume.checkpoint
     """
@@ -119,13 +127,16 @@ def osem(
     if width is not None and data.operator != "spect":
         raise ValueError(f"--post-filter is for volumes of SPECT, this is {data.operator}; leave it out")
     activity = activity_of(quantity, data)
+    if error_bars is not None and beta is not None:
+        raise ValueError("--error-bars: those of OSEM are without a prior; leave out --beta, or use pnp reconstruct")
     if error_bars is not None and _is_dicom(_main(output)):
         raise ValueError("--error-bars: DICOM has no place for them; name an .h5 or .nii.gz file as well, -o twice")
     wanted = Wanted.of(error_bars, regions, _main(output), data, overwrite)
 
     import torch
 
-    from ..drivers.em import osem as reconstruct
+    from ..drivers.bsrem import bsrem
+    from ..drivers.em import osem as plain
     from ..drivers.signals import uninterrupted
     from ..spect import post_filter as smooth
 
@@ -135,10 +146,13 @@ def osem(
     y = torch.from_numpy(data.y).to(where)
     y = y if y.dtype == torch.float64 else y.float()
     settings: dict[str, Any] = {"n_subsets": subsets, "background": background(data, y), "max_iter": iterations}
-    result = reconstruct(A, y, **settings, checkpoint=kept, progress=True)
+    if beta is None:
+        result = plain(A, y, **settings, checkpoint=kept, progress=True)
+    else:
+        result = bsrem(A, y, **settings, beta=beta, checkpoint=kept, progress=True)
     exit_if_interrupted(kept, result)
     bars = wanted.compute_osem(A, y, result, settings)
-    attributes: dict[str, Any] = {"n_subsets": subsets}
+    attributes: dict[str, Any] = {"n_subsets": subsets} | ({} if beta is None else {"beta": beta})
     if activity is not None:
         result, bars, data = activity.of(result), activity.of_bars(bars), activity.of_data(data)
     note = ""
@@ -159,10 +173,11 @@ def osem(
             kept.path.unlink(missing_ok=True)
         sizes = sorted({len(range(b, y.shape[2], subsets)) for b in range(subsets)})
         views = f"{result.n_iter} iterations of {subsets} subsets of {' or '.join(map(str, sizes))} views"
-        name = "MLEM" if subsets == 1 else "OSEM"
+        name = f"BSREM, beta {beta:g}" if beta is not None else "MLEM" if subsets == 1 else "OSEM"
         floor = "0" if data.background is None else "from the file"
-        how = str(result.stop) if result.stop.name == "INTERRUPTED" else MORE_ITERATIONS
-        updates = f"{result.n_iter * subsets} updates" if subsets > 1 else "no prior"
+        more = MORE_ITERATIONS if beta is None else "more of them come closer to the maximum"
+        how = str(result.stop) if result.stop.name == "INTERRUPTED" else more
+        updates = f"{result.n_iter * subsets} updates" if subsets > 1 or beta is not None else "no prior"
         print(f"{', '.join(map(str, output))}: {name}, {views}, {updates}, background {floor}; {how}")
         if activity is not None:
             print(activity.how)
