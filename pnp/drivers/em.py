@@ -50,6 +50,12 @@ UNEXPLAINED, UNEXPLAINED_SIGMAS = 0.1, 4.0
 
 Measured on 790 counts in 60 views: 1 % of the counts in MLEM, 3 % for 4 subsets, 29 % for 30, 32 % for 60.
 """
+MIN_COUNTS_SEEN = 2.0
+"""Counts that a voxel sees in the views of a subset, of its activity and those around it, from which on subsets may be.
+
+Measured on 240 scans of three objects (300 to 1e5 counts in 60 views, half of them scatter or none, 4 to 60 subsets):
+below, the total of x was off by 10 % of MLEM's or the error larger by a fifth in 91 of 106; above 5, in 19 of 96.
+"""
 CONCENTRATED = 0.4
 """Share of the misfit in the largest 1 % of the residuals from which on these are outliers.
 
@@ -248,7 +254,7 @@ def reconstruct_counts(
     expected = operator.A(x) + r if expected is None else expected
     misfit = _pearson(y, expected)
     n_seen = int(reduce(torch.logical_or, (s.seen for s in subsets)).sum())
-    said = _doubt_of_subsets(n_subsets, y, expected, r, n_seen)
+    said = _doubt_of_subsets(n_subsets if steps is None else 1, y, expected, r, n_seen)  # BSREM's steps shorten
     said = said or _judge(misfit, y, expected, monitor.history["deviance"], n_seen)
     answer = x.cpu().numpy() if is_numpy else x
     return Result(answer, monitor.n_iter, monitor.stop, monitor.history, None, None, misfit, said)
@@ -304,15 +310,27 @@ def _pearson(y: Tensor, expected: Tensor) -> float:
 
 
 def _doubt_of_subsets(n: int, y: Tensor, expected: Tensor, r: Tensor, n_seen: int) -> tuple[str, ...]:
-    """Return what is wrong where so few counts are in a subset that the last one decides how many x holds."""
+    """Return what is wrong where so few counts are in a subset that the last one decides what x holds."""
     counts, explained = float(y.sum(dtype=torch.float64)), float(expected.sum(dtype=torch.float64))
     off = explained - counts
     is_off = abs(off) > max(UNEXPLAINED * counts, UNEXPLAINED_SIGMAS * math.sqrt(counts))
-    if n == 1 or not is_off or counts / n > n_seen or float(r.sum(dtype=torch.float64)) >= counts:
+    is_off = is_off and counts / n <= n_seen and float(r.sum(dtype=torch.float64)) < counts
+    if n == 1 or counts == 0:
         return ()
+    # Counts of the activity in the bins that a voxel sees in the views of a subset, weighted by activity.
+    primary = (expected - r).clamp(min=0).double()
+    share = (primary / expected.double().clamp(min=torch.finfo(torch.float64).tiny)).clamp(max=1)
+    weighted = float((primary * y * share).sum() / primary.sum().clamp(min=torch.finfo(torch.float64).tiny))
+    spread = max(counts - float(r.sum(dtype=torch.float64)), 0.0) / y.numel()  # where x has become 0
+    seen = max(weighted, spread) * y.shape[VIEW_AXIS] / n
+    if seen >= MIN_COUNTS_SEEN and not is_off:
+        return ()
+    what = f"x explains {abs(off) / counts:.0%} {'more' if off > 0 else 'fewer'} counts than were measured: " * is_off
+    fewer = min(int(n * seen / MIN_COUNTS_SEEN), n - 1)
+    remedy = f"use {fewer} or fewer, or mlem" if fewer > 1 else "use mlem"
     return (
-        f"x explains {abs(off) / counts:.0%} {'more' if off > 0 else 'fewer'} counts than were measured: {n} subsets "
-        f"are too many for {counts:.4g} counts, {counts / n:.3g} in each; use fewer, or mlem, which keeps the total",
+        f"{what}{n} subsets are too many for {counts:.4g} counts, of which a voxel sees about {seen:.2g} in the views "
+        f"of a subset, so that the last ones decide what x holds; {remedy}, which keeps the total",
     )
 
 
