@@ -12,6 +12,7 @@ import typer
 
 from .convert_spect import spect_measurements
 from .error_bars import ErrorBars, Regions, Wanted
+from .network import Network, load_network, run_network
 from .option_groups import with_option_groups
 from .options import (
     CheckpointFile,
@@ -66,6 +67,7 @@ def osem(
         float | None,
         typer.Option(help="BSREM in place of OSEM: weight of the relative difference prior, such as 0.01."),
     ] = None,
+    network: Network = None,
     post_filter: Annotated[
         str | None,
         typer.Option(help="Smooth the volume by a Gaussian of this FWHM, such as 8mm or 1cm.", show_default=False),
@@ -95,6 +97,9 @@ def osem(
     With --beta it is BSREM, which maximises the likelihood with the relative difference prior: neighbours may differ in
     proportion to their values, and more iterations add no noise.
 
+    With --network a few iterations with small networks follow (unrolled EM). Voxels of another size than those that
+    they have learned from are refused, and views, counts or an isotope that differ are a warning.
+
     Files of a camera are taken as pnp convert takes them, with the options that begin with "SPECT:".
 
     With --calibration x is the activity in MBq/ml at the scan's start, or at --reference-time; the seconds of a view
@@ -111,6 +116,7 @@ def osem(
       pnp osem lu177.dcm -o x.nii.gz -o x.dcm --mu ct/ --energy 208 --photopeak 2 --scatter 1,3 --calibration 9.2
       pnp osem scan.h5 -o smooth.nii.gz --post-filter 8mm
       pnp osem scan.h5 -o bsrem.nii.gz --beta 0.01 --iterations 40
+      pnp osem scan.h5 -o unrolled.nii.gz --network lu177
       pnp osem scan.h5 -o act.h5 --calibration 9.2 --error-bars 24 --regions organs.nii.gz
       pnp osem scan.h5 -o volume.nii.gz --checkpoint volume.checkpoint
     """
@@ -127,8 +133,16 @@ def osem(
     if width is not None and data.operator != "spect":
         raise ValueError(f"--post-filter is for volumes of SPECT, this is {data.operator}; leave it out")
     activity = activity_of(quantity, data)
-    if error_bars is not None and beta is not None:
-        raise ValueError("--error-bars: those of OSEM are without a prior; leave out --beta, or use pnp reconstruct")
+    if error_bars is not None and (beta is not None or network is not None):
+        raise ValueError(
+            "--error-bars: those of OSEM are without a prior; leave out --beta and --network, or use pnp reconstruct"
+        )
+    if network is not None and (beta is not None or kept is not None):
+        raise ValueError("--network has no --beta and no --checkpoint; leave them out")
+    model = None
+    if network is not None:
+        isotope = quantity.isotope or ("" if data.acquisition is None else data.acquisition.isotope)
+        model, doubts = load_network(network, data, isotope, {"subsets": subsets, "iterations": iterations})
     if error_bars is not None and _is_dicom(_main(output)):
         raise ValueError("--error-bars: DICOM has no place for them; name an .h5 or .nii.gz file as well, -o twice")
     wanted = Wanted.of(error_bars, regions, _main(output), data, overwrite)
@@ -146,13 +160,16 @@ def osem(
     y = torch.from_numpy(data.y).to(where)
     y = y if y.dtype == torch.float64 else y.float()
     settings: dict[str, Any] = {"n_subsets": subsets, "background": background(data, y), "max_iter": iterations}
-    if beta is None:
+    if model is not None:
+        result = run_network(model, A, y, settings["background"], doubts)
+    elif beta is None:
         result = plain(A, y, **settings, checkpoint=kept, progress=True)
     else:
         result = bsrem(A, y, **settings, beta=beta, checkpoint=kept, progress=True)
     exit_if_interrupted(kept, result)
     bars = wanted.compute_osem(A, y, result, settings)
     attributes: dict[str, Any] = {"n_subsets": subsets} | ({} if beta is None else {"beta": beta})
+    attributes |= {} if network is None else {"network": network}
     if activity is not None:
         result, bars, data = activity.of(result), activity.of_bars(bars), activity.of_data(data)
     note = ""
@@ -178,6 +195,9 @@ def osem(
         more = MORE_ITERATIONS if beta is None else "more of them come closer to the maximum"
         how = str(result.stop) if result.stop.name == "INTERRUPTED" else more
         updates = f"{result.n_iter * subsets} updates" if subsets > 1 or beta is not None else "no prior"
+        if network is not None:
+            name, how = f"unrolled EM ({network})", "the weights are the prior"
+            updates = f"{subsets * iterations} updates of OSEM before"
         print(f"{', '.join(map(str, output))}: {name}, {views}, {updates}, background {floor}; {how}")
         if activity is not None:
             print(activity.how)

@@ -252,7 +252,7 @@ def reconstruct_counts(
                 expected = operator.A(x) + r  # while the checkpoint is there
             kept.end(monitor.stop.name, {"x": x}, {"deviance": list(monitor.history["deviance"])})
     expected = operator.A(x) + r if expected is None else expected
-    misfit = _pearson(y, expected)
+    misfit = pearson(y, expected)
     n_seen = int(reduce(torch.logical_or, (s.seen for s in subsets)).sum())
     said = _doubt_of_subsets(n_subsets if steps is None else 1, y, expected, r, n_seen)  # BSREM's steps shorten
     said = said or _judge(misfit, y, expected, monitor.history["deviance"], n_seen)
@@ -303,7 +303,8 @@ def _deviance(y: Tensor, expected: Tensor) -> float:
     return 2 * float((torch.xlogy(y, y / m.clamp(min=0)).where(y > 0, 0) - y + m).sum())
 
 
-def _pearson(y: Tensor, expected: Tensor) -> float:
+def pearson(y: Tensor, expected: Tensor) -> float:
+    """Return the mean of (m - y)^2/m, about 1 where the expected counts m explain y."""
     m = expected.double()
     reached = m > 0
     return float(((m - y).square() / m)[reached].mean()) if bool(reached.any()) else 0.0
