@@ -41,7 +41,7 @@ class RenamedLayers(nn.Module):
 def available(kind: type[nn.Module], *, folder: Path | None = None, key: str | None = None) -> list[str]:
     """Return the names of the weight sets in a folder (None: the package's) for this class."""
     key = key or _key(kind)
-    return sorted(p.stem for p in (folder or FOLDER).glob("*.safetensors") if key in _header(p))
+    return sorted(p.stem for p in (folder or FOLDER).glob("*.safetensors") if key in header(p))
 
 
 def to_bytes(model: Any, key: str, dtype: torch.dtype, about: dict[str, str] | None = None) -> bytes:
@@ -119,7 +119,7 @@ def _key(kind: type[Any]) -> str:
     return kind.__name__.lower()
 
 
-def _header(path: Path) -> dict[str, str]:
+def header(path: Path) -> dict[str, str]:
     """Return the metadata of a safetensors file; empty where it cannot be read as one."""
     try:
         with safe_open(path, framework="pt") as file:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not see __getattr__
     from .algorithms.noise_estimate import estimate_noise_std
     from .algorithms.poisson import Poisson
     from .algorithms.schedules import Schedule
+    from .drivers.bsrem import bsrem
     from .drivers.checkpoint import Checkpoint
     from .drivers.em import mlem, osem
     from .drivers.result import Result, Stop
@@ -53,6 +54,7 @@ __all__ = [
     "State",
     "Stop",
     "admm",
+    "bsrem",
     "estimate_noise_std",
     "hqs",
     "mlem",
@@ -72,6 +74,7 @@ _MODULE_OF = {
     "ResultWarning": ".drivers.result_warning",
     "Stop": ".drivers.result",
     "admm": ".algorithms.iterations",
+    "bsrem": ".drivers.bsrem",
     "estimate_noise_std": ".algorithms.noise_estimate",
     "hqs": ".algorithms.iterations",
     "mlem": ".drivers.em",

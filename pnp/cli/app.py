@@ -1,4 +1,4 @@
-"""The `pnp` command: reconstruct, reconstruct-stack, osem, mass-map, convert, denoise, report, train, info.
+"""The `pnp` command: reconstruct, reconstruct-stack, osem, mass-map, convert, denoise, regions, report, train, info.
 
 Heavy packages are imported inside the commands: `pnp --help` loads neither PyTorch nor SciPy. Bad input and a full disk
 are one sentence on stderr and exit code 2. What looks wrong in a result is a line "warning: ..." on stderr, with exit
@@ -24,6 +24,7 @@ from .osem import osem
 from .output import print_error
 from .reconstruct import reconstruct
 from .reconstruct_stack import reconstruct_stack
+from .regions import regions
 from .report import report
 from .train import train
 
@@ -67,6 +68,7 @@ app.command()(osem)
 app.command(name="mass-map")(mass_map)
 app.command()(convert)
 app.command()(denoise)
+app.command()(regions)
 app.command()(report)
 app.add_typer(train, name="train")
 app.command()(info)

@@ -20,29 +20,14 @@ from .convert_ct import (
     convert_ct,
     is_ct_scan,
 )
-from .convert_spect import (
-    AnglesFrom,
-    Attenuation,
-    AttenuationShift,
-    AttenuationUnit,
-    Collimator,
-    CtEnergy,
-    More,
-    Photopeak,
-    Radius,
-    RadiusUnit,
-    Rotation,
-    Scatter,
-    SpectOptions,
-    StartSense,
-    VolumeCentre,
-    Zero,
-    convert_spect,
-)
+from .convert_spect import convert_spect
+from .option_groups import with_option_groups
 from .options import Overwrite
 from .problem import is_hdf5
+from .spect_options import SpectOptions
 
 
+@with_option_groups
 def convert(
     views: Annotated[
         Path,
@@ -51,24 +36,11 @@ def convert(
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="HDF5 file for pnp osem and pnp reconstruct.")],
-    more: More = None,
-    attenuation: Attenuation = None,
-    attenuation_unit: AttenuationUnit = None,
-    attenuation_shift: AttenuationShift = None,
-    volume_centre: VolumeCentre = None,
+    *,
+    for_spect: SpectOptions,
     energy: Annotated[
         float | None, typer.Option(help="Photon energy in keV, needed with HU (140.5, 208, ...) and with --paganin.")
     ] = None,
-    ct_kev: CtEnergy = None,
-    collimator: Collimator = None,
-    radius: Radius = None,
-    radius_unit: RadiusUnit = None,
-    photopeak: Photopeak = None,
-    scatter: Scatter = None,
-    rotation: Rotation = None,
-    zero: Zero = "front",
-    angles_from: AnglesFrom = None,
-    start_sense: StartSense = None,
     rows: Rows = None,
     centre: Centre = None,
     pixel_size: PixelSize = None,
@@ -108,23 +80,6 @@ def convert(
     check_output(output, overwrite=overwrite)
     if not is_hdf5(output):
         raise ValueError(f"output {output} must be an .h5 file, which pnp osem and pnp reconstruct read")
-    for_spect = SpectOptions(
-        more,
-        attenuation,
-        attenuation_unit,
-        attenuation_shift,
-        volume_centre,
-        ct_kev,
-        collimator,
-        radius,
-        radius_unit,
-        photopeak,
-        scatter,
-        rotation,
-        zero,
-        angles_from,
-        start_sense,
-    )
     for_ct = CtOptions(rows, centre, pixel_size, paganin, distance, energy, rings, beam_hardening)
     if is_ct_scan(views):
         if for_spect.given():

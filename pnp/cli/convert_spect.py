@@ -1,81 +1,24 @@
-"""The part of `pnp convert` for SPECT: from the files of a camera or a simulation to counts for pnp osem."""
+"""SPECT for `pnp convert` and `pnp osem`: from the files of a camera or a simulation to counts."""
 
 from __future__ import annotations
 
 import math
 import re
 import warnings
-from dataclasses import dataclass, fields
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from .output import print_warning
+from .spect_options import SpectOptions
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from ..io import Measurements
     from ..readers import SpectScan
-
-More = Annotated[
-    list[Path] | None,
-    typer.Argument(help="SPECT: files of further energy windows of the same scan.", show_default=False),
-]
-Attenuation = Annotated[
-    Path | None,
-    typer.Option(help="SPECT: attenuation map or CT: NIfTI, Interfile image (.hv, .hct), or a folder of a DICOM CT."),
-]
-AttenuationUnit = Annotated[
-    str | None, typer.Option(help="SPECT: unit of --attenuation: 1/mm (default), 1/cm or HU (default of a DICOM CT).")
-]
-AttenuationShift = Annotated[
-    str | None, typer.Option(help="SPECT: move --attenuation to the left, back and head by mm, e.g. 0,0,-4.8.")
-]
-VolumeCentre = Annotated[
-    str | None, typer.Option(help="SPECT: middle of the volume in the frame of the CT, in mm (x left, y back, z head).")
-]
-CtEnergy = Annotated[
-    float | None, typer.Option("--ct-kev", help="SPECT: effective energy of the CT in keV; a tube at 120 kV has 70.")
-]
-Collimator = Annotated[
-    str | None,
-    typer.Option(
-        help="SPECT: hole diameter and length (mm), attenuation of the septa (1/mm), intrinsic FWHM (mm), "
-        "e.g. 2.94,40.6,1.04,3.8."
-    ),
-]
-Radius = Annotated[
-    str | None,
-    typer.Option(
-        help="SPECT: distance from the axis to the collimator, instead of the file's: a number, one for each view "
-        "(230,231,...), or a file with one a line."
-    ),
-]
-RadiusUnit = Annotated[
-    str | None, typer.Option(help="SPECT: unit of --radius, or of the radius in an Interfile: mm or cm.")
-]
-Photopeak = Annotated[int | None, typer.Option(help="SPECT: number of the photopeak's energy window, counted from 1.")]
-Scatter = Annotated[
-    str | None,
-    typer.Option(
-        help="SPECT: scatter windows below and above the photopeak, or only below: numbers, e.g. 1,3, or files, e.g. "
-        "lower.h00,upper.h00."
-    ),
-]
-Rotation = Annotated[int | None, typer.Option(help="SPECT: number of the rotation in a DICOM file, counted from 1.")]
-Zero = Annotated[
-    str, typer.Option(help="SPECT: position of the camera at angle 0 in an Interfile: front, or back for STIR.")
-]
-AnglesFrom = Annotated[
-    str | None,
-    typer.Option(help="SPECT: whose angles a file has of a patient who lies feet first or prone: patient or gantry."),
-]
-StartSense = Annotated[
-    str | None,
-    typer.Option(help="SPECT: how SIMIND's start angle counts: 'counter-clockwise' or 'against rotation'."),
-]
 
 PER_MM = {"1/mm": 1.0, "1/cm": 0.1}
 """Factor from a unit of attenuation to 1/mm."""
@@ -100,41 +43,39 @@ _REMEDIES = {
 """Options for what warnings and errors say in Python."""
 
 
-@dataclass(frozen=True)
-class SpectOptions:
-    """Options of SPECT, None or the default where they are not given."""
-
-    more: list[Path] | None = None
-    attenuation: Path | None = None
-    attenuation_unit: str | None = None
-    attenuation_shift: str | None = None
-    volume_centre: str | None = None
-    ct_kev: float | None = None
-    collimator: str | None = None
-    radius: str | None = None
-    radius_unit: str | None = None
-    photopeak: int | None = None
-    scatter: str | None = None
-    rotation: int | None = None
-    zero: str = "front"
-    angles_from: str | None = None
-    start_sense: str | None = None
-
-    def given(self) -> list[str]:
-        """Return the names of the options that are given."""
-        return [
-            f"--{field.name.replace('_', '-')}"
-            for field in fields(self)
-            if getattr(self, field.name) not in (None, []) and field.name != "zero"
-        ]
-
-
 def convert_spect(views: Path, output: Path, energy: float | None, options: SpectOptions, *, overwrite: bool) -> None:
     """Write the views of a camera with their scatter, the attenuation map and the collimator's response."""
+    from ..io import write_measurements
+
+    data, said = spect_measurements(views, energy, options)
+    write_measurements(
+        output,
+        data.y,
+        operator=data.operator,
+        parameters=data.parameters,
+        units=data.units,
+        background=data.background,
+        collimator=data.collimator,
+        centre_mm=data.centre_mm,
+        acquisition=data.acquisition,
+        overwrite=overwrite,
+    )
+    print(f"{output}: {said}")
+
+
+def spect_measurements(views: Path, energy: float | None, options: SpectOptions) -> tuple[Measurements, str]:
+    """Return what `pnp convert` writes, and a sentence on it; what looks wrong in the files is printed."""
+    with _options_in_messages():
+        return _measurements(views, energy, options)
+
+
+@contextmanager
+def _options_in_messages() -> Iterator[None]:
+    """Print warnings, and name options of the command in them and in errors."""
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            _convert(views, output, energy, options, overwrite)
+            yield
     except ValueError as error:
         raise ValueError(_as_options(str(error))) from error
     finally:
@@ -148,10 +89,10 @@ def _as_options(text: str) -> str:
     return text
 
 
-def _convert(views: Path, output: Path, energy: float | None, options: SpectOptions, overwrite: bool) -> None:
+def _measurements(views: Path, energy: float | None, options: SpectOptions) -> tuple[Measurements, str]:
     from dataclasses import replace
 
-    from ..io import write_measurements
+    from ..io import Measurements
 
     if options.attenuation is None and (options.attenuation_unit or energy is not None):
         raise ValueError("--attenuation-unit and --energy describe a map; give --attenuation as well or neither")
@@ -177,21 +118,20 @@ def _convert(views: Path, output: Path, energy: float | None, options: SpectOpti
     collimator = _collimator(options, only)
     if collimator is not None:
         said.append("the response of the collimator")
-    write_measurements(
-        output,
+    data = Measurements(
         only.y,
-        operator="spect",
-        parameters=parameters,
+        "spect",
+        parameters,
         units="counts",
         background=background,
-        collimator=collimator,
+        collimator=collimator or {},
         centre_mm=only.centre_mm,
-        overwrite=overwrite,
+        acquisition=only.acquisition,
     )
     n_views, nx, nz = only.y.shape[-3:]
     bins = " x ".join(f"{size:g}" for size in only.pixel_size_mm)
-    print(
-        f"{output}: {n_views} views of {nx} x {nz} bins of {bins} mm, "
+    return data, (
+        f"{n_views} views of {nx} x {nz} bins of {bins} mm, "
         f"{float(only.y.sum(dtype='float64')):.4g} counts, with {' and '.join(said) or 'nothing else'}"
     )
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 ErrorBars = Annotated[
     int | None,
     typer.Option(
-        help="Error bars from so many simulated copies of the measurements, e.g. 24, in 1.83 times as many solves: in "
-        ".h5 with 90 % intervals, else a second file, NAME_std."
+        help="Error bars from so many simulated copies of the measurements, e.g. 24, in 1.83 times as many solves (pnp "
+        "osem: as many): in .h5 with 90 % intervals, else a second file, NAME_std."
     ),
 ]
 Regions = Annotated[
@@ -35,6 +35,7 @@ Regions = Annotated[
         "standard deviation, printed, and in the .h5 or in NAME_regions.csv."
     ),
 ]
+MM3_PER_ML = 1000.0
 LEVEL = 0.9
 """Probability that the truth lies in an interval."""
 WITHIN_BODY: dict[str, Any] = {"moves": ("shift",), "max_shift": 0.02}
@@ -51,12 +52,14 @@ class Wanted:
         operator: name of the measurements' operator.
         labels: the region of each pixel; None: no regions.
         overwrite: files may be replaced.
+        voxel_ml: volume of a voxel of SPECT; None: of another operator.
     """
 
     n: int
     operator: str
     labels: Array | None
     overwrite: bool
+    voxel_ml: float | None = None
 
     @classmethod
     def of(cls, n: int | None, regions: Path | None, output: Path, data: Measurements, overwrite: bool) -> Wanted:
@@ -67,13 +70,16 @@ class Wanted:
             if regions is not None:
                 raise ValueError(f"--regions {regions} needs --error-bars; give e.g. --error-bars 24, too")
             return cls(0, data.operator, None, overwrite)
+        size = data.parameters["voxel_size"] if data.operator == "spect" else None
+        across, along = size if isinstance(size, tuple) else (size, size)
+        voxel_ml = None if size is None else across * across * along / MM3_PER_ML
         if n < 2:
             raise ValueError(f"--error-bars must be 2 copies or more, got {n}; 24 are enough for most images")
         labels = None if regions is None else _read_labels(regions, data)
         if not is_hdf5(output):
             for path in (std_path(output), *([] if labels is None else [regions_path(output)])):
                 check_output(path, overwrite=overwrite)
-        return cls(n, data.operator, labels, overwrite)
+        return cls(n, data.operator, labels, overwrite, voxel_ml)
 
     def compute(
         self, operator: Any, y: Any, denoiser: Any, result: Result, settings: dict[str, Any], kept: Checkpoint | None
@@ -106,6 +112,23 @@ class Wanted:
         if bars is None:
             print_error(f"{said.partition(';')[0]}; the reconstruction is written without error bars")
         return bars
+
+    def compute_osem(self, operator: Any, y: Any, result: Result, settings: dict[str, Any]) -> Bootstrap | None:
+        """Return the error bars of a result of OSEM; None where none are wanted, or Ctrl-C left too few copies.
+
+        Args:
+            operator, y, settings: as `osem` took them.
+            result: what it returned.
+        """
+        from ..uncertainty import bootstrap_osem
+
+        if not self.n or result.stop.name == "INTERRUPTED":
+            return None
+        try:
+            return bootstrap_osem(operator, y, n=self.n, result=result, progress=True, **settings)
+        except KeyboardInterrupt as stopped:
+            print_error(f"{stopped or 'interrupted'}; the reconstruction is written without error bars")
+            return None
 
     def lacks(self, bars: Bootstrap | None) -> bool:
         """Return whether error bars are wanted, and Ctrl-C left none or fewer copies."""
@@ -145,22 +168,40 @@ class Wanted:
                 for c in range(bars.x.shape[1])
             ]
         columns = zip(*rows, strict=True)
-        return dict(zip(("image", "channel", "label", "mean", "std"), map(np.array, columns), strict=True))
+        table = dict(zip(("image", "channel", "label", "mean", "std"), map(np.array, columns), strict=True))
+        if self.voxel_ml is not None:
+            volume = np.array([self.voxel_ml * int((self.labels == label).sum()) for label in table["label"]])
+            table |= {"volume_ml": volume, "total": table["mean"] * volume, "total_std": table["std"] * volume}
+        return table
 
     def write(
-        self, bars: Bootstrap | None, saved: SavedErrorBars | None, output: Path, written: Path, data: Any
+        self,
+        bars: Bootstrap | None,
+        saved: SavedErrorBars | None,
+        output: Path,
+        written: Path,
+        data: Any,
+        unit: str = "",
     ) -> None:
-        """Write the further files of a result that is no HDF5 file, and print what was found."""
+        """Write the further files of a result that is no HDF5 file, and print what was found.
+
+        Args:
+            bars, saved: the error bars, as computed and as a file has them.
+            output: the file that was asked for.
+            written: that of the result.
+            data: the problem.
+            unit: of x.
+        """
         if bars is None or saved is None:
             return
         print(replace(bars, warnings=()))
-        _print_regions(saved.regions)
+        _print_regions(saved.regions, unit)
         print_warnings(replace(bars.result, warnings=bars.warnings))
         if is_hdf5(written):
             print(f"{written}: /error_bars has std, low and high ({100 * LEVEL:.0f} % interval)")
             return
         path = std_path(output)
-        write_picture(path, saved.std[0], data, self.overwrite)
+        write_picture(path, saved.std[0], data, self.overwrite, f"SPECT: standard deviation{f', {unit}' * bool(unit)}")
         print(f"{path}: standard deviation of each pixel; {100 * LEVEL:.0f} % interval: plus or minus 1.645 of it")
         if saved.regions:
             _write_csv(regions_path(output), saved.regions, self.overwrite)
@@ -216,12 +257,14 @@ def _read_labels(path: Path, data: Measurements) -> Array:
     return found.astype(np.int64)
 
 
-def _print_regions(regions: dict[str, Any]) -> None:
-    """Print the means of regions as a table."""
+def _print_regions(regions: dict[str, Any], unit: str) -> None:
+    """Print the means of regions as a table, of SPECT with their volumes, of activity with their totals."""
     several = bool(regions) and bool(regions["image"].any() or regions["channel"].any())
-    for b, c, label, mean, std in zip(*regions.values(), strict=True):
+    for b, c, label, mean, std, *more in zip(*regions.values(), strict=True):
         where = f"image {b}, channel {c}, " if several else ""
-        print(f"{where}region {label}: {mean:.5g} +- {std:.2g}")
+        size = f", {more[0]:.4g} ml" if more else ""
+        total = f", total {more[1]:.5g} +- {more[2]:.2g} MBq" if more and unit else ""
+        print(f"{where}region {label}: {mean:.5g} +- {std:.2g}{f' {unit}' * bool(unit)}{size}{total}")
 
 
 def _write_csv(path: Path, regions: dict[str, Any], overwrite: bool) -> None:

@@ -14,6 +14,7 @@ from .problem import NIFTI, is_hdf5, is_stack_of_pictures
 if TYPE_CHECKING:
     from ..drivers.result import Result
     from ..io import Measurements, SavedErrorBars
+    from .quantity import Activity
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, when the last iterate or the checkpoint has been written."""
@@ -45,6 +46,7 @@ SETTINGS = {
 """Where the settings of a run are from, by the names that a folder of slices holds."""
 ACTIVITY = "SPECT: expected counts in a view, without attenuation, per voxel"
 """What the numbers of a SPECT volume are, for the header of its file."""
+BQ_PER_MBQ = 1e6
 MAX_MESSAGE_LENGTH = 398
 """Maximum length of a message on stderr, in characters."""
 
@@ -125,8 +127,16 @@ def _write_volume(output: Path, x: Any, data: Measurements, overwrite: bool) -> 
     write_nifti(output, x.transpose(2, 1, 0), sizes, axes="RPS", unit=unit, overwrite=overwrite)
 
 
-def write_picture(output: Path, x: Any, data: Measurements, overwrite: bool) -> None:
-    """Write an image or volume (C, ...) to a file that is no HDF5, in the operator's frame."""
+def write_picture(output: Path, x: Any, data: Measurements, overwrite: bool, description: str = ACTIVITY) -> None:
+    """Write an image or volume (C, ...) to a file that is no HDF5, in the operator's frame.
+
+    Args:
+        output: the file.
+        x: (C, ...).
+        data: the problem.
+        overwrite: replace the file.
+        description: what the numbers of a volume of SPECT are, for its header.
+    """
     from ..io import write_image
     from ..io.hdf5_units import IN_SLICES
 
@@ -140,24 +150,36 @@ def write_picture(output: Path, x: Any, data: Measurements, overwrite: bool) -> 
         slices=is_stack_of_pictures(data),
         voxel_size_mm=data.parameters["voxel_size"] if is_spect else None,
         centre_mm=data.centre_mm if is_spect else None,
-        description=ACTIVITY if is_spect else "",
+        description=description if is_spect else "",
         overwrite=overwrite,
     )
 
 
-def write_dicom(output: Path, result: Result, data: Measurements, like: Path | None, overwrite: bool) -> Path:
-    """Write a volume of SPECT as DICOM NM, in the study of a DICOM file if one is given."""
+def write_dicom(
+    output: Path,
+    result: Result,
+    data: Measurements,
+    like: Path | None,
+    overwrite: bool,
+    activity: Activity | None,
+    note: str = "",
+) -> Path:
+    """Write a volume of SPECT as DICOM NM, in the study of a DICOM file if one is given; activity in Bq/ml."""
     from ..io.dicom_nm import write_dicom_nm
 
     size, x = data.parameters["voxel_size"], result.x.cpu().numpy()
+    corrected = {"ATTN": "attenuation" in data.parameters, "SCAT": data.background is not None}
+    corrected["DECY"] = activity is not None and activity.is_decayed
     write_dicom_nm(
         output,
-        x[0, 0],
+        x[0, 0] if activity is None else x[0, 0] * BQ_PER_MBQ,
         size,
         centre_mm=data.centre_mm,
         like=like,
-        description=ACTIVITY[:64],
-        unit="{counts}",
+        description=f"SPECT: {'counts in a view' if activity is None else 'activity in Bq/ml'}{note}"[:64],
+        unit="{counts}" if activity is None else "Bq/ml",
+        corrected=[name for name, is_done in corrected.items() if is_done],
+        decay_time="" if activity is None else activity.reference,
         overwrite=overwrite,
     )
     return output
@@ -170,14 +192,20 @@ def save(
     attributes: dict[str, Any],
     overwrite: bool,
     error_bars: SavedErrorBars | None = None,
+    activity: Activity | None = None,
+    note: str = "",
 ) -> Path:
-    """Write a result: everything to HDF5, only the image or volume to another format. Return the path written."""
+    """Write a result: everything to HDF5, only the image or volume to another format. Return the path written.
+
+    With activity, x and the error bars are in MBq/ml already, and the file says so. A note ends the description of a
+    volume.
+    """
     from ..io import write_result
 
     x = result.x.cpu().numpy()
     written = hdf5_fallback_path(output, x)
     if not is_hdf5(written):
-        write_picture(output, x[0], data, overwrite)
+        write_picture(output, x[0], data, overwrite, (ACTIVITY if activity is None else activity.description) + note)
         return output
     write_result(
         written,
@@ -194,6 +222,7 @@ def save(
             "noise_estimated": result.noise_estimated,
             **_strength(result),
             **attributes,
+            **({} if activity is None else activity.facts),
             "command": command_line(),
         },
         warnings=result.warnings,
@@ -202,6 +231,7 @@ def save(
         length_units=data.length_units,
         error_bars=error_bars,
         centre_mm=data.centre_mm,
+        units=None if activity is None else "MBq/ml",
         overwrite=overwrite and written == output,
     )
     return written

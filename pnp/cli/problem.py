@@ -54,7 +54,7 @@ def is_hdf5(path: Path) -> bool:
 
 
 def read_problem(path: Path, operator: str | None = None) -> Measurements:
-    """Read a file of measurements; where it holds the collimator of a SPECT camera, compute the response from it.
+    """Read a file of measurements, and compute the response of a collimator.
 
     Raises:
         ValueError: the file is of another kind: the message says which, and what takes it.
@@ -66,7 +66,16 @@ def read_problem(path: Path, operator: str | None = None) -> Measurements:
     # A damaged .h5 file may be of no kind: its reader says what is wrong with it.
     if kind not in ("measurements", "hdf5") and not (kind in ("unknown", "empty") and is_hdf5(path)):
         raise ValueError(describe(path, kind, "measurements in the HDF5 layout of pnp"))
-    data = read_measurements(path, operator=operator)
+    return with_response(path, read_measurements(path, operator=operator))
+
+
+def with_response(path: Path, data: Measurements) -> Measurements:
+    """Return measurements with the response of the SPECT camera whose collimator they have, if any.
+
+    Args:
+        path: the file, for messages.
+        data: its content.
+    """
     if not data.collimator:
         return data
     from operators import collimator_fwhm

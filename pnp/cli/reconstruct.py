@@ -40,6 +40,8 @@ from .problem import (
     is_volume,
     read_problem,
 )
+from .quantity import UNIT, QuantityOptions
+from .quantity import activity as activity_of
 from .reconstruct_scan import is_scan, reconstruct_scan
 from .scan_options import ScanOptions
 
@@ -51,6 +53,9 @@ if TYPE_CHECKING:
 
 REASONS = {"operator": "states its own geometry"} | dict.fromkeys(
     ("error_bars", "regions"), "becomes a volume without error bars (those of a slice: pnp.uncertainty.bootstrap)"
+)
+REASONS |= dict.fromkeys(
+    ("calibration", "view_seconds", "isotope", "half_life", "reference_time"), "has no activity, as SPECT has"
 )
 """Why raw CT scans have no use for an option."""
 
@@ -77,6 +82,7 @@ def reconstruct(
     solving: SolveOptions,
     error_bars: ErrorBars = None,
     regions: Regions = None,
+    quantity: QuantityOptions,
     checkpoint: CheckpointFile = None,
     checkpoint_minutes: CheckpointMinutes = None,
     device: Device = "cpu",
@@ -117,13 +123,14 @@ def reconstruct(
       pnp reconstruct sinogram.h5 -o slice.h5 --error-bars 24 --regions labels.tif
       pnp reconstruct shear.h5 -o kappa.fits --denoiser mlpatch:convergence
       pnp reconstruct --operator spect scan.h5 -o volume.nii.gz --checkpoint volume.checkpoint
+      pnp reconstruct scan.h5 -o activity.nii.gz --calibration 9.2
       pnp reconstruct --operator cone_beam scan.h5 -o volume.nii.gz --bounds 0,inf
     """
     if is_scan(measurements):
         _refuse_for_scans(
             measurements, operator=solving.operator, checkpoint=checkpoint, checkpoint_minutes=checkpoint_minutes
         )
-        _refuse_for_scans(measurements, error_bars=error_bars, regions=regions)
+        _refuse_for_scans(measurements, error_bars=error_bars, regions=regions, **vars(quantity))
         reconstruct_scan(
             measurements, output, scan, solving, errors, machines, report=report, device=device, overwrite=overwrite
         )
@@ -150,6 +157,7 @@ def reconstruct(
             raise ValueError(f"output {output} holds one image, the result has {data.y.shape[0]}; use an .h5 file")
     check_operator(solving.operator, data, measurements)
     check_common_errors(errors, data, measurements)
+    activity = activity_of(quantity, data)
     wanted = Wanted.of(error_bars, regions, output, data, overwrite)
 
     import torch
@@ -179,16 +187,20 @@ def reconstruct(
     result = solve(A, y, D, checkpoint=kept, progress=True, **settings)
     exit_if_interrupted(kept, result)
     bars = wanted.compute(A, y, D, result, settings, kept)
+    if activity is not None:
+        result, bars, data = activity.of(result), activity.of_bars(bars), activity.of_data(data)
     label = f"{solving.denoiser}, slices across x, y and z" if in_slices(D) else solving.denoiser
     with uninterrupted():  # an impatient Ctrl-C must not lose the result
         found = wanted.saved(bars)
-        written = save(output, result, data, {"denoiser": label}, overwrite, found)
+        written = save(output, result, data, {"denoiser": label}, overwrite, found, activity)
         noise = _noise_summary(result, data, solving.noise_std, label)
         print(f"{written}: {result.n_iter} iterations, {noise}; {result.stop}")
+        if activity is not None:
+            print(activity.how)
         if result.choice:
             print(result.choice)
         print_verdict(result)
-        wanted.write(bars, found, output, written, data)
+        wanted.write(bars, found, output, written, data, "" if activity is None else UNIT)
         remove_checkpoints(kept)
     if result.stop.name == "INTERRUPTED" or wanted.lacks(bars):
         raise typer.Exit(INTERRUPTED)

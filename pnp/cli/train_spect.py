@@ -52,7 +52,8 @@ def train_spect(
 ) -> None:
     """Train unrolled EM for SPECT.
 
-    Each of three EM iterations after OSEM is followed by a small network. Use the weights from Python:
+    Each of three EM iterations after OSEM is followed by a small network. Use the weights by
+    pnp osem --network mine.safetensors, or from Python:
     pnp.learned.UnrolledEM.from_pretrained("mine.safetensors")(operator, counts, background). They are independent of
     units, but voxels, response and counts should be like those of the training scans. Scans in --data are files of
     docs/hdf5_layout.md with operator spect and the true activity in /reference. The last sixth of the scans, in order
@@ -79,6 +80,7 @@ def train_spect(
 
     from .. import training
     from ..learned import MODES, UnrolledEM, held_out_nrmse, train_unrolled_em
+    from ..learned.domain import domain_of_scans
     from ..learned.unrolled_em_training import spent
     from ..metrics import nrmse
     from ..training import processes
@@ -94,7 +96,7 @@ def train_spect(
     model = UnrolledEM(n_outer=iterations, features=features)
     with processes.joined(where) as here:
         if data is not None:
-            found, about = _spect_files(data, model, here)
+            found, about, tracer = _spect_files(data, model, here)
         else:
             found, about = _spect_torsos(isotope, scans, (size, size, slices), views, run.seed, model, here)
         held_out = max(1, len(found) // 6)
@@ -114,13 +116,14 @@ def train_spect(
         length = f"{taken} steps, {seconds / 60:.1f} minutes"
         value = f"NRMSE {measure(model):.4f}"
         osem = sum(nrmse(s.start, s.truth) for s in found[-held_out:]) / held_out
+        domain = domain_of_scans(found, isotope if data is None else tracer)
         facts = {"command": command_line(), "data": about, "mode": mode, "length": length, "held out": value}
-        model.save(output, about=facts)
+        model.save(output, about=facts | domain.header())
         print_trained(output, length, value, f"{held_out} scans", f"OSEM {osem:.4f}")
 
 
-def _spect_files(folder: Path, model: UnrolledEM, device: torch.device) -> tuple[list[Scan], str]:
-    """Read the scans of a folder, with their OSEM starts; also return a description."""
+def _spect_files(folder: Path, model: UnrolledEM, device: torch.device) -> tuple[list[Scan], str, str]:
+    """Read the scans of a folder, with their OSEM starts; also return a description, and their isotope or ""."""
     import torch
 
     from ..learned import make_scan
@@ -130,7 +133,7 @@ def _spect_files(folder: Path, model: UnrolledEM, device: torch.device) -> tuple
         raise ValueError(
             f"--data {folder} must be a folder of at least two HDF5 scans (docs/hdf5_layout.md), got {len(files)}"
         )
-    found = []
+    found, isotopes = [], set[str]()
     for file in _with_progress(files):
         scan = read_problem(file)
         if scan.operator != "spect" or scan.reference is None or len(scan.y) != 1:
@@ -141,7 +144,8 @@ def _spect_files(folder: Path, model: UnrolledEM, device: torch.device) -> tuple
         operator = build_operator(scan.operator, scan.parameters).to(device)
         y, truth = (torch.from_numpy(a).float().to(device) for a in (scan.y, scan.reference))
         found.append(make_scan(model, operator, y, torch.as_tensor(background(scan, y)).to(y), truth))
-    return found, f"{len(found)} scans of {folder.resolve().name}"
+        isotopes.add("" if scan.acquisition is None else scan.acquisition.isotope)
+    return found, f"{len(found)} scans of {folder.resolve().name}", isotopes.pop() if len(isotopes) == 1 else ""
 
 
 def _spect_torsos(

@@ -50,6 +50,12 @@ UNEXPLAINED, UNEXPLAINED_SIGMAS = 0.1, 4.0
 
 Measured on 790 counts in 60 views: 1 % of the counts in MLEM, 3 % for 4 subsets, 29 % for 30, 32 % for 60.
 """
+MIN_COUNTS_SEEN = 2.0
+"""Counts that a voxel sees in the views of a subset, of its activity and those around it, from which on subsets may be.
+
+Measured on 240 scans of three objects (300 to 1e5 counts in 60 views, half of them scatter or none, 4 to 60 subsets):
+below, the total of x was off by 10 % of MLEM's or the error larger by a fifth in 91 of 106; above 5, in 19 of 96.
+"""
 CONCENTRATED = 0.4
 """Share of the misfit in the largest 1 % of the residuals from which on these are outliers.
 
@@ -86,7 +92,9 @@ def mlem(
     >>> mlem(A, torch.tensor([[[[4.0, 0.0, 6.0]]]]), max_iter=1).x
     tensor([[[[2., 0., 3.]]]])
     """
-    result = _em("mlem", operator, y, 1, background, x0, max_iter, check_adjoint, callback, checkpoint, progress)
+    result = reconstruct_counts(
+        "mlem", operator, y, 1, background, x0, max_iter, check_adjoint, callback, checkpoint, progress
+    )
     warn_of("mlem", result.warnings, 3)
     return result
 
@@ -140,7 +148,9 @@ def osem(
     """
     check_number("n_subsets", n_subsets, above=1, integer=True, or_equal=True, caller="osem")
     n = int(n_subsets)
-    result = _em("osem", operator, y, n, background, x0, max_iter, check_adjoint, callback, checkpoint, progress)
+    result = reconstruct_counts(
+        "osem", operator, y, n, background, x0, max_iter, check_adjoint, callback, checkpoint, progress
+    )
     warn_of("osem", result.warnings, 3)
     return result
 
@@ -171,7 +181,9 @@ def subset_order(n: int) -> list[int]:
 # ---------------------------------------------------------------- the iteration
 
 
-class _Subset(NamedTuple):
+class Subset(NamedTuple):
+    """The views of one subset."""
+
     operator: Operator
     y: Tensor
     background: Tensor
@@ -185,8 +197,12 @@ class _Subset(NamedTuple):
         return torch.where(self.seen, x * e / torch.where(self.seen, self.sensitivity, 1), x), expected
 
 
+Step = Callable[[Subset, Tensor, int], tuple[Tensor, Tensor]]
+"""From a subset, the image and the number of the iteration to the image after its turn, and what was expected."""
+
+
 @torch.no_grad()
-def _em(
+def reconstruct_counts(
     caller: str,
     operator: Any,
     y: Any,
@@ -198,10 +214,20 @@ def _em(
     callback: Callable[[EMState], Any] | None,
     checkpoint: Any,
     progress: bool,
+    steps: Callable[[list[Subset], Tensor], Step] | None = None,
+    more_settings: dict[str, Any] | None = None,
 ) -> Result:
+    """Return the result of iterations through all subsets.
+
+    Args:
+        caller: name of the function, for messages and checkpoints.
+        operator, y, n_subsets, background, x0, max_iter, check_adjoint, callback, checkpoint, progress: as of `osem`.
+        steps: makes the update from the subsets and the first image; None: that of EM.
+        more_settings: of the update, for the checkpoint.
+    """
     check_number("max_iter", max_iter, above=1, integer=True, or_equal=True, caller=caller)
     operator = as_operator(operator, caller)
-    given = {"y": y, "background": background, "x0": x0, "n_subsets": n_subsets}
+    given = {"y": y, "background": background, "x0": x0, "n_subsets": n_subsets} | (more_settings or {})
     y, is_numpy = as_measurements(y, caller=caller)
     check_counts(caller, "y", y, "do not subtract the background, pass it as background")
     check_device("operator", operator, y.device, caller)
@@ -212,32 +238,38 @@ def _em(
     if check_adjoint:
         check_adjoint_of(operator, x, y, caller=caller)
 
+    step = _em_step if steps is None else steps(subsets, x)
+
     def settings() -> dict[str, Any]:
         return given
 
     monitor = Monitor(caller, max_iter, ("deviance",), callback=callback, progress=progress)
     expected: Tensor | None = None
     with checkpointed(checkpoint, caller, settings, x, lambda: operator.A(x)) as kept:
-        x = _iterate(subsets, _restore(kept, monitor, x), monitor, kept)
+        x = _iterate(subsets, _restore(kept, monitor, x), monitor, kept, step)
         if monitor.stop is not Stop.INTERRUPTED:
             with suppress(KeyboardInterrupt):  # it is then computed once more below
                 expected = operator.A(x) + r  # while the checkpoint is there
             kept.end(monitor.stop.name, {"x": x}, {"deviance": list(monitor.history["deviance"])})
     expected = operator.A(x) + r if expected is None else expected
-    misfit = _pearson(y, expected)
+    misfit = pearson(y, expected)
     n_seen = int(reduce(torch.logical_or, (s.seen for s in subsets)).sum())
-    said = _doubt_of_subsets(n_subsets, y, expected, r, n_seen)
+    said = _doubt_of_subsets(n_subsets if steps is None else 1, y, expected, r, n_seen)  # BSREM's steps shorten
     said = said or _judge(misfit, y, expected, monitor.history["deviance"], n_seen)
     answer = x.cpu().numpy() if is_numpy else x
     return Result(answer, monitor.n_iter, monitor.stop, monitor.history, None, None, misfit, said)
 
 
-def _iterate(subsets: list[_Subset], x: Tensor, monitor: Monitor, kept: RunState) -> Tensor:
+def _em_step(subset: Subset, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    return subset.update(x)
+
+
+def _iterate(subsets: list[Subset], x: Tensor, monitor: Monitor, kept: RunState, step: Step) -> Tensor:
     """Return the image of the last finished iteration."""
     remaining = range(monitor.n_iter + 1, monitor.max_iter + 1) if monitor.stop is Stop.MAX_ITER else ()
     with monitor:
         for k in remaining:
-            x, deviance = _use_all(subsets, x)
+            x, deviance = _use_all(subsets, x, k, step)
             monitor.record(deviance)
             kept.keep({"x": x}, {"deviance": list(monitor.history["deviance"])})
             monitor.show(f"deviance {deviance:.6g}")
@@ -257,11 +289,11 @@ def _restore(kept: RunState, monitor: Monitor, x: Tensor) -> Tensor:
     return kept.tensors["x"]
 
 
-def _use_all(subsets: list[_Subset], x: Tensor) -> tuple[Tensor, float]:
+def _use_all(subsets: list[Subset], x: Tensor, k: int, step: Step) -> tuple[Tensor, float]:
     """Return the image after every subset's turn, and the deviance of what each expected before its own."""
     deviance = 0.0
     for subset in subsets:
-        x, expected = subset.update(x)
+        x, expected = step(subset, x, k)
         deviance += _deviance(subset.y, expected)
     return x, deviance
 
@@ -271,22 +303,35 @@ def _deviance(y: Tensor, expected: Tensor) -> float:
     return 2 * float((torch.xlogy(y, y / m.clamp(min=0)).where(y > 0, 0) - y + m).sum())
 
 
-def _pearson(y: Tensor, expected: Tensor) -> float:
+def pearson(y: Tensor, expected: Tensor) -> float:
+    """Return the mean of (m - y)^2/m, about 1 where the expected counts m explain y."""
     m = expected.double()
     reached = m > 0
     return float(((m - y).square() / m)[reached].mean()) if bool(reached.any()) else 0.0
 
 
 def _doubt_of_subsets(n: int, y: Tensor, expected: Tensor, r: Tensor, n_seen: int) -> tuple[str, ...]:
-    """Return what is wrong where so few counts are in a subset that the last one decides how many x holds."""
+    """Return what is wrong where so few counts are in a subset that the last one decides what x holds."""
     counts, explained = float(y.sum(dtype=torch.float64)), float(expected.sum(dtype=torch.float64))
     off = explained - counts
     is_off = abs(off) > max(UNEXPLAINED * counts, UNEXPLAINED_SIGMAS * math.sqrt(counts))
-    if n == 1 or not is_off or counts / n > n_seen or float(r.sum(dtype=torch.float64)) >= counts:
+    is_off = is_off and counts / n <= n_seen and float(r.sum(dtype=torch.float64)) < counts
+    if n == 1 or counts == 0:
         return ()
+    # Counts of the activity in the bins that a voxel sees in the views of a subset, weighted by activity.
+    primary = (expected - r).clamp(min=0).double()
+    share = (primary / expected.double().clamp(min=torch.finfo(torch.float64).tiny)).clamp(max=1)
+    weighted = float((primary * y * share).sum() / primary.sum().clamp(min=torch.finfo(torch.float64).tiny))
+    spread = max(counts - float(r.sum(dtype=torch.float64)), 0.0) / y.numel()  # where x has become 0
+    seen = max(weighted, spread) * y.shape[VIEW_AXIS] / n
+    if seen >= MIN_COUNTS_SEEN and not is_off:
+        return ()
+    what = f"x explains {abs(off) / counts:.0%} {'more' if off > 0 else 'fewer'} counts than were measured: " * is_off
+    fewer = min(int(n * seen / MIN_COUNTS_SEEN), n - 1)
+    remedy = f"use {fewer} or fewer, or mlem" if fewer > 1 else "use mlem"
     return (
-        f"x explains {abs(off) / counts:.0%} {'more' if off > 0 else 'fewer'} counts than were measured: {n} subsets "
-        f"are too many for {counts:.4g} counts, {counts / n:.3g} in each; use fewer, or mlem, which keeps the total",
+        f"{what}{n} subsets are too many for {counts:.4g} counts, of which a voxel sees about {seen:.2g} in the views "
+        f"of a subset, so that the last ones decide what x holds; {remedy}, which keeps the total",
     )
 
 
@@ -323,7 +368,7 @@ def _judge(misfit: float, y: Tensor, expected: Tensor, deviance: list[float], n_
 # ---------------------------------------------------------------- what it is given
 
 
-def _divide(caller: str, operator: Any, y: Tensor, r: Tensor, n: int) -> list[_Subset]:
+def _divide(caller: str, operator: Any, y: Tensor, r: Tensor, n: int) -> list[Subset]:
     """Return the subsets in the order of their turns, with their sensitivities."""
     if n > 1:
         if not callable(getattr(operator, "subset", None)):
@@ -348,13 +393,13 @@ def _divide(caller: str, operator: Any, y: Tensor, r: Tensor, n: int) -> list[_S
                 f"{caller}: operator must have non-negative entries, got A_adjoint(1) down to {float(s.min()):.4g}, up "
                 f"to {float(largest):.4g}; use solve(..., data_term=Poisson()), which tolerates a little ringing"
             )
-        parts.append(_Subset(A, y[which], r[which], s, s > rounding))
+        parts.append(Subset(A, y[which], r[which], s, s > rounding))
     if not any(bool(part.seen.any()) for part in parts):
         raise ValueError(f"{caller}: operator must see something, got A_adjoint(1) = 0 everywhere; check its geometry")
     return parts
 
 
-def _initial(caller: str, x0: Any, subsets: list[_Subset], y: Tensor, r: Tensor) -> Tensor:
+def _initial(caller: str, x0: Any, subsets: list[Subset], y: Tensor, r: Tensor) -> Tensor:
     """Return x0, or the constant that explains all counts of each image of the batch, on the voxels that are seen."""
     sensitivity = reduce(torch.add, (s.sensitivity for s in subsets))
     seen = reduce(torch.logical_or, (s.seen for s in subsets))

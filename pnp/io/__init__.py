@@ -4,12 +4,14 @@ from .atomic import atomic, check_output
 from .dicom_nm import write_dicom_nm
 from .fits import read_fits_maps, write_fits_maps
 from .hdf5 import Measurements, SavedResult, read_measurements, read_result, write_measurements, write_result
+from .hdf5_acquisition import Acquisition
 from .hdf5_error_bars import SavedErrorBars
 from .images import check_image_output, read_image, write_image
 from .nifti import read_nifti, write_nifti
 from .pictures import png_bits
 
 __all__ = [
+    "Acquisition",
     "Measurements",
     "SavedErrorBars",
     "SavedResult",

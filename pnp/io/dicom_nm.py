@@ -11,6 +11,8 @@ as RealWorldValueMappingSequence says, too.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,8 @@ def write_dicom_nm(
     like: str | os.PathLike[str] | None = None,
     description: str = "",
     unit: str = "1",
+    corrected: Sequence[str] = (),
+    decay_time: str = "",
     overwrite: bool = False,
 ) -> None:
     """Write a volume (nx, ny, nz) in the axes of SPECT as one DICOM NM file; it appears whole or not at all.
@@ -52,7 +56,9 @@ def write_dicom_nm(
         like: a DICOM file of the study, the views or a slice of the CT, from which the patient, the study and the frame
             of reference are taken over; None: a study of its own, without a patient.
         description: SeriesDescription.
-        unit: of the values, in UCUM.
+        unit: of the values, in UCUM; "Bq/ml" is said in Units (BQML), too, as in PET, which viewers read.
+        corrected: CorrectedImage (PS3.3, C.8.4.9): ATTN, SCAT, DECY, ...
+        decay_time: time to which decay is corrected, ISO 8601; "": not known, and left out.
         overwrite: replace a file of that name.
 
     Raises:
@@ -97,6 +103,12 @@ def write_dicom_nm(
     data.HighBit = 15
     data.RescaleSlope, data.RescaleIntercept = f"{slope:.10g}", f"{low:.10g}"
     data.RealWorldValueMappingSequence = [_mapping(slope, low, unit)]
+    if unit == "Bq/ml":
+        data.Units = "BQML"
+    if corrected:
+        data.CorrectedImage = list(corrected)
+    if decay_time:
+        data.DecayCorrectionDateTime = datetime.fromisoformat(decay_time).strftime("%Y%m%d%H%M%S")
     detector = Dataset()
     detector.ImageOrientationPatient = ["1", "0", "0", "0", "1", "0"]
     if centre_mm is not None:

@@ -12,6 +12,7 @@
     /reference       (B, C, H, W), optional
     /background      expected counts added to A x, a scalar or an array that broadcasts, optional    (measurements)
     /centre_mm       (3,), optional: the middle of a volume of SPECT in the study's frame (`hdf5_place.py`)
+    /acquisition     optional: seconds and starts of the views of SPECT, isotope (`hdf5_acquisition.py`) (measurements)
 
 Angles are stored with their unit, "rad" or "deg", and are read in radians; the lengths and attenuations of SPECT with
 theirs, and are read in mm and 1/mm; the lengths of a cone beam are in one unit, which the attribute length_units of
@@ -32,17 +33,16 @@ import numpy.typing as npt
 
 from ..installation import version
 from .atomic import atomic_hdf5
-from .guards import ALWAYS_ALLOWED_BYTES
+from .hdf5_acquisition import Acquisition, read_acquisition, write_acquisition
 from .hdf5_candidates import Tried, columns_of, rows_of
 from .hdf5_error_bars import SavedErrorBars, read_error_bars, write_error_bars
 from .hdf5_place import read_centre, write_centre
-from .hdf5_safe import listed, numbers, open_hdf5, plain, whole
+from .hdf5_rejected import parts_of, read_rejected, write_rejected
+from .hdf5_safe import dataset, listed, open_hdf5, plain, scalar_or_array, whole
 from .hdf5_units import IN_SLICES, LENGTH_UNITS, check_one_unit, in_mm, per_mm, unit_factor, units_of
 
 _Array = npt.NDArray[Any]
 _FORMAT_VERSION = 1
-MAX_PARTS = 1000
-"""Maximum number of parts of measurements whose masks are read."""
 _INTEGER_PARAMETERS = ("shape", "n_detectors", "factor", "detector_shape", "dimensions")
 """Names of operator parameters that are whole numbers, whichever type a file stores them in."""
 
@@ -63,6 +63,7 @@ class Measurements:
             hole_diameter, hole_length and further arguments of `operators.collimator_fwhm`, in mm and 1/mm.
         length_units: of a cone beam, "mm" where the file states the unit of its lengths, else "".
         centre_mm: of SPECT, where the volume's middle lies in the study's frame (DICOM's); None: not known.
+        acquisition: of SPECT, when the views were counted and of which isotope; None: not known.
     """
 
     y: _Array
@@ -75,6 +76,7 @@ class Measurements:
     collimator: dict[str, Any] = field(default_factory=dict)
     length_units: str = ""
     centre_mm: tuple[float, float, float] | None = None
+    acquisition: Acquisition | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ class SavedResult:
         length_units: of a cone beam, "mm" where the file states the unit of its lengths, else "".
         error_bars: standard deviations and intervals of the pixels, means of regions; None: the file has none.
         centre_mm: as that of `Measurements`.
+        units: unit of x, "MBq/ml" of an activity; "1" where the file states none.
     """
 
     x: _Array
@@ -114,6 +117,7 @@ class SavedResult:
     length_units: str = ""
     error_bars: SavedErrorBars | None = None
     centre_mm: tuple[float, float, float] | None = None
+    units: str = "1"
 
 
 def write_measurements(
@@ -129,6 +133,7 @@ def write_measurements(
     collimator: Mapping[str, Any] | None = None,
     length_units: str = "",
     centre_mm: tuple[float, float, float] | None = None,
+    acquisition: Acquisition | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write measurements and what is needed to invert them; the file appears whole or not at all.
@@ -145,6 +150,7 @@ def write_measurements(
         collimator: arguments of `operators.collimator_fwhm`, instead of the parameter fwhm, in mm and 1/mm.
         length_units: of a cone beam, the unit of its lengths, "mm", "cm" or "m", and of x, per it; "": not known.
         centre_mm: of SPECT, where the volume's middle lies in the study's frame (DICOM's); None: not known.
+        acquisition: of SPECT, when the views were counted and of which isotope, which an activity needs; None: unknown.
         overwrite: replace a file of that name.
 
     Raises:
@@ -157,6 +163,7 @@ def write_measurements(
         if background is not None:
             _store(file, "background", background, units=units)
         write_centre(file, centre_mm)
+        write_acquisition(file, acquisition)
         if collimator:
             _write_parameters(file.create_group("operator/collimator"), operator, collimator)
 
@@ -178,6 +185,7 @@ def write_result(
     length_units: str = "",
     error_bars: SavedErrorBars | None = None,
     centre_mm: tuple[float, float, float] | None = None,
+    units: str | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write a reconstruction x (B, C, H, W) and how it was made; the file appears whole or not at all.
@@ -198,6 +206,7 @@ def write_result(
         length_units: of a cone beam, "mm" where its lengths are in mm and x is per mm; "": the unit is not known.
         error_bars: standard deviations and intervals of the pixels, if there are any.
         centre_mm: as in `write_measurements`.
+        units: unit of x and reference, such as "MBq/ml"; None: not stated.
         overwrite: replace a file of that name.
 
     Raises:
@@ -207,7 +216,7 @@ def write_result(
     if length_units not in ("", "mm"):
         raise ValueError(f"write_result: length_units must be 'mm' or '', got {length_units!r:.40}; give x per mm")
     with create_result(path, overwrite=overwrite) as file:
-        _store(file, "image", x)
+        _store(file, "image", x, units=units)
         if b_mode is not None:
             _store(file, "b_mode", b_mode)
         for name, values in (history or {}).items():
@@ -218,7 +227,7 @@ def write_result(
         if warnings is not None:
             write_warnings(file, warnings)
         if rejected is not None:
-            _write_rejected(file, rejected)
+            write_rejected(file, rejected)
         for name, values in columns_of(candidates).items():
             _store(file, f"candidates/{name}", values)
         write_centre(file, centre_mm)
@@ -240,13 +249,13 @@ def read_measurements(path: str | os.PathLike[str], *, operator: str | None = No
         name, parameters, noise_std, reference, lengths = _read_problem(path, file, operator or "")
         if not name:
             raise ValueError(f"{path}: /operator must have the attribute 'name', e.g. 'radon'; see docs/hdf5_layout.md")
-        y = _dataset(path, file, "measurements")
+        y = dataset(path, file, "measurements")
         units = str(plain(file["measurements"].attrs.get("units", "1")))
-        background = _scalar_or_array(path, file, "background")
+        background = scalar_or_array(path, file, "background")
         group = file["operator"].get("collimator")
         collimator = _read_parameters(path, group, name) if isinstance(group, h5py.Group) else {}
         known = y, name, parameters, noise_std, reference, units, background, collimator, lengths
-        return Measurements(*known, read_centre(path, file))
+        return Measurements(*known, read_centre(path, file), read_acquisition(path, file))
 
 
 def read_result(path: str | os.PathLike[str]) -> SavedResult:
@@ -256,11 +265,11 @@ def read_result(path: str | os.PathLike[str]) -> SavedResult:
         ValueError: the file is missing, unreadable or truncated, a dataset is missing, or a unit is wrong.
     """
     with open_hdf5(path) as file:
-        x = _dataset(path, file, "image")
+        x = dataset(path, file, "image")
         operator, parameters, noise_std, reference, lengths = _read_problem(path, file)
         history, tried = _columns(path, file, "history"), _columns(path, file, "candidates")
         attributes = {name: plain(value) for name, value in file.attrs.items()}
-        warnings, rejected = attributes.pop("warnings", None), _read_rejected(path, file)
+        warnings, rejected = attributes.pop("warnings", None), read_rejected(path, file)
         attributes.pop("n_rejected", None)  # the mask has it
         return SavedResult(
             x,
@@ -272,11 +281,12 @@ def read_result(path: str | os.PathLike[str]) -> SavedResult:
             attributes,
             warnings=None if warnings is None else _sentences(warnings),
             rejected=rejected,
-            n_rejected=sum(int(mask.sum()) for mask in _parts(rejected) if mask is not None),
+            n_rejected=sum(int(mask.sum()) for mask in parts_of(rejected) if mask is not None),
             candidates=rows_of(path, tried),
             length_units=lengths,
             error_bars=read_error_bars(path, file, x.shape),
             centre_mm=read_centre(path, file),
+            units=str(plain(file["image"].attrs.get("units", "1"))),
         )
 
 
@@ -336,33 +346,6 @@ def _write_problem(
             _store(file, name, values)
 
 
-def _write_rejected(file: h5py.File, rejected: Any) -> None:
-    """Write the mask, or a group of masks by the number of the part, and how many measurements they hold."""
-    masks = [None if m is None else np.asarray(m.cpu() if hasattr(m, "cpu") else m, bool) for m in _parts(rejected)]
-    file.attrs["n_rejected"] = sum(int(mask.sum()) for mask in masks if mask is not None)
-    if isinstance(rejected, tuple):
-        file.create_group("rejected").attrs["n_parts"] = len(masks)
-    for k, mask in enumerate(masks):
-        if mask is not None:
-            # A mask packs better than a reader allows for large arrays, which therefore stay unpacked.
-            packed = "gzip" if mask.ndim and 0 < mask.size <= ALWAYS_ALLOWED_BYTES else None
-            name = f"rejected/{k}" if isinstance(rejected, tuple) else "rejected"
-            file.create_dataset(name, data=mask, compression=packed)
-
-
-def _read_rejected(path: str | os.PathLike[str], file: h5py.File) -> _Array | tuple[_Array | None, ...] | None:
-    held = file.get("rejected")
-    if not isinstance(held, h5py.Group):
-        return None if held is None else _dataset(path, file, "rejected").astype(bool)
-    n_parts = int(plain(held.attrs.get("n_parts", len(held))))
-    names = [str(k) for k in range(min(n_parts, MAX_PARTS))]
-    return tuple(_dataset(path, held, name).astype(bool) if name in held else None for name in names)
-
-
-def _parts(masks: Any) -> tuple[Any, ...]:
-    return masks if isinstance(masks, tuple) else (masks,)
-
-
 def _sentences(warnings: Any) -> tuple[str, ...]:
     """Return the attribute `warnings` as strings, whatever form its writer chose."""
     return tuple(str(part) for part in warnings) if isinstance(warnings, tuple) else (str(warnings),)
@@ -387,9 +370,9 @@ def _read_problem(
         raise ValueError(f"{path} must have a group /operator, it holds {listed(file)}; see docs/hdf5_layout.md")
     group = file["operator"]
     operator = str(plain(group.attrs.get("name", ""))) or operator
-    reference = _dataset(path, file, "reference") if "reference" in file else None
+    reference = dataset(path, file, "reference") if "reference" in file else None
     parameters, factor = in_mm(f"{path}: /operator", operator, _read_parameters(path, group, operator))
-    noise_std, lengths = _scalar_or_array(path, file, "noise_std"), "" if factor is None else "mm"
+    noise_std, lengths = scalar_or_array(path, file, "noise_std"), "" if factor is None else "mm"
     return operator, parameters, noise_std, per_mm(reference, factor), lengths
 
 
@@ -401,7 +384,7 @@ def _read_parameters(path: str | os.PathLike[str], group: h5py.Group, operator: 
     for name in group:
         if name == "collimator" and operator == "spect":
             continue
-        values: Any = _dataset(path, group, name)
+        values: Any = dataset(path, group, name)
         known, stated = units_of(operator, name), plain(group[name].attrs.get("units"))
         if known is not None:
             values = values * unit_factor(f"{path}: {group.name}/{name}", stated, known)
@@ -415,21 +398,7 @@ def _read_parameters(path: str | os.PathLike[str], group: h5py.Group, operator: 
 def _columns(path: str | os.PathLike[str], file: h5py.File, name: str) -> dict[str, _Array]:
     """Return the datasets of a group by their names; none where there is no group."""
     group = file.get(name)
-    return {key: _dataset(path, file, f"{name}/{key}") for key in group} if isinstance(group, h5py.Group) else {}
-
-
-def _scalar_or_array(path: str | os.PathLike[str], file: h5py.File, name: str) -> float | _Array | None:
-    if name not in file:
-        return None
-    values = _dataset(path, file, name)
-    return float(values) if values.ndim == 0 else values
-
-
-def _dataset(path: str | os.PathLike[str], group: h5py.Group, name: str) -> _Array:
-    """Return a dataset's numbers; without it, list what the file holds."""
-    if not isinstance(group.get(name), h5py.Dataset):
-        raise ValueError(f"{path} must have a dataset '{name}', it holds {listed(group)}; see docs/hdf5_layout.md")
-    return numbers(path, group[name])
+    return {key: dataset(path, file, f"{name}/{key}") for key in group} if isinstance(group, h5py.Group) else {}
 
 
 def _store(group: h5py.Group, name: str, values: npt.ArrayLike, *, units: str | None = None) -> None:

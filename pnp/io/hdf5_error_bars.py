@@ -2,7 +2,8 @@
 
 std             standard deviation of the error of each pixel, of the shape of /image
 low, high       ends of the interval that holds the truth with the probability `level`, an attribute of the group
-regions/*       columns with a row for each region of each image and channel: image, channel, label, mean, std
+regions/*       columns with a row for each region of each image and channel: image, channel, label, mean, std, and of
+                SPECT volume_ml, total (mean times volume) and total_std
 
 Attributes of the group say how they were found. All numbers are in the units of /image.
 """
@@ -23,6 +24,8 @@ _Array = npt.NDArray[Any]
 
 MAPS = ("std", "low", "high")
 COLUMNS = ("image", "channel", "label", "mean", "std")
+FURTHER_COLUMNS = ("volume_ml", "total", "total_std")
+"""Columns of SPECT."""
 UNITS = "units of /image"
 """Attribute `units` of the datasets: an image need not say its own."""
 
@@ -36,7 +39,8 @@ class SavedErrorBars:
         low, high: ends of the interval of each pixel.
         level: probability that the truth lies in it.
         attributes: n (copies), moves, factor, factor_std, hold_out: as those of `pnp.uncertainty.Bootstrap`.
-        regions: columns image, channel (both from 0), label, mean and std; empty without regions.
+        regions: columns image, channel (both from 0), label, mean and std, and of SPECT volume_ml, total and
+            total_std; empty without regions.
     """
 
     std: _Array
@@ -86,8 +90,9 @@ def read_error_bars(path: str | os.PathLike[str], file: h5py.File, shape: tuple[
 def _regions(path: str | os.PathLike[str], group: Any) -> dict[str, _Array]:
     if not isinstance(group, h5py.Group):
         return {}
-    columns = {name: numbers(path, group[name]) for name in COLUMNS if isinstance(group.get(name), h5py.Dataset)}
-    lengths = {name: columns[name].shape if name in columns else None for name in COLUMNS}
+    names = COLUMNS + tuple(name for name in FURTHER_COLUMNS if name in group)
+    columns = {name: numbers(path, group[name]) for name in names if isinstance(group.get(name), h5py.Dataset)}
+    lengths = {name: columns[name].shape if name in columns else None for name in names}
     if len(set(lengths.values())) != 1 or any(values.ndim != 1 for values in columns.values()):
         raise ValueError(f"{path}: /error_bars/regions must have columns {COLUMNS} of one length, got {lengths}")
     return columns

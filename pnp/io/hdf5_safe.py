@@ -170,3 +170,18 @@ def whole(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(whole(part) for part in value)
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def dataset(path: str | os.PathLike[str], group: h5py.Group, name: str) -> npt.NDArray[Any]:
+    """Return a dataset's numbers; without it, list what the file holds."""
+    if not isinstance(group.get(name), h5py.Dataset):
+        raise ValueError(f"{path} must have a dataset '{name}', it holds {listed(group)}; see docs/hdf5_layout.md")
+    return numbers(path, group[name])
+
+
+def scalar_or_array(path: str | os.PathLike[str], file: h5py.File, name: str) -> float | npt.NDArray[Any] | None:
+    """Return a dataset's number or array; None where there is no such dataset."""
+    if name not in file:
+        return None
+    values = dataset(path, file, name)
+    return float(values) if values.ndim == 0 else values

@@ -34,6 +34,7 @@ from .ct_dicom import MAX_VALUE, UNCOMPRESSED_REMEDY, check_deflated
 from .spect_orbit import fitted, given_radii
 from .spect_position import AnglesFrom, Position, dicom_position, frame_centre, from_gantry, sentence
 from .spect_scan import EnergyWindow, SpectScan
+from .spect_times import dicom_acquisition
 
 _Array = npt.NDArray[Any]
 _FRAME_VECTORS = ("EnergyWindowVector", "DetectorVector", "RotationVector", "AngularViewVector")
@@ -132,6 +133,7 @@ def read_dicom_nm(
             raise ValueError(f"{path} must have PixelSpacing, two sizes in mm, got {len(spacing)}; export it again")
         windows = tuple(_window(data, int(k)) for k in window_numbers)
         isotope, facts = _isotope(data), _facts(data)
+        acquisition = dicom_acquisition(data, turns, detectors, views, isotope)
         y = np.moveaxis(counts[..., ::-1, :], -2, -1)[:, None]  # rows upwards, and behind the columns
         confirmed = _oriented(data, detectors, views, degrees)
         centre = _centre(data, confirmed, detectors, views, radius, doubts)
@@ -148,6 +150,7 @@ def read_dicom_nm(
         facts,
         str(path),
         centre if angles_from != "gantry" else None,
+        acquisition,
     )
 
 

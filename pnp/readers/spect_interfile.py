@@ -30,6 +30,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from ..io import Acquisition
 from ..io.guards import check_file, check_memory, reading
 from ..spect.collimator import collimator_doubt, intrinsic_fwhm, lead_attenuation
 from .spect_header import Header
@@ -117,6 +118,7 @@ def read_interfile(
     y = np.moveaxis(raw[..., ::-1, :], -2, -1)[:, None]  # rows upwards, and behind the columns
     theta, y = _in_patient(header, -degrees, y, angles_from, doubts)
     facts = _facts(header, doubts)
+    isotope = header.text("isotope name", header.text("radionuclide", ""))
     for doubt in doubts:
         warnings.warn(f"{path}: {doubt}", stacklevel=2)
     return SpectScan(
@@ -125,10 +127,18 @@ def read_interfile(
         (header.number("scaling factor (mm/pixel) [1]"), header.number("scaling factor (mm/pixel) [2]")),
         radius,
         tuple(_window(header, k + 1) for k in range(n_windows)),
-        header.text("isotope name", header.text("radionuclide", "")),
+        isotope,
         facts,
         str(path),
+        acquisition=_acquisition(facts.get("duration_s"), views, isotope),
     )
+
+
+def _acquisition(seconds: float | None, views: list[int], isotope: str) -> Acquisition | None:
+    """Return when the views were counted; heads count at the same time."""
+    if seconds is None or seconds <= 0:
+        return Acquisition(isotope=isotope) if isotope else None
+    return Acquisition(seconds, np.concatenate([np.arange(n) for n in views]) * seconds, isotope)
 
 
 def _check_heads(header: Header, views: list[int]) -> None:

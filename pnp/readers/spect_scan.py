@@ -22,6 +22,7 @@ from torch import Tensor
 from operators import SPECT, collimator_fwhm
 from operators.base import warn_of_degrees
 
+from ..io import Acquisition
 from ..io.guards import check_finite, check_real, to_float32
 from ..spect import triple_energy_window
 from ..spect.collimator import warn_of_collimator
@@ -76,6 +77,8 @@ class SpectScan:
         isotope: as the file names it, or "".
         facts: further entries of the file.
         path: the file, for messages.
+        acquisition: when the views were counted, for how long and of which isotope, as far as the file says; None: it
+            does not.
 
     Raises:
         ValueError: shapes do not match each other, counts are negative or not finite, or a length is not positive.
@@ -90,6 +93,7 @@ class SpectScan:
     facts: dict[str, Any] = field(default_factory=dict, repr=False)
     path: str = ""
     centre_mm: tuple[float, float, float] | None = None
+    acquisition: Acquisition | None = None
 
     def __post_init__(self) -> None:
         where = self.path or "SpectScan"

@@ -27,7 +27,7 @@ from spect_files import (
 )
 
 from operators import SPECT, collimator_fwhm
-from pnp import osem
+from pnp import bsrem, osem
 from pnp.cli.problem import build_operator, read_problem
 from pnp.io import read_nifti, read_result, write_measurements, write_nifti
 from pnp.spect import intrinsic_fwhm, lead_attenuation
@@ -72,6 +72,19 @@ def test_osem_is_osem_and_writes_everything(monkeypatch, scan, file):
     )
     assert saved.parameters["fwhm"].shape == (VIEWS, SHAPE[1]) and saved.reference is not None
     assert run(monkeypatch, "osem", file, "-o", output, "--overwrite", "--subsets", 1, "--iterations", 1) == 0
+
+
+def test_beta_is_bsrem(monkeypatch, capsys, scan, file):
+    A, y, scatter, _ = scan
+    options = ("--subsets", 3, "--iterations", 2, "--beta", 0.05)
+    assert run(monkeypatch, "osem", file, "-o", file.with_name("x.h5"), *options) == 0
+    assert "BSREM, beta 0.05, 2 iterations of 3 subsets" in capsys.readouterr().out
+    saved = read_result(file.with_name("x.h5"))
+    expected = bsrem(A, y, n_subsets=3, background=scatter, max_iter=2, beta=0.05).x
+    np.testing.assert_allclose(saved.x, expected, rtol=1e-3, atol=1e-3)
+    assert saved.attributes["beta"] == 0.05
+    fails(monkeypatch, capsys, "beta", "osem", file, "-o", file.with_name("y.h5"), "--beta", -1)
+    fails(monkeypatch, capsys, "--beta", "osem", file, "-o", file.with_name("y.h5"), *options, "--error-bars", 3)
 
 
 def test_the_background_matters(monkeypatch, file):
@@ -130,7 +143,7 @@ def test_wrong_options_are_one_sentence(monkeypatch, scan, file, capsys):
         monkeypatch,
         capsys,
         "pnp convert a.h00",
-        "osem",
+        "reconstruct",
         file.with_name("a.h00"),
         "-o",
         output,

@@ -123,4 +123,21 @@ def test_too_many_subsets_for_the_counts_are_named(n_subsets, is_too_many):
         result = osem(A, y, n_subsets=n_subsets, max_iter=3)
     assert [f"{n_subsets} subsets are too many" in text for text in result.warnings] == [True] * is_too_many
     if is_too_many:
+        (said,) = result.warnings
+        assert "or fewer, or mlem" in said and int(said.partition("; use ")[2].split()[0]) >= 4
         assert abs(float(result.x.sum()) / float(y.sum() / 60) - 1) > 0.1
+
+
+@pytest.mark.parametrize("gain", [1.0, 20.0])
+def test_the_limit_of_subsets_is_counted_per_voxel_and_needs_no_unit_of_the_operator(gain: float) -> None:
+    """A point of 600 counts in 30 views is seen by all of them; spread over 42 pixels, each sees 1 in 2 views."""
+    A = Views(gain * torch.eye(42, dtype=torch.float64).expand(30, 42, 42))
+    point, flat = torch.zeros(1, 1, *SHAPE, dtype=torch.float64), torch.full((1, 1, *SHAPE), 20 / 42 / gain).double()
+    point[..., 3, 3] = 20 / gain
+    said = []
+    for x in (point, flat):
+        y = torch.poisson(A.A(x), generator=torch.Generator().manual_seed(0))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            said.append([text for text in osem(A, y, n_subsets=15, max_iter=1).warnings if "too many" in text])
+    assert said[0] == [] and "about 0.92 in the views" in said[1][0]

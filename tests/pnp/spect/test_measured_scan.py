@@ -145,6 +145,7 @@ def test_the_page_runs(tmp_path, monkeypatch):
     write_interfile(tmp_path / "simulation.h00", frames[order], replace=lines)
     mu = patient.attenuation.numpy()
     write_nifti(tmp_path / "mu.nii.gz", mu, 16.0)
+    write_nifti(tmp_path / "organs.nii.gz", patient.labels.numpy(), 16.0)
     write_nifti(tmp_path / "ct.nii.gz", np.where(mu > 0, 0.0, -1000.0), 16.0)
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
