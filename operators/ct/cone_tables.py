@@ -14,8 +14,8 @@ view is two sparse matrices, one for the stacks of voxels and one for the slices
 with O = sqrt(1 + v^2/(L^2 + u^2)) for the rays' slope. Between magnifications a slice's shadow is blurred by up to half
 the way that it moves from one to the next. This way is at most half of the larger of a bin and a slice where these are
 alike, else of the smaller, and a quarter where all rows are above or all below the source's plane: those may see no
-more than the edge of an object. Where the slope of the rays is small, a view's sum over its bins is exact. Both matrices are made
-for one view in a fraction of the time that they save, and are differentiable in its geometry.
+more than the edge of an object. Where the slope of the rays is small, a view's sum over its bins is exact. Both
+matrices are made for one view in a fraction of the time that they save, and are differentiable in its geometry.
 """
 
 from __future__ import annotations

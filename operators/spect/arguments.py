@@ -14,6 +14,8 @@ from ..base import as_buffer, length
 
 _SUM_RTOL = 1e-3
 """Largest difference from 1 of the sum of a plane's psf."""
+_MAX_OUTSIDE = 0.02
+"""Part of the attenuation outside the cylinder that all views see, up to which nothing is said."""
 _MAX_ATTENUATION = {"mm": 0.1, "cm": 1.0}
 """Upper bound of any tissue's attenuation, by unit of length: bone has 0.03/mm at 140 keV, less at higher energies."""
 
@@ -83,7 +85,23 @@ def check_attenuation(
             f"voxels of {voxel_size:g}; give it in the inverse of voxel_size's unit, e.g. mu / 10 for 1/cm to 1/mm",
             stacklevel=3,
         )
+    outside = share_outside(mu)
+    if outside > _MAX_OUTSIDE:
+        warnings.warn(
+            f"SPECT: {100 * outside:.0f} % of the attenuation (table, arms?) lies outside the cylinder that all views "
+            "see, and absorbs only in the views that see it; take a grid whose cylinder holds all of it",
+            stacklevel=3,
+        )
     return mu
+
+
+def share_outside(mu: Tensor) -> float:
+    """Return the part of a map (nx, ny, nz) in pixels whose centre lies outside the cylinder as wide as the grid."""
+    x, y = ((torch.arange(n, device=mu.device) - (n - 1) / 2).double() for n in mu.shape[:2])
+    across = mu.sum(2, dtype=torch.float64)
+    total = float(across.sum())
+    beyond = torch.hypot(x[:, None], y) > min(mu.shape[:2]) / 2
+    return float(across[beyond].sum()) / total if total > 0 else 0.0
 
 
 def _constant(name: str, value: Any, device: torch.device | None = None) -> Tensor:

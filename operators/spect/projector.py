@@ -61,8 +61,9 @@ class SPECT(LinearOperator):
     Raises:
         ValueError: shapes do not fit each other, values are negative or not finite, or planes of psf do not sum to 1.
 
-    Activity that a rotation moves out of the grid is lost: keep it inside the cylinder that fits into the grid. There
-    is no `preconditioner`: diagonal ones, circulants and their products did not make conjugate gradients faster.
+    Activity that a rotation moves out of the grid is lost: keep it inside the cylinder that fits into the grid. So is
+    attenuation, which is a warning from 2 % on. There is no `preconditioner`: diagonal ones, circulants and their
+    products did not make conjugate gradients faster.
 
     >>> A = SPECT((4, 4, 3), [0.0, torch.pi / 2], voxel_size=4.8, fwhm=6.0)
     >>> A.A(torch.ones(1, 1, 4, 4, 3)).shape

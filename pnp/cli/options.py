@@ -43,7 +43,7 @@ Denoiser = Annotated[
     str,
     typer.Option(
         help="Denoiser, with its weights after a colon: mlpatch:gray, mlpatch:gray-open, mlpatch:color, "
-        "mlpatch:convergence, mlpatch:FILE or tv; the names of weights alone do, too."
+        "mlpatch:volume, mlpatch:convergence, mlpatch:FILE or tv; the names of weights alone do, too."
     ),
 ]
 NoiseStd = Annotated[

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -190,7 +192,12 @@ def build_operator(name: str, parameters: dict[str, Any]) -> Any:
 
     arguments = {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in parameters.items()}
     try:
-        return OPERATORS[name](**arguments)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            made = OPERATORS[name](**arguments)
+        for text in dict.fromkeys(str(said.message) for said in caught):
+            print(f"warning: {text}", file=sys.stderr)
+        return made
     except TypeError as error:
         text = re.sub(r"^\w+\.__init__\(\) missing \d+ required .*arguments?: ", "missing ", str(error))
         raise TypeError(f"/operator ({name}) does not hold its parameters: {text}; see docs/hdf5_layout.md") from error

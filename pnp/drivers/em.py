@@ -315,14 +315,15 @@ def _doubt_of_subsets(n: int, y: Tensor, expected: Tensor, r: Tensor, n_seen: in
     counts, explained = float(y.sum(dtype=torch.float64)), float(expected.sum(dtype=torch.float64))
     off = explained - counts
     is_off = abs(off) > max(UNEXPLAINED * counts, UNEXPLAINED_SIGMAS * math.sqrt(counts))
-    is_off = is_off and counts / n <= n_seen and float(r.sum(dtype=torch.float64)) < counts
-    if n == 1 or counts == 0:
+    is_off = is_off and counts / n <= n_seen
+    floor = float(r.sum(dtype=torch.float64))
+    if n == 1 or floor >= counts:  # nothing left to count, which is no matter of subsets
         return ()
     # Counts of the activity in the bins that a voxel sees in the views of a subset, weighted by activity.
     primary = (expected - r).clamp(min=0).double()
     share = (primary / expected.double().clamp(min=torch.finfo(torch.float64).tiny)).clamp(max=1)
     weighted = float((primary * y * share).sum() / primary.sum().clamp(min=torch.finfo(torch.float64).tiny))
-    spread = max(counts - float(r.sum(dtype=torch.float64)), 0.0) / y.numel()  # where x has become 0
+    spread = (counts - floor) / y.numel()  # where x has become 0
     seen = max(weighted, spread) * y.shape[VIEW_AXIS] / n
     if seen >= MIN_COUNTS_SEEN and not is_off:
         return ()
@@ -331,7 +332,7 @@ def _doubt_of_subsets(n: int, y: Tensor, expected: Tensor, r: Tensor, n_seen: in
     remedy = f"use {fewer} or fewer, or mlem" if fewer > 1 else "use mlem"
     return (
         f"{what}{n} subsets are too many for {counts:.4g} counts, of which a voxel sees about {seen:.2g} in the views "
-        f"of a subset, so that the last ones decide what x holds; {remedy}, which keeps the total",
+        f"of a subset, so that the last ones decide what x holds; {remedy}",
     )
 
 

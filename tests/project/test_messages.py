@@ -74,8 +74,8 @@ MESSAGES: dict[str, Callable[[], object]] = {
         lambda: SPECT((4, 4, 3), [0.0], voxel_size=4.8, attenuation=torch.zeros(4, 4, 4))
     ),
     "MLPatch: patch must be odd and at least the spacing (2), got 4": lambda: MLPatch(patch=4),
-    "MLPatch.from_pretrained: name_or_path must be one of ['color', 'convergence', 'gray', 'gray-open'] or the path of "
-    "a .safetensors file, got 'photographs'": lambda: MLPatch.from_pretrained("photographs"),
+    "MLPatch.from_pretrained: name_or_path must be one of ['color', 'convergence', 'gray', 'gray-open', 'volume'] or "
+    "the path of a .safetensors file, got 'photographs'": lambda: MLPatch.from_pretrained("photographs"),
     "line_integrals: give exactly one of flat, as measured, and i0, the counts of the open beam": (
         lambda: line_integrals(torch.full((4, 9), 50.0))
     ),

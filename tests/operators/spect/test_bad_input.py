@@ -97,6 +97,23 @@ def test_bad_collimators_are_explained(options: dict[str, Any], part: str) -> No
         collimator_fwhm(4, **arguments)
 
 
+def test_attenuation_that_oblique_views_lose_is_warned_of() -> None:
+    """Water that fills a square, of which a circle holds pi/4; and a body with a table below it, or without."""
+    square = torch.full((40, 40, 3), 0.0135)
+    with pytest.warns(UserWarning, match="21 % of the attenuation .* outside the cylinder"):
+        SPECT((40, 40, 3), [0.0], voxel_size=4.8, attenuation=square)
+    places = torch.arange(40) - 19.5
+    body = 0.0135 * (places[:, None] ** 2 + places**2 < 400).float()[..., None].expand(40, 40, 3)
+    table = body.clone()
+    table[4:36, 37:] = 0.0135
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        SPECT((40, 40, 3), [0.0], voxel_size=4.8, attenuation=body)
+        SPECT((40, 40, 3), [0.0], voxel_size=4.8, attenuation=torch.zeros(40, 40, 3))
+    with pytest.warns(UserWarning, match="table"):
+        SPECT((40, 40, 3), [0.0], voxel_size=4.8, attenuation=table)
+
+
 def test_suspicious_units_are_warned_of() -> None:
     with pytest.warns(UserWarning, match=r"attenuation .*0\.15"):
         SPECT(SHAPE, [0.0], voxel_size=VOXEL, attenuation=torch.full(SHAPE, 0.15))
@@ -109,7 +126,9 @@ def test_suspicious_units_are_warned_of() -> None:
         SPECT(SHAPE, [0.0, 3.0, 6.0, 9.0], voxel_size=VOXEL)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        SPECT(SHAPE, [0.0], voxel_size=0.48, attenuation=torch.full(SHAPE, 0.15))  # cm and 1/cm
-        SPECT(SHAPE, [0.0], voxel_size=VOXEL, attenuation=torch.full(SHAPE, 0.03))  # bone
+        inside = torch.zeros(SHAPE)
+        inside[SHAPE[0] // 2, SHAPE[1] // 2] = 1
+        SPECT(SHAPE, [0.0], voxel_size=0.48, attenuation=0.15 * inside)  # cm and 1/cm
+        SPECT(SHAPE, [0.0], voxel_size=VOXEL, attenuation=0.03 * inside)  # bone
         for turns in ([0.0], [1.0, 2.0], [math.pi, 4 * math.pi], [7.5]):  # radians, up to two turns
             SPECT(SHAPE, turns, voxel_size=VOXEL)

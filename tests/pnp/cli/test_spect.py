@@ -315,3 +315,15 @@ def test_options_that_would_be_ignored_are_refused(monkeypatch, scan, tmp_path, 
     fails(monkeypatch, capsys, "--rotation", *command, "--rotation", 1)
     maps = (*command, "--attenuation")
     fails(monkeypatch, capsys, "--energy", *maps, tmp_path / "mu.nii", "--energy", 208)
+
+
+@pytest.mark.parametrize("command", ["osem", "reconstruct"])
+def test_attenuation_outside_the_cylinder_is_a_line_of_warning(monkeypatch, capsys, tmp_path, command):
+    square = np.full((6, 6, 3), 0.0135)
+    given = {"shape": (6, 6, 3), "angles": np.arange(4) * math.pi / 2, "voxel_size": 4.8, "attenuation": square}
+    y = np.random.default_rng(0).poisson(9.0, (1, 1, 4, 6, 3)).astype(np.float32)
+    write_measurements(tmp_path / "y.h5", y, operator="spect", parameters=given)
+    options = ("--iterations", 1) if command == "osem" else ("--denoiser", "tv", "--max-iter", 1)
+    assert run(monkeypatch, command, tmp_path / "y.h5", "-o", tmp_path / "x.nii", *options) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert any(line.startswith("warning: SPECT: 11 % of the attenuation") for line in lines), lines

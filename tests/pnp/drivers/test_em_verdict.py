@@ -141,3 +141,12 @@ def test_the_limit_of_subsets_is_counted_per_voxel_and_needs_no_unit_of_the_oper
             warnings.simplefilter("ignore")
             said.append([text for text in osem(A, y, n_subsets=15, max_iter=1).warnings if "too many" in text])
     assert said[0] == [] and "about 0.92 in the views" in said[1][0]
+
+
+def test_a_background_above_the_counts_is_no_matter_of_subsets() -> None:
+    y = torch.poisson(torch.full((1, 1, 30, 42), 0.2), generator=torch.Generator().manual_seed(0))
+    A = Views(torch.eye(42).expand(30, 42, 42))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        said = osem(A, y, n_subsets=10, background=5.0, max_iter=1).warnings
+    assert not any("subsets" in text for text in said)
