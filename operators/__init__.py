@@ -1,7 +1,7 @@
 """Linear operators y = A x with exact adjoints, as torch modules.
 
-`OPERATORS` maps the names used by the command line and by files to the classes of images; `KaiserSquiresSphere`, of maps
-of the whole sky, has none.
+`OPERATORS` maps the names used by the command line and by files to the classes; `KaiserSquiresSphere`, of maps of the
+whole sky, has none.
 """
 
 from __future__ import annotations

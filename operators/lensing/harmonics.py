@@ -2,8 +2,8 @@
 
     f(p) = sum_lm a_lm sY_lm(p)     spin s = 0: one map; s = 2: (Q, U) and (E, B) as healpy's `alm2map_spin` has them
 
-The (lmax + 1)^2 coefficients of a real field are real here: a_l0 of all l, then sqrt(2) Re a_lm, then sqrt(2) Im a_lm of
-m >= 1, m after m. The basis is orthonormal on the sphere, so that `adjoint` is the transpose of `synthesis`, and the
+The (lmax + 1)^2 coefficients of a real field are real here: a_l0 of all l, then sqrt(2) Re a_lm, then sqrt(2) Im a_lm
+of m >= 1, m after m. The basis is orthonormal on the sphere, so that `adjoint` is the transpose of `synthesis`, and the
 power of a field is C_l = sum_m c_lm^2/(2 l + 1). Maps (..., n_pix) are in ring order.
 
 The quadrature (4 pi/n_pix) `adjoint` inverts `synthesis` up to some percent of the highest multipoles: the eigenvalues
@@ -68,6 +68,27 @@ class Harmonics:
     def adjoint(self, f: Tensor, spin: int = 0) -> Tensor:
         """Return the coefficients of maps f (B, n, n_pix) by the transpose of `synthesis`."""
         return _linear(f, lambda f: self._adjoint(f, spin), lambda c: self._synthesis(c, spin))
+
+    def at(self, c: Tensor, points: npt.NDArray[np.float64]) -> Tensor:
+        """Return the values (B, 1, n) of fields with coefficients c (B, 1, n_coefficients) at points of the sphere.
+
+        Args:
+            c: coefficients of spin 0.
+            points: (n, 2) colatitude and longitude in radians.
+        """
+        options = {"spin": 0, "lmax": self.lmax, "loc": points, "nthreads": torch.get_num_threads()}
+        options["epsilon"] = 2e-6 if c.dtype == torch.float32 else 1e-11
+
+        def values(c: Tensor) -> Tensor:
+            found = [ducc().sht.synthesis_general(alm=a, **options) for a in self.alm(c)]
+            return torch.from_numpy(np.stack(found))
+
+        def transpose(f: Tensor) -> Tensor:
+            maps = np.ascontiguousarray(f.detach().cpu().numpy())
+            found = [ducc().sht.adjoint_synthesis_general(map=m, **options) for m in maps]
+            return self.coefficients(np.stack(found))
+
+        return _linear(c, values, transpose)
 
     def per_multipole(self, values: Tensor) -> Tensor:
         """Return values (lmax + 1,) of all multipoles for the coefficients, (n_coefficients,)."""

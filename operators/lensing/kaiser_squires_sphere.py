@@ -7,7 +7,7 @@ measured. Maps are HEALPix maps in ring order. E and B are those of healpy's `ma
 tangential shear around it. Signs depend on the axes, at each galaxy, that gamma1 and gamma2 are measured against:
 
     convention     gamma1 > 0 along    gamma2 > 0 along     Q, U of healpy
-    "lenspack"     east-west           north-west           -Q,  U    columns to the west, rows up: sky maps with east left
+    "lenspack"     east-west           north-west           -Q,  U    columns to the west, rows up
     "conjugate"    east-west           north-east           -Q, -U    right ascension to the right
     "transposed"   north-south         north-west            Q,  U
     "healpix"      north-south         north-west            Q,  U    healpy's own, COSMO in POLCCONV
@@ -42,8 +42,8 @@ class KaiserSquiresSphere(LinearOperator):
     Args:
         nside: resolution of the grid, a power of two; n_pix = 12 nside^2.
         lmax: highest multipole, 2 to 3 nside - 1; None: 2 nside, beyond which the grid hardly determines a field.
-        n_refine: number of refinements; a time of A is 3 + 2 n_refine transforms of spin 0. With 0 a smooth field's shear
-            is right to a per cent, with 3 to 1e-5, with 8 to 1e-9.
+        n_refine: number of refinements; A takes the time of 3 + 2 n_refine transforms of spin 0. With 0 the shear of a
+            field with power up to lmax is right to half a percent, with 3 to 1e-5, with 8 to 1e-9.
         convention: a row of the module's table.
 
     Raises:
@@ -96,7 +96,7 @@ class KaiserSquiresSphere(LinearOperator):
         return (4 * torch.pi / self.n_pix) * self.harmonics.synthesis(self._refined(self.adjoint_of_shear(y)))
 
     def inverse(self, y: Tensor, /, *, rtol: float | None = None) -> Tensor:
-        """Return the Kaiser-Squires map (B, 1, n_pix) of shear y (B, 2, n_pix): its E mode, without monopole and dipole.
+        """Return the Kaiser-Squires map (B, 1, n_pix) of shear y (B, 2, n_pix): its E mode, without l = 0 and 1.
 
         The coefficients of y are those of the band-limited field that fits it best, found by conjugate gradients; shear
         of a band-limited kappa gives kappa back.
