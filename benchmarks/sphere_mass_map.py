@@ -6,7 +6,7 @@ was drawn from, and beside it what it measures from the shear; the smoothing of 
 the prior is scaled to, are those of C_l too.
 
     python benchmarks/sphere_mass_map.py --nside 512
-    python benchmarks/sphere_mass_map.py --nside 512 --weights my.safetensors --scale 0.333
+    python benchmarks/sphere_mass_map.py --nside 512 --weights convergence sky.safetensors:0.333
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ from pnp.lensing.sphere import (
     survey_noise,
     wiener,
 )
-from pnp.lensing.sphere.pixels import directions, disc, pixel_side
+from pnp.lensing.sphere.pixels import directions, disc, grid, pixel_side
 from pnp.lensing.sphere.shear import rotated
 from pnp.metrics import nrmse, pearson_r
 
@@ -42,9 +43,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--nside", type=int, default=512)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--weights", default="convergence", help="MLPatch: a name or a file")
-    parser.add_argument("--scale", type=float, help="of the prior's amplitude; default: as check_prior would scale it")
-    parser.add_argument("--max-iter", type=int, default=7)
+    parser.add_argument(
+        "--weights", nargs="+", default=["convergence"], help="MLPatch: names or files, with a scale FILE:0.333"
+    )
     args = parser.parse_args()
     generator = torch.Generator().manual_seed(args.seed)
     start = time.perf_counter()
@@ -59,11 +60,15 @@ def main() -> None:
 
     # The amplitude in a patch's pixels, by C_l, over that of the weights' training.
     in_patch = math.sqrt(float(((2 * torch.arange(A.lmax + 1) + 1) * C).sum()) / (4 * math.pi))
-    scale = in_patch / math.sqrt(0.015 * 0.03) if args.scale is None else args.scale
-    print(f"in the patches' pixels kappa varies by {in_patch:.4f}; prior scaled by {scale:.3f}")
-    D = TangentPatches(ScaledPrior(MLPatch.from_pretrained(args.weights), scale), args.nside, mask=seen)
+    priors = {}
+    for item in args.weights:
+        name, _, scale = item.partition(":")
+        prior = ScaledPrior(MLPatch.from_pretrained(name), float(scale or in_patch / math.sqrt(0.015 * 0.03)))
+        priors[f"{Path(name).stem}, scaled by {prior.scale:.2f}"] = TangentPatches(prior, args.nside, mask=seen)
+    D = next(iter(priors.values()))
+    side, pixel = 2 * D.half_side + 1, 60 * math.degrees(D.spacing)
     print(
-        f"{len(D.centres)} patches of {2 * D.half + 1} x {2 * D.half + 1} pixels of {60 * math.degrees(D.spacing):.2f} arcmin"
+        f"in patches kappa varies by {in_patch:.4f}; {len(D.centres)} of {side} x {side} pixels of {pixel:.2f} arcmin"
     )
 
     area = 4 * math.pi / A.n_pix
@@ -74,10 +79,9 @@ def main() -> None:
         f"Kaiser-Squires, sigma {fwhm:.0f} arcmin": lambda y: smoothed_kaiser_squires(A, y, std, fwhm),
         "Wiener, true C_l": lambda y: wiener(A, y, std, C),
         "Wiener, measured C_l": lambda y: wiener(A, y, std, measured.power),
-        f"ADMM + MLPatch {args.weights}": lambda y: (
-            map_mass(A, y, std, denoiser=D, b_mode=False, max_iter=args.max_iter).kappa_e
-        ),
     }
+    for name, prior in priors.items():
+        methods[f"ADMM + MLPatch {name}"] = lambda y, D=prior: map_mass(A, y, std, denoiser=D, b_mode=False).kappa_e
     inside = well_inside(args.nside, seen)
     truth = find_peaks(smoothed(A, kappa), mask=inside)
     n_true = int(1e-3 * float(inside.sum()))
@@ -126,9 +130,7 @@ def smoothed(A, x: torch.Tensor) -> torch.Tensor:
 
 
 def well_inside(nside: int, seen: torch.Tensor) -> torch.Tensor:
-    """Return the observed pixels whose neighbourhood of half a degree is observed for four fifths."""
-    from pnp.lensing.sphere.pixels import grid
-
+    """Return the observed pixels whose neighbours are all observed."""
     kept, values = torch.zeros_like(seen), seen[0, 0].numpy()
     pixels = np.flatnonzero(values)
     share = values[grid(nside).neighbors(pixels).clip(min=0)].mean(1)

@@ -116,7 +116,7 @@ class KaiserSquiresSphere(LinearOperator):
         c = self._fit(self._turned(y), rtol)
         D = self.harmonics.per_multipole(self.response).to(y)
         c = torch.where(D > 0, c / torch.where(D > 0, D, 1), 0)
-        return torch.cat([self.harmonics.synthesis(mode) for mode in c.split(1, dim=1)], dim=1)
+        return torch.cat([self.harmonics.synthesis(c[:, k : k + 1]) for k in (0, 1)], dim=1)
 
     def shear_of(self, c: Tensor) -> Tensor:
         """Return the shear (B, 2, n_pix) of convergence with harmonic coefficients c (B, 1, n_coefficients)."""

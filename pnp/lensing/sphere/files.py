@@ -288,7 +288,8 @@ def _flat(name: str, values: npt.ArrayLike | Tensor) -> _Array:
     if array.size == 0 or any(n > 1 for n in array.shape[:-1]):
         raise ValueError(f"write_healpix: {name} must be one map (n_pix,) or (1, 1, n_pix), got {array.shape}")
     array = array.reshape(-1)
-    kind = {"f": np.float32 if array.dtype.itemsize <= 4 else np.float64, "b": np.uint8}.get(array.dtype.kind)
-    if kind is None:
-        kind = np.int32 if array.dtype.itemsize <= 2 or array.dtype == np.int32 else np.int64
-    return array.astype(kind)
+    if array.dtype.kind == "f":
+        return array.astype(np.float32 if array.dtype.itemsize <= 4 else np.float64)
+    if array.dtype.kind == "b":
+        return array.astype(np.uint8)
+    return array.astype(np.int32 if array.dtype.itemsize <= 2 or array.dtype == np.int32 else np.int64)

@@ -88,7 +88,7 @@ class TangentPatches(nn.Module):
         """sigma_g/sigma."""
         coarse = max(self.nside // 64, min(4, self.nside // 8))
         self.radius = _RADIUS * pixel_side(coarse)
-        self.half = math.ceil(2 * math.sin(self.radius / 2) / self.spacing) + int(margin_px)
+        self.half_side = math.ceil(2 * math.sin(self.radius / 2) / self.spacing) + int(margin_px)
         self.centres = directions(coarse)
         if mask is not None:
             seen = _as_mask(mask, self.harmonics.n_pix)
@@ -97,7 +97,7 @@ class TangentPatches(nn.Module):
         self.sigma_range = (low / self.noise_factor, high / self.noise_factor)
 
     def __repr__(self) -> str:
-        side, patches = 2 * self.half + 1, len(self.centres)
+        side, patches = 2 * self.half_side + 1, len(self.centres)
         return (
             f"TangentPatches({self.denoiser!r}, {self.nside}, lmax={self.harmonics.lmax}: {patches} patches of "
             f"{side} x {side} pixels)"
@@ -111,7 +111,7 @@ class TangentPatches(nn.Module):
         levels = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).reshape(-1).expand(len(x)) * self.noise_factor
         c = self._coefficients(x)
         total, weight = torch.zeros_like(x), torch.zeros(n_pix, dtype=x.dtype, device=x.device)
-        side = 2 * self.half + 1
+        side = 2 * self.half_side + 1
         for centres in self._chunks(max(self.batch_size, _POINTS // side**2)):
             points = np.concatenate([self._points(centre) for centre in centres])
             patches = self.harmonics.at(c, points).reshape(len(x), len(centres), side, side)
@@ -119,7 +119,7 @@ class TangentPatches(nn.Module):
                 part = patches[:, start : start + self.batch_size]
                 s = levels.repeat_interleave(part.shape[1])
                 z = self.denoiser(part.reshape(-1, 1, side, side), s).reshape(part.shape)
-                for zk, centre in zip(z.split(1, dim=1), centres[start:], strict=False):
+                for zk, centre in zip(torch.split(z, 1, dim=1), centres[start:], strict=False):
                     pixels, place, w = self._window(centre, x)
                     place = place.expand(len(x), -1, -1, -1)
                     values = grid_sample(zk, place, mode="bicubic", align_corners=True)
@@ -139,7 +139,7 @@ class TangentPatches(nn.Module):
 
     def _points(self, centre: _Array) -> npt.NDArray[np.float64]:
         """Return colatitude and longitude (n, 2) of the grid of a patch, rows to the north, columns to the east."""
-        at = np.arange(-self.half, self.half + 1) * self.spacing
+        at = np.arange(-self.half_side, self.half_side + 1) * self.spacing
         u, v = (t.ravel() for t in np.meshgrid(at, at))
         r = np.minimum(np.hypot(u, v), 2.0)  # 2 sin(rho/2); the opposite pole at 2
         scale = np.sqrt(1 - (r / 2) ** 2)  # sin(rho)/r
@@ -153,7 +153,7 @@ class TangentPatches(nn.Module):
         pixels = disc(self.nside, centre, self.radius)
         p = directions(self.nside, pixels)
         along = p @ centre
-        scale = np.sqrt(2 / (1 + along)) / (self.half * self.spacing)
+        scale = np.sqrt(2 / (1 + along)) / (self.half_side * self.spacing)
         place = np.stack([scale * (p @ axis) for axis in _frame(centre)], axis=-1)
         w = np.cos(np.arccos(np.clip(along, -1, 1)) * math.pi / (2 * self.radius)) ** 2
         tensors = torch.from_numpy(place)[None, None].to(like), torch.from_numpy(w).to(like)
