@@ -31,6 +31,8 @@ def check_image(caller: str, x: Tensor, channels: int | None = None, dimensions:
     want = f"(B, {'C' if channels is None else channels}, {'D, ' if dimensions == 3 else ''}H, W)"
     if x.ndim != dimensions + 2:
         remedy = f"; use x[{'None, ' * (dimensions + 2 - x.ndim)}...]" if dimensions <= x.ndim < dimensions + 2 else ""
+        if x.ndim == 3 and _is_healpix(x.shape[2]):
+            remedy = "; for HEALPix maps wrap the denoiser: pnp.lensing.sphere.TangentPatches(denoiser, nside)"
         if dimensions == 2 and x.ndim == 5:
             remedy = "; denoisers.SliceWise(denoiser) denoises the slices of a volume one by one"
         raise ValueError(f"{caller}: x must be {want}, got {tuple(x.shape)}{remedy}")
@@ -40,6 +42,15 @@ def check_image(caller: str, x: Tensor, channels: int | None = None, dimensions:
         )
     if x.numel() == 0:
         raise ValueError(f"{caller}: x must not be empty, got {tuple(x.shape)}")
+
+
+def _is_healpix(n: int) -> bool:
+    """Return whether n is the number of pixels of a HEALPix map, 12 nside^2, from nside 8 on.
+
+    >>> _is_healpix(768), _is_healpix(769)
+    (True, False)
+    """
+    return n in {12 * 4**k for k in range(3, 14)}
 
 
 def _other_channels(channels: int, got: int, dimensions: int) -> str:

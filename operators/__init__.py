@@ -1,6 +1,7 @@
 """Linear operators y = A x with exact adjoints, as torch modules.
 
-`OPERATORS` maps the names used by the command line and by files to the classes.
+`OPERATORS` maps the names used by the command line and by files to the classes; `KaiserSquiresSphere`, of maps of the
+whole sky, has none.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from .blur import Blur, gaussian_kernel
 from .ct import ConeBeam, FanBeam, ParallelBeam, Radon
 from .downsample import Downsample
 from .identity import Identity
-from .lensing import KaiserSquires, KaiserSquiresEB
+from .lensing import KaiserSquires, KaiserSquiresEB, KaiserSquiresSphere
 from .mask import Mask
 from .spect import SPECT, camera_response, collimator_fwhm, spect_camera
 
@@ -25,6 +26,7 @@ __all__ = [
     "Identity",
     "KaiserSquires",
     "KaiserSquiresEB",
+    "KaiserSquiresSphere",
     "LinearOperator",
     "Mask",
     "ParallelBeam",

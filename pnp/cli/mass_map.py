@@ -32,7 +32,8 @@ def mass_map(
     catalogue: Annotated[
         Path,
         typer.Argument(
-            help="Galaxies with their shapes: FITS, CSV, ECSV, VOTable, Parquet, HDF5 or a plain text table."
+            help="Galaxies with their shapes: FITS, CSV, ECSV, VOTable, Parquet, HDF5 or a plain text table; or shear "
+            "in a HEALPix file."
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Maps: .fits or .fits.gz.")],
@@ -51,15 +52,20 @@ def mass_map(
     the other methods. With --rotations there are NOISE, of maps of randomly turned shapes, and SNR = KAPPA_E/NOISE.
     What looks wrong is a line "warning: ..." on stderr, with exit code 0.
 
+    With --nside, or from a HEALPix file, the map is one of the sphere, however wide the survey: a HEALPix table of the
+    observed pixels, ring order, with columns of these names but for ERROR. Signs are taken as they are without --signs.
+
     \b
     Examples:
       pnp mass-map galaxies.fits -o mass.fits --pixel-arcmin 0.3
       pnp mass-map kids.fits -o mass.fits --survey kids-1000 --m -0.01 --pixel-arcmin 1 --method wiener
       pnp mass-map shapes.parquet -o mass.fits --pixel-arcmin 1 --response R11,R22 --signs 1,-1 --method wiener
+      pnp mass-map des.h5 -o sky.fits --survey des-y3 --nside 512 --method wiener --signs 1,-1
       pnp mass-map galaxies.csv -o ks.fits --pixel-arcmin 1 --method kaiser-squires --smoothing-fwhm 5 --figure ks.png
     """
     from ..io import check_output
     from ..io.fits import write_fits_maps
+    from .mass_map_sphere import is_healpix, map_sphere
 
     if not output.name.lower().endswith(FITS):
         raise ValueError(f"output {output} must end in {', '.join(FITS)}; rename it")
@@ -68,9 +74,12 @@ def mass_map(
         if mapping.figure.suffix.lower() not in FIGURES:
             raise ValueError(f"--figure {mapping.figure} must end in {', '.join(FIGURES)}; rename it")
         check_output(mapping.figure, overwrite=overwrite)
-    smoothing_px = mapping.smoothing_px()
     mapping.signs_given()
     where = choose_device(device)
+    if mapping.nside is not None or is_healpix(catalogue):
+        map_sphere(catalogue, output, columns, mapping, where, overwrite=overwrite)
+        return
+    smoothing_px = mapping.smoothing_px()
 
     survey = _survey(catalogue, columns, mapping)
     maps, header, interrupted = _maps(survey, mapping, smoothing_px, where)
@@ -85,13 +94,12 @@ def mass_map(
 def _survey(catalogue: Path, columns: CatalogueOptions, mapping: MassMapOptions) -> ShearMap:
     """Return the shear map of the galaxies, with the signs given, or those that fit."""
     from ..lensing import map_catalogue, score_conventions
-    from ..readers import read_catalogue
 
-    with _in_options():
-        galaxies: ShearCatalogue = read_catalogue(catalogue, **columns.arguments())
-        limits = {name: v for name in ("z_min", "z_max") if (v := getattr(columns, name)) is not None}
-        galaxies = galaxies.select(**limits) if limits else galaxies
-        binned = partial(map_catalogue, galaxies, mapping.pixel_arcmin, noise=mapping.noise_given())
+    assert mapping.pixel_arcmin is not None
+    with in_options():
+        binned = partial(
+            map_catalogue, read_galaxies(catalogue, columns), mapping.pixel_arcmin, noise=mapping.noise_given()
+        )
         signs = mapping.signs_given()
         survey: ShearMap = binned(signs=signs or (1, 1))
     print("columns: " + ", ".join(f"{name} = {column}" for name, column in survey.facts["columns"].items()))
@@ -111,6 +119,15 @@ def _survey(catalogue: Path, columns: CatalogueOptions, mapping: MassMapOptions)
             "--unit if ra and dec are in another unit, or larger pixels, --pixel-arcmin"
         )
     return survey
+
+
+def read_galaxies(catalogue: Path, columns: CatalogueOptions) -> ShearCatalogue:
+    """Return the galaxies of the catalogue, within the limits of redshift."""
+    from ..readers import read_catalogue
+
+    galaxies: ShearCatalogue = read_catalogue(catalogue, **columns.arguments())
+    limits = {name: v for name in ("z_min", "z_max") if (v := getattr(columns, name)) is not None}
+    return galaxies.select(**limits) if limits else galaxies
 
 
 def _maps(
@@ -167,7 +184,7 @@ def _header(survey: ShearMap, mapping: MassMapOptions, smoothing_px: float) -> d
         "RESPONSE": survey.facts["response"],
     }
     if mapping.method == "kaiser-squires":
-        cards["SMOOTHSD"] = smoothing_px * mapping.pixel_arcmin  # arcmin
+        cards["SMOOTHSD"] = mapping.smoothing_arcmin()
     return cards
 
 
@@ -175,9 +192,19 @@ def _mlpatch(survey: ShearMap, mapping: MassMapOptions, std: float, device: Any)
     """Return `map_mass` with the learned prior; print whether it fits the amplitude and the pixels."""
     from denoisers import MLPatch
 
-    from ..lensing import ScaledPrior, check_prior, map_mass
+    from ..lensing import ScaledPrior, map_mass
 
-    fit = check_prior(std / mapping.prior_scale, mapping.pixel_arcmin)
+    assert mapping.pixel_arcmin is not None
+    judge_prior(std / mapping.prior_scale, mapping.pixel_arcmin)
+    D = ScaledPrior(MLPatch.from_pretrained("convergence").to(device), mapping.prior_scale)
+    return partial(map_mass, denoiser=D, make_operator=partial(survey.operator, b_mode=True), margin_px=None)
+
+
+def judge_prior(std: float, pixel_arcmin: float) -> None:
+    """Print whether the learned prior fits the amplitude and the pixels, or a warning."""
+    from ..lensing import check_prior
+
+    fit = check_prior(std, pixel_arcmin)
     if fit.fits:
         print(f"prior: {fit.advice}")
     else:
@@ -185,8 +212,6 @@ def _mlpatch(survey: ShearMap, mapping: MassMapOptions, std: float, device: Any)
             f"{fit.advice.replace(f'scale it, ScaledPrior(D, {fit.scale:g})', f'give --prior-scale {fit.scale:g}')}; "
             "--method wiener needs no training"
         )
-    D = ScaledPrior(MLPatch.from_pretrained("convergence").to(device), mapping.prior_scale)
-    return partial(map_mass, denoiser=D, make_operator=partial(survey.operator, b_mode=True), margin_px=None)
 
 
 def _linear(A: Any, method: str, smoothing_px: float, spectrum: Tensor | None) -> Callable[[Tensor, Tensor], Tensor]:
@@ -208,7 +233,7 @@ def _shear_of(
 
 
 @contextmanager
-def _in_options() -> Iterator[None]:
+def in_options() -> Iterator[None]:
     """Print the warnings of readers, and let their errors name options in place of Python's arguments."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)

@@ -108,8 +108,11 @@ class MassMapOptions:
     """Options of the map."""
 
     pixel_arcmin: Annotated[
-        float, typer.Option(help="Side of a pixel in arcminutes: the prior of mlpatch is best between 0.1 and 0.6.")
-    ]
+        float | None,
+        typer.Option(
+            help="Side of a pixel of a plane map in arcminutes: the prior of mlpatch is best between 0.1 and 0.6."
+        ),
+    ] = None
     method: Annotated[
         str,
         typer.Option(
@@ -117,6 +120,10 @@ class MassMapOptions:
             "kaiser-squires (with a smoothing)."
         ),
     ] = "mlpatch"
+    nside: Annotated[
+        int | None,
+        typer.Option(help="Map the sphere instead, in HEALPix pixels: 512 has pixels of 6.9 arcmin, 1024 of 3.4."),
+    ] = None
     smoothing_fwhm: Annotated[
         float | None, typer.Option(help="Full width at half maximum of the Gaussian of kaiser-squires, in arcminutes.")
     ] = None
@@ -146,11 +153,17 @@ class MassMapOptions:
     seed: Annotated[int, typer.Option(help="Seed of the error map.")] = 0
 
     def smoothing_px(self) -> float:
-        """Return the standard deviation of the smoothing in pixels; 0 for other methods.
+        """Return the standard deviation of the smoothing in pixels of a plane map; 0 for other methods.
 
         Raises:
-            ValueError: the method is not known, or does not go with the smoothing.
+            ValueError: the method is not known, or does not go with the smoothing, or the pixels have no size.
         """
+        if self.pixel_arcmin is None:
+            raise ValueError("give --pixel-arcmin for a plane map of a field, or --nside for a map of the sphere")
+        return self.smoothing_arcmin() / self.pixel_arcmin
+
+    def smoothing_arcmin(self) -> float:
+        """Return the standard deviation of the smoothing in arcminutes, as `smoothing_px` does."""
         given = [s for s in (self.smoothing_fwhm, self.smoothing_sigma) if s is not None]
         if self.method not in METHODS:
             raise ValueError(f"--method must be one of {', '.join(METHODS)}, got {self.method!r:.40}")
@@ -160,8 +173,7 @@ class MassMapOptions:
             raise ValueError(
                 "--method kaiser-squires needs --smoothing-fwhm or --smoothing-sigma, one of them, 0 or more"
             )
-        sigma = 0.0 if not given else given[0] if self.smoothing_fwhm is None else given[0] / FWHM
-        return sigma / self.pixel_arcmin
+        return 0.0 if not given else given[0] if self.smoothing_fwhm is None else given[0] / FWHM
 
     def signs_given(self) -> tuple[int, int] | None:
         """Return the signs, or None for auto."""

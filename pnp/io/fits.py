@@ -136,7 +136,7 @@ def refuse_healpix(where: str, parts: Any) -> None:
         if str(part.header.get("PIXTYPE", "")).strip().upper() == "HEALPIX":
             raise ValueError(
                 f"{where} is a HEALPix map of the sphere (NSIDE {part.header.get('NSIDE')!s:.8}), expected a plane; "
-                "bin the catalogue of a field (map_catalogue), or project a field, with its axes, on its tangent plane"
+                "read it with pnp.lensing.sphere.read_shear, or project a field, with its axes, on its tangent plane"
             )
 
 

@@ -110,15 +110,77 @@ def map_catalogue(
             "several; take smaller pixels"
         )
 
+    def on_axes(e: _Array) -> _Array:
+        if axes == "sky":
+            e = _turned(e, _lean(galaxies, grid.centre, inside), handedness=math.prod(SIGNS[convention]))
+            e[1] *= -1 if east == "right" else 1  # a mirror
+        return e
+
+    binned = bin_shapes(galaxies, inside, index, n_pixels, signs=signs, swap=swap, noise=noise, turn=on_axes)
+
+    def tensor(values: _Array) -> Tensor:
+        return torch.from_numpy(values.reshape(1, -1, *grid.shape)).to(dtype)
+
+    return ShearMap(
+        shear=tensor(binned.shear),
+        noise_std=tensor(binned.noise_std),
+        mask=torch.from_numpy((binned.counts > 0).reshape(1, 1, *grid.shape)),
+        counts=torch.from_numpy(binned.counts.reshape(1, 1, *grid.shape)),
+        kappa=None if binned.kappa is None else tensor(binned.kappa),
+        pixel_arcmin=float(pixel_arcmin),
+        wcs=grid.wcs,
+        convention=convention,
+        signs=(int(signs[0]), int(signs[1])),
+        swap=bool(swap),
+        sigma_e=binned.sigma_e,
+        facts=binned.facts,
+        path=galaxies.path,
+    )
+
+
+class BinnedShapes(NamedTuple):
+    """Mean shear of galaxies in n_pixels pixels; result of `bin_shapes`."""
+
+    shear: _Array
+    """(2, n_pixels), 0 where there is no galaxy."""
+    noise_std: _Array
+    """(2, n_pixels), infinity where there is no galaxy."""
+    counts: _Array
+    kappa: _Array | None
+    """(n_pixels,) true convergence; None where the catalogue has none."""
+    sigma_e: tuple[float, float] | None
+    facts: dict[str, Any]
+
+
+def bin_shapes(
+    galaxies: ShearCatalogue,
+    inside: _Array,
+    index: _Array,
+    n_pixels: int,
+    *,
+    signs: tuple[int, int],
+    swap: bool,
+    noise: Any,
+    turn: Callable[[_Array], _Array] = lambda e: e,
+) -> BinnedShapes:
+    """Return the weighted means of the module's docstring in the pixels of any grid.
+
+    Args:
+        galaxies: the catalogue.
+        inside: (n,) bool, which galaxies lie on the map.
+        index: the pixel of each of those.
+        n_pixels: number of pixels.
+        signs: as in `map_catalogue`.
+        swap: as in `map_catalogue`.
+        noise: as in `map_catalogue`.
+        turn: components (2, n) on the map's axes, of those with their signs.
+    """
     w = galaxies.weight[inside]
     R = None if galaxies.response is None else galaxies.response[inside]
     response, matrix = mean_response("map_catalogue", np.asarray(galaxies.m)[inside], R, w)
     e, gain = _calibrated(galaxies, inside, R, matrix)
     e, gain = (v[:: -1 if swap else 1] for v in (e, gain))
-    e = np.array(signs)[:, None] * e
-    if axes == "sky":
-        e = _turned(e, _lean(galaxies, grid.centre, inside), handedness=math.prod(SIGNS[convention]))
-        e[1] *= -1 if east == "right" else 1  # a mirror
+    e = turn(np.array(signs)[:, None] * e)
 
     def total(values: _Array) -> _Array:
         return np.bincount(index, weights=values, minlength=n_pixels)
@@ -136,27 +198,13 @@ def map_catalogue(
     with np.errstate(divide="ignore", invalid="ignore"):
         noise_std = np.where(seen, np.sqrt(variance) / (divisor * response), np.inf)
     dropped = dict(galaxies.dropped) | ({"outside the map": n} if (n := int((~inside).sum())) else {})
-
-    def tensor(values: _Array) -> Tensor:
-        return torch.from_numpy(values.reshape(1, -1, *grid.shape)).to(dtype)
-
-    return ShearMap(
-        shear=tensor(shear),
-        noise_std=tensor(noise_std),
-        mask=torch.from_numpy(seen.reshape(1, 1, *grid.shape)),
-        counts=torch.from_numpy(counts.reshape(1, 1, *grid.shape)),
-        kappa=None if galaxies.kappa is None else tensor(total(w * galaxies.kappa[inside]) / divisor),
-        pixel_arcmin=float(pixel_arcmin),
-        wcs=grid.wcs,
-        convention=convention,
-        signs=(int(signs[0]), int(signs[1])),
-        swap=bool(swap),
-        sigma_e=sigma_e,
-        facts={"dropped": dropped, "columns": galaxies.columns, "response": response}
+    facts = (
+        {"dropped": dropped, "columns": galaxies.columns, "response": response}
         | ({} if matrix is None else {"response_matrix": (response * matrix).tolist()})
-        | ({"unused": galaxies.unused} if galaxies.unused else {}),
-        path=galaxies.path,
+        | ({"unused": galaxies.unused} if galaxies.unused else {})
     )
+    kappa = None if galaxies.kappa is None else total(w * galaxies.kappa[inside]) / divisor
+    return BinnedShapes(shear, noise_std, counts, kappa, sigma_e, facts)
 
 
 # ------------------------------------------------------------------------------------------- the grid
@@ -251,7 +299,8 @@ def _check_width(galaxies: ShearCatalogue, centre: tuple[float, float]) -> None:
     if (radius := math.degrees(math.acos(min(1.0, max(-1.0, cosine))))) > _MAX_RADIUS_DEG:
         raise ValueError(
             f"map_catalogue: the field must lie within {_MAX_RADIUS_DEG:g} degrees of its centre, got {radius:.3g} "
-            f"about {centre[0] % 360:.4g}, {centre[1]:.4g}; give centre and shape of a part, or check the unit of ra"
+            f"about {centre[0] % 360:.4g}, {centre[1]:.4g}; check the unit of ra, give centre and "
+            "shape of a part, or map the sphere: pnp.lensing.sphere.map_catalogue(catalogue, nside), --nside 512"
         )
 
 

@@ -132,7 +132,7 @@ class Clusters:
     def __init__(self, shape: tuple[int, int], pixel_arcmin: float = 0.29) -> None:
         self.shape, self.pixel_arcmin = shape, float(pixel_arcmin)
         solid_angle = math.prod(shape) * (self.pixel_arcmin * _ARCMIN) ** 2
-        per_steradian, self._profiles = _haloes(self.pixel_arcmin)
+        per_steradian, self._profiles = haloes(self.pixel_arcmin)
         self._numbers = solid_angle * per_steradian
         self.expected = float(self._numbers.sum())
         self.power = torch.zeros(shape, dtype=torch.float64)
@@ -184,7 +184,7 @@ def _classes() -> Iterator[tuple[float, float, float, float]]:
 
 
 @lru_cache(maxsize=2)
-def _haloes(pixel_arcmin: float) -> tuple[Tensor, list[Tensor]]:
+def haloes(pixel_arcmin: float) -> tuple[Tensor, list[Tensor]]:
     """Return number per steradian and profiles of the clusters of each class; cached, since it takes seconds."""
     classes = list(_classes())
     numbers = torch.tensor([density for *_, density in classes], dtype=torch.float64)

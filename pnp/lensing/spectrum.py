@@ -177,7 +177,7 @@ def measured_spectrum(operator: Operator, y: Tensor, noise_std: Tensor, *, n_ban
     dof = (rings.n_modes * len(y) * area**2 / fourth).repeat(2)
     x = torch.log(rings.frequency)
     middle = x.mean()
-    a, slope, curvature, log_n = _whittle(
+    a, slope, curvature, log_n = whittle_fit(
         *(t.cpu().numpy() for t in (powers, _coupling(v[0, 0], rings) / area, dof, x - middle))
     )
     x = torch.log(torch.where(rings.f > 0, rings.f, rings.frequency[0])) - middle
@@ -256,7 +256,7 @@ def _coupling(v: Tensor, rings: _Rings) -> Tensor:
     return torch.cat([torch.stack(e, dim=1), torch.stack(b, dim=1)])
 
 
-def _whittle(p: _Array, M: _Array, nu: _Array, x: _Array) -> tuple[float, float, float, float]:
+def whittle_fit(p: _Array, M: _Array, nu: _Array, x: _Array) -> tuple[float, float, float, float]:
     """Return (a, b, c, log n) that maximise the likelihood of band powers p with mean M exp(a + b x + c x^2) + n."""
     from scipy.optimize import minimize
 

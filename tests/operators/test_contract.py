@@ -13,7 +13,7 @@ from arrays import F64, rand, rel
 from combined_operators import AsOne
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from operator_rows import ROWS, Row, angles, images, mask
+from operator_rows import ROWS, SPHERE, Row, angles, images, mask
 from torch import Tensor
 
 from operators import (
@@ -22,6 +22,7 @@ from operators import (
     FanBeam,
     KaiserSquires,
     KaiserSquiresEB,
+    KaiserSquiresSphere,
     LinearOperator,
     Mask,
     Radon,
@@ -59,7 +60,7 @@ def matrix(op: Callable[[Tensor], Tensor], shape: torch.Size) -> Tensor:
 
 
 def test_every_operator_has_a_row() -> None:
-    made = [row.make() for row in ROWS.values()]
+    made = [row.make() for name, row in ROWS.items() if name not in SPHERE]
     found = {type(op.stacked if isinstance(op, AsOne) else op) for op in made}
     assert found == {*OPERATORS.values(), Adjoint, Composed, Scaled, Stack, Sum}
 
@@ -289,8 +290,8 @@ def test_repr_is_the_constructor_call(row: Row) -> None:
     assert "\n" not in text
     if not isinstance(op, COMBINATIONS):
         assert text.startswith(type(op).__name__ + "(") and text.endswith(")")
-        assert ", ".join(map(str, op.shape)) in text
-    if isinstance(op, KaiserSquires | KaiserSquiresEB):
+        assert ", ".join(map(str, op.shape)) in text or isinstance(op, KaiserSquiresSphere)
+    if isinstance(op, KaiserSquires | KaiserSquiresEB | KaiserSquiresSphere):
         assert repr(eval(text)) == text
 
 

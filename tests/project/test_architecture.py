@@ -22,7 +22,7 @@ MAX_NESTING = 3
 # The mathematics and what runs it are read like the paper.
 READ_AS_TEXT = ("pnp/algorithms", "pnp/drivers")
 # Oracles of the tests and benchmarks, or GPL: the packages never import them.
-NEVER = {"astra", "lenspack", "pytest", "hypothesis", "tests", "recipes", "benchmarks"}
+NEVER = {"astra", "healpy", "lenspack", "pytest", "hypothesis", "tests", "recipes", "benchmarks"}
 # Costs over a second and 1500 modules: only inside the functions that need it.
 LAZY = {"deepinv"}
 NESTING = (ast.If, ast.For, ast.While, ast.With, ast.Try)

@@ -89,7 +89,7 @@ def test_metadata_agree(project):
 
 
 def test_imported_packages_are_declared(project):
-    declared = {requirement.name for requirement in requirements(project, "stack", "ct", "parquet")}
+    declared = {requirement.name for requirement in requirements(project, "stack", "ct", "parquet", "sphere")}
     found = {}
     for path in sources():
         if path.suffix != ".py":
@@ -108,7 +108,7 @@ def test_the_oldest_releases_are_those_declared(project):
     lines = (ROOT / "tests" / "project" / "oldest.txt").read_text(encoding="utf-8").splitlines()
     pinned = dict(line.split("==") for line in lines if "==" in line)
     floors = {}
-    for requirement in requirements(project, "stack", "ct", "bench", "test"):
+    for requirement in requirements(project, "stack", "ct", "bench", "parquet", "sphere", "test"):
         (floor,) = requirement.specifier
         assert floor.operator == ">=", requirement
         floors[requirement.name] = Version(floor.version).release

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from operators import (
     Identity,
     KaiserSquires,
     KaiserSquiresEB,
+    KaiserSquiresSphere,
     LinearOperator,
     Mask,
     ParallelBeam,
@@ -118,6 +120,14 @@ ROWS = {
     "downsample-kernel-even": Row(lambda: Downsample((8, 4), 4, rand(4, 2))),
     "downsample-kernel-reflect": Row(lambda: Downsample((6, 9), 3, rand(4, 3), boundary="reflect"), 2),
 }
+SPHERE = {
+    "kaiser-squires-sphere": Row(lambda: KaiserSquiresSphere(2), plain=True),
+    "kaiser-squires-sphere-all": Row(
+        lambda: KaiserSquiresSphere(2, lmax=5, n_refine=0, convention="conjugate"), plain=True
+    ),
+}
+if importlib.util.find_spec("ducc0") is not None:
+    ROWS |= SPHERE
 ROWS |= {name: Row(make, channels) for name, (make, channels) in SCALED.items()}
 ROWS |= {name: Row(make, channels, plain=True) for name, (make, channels) in PLAIN.items()}
 
