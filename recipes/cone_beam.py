@@ -1,8 +1,8 @@
 """Cone-beam CT: a core of spongy bone, 128 x 128 x 128 voxels, from 90 views of a flat detector over a whole turn.
 
 Counts of an open beam of --photons a bin become line integrals with a noise level for every ray; x is attenuation in
-1/mm. FDK, and plug-and-play ADMM with total variation in space, with MLPatch, trained on photographs, slice by slice
-across all three axes, and with MLPatch trained on volumes. The views are simulated on voxels of half the side; no
+1/mm. FDK, and plug-and-play ADMM with total variation in space, with MLPatch trained on volumes (--weights), and with
+MLPatch, trained on photographs, slice by slice across all three axes. The views are simulated on voxels of half the side; no
 setting uses the true volume.
 """
 
@@ -66,8 +66,8 @@ entries = [
     timed("FDK", lambda: A.fbp(y)),
     timed("FDK, Hann window", lambda: A.fbp(y, window="hann")),
     timed("ADMM + TV", lambda: solve(A, y, TV(), progress=True, **options)),
-    timed("ADMM + gray, slices", lambda: solve(A, y, slices, progress=True, **options)),
     timed(f"ADMM + {Path(args.weights).stem}", lambda: solve(A, y, D, progress=True, **options)),
+    timed("ADMM + gray, slices", lambda: solve(A, y, slices, progress=True, **options)),
 ]
 
 # Numbers: PSNR, and the fraction of bone within the core, which is what the scan is for
@@ -108,7 +108,7 @@ write_result(
     noise_std=noise_std.cpu().numpy(),
     history=result.history,
     reference=truth.cpu().numpy(),
-    attributes={"denoiser": f"mlpatch:{args.weights}", "misfit": result.misfit}
+    attributes={"denoiser": "mlpatch:gray, slices across three axes", "misfit": result.misfit}
     | {"strength": result.strength, "strength_source": result.strength_source, "command": shlex.join(sys.argv)},
     warnings=result.warnings,
     rejected=result.rejected,
