@@ -2,8 +2,8 @@
 
 Counts of an open beam of --photons a bin become line integrals with a noise level for every ray; x is attenuation in
 1/mm. FDK, and plug-and-play ADMM with total variation in space, with MLPatch trained on volumes (--weights), and with
-MLPatch, trained on photographs, slice by slice across all three axes. The views are simulated on voxels of half the side; no
-setting uses the true volume.
+MLPatch, trained on photographs, slice by slice across all three axes. The views are simulated on voxels of half the
+side; no setting uses the true volume.
 """
 
 from __future__ import annotations
