@@ -6,6 +6,7 @@ was drawn from, and beside it what it measures from the shear; the smoothing of 
 the prior is scaled to, are those of C_l too.
 
     python benchmarks/sphere_mass_map.py --nside 512
+    python benchmarks/sphere_mass_map.py --nside 256 --flat
     python benchmarks/sphere_mass_map.py --nside 512 --weights convergence sky.safetensors:0.333
 """
 
@@ -20,13 +21,15 @@ import numpy as np
 import torch
 
 from denoisers import MLPatch
-from pnp.lensing import ScaledPrior
+from pnp.lensing import ScaledPrior, pixel_spectrum
+from pnp.lensing import gaussian_maps as gaussian_maps_of_the_plane
 from pnp.lensing.sphere import (
     LognormalSky,
     SphereShear,
     TangentPatches,
     convergence_power,
     find_peaks,
+    gaussian_maps,
     map_mass,
     match_peaks,
     measured_power,
@@ -46,7 +49,11 @@ def main() -> None:
     parser.add_argument(
         "--weights", nargs="+", default=["convergence"], help="MLPatch: names or files, with a scale FILE:0.333"
     )
+    parser.add_argument("--flat", action="store_true", help="denoise skies in patches, and flat maps of such pixels")
     args = parser.parse_args()
+    if args.flat:
+        compare_with_flat_maps(args.nside)
+        return
     generator = torch.Generator().manual_seed(args.seed)
     start = time.perf_counter()
     kappa, shear = LognormalSky(args.nside)(generator=generator)
@@ -108,6 +115,26 @@ def main() -> None:
             f"{matched} of {n_true} | {b_over_e:.3f} | {float(edge / middle):.4f} | {seconds:.0f} |",
             flush=True,
         )
+
+
+def compare_with_flat_maps(nside: int, scale: float = 0.25) -> None:
+    """Print NRMSE of white noise removed from a Gaussian sky, in patches, and from a flat map of the same spectrum."""
+    generator, C = torch.Generator().manual_seed(5), convergence_power(2 * nside)
+    D = ScaledPrior(MLPatch.from_pretrained("convergence"), scale)
+    patches = TangentPatches(D, nside)
+    sky = gaussian_maps(nside, C, 1, generator=generator)
+    P = pixel_spectrum((384, 384), 60 * math.degrees(patches.spacing))
+    f = torch.hypot(torch.fft.fftfreq(384)[:, None], torch.fft.fftfreq(384))
+    flat = gaussian_maps_of_the_plane(P * (f <= 0.5), 4, generator=generator)
+    print("| noise/kappa | patches of the sphere | flat, noise below lmax | flat, white noise |\n|---|---|---|---|")
+    for ratio in (1, 3):
+        sigma = ratio * float(sky.std())
+        noisy, s = sky + sigma * torch.randn(sky.shape, generator=generator), sigma * patches.noise_factor
+        scores = [nrmse(patches(noisy, sigma), sky)]
+        for band in ((f <= 0.5).double(), torch.ones_like(P)):
+            x = flat + gaussian_maps_of_the_plane(s**2 * band, 4, generator=generator)
+            scores.append(nrmse(D(x, s), flat))
+        print(f"| {ratio} | " + " | ".join(f"{score:.3f}" for score in scores) + " |")
 
 
 def best_beam(C: torch.Tensor, noise: float) -> float:
