@@ -65,7 +65,7 @@ class KaiserSquiresSphere(LinearOperator):
             raise ValueError(f"KaiserSquiresSphere: convention must be one of {choices}, got {convention!r:.40}")
         self.convention = convention
         self.harmonics = Harmonics(self.nside, self.lmax)
-        self.shape = (self.harmonics.n_pix,)  # type: ignore[assignment]  # of one axis
+        self.shape = (self.harmonics.n_pix,)  # of one axis
         ell = torch.arange(self.lmax + 1, dtype=torch.float64)
         D = ((ell + 2) * (ell - 1) / (ell * (ell + 1)).clamp(min=1)).clamp(min=0).sqrt()
         self.register_buffer("response", torch.where(ell > 1, D, 0), persistent=False)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,23 +98,21 @@ def _maps(
     A = survey.operator().to(device)
     y, std = survey.tensors(device)
     interrupted = False
-    reconstruct: Callable[[Tensor, Tensor], Tensor]
-    if mapping.method == "kaiser-squires":
-        reconstruct = lambda y, std: smoothed_kaiser_squires(A, y, std, smoothing_arcmin)  # noqa: E731
-    else:
-        power = measured_power(A, y, std).power
-        reconstruct = lambda y, std: wiener(A, y, std, power)  # noqa: E731
-    if mapping.method == "mlpatch":
-        solve = partial(map_mass, A, denoiser=_prior(survey, A, power, mapping, device))
+    power = None if mapping.method == "kaiser-squires" else measured_power(A, y, std).power
+    prior = _prior(survey, A, power, mapping, device) if mapping.method == "mlpatch" else None
 
-        def reconstruct(y: Tensor, std: Tensor) -> Tensor:
-            nonlocal interrupted
-            found = solve(y, std, b_mode=False, progress=True)
-            interrupted = interrupted or found.stop.name == "INTERRUPTED"
-            for warning in found.warnings:
-                print_warning(warning)
-            E: Tensor = found.kappa_e
-            return E
+    def reconstruct(y: Tensor, std: Tensor) -> Tensor:
+        nonlocal interrupted
+        if power is None:
+            return smoothed_kaiser_squires(A, y, std, smoothing_arcmin)
+        if prior is None:
+            return wiener(A, y, std, power)
+        found = map_mass(A, y, std, denoiser=prior, b_mode=False, progress=True)
+        interrupted = interrupted or found.stop.name == "INTERRUPTED"
+        for warning in found.warnings:
+            print_warning(warning)
+        E: Tensor = found.kappa_e
+        return E
 
     def mapped(y: Tensor, std: Tensor) -> Tensor:
         if not mapping.reduced:
@@ -131,7 +127,7 @@ def _maps(
     return maps, interrupted
 
 
-def _prior(survey: SphereShear, A: Any, power: Tensor, mapping: MassMapOptions, device: Any) -> Any:
+def _prior(survey: SphereShear, A: Any, power: Any, mapping: MassMapOptions, device: Any) -> Any:
     """Return the learned prior on tangent patches; print whether it fits the amplitude and the pixels there."""
     import torch
 

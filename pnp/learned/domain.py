@@ -97,11 +97,13 @@ def domain_of_scans(scans: Sequence[Scan], isotope: str) -> Domain:
         scans: of operators with `voxel_size`.
         isotope: of all of them, "" if unknown.
     """
-    sizes = [float(np.atleast_1d(scan.operator.voxel_size)[0]) for scan in scans]  # type: ignore[attr-defined]
+    operators: list[Any] = [scan.operator for scan in scans]
+    sizes = [float(np.atleast_1d(A.voxel_size)[0]) for A in operators]
     views = [scan.y.shape[2] for scan in scans]
     counts = [max(float(scan.y.sum() - scan.background.sum()), 1.0) for scan in scans]
-    ends = ((min(values), max(values)) for values in (sizes, views, counts))
-    return Domain(isotope_name(isotope) or "", *ends)  # type: ignore[arg-type]
+    return Domain(
+        isotope_name(isotope) or "", (min(sizes), max(sizes)), (min(views), max(views)), (min(counts), max(counts))
+    )
 
 
 def domain_of(name_or_path: str | Path) -> Domain | None:

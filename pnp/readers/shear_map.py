@@ -55,27 +55,7 @@ class ShearMap:
     def __post_init__(self) -> None:
         where = self.path or "ShearMap"
         check_convention(where, self.convention)
-        for name in ("shear", "noise_std"):
-            if not (isinstance(t := getattr(self, name), Tensor) and t.dtype.is_floating_point):
-                got = t.dtype if isinstance(t, Tensor) else type(t).__name__
-                raise TypeError(f"{where}: {name} must be a floating-point tensor, got {got}; use torch.as_tensor")
-        height, width = self.shear.shape[-2:] if self.shear.ndim >= 2 else (0, 0)
-        for name, channels in {"shear": 2, "noise_std": 2, "mask": 1, "counts": 1, "kappa": 1}.items():
-            t = getattr(self, name)
-            if t is not None and (t.shape != (1, channels, height, width) or t.numel() == 0):
-                raise ValueError(
-                    f"{where}: {name} must be (1, {channels}, H, W) like shear {tuple(self.shear.shape)}, got "
-                    f"{tuple(t.shape)}"
-                )
-        if self.mask.dtype != torch.bool:
-            raise TypeError(f"{where}: mask must be bool, got {self.mask.dtype}; use mask > 0")
-        noise = self.noise_std.masked_select(self.mask)
-        if not (bool(self.mask.any()) and bool(self.shear.isfinite().all()) and bool((noise > 0).all())):
-            raise ValueError(
-                f"{where}: shear must be finite and noise_std positive in a mask that is not empty, got "
-                f"{int(self.mask.sum())} observed pixels, {int((~self.shear.isfinite()).sum())} values not finite, "
-                f"{int((~(noise > 0)).sum())} without noise"
-            )
+        check_shear_parts(where, self, "H, W")
 
     def __repr__(self) -> str:
         height, width = self.shape
@@ -147,6 +127,38 @@ class ShearMap:
         s1, s2 = old[0] * new[0], old[1] * new[1]
         signs = self.signs[0] * s1, self.signs[1] * s2
         return replace(self, shear=_times(self.shear, (s1, s2)), signs=signs, convention=convention)
+
+
+def check_shear_parts(where: str, shear_map: Any, axes: str) -> None:
+    """Refuse tensors of a map of shear that do not fit each other; `axes` names its pixels' axes.
+
+    Args:
+        where: start of messages.
+        shear_map: has shear, noise_std, mask, counts and kappa.
+        axes: of its pixels, such as "H, W".
+    """
+    for name in ("shear", "noise_std"):
+        if not (isinstance(t := getattr(shear_map, name), Tensor) and t.dtype.is_floating_point):
+            got = t.dtype if isinstance(t, Tensor) else type(t).__name__
+            raise TypeError(f"{where}: {name} must be a floating-point tensor, got {got}; use torch.as_tensor")
+    shear, noise_std, mask = shear_map.shear, shear_map.noise_std, shear_map.mask
+    sizes = tuple(shear.shape[2:])
+    for name, channels in {"shear": 2, "noise_std": 2, "mask": 1, "counts": 1, "kappa": 1}.items():
+        t = getattr(shear_map, name)
+        fits = t is None or (t.shape == (1, channels, *sizes) and len(sizes) == len(axes.split(", ")) and t.numel() > 0)
+        if not fits:
+            raise ValueError(
+                f"{where}: {name} must be (1, {channels}, {axes}) like shear {tuple(shear.shape)}, got {tuple(t.shape)}"
+            )
+    if mask.dtype != torch.bool:
+        raise TypeError(f"{where}: mask must be bool, got {mask.dtype}; use mask > 0")
+    noise = noise_std.masked_select(mask)
+    if not (bool(mask.any()) and bool(shear.isfinite().all()) and bool((noise > 0).all())):
+        raise ValueError(
+            f"{where}: shear must be finite and noise_std positive in a mask that is not empty, got {int(mask.sum())} "
+            f"observed pixels, {int((~shear.isfinite()).sum())} values not finite, {int((~(noise > 0)).sum())} without "
+            "noise"
+        )
 
 
 def check_convention(caller: str, convention: object) -> None:

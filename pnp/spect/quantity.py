@@ -50,8 +50,8 @@ def isotope_name(text: str) -> str | None:
     for word, symbol in _ELEMENTS.items():
         plain = re.sub(rf"\b{word}", f"{symbol} ", plain)
     for name in HALF_LIFE_S:
-        number, symbol = re.fullmatch(r"(\d+m?)(\w+)", name).groups()  # type: ignore[union-attr]
-        symbol = symbol.lower()
+        symbol = name.lstrip("0123456789m").lower()
+        number = name[: -len(symbol)]
         if re.search(rf"(?<![a-z0-9])({number}\s*{symbol}|{symbol}\s*{number})(?![a-z0-9])", plain):
             return name
     return None

@@ -38,8 +38,8 @@ def post_filter(x: _T, fwhm_mm: float, voxel_size_mm: float | tuple[float, float
     if given.ndim < 3:
         raise ValueError(f"post_filter: x must be (..., nx, ny, nz), got {tuple(given.shape)}")
     widths = (0.0,) * (given.ndim - 3) + (width / sizes[0], width / sizes[0], width / sizes[-1])
+    filtered: Any = gaussian_filter(given.cpu().numpy() if isinstance(given, Tensor) else given, widths)
     if isinstance(given, Tensor):
-        smooth: Any = torch.from_numpy(gaussian_filter(given.cpu().numpy(), widths)).to(given)
-    else:
-        smooth = gaussian_filter(given, widths)
-    return smooth  # type: ignore[no-any-return]
+        filtered = torch.from_numpy(filtered).to(given)
+    smooth: _T = filtered
+    return smooth

@@ -15,7 +15,7 @@ from operators.lensing.kaiser_squires_sphere import SPHERE_SIGNS
 
 from ...checks import broadcasts
 from ...drivers.arguments import as_weights
-from ...readers.shear_map import check_signs
+from ...readers.shear_map import check_shear_parts, check_signs
 from .pixels import pixel_side
 
 
@@ -56,25 +56,8 @@ class SphereShear:
     def __post_init__(self) -> None:
         where = self.path or "SphereShear"
         check_sphere_convention(where, self.convention)
-        for name in ("shear", "noise_std"):
-            if not (isinstance(t := getattr(self, name), Tensor) and t.dtype.is_floating_point):
-                got = t.dtype if isinstance(t, Tensor) else type(t).__name__
-                raise TypeError(f"{where}: {name} must be a floating-point tensor, got {got}; use torch.as_tensor")
-        if not isinstance(self.mask, Tensor) or self.mask.dtype != torch.bool:
-            raise TypeError(f"{where}: mask must be a bool tensor; use mask > 0")
-        n_pix = int(self.shear.shape[-1]) if self.shear.ndim else 0
-        for name, channels in {"shear": 2, "noise_std": 2, "mask": 1, "counts": 1, "kappa": 1}.items():
-            t = getattr(self, name)
-            if t is not None and t.shape != (1, channels, n_pix):
-                raise ValueError(f"{where}: {name} must be (1, {channels}, n_pix), n_pix {n_pix}, got {tuple(t.shape)}")
-        check_n_pix(where, n_pix)
-        noise = self.noise_std.masked_select(self.mask)
-        if not (bool(self.mask.any()) and bool(self.shear.isfinite().all()) and bool((noise > 0).all())):
-            raise ValueError(
-                f"{where}: shear must be finite and noise_std positive in a mask that is not empty, got "
-                f"{int(self.mask.sum())} observed pixels, {int((~self.shear.isfinite()).sum())} values not finite, "
-                f"{int((~(noise > 0)).sum())} without noise"
-            )
+        check_shear_parts(where, self, "n_pix")
+        check_n_pix(where, int(self.shear.shape[-1]))
 
     def __repr__(self) -> str:
         area = float(self.mask.double().mean()) * 4 * math.pi * math.degrees(1) ** 2

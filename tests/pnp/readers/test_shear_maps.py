@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import h5py
@@ -262,7 +263,11 @@ def test_the_page_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     small = MLPatch(**ARCHITECTURES["convergence"] | {"features": 4, "hidden": 4})  # untrained: seconds, not minutes
     monkeypatch.setattr(MLPatch, "from_pretrained", lambda name_or_path: small.requires_grad_(False))
+    shutil.copy(tmp_path / "galaxies.fits", tmp_path / "survey.fits")
     names: dict[str, object] = {}
     for block in blocks:
+        if "pnp.lensing.sphere" in block:
+            pytest.importorskip("ducc0", reason="ducc0 is not installed")
+            block = block.replace("512", "32")  # pixels of degrees: seconds, not minutes
         exec(compile(block, str(page), "exec"), names)
     assert (tmp_path / "mass.fits").is_file() and (tmp_path / "shear.fits").is_file()
