@@ -28,6 +28,8 @@ from .view_weights import view_weights
 
 _FINER = 2
 """Samples of the filtered views in each bin, between which they are interpolated linearly."""
+_EVERY = 2
+"""Which of the magnifications of the projector are used: errors here grow by a fiftieth, time falls by a third."""
 
 
 def fan_twin(grid: Grid, orbit: Orbit) -> FanBeam:
@@ -95,6 +97,7 @@ def fdk(y: Tensor, grid: Grid, orbit: Orbit, window: str, open_ends: tuple[bool,
         open_ends: whether y does not fall to 0 at the first and at the last column: it is then continued.
     """
     dtype, fan = torch.promote_types(y.dtype, torch.float32), fan_twin(grid, orbit)
+    grid = grid._replace(levels=torch.cat([grid.levels[:-1:_EVERY], grid.levels[-1:]]))
     beyond, columns = fan._beyond(), grid.detector_shape[1]
     more, chords = max(beyond), None
     if any(open_ends):
