@@ -5,8 +5,8 @@ as 16 rays a bin. "rays" samples the volume by trilinear interpolation along the
 torch do; "rotated planes" turns the volume by area weights, scales every plane that is parallel to the detector by
 matrices of overlaps, and sums the planes. The floor is one copy of the volume a view: each voxel is read, and written.
 "peers" compares with itk-rtk, diffct and mbirjax where they are installed, none of them a requirement of this package:
-error against the analytic views, and against the voxels' own, error of FDK of analytic views, and CPU time of the process, which a busy machine
-distorts little, on one thread. ASTRA's cone beam needs CUDA.
+error against the analytic views, and against the voxels' own, error of FDK of analytic views, and CPU time of the
+process, which a busy machine distorts little, on one thread. ASTRA's cone beam needs CUDA.
 """
 
 from __future__ import annotations
