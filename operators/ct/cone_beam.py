@@ -364,7 +364,8 @@ class ConeBeam(MovableGeometry):
         """Filtered backprojection (FDK) of views y (B, 1, n_angles, rows, columns): volumes (B, 1, D, H, W).
 
         Feldkamp, Davis and Kress, J. Opt. Soc. Am. A 1 (1984) 612; in the plane of a circular orbit it is
-        `FanBeam.fbp`. Every view has its share of the circle, and rays measured twice, from opposite sides, have
+        `FanBeam.fbp`, but where voxels are larger than bins at the axis: each is then the mean over its volume, not the
+        value at its centre. Every view has its share of the circle, and rays measured twice, from opposite sides, have
         weights that sum to one smoothly: full scans, short scans and detectors off the axis need no setting. Away from
         that plane a circle does not measure all that the volume has: its error grows with the cone angle. Voxels above
         or below the rows of some views, as all are on a helix, are reconstructed from the views that see them.

@@ -12,8 +12,8 @@ view is two sparse matrices, one for the stacks of voxels and one for the slices
     y[v, u] = O[v, u] sum_{k, z} R[v, (k, z)] sum_{stacks} C[(u, k), stack] x[stack, z],
 
 with O = sqrt(1 + v^2/(L^2 + u^2)) for the rays' slope. Between magnifications a slice's shadow is blurred by up to half
-the way that it moves from one to the next. This way is at most half of the larger of a bin and a slice where these are
-alike, else of the smaller, and a quarter where all rows are above or all below the source's plane: those may see no
+the way that it moves from one to the next. This way is at most a third of the larger of a bin and a slice where these
+are alike, else of the smaller, and a sixth where all rows are above or all below the source's plane: those may see no
 more than the edge of an object. Where the slope of the rays is small, a view's sum over its bins is exact. Both
 matrices are made for one view in a fraction of the time that they save, and are differentiable in its geometry.
 """
@@ -171,7 +171,7 @@ def levels_for(grid: Grid, source: float, length: float, reach: float, rows: tup
     seen = (rows[1] / magnification).clamp(max=reach)
     slices = magnification * grid.voxel_size[0]
     larger, smaller = slices.clamp(min=grid.pitch[0]), slices.clamp(max=grid.pitch[0])
-    allowed = (smaller / 2 if rows[0] > 0 else torch.where(larger > _ALIKE * smaller, smaller, larger)) / 2
+    allowed = (smaller / 2 if rows[0] > 0 else torch.where(larger > _ALIKE * smaller, smaller, larger)) / 3
     so_far = torch.cumulative_trapezoid(seen * (nearest - farthest) / allowed, part)
     n = max(2, math.ceil(float(so_far[-1])) + 1)
     wanted = np.linspace(0, max(float(so_far[-1]), 1e-30), n)[1:-1]
@@ -308,14 +308,27 @@ def stack_levels(grid: Grid, view: View, dtype: torch.dtype) -> Table:
 
 
 def slice_points(grid: Grid, view: View, dtype: torch.dtype) -> Table:
-    """Return the table ((levels D), rows) that interpolates linearly between the rows of a view; 0 beyond them."""
-    n = grid.detector_shape[0]
-    place = (magnifications(grid, view)[:, None] * (grid.z - view.shift) - view.row_offset) / grid.pitch[0] + (
-        n - 1
-    ) / 2
+    """Return the table ((levels D), rows) that interpolates linearly between the rows of a view; 0 beyond them.
+
+    Slices that are larger than a row take the mean over a box that makes up for the difference.
+    """
+    n, magnification = grid.detector_shape[0], magnifications(grid, view)[:, None]
+    place = (magnification * (grid.z - view.shift) - view.row_offset) / grid.pitch[0] + (n - 1) / 2
     inside = (place >= -0.5) & (place <= n - 0.5)
-    _, below, part = _between(place.clamp(0, n - 1), n)
-    return _rows_table(below, torch.stack([(1 - part) * inside, part * inside], -1).to(dtype), n)
+    half = ((magnification * (grid.voxel_size[0] / grid.pitch[0]) - 1) / 2).clamp(min=0)
+    first = (place - half - 1).floor().clamp(-_FARTHEST, _FARTHEST) + 1
+    taps = math.ceil(2 * float(half.max()) + 2 - 1e-9)
+    away = (first - place)[..., None] + torch.arange(taps, device=first.device, dtype=torch.float64)
+    half = half[..., None].clamp(min=1e-6)
+    weight = (_hat_integral(away + half) - _hat_integral(away - half)) / (2 * half) * inside[..., None]
+    rows = first.to(torch.int32)[..., None] + torch.arange(taps, device=first.device, dtype=torch.int32)
+    return Table(rows.clamp(0, n - 1).reshape(-1, taps), weight.to(dtype).reshape(-1, taps))
+
+
+def _hat_integral(t: Tensor) -> Tensor:
+    """Return the integral of max(0, 1 - |t|) from 0 to t."""
+    near = t.abs().clamp(max=1)
+    return (near - near.square() / 2).copysign(t)
 
 
 def _between(place: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:

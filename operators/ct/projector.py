@@ -41,13 +41,20 @@ _MARGIN = 0.05
 """Share of the object's size that an image holds around it."""
 
 
-def ramp_filtered(caller: str, y: Tensor, window: str, finer: int = 1) -> Tensor:
-    """Return the ramp-filtered views of y (..., bins), with `finer` samples a bin; see `Projector._filtered`."""
+def ramp_filtered(
+    caller: str, y: Tensor, window: str, finer: int = 1, also: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
+    """Return the ramp-filtered views of y (..., bins), with `finer` samples a bin; see `Projector._filtered`.
+
+    `also` is a further factor, a function of frequencies in cycles per bin.
+    """
     if window not in WINDOWS:
         raise ValueError(f"{caller}.fbp: window must be one of {sorted(WINDOWS)}, got {window!r}")
     real = torch.promote_types(y.dtype, torch.float32)
     n = next_fast_len(2 * y.shape[-1], real=True)
     response = ramp(n, y.device) * WINDOWS[window](torch.fft.rfftfreq(n, 0.5, device=y.device).double())
+    if also is not None:
+        response = response * also(torch.fft.rfftfreq(n, device=y.device).double())
     spectrum = torch.fft.rfft(y.to(real), n=n) * (response * finer).to(real)
     fine: Tensor = torch.fft.irfft(spectrum, n=n * finer)
     return fine[..., : finer * y.shape[-1]]

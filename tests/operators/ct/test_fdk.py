@@ -64,6 +64,15 @@ def test_the_plane_of_the_orbit_is_a_fans() -> None:
         assert rel(op.fbp(y, window)[:, :, 1], want) < at_most
 
 
+@pytest.mark.parametrize("pitch", [(1.5, 0.75), (0.75, 1.5), (0.5, 0.5)])
+def test_voxels_larger_than_bins_are_means(pitch: tuple[float, float]) -> None:
+    """All bins in a voxel's shadow count: samples at its centre would be off by 9 to 14 %, and noisier."""
+    op = cone(
+        turn(160), (20, 20, 20), voxel_size=2.0, pitch=pitch, detector_shape=(int(84 / pitch[0]), int(90 / pitch[1]))
+    )
+    assert rel(op.fbp(cone_views(op, BALL)), BALL.raster(op)) < 0.05
+
+
 def test_errors_grow_with_the_cone_angle_and_vanish_in_the_middle() -> None:
     """A tall cylinder loses density away from the orbit's plane: FDK lacks what a circle does not measure."""
     tall = Ellipsoid((0, 0, 0), (9, 9, 17))
