@@ -29,7 +29,6 @@ import torch
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from skimage.restoration import denoise_tv_chambolle
-from timing import fresh_process, peak_growth
 from torch import Tensor
 
 from denoisers import MLPatch, SliceWise
@@ -221,6 +220,8 @@ def main() -> None:
 
 def memory(weights: str, sizes: list[int]) -> None:
     """Print CPU time and peak memory beyond input and output for volumes of several sizes."""
+    from timing import fresh_process
+
     print("| side | CPU time | memory |\n|---|---|---|")
     for n in sizes:
         got = fresh_process(__file__, "--child", str(n), "--weights", weights, limit_s=3600)
@@ -230,6 +231,8 @@ def memory(weights: str, sizes: list[int]) -> None:
 
 def child(weights: str, n: int) -> None:
     """Print time and memory of one call as JSON; the input is loaded before, and only the output is subtracted."""
+    from timing import peak_growth
+
     torch.set_num_threads(1)
     D, x = MLPatch.from_pretrained(weights), torch.rand(1, 1, n, n, n)
     D(x[..., :8, :8, :8], 0.1)

@@ -66,8 +66,8 @@ entries = [
     timed("FDK", lambda: A.fbp(y)),
     timed("FDK, Hann window", lambda: A.fbp(y, window="hann")),
     timed("ADMM + TV", lambda: solve(A, y, TV(), progress=True, **options)),
-    timed(f"ADMM + {Path(args.weights).stem}", lambda: solve(A, y, D, progress=True, **options)),
-    timed("ADMM + gray, slices", lambda: solve(A, y, slices, progress=True, **options)),
+    timed(f"ADMM + MLPatch {Path(args.weights).stem}", lambda: solve(A, y, D, progress=True, **options)),
+    timed("ADMM + MLPatch, slices", lambda: solve(A, y, slices, progress=True, **options)),
 ]
 
 # Numbers: PSNR, and the fraction of bone within the core, which is what the scan is for
