@@ -77,7 +77,7 @@ def fit_recovery(diameter_mm: npt.ArrayLike, recovery: npt.ArrayLike, std: npt.A
     Raises:
         ValueError: too few spheres, numbers out of range, or recovery that does not rise with the diameter.
 
-    >>> curve = fit_recovery([10.0, 17.0, 28.0, 37.0], [0.2, 0.4914, 0.7238, 0.8206])
+    >>> curve = fit_recovery([10.0, 17.0, 28.0, 37.0], [0.2504, 0.4914, 0.7238, 0.8206])
     >>> round(curve.half_mm, 1), round(curve.exponent, 1)
     (17.3, 2.0)
     """

@@ -13,12 +13,15 @@ CLOSE = 0.05
 """Bins: the centroid of a box, taken from its shares of whole bins, is off by this where it ends within bins."""
 
 
-def shadows(A: ConeBeam, voxels=VOXELS) -> np.ndarray:
-    """Return the centroids (row, column), in bins, of the shadows of single voxels, (n_voxels, n_angles, 2)."""
+def shadows(A: ConeBeam, voxels=VOXELS, *, around: int = 0) -> np.ndarray:
+    """Return the centroids (row, column), in bins, of the shadows of single voxels, (n_voxels, n_angles, 2).
+
+    With so many voxels around each, too: the shadow of a voxel that is smaller than a bin is in the middle of its bin.
+    """
     found = []
     for voxel in voxels:
         x = torch.zeros(1, 1, *A.shape, dtype=torch.float64)
-        x[(0, 0, *voxel)] = 1
+        x[(0, 0, *(slice(at - around, at + around + 1) for at in voxel))] = 1
         y = A.A(x)[0, 0]
         assert (y[:, 0] == 0).all() and (y[:, -1] == 0).all() and (y[..., 0] == 0).all() and (y[..., -1] == 0).all()
         places = [torch.arange(n, dtype=torch.float64) for n in y.shape[1:]]

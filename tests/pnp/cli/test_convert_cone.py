@@ -33,7 +33,7 @@ def test_from_a_scan_to_a_file_for_cone_beam(monkeypatch, scanned, tmp_path, cap
     rows, columns = (np.arange(n) for n in data.y.shape[-2:])
     y = np.where(data.y > 0.1, data.y, 0)[0, 0]
     spots = np.stack([y.sum(2) @ rows, y.sum(1) @ columns], -1) / y.sum((1, 2))[:, None]
-    np.testing.assert_allclose(shadows(A, [(30, 30, 49)])[0], spots - [0, 1], atol=2 * CLOSE)
+    np.testing.assert_allclose(shadows(A, [(30, 30, 49)], around=2)[0], spots - [0, 1], atol=2 * CLOSE)
 
 
 def test_options_that_do_not_fit(monkeypatch, scanned, tmp_path, capsys):
