@@ -34,7 +34,7 @@ from .geometry import CHANNELS_LAST, convolve, convolve_transpose, grid_taps, ta
 from .lattices import Change, Stage, changes_between
 
 PLANES = 4
-"""Least planes of queries of a volume that a layer computes at once, where no gradient is wanted; less than twice that."""
+"""Least planes of queries of a volume that a layer computes at once, at most twice as many; with gradients, all."""
 _SLOW = 20480
 """Size of all axes but the last up to which torch convolves one float32 volume by another, slower algorithm."""
 
@@ -155,7 +155,13 @@ class Block(RenamedLayers):
         return w, self.gather.bias.to(dtype), v, self.update.bias.to(dtype)
 
     def forward(
-        self, f: Tensor, kernels: tuple[Tensor, Tensor, Tensor, Tensor], level: Tensor | None, step: int, *, padded: bool
+        self,
+        f: Tensor,
+        kernels: tuple[Tensor, Tensor, Tensor, Tensor],
+        level: Tensor | None,
+        step: int,
+        *,
+        padded: bool,
     ) -> Tensor:
         """Return the block's features where they have all their input, or, padded, at all queries."""
         z = self.hidden(f, *kernels[:2], level, step, padded=padded).relu_()
