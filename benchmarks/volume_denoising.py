@@ -5,6 +5,7 @@
     python benchmarks/volume_denoising.py --only torso mni           # some volumes
     python benchmarks/volume_denoising.py --anisotropy 3             # voxels three times as long from slice to slice
     python benchmarks/volume_denoising.py --memory 128 256 512       # time and peak memory by size, on one thread
+    python benchmarks/volume_denoising.py --memory 64 --weights random  # weights change neither
 
 Volumes: cells (Voronoi), their walls, a gyroid, bubbles with shells, braided tubes, Shepp and Logan's head in space,
 this package's torsos (activity and attenuation) and its perforated disc; nilearn's MNI template, a real head, where
@@ -32,6 +33,7 @@ from skimage.restoration import denoise_tv_chambolle
 from torch import Tensor
 
 from denoisers import MLPatch, SliceWise
+from denoisers.mlpatch import ARCHITECTURES
 from pnp.phantoms import perforated_disc, torso
 
 _TV_WEIGHTS = (0.3, 0.45, 0.6, 0.8)
@@ -234,7 +236,9 @@ def child(weights: str, n: int) -> None:
     from timing import peak_growth
 
     torch.set_num_threads(1)
-    D, x = MLPatch.from_pretrained(weights), torch.rand(1, 1, n, n, n)
+    random = weights == "random"
+    D = MLPatch(**ARCHITECTURES["volume"]).requires_grad_(False) if random else MLPatch.from_pretrained(weights)
+    x = torch.rand(1, 1, n, n, n)
     D(x[..., :8, :8, :8], 0.1)
     start = time.process_time()
     growth = peak_growth(lambda: D(x, 0.1))

@@ -7,6 +7,7 @@ TASSP 29, 1981, a = -1/2). The window's samples are the same for every pixel, so
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,10 @@ CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 In it one convolution of volumes is faster, forward and backward, than three of planes that are added, and than products
 of gathered neighbours.
 """
+
+
+_PLANES = 8
+"""Planes that are mirrored at once where there is room for all of them."""
 
 
 def convolve(f: Tensor, kernel: Tensor, bias: Tensor | None = None, **options: Any) -> Tensor:
@@ -92,15 +97,31 @@ def reflect_indices(start: int, stop: int, n: int) -> Tensor:
     return torch.where(i < n, i, period - i)
 
 
-def mirrored(x: Tensor, *ranges: tuple[int, int]) -> Tensor:
-    """Return samples start..stop-1 along each axis of x (B, C, H, W) or (B, C, D, H, W), mirrored at the edges."""
+def mirrored(x: Tensor, *ranges: tuple[int, int], room: Tensor | None = None) -> Tensor:
+    """Return samples start..stop-1 along each axis of x (B, C, H, W) or (B, C, D, H, W), mirrored at the edges.
+
+    Where x holds them all, they are a part of x. `room` is memory, flat, that else takes them, plane by plane.
+    """
     indices = [reflect_indices(*r, n) for r, n in zip(ranges, x.shape[2:], strict=True)]
     # Read only the part that is used: a strip of a wide image would be larger than a tile.
     first = [int(i.min()) for i in indices]
     x = window(x, first, [int(i.max()) + 1 - f for i, f in zip(indices, first, strict=True)])
+    places = [i - f for i, f in zip(indices, first, strict=True)]
+    if room is None or all(torch.equal(at, torch.arange(n)) for at, n in zip(places, x.shape[2:], strict=True)):
+        return _gathered(x, places)
+    shape = (*x.shape[:2], *(len(at) for at in places))
+    out = room[: math.prod(shape)].view(shape)
+    for start in range(0, shape[2], _PLANES):
+        planes = x.index_select(2, places[0][start : start + _PLANES].to(x.device))
+        n = planes.shape[2]
+        out.narrow(2, start, n).copy_(_gathered(planes, [torch.arange(n), *places[1:]]))
+    return out
+
+
+def _gathered(x: Tensor, places: Sequence[Tensor]) -> Tensor:
     # The last axis first: it is the slowest to gather, and the part is then smallest.
     for axis in range(x.ndim - 1, 1, -1):
-        at = indices[axis - 2] - first[axis - 2]
+        at = places[axis - 2]
         if not torch.equal(at, torch.arange(x.shape[axis])):
             x = x.index_select(axis, at.to(x.device))
     return x

@@ -199,10 +199,13 @@ class MLPatch(nn.Module):
         return self.combine(window(y, o, g.shape[2:]), g.to(y.dtype), sigma)
 
     def combine(self, y: Tensor, g: Tensor, sigma: Tensor) -> Tensor:
-        """Return the estimate from the noisy value and the network's output."""
+        """Return the estimate from the noisy value and the network's output, whose memory it may take."""
         if self.normalization == "absolute":
             return self.unit * g
-        return y - sigma.reshape(-1, *[1] * (y.ndim - 1)) * g.clamp(-_NOISE_LIMIT, _NOISE_LIMIT)
+        s = sigma.reshape(-1, *[1] * (y.ndim - 1))
+        if torch.is_grad_enabled() or g.dtype != y.dtype:
+            return y - s * g.clamp(-_NOISE_LIMIT, _NOISE_LIMIT)
+        return torch.sub(y, g.clamp_(-_NOISE_LIMIT, _NOISE_LIMIT).mul_(s), out=g)  # of a volume, each copy counts
 
     def forward(self, x: Tensor, sigma: float | Tensor, *, stride: int | None = None, progress: bool = False) -> Tensor:
         """Denoise x (B, C, H, W), or volumes (B, C, D, H, W), with noise of standard deviation sigma, in units of x.

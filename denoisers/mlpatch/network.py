@@ -21,7 +21,8 @@ In the unit-free scheme the rows of W_r sum to zero, hence g((a y + b) / (a sigm
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import ClassVar, NamedTuple, Protocol
 
 import torch
@@ -32,8 +33,10 @@ from ..weight_files import RenamedLayers
 from .geometry import CHANNELS_LAST, convolve, convolve_transpose, grid_taps, tap_matrix, window
 from .lattices import Change, Stage, changes_between
 
-READ_PLANES = 8
-"""Planes of queries of a volume whose features are read at once."""
+PLANES = 4
+"""Least planes of queries of a volume that a layer computes at once, at most twice as many; with gradients, all."""
+_SLOW = 20480
+"""Size of all axes but the last up to which torch convolves one float32 volume by another, slower algorithm."""
 
 
 class Folded(NamedTuple):
@@ -85,6 +88,37 @@ def _covered(f: Tensor, kernel: Tensor, step: int) -> Tensor:
     return window(g, first, [size * step - side + step for size in f.shape[2:]])
 
 
+def _covered_in_slabs(f: Tensor, kernel: Tensor, step: int) -> Tensor:
+    """Return `_covered` of volumes of features in the kernel's dtype, some planes at a time."""
+    before = -(-kernel.shape[2] // step) - 1  # planes of queries that a plane of queries needs before it
+    sizes = [n * step - kernel.shape[2] + step for n in f.shape[2:]]
+    g = kernel.new_empty(len(f), kernel.shape[1], *sizes)
+    for first, n in _slabs(f.shape[2] - before, f):
+        part = _covered(f.narrow(2, first, n + before).to(kernel.dtype), kernel, step)
+        g.narrow(2, first * step, part.shape[2]).copy_(part)
+    return g
+
+
+def _slabs(n: int, f: Tensor) -> list[tuple[int, int]]:
+    """Return firsts and numbers of the planes that are computed at once, of n that follow from volumes of features."""
+    planes = max(PLANES, _SLOW // (f.shape[1] * f.shape[3]) + 1)
+    count = max(1, n // planes)
+    edges = [n * k // count for k in range(count + 1)]
+    return [(first, end - first) for first, end in pairwise(edges)]
+
+
+def _may_shrink(f: Tensor) -> bool:
+    """Whether volumes of features may be overwritten by those of a block."""
+    return f.ndim == 5 and not torch.is_grad_enabled() and f.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+def _shrunk(f: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Return smaller volumes of features in the memory of f, in order of their features, each within its own of f."""
+    features, (depth, height, width) = f.shape[1], sizes
+    strides = (f.stride(0), 1, height * width * features, width * features, features)
+    return f.as_strided((len(f), features, depth, height, width), strides, f.storage_offset())
+
+
 def _shuffled(g: Tensor, step: int) -> Tensor:
     """Return g (B, C step^d, ...) as (B, C, ...) on a grid `step` times as fine: `pixel_shuffle` in d dimensions."""
     if g.ndim == 4:
@@ -119,6 +153,38 @@ class Block(RenamedLayers):
         w, v = self.gather.weight.to(dtype).reshape(self.shape).movedim(-1, 1), self.update.weight.to(dtype)
         v = v.reshape(*v.shape, *[1] * (w.ndim - 2))
         return w, self.gather.bias.to(dtype), v, self.update.bias.to(dtype)
+
+    def forward(
+        self,
+        f: Tensor,
+        kernels: tuple[Tensor, Tensor, Tensor, Tensor],
+        level: Tensor | None,
+        step: int,
+        *,
+        padded: bool,
+    ) -> Tensor:
+        """Return the block's features where they have all their input, or, padded, at all queries."""
+        z = self.hidden(f, *kernels[:2], level, step, padded=padded).relu_()
+        crop = 0 if padded else step * self.dilation
+        return convolve(z, *kernels[2:]).add_(window(f, crop, z.shape[2:]))
+
+    def in_place(
+        self, f: Tensor, kernels: tuple[Tensor, Tensor, Tensor, Tensor], level: Tensor | None, step: int
+    ) -> Tensor:
+        """Return `forward` of volumes, unpadded, in the memory of f, which is lost: a volume of features is large.
+
+        f is in order of its features. A plane of the result is smaller than one of f, and comes later or is the same,
+        so that it takes the place of planes that have been read.
+        """
+        crop = step * self.dilation
+        sizes = [n - 2 * crop for n in f.shape[2:]]
+        out = _shrunk(f, sizes)
+        for b in range(len(f)):
+            its_level = None if level is None else level[b : b + 1]
+            for first, n in _slabs(sizes[0], f):
+                part = f[b : b + 1].narrow(2, first, n + 2 * crop)
+                out[b : b + 1].narrow(2, first, n).copy_(self(part, kernels, its_level, step, padded=False))
+        return out
 
     def hidden(
         self, f: Tensor, w: Tensor, b: Tensor, level: Tensor | None, step: int, *, padded: bool = False
@@ -269,9 +335,11 @@ class Network(nn.Module):
             last = without_last and k == len(self.stages) - 1
             for _ in stage.dilations[: -1 if last else None]:
                 block, kernels = next(blocks)
-                z = block.hidden(f, *kernels[:2], level, step, padded=padded).relu_()
-                crop = 0 if padded else step * block.dilation
-                f = convolve(z, *kernels[2:]).add_(window(f, crop, z.shape[2:]))
+                # Features that were left on a lattice have memory of their own.
+                if not padded and _may_shrink(f):
+                    f = block.in_place(f, kernels, level, step)
+                else:
+                    f = block(f, kernels, level, step, padded=padded)
                 at += 0 if padded else stage.spacing * block.dilation
         return f
 
@@ -297,8 +365,8 @@ class Network(nn.Module):
         sizes = [(n - self.support) // step + 1 for n in y.shape[2:]]
         shape = (len(y), len(kernel), *sizes)
         f: Tensor = torch.empty(shape, dtype=folded.dtype, device=y.device, memory_format=CHANNELS_LAST[d])
-        for first in range(0, sizes[0], READ_PLANES):
-            n = min(READ_PLANES, sizes[0] - first)
+        for first in range(0, sizes[0], PLANES):
+            n = min(PLANES, sizes[0] - first)
             f.narrow(2, first, n).copy_(read(y.narrow(2, first * step, (n - 1) * step + self.support)))
         return f
 
@@ -340,16 +408,16 @@ class Network(nn.Module):
         f = self.features(y, sigma, level, stride, folded)
         if len(f) > len(y):
             f = f.reshape(-1, len(y), *f.shape[1:]).mean(0)
-        f = f.to(folded.write.dtype)
         step = min(stride, self.spacing)
         crop, lead = self.patch - step, self._lead(stride)
         # The patches overlap (spacing / step)^2 times as often as they do at the largest stride.
         write = folded.write * (step / self.spacing) ** self.dimensions
         if len(self.stages) > 1 or self.dimensions > 2:
-            g = _covered(f, write, step)
+            whole = f.ndim == 4 or torch.is_grad_enabled()
+            g = _covered(f.to(write.dtype), write, step) if whole else _covered_in_slabs(f, write, step)
             return window(g, lead, [n - lead for n in g.shape[2:]])
         # Slower, and its sums round differently: weights of one lattice keep their bits.
-        g = convolve_transpose(f, write, stride=step)
+        g = convolve_transpose(f.to(write.dtype), write, stride=step)
         return window(g, crop + lead, [n - 2 * crop - lead for n in g.shape[2:]])
 
     def padded(self, y: Tensor, sigma: Tensor, level: Tensor | None, folded: Folded) -> Tensor:

@@ -50,12 +50,16 @@ def evaluate(
     along = (range(0, n, side) for n, side in zip(sizes, sides, strict=True))
     corners = list(product(range(0, len(x), images), *along))
     out = x.new_empty(*x.shape[:2], *sizes)
+    # Freed and taken again for each tile, so much memory would leave holes that nothing else fills.
+    room = x.new_empty(min(images, len(x)) * x.shape[1] * math.prod(n + halo for n in sides)) if x.ndim == 5 else None
     for b, *corner in tqdm(corners, desc="MLPatch", unit="tile", disable=not progress):  # on stderr
         inside = [min(side, n - at) for side, n, at in zip(sides, sizes, corner, strict=True)]
         first = [start + at for start, at in zip(starts, corner, strict=True)]
         ranges = ((at - before, at + n + after) for at, n in zip(first, inside, strict=True))
-        piece = model.estimate(mirrored(x[b : b + images], *ranges), sigma[b : b + images], stride, folded)
+        y = mirrored(x[b : b + images], *ranges, room=room)
+        piece = model.estimate(y, sigma[b : b + images], stride, folded)
         window(out[b : b + images], corner, inside).copy_(window(piece, 0, inside))
+        del piece  # or it would lie between the pieces of the next tile
     return out
 
 

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from ..base import check_images, length, warn_of_degrees
 from ..sizes import Sizes
-from .cone_detector import MAX_TURN, check_bins, margins, middle_ends
+from .cone_detector import MAX_TURN, check_bins, columns_hold, margins, middle_ends
 from .cone_projector import Orbit, backproject, linear, project
 from .cone_tables import Bins, Grid, levels_for
 from .fan_beam import FanBeam
@@ -211,18 +211,22 @@ class ConeBeam(MovableGeometry):
     def _bins(self) -> Bins:
         return Bins(self.detector_shape, self.curved)
 
-    def _shadow(self) -> tuple[Ends, Ends]:
-        """Return the ends of the volume's shadow in each view, (n_angles,) each, along u and along v."""
+    def _corners(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return where the volume's four upright edges are in each view, (n_angles, 4) each: u, least and largest v."""
         _, height, width = (n * size / 2 for n, size in zip(self.shape, self.voxel_size, strict=True))
         x = self.angles.new_tensor([-width, width, -width, width], dtype=torch.float64)
         y = self.angles.new_tensor([-height, -height, height, height], dtype=torch.float64)
         parts = (part.detach().expand_as(self.angles)[:, None] for part in self._parts()[:6])
         angle, source, detector, _, _, shift = parts
         magnification = (source + detector) / (source + y * angle.cos() - x * angle.sin())
-        corners = (x * angle.cos() + y * angle.sin()) * magnification
         half = self.shape[0] * self.voxel_size[0] / 2
-        low, high = magnification * (-half - shift), magnification * (half - shift)
-        return (corners.amin(1), corners.amax(1)), (low.amin(1), high.amax(1))
+        u = (x * angle.cos() + y * angle.sin()) * magnification
+        return u, magnification * (-half - shift), magnification * (half - shift)
+
+    def _shadow(self) -> tuple[Ends, Ends]:
+        """Return the ends of the volume's shadow in each view, (n_angles,) each, along u and along v."""
+        u, low, high = self._corners()
+        return (u.amin(1), u.amax(1)), (low.amin(1), high.amax(1))
 
     def _edges(self, axis: int) -> Ends:
         """Return the detector's ends along v (axis 0) or u (axis 1), () or (n_angles,); if turned, of its middle."""
@@ -260,13 +264,10 @@ class ConeBeam(MovableGeometry):
 
     @property
     def sees_whole_image(self) -> bool:
-        """Whether the detector's columns truncate no view of the volume; rows may, see `fbp`.
-
-        Of a turned detector the columns of its middle row are meant.
-        """
-        (low, high), (left, right) = self._edges(1), self._shadow()[0]
-        slack = 1e-9 * self.detector_shape[1] * self.pitch[1]
-        return bool((left >= low - slack).all()) and bool((right <= high + slack).all())
+        """Whether the detector's columns truncate no view of the volume; rows may, see `fbp`."""
+        corners, views = self._corners(), self._orbit(fixed=True).different()
+        each = zip(*corners, strict=True) if len(views) > 1 else [corners]
+        return all(columns_hold(self._bins(), self.pitch, v, *c) for v, c in zip(views, each, strict=True))
 
     def _parts(self) -> tuple[Tensor, ...]:
         return tuple(getattr(self, name).double() for name in self.TENSORS)

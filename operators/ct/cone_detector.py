@@ -129,6 +129,24 @@ def middle_ends(bins: Bins, pitch: tuple[float, float], view: View) -> tuple[tup
     return (column[0, 0], column[1, 0]), (row[0, 0], row[0, 1])
 
 
+def columns_hold(bins: Bins, pitch: tuple[float, float], view: View, u: Tensor, low: Tensor, high: Tensor) -> bool:
+    """Return whether no upright edge of a volume, at u from v = low to v = high, is beyond a view's columns.
+
+    Of the edges what is above or below all rows does not count. Tensors of one shape, on the flat detector.
+    """
+    rows, columns = bins.shape
+    V, U = flat_points(Bins((2, 2), bins.is_curved), (rows * pitch[0], columns * pitch[1]), view)
+    V = V.expand(2, 2)
+    slack = 1e-9 * columns * pitch[1]
+    for v in (low, high):
+        seen = v.clamp(V.min(), V.max())
+        # The detector's sides are straight on the flat one, too.
+        first, last = (U[0, k] + (seen - V[0, k]) * ((U[1, k] - U[0, k]) / (V[1, k] - V[0, k])) for k in (0, 1))
+        if not bool(((first <= u + slack) & (u <= last + slack)).all()):
+            return False
+    return True
+
+
 def flat_resampling(grid: Grid, bins: Bins, view: View, flat: View, dtype: torch.dtype) -> Resampling:
     """Return the matrix from a view's own bins to the flat ones of a grid, which continues what lies beyond its edges.
 

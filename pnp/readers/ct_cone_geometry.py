@@ -9,7 +9,7 @@ outermost bins along the rays, rolled, tilted and slanted against it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 import numpy as np
@@ -97,6 +97,12 @@ class ConeGeometry:
     tilt: float | Floats = 0.0
     slant: float | Floats = 0.0
     curved: bool = False
+
+    def __repr__(self) -> str:
+        """Return the constructor call, with long arrays shortened."""
+        with np.printoptions(threshold=6, edgeitems=2, precision=6):
+            parts = (f"{field.name}={getattr(self, field.name)!r}" for field in fields(self))
+            return f"ConeGeometry({', '.join(parts)})"
 
     def geometry(
         self,

@@ -15,7 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from denoisers import MLPatch, SliceWise
-from denoisers.mlpatch import ARCHITECTURES, tiles
+from denoisers.mlpatch import ARCHITECTURES, network, tiles
+from denoisers.mlpatch.geometry import mirrored
 
 ONE = {"taps": 3, "features": 6, "hidden": 5, "dilations": (1, 2)}
 TWO = {**TWO_LATTICES, "taps": 3, "features": (6, 7, 6), "hidden": (5, 6, 5), "dilations": ((1,), (1,), (1,))}
@@ -187,6 +188,32 @@ def peak_bytes(call):
         call()
     steps = [e.nbytes() for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
     return max(accumulate(steps))
+
+
+@pytest.mark.parametrize("options", [{**ONE, "dilations": (1, 2, 1)}, TWO], ids=["one lattice", "two lattices"])
+def test_slabs_change_nothing(monkeypatch, options):
+    model, x, sigma = model_of(options).double(), volumes(2, 1, 21, 13, 18), torch.tensor([0.1, 0.3]).double()
+    whole = model(x.clone().requires_grad_(), sigma).detach()
+    monkeypatch.setattr(network, "_SLOW", 0)
+    for planes in (1, 3):
+        monkeypatch.setattr(network, "PLANES", planes)
+        for stride in (model.stride, 1):
+            want = whole if stride == model.stride else model(x.clone().requires_grad_(), sigma, stride=1).detach()
+            assert (model(x, sigma, stride=stride) - want).abs().max() < 1e-13
+
+
+def test_features_are_held_once():
+    """Next to them there are the hidden layer and the result of a few planes."""
+    model = MLPatch(**ARCHITECTURES["volume"], precision="float32").requires_grad_(False)
+    x = torch.rand(1, 1, 64, 64, 64)
+    features = 4 * 48 * 46**3
+    assert features < peak_bytes(lambda: model(x, 0.1)) < 2.1 * features
+
+
+def test_mirrored_volumes_in_memory_that_is_given():
+    x, room = volumes(2, 3, 9, 5, 7), torch.full((10_000,), torch.nan, dtype=torch.float64)
+    for ranges in (((-3, 17), (0, 5), (-9, 4)), ((2, 11), (1, 4), (0, 7)), ((0, 9), (0, 5), (0, 7))):
+        assert torch.equal(mirrored(x, *ranges, room=room), mirrored(x, *ranges))
 
 
 def test_tensors_that_live_at_one_time_are_those_of_a_tile_and_the_output(monkeypatch):

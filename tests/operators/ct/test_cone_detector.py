@@ -150,6 +150,20 @@ def test_views_that_are_truncated() -> None:
     assert whole.sees_whole_image and whole.is_truncated(cone_views(whole, BALL)) == [False]
 
 
+@pytest.mark.parametrize(
+    "turns", [{"roll": 0.2}, {"roll": -0.2, "tilt": 0.3}, {"roll": 0.2, "slant": np.full(6, -0.1)}]
+)
+@pytest.mark.parametrize("columns", [31, 35, 43, 47])
+def test_whether_columns_see_the_whole_image(turns: dict[str, Any], columns: int) -> None:
+    """They do if as many more on both sides see no more of it: a rolled detector's corners count, its rows do not."""
+    options = {"angles": turn(6) + 0.2, "shape": (N, 20, 24), **turns}
+    op = cone(detector_shape=(31, columns), **options)
+    more = cone(detector_shape=(31, columns + 60), **options)
+    y = more.A(torch.ones(1, 1, *more.shape, dtype=F64))
+    beyond = float(y[..., :30].sum() + y[..., -30:].sum())
+    assert op.sees_whole_image == (beyond < 0.1)  # views of turned bins are interpolated
+
+
 def raster_view(op: ConeBeam, x: Tensor, fine: int = 4) -> Tensor:
     """The first view at angle 0 of the voxels themselves, by samples along fine^2 rays a bin."""
     source, detector, row_offset, shift = (

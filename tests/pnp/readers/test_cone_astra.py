@@ -212,3 +212,9 @@ def test_bad_vectors_volumes_and_tolerances():
     assert "shape" in refused(cone_from_astra(cone()).operator)
     with pytest.warns(UserWarning, match="degrees"):
         cone_from_astra(cone() | {"ProjectionAngles": np.array([0.0, 90.0, 180.0])})
+
+
+def test_a_geometry_of_many_views_is_shown_in_short():
+    many = astra.create_proj_geom("cone", 1.1, 1.3, 34, 46, np.linspace(0, 6, 2000), 240.0, 160.0)
+    shown = repr(cone_from_astra(many, VOLUME))
+    assert len(shown) < 1000 and "detector_shape=(34, 46)" in shown and "..." in shown
