@@ -284,12 +284,13 @@ def gaussian_kernel(std_px: float | Sequence[float], *, dtype: torch.dtype = tor
             "gaussian_kernel: std_px must be a positive number of pixels, or one for each of 2 or 3 axes, got "
             f"{std_px!r}"
         )
-    values, sizes = [1.0], []  # Python's numbers, as some devices have no float64
+    values, sizes = [1.0], list[int]()  # Python's numbers, as some devices have no float64
     for s in stds:
         radius = math.ceil(4 * s)
         g = [math.exp(-((k / s) ** 2) / 2) for k in range(-radius, radius + 1)]
         total = math.fsum(g)
-        values, sizes = [v * (a / total) for v in values for a in g], [*sizes, len(g)]
+        values = [v * (a / total) for v in values for a in g]
+        sizes.append(len(g))
     return torch.tensor(values, dtype=dtype).reshape(sizes)
 
 
